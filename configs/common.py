@@ -1,0 +1,128 @@
+"""Every field of a run, once, with its unit and meaning. Other files of this folder change a few of them.
+
+On the command line: `--config.optim.learning_rate=1e-4 --config.sampling.attempt_tokens='(24,24)'`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """The defaults: SCoRe on the bundled Countdown base, Stage I and then Stage II."""
+  config = ConfigDict()
+  config.mode = 'score'  # 'score': train self-correction; 'pretrain': make the bundled base
+  config.seed = 0  # of problems, samples and initialization
+  config.max_steps = 0  # stop cleanly after this many steps in all; 0: after all stages
+  config.init_from = ''  # a run folder: start from its best policy, with a fresh optimizer
+
+  config.model = ConfigDict()
+  config.model.path = 'bundled:countdown_base'  # any HF folder; 'bundled:NAME' is a model shipped in score_jax/assets
+  config.model.dtype = 'auto'  # compute dtype: 'float32', 'bfloat16', 'auto' (bfloat16 on accelerators). Weights: f32
+  config.model.remat = False  # recompute layers in the backward pass: less memory, about a third more compute
+  config.model.logp_chunk = 512  # positions whose logits [B, chunk, V] exist at a time
+
+  config.task = ConfigDict()
+  config.task.name = 'countdown'  # a name of score_jax.tasks.TASKS
+  config.task.system = ''  # system prompt; joins the first user turn where the template has no such role
+  config.task.instruction = (
+    'Check and retry.'  # the user turn before every further attempt; never says if one was right
+  )
+  config.task.chat_template = ''  # a .jinja file instead of the tokenizer's own template
+  config.task.countdown = ConfigDict()
+  config.task.countdown.numbers = 4  # numbers a problem gives
+  config.task.countdown.max_number = 20  # numbers are 1..max_number
+  config.task.countdown.max_value = 99  # results stay in 0..max_value
+  config.task.countdown.operations = '+-*'  # what a solution may use, of + - * /
+  config.task.countdown.heldout_fraction = 0.1  # of all problems, by hash; never trained on
+  config.task.countdown.prompt = 'reach {target} with {numbers}'  # the first user turn
+
+  config.batch = ConfigDict()
+  config.batch.problems = 32  # problems a step
+  config.batch.samples = 8  # G: conversations a problem, 2 or more
+  config.batch.micro_batches = 1  # parts of whole problems whose gradients are added; lowers memory
+
+  config.sampling = ConfigDict()
+  config.sampling.prompt_tokens = 10  # slots for the prompt; a longer one is an error
+  config.sampling.attempt_tokens = (19, 19)  # budget of each attempt, its end-of-turn included; its length is A
+  config.sampling.temperature = 1.0  # of training rollouts; the method needs 1
+  config.sampling.top_k = 0  # 0: off
+  config.sampling.top_p = 1.0  # 1: off
+
+  config.order = ('stage1', 'stage2')  # the run: names of config.stages; name them again to interleave
+  config.stages = ConfigDict()
+  config.stages.stage1 = stage1()
+  config.stages.stage2 = stage2()
+  config.offline_pool = 64  # problems whose first attempts the base samples for a stage with offline_first > 0
+
+  config.loss = ConfigDict()
+  config.loss.kl_form = 'k1_togo'  # 'k1_togo', 'k1', 'k2_seq': unbiased; 'k2_token', 'exact': prefixes held fixed
+  config.loss.importance_cap = 0.0  # cap of the trainer/sampler weight of a token; 0: no such weight
+  config.loss.attempt_gradient_norms = True  # log each attempt's gradient norm; costs a backward pass per attempt
+
+  config.optim = ConfigDict()
+  config.optim.learning_rate = 1e-3  # peak
+  config.optim.schedule = 'constant'  # 'constant', 'linear' or 'cosine' (to 0), over each stage
+  config.optim.warmup_steps = 5  # linear, at the start of each stage
+  config.optim.b1 = 0.9  # Adam
+  config.optim.b2 = 0.95  # Adam
+  config.optim.eps = 1e-8  # Adam
+  config.optim.weight_decay = 0.0  # AdamW, of matrices; 0: Adam
+  config.optim.clip_norm = 1.0  # global gradient norm; 0: no clipping
+  config.optim.max_rejected_in_a_row = 5  # stop after so many steps with non-finite numbers in a row
+
+  config.eval = ConfigDict()
+  config.eval.problems = 2048  # held-out problems
+  config.eval.seed = 1  # of the held-out problems and their samples
+  config.eval.every = 0  # steps between evaluations during training; 0: before and after only
+
+  config.checkpoint = ConfigDict()
+  config.checkpoint.every = 10  # steps between checkpoints
+  config.checkpoint.keep = 2  # newest checkpoints kept, beside the best
+  config.checkpoint.best_window = 10  # steps of the last stage whose mean training return decides the best
+
+  config.mesh = ConfigDict()
+  config.mesh.data = -1  # copies of the model; -1: all devices that fsdp and tensor leave
+  config.mesh.fsdp = 1  # devices over which parameters and optimizer are spread
+  config.mesh.tensor = 1  # devices over which heads, feed-forward and vocabulary are spread
+
+  config.pretrain = ConfigDict()  # only mode 'pretrain' reads it: configs/pretrain_countdown.py
+  config.pretrain.conversations = 1_000_000  # made once, then drawn from
+  config.pretrain.rows = 512  # conversations a step
+  config.pretrain.steps = 20_000
+  config.pretrain.width = 96  # D
+  config.pretrain.layers = 4  # N
+  config.pretrain.heads = 4  # H = K
+  config.pretrain.ffn = 256  # F
+  config.pretrain.init_scale = 0.05  # standard deviation of initial matrices
+  config.pretrain.mixture = ConfigDict()
+  config.pretrain.mixture.first_wrong = 0.5  # share of conversations whose first attempt is wrong (context, no loss)
+  config.pretrain.mixture.mend = 0.1  # share whose second attempt is a solution, whatever the first was
+  config.pretrain.mixture.wander = 0.08  # share whose second attempt is any legal chain; the rest copies the first
+  return config
+
+
+def stage1() -> ConfigDict:
+  """Stage I: only the second attempt is rewarded, and the first is held near the reference (beta2)."""
+  stage = ConfigDict()
+  stage.steps = 40  # updates per visit
+  stage.pays = (0.0, 1.0)  # weight of each attempt's own correctness
+  stage.bonus = (0.0, 0.0)  # alpha: weight of the gain over the attempt before
+  stage.kl = (0.1, 0.01)  # beta of each attempt: (beta2, beta1) of the paper
+  stage.gamma = 0.0  # how far an attempt answers for the rewards of later ones
+  stage.reference = 'base'  # what the KL is to: 'base' (model.path), or 'stage_start', the policy as the stage begins
+  stage.offline_first = 0.0  # fraction of problems whose first attempts come from the base and are not trained
+  stage.optim = ConfigDict()
+  stage.optim.learning_rate = 0.0  # peak; 0: config.optim's
+  stage.optim.schedule = ''  # '': config.optim's
+  stage.optim.warmup_steps = -1  # -1: config.optim's
+  stage.optim.reset_moments = False  # start the stage with fresh Adam moments
+  return stage
+
+
+def stage2() -> ConfigDict:
+  """Stage II: both attempts are rewarded, the second with a bonus alpha for improving on the first."""
+  stage = stage1()
+  stage.steps = 60
+  stage.pays = (1.0, 1.0)
+  stage.bonus = (0.0, 10.0)
+  stage.kl = (0.01, 0.01)
+  return stage

@@ -1,0 +1,14 @@
+"""A small base model learns to correct itself, on a laptop's CPU, in a few minutes.
+
+  python -m score_jax.main --config=configs/quickstart.py
+
+Stage I and Stage II on Countdown, from the bundled base. README.md says what to expect.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+  return common.get_config()

@@ -1,0 +1,14 @@
+"""SCoRe as the first version of the paper describes it: Stage I and Stage II, interleaved (I, II, I, II).
+
+python -m score_jax.main --config=configs/score.py --config.model.path=DIR
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+  config = common.get_config()
+  config.order = ('stage1', 'stage2', 'stage1', 'stage2')
+  return config

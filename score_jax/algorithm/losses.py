@@ -1,0 +1,125 @@
+"""The loss of one batch of conversations: policy gradient and KL, one term per attempt.
+
+The gradient is the method; the value is only a surrogate. Equations are numbered as in docs/method.md.
+"""
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from score_jax.algorithm import rewards
+from score_jax.states import StageValues
+
+
+@struct.dataclass
+class TokenScores:
+  """What the models say of a micro-batch's tokens; `logp` alone carries a gradient (and `kl`, when it is used)."""
+
+  logp: jax.Array  # f32 [B, L]  policy being trained
+  ref_logp: jax.Array  # f32 [B, L]  reference, no gradient
+  kl: jax.Array  # f32 [B, L]  full-vocabulary KL(policy || reference) at each visited prefix; zeros unless 'exact'
+
+
+@struct.dataclass
+class Credit:
+  """Detached weights of each row's attempts, computed over the whole batch before it is cut into micro-batches."""
+
+  advantage: jax.Array  # f32 [B, A]  rewards.reward_credit
+  reward_share: jax.Array  # f32 [B, A]
+  trained: jax.Array  # bool [B, A]
+  kl_share: jax.Array  # f32 [B, A]  1/n over the trained rows of the whole batch
+
+
+def attempt_mask(attempt_BL: jax.Array, attempts: int, dtype: jnp.dtype) -> jax.Array:
+  """One-hot mask_BLA of the sampled tokens of each attempt; context and padding are all zeros."""
+  return (attempt_BL[..., None] == jnp.arange(1, attempts + 1, dtype=attempt_BL.dtype)[None, None]).astype(dtype)
+
+
+def log_ratio_to_go(ratio_BL: jax.Array, mask_BLA: jax.Array) -> jax.Array:
+  """For each token, the log-ratios from itself to the end of its own attempt, summed (to-go form of eq. 5)."""
+  ratio_BLA = ratio_BL[..., None] * mask_BLA
+  togo_BLA = jnp.cumsum(ratio_BLA[:, ::-1], axis=1)[:, ::-1]
+  return jnp.sum(togo_BLA * mask_BLA, axis=-1)
+
+
+def attempt_losses(
+  scores: TokenScores,
+  attempt_BL: jax.Array,
+  importance_BL: jax.Array,
+  credit: Credit,
+  stage: StageValues,
+  *,
+  kl_form: str,
+  group: int,
+) -> tuple[jax.Array, jax.Array]:
+  """The loss of each attempt; their sum is what is minimised (eq. 4 and 5).
+
+  The reward's part is -sum_b share_b advantage_b log pi(attempt), a sequence sum. The KL's part depends on the form
+  (log-ratio l = log pi - log ref; "later" is the discounted KL of the attempts after this one, 0 at gamma 0):
+
+    k1        [l + later], detached, leave-one-out, times log pi        gradient of the whole-attempt KL, unbiased
+    k1_togo   l from each token to its attempt's end, times its log pi  the same gradient, lower variance (default)
+    k2_seq    half the squared l of the attempt                         the same gradient
+    k2_token  half the squared l of each token                          prefixes held fixed: an approximation
+    exact     full-vocabulary KL at each token                          prefixes held fixed: an approximation
+
+  Args:
+    scores: the models' log-probabilities.
+    attempt_BL: i8, 0 for tokens that were not sampled.
+    importance_BL: detached truncated importance weights of the tokens; ones when the correction is off.
+    credit: detached weights of the rows.
+    stage: coefficients; `kl` is the paper's beta per attempt.
+    kl_form: one of `types.KL_FORMS`.
+    group: G, for the leave-one-out baseline of the KL's part; whole groups must be present.
+
+  Returns:
+    loss_A, ratio_BA: the loss per attempt, and each attempt's summed log-ratio (its KL sample, in nats).
+  """
+  mask_BLA = attempt_mask(attempt_BL, credit.advantage.shape[1], scores.logp.dtype)
+  weighted_BA = jnp.einsum('bl,bla->ba', scores.logp * importance_BL, mask_BLA)
+  ratio_BL = scores.logp - scores.ref_logp
+  ratio_BA = jnp.einsum('bl,bla->ba', jax.lax.stop_gradient(ratio_BL), mask_BLA)
+
+  reward_A = -jnp.sum(credit.reward_share * credit.advantage * weighted_BA, axis=0)
+
+  kl_BA = stage.kl[None] * ratio_BA
+  from_here_BA = rewards.discounted(kl_BA, stage.gamma)
+  charged_BA = from_here_BA if kl_form == 'k1' else from_here_BA - kl_BA
+  charge_BA, _ = rewards.leave_one_out(charged_BA, credit.trained, group)
+  later_BA = charge_BA * weighted_BA
+  own_BA = stage.kl[None] * _own_kl(kl_form, scores, ratio_BL, mask_BLA, importance_BL)
+  kl_A = jnp.sum(credit.kl_share * (later_BA + own_BA), axis=0)
+  return reward_A + kl_A, ratio_BA
+
+
+def _own_kl(kl_form, scores, ratio_BL, mask_BLA, importance_BL):
+  """own_BA: the term whose gradient is that of an attempt's own KL, before its beta; 'k1' has it in its return."""
+  if kl_form == 'k1':
+    return jnp.zeros_like(mask_BLA[:, 0])
+  if kl_form == 'k2_seq':
+    return 0.5 * jnp.square(jnp.einsum('bl,bla->ba', ratio_BL, mask_BLA))
+  if kl_form == 'k1_togo':
+    togo_BL = jax.lax.stop_gradient(log_ratio_to_go(ratio_BL, mask_BLA))
+    token_BL = togo_BL * importance_BL * scores.logp
+  elif kl_form == 'k2_token':
+    token_BL = 0.5 * jnp.square(ratio_BL)
+  elif kl_form == 'exact':
+    token_BL = scores.kl
+  else:
+    raise ValueError(f'unknown kl_form {kl_form!r}')
+  return jnp.einsum('bl,bla->ba', token_BL, mask_BLA)
+
+
+def importance_weights(logp_BL: jax.Array, sampler_logp_BL: jax.Array, cap: float) -> jax.Array:
+  """Truncated importance weight per token, min(pi / sampler, cap), detached; ones when `cap` is 0 (off).
+
+  For a sampler in lower precision than the trainer (truncated importance sampling).
+  """
+  if cap == 0:
+    return jnp.ones_like(logp_BL)
+  return jnp.minimum(jnp.exp(jax.lax.stop_gradient(logp_BL) - sampler_logp_BL), cap)
+
+
+def supervised_loss(logp_BL: jax.Array, weight_BL: jax.Array) -> jax.Array:
+  """Mean negative log-probability of the tokens with weight, for pretraining the bundled base."""
+  return -jnp.sum(logp_BL * weight_BL) / jnp.maximum(jnp.sum(weight_BL), 1)

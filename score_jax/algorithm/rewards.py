@@ -1,0 +1,105 @@
+"""From verdicts to advantages: one reward, one return and one baseline per attempt.
+
+Equations are numbered as in docs/method.md.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from score_jax.states import StageValues
+from score_jax.types import Verdict
+
+
+def attempt_rewards(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array) -> jax.Array:
+  """Reward of each attempt (eq. 1): pays_i r_i + bonus_i (r_i - r_{i-1}), with r = 1 for a correct attempt.
+
+  Args:
+    verdict_BA: i8, `types.Verdict`.
+    pays_A: weight of an attempt's own correctness.
+    bonus_A: the paper's alpha; bonus_A[0] must be 0, since no attempt comes before the first.
+
+  Returns:
+    reward_BA in the dtype of `pays_A`.
+  """
+  correct_BA = (verdict_BA == Verdict.CORRECT).astype(pays_A.dtype)
+  before_BA = jnp.pad(correct_BA, ((0, 0), (1, 0)))[:, :-1]
+  return pays_A[None] * correct_BA + bonus_A[None] * (correct_BA - before_BA)
+
+
+def reward_is_known(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array) -> jax.Array:
+  """bool [B, A]: whether every verdict that the attempt's reward reads was really given.
+
+  A host failure (Verdict.ERROR) hides the attempt's own reward and that of the next one's bonus; attempts whose
+  reward is 0 whatever the verdict stay known. TIMEOUT and UNPARSED are verdicts, not failures.
+  """
+  graded_BA = verdict_BA != Verdict.ERROR
+  before_BA = jnp.pad(graded_BA, ((0, 0), (1, 0)), constant_values=True)[:, :-1]
+  reads_own_A = (pays_A != 0) | (bonus_A != 0)
+  reads_before_A = bonus_A != 0
+  return (graded_BA | ~reads_own_A[None]) & (before_BA | ~reads_before_A[None])
+
+
+def discounted(reward_BA: jax.Array, gamma: jax.Array) -> jax.Array:
+  """Return of each attempt (eq. 2): sum over j >= i of gamma^(j-i) reward_j. gamma 0 leaves the reward itself."""
+  columns = [reward_BA[:, -1]]
+  for i in range(reward_BA.shape[1] - 2, -1, -1):
+    columns.append(reward_BA[:, i] + gamma * columns[-1])
+  return jnp.stack(columns[::-1], axis=1)
+
+
+def return_is_known(known_BA: jax.Array, gamma: jax.Array) -> jax.Array:
+  """bool [B, A]: whether all rewards in the attempt's return are known; with gamma 0, its own alone."""
+  columns = [known_BA[:, -1]]
+  for i in range(known_BA.shape[1] - 2, -1, -1):
+    columns.append(known_BA[:, i] & (columns[-1] | (gamma == 0)))
+  return jnp.stack(columns[::-1], axis=1)
+
+
+def leave_one_out(value_BA: jax.Array, counted_BA: jax.Array, group: int) -> tuple[jax.Array, jax.Array]:
+  """Value minus the mean of the other counted rows of its problem, per attempt (eq. 3; RLOO, arXiv 2402.14740).
+
+  Args:
+    value_BA: f32; the rows of a problem are adjacent.
+    counted_BA: bool; rows that are neither a baseline nor trained are left out.
+    group: G, rows per problem; must divide B.
+
+  Returns:
+    advantage_BA, 0 where the row is not usable; usable_BA: counted, in a group with at least two counted rows.
+
+  Raises:
+    ValueError: G is below 2, which has no "other rows", or does not divide B.
+  """
+  B, A = value_BA.shape
+  if group < 2 or B % group:
+    raise ValueError(f'leave_one_out needs groups of 2 or more that divide the {B} rows, got group={group}')
+  counted_BGA = counted_BA.reshape(B // group, group, A)
+  weight_BGA = counted_BGA.astype(value_BA.dtype)
+  value_BGA = jnp.where(counted_BGA, value_BA.reshape(B // group, group, A), 0)
+  count_BGA = jnp.sum(weight_BGA, axis=1, keepdims=True)
+  others_BGA = (jnp.sum(value_BGA, axis=1, keepdims=True) - value_BGA) / jnp.maximum(count_BGA - 1, 1)
+  usable_BGA = counted_BGA & (count_BGA >= 2)
+  advantage_BGA = jnp.where(usable_BGA, value_BGA - others_BGA, 0)
+  return advantage_BGA.reshape(B, A), usable_BGA.reshape(B, A)
+
+
+def reward_credit(
+  verdict_BA: jax.Array, trained_BA: jax.Array, stage: StageValues, group: int
+) -> tuple[jax.Array, jax.Array]:
+  """The reward's part of every attempt's credit: what to multiply its log-probability with.
+
+  Returns:
+    advantage_BA: leave-one-out advantage of the discounted rewards.
+    weight_BA: each row's share of its attempt's mean; usable rows sum to 1 over the whole batch, so micro-batches
+      can be added up. Both are 0 for an untrained attempt.
+  """
+  reward_BA = attempt_rewards(verdict_BA, stage.pays, stage.bonus)
+  known_BA = reward_is_known(verdict_BA, stage.pays, stage.bonus)
+  counted_BA = return_is_known(known_BA, stage.gamma) & trained_BA
+  advantage_BA, usable_BA = leave_one_out(discounted(reward_BA, stage.gamma), counted_BA, group)
+  return advantage_BA, shares(usable_BA, advantage_BA.dtype)
+
+
+def shares(counted_BA: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  """Each counted row's share of the mean over rows, per attempt: 1/n where counted, else 0."""
+  weight_BA = counted_BA.astype(dtype)
+  return weight_BA / jnp.maximum(jnp.sum(weight_BA, axis=0, keepdims=True), 1)

@@ -1,0 +1,319 @@
+"""From the ConfigDict of a config file to frozen dataclasses. The only module that knows ConfigDict.
+
+`configs/common.py` documents every field, once, with its unit and default; nothing here has a default of its own.
+"""
+
+import dataclasses
+import typing
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from score_jax.errors import ConfigError
+from score_jax.tasks.countdown import CountdownSpec
+from score_jax.tasks.countdown_base import Mixture
+from score_jax.types import KL_FORMS
+from score_jax.types import REFERENCES
+from score_jax.types import SCHEDULES
+from score_jax.types import Stage
+from score_jax.types import StageOptim
+
+MODES = ('score', 'pretrain')
+DTYPES = ('auto', 'float32', 'bfloat16')
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  path: str
+  dtype: str
+  remat: bool
+  logp_chunk: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+  name: str
+  system: str
+  instruction: str
+  chat_template: str
+  countdown: CountdownSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchConfig:
+  problems: int
+  samples: int
+  micro_batches: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+  prompt_tokens: int
+  attempt_tokens: tuple[int, ...]
+  temperature: float
+  top_k: int
+  top_p: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+  kl_form: str
+  importance_cap: float
+  attempt_gradient_norms: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+  learning_rate: float
+  schedule: str
+  warmup_steps: int
+  b1: float
+  b2: float
+  eps: float
+  weight_decay: float
+  clip_norm: float
+  max_rejected_in_a_row: int
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  problems: int
+  seed: int
+  every: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+  every: int
+  keep: int
+  best_window: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  data: int
+  fsdp: int
+  tensor: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+  conversations: int
+  rows: int
+  steps: int
+  width: int
+  layers: int
+  heads: int
+  ffn: int
+  init_scale: float
+  mixture: Mixture
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """A whole run. `visits` is the run's list of stages, in the order in which they are trained."""
+
+  mode: str
+  seed: int
+  max_steps: int
+  init_from: str
+  model: ModelConfig
+  task: TaskConfig
+  batch: BatchConfig
+  sampling: SamplingConfig
+  visits: tuple[Stage, ...]
+  offline_pool: int
+  loss: LossConfig
+  optim: OptimConfig
+  eval: EvalConfig
+  checkpoint: CheckpointConfig
+  mesh: MeshConfig
+  pretrain: PretrainConfig
+
+  @property
+  def attempts(self) -> int:
+    """A."""
+    return len(self.sampling.attempt_tokens)
+
+  @property
+  def rows(self) -> int:
+    """B of a training step."""
+    return self.batch.problems * self.batch.samples
+
+  @property
+  def total_steps(self) -> int:
+    """Steps of all visits, before `max_steps`."""
+    return sum(stage.steps for stage in self.visits)
+
+
+@dataclasses.dataclass(frozen=True)
+class _StageOverrides:
+  """`optim` of a stage in a config file; the given value of each field means "the run's own"."""
+
+  learning_rate: float  # 0
+  schedule: str  # ''
+  warmup_steps: int  # -1
+  reset_moments: bool
+
+
+def from_config_dict(config: ConfigDict) -> RunConfig:
+  """Builds and checks a RunConfig.
+
+  Raises:
+    ConfigError: an unknown, missing or ill-typed field, or fields that contradict each other. The message names the
+      field, its value and the remedy.
+  """
+  raw = config.to_dict()
+  stages, order = raw.pop('stages', None), raw.pop('order', None)
+  if not isinstance(stages, dict) or not isinstance(order, (tuple, list)):
+    raise ConfigError('config.stages must be a ConfigDict of stages and config.order a tuple of their names')
+  optim = _built(OptimConfig, raw.get('optim', {}), 'config.optim')
+  run = _built(RunConfig, raw | dict(visits=_visits(stages, order, optim)), 'config')
+  _check(run)
+  return run
+
+
+def _built(cls: type, values: Any, where: str) -> Any:
+  """A dataclass from a dict, field by field, with types checked."""
+  if dataclasses.is_dataclass(values):
+    return values
+  if not isinstance(values, dict):
+    raise ConfigError(f'{where} = {values!r} must be a section with the fields of configs/common.py')
+  hints = typing.get_type_hints(cls)
+  for name in values:
+    if name not in hints:
+      raise ConfigError(f'{where}.{name} is not a field; known fields: {", ".join(hints)}')
+  for name in hints:
+    if name not in values:
+      raise ConfigError(f'{where}.{name} is missing; configs/common.py has its default')
+  return cls(**{name: _typed(hint, values[name], f'{where}.{name}') for name, hint in hints.items()})
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+  """`value` as the annotated type: ints pass for floats, lists for tuples, nothing else is converted."""
+  if dataclasses.is_dataclass(hint):
+    return _built(hint, value, where)
+  if typing.get_origin(hint) is tuple:
+    if not isinstance(value, (tuple, list)):
+      raise ConfigError(f'{where} = {value!r} must be a tuple')
+    inner = typing.get_args(hint)[0]
+    return tuple(_typed(inner, item, f'{where}[{i}]') for i, item in enumerate(value))
+  if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    value = float(value)
+  if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+    raise ConfigError(f'{where} = {value!r} must be of type {hint.__name__}, not {type(value).__name__}')
+  return value
+
+
+def _visits(stages: dict[str, Any], order: tuple[str, ...], optim: OptimConfig) -> tuple[Stage, ...]:
+  """The stages in the order of the run, with the run's optimizer settings filled in."""
+  visits = []
+  for name in order:
+    if name not in stages:
+      raise ConfigError(f'config.order names {name!r}, which is not in config.stages ({", ".join(stages)})')
+    where = f'config.stages.{name}'
+    fields = dict(stages[name])
+    own = _built(_StageOverrides, fields.pop('optim', None), f'{where}.optim')
+    merged = StageOptim(
+      learning_rate=own.learning_rate or optim.learning_rate,
+      schedule=own.schedule or optim.schedule,
+      warmup_steps=optim.warmup_steps if own.warmup_steps < 0 else own.warmup_steps,
+      reset_moments=own.reset_moments,
+    )
+    visits.append(_built(Stage, fields | dict(name=name, optim=merged), where))
+  return tuple(visits)
+
+
+def _check(run: RunConfig) -> None:
+  """Checks between fields."""
+
+  def require(condition: bool, message: str) -> None:
+    if not condition:
+      raise ConfigError(message)
+
+  def one_of(where: str, value: str, known: tuple[str, ...]) -> None:
+    require(value in known, f'{where} = {value!r} is unknown; use one of {", ".join(known)}')
+
+  one_of('config.mode', run.mode, MODES)
+  one_of('config.model.dtype', run.model.dtype, DTYPES)
+  one_of('config.loss.kl_form', run.loss.kl_form, KL_FORMS)
+  one_of('config.optim.schedule', run.optim.schedule, SCHEDULES)
+  require(run.max_steps >= 0, f'config.max_steps = {run.max_steps} must be 0 (all steps) or more')
+  for where, value in (
+    ('batch.problems', run.batch.problems),
+    ('batch.micro_batches', run.batch.micro_batches),
+    ('sampling.prompt_tokens', run.sampling.prompt_tokens),
+    ('model.logp_chunk', run.model.logp_chunk),
+    ('checkpoint.every', run.checkpoint.every),
+    ('checkpoint.keep', run.checkpoint.keep),
+    ('checkpoint.best_window', run.checkpoint.best_window),
+    ('eval.problems', run.eval.problems),
+  ):
+    require(value >= 1, f'config.{where} = {value} must be 1 or more')
+  require(
+    run.batch.samples >= 2,
+    f'config.batch.samples = {run.batch.samples}: the leave-one-out baseline needs at least 2 samples a problem',
+  )
+  require(
+    run.batch.problems % run.batch.micro_batches == 0,
+    f'config.batch.micro_batches = {run.batch.micro_batches} must divide config.batch.problems = {run.batch.problems}',
+  )
+  A = run.attempts
+  require(
+    A >= 1 and min(run.sampling.attempt_tokens, default=0) >= 1,
+    f'config.sampling.attempt_tokens = {run.sampling.attempt_tokens}: give each attempt a budget of 1 or more',
+  )
+  require(
+    run.mode == 'pretrain' or (run.sampling.temperature, run.sampling.top_k, run.sampling.top_p) == (1.0, 0, 1.0),
+    f'config.sampling has temperature {run.sampling.temperature}, top_k {run.sampling.top_k}, top_p '
+    f'{run.sampling.top_p}: the gradient is that of the sampled policy only at temperature 1 without top_k (0) and '
+    'top_p (1); evaluation has settings of its own',
+  )
+  require(bool(run.visits), 'config.order is empty: name at least one stage of config.stages')
+  for stage in run.visits:
+    _check_stage(stage, A, require, one_of)
+  try:
+    run.task.countdown.check()
+  except ValueError as error:
+    raise ConfigError(f'config.task.countdown.{error}') from error
+
+
+def _check_stage(stage: Stage, attempts: int, require, one_of) -> None:
+  where = f'config.stages.{stage.name}'
+  one_of(f'{where}.reference', stage.reference, REFERENCES)
+  one_of(f'{where}.optim.schedule', stage.optim.schedule, SCHEDULES)
+  require(stage.steps >= 1, f'{where}.steps = {stage.steps} must be 1 or more')
+  for field in ('pays', 'bonus', 'kl'):
+    value = getattr(stage, field)
+    require(
+      len(value) == attempts,
+      f'{where}.{field} = {value} must have one value per attempt: {attempts}, as config.sampling.attempt_tokens',
+    )
+  require(stage.bonus[0] == 0, f'{where}.bonus = {stage.bonus}: the first must be 0, nothing comes before attempt 1')
+  require(min(stage.kl) >= 0, f'{where}.kl = {stage.kl} must not be negative')
+  require(0 <= stage.gamma <= 1, f'{where}.gamma = {stage.gamma} must lie in 0..1')
+  require(0 <= stage.offline_first <= 1, f'{where}.offline_first = {stage.offline_first} must lie in 0..1')
+  require(
+    0 <= stage.optim.warmup_steps < max(stage.steps, 1) or stage.optim.warmup_steps == 0,
+    f'{where}: warmup_steps = {stage.optim.warmup_steps} must be below its steps = {stage.steps}',
+  )
+
+
+def as_dict(run: RunConfig) -> dict[str, Any]:
+  """The configuration as plain JSON data."""
+  return dataclasses.asdict(run)
+
+
+def identity(run: RunConfig) -> dict[str, Any]:
+  """What must be the same for a run to be continued; never how long, where, how often saved or evaluated.
+
+  The model and tokenizer are added to it as hashes of their files (`storage.run_folder`).
+  """
+  everything = as_dict(run)
+  keep = ('mode', 'seed', 'init_from', 'task', 'batch', 'sampling', 'visits', 'offline_pool', 'loss', 'optim')
+  chosen = {name: everything[name] for name in keep}
+  chosen['loss'].pop('attempt_gradient_norms')
+  chosen['best'] = dict(window=run.checkpoint.best_window, every=run.checkpoint.every)
+  if run.mode == 'pretrain':
+    chosen['pretrain'] = everything['pretrain']
+  return chosen

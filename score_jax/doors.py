@@ -1,0 +1,78 @@
+"""What the doors (`main`, `evaluate`, `export`) share: flags, and one clear line for every error of the input."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import pathlib
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+from ml_collections import config_flags
+
+from score_jax.config import RunConfig
+from score_jax.config import from_config_dict
+from score_jax.errors import ConfigError
+from score_jax.errors import UserError
+
+
+def define_config() -> flags.FlagHolder:
+  """The flag --config=FILE, whose fields are overridden by --config.FIELD=VALUE."""
+  return config_flags.DEFINE_config_file('config', None, 'a configuration file, e.g. configs/quickstart.py')
+
+
+def run_config(holder: flags.FlagHolder) -> RunConfig:
+  """The checked configuration of the command line."""
+  return from_config_dict(holder.value)
+
+
+def config_name() -> str:
+  """The file name of --config, without its ending."""
+  return pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
+
+
+def run(main: Callable[[], None]) -> None:
+  """Parses the command line and calls `main`; a UserError becomes one line and its exit code."""
+
+  def guarded(argv: Sequence[str]) -> None:
+    del argv
+    try:
+      main()
+    except UserError as error:
+      _fail(error)
+
+  logging.set_verbosity(logging.WARNING)
+  app.run(guarded, flags_parser=_parse)
+
+
+def _fail(error: UserError) -> None:
+  print(f'error: {error}', file=sys.stderr, flush=True)
+  sys.exit(error.exit_code)
+
+
+def _parse(argv: Sequence[str]) -> Sequence[str]:
+  """Like absl's parser, but every mistake is one line: a missing file, an unknown field, a wrong type."""
+  try:
+    _check_config_file(argv)
+    rest = flags.FLAGS(argv)
+    if len(rest) > 1:
+      raise ConfigError(f'unknown argument {rest[1]!r}; flags are written --name=value')
+    return rest
+  except UserError as error:
+    _fail(error)
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, IndexError, SyntaxError, ImportError) as error:
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    _fail(ConfigError(' '.join(text.split())))
+
+
+def _check_config_file(argv: Sequence[str]) -> None:
+  """Refuses a missing --config before it is executed, and lets it import its neighbours as `configs.NAME`."""
+  if 'config' not in flags.FLAGS or any(arg.split('=')[0] in ('--help', '--helpfull', '--helpshort') for arg in argv):
+    return
+  given = [arg.partition('=')[2] for arg in argv if arg.startswith(('--config=', '-config='))]
+  if not given:
+    raise ConfigError('no --config=FILE given; for example --config=configs/quickstart.py')
+  path = pathlib.Path(given[-1].split(':')[0])
+  if not path.is_file():
+    raise ConfigError(f'--config={given[-1]}: there is no such file')
+  sys.path.insert(0, str(path.resolve().parent.parent))

@@ -1,0 +1,1 @@
+"""The device mesh and the placement of every array on it."""

@@ -1,0 +1,109 @@
+"""The mesh (data, fsdp, tensor) and where every tree lies on it.
+
+Shardings follow from the letters of the weight table. Axis types are always Auto: one code base can't serve Auto and
+Explicit, and the default differs between jax releases.
+"""
+
+from typing import Any
+
+from absl import logging
+import jax
+from jax.sharding import AxisType
+from jax.sharding import Mesh
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+import numpy as np
+import optax
+
+from score_jax.errors import ConfigError
+from score_jax.models import weights
+from score_jax.models.families import DecoderConfig
+
+AXES = ('data', 'fsdp', 'tensor')
+
+# Letter of a weight's axis -> mesh axis, for the two layouts of the parameters. Batch rows go over data and fsdp.
+TRAINING_RULES = {'D': 'fsdp', 'H': 'tensor', 'K': 'tensor', 'F': 'tensor', 'V': 'tensor'}
+SAMPLING_RULES = {letter: axis for letter, axis in TRAINING_RULES.items() if axis == 'tensor'}
+_ROWS = PartitionSpec(('data', 'fsdp'))
+
+
+def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) -> Mesh:
+  """A mesh over the given devices (default: all); `data` -1 takes what the other axes leave.
+
+  Raises:
+    ConfigError: the axes do not multiply to the number of devices.
+  """
+  devices = devices if devices is not None else jax.devices()
+  if data == -1:
+    data = max(1, len(devices) // (fsdp * tensor))
+  if data * fsdp * tensor != len(devices):
+    raise ConfigError(
+      f'mesh: data {data} x fsdp {fsdp} x tensor {tensor} = {data * fsdp * tensor}, but there are '
+      f'{len(devices)} devices; set mesh.data to -1 or change mesh.fsdp and mesh.tensor'
+    )
+  grid = np.asarray(devices).reshape(data, fsdp, tensor)
+  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def row_shards(mesh: Mesh) -> int:
+  """Over how many devices the rows of a batch are spread."""
+  return mesh.shape['data'] * mesh.shape['fsdp']
+
+
+def rows(mesh: Mesh) -> NamedSharding:
+  """Arrays whose first axis is B."""
+  return NamedSharding(mesh, _ROWS)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def params(mesh: Mesh, config: DecoderConfig, rules: dict[str, str]) -> dict[str, Any]:
+  """The sharding of each weight. An axis that its mesh axis does not divide stays whole (few KV heads, odd V)."""
+  sizes = config.sizes()
+
+  def leaf(weight: weights.Weight) -> NamedSharding:
+    spec, taken = [], set()
+    for letter in weight.letters:
+      axis = rules.get(letter)
+      if axis and sizes[letter] % mesh.shape[axis]:
+        logging.info('%s: axis %s (%d) is not divisible by %s; kept whole', weight.path, letter, sizes[letter], axis)
+        axis = None
+      if axis and axis in taken:
+        raise ValueError(f'{weight.path}: two axes on mesh axis {axis!r}; change the rules')
+      taken.add(axis)
+      spec.append(axis)
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+  return weights.tree_of(config, leaf)
+
+
+def opt_state(mesh: Mesh, optimizer: optax.GradientTransformation, config: DecoderConfig) -> Any:
+  """Shardings of the optimizer's state: moments like their parameters, the rest replicated.
+
+  `jit(optimizer.init)` alone does not give moments their parameters' shardings on an Auto mesh.
+  """
+  abstract = jax.eval_shape(optimizer.init, weights.abstract_params(config))
+  return optax.tree_map_params(
+    optimizer,
+    lambda _, sharding: sharding,
+    abstract,
+    params(mesh, config, TRAINING_RULES),
+    transform_non_params=lambda _: replicated(mesh),
+  )
+
+
+def put_rows(mesh: Mesh, tree: Any) -> Any:
+  """Host arrays with a leading B to the devices.
+
+  Raises:
+    ConfigError: the rows can't be spread evenly.
+  """
+  for leaf in jax.tree.leaves(tree):
+    if leaf.shape[0] % row_shards(mesh):
+      raise ConfigError(
+        f'{leaf.shape[0]} rows can not be spread over data x fsdp = {row_shards(mesh)} devices; '
+        'change batch.problems, batch.samples or the mesh'
+      )
+  return jax.device_put(tree, rows(mesh))

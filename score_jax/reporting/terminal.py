@@ -1,0 +1,84 @@
+"""What a run shows in the terminal: a progress bar with the numbers that matter, and the closing table."""
+
+from typing import Any
+
+import tqdm
+
+Evaluation = dict[str, dict[str, Any]]  # 'greedy' and 'sampled' -> ledger
+
+
+class Progress:
+  """A live bar over the steps of a run."""
+
+  def __init__(self, total: int, done: int):
+    self._bar = tqdm.tqdm(total=total, initial=done, unit='step', dynamic_ncols=True, smoothing=0.1)
+
+  def show(self, line: dict[str, Any]) -> None:
+    accuracy = line['accuracy']
+    arrow = ' -> '.join(f'{100 * a:.1f}' for a in accuracy)
+    self._bar.set_description(line['stage'], refresh=False)
+    self._bar.set_postfix_str(
+      f'accuracy {arrow} %, i->c {100 * line["i_to_c"]:.1f}, c->i {100 * line["c_to_i"]:.1f}, '
+      f'KL {line["kl"][0]:.3f} {line["kl"][-1]:.3f}',
+      refresh=False,
+    )
+    self._bar.update(1)
+
+  def say(self, text: str) -> None:
+    """Prints a line above the bar."""
+    self._bar.write(text)
+
+  def close(self) -> None:
+    self._bar.close()
+
+
+def evaluation_line(name: str, evaluation: Evaluation) -> str:
+  """'base: sampled 34.6 -> 34.1 % (delta -0.5), greedy ...' for one evaluation."""
+  parts = []
+  for way, m in evaluation.items():
+    if isinstance(m, dict):
+      last = max(key for key in m if key.startswith('acc_t'))
+      parts.append(f'{way} {100 * m["acc_t1"]:.1f} -> {100 * m[last]:.1f} % (delta {100 * m["delta"]:+.1f})')
+  return f'{name}: ' + ', '.join(parts)
+
+
+def table(evaluations: dict[str, Evaluation]) -> str:
+  """The closing table: one row per policy and way of decoding, in percent, delta with its 95 % interval.
+
+  Args:
+    evaluations: name ('base', 'final', ...) -> {'greedy': ledger, 'sampled': ledger}.
+  """
+  ledgers = [(name, way, m) for name, e in evaluations.items() for way, m in e.items() if isinstance(m, dict)]
+  accuracies = [key for key in ledgers[0][2] if key.startswith('acc_t')]
+  head = [
+    'policy',
+    'decoding',
+    *(key.replace('acc_', 'acc@') for key in accuracies),
+    'delta',
+    '95 %',
+    'i->c',
+    'c->i',
+    'n',
+  ]
+  rows = [head]
+  for name, way, m in ledgers:
+    low, high = m['intervals']['delta']
+    rows.append(
+      [
+        name,
+        way,
+        *(f'{100 * m[key]:.1f}' for key in accuracies),
+        f'{100 * m["delta"]:+.1f}',
+        f'{100 * low:+.1f} .. {100 * high:+.1f}',
+        f'{100 * m["i_to_c"]:.1f}',
+        f'{100 * m["c_to_i"]:.1f}',
+        str(m['n']),
+      ]
+    )
+  widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+  lines = [
+    '  '.join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+    for row in rows
+  ]
+  lines.insert(1, '  '.join('-' * w for w in widths))
+  return '\n'.join(lines)

@@ -1,0 +1,62 @@
+"""From logits to the next token: one uniform per row, inverse CDF, optional temperature, top-k and top-p."""
+
+import jax
+import jax.numpy as jnp
+
+
+def next_token(
+  logits_BV: jax.Array, uniform_B: jax.Array, *, temperature: float, top_k: int = 0, top_p: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+  """Draws one token a row.
+
+  Args:
+    logits_BV: f32.
+    uniform_B: f32 in [0, 1); unused when greedy.
+    temperature: 0 is greedy (ties go to the lowest id).
+    top_k: keep the k most likely tokens; 0 keeps all. Ties with the k-th are kept.
+    top_p: keep the smallest set of most likely tokens whose probability reaches p; 1 keeps all.
+
+  Returns:
+    token_B (i32), and its log-probability under the unmodified T=1 distribution (f32), whatever the settings.
+  """
+  if temperature == 0:
+    token_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+  else:
+    probability_BV = jax.nn.softmax(logits_BV / temperature)
+    if top_k:
+      probability_BV = _keep_top_k(probability_BV, top_k)
+    if top_p < 1:
+      probability_BV = _keep_top_p(probability_BV, top_p)
+    token_B = inverse_cdf(probability_BV, uniform_B)
+  logit_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0]
+  return token_B, logit_B - jax.nn.logsumexp(logits_BV, axis=-1)
+
+
+def inverse_cdf(probability_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
+  """The first token whose cumulative probability exceeds u times the total.
+
+  A cumulative sum in f32 may fall in places and end below 1, so u scales the sum's own end, tokens of probability 0
+  are never taken, and a u that nothing exceeds takes the last possible token.
+  """
+  cdf_BV = jnp.cumsum(probability_BV, axis=-1)
+  possible_BV = probability_BV > 0
+  reached_BV = possible_BV & (cdf_BV > (uniform_B * cdf_BV[:, -1])[:, None])
+  first_B = jnp.argmax(reached_BV, axis=-1)
+  last_B = probability_BV.shape[-1] - 1 - jnp.argmax(possible_BV[:, ::-1], axis=-1)
+  return jnp.where(jnp.any(reached_BV, axis=-1), first_B, last_B).astype(jnp.int32)
+
+
+def _keep_top_k(probability_BV: jax.Array, k: int) -> jax.Array:
+  k = min(k, probability_BV.shape[-1])
+  threshold_B = jax.lax.top_k(probability_BV, k)[0][:, -1]
+  return jnp.where(probability_BV >= threshold_B[:, None], probability_BV, 0)
+
+
+def _keep_top_p(probability_BV: jax.Array, p: float) -> jax.Array:
+  order_BV = jnp.argsort(-probability_BV, axis=-1)
+  sorted_BV = jnp.take_along_axis(probability_BV, order_BV, axis=-1)
+  total_B1 = jnp.sum(sorted_BV, axis=-1, keepdims=True)
+  before_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV
+  kept_BV = before_BV < p * total_B1
+  rank_BV = jnp.argsort(order_BV, axis=-1)
+  return jnp.where(jnp.take_along_axis(kept_BV, rank_BV, axis=-1), probability_BV, 0)

@@ -1,0 +1,98 @@
+"""The host's side of a rollout: problems in, conversations and their texts out."""
+
+import dataclasses
+import enum
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+
+from score_jax.models.families import DecoderConfig
+from score_jax.parallel import mesh as meshes
+from score_jax.sampling.rollout import RolloutSpec
+from score_jax.sampling.rollout import rollout
+from score_jax.states import Rollout
+from score_jax.tasks.chat import Chat
+from score_jax.types import Problem
+
+
+class Stream(enum.IntEnum):
+  """Independent streams of randomness of one seed."""
+
+  TRAIN = 0
+  EVALUATION = 1
+  OFFLINE = 2
+
+
+def stream_key(seed: int, stream: Stream, step: int) -> jax.Array:
+  """The key of a rollout: of the seed, what it is for, and the step. Rows fold in their global number."""
+  return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), int(stream)), step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+  """Everything about sampling that stays the same during a run."""
+
+  mesh: Mesh
+  config: DecoderConfig
+  chat: Chat
+  budgets: tuple[int, ...]  # [A] tokens
+  dtype: Any  # compute dtype
+
+  def spec(
+    self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, attempts: int | None = None
+  ) -> RolloutSpec:
+    """The compiled-in settings; the first `attempts` attempts alone, if given."""
+    count = attempts or len(self.budgets)
+    return RolloutSpec(
+      budgets=self.budgets[:count],
+      feeds=self.chat.feeds[: count - 1],
+      end_of_turn=self.chat.end_of_turn,
+      stops=self.chat.stops,
+      pad=self.chat.pad,
+      temperature=temperature,
+      top_k=top_k,
+      top_p=top_p,
+    )
+
+  def layout(self, params: Any) -> Any:
+    """The sampling layout of the parameters: compute dtype, whole but for tensor parallelism. Resharded once a step."""
+    shardings = meshes.params(self.mesh, self.config, meshes.SAMPLING_RULES)
+    return jax.device_put(jax.tree.map(lambda p: p.astype(self.dtype), params), shardings)
+
+  def sample(
+    self,
+    params: Any,
+    problems: list[Problem],
+    key: jax.Array,
+    spec: RolloutSpec,
+    *,
+    first_row: int = 0,
+    forced: np.ndarray | None = None,
+  ) -> Rollout:
+    """One conversation per problem (repeat a problem for several samples of it).
+
+    Args:
+      params: from `layout`.
+      problems: B of them.
+      key: from `stream_key`.
+      spec: from `spec`.
+      first_row: global number of the first row.
+      forced: i32 [B, F] first attempts given from outside; -1 where the token is sampled.
+    """
+    prompt_BP, start_B = self.chat.prompts(problems)
+    row_B = first_row + np.arange(len(problems), dtype=np.int32)
+    if forced is None:
+      forced = np.full((len(problems), spec.budgets[0]), -1, np.int32)
+    inputs = meshes.put_rows(self.mesh, (prompt_BP, start_B, row_B, forced))
+    prompt_BP, start_B, row_B, forced_BF = inputs
+    return rollout(
+      params, prompt_BP, start_B, row_B, key, forced_BF, config=self.config, spec=spec, dtype=jnp.dtype(self.dtype)
+    )
+
+  def texts(self, rollout_: Rollout) -> list[list[str]]:
+    """[B][A] text of each attempt."""
+    tokens_BL, attempt_BL, stop_BA = jax.device_get((rollout_.tokens, rollout_.attempt, rollout_.stop))
+    return self.chat.texts(tokens_BL, attempt_BL, stop_BA.shape[1])

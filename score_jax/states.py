@@ -1,0 +1,55 @@
+"""The device's data: what one rollout returns, what one update reads, what a run carries from step to step.
+
+All are frozen, complete when built, and registered as trees (`flax.struct`). Letters: `types.py`.
+"""
+
+from typing import Any
+
+from flax import struct
+import jax
+
+
+@struct.dataclass
+class Rollout:
+  """Conversations of A attempts, each row contiguous from `start` to `end`, left- and right-padded."""
+
+  tokens: jax.Array  # i32 [B, L]
+  attempt: jax.Array  # i8 [B, L]  0: context or padding; a: sampled in attempt a (1-based), stop token included
+  logp: jax.Array  # f32 [B, L]  of tokens[b, t] under the sampler at T=1; 0 where attempt is 0
+  start: jax.Array  # i32 [B]  first slot of the row
+  end: jax.Array  # i32 [B]  one past its last slot
+  stop: jax.Array  # i8 [B, A]  types.Stop of each attempt
+
+
+@struct.dataclass
+class Batch:
+  """All that an update may see of a step."""
+
+  tokens: jax.Array  # i32 [B, L]
+  attempt: jax.Array  # i8 [B, L]  as in Rollout
+  sampler_logp: jax.Array  # f32 [B, L]
+  start: jax.Array  # i32 [B]
+  verdict: jax.Array  # i8 [B, A]  types.Verdict
+  trained: jax.Array  # bool [B, A]  False: an offline first attempt, context only
+
+
+@struct.dataclass
+class StageValues:
+  """A stage as the numbers that the compiled update reads, so that every stage shares one program."""
+
+  pays: jax.Array  # f32 [A]
+  bonus: jax.Array  # f32 [A]
+  kl: jax.Array  # f32 [A]
+  gamma: jax.Array  # f32 []
+  learning_rate: jax.Array  # f32 []
+
+
+@struct.dataclass
+class TrainState:
+  """What an update reads and replaces. The reference is not part of it."""
+
+  step: jax.Array  # i32 []  updates attempted in this run
+  params: Any  # f32 tree
+  opt_state: Any
+  rejected: jax.Array  # i32 []  steps rejected for non-finite numbers, in all
+  rejected_in_a_row: jax.Array  # i32 []

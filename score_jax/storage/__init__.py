@@ -1,0 +1,1 @@
+"""What lies on disk: HF folders, checkpoints, the run folder."""

@@ -1,0 +1,123 @@
+"""The run folder: what a run writes, and the refusal to write into another run's.
+
+config.json      the configuration as run, and the run's identity
+metrics.jsonl    one line a step
+eval.json        base, final (and last, where it is not the final), each greedy and sampled
+checkpoints/     storage/checkpoints.py
+offline/         first attempts sampled from the base, as token ids
+hf/              the final policy as an HF folder
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+from score_jax.errors import ConfigError
+
+
+class RunFolder:
+  """Paths and small files of one run. Writing is done by process 0 alone."""
+
+  def __init__(self, path: str | os.PathLike):
+    self.path = pathlib.Path(path)
+    self.config = self.path / 'config.json'
+    self.metrics = self.path / 'metrics.jsonl'
+    self.eval = self.path / 'eval.json'
+    self.checkpoints = self.path / 'checkpoints'
+    self.offline = self.path / 'offline'
+    self.hf = self.path / 'hf'
+
+  def claim(self, config: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Takes the folder for this run, or goes on with it.
+
+    Raises:
+      ConfigError: it belongs to another run; the message names the first fields that differ. Nothing is changed.
+    """
+    if self.config.exists():
+      theirs = self.read_config()['identity']
+      ours = json.loads(json.dumps(identity))
+      if theirs != ours:
+        raise ConfigError(
+          f'run folder {self.path} belongs to another run: {"; ".join(differences(theirs, ours)[:5])}. '
+          'Choose another --workdir, or repeat the command that began it'
+        )
+    elif self.path.exists() and any(self.path.iterdir()):
+      raise ConfigError(f'run folder {self.path} is not empty and holds no config.json; choose another --workdir')
+    self.path.mkdir(parents=True, exist_ok=True)
+    write_json(self.config, dict(config=config, identity=identity))
+
+  def read_config(self) -> dict[str, Any]:
+    """config.json.
+
+    Raises:
+      ConfigError: there is none, so this is not a run folder.
+    """
+    try:
+      return json.loads(self.config.read_text())
+    except (OSError, ValueError) as error:
+      raise ConfigError(f'{self.path} is not a run folder: {self.config.name} can not be read ({error})') from error
+
+  def cut_metrics(self, step: int) -> None:
+    """Drops the metrics of steps after `step`, which are about to be run again, and a half-written last line."""
+    if not self.metrics.exists():
+      return
+    kept = []
+    for line in self.metrics.read_text().splitlines():
+      try:
+        if json.loads(line)['step'] <= step:
+          kept.append(line)
+      except ValueError:
+        break
+    write_text(self.metrics, ''.join(line + '\n' for line in kept))
+
+  def add_metrics(self, line: dict[str, Any]) -> None:
+    with self.metrics.open('a') as file:
+      file.write(json.dumps(line) + '\n')
+
+  def read_eval(self) -> dict[str, Any]:
+    return json.loads(self.eval.read_text()) if self.eval.exists() else {}
+
+  def write_eval(self, results: dict[str, Any]) -> None:
+    write_json(self.eval, results)
+
+
+def differences(theirs: Any, ours: Any, where: str = '') -> list[str]:
+  """What differs between two JSON trees, as 'path: theirs there, ours here'."""
+  if isinstance(theirs, dict) and isinstance(ours, dict):
+    found = []
+    for name in sorted(set(theirs) | set(ours)):
+      path = f'{where}.{name}' if where else name
+      if name not in theirs or name not in ours:
+        found.append(f'{path} is {"unknown there" if name not in theirs else "unknown here"}')
+      else:
+        found += differences(theirs[name], ours[name], path)
+    return found
+  if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
+    return [d for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) for d in differences(a, b, f'{where}[{i}]')]
+  return [] if theirs == ours else [f'{where} was {theirs!r}, is now {ours!r}']
+
+
+def hash_files(folder: pathlib.Path, suffixes: tuple[str, ...]) -> str:
+  """sha256 over names and contents of the folder's files with these suffixes."""
+  total = hashlib.sha256()
+  for path in sorted(folder.iterdir()):
+    if path.is_file() and path.suffix in suffixes:
+      with path.open('rb') as file:
+        total.update(f'{path.name}:{hashlib.file_digest(file, "sha256").hexdigest()};'.encode())
+  return total.hexdigest()
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  write_text(path, json.dumps(value, indent=2) + '\n')
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a file whole or not at all: a reader finds the old text or the new one."""
+  partial = path.with_name(path.name + '.partial')
+  with partial.open('w') as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  partial.replace(path)

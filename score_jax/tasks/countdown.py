@@ -1,0 +1,92 @@
+"""Countdown: reach a target with the given numbers, each used once, every step written out.
+
+A problem is a pure function of (seed, split, index). Whether a problem is held out is a hash of its numbers and
+target, so the training and held-out sets can't share one, whatever their seeds and sizes.
+"""
+
+import dataclasses
+import hashlib
+import random
+
+from score_jax.types import Problem
+from score_jax.verifiers.countdown import result_of
+
+SPLITS = ('train', 'heldout')
+
+
+@dataclasses.dataclass(frozen=True)
+class CountdownSpec:
+  """What the problems are like. Its fields are documented in configs/common.py."""
+
+  numbers: int
+  max_number: int
+  max_value: int
+  operations: str
+  heldout_fraction: float
+  prompt: str
+
+  def check(self) -> None:
+    """Raises ValueError with the field, its value and the remedy."""
+    if self.numbers < 2:
+      raise ValueError(f'numbers = {self.numbers}: a problem needs at least 2')
+    if not self.operations or set(self.operations) - set('+-*/'):
+      raise ValueError(f'operations = {self.operations!r}: use one or more of + - * /')
+    if not 1 <= self.max_number <= self.max_value:
+      raise ValueError(f'max_number = {self.max_number}: it must lie in 1..max_value ({self.max_value})')
+    if not 0 < self.heldout_fraction < 1:
+      raise ValueError(f'heldout_fraction = {self.heldout_fraction}: it must lie between 0 and 1')
+    for field in ('{numbers}', '{target}'):
+      if field not in self.prompt:
+        raise ValueError(f'prompt = {self.prompt!r}: it must hold {field}')
+
+
+Step = tuple[int, str, int, int]
+
+
+def random_chain(spec: CountdownSpec, numbers: list[int], rng: random.Random) -> list[Step] | None:
+  """A random chain that uses the numbers in their order, or None if it leaves 0..max_value."""
+  steps, total = [], numbers[0]
+  for number in numbers[1:]:
+    operation = rng.choice(spec.operations)
+    result = result_of(total, operation, number)
+    if result is None or not 0 <= result <= spec.max_value:
+      return None
+    steps.append((total, operation, number, result))
+    total = result
+  return steps
+
+
+def chain_text(steps: list[Step]) -> str:
+  """'7*12=84;84-3=81'."""
+  return ';'.join(f'{left}{operation}{right}={result}' for left, operation, right, result in steps)
+
+
+def is_heldout(spec: CountdownSpec, numbers: list[int], target: int) -> bool:
+  """Decided by a hash of what makes a problem the same problem: its numbers in any order, and its target."""
+  key = f'{sorted(numbers)}->{target}'.encode()
+  return int.from_bytes(hashlib.sha256(key).digest()[:4], 'big') < spec.heldout_fraction * 2**32
+
+
+def draw(spec: CountdownSpec, split: str, rng: random.Random) -> tuple[list[int], list[Step]]:
+  """Numbers and one solution of the next problem of the split."""
+  while True:
+    numbers = [rng.randint(1, spec.max_number) for _ in range(spec.numbers)]
+    steps = random_chain(spec, numbers, rng)
+    if steps and steps[-1][-1] > 0 and is_heldout(spec, numbers, steps[-1][-1]) == (split == 'heldout'):
+      return numbers, steps
+
+
+def question(spec: CountdownSpec, numbers: list[int], target: int) -> str:
+  """The first user turn."""
+  return spec.prompt.format(numbers=' '.join(map(str, numbers)), target=target)
+
+
+def problem(spec: CountdownSpec, seed: int, split: str, index: int) -> Problem:
+  """Problem number `index` of a split ('train' or 'heldout'), the same on every machine."""
+  numbers, steps = draw(spec, split, random.Random(f'{seed}/{split}/{index}'))
+  target = steps[-1][-1]
+  return Problem(
+    id=f'countdown/{split}/{seed}/{index}',
+    question=question(spec, numbers, target),
+    reference=dict(numbers=numbers, target=target),
+  )

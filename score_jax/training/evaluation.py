@@ -1,0 +1,51 @@
+"""Two-attempt evaluation on held-out problems, greedy and sampled at T=1."""
+
+from typing import Any
+
+import numpy as np
+
+from score_jax.reporting.ledger import ledger
+from score_jax.sampling.rollout import RolloutSpec
+from score_jax.sampling.sampler import Sampler
+from score_jax.sampling.sampler import Stream
+from score_jax.sampling.sampler import stream_key
+from score_jax.tasks import Task
+from score_jax.types import Problem
+
+
+def evaluate(sampler: Sampler, task: Task, params: Any, *, problems: int, seed: int, rows: int) -> dict[str, Any]:
+  """The ledgers of a policy: {'greedy': ledger, 'sampled': ledger}, one conversation a problem each.
+
+  Args:
+    sampler: of the model.
+    task: whose held-out problems number 0 .. problems - 1 are used.
+    params: in the sampling layout.
+    problems: n.
+    seed: of the problems and the samples.
+    rows: conversations at a time; the result does not depend on it.
+  """
+  heldout = [task.problem(seed, 'heldout', index) for index in range(problems)]
+  ways = dict(greedy=sampler.spec(temperature=0.0), sampled=sampler.spec())
+  return {way: ledger(verdicts(sampler, task, params, heldout, spec, seed, rows)) for way, spec in ways.items()}
+
+
+def verdicts(
+  sampler: Sampler, task: Task, params: Any, problems: list[Problem], spec: RolloutSpec, seed: int, rows: int
+) -> np.ndarray:
+  """verdict_BA (i8) of one conversation per problem; the last batch is filled up with repeats, which are dropped."""
+  key = stream_key(seed, Stream.EVALUATION, 0)
+  parts = []
+  for first in range(0, len(problems), rows):
+    part = problems[first : first + rows]
+    filled = part + [part[-1]] * (rows - len(part))
+    rollout = sampler.sample(params, filled, key, spec, first_row=first)
+    parts.append(grade(task, part, sampler.texts(rollout)[: len(part)]))
+  return np.concatenate(parts)
+
+
+def grade(task: Task, problems: list[Problem], texts: list[list[str]]) -> np.ndarray:
+  """verdict_BA (i8) of every attempt."""
+  return np.array(
+    [[task.grade(problem, text) for text in attempts] for problem, attempts in zip(problems, texts, strict=True)],
+    np.int8,
+  )

@@ -1,0 +1,260 @@
+"""The training loop: problems, rollout, verdicts, update, and what is kept of them.
+
+A run is a pure function of its configuration: any step is decided by (seed, step) and the state, so a run that is
+killed and started again ends where it would have ended.
+"""
+
+import contextlib
+import dataclasses
+import time
+from typing import Any
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_jax.errors import NumericsError
+from score_jax.parallel import mesh as meshes
+from score_jax.reporting import metrics
+from score_jax.reporting import terminal
+from score_jax.sampling.sampler import Stream
+from score_jax.sampling.sampler import stream_key
+from score_jax.states import Batch
+from score_jax.states import Rollout
+from score_jax.states import StageValues
+from score_jax.states import TrainState
+from score_jax.storage import hf
+from score_jax.storage.checkpoints import Checkpoints
+from score_jax.storage.checkpoints import Progress
+from score_jax.storage.checkpoints import abstract_like
+from score_jax.training import evaluation
+from score_jax.training import offline
+from score_jax.training import optim
+from score_jax.training import run as runs
+from score_jax.training.run import Run
+from score_jax.training.update import update
+from score_jax.types import Problem
+from score_jax.types import Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Visit:
+  """One entry of the run's list of stages, placed on the run's steps."""
+
+  index: int
+  stage: Stage
+  first_step: int
+  is_last: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class VisitData:
+  """What a visit holds fixed."""
+
+  visit: Visit
+  reference: Any  # parameters, compute dtype; never donated
+  pool: offline.OfflinePool
+
+
+def visit_at(visits: tuple[Stage, ...], step: int) -> Visit:
+  """The visit that step number `step` (0-based) belongs to."""
+  first = 0
+  for index, stage in enumerate(visits):
+    if step < first + stage.steps:
+      return Visit(index, stage, first, index == len(visits) - 1)
+    first += stage.steps
+  raise ValueError(f'step {step} lies beyond the last stage')
+
+
+def train(run: Run) -> None:
+  """Trains from where the run folder stands to the end; then evaluates, exports and reports the best policy."""
+  config = run.config
+  checkpoints = Checkpoints(run.folder.checkpoints, keep=config.checkpoint.keep)
+  state, progress = _restored_or_fresh(run, checkpoints)
+  run.folder.cut_metrics(progress.step)
+  total = min(config.total_steps, config.max_steps or config.total_steps)
+  _evaluate_base(run)
+  bar = terminal.Progress(total, progress.step)
+  data = None
+  while progress.step < total:
+    visit = visit_at(config.visits, progress.step)
+    if data is None or data.visit != visit:
+      state, data = _enter(run, visit, state, progress.step, checkpoints)
+    state, line = _step(run, data, state, progress.step)
+    if config.eval.every and line['step'] % config.eval.every == 0:
+      line['eval'] = _evaluate(run, state.params)
+      bar.say(terminal.evaluation_line(f'step {line["step"]}', line['eval']))
+    run.folder.add_metrics(line)
+    bar.show(line)
+    _stop_if_rejected(run, state)
+    progress = progress.after_step(
+      metrics.training_return(line) if visit.is_last else None, config.checkpoint.best_window
+    )
+    if _is_due(run, progress.step, total):
+      progress = progress.at_checkpoint()
+      checkpoints.save(state, progress, protected=_needed_later(run, progress.step))
+  bar.close()
+  _finish(run, checkpoints, state, progress)
+
+
+def _step(run: Run, data: VisitData, state: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
+  """One step of SCoRe: the state after it, and its line of metrics."""
+  stage, clock = data.visit.stage, Clock()
+  with clock('problems'):
+    problems, forced, trained = _problems(run, data, step)
+  with clock('sample'):
+    policy = run.sampler.layout(state.params)
+    key = stream_key(run.config.seed, Stream.TRAIN, step)
+    rollout = jax.block_until_ready(run.sampler.sample(policy, problems, key, run.sampler.spec(), forced=forced))
+  with clock('grade'):
+    verdict = evaluation.grade(run.task, problems, run.sampler.texts(rollout))
+  with clock('update'):
+    rate = optim.learning_rate(stage, step - data.visit.first_step)
+    values = stage_values(stage, rate)
+    batch = _batch(run, rollout, verdict, trained)
+    state, results = update(state, data.reference, batch, values, spec=run.update_spec, optimizer=run.optimizer)
+    results = jax.device_get(results)
+  stop, attempt = jax.device_get((rollout.stop, rollout.attempt))
+  return state, metrics.step_line(step + 1, stage, verdict, stop, attempt, results, rate, clock.seconds)
+
+
+def _problems(run: Run, data: VisitData, step: int) -> tuple[list[Problem], np.ndarray, np.ndarray]:
+  """The step's problems, G rows each; forced_BF first attempts; trained_BA."""
+  P, G = run.config.batch.problems, run.config.batch.samples
+  count = offline.offline_count(data.visit.stage, P)
+  forced = np.full((P, G, run.config.sampling.attempt_tokens[0]), -1, np.int32)
+  trained = np.ones((P, G, run.config.attempts), bool)
+  problems = [run.task.problem(run.config.seed, 'train', step * P + i) for i in range(P)]
+  if count:
+    problems[:count], forced[:count] = data.pool.take(count, step - data.visit.first_step)
+    trained[:count, :, 0] = False
+  return [p for p in problems for _ in range(G)], forced.reshape(P * G, -1), trained.reshape(P * G, -1)
+
+
+def _batch(run: Run, rollout: Rollout, verdict_BA: np.ndarray, trained_BA: np.ndarray) -> Batch:
+  verdict, trained = meshes.put_rows(run.mesh, (verdict_BA, trained_BA))
+  return Batch(
+    tokens=rollout.tokens,
+    attempt=rollout.attempt,
+    sampler_logp=rollout.logp,
+    start=rollout.start,
+    verdict=verdict,
+    trained=trained,
+  )
+
+
+def stage_values(stage: Stage, learning_rate: float) -> StageValues:
+  """The stage as the update reads it."""
+  return StageValues(
+    pays=jnp.array(stage.pays, jnp.float32),
+    bonus=jnp.array(stage.bonus, jnp.float32),
+    kl=jnp.array(stage.kl, jnp.float32),
+    gamma=jnp.float32(stage.gamma),
+    learning_rate=jnp.float32(learning_rate),
+  )
+
+
+def _restored_or_fresh(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
+  state = runs.initial_state(run)
+  last = checkpoints.last_step()
+  if last is None:
+    return state, Progress.start()
+  logging.info('resuming from step %d', last)
+  return checkpoints.state(last, abstract_like(state)), checkpoints.progress(last)
+
+
+def _enter(
+  run: Run, visit: Visit, state: TrainState, step: int, checkpoints: Checkpoints
+) -> tuple[TrainState, VisitData]:
+  """What a visit needs, whether it is entered at its start or resumed in its middle."""
+  if visit.stage.reference == 'base':
+    reference = run.base
+  elif step == visit.first_step:
+    reference = runs.put_params(run.mesh, run.decoder, state.params, run.sampler.dtype)
+  else:
+    begun = (
+      checkpoints.params(visit.first_step, abstract_like(state.params))
+      if visit.first_step
+      else runs.initial_params(run)
+    )
+    reference = runs.put_params(run.mesh, run.decoder, begun, run.sampler.dtype)
+  if visit.stage.optim.reset_moments and step == visit.first_step:
+    state = state.replace(opt_state=runs.fresh_moments(state.params, run.optimizer, run.mesh, run.decoder))
+  return state, VisitData(visit, reference, offline.open_pool(run, visit.index, visit.stage))
+
+
+def _is_due(run: Run, step: int, total: int) -> bool:
+  """Whether to save after `step` steps: on the interval, at the end, and where a stage begins (its reference)."""
+  starts = np.cumsum([stage.steps for stage in run.config.visits])
+  return step % run.config.checkpoint.every == 0 or step == total or step in starts
+
+
+def _needed_later(run: Run, step: int) -> tuple[int, ...]:
+  """The checkpoint that holds the reference of the visit that goes on after `step`, if it is not the base."""
+  visit = visit_at(run.config.visits, min(step, run.config.total_steps - 1))
+  return (visit.first_step,) if visit.stage.reference == 'stage_start' else ()
+
+
+def _stop_if_rejected(run: Run, state: TrainState) -> None:
+  limit, in_a_row = run.config.optim.max_rejected_in_a_row, int(state.rejected_in_a_row)
+  if in_a_row >= limit:
+    raise NumericsError(
+      f'{in_a_row} steps in a row had a non-finite loss, gradient or parameter and were rejected '
+      f'(config.optim.max_rejected_in_a_row = {limit}); the last good checkpoint is kept in {run.folder.checkpoints}. '
+      'Lower the learning rate, or look at the last lines of metrics.jsonl'
+    )
+
+
+def _evaluate(run: Run, params: Any) -> dict[str, Any]:
+  settings = run.config.eval
+  rows = run.config.rows
+  return evaluation.evaluate(
+    run.sampler, run.task, run.sampler.layout(params), problems=settings.problems, seed=settings.seed, rows=rows
+  )
+
+
+def _evaluate_base(run: Run) -> None:
+  """Evaluates the base once; other settings of the evaluation begin eval.json anew."""
+  settings = dict(problems=run.config.eval.problems, seed=run.config.eval.seed)
+  if run.folder.read_eval().get('settings') != settings:
+    run.folder.write_eval(dict(base=_evaluate(run, run.base), settings=settings))
+  print(terminal.evaluation_line('base', run.folder.read_eval()['base']), flush=True)
+
+
+def _finish(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Progress) -> None:
+  """Evaluates `final` (the best) and `last`, writes hf/, prints the closing table."""
+  best = progress.best_step or progress.step
+  wanted = dict(final=best) if best == progress.step else dict(final=best, last=progress.step)
+  params = {
+    name: state.params if step == progress.step else checkpoints.params(step, abstract_like(state.params))
+    for name, step in wanted.items()
+  }
+  for name, step in wanted.items():
+    if run.folder.read_eval().get(name, {}).get('step') != step:
+      run.folder.write_eval(run.folder.read_eval() | {name: _evaluate(run, params[name]) | dict(step=step)})
+  hf.write_folder(
+    run.folder.hf,
+    params['final'],
+    run.decoder,
+    source=run.model_folder,
+    dtype=hf.stored_dtype(run.model_folder),
+    replace=True,
+  )
+  checkpoints.close()
+  evaluations = {name: run.folder.read_eval()[name] for name in ('base', *wanted)}
+  print(f'\n{terminal.table(evaluations)}\n')
+  print(f'final is step {best}, in {run.folder.hf}; {run.folder.metrics.name} and {run.folder.eval.name} beside it')
+
+
+class Clock:
+  """Wall time by phase."""
+
+  def __init__(self):
+    self.seconds: dict[str, float] = {}
+
+  @contextlib.contextmanager
+  def __call__(self, phase: str):
+    begun = time.perf_counter()
+    yield
+    self.seconds[phase] = round(time.perf_counter() - begun, 4)

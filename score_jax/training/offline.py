@@ -1,0 +1,74 @@
+"""Offline first attempts: sampled from the base as a stage begins, kept as token ids, never trained on.
+
+The paper adds first attempts of the base model as prompts for the second turn (section 5.3). Here a fraction of each
+step's problems, whole groups of G rows, takes its first attempts from a pool of such problems.
+"""
+
+import dataclasses
+import os
+
+import jax
+import numpy as np
+
+from score_jax.sampling.sampler import Stream
+from score_jax.sampling.sampler import stream_key
+from score_jax.training.run import Run
+from score_jax.types import Problem
+from score_jax.types import Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class OfflinePool:
+  """First attempts of the base on `problems`."""
+
+  problems: tuple[Problem, ...]
+  first: np.ndarray  # i32 [pool, G, F]  ids, stop included; -1 after the end
+
+  def take(self, count: int, step_in_stage: int) -> tuple[list[Problem], np.ndarray]:
+    """The next `count` problems and their first attempts [count, G, F], going round the pool."""
+    chosen = [(step_in_stage * count + i) % len(self.problems) for i in range(count)]
+    return [self.problems[i] for i in chosen], self.first[chosen]
+
+
+def offline_count(stage: Stage, problems: int) -> int:
+  """How many of a step's problems are offline."""
+  return round(stage.offline_first * problems)
+
+
+def open_pool(run: Run, visit_index: int, stage: Stage) -> OfflinePool:
+  """The pool of a visit: read from the run folder, or sampled from the base and written there."""
+  size = run.config.offline_pool
+  if offline_count(stage, run.config.batch.problems) == 0:
+    return OfflinePool((), np.zeros((0, run.config.batch.samples, run.config.sampling.attempt_tokens[0]), np.int32))
+  # Indices below zero: problems that no training step draws.
+  problems = tuple(run.task.problem(run.config.seed, 'train', -1 - visit_index * size - i) for i in range(size))
+  path = run.folder.offline / f'visit{visit_index}.npy'
+  if path.exists():
+    return OfflinePool(problems, np.load(path, allow_pickle=False))
+  first = _sample_first(run, problems, visit_index)
+  path.parent.mkdir(exist_ok=True)
+  partial = path.with_suffix('.partial')
+  with partial.open('wb') as file:
+    np.save(file, first)
+    file.flush()
+    os.fsync(file.fileno())
+  partial.replace(path)
+  return OfflinePool(problems, first)
+
+
+def _sample_first(run: Run, problems: tuple[Problem, ...], visit_index: int) -> np.ndarray:
+  """First attempts [pool, G, F] of the base, with the training step's own program."""
+  spec, G, per_call = run.sampler.spec(), run.config.batch.samples, run.config.batch.problems
+  params = run.sampler.layout(run.base)
+  key = stream_key(run.config.seed, Stream.OFFLINE, visit_index)
+  parts = []
+  for begin in range(0, len(problems), per_call):
+    part = [problems[min(begin + i, len(problems) - 1)] for i in range(per_call)]
+    rollout = run.sampler.sample(params, [p for p in part for _ in range(G)], key, spec, first_row=begin * G)
+    tokens_BL, attempt_BL = jax.device_get((rollout.tokens, rollout.attempt))
+    first_BF = np.full((len(tokens_BL), spec.budgets[0]), -1, np.int32)
+    for row, (tokens, labels) in enumerate(zip(tokens_BL, attempt_BL, strict=True)):
+      ids = tokens[labels == 1]
+      first_BF[row, : len(ids)] = ids
+    parts.append(first_BF.reshape(per_call, G, -1))
+  return np.concatenate(parts)[: len(problems)]

@@ -1,0 +1,201 @@
+"""A run, opened: everything that stays the same from its first step to its last, wired from the configuration."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import optax
+
+from score_jax import config as configs
+from score_jax.config import RunConfig
+from score_jax.errors import ConfigError
+from score_jax.models import weights
+from score_jax.models.families import DecoderConfig
+from score_jax.parallel import mesh as meshes
+from score_jax.sampling.sampler import Sampler
+from score_jax.states import TrainState
+from score_jax.storage import hf
+from score_jax.storage import run_folder
+from score_jax.storage.checkpoints import Checkpoints
+from score_jax.storage.run_folder import RunFolder
+from score_jax.tasks import TASKS
+from score_jax.tasks import Task
+from score_jax.tasks import chat as chats
+from score_jax.training import optim
+from score_jax.training.update import UpdateSpec
+
+_TOKENIZER_FILES = ('.json', '.jinja', '.model', '.txt')
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What the loop needs beside the state."""
+
+  config: RunConfig
+  folder: RunFolder
+  model_folder: pathlib.Path
+  mesh: Mesh
+  decoder: DecoderConfig
+  task: Task
+  sampler: Sampler
+  optimizer: optax.GradientTransformation
+  update_spec: UpdateSpec
+  base: Any  # model.path's parameters in the training layout and compute dtype; never donated
+
+
+def compute_dtype(name: str) -> Any:
+  """The compute dtype of config.model.dtype; 'auto' is bfloat16 on accelerators and float32 on CPU."""
+  if name == 'auto':
+    name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+  if name == 'float32':
+    # Accelerators otherwise round the inputs of f32 products (TF32, bf16 passes).
+    jax.config.update('jax_default_matmul_precision', 'highest')
+  return jnp.dtype(name)
+
+
+def open_task(config: RunConfig) -> Task:
+  """The configured task."""
+  if config.task.name not in TASKS:
+    raise ConfigError(f'config.task.name = {config.task.name!r} is unknown; use one of {", ".join(TASKS)}')
+  return TASKS[config.task.name](config.task)
+
+
+def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> Sampler:
+  """Tokenizer, template proof and sampling settings of a model folder."""
+  tokenizer = chats.load_tokenizer(model_folder, config.task.chat_template)
+  decoder = hf.read_config(model_folder)
+  chat = chats.open_chat(
+    model_folder,
+    tokenizer,
+    system=config.task.system,
+    instructions=(config.task.instruction,) * (config.attempts - 1),
+    prompt_tokens=config.sampling.prompt_tokens,
+  )
+  sampler = Sampler(mesh, decoder, chat, config.sampling.attempt_tokens, compute_dtype(config.model.dtype))
+  longest = config.sampling.prompt_tokens + sampler.spec().growth
+  if longest > decoder.max_positions:
+    raise ConfigError(
+      f'a conversation may take {longest} tokens (config.sampling.prompt_tokens, attempt_tokens and instructions), '
+      f'but the model has {decoder.max_positions} positions; lower the budgets'
+    )
+  return sampler
+
+
+def open_run(config: RunConfig, workdir: str) -> Run:
+  """Checks everything that can be checked, then claims the run folder and loads the base.
+
+  Raises:
+    UserError: what is wrong with the configuration, the model folder or the run folder; nothing has been written.
+  """
+  mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+  part = config.batch.problems // config.batch.micro_batches * config.batch.samples
+  if part % meshes.row_shards(mesh):
+    raise ConfigError(
+      f'a micro-batch of {part} rows (config.batch) can not be spread over {meshes.row_shards(mesh)} devices; '
+      'change batch.problems, batch.samples, batch.micro_batches or the mesh'
+    )
+  task = open_task(config)
+  model_folder = hf.folder_of(config.model.path)
+  sampler = open_sampler(config, model_folder, mesh)
+  host_params = hf.read_params(model_folder, sampler.config)
+  folder = RunFolder(workdir)
+  model_identity = dict(
+    weights=run_folder.hash_files(model_folder, ('.safetensors',)),
+    tokenizer=run_folder.hash_files(model_folder, _TOKENIZER_FILES),
+  )
+  if config.init_from:
+    RunFolder(config.init_from).read_config()
+  folder.claim(configs.as_dict(config), configs.identity(config) | dict(model=model_identity))
+  return Run(
+    config=config,
+    folder=folder,
+    model_folder=model_folder,
+    mesh=mesh,
+    decoder=sampler.config,
+    task=task,
+    sampler=sampler,
+    optimizer=optim.make_optimizer(config.optim, sampler.config),
+    update_spec=UpdateSpec(
+      config=sampler.config,
+      dtype=sampler.dtype,
+      group=config.batch.samples,
+      micro_batches=config.batch.micro_batches,
+      kl_form=config.loss.kl_form,
+      importance_cap=config.loss.importance_cap,
+      remat=config.model.remat,
+      chunk=config.model.logp_chunk,
+      attempt_gradient_norms=config.loss.attempt_gradient_norms,
+    ),
+    base=put_params(mesh, sampler.config, host_params, sampler.dtype),
+  )
+
+
+def put_params(mesh: Mesh, decoder: DecoderConfig, params: Any, dtype: Any) -> Any:
+  """A tree of host or device arrays in the training layout, in `dtype`; always a copy of its own."""
+  shardings = meshes.params(mesh, decoder, meshes.TRAINING_RULES)
+  return jax.tree.map(lambda p, s: jax.device_put(jnp.array(p, dtype, copy=True), s), params, shardings)
+
+
+def initial_params(run: Run) -> Any:
+  """f32 parameters at step 0: those of `init_from`'s best policy if it is set, else the base's."""
+  if run.config.init_from:
+    return best_params(RunFolder(run.config.init_from), run.mesh, run.decoder)
+  return put_params(run.mesh, run.decoder, hf.read_params(run.model_folder, run.decoder), jnp.float32)
+
+
+def initial_state(run: Run) -> TrainState:
+  """The state at step 0."""
+  return fresh_state(initial_params(run), run.optimizer, run.mesh, run.decoder)
+
+
+def fresh_state(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh, decoder: DecoderConfig) -> TrainState:
+  """A state at step 0 around given parameters."""
+
+  def zero():
+    return jax.device_put(jnp.int32(0), meshes.replicated(mesh))
+
+  return TrainState(
+    step=zero(),
+    params=params,
+    opt_state=fresh_moments(params, optimizer, mesh, decoder),
+    rejected=zero(),
+    rejected_in_a_row=zero(),
+  )
+
+
+def fresh_moments(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh, decoder: DecoderConfig) -> Any:
+  """The optimizer's state before its first step, sharded like the parameters."""
+  return jax.jit(optimizer.init, out_shardings=meshes.opt_state(mesh, optimizer, decoder))(params)
+
+
+def best_params(folder: RunFolder, mesh: Mesh, decoder: DecoderConfig, step: str = 'best') -> Any:
+  """f32 parameters of a run's checkpoint: 'best', 'last' or a step number.
+
+  Raises:
+    ConfigError: `step` is none of these, or the folder holds no checkpoints.
+    DataError: there is no such checkpoint, or it is of another model.
+  """
+  if not folder.checkpoints.is_dir():
+    raise ConfigError(f'{folder.path} has no checkpoints; it is not a run folder, or the run has saved none yet')
+  checkpoints = Checkpoints(folder.checkpoints, read_only=True)
+  last = checkpoints.last_step()
+  if last is None:
+    raise ConfigError(f'{folder.path} has no whole checkpoint yet')
+  if step == 'last':
+    chosen = last
+  elif step == 'best':
+    chosen = checkpoints.progress(last).best_step or last
+  elif step.isdigit():
+    chosen = int(step)
+  else:
+    raise ConfigError(f"step {step!r} must be 'best', 'last' or a number")
+  shardings = meshes.params(mesh, decoder, meshes.TRAINING_RULES)
+  abstract = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), weights.abstract_params(decoder), shardings
+  )
+  params = checkpoints.params(chosen, abstract)
+  checkpoints.close()
+  return params

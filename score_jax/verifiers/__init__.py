@@ -1,0 +1,1 @@
+"""Verifiers: problem and text in, verdict out. Host only; nothing here imports jax."""

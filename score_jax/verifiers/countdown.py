@@ -1,0 +1,54 @@
+"""Grades a Countdown answer by parsing it. Nothing in a model's text is ever evaluated as code.
+
+An answer is a chain of steps, `7*12=84;84-3=81`, separated by `;` or line ends, after the last `Answer:` if there
+is one. Each step takes two numbers that are still there and puts its result back. It is correct when every step's
+arithmetic is right, every number was used once, and the last result is the target.
+"""
+
+import re
+
+from score_jax.types import Problem
+from score_jax.types import Verdict
+
+_STEP = re.compile(r'\s*(\d{1,9})\s*([-+*/])\s*(\d{1,9})\s*=\s*(\d{1,9})\s*')
+_LONGEST = 4096  # characters; a longer answer is not an answer to this task
+
+
+def grade(problem: Problem, text: str) -> Verdict:
+  """CORRECT, WRONG, or UNPARSED when the text is not a chain of steps.
+
+  Args:
+    problem: with reference {'numbers': [int, ...], 'target': int}.
+    text: the attempt, decoded without special tokens.
+  """
+  if len(text) > _LONGEST:
+    return Verdict.UNPARSED
+  steps = parse_steps(text.rsplit('Answer:', 1)[-1])
+  if not steps:
+    return Verdict.UNPARSED
+  there = list(problem.reference['numbers'])
+  for left, operation, right, result in steps:
+    for operand in (left, right):
+      if operand not in there:
+        return Verdict.WRONG
+      there.remove(operand)
+    if result_of(left, operation, right) != result:
+      return Verdict.WRONG
+    there.append(result)
+  return Verdict.CORRECT if there == [problem.reference['target']] else Verdict.WRONG
+
+
+def parse_steps(text: str) -> list[tuple[int, str, int, int]]:
+  """The steps (left, operation, right, result) of a chain; empty if any part is not a step."""
+  parts = [part for part in re.split(r'[;\n]', text.strip()) if part.strip()]
+  matches = [_STEP.fullmatch(part) for part in parts]
+  if not all(matches):
+    return []
+  return [(int(m[1]), m[2], int(m[3]), int(m[4])) for m in matches]
+
+
+def result_of(left: int, operation: str, right: int) -> int | None:
+  """The result of one step in whole numbers; None where a division leaves a rest."""
+  if operation == '/':
+    return left // right if right and left % right == 0 else None
+  return {'+': left + right, '-': left - right, '*': left * right}[operation]
