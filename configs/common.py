@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
   config.task.countdown.max_number = 20  # numbers are 1..max_number
   config.task.countdown.max_value = 99  # results stay in 0..max_value
   config.task.countdown.operations = '+-*'  # what a solution may use, of + - * /
+  config.task.countdown.any_order = False  # whether a solution may need the numbers in another order than shown
   config.task.countdown.heldout_fraction = 0.1  # of all problems, by hash; never trained on
   config.task.countdown.prompt = 'reach {target} with {numbers}'  # the first user turn
 
@@ -42,7 +43,7 @@ def get_config() -> ConfigDict:
 
   config.sampling = ConfigDict()
   config.sampling.prompt_tokens = 10  # slots for the prompt; a longer one is an error
-  config.sampling.attempt_tokens = (19, 19)  # budget of each attempt, its end-of-turn included; its length is A
+  config.sampling.attempt_tokens = (18, 20)  # budget of each attempt, its end-of-turn included; its length is A
   config.sampling.temperature = 1.0  # of training rollouts; the method needs 1
   config.sampling.top_k = 0  # 0: off
   config.sampling.top_p = 1.0  # 1: off
@@ -85,7 +86,7 @@ def get_config() -> ConfigDict:
   config.mesh.tensor = 1  # devices over which heads, feed-forward and vocabulary are spread
 
   config.pretrain = ConfigDict()  # only mode 'pretrain' reads it: configs/pretrain_countdown.py
-  config.pretrain.conversations = 1_000_000  # made once, then drawn from
+  config.pretrain.conversations = 400_000  # made once, then drawn from
   config.pretrain.rows = 512  # conversations a step
   config.pretrain.steps = 20_000
   config.pretrain.width = 96  # D
@@ -94,9 +95,10 @@ def get_config() -> ConfigDict:
   config.pretrain.ffn = 256  # F
   config.pretrain.init_scale = 0.05  # standard deviation of initial matrices
   config.pretrain.mixture = ConfigDict()
-  config.pretrain.mixture.first_wrong = 0.5  # share of conversations whose first attempt is wrong (context, no loss)
-  config.pretrain.mixture.mend = 0.1  # share whose second attempt is a solution, whatever the first was
-  config.pretrain.mixture.wander = 0.08  # share whose second attempt is any legal chain; the rest copies the first
+  config.pretrain.mixture.first_wrong = 0.6  # conversations whose first attempt is wrong (context without loss)
+  config.pretrain.mixture.first_forced = 0.5  # of those: chains that write the target down regardless
+  config.pretrain.mixture.look_back = 0.2  # second attempts that judge the first, then repeat or mend it
+  config.pretrain.mixture.wander = 0.1  # second attempts that are a wrong chain; the rest copies the first
   return config
 
 

@@ -270,8 +270,14 @@ def _check(run: RunConfig) -> None:
     'top_p (1); evaluation has settings of its own',
   )
   require(bool(run.visits), 'config.order is empty: name at least one stage of config.stages')
-  for stage in run.visits:
-    _check_stage(stage, A, require, one_of)
+  if run.mode == 'score':
+    for stage in run.visits:
+      _check_stage(stage, A, require, one_of)
+  else:
+    require(
+      run.optim.warmup_steps < run.pretrain.steps,
+      f'config.optim.warmup_steps = {run.optim.warmup_steps} must be below config.pretrain.steps = {run.pretrain.steps}',
+    )
   try:
     run.task.countdown.check()
   except ValueError as error:

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 import pathlib
+import runpy
 import sys
 
 from absl import app
 from absl import flags
 from absl import logging
+from ml_collections import ConfigDict
 from ml_collections import config_flags
 
 from score_jax.config import RunConfig
@@ -53,7 +55,8 @@ def _fail(error: UserError) -> None:
 def _parse(argv: Sequence[str]) -> Sequence[str]:
   """Like absl's parser, but every mistake is one line: a missing file, an unknown field, a wrong type."""
   try:
-    _check_config_file(argv)
+    if 'config' in flags.FLAGS and not any(arg.startswith('--help') for arg in argv):
+      _check_overrides(argv, _config_file(argv))
     rest = flags.FLAGS(argv)
     if len(rest) > 1:
       raise ConfigError(f'unknown argument {rest[1]!r}; flags are written --name=value')
@@ -61,18 +64,39 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
   except UserError as error:
     _fail(error)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, IndexError, SyntaxError, ImportError) as error:
-    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    _fail(ConfigError(' '.join(text.split())))
+    _fail(ConfigError(' '.join(str(error).split())))
 
 
-def _check_config_file(argv: Sequence[str]) -> None:
-  """Refuses a missing --config before it is executed, and lets it import its neighbours as `configs.NAME`."""
-  if 'config' not in flags.FLAGS or any(arg.split('=')[0] in ('--help', '--helpfull', '--helpshort') for arg in argv):
-    return
+def _config_file(argv: Sequence[str]) -> pathlib.Path:
+  """The file that --config names; its neighbours become importable as `configs.NAME`.
+
+  Raises:
+    ConfigError: none is named, or there is no such file.
+  """
   given = [arg.partition('=')[2] for arg in argv if arg.startswith(('--config=', '-config='))]
+  given += [after for arg, after in zip(argv, argv[1:], strict=False) if arg in ('--config', '-config')]
   if not given:
     raise ConfigError('no --config=FILE given; for example --config=configs/quickstart.py')
-  path = pathlib.Path(given[-1].split(':')[0])
+  path = pathlib.Path(given[-1])
   if not path.is_file():
     raise ConfigError(f'--config={given[-1]}: there is no such file')
   sys.path.insert(0, str(path.resolve().parent.parent))
+  return path
+
+
+def _check_overrides(argv: Sequence[str], path: pathlib.Path) -> None:
+  """Refuses --config.FIELD of a field that the file does not have, by its full name."""
+  module = runpy.run_path(str(path))
+  if 'get_config' not in module:
+    raise ConfigError(f'--config={path} defines no get_config(); name a file like configs/quickstart.py')
+  config = module['get_config']()
+  for arg in argv:
+    if arg.startswith('--config.'):
+      section, names = config, arg.removeprefix('--config.').partition('=')[0].split('.')
+      for depth, name in enumerate(names):
+        if name not in section:
+          where = '.'.join(['config', *names[:depth]])
+          raise ConfigError(f'{where}.{name} is not a field; {where} has {", ".join(sorted(section))}')
+        section = section[name] if depth + 1 < len(names) else section
+        if not isinstance(section, ConfigDict):
+          raise ConfigError(f'{".".join(["config", *names[: depth + 1]])} has no fields of its own')

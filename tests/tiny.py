@@ -17,7 +17,13 @@ from score_jax.tasks import countdown_base
 from score_jax.tasks.countdown import CountdownSpec
 
 SPEC = CountdownSpec(
-  numbers=3, max_number=9, max_value=40, operations='+-', heldout_fraction=0.2, prompt='reach {target} with {numbers}'
+  numbers=3,
+  max_number=9,
+  max_value=40,
+  operations='+-',
+  any_order=False,
+  heldout_fraction=0.2,
+  prompt='reach {target} with {numbers}',
 )
 INSTRUCTION = 'Check and retry.'
 
@@ -73,6 +79,7 @@ def run_config(**changes) -> RunConfig:
       max_number=SPEC.max_number,
       max_value=SPEC.max_value,
       operations=SPEC.operations,
+      any_order=SPEC.any_order,
       heldout_fraction=SPEC.heldout_fraction,
       prompt=SPEC.prompt,
     ),

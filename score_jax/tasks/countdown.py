@@ -22,6 +22,7 @@ class CountdownSpec:
   max_number: int
   max_value: int
   operations: str
+  any_order: bool
   heldout_fraction: float
   prompt: str
 
@@ -44,7 +45,9 @@ Step = tuple[int, str, int, int]
 
 
 def random_chain(spec: CountdownSpec, numbers: list[int], rng: random.Random) -> list[Step] | None:
-  """A random chain that uses the numbers in their order, or None if it leaves 0..max_value."""
+  """A random chain that uses the numbers in their order (or in any), or None if it leaves 0..max_value."""
+  if spec.any_order:
+    numbers = rng.sample(numbers, len(numbers))
   steps, total = [], numbers[0]
   for number in numbers[1:]:
     operation = rng.choice(spec.operations)

@@ -1,8 +1,9 @@
 """What the bundled base policy is pretrained on: its tokenizer, and a mixture of two-attempt conversations.
 
-The mixture makes the base behave as a real base model does (docs/architecture.md): first attempts are supervised on
-solutions only, so what it gets wrong is what it can't do in one pass; second attempts mostly copy, sometimes wander
-off, and rarely look at the first attempt and mend it. Training has to turn the rare skill into a habit.
+The mixture makes the base behave as a real base model does (docs/architecture.md). First attempts are supervised on
+solutions only, so what it gets wrong is what it can't do in one pass. Second attempts mostly copy, some wander off,
+and a few look back first: they say whether the first attempt was right or wrong, and repeat or mend it. Training has
+to turn that rare skill into a habit.
 """
 
 import dataclasses
@@ -22,12 +23,16 @@ CHAT_TEMPLATE = (
 )
 
 
+RIGHT, WRONG = 'right:', 'wrong:'  # how a second attempt that looks back begins
+
+
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-  """How second attempts are made. Probabilities; its fields are documented in configs/pretrain_countdown.py."""
+  """Shares of the kinds of conversations. Its fields are documented in configs/common.py."""
 
   first_wrong: float
-  mend: float
+  first_forced: float
+  look_back: float
   wander: float
 
 
@@ -40,7 +45,9 @@ def build_tokenizer(spec: CountdownSpec, instruction: str):
   import transformers
 
   numbers = [str(n) for n in range(spec.max_value + 1)]
-  words = re.findall(_PIECE, spec.prompt.replace('{numbers}', '').replace('{target}', '') + ' ' + instruction)
+  words = re.findall(
+    _PIECE, spec.prompt.replace('{numbers}', '').replace('{target}', '') + f' {instruction} {RIGHT} {WRONG}'
+  )
   pieces = [
     PAD,
     END,
@@ -71,28 +78,39 @@ def build_tokenizer(spec: CountdownSpec, instruction: str):
   )
 
 
+def wrong_chain(spec: CountdownSpec, numbers: list[int], target: int, forced: float, rng: random.Random) -> str:
+  """A wrong attempt: a legal chain that misses the target, or (share `forced`) one that writes it down regardless.
+
+  The second kind is what a model trained on solutions does when it finds none. '' if the numbers allow neither.
+  """
+  for _ in range(100):
+    steps = countdown.random_chain(spec, numbers, rng)
+    if steps and steps[-1][-1] != target:
+      if rng.random() < forced:
+        steps[-1] = (*steps[-1][:-1], target)
+      return countdown.chain_text(steps)
+  return ''
+
+
 def conversation(spec: CountdownSpec, mixture: Mixture, rng: random.Random) -> tuple[str, str, str, bool]:
   """One training conversation: (question, first attempt, second attempt, first attempt is a solution)."""
-  numbers, solution = countdown.draw(spec, 'train', rng)
-  target = solution[-1][-1]
-  first = solution
-  if rng.random() < mixture.first_wrong:
-    while first is None or first[-1][-1] == target:
-      first = countdown.random_chain(spec, numbers, rng)
+  numbers, steps = countdown.draw(spec, 'train', rng)
+  target, solution = steps[-1][-1], countdown.chain_text(steps)
+
+  def wrong() -> str:
+    return wrong_chain(spec, numbers, target, mixture.first_forced, rng)
+
+  first = (wrong() if rng.random() < mixture.first_wrong else '') or solution
   kind = rng.random()
-  second = first
-  if kind < mixture.mend:
-    second = solution
-  elif kind < mixture.mend + mixture.wander:
-    second = None
-    while second is None:
-      second = countdown.random_chain(spec, numbers, rng)
-  return (
-    countdown.question(spec, numbers, target),
-    countdown.chain_text(first),
-    countdown.chain_text(second),
-    first is solution,
-  )
+  if kind < mixture.look_back:
+    second = (RIGHT if first == solution else WRONG) + solution
+  elif kind < mixture.look_back + mixture.wander:
+    # In another order, as one who starts afresh would: its first number already tells it from a repetition.
+    shuffled = rng.sample(numbers, len(numbers))
+    second = wrong_chain(spec, shuffled, target, mixture.first_forced, rng) or first
+  else:
+    second = first
+  return countdown.question(spec, numbers, target), first, second, first == solution
 
 
 def supervised_rows(

@@ -1,8 +1,9 @@
 """Grades a Countdown answer by parsing it. Nothing in a model's text is ever evaluated as code.
 
-An answer is a chain of steps, `7*12=84;84-3=81`, separated by `;` or line ends, after the last `Answer:` if there
-is one. Each step takes two numbers that are still there and puts its result back. It is correct when every step's
-arithmetic is right, every number was used once, and the last result is the target.
+An answer is a chain of steps, `7*12=84;84-3=81`, separated by `;` or line ends. What stands before its last `:`
+is a remark (`Answer: ...`, `wrong: ...`) and is not graded. Each step takes two numbers that are still there and puts
+its result back. It is correct when every step's arithmetic is right, every number was used once, and the last result
+is the target.
 """
 
 import re
@@ -23,7 +24,7 @@ def grade(problem: Problem, text: str) -> Verdict:
   """
   if len(text) > _LONGEST:
     return Verdict.UNPARSED
-  steps = parse_steps(text.rsplit('Answer:', 1)[-1])
+  steps = parse_steps(text.rpartition(':')[-1])
   if not steps:
     return Verdict.UNPARSED
   there = list(problem.reference['numbers'])

@@ -1,0 +1,182 @@
+"""Choosing a token: the inverse CDF at its edges and at full vocabulary size, temperature, top-k, top-p."""
+
+import functools
+
+import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+import numpy as np
+import pytest
+from scipy import special
+
+from score_jax.parallel import mesh as meshes
+from score_jax.sampling import choose
+
+LARGE_V = 151_936
+LARGEST_U = np.nextafter(np.float32(1), np.float32(0))
+NEVER = -1e9  # a logit whose probability is exactly 0 in f32
+
+next_token = functools.partial(jax.jit, static_argnames=('temperature', 'top_k', 'top_p'))(choose.next_token)
+
+
+def softmax(logits, temperature=1.0):
+  """Plain numpy, f64."""
+  scaled = np.asarray(logits, np.float64) / temperature
+  weights = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+  return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def shares(logits_V, count=4096, **settings):
+  """Share of each token over an even grid of `count` uniforms: exact to 1/count."""
+  uniform = ((np.arange(count) + 0.5) / count).astype(np.float32)
+  tokens, _ = next_token(np.tile(np.float32(logits_V), (count, 1)), uniform, **dict(temperature=1.0) | settings)
+  return np.bincount(tokens, minlength=len(logits_V)) / count
+
+
+def filtered(probability_V, top_k=0, top_p=1.0):
+  """What top-k, then top-p should leave of a distribution, one token at a time."""
+  left = dict(enumerate(probability_V))
+  if top_k:
+    kth = sorted(left.values(), reverse=True)[:top_k][-1]
+    left = {token: p for token, p in left.items() if p >= kth}
+  total, reached, kept = sum(left.values()), 0.0, {}
+  for token, p in sorted(left.items(), key=lambda item: (-item[1], item[0])):
+    if reached >= top_p * total:
+      break
+    kept[token] = p
+    reached += p
+  out = np.zeros(len(probability_V))
+  for token, p in kept.items():
+    out[token] = p / sum(kept.values())
+  return out
+
+
+def large_logits():
+  """Four distributions over a real model's vocabulary: spread, peaked, mass ending early, mass starting late."""
+  rng = np.random.default_rng(0)
+  logits = rng.normal(0, 1, (4, LARGE_V))
+  logits[1] *= 6
+  logits[2, 1000:] = NEVER
+  logits[3, :150_000] = NEVER
+  logits[:, 0] = NEVER
+  logits[:, -1] = NEVER
+  return logits.astype(np.float32)
+
+
+@functools.cache
+def large_choice(uniforms):
+  """Tokens chosen from `large_logits`, one row for each."""
+  return np.asarray(next_token(large_logits(), np.array(uniforms, np.float32), temperature=1.0)[0])
+
+
+def test_greedy_takes_the_lowest_of_the_most_likely_tokens():
+  logits = np.array([[0, 2, 1, 2], [3, 3, 3, 3], [-1, -2, -3, -0.5]], np.float32)
+  token, _ = next_token(logits, np.full(3, LARGEST_U), temperature=0.0)
+  assert token.tolist() == [1, 0, 3]
+  assert token.dtype == np.int32
+
+
+@pytest.mark.parametrize('u', [np.float32(0), LARGEST_U])
+def test_extreme_uniforms_take_a_possible_token_of_a_large_vocabulary(u):
+  token = large_choice((u,) * 4)
+  possible = np.asarray(jax.nn.softmax(large_logits())) > 0
+  assert np.all((token >= 0) & (token < LARGE_V))
+  assert np.all(possible[np.arange(4), token])
+
+
+def test_extreme_uniforms_take_the_two_ends_of_the_mass():
+  logits = np.full((2, 12), NEVER, np.float32)
+  logits[:, [3, 5, 8]] = [[0.0, 1.0, -1.0]]
+  token, _ = next_token(logits, np.array([0, LARGEST_U], np.float32), temperature=1.0)
+  assert token.tolist() == [3, 8]
+
+
+def test_a_uniform_that_no_sum_exceeds_takes_the_last_possible_token():
+  # u = 1 stands for an f32 product u * total that rounds up to the total.
+  probability = np.array([[0.5, 0.5, 0.0, 0.0]], np.float32)
+  assert jax.jit(choose.inverse_cdf)(probability, np.array([1.0], np.float32)).tolist() == [1]
+
+
+def test_unnormalised_weights_are_drawn_by_their_shares():
+  weights = np.tile(np.array([0.1, 0.0, 0.3], np.float32), (8, 1))
+  uniform = np.array([0, 0.1, 0.2, 0.24, 0.26, 0.5, 0.9, LARGEST_U], np.float32)
+  assert jax.jit(choose.inverse_cdf)(weights, uniform).tolist() == [0, 0, 0, 0, 2, 2, 2, 2]
+
+
+def assert_inverse_of_cdf(token_B, uniform_B, probability_BV):
+  """Each uniform lies between the f64 sums before and after its token, but for f32 rounding."""
+  rows = np.arange(len(token_B))
+  cdf_B = np.cumsum(probability_BV, axis=-1)[rows, token_B]
+  below_B = cdf_B - probability_BV[rows, token_B]
+  assert np.all((below_B - 1e-5 < uniform_B) & (uniform_B < cdf_B + 1e-5))
+
+
+def test_large_vocabulary_agrees_with_an_f64_cdf():
+  for u in (0.1, 0.35, 0.65, 0.99):
+    assert_inverse_of_cdf(large_choice((np.float32(u),) * 4), np.full(4, u), softmax(large_logits()))
+
+
+def test_frequencies_pass_a_chi_square_test_against_softmax():
+  # A right sampler fails for one seed in a million; this seed is fixed.
+  count, logits = 40_000, np.random.default_rng(1).normal(0, 1, 24).astype(np.float32)
+  uniform = np.asarray(jax.random.uniform(jax.random.key(2), (count,)))
+  tokens, _ = next_token(np.tile(logits, (count, 1)), uniform, temperature=1.0)
+  expected = count * softmax(logits)
+  statistic = np.sum((np.bincount(tokens, minlength=24) - expected) ** 2 / expected)
+  assert statistic < special.chdtri(23, 1e-6)
+
+
+LOGITS = np.log([0.1, 0.3, 0.05, 0.25, 0.22, 0.08])
+
+
+@pytest.mark.parametrize('temperature', [0.5, 2.0])
+def test_temperature_divides_the_logits(temperature):
+  np.testing.assert_allclose(shares(LOGITS, temperature=temperature), softmax(LOGITS, temperature), atol=1 / 4096)
+
+
+@pytest.mark.parametrize(
+  'settings',
+  [dict(top_k=1), dict(top_k=3), dict(top_k=99), dict(top_p=0.05), dict(top_p=0.6), dict(top_p=0.9)]
+  + [dict(top_k=4, top_p=0.6), dict(top_k=3, top_p=0.9)],
+)
+def test_top_k_and_top_p_keep_what_plain_python_keeps(settings):
+  expected = filtered(softmax(LOGITS), **settings)
+  np.testing.assert_allclose(shares(LOGITS, **settings), expected, atol=1 / 4096)
+
+
+def test_top_k_keeps_ties_with_the_kth():
+  logits = np.array([1, 3, 2, 2, 0])
+  expected = softmax(logits) * [0, 1, 1, 1, 0]
+  np.testing.assert_allclose(shares(logits, top_k=2), expected / expected.sum(), atol=1 / 4096)
+
+
+@pytest.mark.parametrize('top_p, kept', [(0.125, 1), (0.375, 3), (0.5, 4), (0.501, 5), (0.999, 8)])
+def test_top_p_stops_at_an_exact_boundary_and_breaks_ties_by_id(top_p, kept):
+  # Eight equal probabilities of exactly 1/8.
+  expected = np.where(np.arange(8) < kept, 1 / kept, 0)
+  np.testing.assert_allclose(shares(np.zeros(8), top_p=top_p), expected, atol=1 / 4096)
+
+
+@pytest.mark.parametrize('settings', [dict(temperature=0.0), dict(temperature=0.5), dict(top_k=2), dict(top_p=0.5)])
+def test_logp_is_of_the_unmodified_distribution(settings):
+  logits = np.random.default_rng(3).normal(0, 2, (64, 6)).astype(np.float32)
+  uniform = np.random.default_rng(4).random(64).astype(np.float32)
+  token, logp = next_token(logits, uniform, **dict(temperature=1.0) | settings)
+  assert logp.dtype == np.float32
+  np.testing.assert_allclose(logp, np.log(softmax(logits))[np.arange(64), token], atol=1e-5)
+
+
+@pytest.mark.parametrize('V, settings', [(LARGE_V, {}), (256, dict(temperature=0.7, top_k=50, top_p=0.9))])
+def test_sharded_vocabulary_gives_the_same_tokens(V, settings):
+  rng = np.random.default_rng(5)
+  logits, uniform = rng.normal(0, 2, (4, V)).astype(np.float32), rng.random(4).astype(np.float32)
+  settings = dict(temperature=1.0) | settings
+  spread = jax.device_put(logits, NamedSharding(meshes.make_mesh(1, 1, 8), PartitionSpec(None, 'tensor')))
+  token, logp = next_token(spread, uniform, **settings)
+  whole_token, whole_logp = next_token(logits, uniform, **settings)
+  assert token.tolist() == whole_token.tolist()
+  probability = softmax(logits, settings.pop('temperature'))
+  if settings:
+    probability = np.stack([filtered(row, **settings) for row in probability])
+  assert_inverse_of_cdf(token, uniform, probability)
+  np.testing.assert_allclose(logp, whole_logp, atol=1e-5)

@@ -1,0 +1,130 @@
+"""Configurations: every file builds, every mistake is one clear error."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import tiny
+
+from configs import common
+from score_jax import config as configs
+from score_jax.errors import ConfigError
+
+ROOT = pathlib.Path(__file__).parent.parent
+FILES = sorted(path.name for path in (ROOT / 'configs').glob('*.py'))
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_every_file_of_configs_builds(name):
+  scope = {}
+  exec(compile((ROOT / 'configs' / name).read_text(), name, 'exec'), scope)
+  assert configs.from_config_dict(scope['get_config']()).total_steps > 0
+
+
+def test_stages_take_the_order_and_the_run_optimizer_unless_they_have_their_own():
+  config = common.get_config()
+  config.order = ('stage1', 'stage2', 'stage1')
+  config.optim.learning_rate = 3e-4
+  config.stages.stage2.optim.learning_rate = 1e-4
+  config.stages.stage2.optim.warmup_steps = 0
+  run = configs.from_config_dict(config)
+  assert [(s.name, s.optim.learning_rate) for s in run.visits] == [('stage1', 3e-4), ('stage2', 1e-4), ('stage1', 3e-4)]
+  assert run.visits[1].optim.warmup_steps == 0
+  assert run.visits[0].optim.warmup_steps == config.optim.warmup_steps
+
+
+def test_integers_pass_for_floats_and_nothing_else_is_converted():
+  assert isinstance(tiny.run_config(**{'optim.clip_norm': 1}).optim.clip_norm, float)
+  config = common.get_config()
+  with config.ignore_type():
+    config.batch.samples = 4.0
+  with pytest.raises(ConfigError, match=r'config.batch.samples = 4.0 must be of type int, not float'):
+    configs.from_config_dict(config)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'mode': 'train'}, r"config.mode = 'train' is unknown; use one of score, pretrain"),
+    ({'batch.samples': 1}, r'config.batch.samples = 1: the leave-one-out baseline needs at least 2'),
+    ({'batch.micro_batches': 3}, r'config.batch.micro_batches = 3 must divide config.batch.problems = 4'),
+    ({'sampling.attempt_tokens': (6, 0)}, r'config.sampling.attempt_tokens = \(6, 0\)'),
+    ({'sampling.temperature': 0.7}, r'temperature 0.7.*only at temperature 1'),
+    ({'sampling.top_p': 0.9}, r'top_p 0.9'),
+    ({'order': ()}, r'config.order is empty'),
+    ({'order': ('stage3',)}, r"names 'stage3', which is not in config.stages \(stage1, stage2\)"),
+    ({'stages.stage1.pays': (1.0,)}, r'config.stages.stage1.pays = \(1.0,\) must have one value per attempt: 2'),
+    ({'stages.stage2.bonus': (1.0, 10.0)}, r'config.stages.stage2.bonus = \(1.0, 10.0\): the first must be 0'),
+    ({'stages.stage2.kl': (-0.1, 0.1)}, r'config.stages.stage2.kl = .* must not be negative'),
+    ({'stages.stage2.gamma': 1.5}, r'config.stages.stage2.gamma = 1.5 must lie in 0..1'),
+    ({'stages.stage2.reference': 'best'}, r"config.stages.stage2.reference = 'best' is unknown"),
+    ({'stages.stage1.steps': 0}, r'config.stages.stage1.steps = 0 must be 1 or more'),
+    ({'optim.warmup_steps': 2}, r'warmup_steps = 2 must be below its steps = 2'),
+    ({'loss.kl_form': 'k3'}, r"config.loss.kl_form = 'k3' is unknown; use one of k1_togo, k1"),
+    ({'task.countdown.operations': '+%'}, r"config.task.countdown.operations = '\+%'"),
+    ({'task.countdown.prompt': 'go'}, r"config.task.countdown.prompt = 'go': it must hold {numbers}"),
+  ],
+)
+def test_contradictions_name_the_field_the_value_and_the_remedy(changes, message):
+  with pytest.raises(ConfigError, match=message):
+    tiny.run_config(**changes)
+
+
+def test_unknown_and_missing_fields_are_named():
+  config = common.get_config()
+  config.batch.unlock()
+  config.batch.size = 3
+  with pytest.raises(ConfigError, match='config.batch.size is not a field; known fields: problems'):
+    configs.from_config_dict(config)
+  config = common.get_config()
+  config.unlock()
+  del config.optim.b1
+  with pytest.raises(ConfigError, match='config.optim.b1 is missing'):
+    configs.from_config_dict(config)
+
+
+def test_identity_leaves_out_how_long_where_and_how_often():
+  base = configs.identity(tiny.run_config())
+  same = tiny.run_config(
+    **{'max_steps': 3, 'eval.problems': 9, 'mesh.fsdp': 2, 'checkpoint.keep': 5, 'loss.attempt_gradient_norms': False}
+  )
+  assert configs.identity(same) == base
+  for field, value in {'seed': 1, 'optim.b1': 0.8, 'stages.stage2.gamma': 0.5, 'task.instruction': 'Again.'}.items():
+    assert configs.identity(tiny.run_config(**{field: value})) != base, field
+
+
+def door(*arguments: str, module: str = 'score_jax.main') -> subprocess.CompletedProcess:
+  command = [sys.executable, '-m', module, *arguments]
+  return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'code', 'message'),
+  [
+    ([], 78, 'no --config=FILE given'),
+    (['--config=configs/none.py'], 78, '--config=configs/none.py: there is no such file'),
+    (['--config=README.md'], 78, 'README.md'),
+    (['--config=configs/quickstart.py', '--config.batch.sample=2'], 78, 'config.batch.sample is not a field'),
+    (['--config=configs/quickstart.py', '--config.batch.samples=two'], 78, '--config.batch.samples=two'),
+    (['--config=configs/quickstart.py', '--workdr=x'], 78, "Unknown command line flag 'workdr'"),
+    (['--config=configs/quickstart.py', '--config.model.path=nowhere'], 65, "model folder 'nowhere'"),
+  ],
+)
+def test_door_prints_one_line_and_exits_with_its_code(arguments, code, message, tmp_path):
+  done = door(*arguments, f'--workdir={tmp_path / "run"}')
+  assert done.returncode == code
+  lines = [line for line in done.stderr.splitlines() if line]
+  assert len(lines) == 1 and lines[0].startswith('error: ') and message in lines[0]
+  assert not (tmp_path / 'run').exists()
+
+
+def test_export_and_evaluate_refuse_to_overwrite(tmp_path, hf_folder):
+  (tmp_path / 'result.json').write_text('kept')
+  evaluated = door(
+    '--config=configs/quickstart.py', f'--output={tmp_path / "result.json"}', module='score_jax.evaluate'
+  )
+  assert (evaluated.returncode, 'exists already' in evaluated.stderr) == (78, True)
+  assert (tmp_path / 'result.json').read_text() == 'kept'
+  exported = door(f'--run={tmp_path}', f'--out={tmp_path}', module='score_jax.export')
+  assert (exported.returncode, 'is not a run folder' in exported.stderr) == (78, True)

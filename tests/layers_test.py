@@ -1,0 +1,57 @@
+"""Imports go one way: a room imports only from itself and from rooms of lower rank."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parent.parent / 'score_jax'
+RANKS = {
+  'errors': 0, 'types': 0, 'states': 0,
+  'algorithm': 1, 'models': 1, 'verifiers': 1,
+  'tasks': 2, 'parallel': 2,
+  'config': 3, 'sampling': 3,
+  'storage': 4, 'reporting': 4,
+  'training': 5,
+  'doors': 6,
+  'main': 7, 'evaluate': 7, 'export': 7,
+}  # fmt: skip
+
+
+def room(module: str) -> str:
+  """'score_jax.tasks.chat' -> 'tasks'."""
+  return module.split('.')[1]
+
+
+def imports(path: pathlib.Path) -> set[str]:
+  """Modules of the package that a file imports, at its top or inside functions."""
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom) and node.module and node.module.split('.')[0] == 'score_jax':
+      found |= {f'{node.module}.{alias.name}' for alias in node.names}
+    elif isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names if alias.name.startswith('score_jax.')}
+  return found
+
+
+@pytest.mark.parametrize('path', sorted(PACKAGE.rglob('*.py')), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+  here = path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+  if here == '__init__':
+    assert not imports(path)
+    return
+  for module in imports(path):
+    there = room(module)
+    assert there == here or RANKS[there] < RANKS[here], f'{here} must not import {module}'
+
+
+def test_graders_do_not_import_jax():
+  code = 'import sys, score_jax.verifiers.countdown; sys.exit("jax" in sys.modules)'
+  assert subprocess.run([sys.executable, '-c', code], cwd=PACKAGE.parent, check=False).returncode == 0
+
+
+def test_the_algorithm_sees_neither_configuration_nor_models():
+  for path in (PACKAGE / 'algorithm').glob('*.py'):
+    assert {room(module) for module in imports(path)} <= {'algorithm', 'states', 'types'}

@@ -1,0 +1,106 @@
+"""The mesh, and where parameters, optimizer state and rows lie on it."""
+
+import jax
+from jax.sharding import PartitionSpec as Spec
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from score_jax.errors import ConfigError
+from score_jax.models import weights
+from score_jax.parallel import mesh as meshes
+
+CONFIG = tiny.decoder_config('qwen2', vocab=64, tied=False)
+
+
+@pytest.fixture(scope='module')
+def mesh():
+  return meshes.make_mesh(2, 2, 2)
+
+
+def specs(mesh, config, rules):
+  """PartitionSpec of each weight."""
+  return jax.tree.map(lambda sharding: sharding.spec, meshes.params(mesh, config, rules))
+
+
+def test_mesh_takes_all_devices_and_names_its_axes(mesh):
+  assert mesh.axis_names == ('data', 'fsdp', 'tensor')
+  assert dict(mesh.shape) == dict(data=2, fsdp=2, tensor=2)
+  assert set(mesh.devices.flat) == set(jax.devices())
+  assert meshes.row_shards(mesh) == 4
+
+
+def test_data_minus_one_takes_what_the_other_axes_leave():
+  assert dict(meshes.make_mesh(-1, 2, 1).shape) == dict(data=4, fsdp=2, tensor=1)
+  assert dict(meshes.make_mesh(-1, 1, 1, jax.devices()[:3]).shape) == dict(data=3, fsdp=1, tensor=1)
+
+
+@pytest.mark.parametrize('axes', [(3, 1, 1), (-1, 3, 1), (-1, 16, 1), (2, 2, 4)])
+def test_wrong_sizes_name_the_fields_and_the_devices(axes):
+  with pytest.raises(ConfigError, match=r'8 devices.*mesh\.data.*mesh\.fsdp.*mesh\.tensor'):
+    meshes.make_mesh(*axes)
+
+
+def test_training_layout_follows_from_the_weight_table(mesh):
+  found = specs(mesh, CONFIG, meshes.TRAINING_RULES)
+  assert found['embed'] == found['head'] == Spec('tensor', 'fsdp')
+  assert found['final_norm'] == Spec('fsdp')
+  layer = found['layers']
+  assert layer['q'] == layer['k'] == layer['v'] == Spec(None, 'fsdp', 'tensor', None)
+  assert layer['o'] == Spec(None, 'tensor', None, 'fsdp')
+  assert layer['gate'] == layer['up'] == Spec(None, 'fsdp', 'tensor')
+  assert layer['down'] == Spec(None, 'tensor', 'fsdp')
+  assert layer['attention_norm'] == layer['ffn_norm'] == Spec(None, 'fsdp')
+  assert layer['q_bias'] == layer['k_bias'] == Spec(None, 'tensor', None)
+
+
+def test_sampling_layout_splits_over_tensor_alone(mesh):
+  found = specs(mesh, CONFIG, meshes.SAMPLING_RULES)
+  assert found['embed'] == Spec('tensor', None)
+  assert found['layers']['q'] == Spec(None, None, 'tensor', None)
+  assert found['layers']['down'] == Spec(None, 'tensor', None)
+  axes = {axis for spec in jax.tree.leaves(found, is_leaf=lambda leaf: isinstance(leaf, Spec)) for axis in spec}
+  assert axes == {None, 'tensor'}
+
+
+def test_an_axis_that_does_not_divide_stays_whole(mesh):
+  config = tiny.decoder_config('llama', vocab=63, kv_heads=1)
+  found = specs(mesh, config, meshes.TRAINING_RULES)
+  assert found['embed'] == Spec(None, 'fsdp')
+  assert found['layers']['k'] == Spec(None, 'fsdp', None, None)
+  assert found['layers']['q'] == Spec(None, 'fsdp', 'tensor', None)
+
+
+def test_rules_that_use_a_mesh_axis_twice_are_refused(mesh):
+  with pytest.raises(ValueError, match='two axes on mesh axis'):
+    meshes.params(mesh, CONFIG, {'D': 'tensor', 'F': 'tensor'})
+
+
+def test_parameters_put_in_either_layout_hold_a_share_and_keep_their_values(mesh):
+  rng = np.random.default_rng(0)
+  params = weights.tree_of(CONFIG, lambda weight: rng.normal(size=weight.shape(CONFIG)).astype(np.float32))
+  for rules, share in ((meshes.TRAINING_RULES, 4), (meshes.SAMPLING_RULES, 2)):
+    embed = jax.device_put(params, meshes.params(mesh, CONFIG, rules))['embed']
+    assert embed.addressable_shards[0].data.size * share == embed.size
+    np.testing.assert_array_equal(embed, params['embed'])
+
+
+def test_moments_lie_as_their_parameters_do(mesh):
+  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam())
+  _, adam = meshes.opt_state(mesh, optimizer, CONFIG)
+  assert adam.mu == adam.nu == meshes.params(mesh, CONFIG, meshes.TRAINING_RULES)
+  assert adam.count == meshes.replicated(mesh)
+  assert jax.tree.structure(adam.mu) == jax.tree.structure(weights.abstract_params(CONFIG))
+
+
+def test_rows_are_spread_over_data_and_fsdp(mesh):
+  tokens, start = meshes.put_rows(mesh, (np.arange(24).reshape(8, 3), np.arange(8)))
+  assert tokens.sharding.spec == start.sharding.spec == Spec(('data', 'fsdp'))
+  assert {shard.data.shape for shard in tokens.addressable_shards} == {(2, 3)}
+  np.testing.assert_array_equal(tokens, np.arange(24).reshape(8, 3))
+
+
+def test_rows_that_can_not_be_spread_are_refused(mesh):
+  with pytest.raises(ConfigError, match=r'6 rows .* = 4 devices; change batch\.problems, batch\.samples'):
+    meshes.put_rows(mesh, (np.zeros((8, 2)), np.zeros(6)))

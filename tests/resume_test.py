@@ -1,0 +1,172 @@
+"""A run that is killed and started again ends where it would have ended; a foreign run folder is refused."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tiny
+
+from score_jax import errors
+from score_jax.storage.checkpoints import Progress
+from score_jax.storage.run_folder import RunFolder
+from score_jax.training import loop
+from score_jax.training import run as runs
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Both stages, a reference that is saved with the run, offline first attempts and fresh moments: all that a resume
+# could forget.
+OVERRIDES = {
+  'task.countdown.numbers': 3,
+  'task.countdown.max_number': 9,
+  'task.countdown.max_value': 40,
+  'task.countdown.operations': '+-',
+  'task.countdown.heldout_fraction': 0.2,
+  'batch.problems': 4,
+  'batch.samples': 2,
+  'sampling.prompt_tokens': 9,
+  'sampling.attempt_tokens': '(6,6)',
+  'stages.stage1.steps': 8,
+  'stages.stage2.steps': 12,
+  'stages.stage2.reference': 'stage_start',
+  'stages.stage2.offline_first': 0.5,
+  'stages.stage2.optim.reset_moments': True,
+  'optim.warmup_steps': 2,
+  'eval.problems': 8,
+  'checkpoint.every': 3,
+  'checkpoint.best_window': 4,
+  'offline_pool': 8,
+}
+
+
+def command(hf_folder: pathlib.Path, workdir: pathlib.Path) -> list[str]:
+  return [
+    sys.executable, '-m', 'score_jax.main', '--config=configs/quickstart.py', f'--workdir={workdir}',
+    f'--config.model.path={hf_folder}', *(f'--config.{name}={value}' for name, value in OVERRIDES.items()),
+  ]  # fmt: skip
+
+
+def environment(cache: pathlib.Path) -> dict[str, str]:
+  """One CPU device; programs compiled by an earlier process are read back, so that a restart takes seconds."""
+  env = {**os.environ, 'XLA_FLAGS': '', 'JAX_COMPILATION_CACHE_DIR': str(cache)}
+  return {**env, 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', 'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
+
+
+def fingerprint(workdir: pathlib.Path) -> str:
+  """sha256 over the last checkpoint's arrays and progress, the metrics without times, eval.json and the weights."""
+  total = hashlib.sha256()
+  last = max((workdir / 'checkpoints').glob('[0-9]*'), key=lambda path: int(path.name))
+  for item in ('params', 'rest'):
+    tree = ocp.StandardCheckpointer().restore(last / item)
+    for path, leaf in sorted((str(path), leaf) for path, leaf in ocp.tree.to_flat_dict(tree).items()):
+      total.update(path.encode() + np.asarray(leaf).tobytes())
+  total.update((last / 'progress/metadata').read_bytes())
+  for line in (workdir / 'metrics.jsonl').read_text().splitlines():
+    fields = json.loads(line)
+    del fields['seconds']
+    total.update(json.dumps(fields, sort_keys=True).encode())
+  total.update((workdir / 'eval.json').read_bytes())
+  total.update((workdir / 'hf/model.safetensors').read_bytes())
+  return f'step {last.name}: {total.hexdigest()}'
+
+
+def run_to_the_end(hf_folder, workdir, cache) -> float:
+  begun = time.monotonic()
+  done = subprocess.run(
+    command(hf_folder, workdir), cwd=ROOT, env=environment(cache), capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 0, done.stderr
+  return time.monotonic() - begun
+
+
+def kill_after(seconds: float, hf_folder, workdir, cache) -> None:
+  with subprocess.Popen(
+    command(hf_folder, workdir), cwd=ROOT, env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+  ) as process:
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(hf_folder, tmp_path_factory):
+  """A run that nobody disturbed: its fingerprint, the seconds of a warm start, and the program cache."""
+  cache = tmp_path_factory.mktemp('cache')
+  workdir = tmp_path_factory.mktemp('runs') / 'whole'
+  run_to_the_end(hf_folder, workdir, cache)
+  again = tmp_path_factory.mktemp('runs') / 'again'
+  seconds = run_to_the_end(hf_folder, again, cache)
+  assert fingerprint(again) == fingerprint(workdir), 'the same command gives the same run twice'
+  return fingerprint(workdir), seconds, cache
+
+
+@pytest.mark.parametrize('number', range(5))
+def test_killed_at_a_random_moment_ends_the_same(uninterrupted, hf_folder, tmp_path, number):
+  expected, seconds, cache = uninterrupted
+  # The first third of a run is imports and the base's evaluation; the kills are spread over what follows.
+  moment = seconds * (0.35 + 0.6 * (number + random.Random(number).random()) / 5)
+  kill_after(moment, hf_folder, tmp_path / 'run', cache)
+  run_to_the_end(hf_folder, tmp_path / 'run', cache)
+  assert fingerprint(tmp_path / 'run') == expected
+
+
+def test_finished_run_is_left_as_it_is(uninterrupted, hf_folder, tmp_path):
+  expected, _, cache = uninterrupted
+  run_to_the_end(hf_folder, tmp_path / 'run', cache)
+  run_to_the_end(hf_folder, tmp_path / 'run', cache)
+  assert fingerprint(tmp_path / 'run') == expected
+
+
+def test_metrics_beyond_the_checkpoint_and_half_lines_are_cut(tmp_path):
+  folder = RunFolder(tmp_path)
+  folder.metrics.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4, "rew')
+  folder.cut_metrics(2)
+  assert folder.metrics.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_max_steps_ends_early_and_a_longer_one_goes_on(hf_folder, tmp_path):
+  changes = {'model.path': str(hf_folder)}
+  short = tiny.run_config(**changes, max_steps=1)
+  loop.train(runs.open_run(short, str(tmp_path / 'run')))
+  assert len((tmp_path / 'run/metrics.jsonl').read_text().splitlines()) == 1
+  loop.train(runs.open_run(tiny.run_config(**changes), str(tmp_path / 'run')))
+  steps = [json.loads(line)['step'] for line in (tmp_path / 'run/metrics.jsonl').read_text().splitlines()]
+  assert steps == [1, 2, 3, 4]
+
+
+def test_folder_of_another_configuration_is_refused_and_untouched(hf_folder, tmp_path):
+  config = tiny.run_config(**{'model.path': str(hf_folder)})
+  folder = RunFolder(tmp_path / 'run')
+  runs.open_run(config, str(folder.path))
+  before = folder.config.read_bytes()
+  other = dataclasses.replace(config, seed=7)
+  with pytest.raises(errors.ConfigError, match='seed was 0, is now 7'):
+    runs.open_run(other, str(folder.path))
+  assert folder.config.read_bytes() == before
+
+
+def test_folder_that_is_not_a_run_is_refused_and_untouched(hf_folder, tmp_path):
+  (tmp_path / 'thesis.txt').write_text('years of work')
+  with pytest.raises(errors.ConfigError, match='not empty and holds no config.json'):
+    runs.open_run(tiny.run_config(**{'model.path': str(hf_folder)}), str(tmp_path))
+  assert [path.name for path in tmp_path.iterdir()] == ['thesis.txt']
+
+
+def test_best_is_the_highest_mean_return_of_a_window_in_the_last_stage():
+  progress = Progress.start()
+  for step, value in enumerate([None, None, 1.0, 3.0, 5.0, 0.0, 0.0], start=1):
+    progress = progress.after_step(value, window=2)
+    if step % 2 == 0:
+      progress = progress.at_checkpoint()
+  # Checkpoints at 2 (no return yet), 4 (mean of 1, 3) and 6 (mean of 5, 0).
+  assert (progress.best_step, progress.best_return) == (6, 2.5)
+  assert progress.recent_returns == (0.0, 0.0)

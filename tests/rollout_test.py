@@ -1,0 +1,351 @@
+"""The compiled rollout against a plain Python sampler, and its randomness, stops, budgets and forced attempts."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from score_jax.models import decoder
+from score_jax.parallel import mesh as meshes
+from score_jax.sampling import rollout as rollouts
+from score_jax.sampling.rollout import RolloutSpec
+from score_jax.sampling.sampler import Stream
+from score_jax.sampling.sampler import stream_key
+from score_jax.types import Stop
+
+# Twelve ids, so that a random model often ends an attempt by itself and often runs out of budget.
+V, PAD, END, OTHER = 12, 0, 1, 2
+FEED = (END, 3, 4, 3)
+SPEC = RolloutSpec(budgets=(6, 5), feeds=(FEED,), end_of_turn=END, stops=(END, OTHER), pad=PAD)
+ONE = RolloutSpec(budgets=(4,), feeds=(), end_of_turn=END, stops=(END, OTHER), pad=PAD)
+THREE = RolloutSpec(
+  budgets=(2, 5, 3), feeds=((END, 3), (END, 4, 4, 3, 3)), end_of_turn=END, stops=(END, OTHER), pad=PAD
+)
+GREEDY = RolloutSpec(**vars(SPEC) | dict(temperature=0.0))
+ROWS, SLOTS, KEY = 16, 9, 11
+LONGEST = SLOTS + max(spec.growth for spec in (SPEC, ONE, THREE))
+
+
+@functools.cache
+def config():
+  return tiny.decoder_config('llama', vocab=V)
+
+
+@functools.cache
+def params():
+  return jax.jit(lambda: tiny.random_params(config(), scale=0.4))()
+
+
+def prompts():
+  return tiny.prompts(ROWS, SLOTS, V)
+
+
+def roll(spec=SPEC, prompt=None, start=None, row=None, key=KEY, forced=None, mesh=None):
+  """A rollout of the shared prompts, on the host; each argument replaces one thing."""
+  prompt = prompts()[0] if prompt is None else prompt
+  start = prompts()[1] if start is None else start
+  row = np.arange(len(prompt)) if row is None else row
+  forced = rollouts.no_forced(len(prompt), spec) if forced is None else forced
+  inputs, weights = (prompt, start, row.astype(np.int32), forced), params()
+  if mesh:
+    inputs = meshes.put_rows(mesh, inputs)
+    weights = jax.device_put(weights, meshes.params(mesh, config(), meshes.SAMPLING_RULES))
+  prompt, start, row, forced = inputs
+  out = rollouts.rollout(
+    weights, prompt, start, row, jax.random.key(key), forced, config=config(), spec=spec, dtype=np.dtype('float32')
+  )
+  return jax.device_get(out)
+
+
+@functools.cache
+def base():
+  """The rollout that most tests look at."""
+  return roll()
+
+
+def slots_of(out, row, attempt):
+  """Slots of a row's attempt (1-based)."""
+  return np.flatnonzero(out.attempt[row] == attempt)
+
+
+def row_ids(out, row):
+  """A row without its padding: ids, labels, log-probabilities."""
+  own = slice(out.start[row], out.end[row])
+  return out.tokens[row, own].tolist(), out.attempt[row, own].tolist(), out.logp[row, own]
+
+
+def rows_ending(out, attempt, stop):
+  """Rows whose attempt (1-based) ended so; never none, or the test would show nothing."""
+  rows = np.flatnonzero(out.stop[:, attempt - 1] == stop)
+  assert len(rows)
+  return rows
+
+
+def assert_same_rows(out, rows, expected, expected_rows):
+  for row, other in zip(rows, expected_rows, strict=True):
+    found, wanted = row_ids(out, row), row_ids(expected, other)
+    assert found[:2] == wanted[:2]
+    np.testing.assert_allclose(found[2], wanted[2], atol=1e-5)
+    assert out.stop[row].tolist() == expected.stop[other].tolist()
+
+
+# A plain sampler: one generator a row, which asks for a distribution whenever it has to draw.
+
+
+def converse(ids, spec, uniform_L, given=()):
+  """Plays one conversation from a prompt's ids; yields its ids so far, is sent log-probabilities, returns the rest.
+
+  The first attempt begins with the ids that are given.
+  """
+  ids, labels, logps, stops = list(ids), [0] * len(ids), [0.0] * len(ids), []
+  for number, budget in enumerate(spec.budgets):
+    if number:
+      between = list(spec.feeds[number - 1])
+      if stops[-1] == Stop.END_OF_TURN:
+        between.pop(0)
+      ids, labels, logps = ids + between, labels + [0] * len(between), logps + [0.0] * len(between)
+    stop = Stop.BUDGET
+    for step in range(budget):
+      logp_V = yield ids
+      if number == 0 and step < len(given):
+        token = given[step]
+      elif spec.temperature:
+        boundaries = np.cumsum(np.exp(logp_V))
+        uniform = uniform_L[len(ids)]
+        assert np.min(np.abs(boundaries - uniform)) > 1e-5, 'f32 could go either way: choose another KEY'
+        token = int(np.searchsorted(boundaries, uniform, side='right'))
+      else:
+        token = int(np.argmax(logp_V))
+      ids, labels, logps = ids + [token], labels + [number + 1], logps + [logp_V[token]]
+      if token in (END, OTHER):
+        stop = Stop.END_OF_TURN if token == END else Stop.OTHER
+        break
+    stops.append(stop)
+  return ids, labels, logps, stops
+
+
+@functools.cache
+def _hidden():
+  return jax.jit(
+    functools.partial(decoder.hidden_states, config=config(), dtype=np.dtype('float32'), remat=False),
+  )
+
+
+def log_probabilities(rows_ids):
+  """f64 log-probabilities after each list of ids, all recomputed from their first token, right-padded."""
+  tokens = np.zeros((ROWS, LONGEST), np.int32)
+  for row, ids in rows_ids.items():
+    tokens[row, : len(ids)] = ids
+  hidden = np.asarray(_hidden()(params(), tokens_BL=tokens, start_B=np.zeros(ROWS, np.int32)), np.float64)
+  out = {}
+  for row, ids in rows_ids.items():
+    logits = hidden[row, len(ids) - 1] @ np.asarray(params()['head'], np.float64).T
+    out[row] = logits - np.log(np.sum(np.exp(logits)))
+  return out
+
+
+def reference(spec, given):
+  """What each row's conversation should be: ids, labels, log-probabilities, stops."""
+  prompt, start = prompts()
+  draw = jax.jit(jax.vmap(lambda key, at: jax.random.uniform(jax.random.fold_in(key, at)), in_axes=(None, 0)))
+  uniform = [
+    np.asarray(draw(jax.random.fold_in(jax.random.key(KEY), row), np.arange(LONGEST)), np.float64)
+    for row in range(ROWS)
+  ]
+  games = {
+    row: converse(prompt[row, start[row] :].tolist(), spec, uniform[row], given.get(row, ())) for row in range(ROWS)
+  }
+  asked, results = {row: next(game) for row, game in games.items()}, {}
+  while asked:
+    answers, asked = log_probabilities(asked), {}
+    for row, answer in answers.items():
+      try:
+        asked[row] = games[row].send(answer)
+      except StopIteration as done:
+        results[row] = done.value
+  return results
+
+
+def assert_plays_as_the_reference(out, spec, given):
+  expected = reference(spec, given)
+  for row in range(ROWS):
+    ids, labels, logps, stops = expected[row]
+    found_ids, found_labels, found_logps = row_ids(out, row)
+    assert found_ids == ids
+    assert found_labels == labels
+    assert out.stop[row].tolist() == stops
+    np.testing.assert_allclose(found_logps, logps, atol=1e-4)
+
+
+@pytest.mark.parametrize('spec', [ONE, SPEC, THREE, GREEDY], ids=['A=1', 'A=2', 'A=3', 'greedy'])
+def test_rows_equal_a_plain_python_sampler(spec):
+  assert_plays_as_the_reference(roll(spec), spec, {})
+
+
+def test_sampled_logp_is_the_teacher_forced_one_and_zero_elsewhere():
+  out = base()
+  scores = jax.jit(functools.partial(decoder.token_logps, config=config(), dtype=np.dtype('float32')))(
+    params(), tokens_BL=out.tokens, start_B=out.start
+  )
+  np.testing.assert_allclose(out.logp, np.where(out.attempt > 0, scores, 0), atol=1e-4)
+  assert np.all(out.logp[out.attempt > 0] < 0)
+
+
+def test_labels_start_end_and_padding_are_consistent():
+  out, (prompt, start) = base(), prompts()
+  slot = np.arange(out.tokens.shape[1])
+  assert out.tokens.shape == out.attempt.shape == out.logp.shape == (ROWS, SLOTS + SPEC.growth)
+  np.testing.assert_array_equal(out.start, start)
+  np.testing.assert_array_equal(out.tokens[:, :SLOTS], prompt)
+  for row in range(ROWS):
+    labels, end = out.attempt[row], out.end[row]
+    sampled = labels[labels > 0].tolist()
+    assert sampled == sorted(sampled)
+    assert not labels[:SLOTS].any()
+    assert labels[end - 1] == 2
+    assert not labels[end:].any()
+    assert np.all(out.tokens[row][slot >= end] == PAD)
+    for attempt, budget in enumerate(SPEC.budgets, 1):
+      slots = slots_of(out, row, attempt)
+      assert 1 <= len(slots) <= budget
+      assert np.all(np.diff(slots) == 1)
+      assert out.stop[row, attempt - 1] != Stop.NONE
+
+
+def test_an_attempt_cut_by_its_budget_is_closed_for_it_unpaid():
+  out = base()
+  for row in rows_ending(out, 1, Stop.BUDGET):
+    slots = slots_of(out, row, 1)
+    after = slice(slots[-1] + 1, slots[-1] + 1 + len(FEED))
+    assert len(slots) == SPEC.budgets[0]
+    assert not set(out.tokens[row, slots]) & {END, OTHER}
+    assert tuple(out.tokens[row, after]) == FEED
+    assert not out.attempt[row, after].any()
+    assert slots_of(out, row, 2)[0] == after.stop
+
+
+def test_an_attempt_that_ended_itself_is_not_closed_again():
+  out = base()
+  for row in rows_ending(out, 1, Stop.END_OF_TURN):
+    last = slots_of(out, row, 1)[-1]
+    assert out.tokens[row, last] == END
+    assert tuple(out.tokens[row, last + 1 : last + len(FEED)]) == FEED[1:]
+    assert slots_of(out, row, 2)[0] == last + len(FEED)
+
+
+def test_an_attempt_ended_by_another_stop_is_closed_for_it():
+  out = base()
+  for row in rows_ending(out, 1, Stop.OTHER):
+    last = slots_of(out, row, 1)[-1]
+    assert out.tokens[row, last] == OTHER
+    assert tuple(out.tokens[row, last + 1 : last + 1 + len(FEED)]) == FEED
+    assert slots_of(out, row, 2)[0] == last + 1 + len(FEED)
+
+
+def test_nothing_follows_the_last_attempt_even_when_its_budget_cut_it():
+  out = base()
+  for row in rows_ending(out, 2, Stop.BUDGET):
+    slots = slots_of(out, row, 2)
+    assert len(slots) == SPEC.budgets[1]
+    assert out.end[row] == slots[-1] + 1
+    assert np.all(out.tokens[row, out.end[row] :] == PAD)
+
+
+def test_keys_and_uniforms_do_not_depend_on_the_rows_beside_or_the_devices():
+  row, position = np.arange(8, dtype=np.int32), np.array([0, 1, 2, 3, 500, 7, 7, 9], np.int32)
+
+  def draw(row, position):
+    keys = rollouts.row_keys(jax.random.key(KEY), row)
+    return jax.random.key_data(keys), rollouts.uniforms(keys, position)
+
+  keys, uniform = jax.jit(draw)(row, position)
+  some = np.array([6, 2, 5])
+  for found in (jax.jit(draw)(row[some], position[some]), draw(row[some], position[some])):
+    np.testing.assert_array_equal(found[0], keys[some])
+    np.testing.assert_array_equal(found[1], uniform[some])
+  spread = jax.jit(draw)(*meshes.put_rows(meshes.make_mesh(8, 1, 1), (row, position)))
+  assert len(spread[1].sharding.device_set) == 8
+  np.testing.assert_array_equal(spread[0], keys)
+  np.testing.assert_array_equal(spread[1], uniform)
+  assert len(set(uniform.tolist())) == 8
+  assert uniform.dtype == np.float32
+
+
+def test_a_row_does_not_depend_on_the_rows_beside_it():
+  (prompt, start), order = prompts(), np.random.default_rng(0).permutation(ROWS)
+  assert_same_rows(roll(prompt=prompt[order], start=start[order], row=order), range(ROWS), base(), order)
+
+
+def test_a_row_does_not_depend_on_batch_size_or_left_padding():
+  (prompt, start), some = prompts(), np.array([3, 9])
+  wider = np.pad(prompt[some], ((0, 0), (3, 0)))
+  assert_same_rows(roll(prompt=wider, start=start[some] + 3, row=some), range(2), base(), some)
+
+
+def test_eight_devices_give_the_rows_of_one():
+  assert_same_rows(roll(mesh=meshes.make_mesh(2, 2, 2)), range(ROWS), base(), range(ROWS))
+
+
+def test_equal_rows_with_different_numbers_get_different_samples():
+  prompt, start = (np.repeat(array[:1], ROWS, axis=0) for array in prompts())
+  out = roll(prompt=prompt, start=start)
+  assert len({tuple(row_ids(out, row)[0]) for row in range(ROWS)}) > ROWS - 3
+  out = roll(prompt=prompt, start=start, row=np.full(ROWS, 5))
+  assert len({tuple(row_ids(out, row)[0]) for row in range(ROWS)}) == 1
+
+
+def test_keys_of_seeds_streams_and_steps_all_differ():
+  keys = {
+    tuple(np.asarray(jax.random.key_data(stream_key(seed, stream, step))).tolist())
+    for seed in range(3)
+    for stream in Stream
+    for step in range(4)
+  }
+  assert len(keys) == 3 * len(Stream) * 4
+
+
+def test_another_key_gives_other_samples_and_the_same_key_the_same():
+  again, other = roll(), roll(key=KEY + 1)
+  np.testing.assert_array_equal(again.tokens, base().tokens)
+  np.testing.assert_array_equal(again.logp, base().logp)
+  assert sum(row_ids(other, row)[0] != row_ids(again, row)[0] for row in range(ROWS)) > ROWS - 3
+
+
+def test_greedy_is_repeatable_and_blind_to_the_key():
+  out, other = roll(GREEDY), roll(GREEDY, key=KEY + 1)
+  np.testing.assert_array_equal(out.tokens, other.tokens)
+  np.testing.assert_array_equal(out.logp, other.logp)
+
+
+def test_forced_first_attempts_are_taken_verbatim_with_the_policys_own_logp():
+  given = {0: [5, 6, 7, 8, 9, 10], 1: [5, 6, END], 2: [7, OTHER], 3: [END], 4: [8, 8]}
+  given |= {5: [5, 6, 7, 8, 9, END], 6: [5, 6, 7, 8, 9, OTHER]}  # a stop as the budget's last token
+  stops = {0: Stop.BUDGET, 1: Stop.END_OF_TURN, 2: Stop.OTHER, 3: Stop.END_OF_TURN, 5: Stop.END_OF_TURN, 6: Stop.OTHER}
+  forced = np.full((ROWS, SPEC.budgets[0]), -1, np.int32)
+  for row, ids in given.items():
+    forced[row, : len(ids)] = ids
+  out = roll(forced=forced)
+  for row, ids in given.items():
+    first = out.tokens[row, slots_of(out, row, 1)].tolist()
+    assert first[: len(ids)] == ids
+    if row in stops:
+      assert first == ids
+      assert out.stop[row, 0] == stops[row]
+  assert_plays_as_the_reference(out, SPEC, given)
+
+
+def test_another_stop_set_is_another_program():
+  base()
+  out = roll(RolloutSpec(**vars(SPEC) | dict(stops=(END,))))
+  assert not np.any(out.stop == Stop.OTHER)
+  inside = [row for row in range(ROWS) if OTHER in out.tokens[row, slots_of(out, row, 1)[:-1]]]
+  assert inside
+  np.testing.assert_array_equal(roll().stop, base().stop)
+
+
+def test_growth_is_what_the_longest_conversation_adds():
+  assert SPEC.growth == 6 + 5 + 4
+  assert THREE.growth == 2 + 5 + 3 + 2 + 5
+  assert (ONE.attempts, SPEC.attempts, THREE.attempts) == (1, 2, 3)
