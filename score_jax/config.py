@@ -276,7 +276,8 @@ def _check(run: RunConfig) -> None:
   else:
     require(
       run.optim.warmup_steps < run.pretrain.steps,
-      f'config.optim.warmup_steps = {run.optim.warmup_steps} must be below config.pretrain.steps = {run.pretrain.steps}',
+      f'config.optim.warmup_steps = {run.optim.warmup_steps} must be below config.pretrain.steps = '
+      f'{run.pretrain.steps}',
     )
   try:
     run.task.countdown.check()

@@ -157,8 +157,13 @@ def test_a_config_that_is_not_json_is_named(tied_folder, tmp_path):
     (dict(model_type='mamba'), "model_type 'mamba'"),
     (dict(qk_norm=True), "'qk_norm' = True"),
     (dict(hidden_act='gelu'), "hidden_act = 'gelu'"),
-    (dict(rope_scaling=dict(type='linear', factor=2.0)), "rope type 'linear'"),
-    (dict(rope_parameters=dict(rope_type='yarn', factor=4.0, rope_theta=1e4)), "rope type 'yarn'"),
+    (dict(rope_scaling=dict(type='linear', factor=2.0)), 'rope_scaling = .*linear'),
+    (dict(rope_parameters=dict(rope_type='yarn', factor=4.0, rope_theta=1e4)), 'rope_parameters = .*yarn'),
+    (dict(rope_parameters=dict(rope_type='default', partial_rotary_factor=0.5)), 'rope_parameters = .*partial'),
+    (dict(rope_parameters=dict(full_attention=dict(rope_theta=1e6))), 'rope_parameters = .*full_attention'),
+    (dict(rope_theta=None, rope_parameters=None), 'rope_theta = None'),
+    (dict(num_key_value_heads=3), 'num_key_value_heads = 3 must divide'),
+    (dict(hidden_size='16'), "hidden_size = '16' must be of type int"),
     (dict(use_sliding_window=True, sliding_window=8), 'use_sliding_window = True'),
     (dict(layer_types=['full_attention', 'sliding_attention']), 'layer_types'),
     (dict(num_hidden_layers=None), "'num_hidden_layers' is missing"),
@@ -261,3 +266,14 @@ def test_a_failed_write_leaves_nothing_new_under_the_final_name(tied_folder, tmp
   hf.write_folder(out, params, config, source=None, dtype=F32, replace=replace)
   np.testing.assert_array_equal(hf.read_params(out, config)['embed'], params['embed'])
   assert [file.name for file in tmp_path.iterdir()] == [out.name]
+
+
+def test_export_in_another_dtype_says_so_in_its_config(tied_folder, tmp_path):
+  config = hf.read_config(tied_folder)
+  params = hf.read_params(tied_folder, config)
+  stored = hf.stored_dtype(tied_folder)
+  other = hf.config_dtype('bfloat16' if stored == np.float32 else 'float32')
+  hf.write_folder(tmp_path / 'out', params, config, source=tied_folder, dtype=other)
+  written = json.loads((tmp_path / 'out/config.json').read_text())
+  assert {written[name] for name in ('dtype', 'torch_dtype') if name in written} == {other.name}
+  assert hf.stored_dtype(tmp_path / 'out') == other

@@ -270,6 +270,7 @@ def test_keys_and_uniforms_do_not_depend_on_the_rows_beside_or_the_devices():
   np.testing.assert_array_equal(spread[0], keys)
   np.testing.assert_array_equal(spread[1], uniform)
   assert len(set(uniform.tolist())) == 8
+  assert len(set(jax.jit(draw)(0 * row, row)[1].tolist())) == 8
   assert uniform.dtype == np.float32
 
 

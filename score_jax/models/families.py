@@ -109,6 +109,8 @@ def from_hf(config: dict[str, Any], where: str = 'config.json') -> DecoderConfig
   Raises:
     DataError: unknown family, missing field, or a field whose value the decoder does not implement.
   """
+  if not isinstance(config, dict):
+    raise DataError(f'{where}: must hold a JSON object, not {type(config).__name__}')
   family_name = config.get('model_type')
   if family_name not in FAMILIES:
     raise DataError(f'{where}: model_type {family_name!r} is not supported; known families: {", ".join(FAMILIES)}')
@@ -123,38 +125,52 @@ def from_hf(config: dict[str, Any], where: str = 'config.json') -> DecoderConfig
         f'{where}: {field} = {settings[field]!r} is not implemented for {family_name}; it must be one of {allowed}'
       )
 
-  def need(field):
-    if settings.get(field) is None:
+  def need(field: str, kind: type = int) -> Any:
+    value = settings.get(field)
+    if value is None:
       raise DataError(f'{where}: field {field!r} is missing')
-    return settings[field]
+    if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool) != (kind is bool):
+      raise DataError(f'{where}: {field} = {value!r} must be of type {kind.__name__}')
+    return kind(value)
 
   if set(settings.get('layer_types') or ['full_attention']) != {'full_attention'}:
     raise DataError(f'{where}: layer_types = {settings["layer_types"]!r}: only full_attention is implemented')
   heads = need('num_attention_heads')
+  kv_heads = heads if settings.get('num_key_value_heads') is None else need('num_key_value_heads')
+  if heads % kv_heads:
+    raise DataError(f'{where}: num_key_value_heads = {kv_heads} must divide num_attention_heads = {heads}')
   return DecoderConfig(
     family=family_name,
     vocab=need('vocab_size'),
     width=need('hidden_size'),
     layers=need('num_hidden_layers'),
     heads=heads,
-    kv_heads=settings.get('num_key_value_heads') or heads,
-    head_width=settings.get('head_dim') or need('hidden_size') // heads,
+    kv_heads=kv_heads,
+    head_width=need('hidden_size') // heads if settings.get('head_dim') is None else need('head_dim'),
     ffn=need('intermediate_size'),
     rope_theta=_rope_theta(settings, where),
-    norm_eps=need('rms_norm_eps'),
-    qkv_bias=bool(settings['attention_bias']),
-    tied=bool(settings['tie_word_embeddings']),
+    norm_eps=need('rms_norm_eps', float),
+    qkv_bias=need('attention_bias', bool),
+    tied=need('tie_word_embeddings', bool),
     max_positions=need('max_position_embeddings'),
   )
 
 
 def _rope_theta(settings: dict[str, Any], where: str) -> float:
-  """Rope base of either spelling; refuses a scaled rope."""
-  rope = settings.get('rope_parameters') or settings.get('rope_scaling') or {}
-  kind = rope.get('rope_type', rope.get('type', 'default'))
-  if kind != 'default':
-    raise DataError(f'{where}: rope type {kind!r} is not implemented; only "default" is')
-  return float(rope.get('rope_theta', settings['rope_theta']))
+  """Rope base of either spelling; refuses a scaled, partial or per-layer-type rope, wherever it is written."""
+  theta = settings['rope_theta']
+  for field in ('rope_scaling', 'rope_parameters'):
+    rope = settings.get(field) or {}
+    if not isinstance(rope, dict):
+      raise DataError(f'{where}: {field} = {rope!r} must be a section')
+    unknown = sorted(set(rope) - {'rope_type', 'type', 'rope_theta'})
+    kind = rope.get('rope_type', rope.get('type', 'default'))
+    if kind != 'default' or unknown:
+      raise DataError(f'{where}: {field} = {rope!r} is not implemented; only the plain, unscaled rope is')
+    theta = rope.get('rope_theta', theta)
+  if not isinstance(theta, (int, float)):
+    raise DataError(f'{where}: rope_theta = {theta!r} must be a number')
+  return float(theta)
 
 
 def to_hf(config: DecoderConfig) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from score_jax.models.families import DecoderConfig
 BUNDLED = 'bundled:'
 _ASSETS = pathlib.Path(__file__).parent.parent / 'assets'
 _DTYPES = {'F32': np.dtype(np.float32), 'BF16': np.dtype(ml_dtypes.bfloat16), 'F16': np.dtype(np.float16)}
+# Not copied from a source folder: weights in any format, their indices, and its README, which is about the base.
+_NOT_COPIED = ('.safetensors', '.bin', '.pt', '.pth', '.gguf', '.h5', '.msgpack', '.onnx', '.index.json', '.md')
 _CONFIG_DTYPES = {'float32': _DTYPES['F32'], 'bfloat16': _DTYPES['BF16'], 'float16': _DTYPES['F16']}
 
 
@@ -130,8 +132,9 @@ def write_folder(
     (partial / 'config.json').write_text(json.dumps(families.to_hf(config) | dict(dtype=dtype.name), indent=2) + '\n')
   else:
     for file in source.iterdir():
-      if file.is_file() and not file.name.startswith('model') and file.suffix != '.md':
+      if file.is_file() and not file.name.endswith(_NOT_COPIED):
         shutil.copyfile(file, partial / file.name)
+    _set_dtype(partial / 'config.json', dtype)
   if tokenizer is not None:
     tokenizer.save_pretrained(partial)
   _write_weights(partial, params, config, dtype, max_shard)
@@ -141,6 +144,14 @@ def write_folder(
     out.rename(old)
   partial.rename(out)
   shutil.rmtree(old, ignore_errors=True)
+
+
+def _set_dtype(path: pathlib.Path, dtype: np.dtype) -> None:
+  """Makes config.json say the dtype of the weights beside it; left byte for byte as it is where it already does."""
+  config = json.loads(path.read_text())
+  changed = {name: dtype.name for name in ('dtype', 'torch_dtype') if config.get(name, dtype.name) != dtype.name}
+  if changed:
+    path.write_text(json.dumps(config | changed, indent=2) + '\n')
 
 
 def _write_weights(folder, params, config, dtype, max_shard) -> None:
@@ -155,6 +166,7 @@ def _write_weights(folder, params, config, dtype, max_shard) -> None:
   )
   for file, names in split.filename_to_tensors.items():
     safetensors.numpy.save_file({name: arrays[name] for name in names}, folder / file, metadata={'format': 'pt'})
+    (folder / file).chmod(0o644)  # safetensors writes files that others can't read
   if split.is_sharded:
     index = dict(metadata=split.metadata, weight_map=split.tensor_to_filename)
     (folder / 'model.safetensors.index.json').write_text(json.dumps(index, indent=2) + '\n')
@@ -176,7 +188,7 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
   if index.exists():
     try:
       names = sorted(set(json.loads(index.read_text())['weight_map'].values()))
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
       raise DataError(f'{index}: not an index of weights: {error!r}') from error
   else:
     names = ['model.safetensors']

@@ -143,7 +143,7 @@ def _placed_system(tokenizer: Any, system: str) -> tuple[str, str]:
   if not system:
     return '', ''
   try:
-    if system in render(tokenizer, _turns(system, ['question'])):
+    if system.strip() in render(tokenizer, _turns(system, ['question'])):  # some templates trim it
       return system, ''
   except Exception as error:  # templates raise what they like
     logging.info('the chat template refuses a system turn: %s', _first_line(error))
