@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
+from score_jax.errors import DataError
 from score_jax.tasks import chat
 from score_jax.tasks import countdown
 from score_jax.tasks import countdown_base
@@ -318,3 +319,10 @@ def test_numbers_with_one_value_alone_have_no_wrong_chain_and_end_in_a_solution(
     _, first, second, solved = countdown_base.conversation(spec, Mixture(1.0, 0.0, 0.0, 1.0), rng)
     assert solved
     assert first == second
+
+
+def test_settings_without_problems_are_refused_instead_of_searched_for_ever(monkeypatch):
+  monkeypatch.setattr(countdown, '_MOST_TRIES', 100)
+  spec = dataclasses.replace(tiny.SPEC, numbers=2, max_number=1, operations='-')
+  with pytest.raises(DataError, match='100 draws gave no train problem'):
+    countdown.problem(spec, 0, 'train', 0)

@@ -104,3 +104,8 @@ def test_rows_are_spread_over_data_and_fsdp(mesh):
 def test_rows_that_can_not_be_spread_are_refused(mesh):
   with pytest.raises(ConfigError, match=r'6 rows .* = 4 devices; change batch\.problems, batch\.samples'):
     meshes.put_rows(mesh, (np.zeros((8, 2)), np.zeros(6)))
+
+
+def test_an_axis_of_no_devices_is_refused():
+  with pytest.raises(ConfigError, match='fsdp 0, tensor 1 must be 1 or more'):
+    meshes.make_mesh(-1, 0, 1)

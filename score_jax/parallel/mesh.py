@@ -34,6 +34,8 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) ->
     ConfigError: the axes do not multiply to the number of devices.
   """
   devices = devices if devices is not None else jax.devices()
+  if min(fsdp, tensor) < 1 or (data < 1 and data != -1):
+    raise ConfigError(f'mesh: data {data}, fsdp {fsdp}, tensor {tensor} must be 1 or more (data may be -1)')
   if data == -1:
     data = max(1, len(devices) // (fsdp * tensor))
   if data * fsdp * tensor != len(devices):

@@ -1,6 +1,6 @@
 """The correction ledger: what attempts and their changes are worth, from verdicts.
 
-Fractions are of all problems, as in the paper's tables, so delta = i_to_c - c_to_i exactly.
+Fractions are of all problems, as in the paper's tables, so delta = i_to_c - c_to_i.
 """
 
 import math
@@ -34,7 +34,7 @@ def ledger(verdict_BA: np.ndarray) -> dict[str, Any]:
   result = {name: count / n for name, count in counts.items()}
   intervals = {name: wilson(count, n) for name, count in counts.items()}
   difference = last.astype(np.float64) - first.astype(np.float64)
-  result['delta'] = float(difference.mean())
+  result['delta'] = (counts['i_to_c'] - counts['c_to_i']) / n
   margin = _Z * float(difference.std(ddof=1)) / math.sqrt(n) if n > 1 else 1.0
   intervals['delta'] = [result['delta'] - margin, result['delta'] + margin]
   return dict(n=n, errors=int(failed_B.sum()), **result, intervals=intervals)

@@ -8,10 +8,12 @@ import dataclasses
 import hashlib
 import random
 
+from score_jax.errors import DataError
 from score_jax.types import Problem
 from score_jax.verifiers.countdown import result_of
 
 SPLITS = ('train', 'heldout')
+_MOST_TRIES = 100_000  # about a second; ordinary settings need a few
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +73,20 @@ def is_heldout(spec: CountdownSpec, numbers: list[int], target: int) -> bool:
 
 
 def draw(spec: CountdownSpec, split: str, rng: random.Random) -> tuple[list[int], list[Step]]:
-  """Numbers and one solution of the next problem of the split."""
-  while True:
+  """Numbers and one solution of the next problem of the split.
+
+  Raises:
+    DataError: the settings allow no such problem, or next to none.
+  """
+  for _ in range(_MOST_TRIES):
     numbers = [rng.randint(1, spec.max_number) for _ in range(spec.numbers)]
     steps = random_chain(spec, numbers, rng)
     if steps and steps[-1][-1] > 0 and is_heldout(spec, numbers, steps[-1][-1]) == (split == 'heldout'):
       return numbers, steps
+  raise DataError(
+    f'config.task.countdown: {_MOST_TRIES} draws gave no {split} problem with a target above 0; raise max_number, '
+    'max_value or the number of operations'
+  )
 
 
 def question(spec: CountdownSpec, numbers: list[int], target: int) -> str:

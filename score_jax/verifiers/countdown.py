@@ -11,7 +11,7 @@ import re
 from score_jax.types import Problem
 from score_jax.types import Verdict
 
-_STEP = re.compile(r'\s*(\d{1,9})\s*([-+*/])\s*(\d{1,9})\s*=\s*(\d{1,9})\s*')
+_STEP = re.compile(r'\s*([0-9]{1,9})\s*([-+*/])\s*([0-9]{1,9})\s*=\s*([0-9]{1,9})\s*')  # ASCII digits alone
 _LONGEST = 4096  # characters; a longer answer is not an answer to this task
 
 
