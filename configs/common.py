@@ -29,15 +29,15 @@ def get_config() -> ConfigDict:
   config.task.chat_template = ''  # a .jinja file instead of the tokenizer's own template
   config.task.countdown = ConfigDict()
   config.task.countdown.numbers = 4  # numbers a problem gives
-  config.task.countdown.max_number = 20  # numbers are 1..max_number
-  config.task.countdown.max_value = 99  # results stay in 0..max_value
+  config.task.countdown.max_number = 10  # numbers are 1..max_number
+  config.task.countdown.max_value = 50  # results stay in 0..max_value
   config.task.countdown.operations = '+-*'  # what a solution may use, of + - * /
-  config.task.countdown.any_order = False  # whether a solution may need the numbers in another order than shown
+  config.task.countdown.any_order = True  # whether a solution may need the numbers in another order than shown
   config.task.countdown.heldout_fraction = 0.1  # of all problems, by hash; never trained on
   config.task.countdown.prompt = 'reach {target} with {numbers}'  # the first user turn
 
   config.batch = ConfigDict()
-  config.batch.problems = 32  # problems a step
+  config.batch.problems = 64  # problems a step
   config.batch.samples = 8  # G: conversations a problem, 2 or more
   config.batch.micro_batches = 1  # parts of whole problems whose gradients are added; lowers memory
 
@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
   config.loss.attempt_gradient_norms = True  # log each attempt's gradient norm; costs a backward pass per attempt
 
   config.optim = ConfigDict()
-  config.optim.learning_rate = 1e-3  # peak
+  config.optim.learning_rate = 4e-4  # peak
   config.optim.schedule = 'constant'  # 'constant', 'linear' or 'cosine' (to 0), over each stage
   config.optim.warmup_steps = 5  # linear, at the start of each stage
   config.optim.b1 = 0.9  # Adam
@@ -86,26 +86,26 @@ def get_config() -> ConfigDict:
   config.mesh.tensor = 1  # devices over which heads, feed-forward and vocabulary are spread
 
   config.pretrain = ConfigDict()  # only mode 'pretrain' reads it: configs/pretrain_countdown.py
-  config.pretrain.conversations = 400_000  # made once, then drawn from
-  config.pretrain.rows = 512  # conversations a step
-  config.pretrain.steps = 20_000
-  config.pretrain.width = 96  # D
+  config.pretrain.conversations = 500_000  # made once, then drawn from
+  config.pretrain.rows = 256  # conversations a step
+  config.pretrain.steps = 3600
+  config.pretrain.width = 64  # D
   config.pretrain.layers = 4  # N
   config.pretrain.heads = 4  # H = K
-  config.pretrain.ffn = 256  # F
+  config.pretrain.ffn = 192  # F
   config.pretrain.init_scale = 0.05  # standard deviation of initial matrices
   config.pretrain.mixture = ConfigDict()
   config.pretrain.mixture.first_wrong = 0.6  # conversations whose first attempt is wrong (context without loss)
   config.pretrain.mixture.first_forced = 0.5  # of those: chains that write the target down regardless
-  config.pretrain.mixture.look_back = 0.2  # second attempts that judge the first, then repeat or mend it
-  config.pretrain.mixture.wander = 0.1  # second attempts that are a wrong chain; the rest copies the first
+  config.pretrain.mixture.look_back = 0.25  # second attempts that judge the first, then repeat or mend it
+  config.pretrain.mixture.wander = 0.08  # second attempts that are a wrong chain; the rest copies the first
   return config
 
 
 def stage1() -> ConfigDict:
   """Stage I: only the second attempt is rewarded, and the first is held near the reference (beta2)."""
   stage = ConfigDict()
-  stage.steps = 40  # updates per visit
+  stage.steps = 30  # updates per visit
   stage.pays = (0.0, 1.0)  # weight of each attempt's own correctness
   stage.bonus = (0.0, 0.0)  # alpha: weight of the gain over the attempt before
   stage.kl = (0.1, 0.01)  # beta of each attempt: (beta2, beta1) of the paper
@@ -123,8 +123,9 @@ def stage1() -> ConfigDict:
 def stage2() -> ConfigDict:
   """Stage II: both attempts are rewarded, the second with a bonus alpha for improving on the first."""
   stage = stage1()
-  stage.steps = 60
+  stage.steps = 30
   stage.pays = (1.0, 1.0)
   stage.bonus = (0.0, 10.0)
   stage.kl = (0.01, 0.01)
+  stage.optim.learning_rate = 2e-4  # lower: the bonus moves the policy faster, and the first attempt with it
   return stage

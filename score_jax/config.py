@@ -238,6 +238,11 @@ def _check(run: RunConfig) -> None:
   one_of('config.model.dtype', run.model.dtype, DTYPES)
   one_of('config.loss.kl_form', run.loss.kl_form, KL_FORMS)
   one_of('config.optim.schedule', run.optim.schedule, SCHEDULES)
+  require(
+    run.loss.importance_cap == 0 or run.loss.kl_form in ('k1', 'k1_togo'),
+    f'config.loss.importance_cap = {run.loss.importance_cap} weighs only the k1 forms of the KL, not '
+    f'kl_form = {run.loss.kl_form!r}; set it to 0 or choose k1_togo',
+  )
   require(run.max_steps >= 0, f'config.max_steps = {run.max_steps} must be 0 (all steps) or more')
   for where, value in (
     ('batch.problems', run.batch.problems),

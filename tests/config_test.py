@@ -62,6 +62,7 @@ def test_integers_pass_for_floats_and_nothing_else_is_converted():
     ({'stages.stage1.steps': 0}, r'config.stages.stage1.steps = 0 must be 1 or more'),
     ({'optim.warmup_steps': 2}, r'warmup_steps = 2 must be below its steps = 2'),
     ({'loss.kl_form': 'k3'}, r"config.loss.kl_form = 'k3' is unknown; use one of k1_togo, k1"),
+    ({'loss.kl_form': 'exact', 'loss.importance_cap': 2.0}, r'importance_cap = 2.0 weighs only the k1 forms'),
     ({'task.countdown.operations': '+%'}, r"config.task.countdown.operations = '\+%'"),
     ({'task.countdown.prompt': 'go'}, r"config.task.countdown.prompt = 'go': it must hold {numbers}"),
   ],

@@ -153,8 +153,8 @@ def test_step_line_of_a_batch_counted_by_hand():
     stage='stage2',
     reward=[0.5, 4.0],
     accuracy=[0.375, 0.625],
-    i_to_c=0.375,
-    c_to_i=0.125,
+    i_to_c=3 / 7,  # of the rows that were graded: the failed grader's row is neither a gain nor a loss
+    c_to_i=0.0,
     kl=[0.25, 0.125],
     truncated=[0.25, 0.375],
     other_stop=[0.125, 0.0],

@@ -204,7 +204,7 @@ def test_micro_batches_add_up_to_the_whole_batch(kl_form, parts):
   loss_A, (gradient,), metrics = gradients(policy(), reference(), make_batch(), stage_values(), whole)
   cut_A, (cut_gradient,), cut_metrics = gradients(policy(), reference(), make_batch(), stage_values(), cut)
   np.testing.assert_allclose(cut_A, loss_A, atol=1e-5)
-  assert_close(cut_gradient, gradient, 2e-6)
+  assert_close(cut_gradient, gradient, 1e-6)
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), cut_metrics, metrics)
 
 
@@ -319,3 +319,9 @@ def test_moments_lie_like_their_parameters_before_and_after_a_step():
   for shardings in placed:
     same = jax.tree.map(lambda x, y, rank: x.is_equivalent_to(y, rank), shardings, wanted, ranks)
     assert all(jax.tree.leaves(same)), same
+
+
+def test_a_failed_grader_earns_no_bonus_in_the_reported_rewards():
+  _, metrics = update(make_state())
+  # Of the eight rows one has ERROR on attempt 1, which hides that row's rewards; the others by hand.
+  np.testing.assert_allclose(metrics['reward_A'], [2 / 7, (11 - 10 + 11 + 1 + 0 + 11 + 0) / 7], rtol=1e-6)

@@ -30,15 +30,16 @@ def step_line(
     seconds: wall time by phase; the one entry that differs between equal runs.
   """
   correct_BA = verdict_BA == Verdict.CORRECT
-  first, last = correct_BA[:, 0], correct_BA[:, -1]
+  graded_B = ~np.any(verdict_BA == Verdict.ERROR, axis=1)
+  first, last = correct_BA[graded_B, 0], correct_BA[graded_B, -1]
   A = verdict_BA.shape[1]
   line = dict(
     step=step,
     stage=stage.name,
     reward=update['reward_A'].tolist(),
     accuracy=correct_BA.mean(axis=0).tolist(),
-    i_to_c=float((~first & last).mean()),
-    c_to_i=float((first & ~last).mean()),
+    i_to_c=float((~first & last).sum() / max(1, len(first))),
+    c_to_i=float((first & ~last).sum() / max(1, len(first))),
     kl=update['kl_A'].tolist(),
     truncated=(stop_BA == Stop.BUDGET).mean(axis=0).tolist(),
     other_stop=(stop_BA == Stop.OTHER).mean(axis=0).tolist(),

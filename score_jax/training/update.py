@@ -170,9 +170,11 @@ def update(
   loss_A, grads, sums = gradients(state.params, reference, batch, stage, spec)
   state, metrics = apply(state, grads, loss_A, stage.learning_rate, optimizer)
   reward_BA = rewards.attempt_rewards(batch.verdict, stage.pays, stage.bonus)
+  # A failed grader must not earn the next attempt a bonus here either: `best` is chosen by these rewards.
+  known_BA = rewards.reward_is_known(batch.verdict, stage.pays, stage.bonus)
   metrics |= dict(
     loss_A=loss_A,
-    reward_A=jnp.mean(reward_BA, axis=0),
+    reward_A=jnp.sum(reward_BA * rewards.shares(known_BA, reward_BA.dtype), axis=0),
     kl_A=sums['kl_A'] / jnp.maximum(sums['rows_A'], 1),
     mismatch=sums['gap'] / jnp.maximum(sums['tokens'], 1),
   )
