@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import tiny
 
+from configs import common
+from score_jax import config as configs
 from score_jax.sampling import sampler as samplers
 from score_jax.storage import hf
 from score_jax.tasks import chat as chats
@@ -32,7 +34,17 @@ class Case:
   budgets: tuple[int, ...]
 
 
-CASES = {'tiny': Case(folder='', problems=20, spec=tiny.SPEC, prompt_tokens=9, budgets=(4, 6))}
+DEFAULT = configs.from_config_dict(common.get_config())
+CASES = {
+  'tiny': Case(folder='', problems=20, spec=tiny.SPEC, prompt_tokens=9, budgets=(4, 6)),
+  'bundled': Case(
+    folder=DEFAULT.model.path,
+    problems=50,
+    spec=DEFAULT.task.countdown,
+    prompt_tokens=DEFAULT.sampling.prompt_tokens,
+    budgets=DEFAULT.sampling.attempt_tokens,
+  ),
+}
 
 
 @dataclasses.dataclass(frozen=True)

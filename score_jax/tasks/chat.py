@@ -7,6 +7,7 @@ template itself would have written, and refuses templates for which it is not.
 
 import dataclasses
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -75,6 +76,7 @@ def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
   Raises:
     DataError: it can't be read, or there is no chat template.
   """
+  os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')  # it announces that there is no torch, which is as intended
   import transformers  # seconds to import, and only the doors need it
 
   transformers.utils.logging.set_verbosity_error()
