@@ -1,7 +1,7 @@
 """Makes score_jax/assets/countdown_base, the base policy that the other configurations start from.
 
   python -m score_jax.main --config=configs/pretrain_countdown.py --workdir=runs/countdown_base
-  cp -r runs/countdown_base/hf score_jax/assets/countdown_base
+  cp runs/countdown_base/hf/* score_jax/assets/countdown_base/
 
 The folder's README.md has the hardware, the time and the result.
 """

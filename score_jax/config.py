@@ -249,12 +249,22 @@ def _check(run: RunConfig) -> None:
     ('batch.micro_batches', run.batch.micro_batches),
     ('sampling.prompt_tokens', run.sampling.prompt_tokens),
     ('model.logp_chunk', run.model.logp_chunk),
+    ('offline_pool', run.offline_pool),
+    ('optim.max_rejected_in_a_row', run.optim.max_rejected_in_a_row),
     ('checkpoint.every', run.checkpoint.every),
     ('checkpoint.keep', run.checkpoint.keep),
     ('checkpoint.best_window', run.checkpoint.best_window),
     ('eval.problems', run.eval.problems),
   ):
     require(value >= 1, f'config.{where} = {value} must be 1 or more')
+  for where, value in (
+    ('eval.every', run.eval.every),
+    ('optim.learning_rate', run.optim.learning_rate),
+    ('optim.clip_norm', run.optim.clip_norm),
+    ('optim.weight_decay', run.optim.weight_decay),
+    ('loss.importance_cap', run.loss.importance_cap),
+  ):
+    require(0 <= value < float('inf'), f'config.{where} = {value} must be 0 or more')
   require(
     run.batch.samples >= 2,
     f'config.batch.samples = {run.batch.samples}: the leave-one-out baseline needs at least 2 samples a problem',
@@ -324,7 +334,7 @@ def identity(run: RunConfig) -> dict[str, Any]:
   everything = as_dict(run)
   keep = ('mode', 'seed', 'init_from', 'task', 'batch', 'sampling', 'visits', 'offline_pool', 'loss', 'optim')
   chosen = {name: everything[name] for name in keep}
-  chosen['loss'].pop('attempt_gradient_norms')
+  chosen['optim'].pop('max_rejected_in_a_row')
   chosen['best'] = dict(window=run.checkpoint.best_window, every=run.checkpoint.every)
   if run.mode == 'pretrain':
     chosen['pretrain'] = everything['pretrain']

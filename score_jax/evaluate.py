@@ -19,6 +19,8 @@ def main() -> None:
   config = doors.run_config(_CONFIG)
   if _OUTPUT.value and pathlib.Path(_OUTPUT.value).exists():
     raise ConfigError(f'--output={_OUTPUT.value} exists already; choose another file')
+  if not pathlib.Path(_OUTPUT.value).parent.is_dir():
+    raise ConfigError(f'--output={_OUTPUT.value}: there is no such folder')
 
   from score_jax.parallel import mesh as meshes
   from score_jax.reporting import terminal
@@ -34,7 +36,7 @@ def main() -> None:
   result = evaluation.evaluate(
     sampler, run.open_task(config), params, problems=config.eval.problems, seed=config.eval.seed, rows=config.rows
   )
-  print(terminal.table({folder.name: result}))
+  print(terminal.table({_MODEL.value or config.model.path: result}))
   if _OUTPUT.value:
     run_folder.write_json(pathlib.Path(_OUTPUT.value), result)
 

@@ -20,14 +20,24 @@ def main() -> None:
   from score_jax.parallel import mesh as meshes
   from score_jax.storage import hf
   from score_jax.storage.run_folder import RunFolder
+  from score_jax.tasks import chat as chats
   from score_jax.training import run
 
   folder = RunFolder(_RUN.value)
-  source = hf.folder_of(folder.read_config()['config']['model']['path'])
+  config = folder.read_config()['config']
+  source = hf.folder_of(config['model']['path'])
   decoder = hf.read_config(source)
   params = run.best_params(folder, meshes.make_mesh(-1, 1, 1), decoder, _STEP.value)
   dtype = hf.config_dtype(_DTYPE.value) if _DTYPE.value else hf.stored_dtype(source)
-  hf.write_folder(pathlib.Path(_OUT.value), params, decoder, source=source, dtype=dtype)
+  template = config['task']['chat_template']
+  hf.write_folder(
+    pathlib.Path(_OUT.value),
+    params,
+    decoder,
+    source=source,
+    chat_template=chats.load_tokenizer(source, template).chat_template if template else '',
+    dtype=dtype,
+  )
   print(f'wrote {_OUT.value}')
 
 

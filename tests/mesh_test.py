@@ -47,19 +47,19 @@ def test_training_layout_follows_from_the_weight_table(mesh):
   assert found['embed'] == found['head'] == Spec('tensor', 'fsdp')
   assert found['final_norm'] == Spec('fsdp')
   layer = found['layers']
-  assert layer['q'] == layer['k'] == layer['v'] == Spec(None, 'fsdp', 'tensor', None)
+  assert layer['q'] == layer['k'] == layer['v'] == Spec(None, 'fsdp', 'tensor')
   assert layer['o'] == Spec(None, 'tensor', None, 'fsdp')
   assert layer['gate'] == layer['up'] == Spec(None, 'fsdp', 'tensor')
   assert layer['down'] == Spec(None, 'tensor', 'fsdp')
   assert layer['attention_norm'] == layer['ffn_norm'] == Spec(None, 'fsdp')
-  assert layer['q_bias'] == layer['k_bias'] == Spec(None, 'tensor', None)
+  assert layer['q_bias'] == layer['k_bias'] == Spec(None, 'tensor')
 
 
 def test_sampling_layout_splits_over_tensor_alone(mesh):
   found = specs(mesh, CONFIG, meshes.SAMPLING_RULES)
-  assert found['embed'] == Spec('tensor', None)
-  assert found['layers']['q'] == Spec(None, None, 'tensor', None)
-  assert found['layers']['down'] == Spec(None, 'tensor', None)
+  assert found['embed'] == Spec('tensor')
+  assert found['layers']['q'] == Spec(None, None, 'tensor')
+  assert found['layers']['down'] == Spec(None, 'tensor')
   axes = {axis for spec in jax.tree.leaves(found, is_leaf=lambda leaf: isinstance(leaf, Spec)) for axis in spec}
   assert axes == {None, 'tensor'}
 
@@ -68,8 +68,8 @@ def test_an_axis_that_does_not_divide_stays_whole(mesh):
   config = tiny.decoder_config('llama', vocab=63, kv_heads=1)
   found = specs(mesh, config, meshes.TRAINING_RULES)
   assert found['embed'] == Spec(None, 'fsdp')
-  assert found['layers']['k'] == Spec(None, 'fsdp', None, None)
-  assert found['layers']['q'] == Spec(None, 'fsdp', 'tensor', None)
+  assert found['layers']['k'] == Spec(None, 'fsdp')
+  assert found['layers']['q'] == Spec(None, 'fsdp', 'tensor')
 
 
 def test_rules_that_use_a_mesh_axis_twice_are_refused(mesh):

@@ -19,7 +19,6 @@ import tiny
 from score_jax import errors
 from score_jax.storage.checkpoints import Progress
 from score_jax.storage.run_folder import RunFolder
-from score_jax.training import loop
 from score_jax.training import run as runs
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -80,47 +79,55 @@ def fingerprint(workdir: pathlib.Path) -> str:
   return f'step {last.name}: {total.hexdigest()}'
 
 
-def run_to_the_end(hf_folder, workdir, cache) -> float:
-  begun = time.monotonic()
+def run_to_the_end(hf_folder, workdir, cache, *more: str) -> None:
   done = subprocess.run(
-    command(hf_folder, workdir), cwd=ROOT, env=environment(cache), capture_output=True, text=True, check=False
+    [*command(hf_folder, workdir), *more],
+    cwd=ROOT,
+    env=environment(cache),
+    capture_output=True,
+    text=True,
+    check=False,
   )
   assert done.returncode == 0, done.stderr
-  return time.monotonic() - begun
 
 
-def kill_after(seconds: float, hf_folder, workdir, cache) -> None:
+def kill_at(step: int, delay: float, hf_folder, workdir, cache) -> None:
+  """Starts a run and kills it `delay` seconds after its metrics reach `step` lines."""
+  metrics = workdir / 'metrics.jsonl'
   with subprocess.Popen(
     command(hf_folder, workdir), cwd=ROOT, env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
   ) as process:
-    time.sleep(seconds)
+    while process.poll() is None and step and not (metrics.exists() and metrics.read_text().count('\n') >= step):
+      time.sleep(0.002)
+    time.sleep(delay)
     process.send_signal(signal.SIGKILL)
+  assert process.returncode == -signal.SIGKILL, 'the run ended before it could be killed'
 
 
 @pytest.fixture(scope='module')
 def uninterrupted(hf_folder, tmp_path_factory):
-  """A run that nobody disturbed: its fingerprint, the seconds of a warm start, and the program cache."""
+  """The fingerprint of a run that nobody disturbed, and the cache of its programs."""
   cache = tmp_path_factory.mktemp('cache')
   workdir = tmp_path_factory.mktemp('runs') / 'whole'
   run_to_the_end(hf_folder, workdir, cache)
   again = tmp_path_factory.mktemp('runs') / 'again'
-  seconds = run_to_the_end(hf_folder, again, cache)
+  run_to_the_end(hf_folder, again, cache)
   assert fingerprint(again) == fingerprint(workdir), 'the same command gives the same run twice'
-  return fingerprint(workdir), seconds, cache
+  return fingerprint(workdir), cache
 
 
 @pytest.mark.parametrize('number', range(5))
 def test_killed_at_a_random_moment_ends_the_same(uninterrupted, hf_folder, tmp_path, number):
-  expected, seconds, cache = uninterrupted
-  # The first third of a run is imports and the base's evaluation; the kills are spread over what follows.
-  moment = seconds * (0.35 + 0.6 * (number + random.Random(number).random()) / 5)
-  kill_after(moment, hf_folder, tmp_path / 'run', cache)
+  expected, cache = uninterrupted
+  draw = random.Random(number)
+  # One kill in each fifth of the 20 steps; the delay puts it inside a step, a save or the deletion of an old one.
+  kill_at(4 * number + draw.randrange(4), draw.random() * 0.1, hf_folder, tmp_path / 'run', cache)
   run_to_the_end(hf_folder, tmp_path / 'run', cache)
   assert fingerprint(tmp_path / 'run') == expected
 
 
 def test_finished_run_is_left_as_it_is(uninterrupted, hf_folder, tmp_path):
-  expected, _, cache = uninterrupted
+  expected, cache = uninterrupted
   run_to_the_end(hf_folder, tmp_path / 'run', cache)
   run_to_the_end(hf_folder, tmp_path / 'run', cache)
   assert fingerprint(tmp_path / 'run') == expected
@@ -133,20 +140,19 @@ def test_metrics_beyond_the_checkpoint_and_half_lines_are_cut(tmp_path):
   assert folder.metrics.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
-def test_max_steps_ends_early_and_a_longer_one_goes_on(hf_folder, tmp_path):
-  changes = {'model.path': str(hf_folder)}
-  short = tiny.run_config(**changes, max_steps=1)
-  loop.train(runs.open_run(short, str(tmp_path / 'run')))
-  assert len((tmp_path / 'run/metrics.jsonl').read_text().splitlines()) == 1
-  loop.train(runs.open_run(tiny.run_config(**changes), str(tmp_path / 'run')))
-  steps = [json.loads(line)['step'] for line in (tmp_path / 'run/metrics.jsonl').read_text().splitlines()]
-  assert steps == [1, 2, 3, 4]
+def test_a_run_cut_short_by_max_steps_goes_on_to_the_same_end(uninterrupted, hf_folder, tmp_path):
+  expected, cache = uninterrupted
+  run_to_the_end(hf_folder, tmp_path / 'run', cache, '--config.max_steps=13')  # not a step that is saved otherwise
+  assert len((tmp_path / 'run/metrics.jsonl').read_text().splitlines()) == 13
+  run_to_the_end(hf_folder, tmp_path / 'run', cache)
+  assert fingerprint(tmp_path / 'run') == expected
 
 
 def test_folder_of_another_configuration_is_refused_and_untouched(hf_folder, tmp_path):
   config = tiny.run_config(**{'model.path': str(hf_folder)})
   folder = RunFolder(tmp_path / 'run')
   runs.open_run(config, str(folder.path))
+  folder.add_metrics(dict(step=1))
   before = folder.config.read_bytes()
   other = dataclasses.replace(config, seed=7)
   with pytest.raises(errors.ConfigError, match='seed was 0, is now 7'):
@@ -170,3 +176,24 @@ def test_best_is_the_highest_mean_return_of_a_window_in_the_last_stage():
   # Checkpoints at 2 (no return yet), 4 (mean of 1, 3) and 6 (mean of 5, 0).
   assert (progress.best_step, progress.best_return) == (6, 2.5)
   assert progress.recent_returns == (0.0, 0.0)
+
+
+def test_a_folder_whose_run_never_got_a_result_takes_a_corrected_configuration(hf_folder, tmp_path):
+  config = tiny.run_config(**{'model.path': str(hf_folder)})
+  runs.open_run(config, str(tmp_path / 'run'))
+  runs.open_run(dataclasses.replace(config, seed=7), str(tmp_path / 'run'))
+  assert RunFolder(tmp_path / 'run').read_config()['identity']['seed'] == 7
+
+
+@pytest.mark.parametrize('text', ['{}', '[]', '{"model_type": "llama"}', '{'])
+def test_a_config_json_that_is_not_of_a_run_is_named(tmp_path, text):
+  (tmp_path / 'config.json').write_text(text)
+  with pytest.raises(errors.ConfigError, match='is not a run folder'):
+    RunFolder(tmp_path).claim({}, {})
+  assert (tmp_path / 'config.json').read_text() == text
+
+
+def test_a_workdir_that_is_a_file_is_refused(tmp_path):
+  (tmp_path / 'file').write_text('kept')
+  with pytest.raises(errors.ConfigError, match='is a file; name a folder'):
+    RunFolder(tmp_path / 'file').claim({}, {})

@@ -62,13 +62,19 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def params(mesh: Mesh, config: DecoderConfig, rules: dict[str, str]) -> dict[str, Any]:
-  """The sharding of each weight. An axis that its mesh axis does not divide stays whole (few KV heads, odd V)."""
+  """The sharding of each weight. An axis that its mesh axis does not divide stays whole (few KV heads, odd V).
+
+  Specs are written as jit writes those of its results (no mesh axes of size 1, no trailing None): otherwise the state
+  that an update returns would not match the one it was compiled for, and it would be compiled twice.
+  """
   sizes = config.sizes()
 
   def leaf(weight: weights.Weight) -> NamedSharding:
     spec, taken = [], set()
     for letter in weight.letters:
       axis = rules.get(letter)
+      if axis and mesh.shape[axis] == 1:
+        axis = None
       if axis and sizes[letter] % mesh.shape[axis]:
         logging.info('%s: axis %s (%d) is not divisible by %s; kept whole', weight.path, letter, sizes[letter], axis)
         axis = None
@@ -76,6 +82,8 @@ def params(mesh: Mesh, config: DecoderConfig, rules: dict[str, str]) -> dict[str
         raise ValueError(f'{weight.path}: two axes on mesh axis {axis!r}; change the rules')
       taken.add(axis)
       spec.append(axis)
+    while spec and spec[-1] is None:
+      spec.pop()
     return NamedSharding(mesh, PartitionSpec(*spec))
 
   return weights.tree_of(config, leaf)

@@ -37,7 +37,7 @@ def evaluation_line(name: str, evaluation: Evaluation) -> str:
   parts = []
   for way, m in evaluation.items():
     if isinstance(m, dict):
-      last = max(key for key in m if key.startswith('acc_t'))
+      last = [key for key in m if key.startswith('acc_t')][-1]
       parts.append(f'{way} {100 * m["acc_t1"]:.1f} -> {100 * m[last]:.1f} % (delta {100 * m["delta"]:+.1f})')
   return f'{name}: ' + ', '.join(parts)
 

@@ -12,6 +12,7 @@ import numpy as np
 from score_jax.models.families import DecoderConfig
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling.rollout import RolloutSpec
+from score_jax.sampling.rollout import no_forced
 from score_jax.sampling.rollout import rollout
 from score_jax.states import Rollout
 from score_jax.tasks.chat import Chat
@@ -41,14 +42,11 @@ class Sampler:
   budgets: tuple[int, ...]  # [A] tokens
   dtype: Any  # compute dtype
 
-  def spec(
-    self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, attempts: int | None = None
-  ) -> RolloutSpec:
-    """The compiled-in settings; the first `attempts` attempts alone, if given."""
-    count = attempts or len(self.budgets)
+  def spec(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> RolloutSpec:
+    """The compiled-in settings of a rollout."""
     return RolloutSpec(
-      budgets=self.budgets[:count],
-      feeds=self.chat.feeds[: count - 1],
+      budgets=self.budgets,
+      feeds=self.chat.feeds,
       end_of_turn=self.chat.end_of_turn,
       stops=self.chat.stops,
       pad=self.chat.pad,
@@ -85,7 +83,7 @@ class Sampler:
     prompt_BP, start_B = self.chat.prompts(problems)
     row_B = first_row + np.arange(len(problems), dtype=np.int32)
     if forced is None:
-      forced = np.full((len(problems), spec.budgets[0]), -1, np.int32)
+      forced = no_forced(len(problems), spec)
     inputs = meshes.put_rows(self.mesh, (prompt_BP, start_B, row_B, forced))
     prompt_BP, start_B, row_B, forced_BF = inputs
     return rollout(

@@ -104,6 +104,7 @@ def write_folder(
   *,
   source: pathlib.Path | None,
   tokenizer: Any = None,
+  chat_template: str = '',
   dtype: np.dtype,
   replace: bool = False,
   max_shard: str = '5GB',
@@ -116,6 +117,7 @@ def write_folder(
     config: of the decoder.
     source: the folder the model came from; every file but the weights is copied as it is. None: a new model.
     tokenizer: an HF tokenizer to save, for a new model.
+    chat_template: the template that the policy was trained with, where it is not the source's own.
     dtype: of the weights in the file.
     replace: put it in the place of an earlier folder.
     max_shard: largest weight file, e.g. '5GB'.
@@ -125,7 +127,8 @@ def write_folder(
   """
   if out.exists() and not replace:
     raise DataError(f'{out} exists already; choose another folder or remove it')
-  partial = out.with_name(out.name + '.partial')
+  # Names of our own beside the place: nobody else's folder may be removed.
+  partial = out.with_name(f'.{out.name}.score_jax-partial')
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir(parents=True)
   if source is None:
@@ -137,8 +140,10 @@ def write_folder(
     _set_dtype(partial / 'config.json', dtype)
   if tokenizer is not None:
     tokenizer.save_pretrained(partial)
+  if chat_template:
+    (partial / 'chat_template.jinja').write_text(chat_template)
   _write_weights(partial, params, config, dtype, max_shard)
-  old = out.with_name(out.name + '.old')
+  old = out.with_name(f'.{out.name}.score_jax-old')
   shutil.rmtree(old, ignore_errors=True)
   if out.exists():
     out.rename(old)

@@ -16,9 +16,11 @@ from typing import Any
 
 from score_jax.errors import ConfigError
 
+_PARTIAL_CONFIG = 'config.json.partial'  # left by a kill within `write_text`
+
 
 class RunFolder:
-  """Paths and small files of one run. Writing is done by process 0 alone."""
+  """Paths and small files of one run."""
 
   def __init__(self, path: str | os.PathLike):
     self.path = pathlib.Path(path)
@@ -35,18 +37,25 @@ class RunFolder:
     Raises:
       ConfigError: it belongs to another run; the message names the first fields that differ. Nothing is changed.
     """
+    if self.path.exists() and not self.path.is_dir():
+      raise ConfigError(f'--workdir={self.path} is a file; name a folder')
     if self.config.exists():
       theirs = self.read_config()['identity']
       ours = json.loads(json.dumps(identity))
-      if theirs != ours:
+      if theirs != ours and self.has_begun():
         raise ConfigError(
           f'run folder {self.path} belongs to another run: {"; ".join(differences(theirs, ours)[:5])}. '
           'Choose another --workdir, or repeat the command that began it'
         )
-    elif self.path.exists() and any(self.path.iterdir()):
+    elif self.path.exists() and any(path.name != _PARTIAL_CONFIG for path in self.path.iterdir()):
       raise ConfigError(f'run folder {self.path} is not empty and holds no config.json; choose another --workdir')
     self.path.mkdir(parents=True, exist_ok=True)
     write_json(self.config, dict(config=config, identity=identity))
+
+  def has_begun(self) -> bool:
+    """Whether there is more to lose than the configuration of a run that stopped before its first result."""
+    saved = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+    return saved or self.metrics.exists() or self.eval.exists() or self.offline.exists()
 
   def read_config(self) -> dict[str, Any]:
     """config.json.
@@ -55,9 +64,12 @@ class RunFolder:
       ConfigError: there is none, so this is not a run folder.
     """
     try:
-      return json.loads(self.config.read_text())
+      found = json.loads(self.config.read_text())
     except (OSError, ValueError) as error:
       raise ConfigError(f'{self.path} is not a run folder: {self.config.name} can not be read ({error})') from error
+    if not isinstance(found, dict) or not {'config', 'identity'} <= set(found):
+      raise ConfigError(f'{self.path} is not a run folder: its config.json is not that of a run')
+    return found
 
   def cut_metrics(self, step: int) -> None:
     """Drops the metrics of steps after `step`, which are about to be run again, and a half-written last line."""
@@ -73,13 +85,16 @@ class RunFolder:
     write_text(self.metrics, ''.join(line + '\n' for line in kept))
 
   def add_metrics(self, line: dict[str, Any]) -> None:
+    """Appends a step's line."""
     with self.metrics.open('a') as file:
       file.write(json.dumps(line) + '\n')
 
   def read_eval(self) -> dict[str, Any]:
+    """eval.json, or {} before there is one."""
     return json.loads(self.eval.read_text()) if self.eval.exists() else {}
 
   def write_eval(self, results: dict[str, Any]) -> None:
+    """Replaces eval.json."""
     write_json(self.eval, results)
 
 

@@ -87,8 +87,8 @@ def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
   if chat_template:
     try:
       tokenizer.chat_template = pathlib.Path(chat_template).read_text()
-    except OSError as error:
-      raise DataError(f'config.task.chat_template = {chat_template!r} can not be read: {error.strerror}') from error
+    except (OSError, UnicodeDecodeError) as error:
+      raise DataError(f'config.task.chat_template = {chat_template!r} can not be read: {error}') from error
   if not tokenizer.chat_template:
     raise DataError(f'{folder}: the tokenizer has no chat template; name one with config.task.chat_template')
   return tokenizer
@@ -127,7 +127,12 @@ def open_chat(
 
 def render(tokenizer: Any, messages: list[dict[str, str]], answering: bool = True) -> str:
   """The template's text for a list of messages, up to where the next answer begins."""
-  return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answering)
+  import jinja2
+
+  try:
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answering)
+  except jinja2.TemplateError as error:
+    raise DataError(f'chat template: {type(error).__name__}: {_first_line(error)}') from error
 
 
 def _turns(system: str, users: list[str], answers: tuple[str, ...] = ()) -> list[dict[str, str]]:
@@ -147,7 +152,7 @@ def _placed_system(tokenizer: Any, system: str) -> tuple[str, str]:
   try:
     if system.strip() in render(tokenizer, _turns(system, ['question'])):  # some templates trim it
       return system, ''
-  except Exception as error:  # templates raise what they like
+  except DataError as error:
     logging.info('the chat template refuses a system turn: %s', _first_line(error))
   logging.warning('the chat template has no system role; the system prompt joins the first user turn')
   return '', system + '\n\n'

@@ -41,6 +41,10 @@ class CountdownSpec:
     for field in ('{numbers}', '{target}'):
       if field not in self.prompt:
         raise ValueError(f'prompt = {self.prompt!r}: it must hold {field}')
+    try:
+      self.prompt.format(numbers='', target='')
+    except (KeyError, IndexError, ValueError) as error:
+      raise ValueError(f'prompt = {self.prompt!r}: other braces must be doubled ({error!r})') from error
 
 
 Step = tuple[int, str, int, int]

@@ -22,7 +22,7 @@ def evaluate(sampler: Sampler, task: Task, params: Any, *, problems: int, seed: 
     params: in the sampling layout.
     problems: n.
     seed: of the problems and the samples.
-    rows: conversations at a time; the result does not depend on it.
+    rows: conversations at a time; keys don't depend on it (logits do, in their last bits).
   """
   heldout = [task.problem(seed, 'heldout', index) for index in range(problems)]
   ways = dict(greedy=sampler.spec(temperature=0.0), sampled=sampler.spec())

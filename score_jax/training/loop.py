@@ -92,7 +92,9 @@ def train(run: Run) -> None:
       metrics.training_return(line) if visit.is_last else None, config.checkpoint.best_window
     )
     if _is_due(run, progress.step, total):
-      progress = progress.at_checkpoint()
+      # A run cut short by max_steps must not consider a step that the whole run would not.
+      if _is_due(run, progress.step, config.total_steps):
+        progress = progress.at_checkpoint()
       checkpoints.save(state, progress, protected=_needed_later(run, progress.step))
   bar.close()
   _finish(run, checkpoints, state, progress)
@@ -156,12 +158,11 @@ def stage_values(stage: Stage, learning_rate: float) -> StageValues:
 
 
 def _restored_or_fresh(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
-  state = runs.initial_state(run)
   last = checkpoints.last_step()
   if last is None:
-    return state, Progress.start()
+    return runs.initial_state(run), Progress.start()
   logging.info('resuming from step %d', last)
-  return checkpoints.state(last, abstract_like(state)), checkpoints.progress(last)
+  return checkpoints.state(last, runs.abstract_state(run)), checkpoints.progress(last)
 
 
 def _enter(
@@ -202,7 +203,8 @@ def _stop_if_rejected(run: Run, state: TrainState) -> None:
     raise NumericsError(
       f'{in_a_row} steps in a row had a non-finite loss, gradient or parameter and were rejected '
       f'(config.optim.max_rejected_in_a_row = {limit}); the last good checkpoint is kept in {run.folder.checkpoints}. '
-      'Lower the learning rate, or look at the last lines of metrics.jsonl'
+      'Look at the last lines of metrics.jsonl, and begin a new --workdir with a lower learning rate, from this run by '
+      '--config.init_from if it is worth it'
     )
 
 
@@ -230,19 +232,23 @@ def _finish(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Pro
     name: state.params if step == progress.step else checkpoints.params(step, abstract_like(state.params))
     for name, step in wanted.items()
   }
+  before = run.folder.read_eval()
+  results = {name: value for name, value in before.items() if name not in ('final', 'last')}
   for name, step in wanted.items():
-    if run.folder.read_eval().get(name, {}).get('step') != step:
-      run.folder.write_eval(run.folder.read_eval() | {name: _evaluate(run, params[name]) | dict(step=step)})
+    known = before.get(name, {}).get('step') == step
+    results[name] = before[name] if known else _evaluate(run, params[name]) | dict(step=step)
+  run.folder.write_eval(results)
   hf.write_folder(
     run.folder.hf,
     params['final'],
     run.decoder,
     source=run.model_folder,
     dtype=hf.stored_dtype(run.model_folder),
+    chat_template=run.sampler.chat.tokenizer.chat_template if run.config.task.chat_template else '',
     replace=True,
   )
   checkpoints.close()
-  evaluations = {name: run.folder.read_eval()[name] for name in ('base', *wanted)}
+  evaluations = {name: results[name] for name in ('base', *wanted)}
   print(f'\n{terminal.table(evaluations)}\n')
   print(f'final is step {best}, in {run.folder.hf}; {run.folder.metrics.name} and {run.folder.eval.name} beside it')
 

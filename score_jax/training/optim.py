@@ -9,7 +9,7 @@ from score_jax.types import Stage
 
 
 def make_optimizer(config: OptimConfig, decoder: DecoderConfig) -> optax.GradientTransformation:
-  """Gradient -> direction. Multiply by minus the learning rate to get the update (`apply_direction`)."""
+  """Gradient -> direction. `update.apply` multiplies it by minus the learning rate."""
   parts = []
   if config.clip_norm:
     parts.append(optax.clip_by_global_norm(config.clip_norm))

@@ -1,6 +1,7 @@
 """A run, opened: everything that stays the same from its first step to its last, wired from the configuration."""
 
 import dataclasses
+import hashlib
 import pathlib
 from typing import Any
 
@@ -105,8 +106,10 @@ def open_run(config: RunConfig, workdir: str) -> Run:
   model_identity = dict(
     weights=run_folder.hash_files(model_folder, ('.safetensors',)),
     tokenizer=run_folder.hash_files(model_folder, _TOKENIZER_FILES),
+    chat_template=hashlib.sha256(sampler.chat.tokenizer.chat_template.encode()).hexdigest(),
+    compute_dtype=sampler.dtype.name,
   )
-  if config.init_from:
+  if config.init_from and not folder.has_begun():  # a run under way has what it took from there
     RunFolder(config.init_from).read_config()
   folder.claim(configs.as_dict(config), configs.identity(config) | dict(model=model_identity))
   return Run(
@@ -149,6 +152,25 @@ def initial_params(run: Run) -> Any:
 def initial_state(run: Run) -> TrainState:
   """The state at step 0."""
   return fresh_state(initial_params(run), run.optimizer, run.mesh, run.decoder)
+
+
+def abstract_state(run: Run) -> TrainState:
+  """Shapes, dtypes and shardings of the state."""
+
+  def placed(shapes: Any, shardings: Any) -> Any:
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+  params = weights.abstract_params(run.decoder)
+  number = jax.ShapeDtypeStruct((), jnp.int32, sharding=meshes.replicated(run.mesh))
+  return TrainState(
+    step=number,
+    params=placed(params, meshes.params(run.mesh, run.decoder, meshes.TRAINING_RULES)),
+    opt_state=placed(
+      jax.eval_shape(run.optimizer.init, params), meshes.opt_state(run.mesh, run.optimizer, run.decoder)
+    ),
+    rejected=number,
+    rejected_in_a_row=number,
+  )
 
 
 def fresh_state(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh, decoder: DecoderConfig) -> TrainState:
