@@ -224,26 +224,41 @@ def _visits(stages: dict[str, Any], order: tuple[str, ...], optim: OptimConfig) 
   return tuple(visits)
 
 
+def _require(condition: bool, message: str) -> None:
+  if not condition:
+    raise ConfigError(message)
+
+
+def _one_of(where: str, value: str, known: tuple[str, ...]) -> None:
+  _require(value in known, f'{where} = {value!r} is unknown; use one of {", ".join(known)}')
+
+
 def _check(run: RunConfig) -> None:
-  """Checks between fields."""
+  """Checks of single values, then between fields."""
+  _one_of('config.mode', run.mode, MODES)
+  _one_of('config.model.dtype', run.model.dtype, DTYPES)
+  _one_of('config.loss.kl_form', run.loss.kl_form, KL_FORMS)
+  _one_of('config.optim.schedule', run.optim.schedule, SCHEDULES)
+  _check_numbers(run)
+  _require(bool(run.visits), 'config.order is empty: name at least one stage of config.stages')
+  if run.mode == 'score':
+    _check_method(run)
+    for stage in run.visits:
+      _check_stage(stage, run)
+  else:
+    _require(
+      run.optim.warmup_steps < run.pretrain.steps,
+      f'config.optim.warmup_steps = {run.optim.warmup_steps} must be below config.pretrain.steps = '
+      f'{run.pretrain.steps}',
+    )
+  try:
+    run.task.countdown.check()
+  except ValueError as error:
+    raise ConfigError(f'config.task.countdown.{error}') from error
 
-  def require(condition: bool, message: str) -> None:
-    if not condition:
-      raise ConfigError(message)
 
-  def one_of(where: str, value: str, known: tuple[str, ...]) -> None:
-    require(value in known, f'{where} = {value!r} is unknown; use one of {", ".join(known)}')
-
-  one_of('config.mode', run.mode, MODES)
-  one_of('config.model.dtype', run.model.dtype, DTYPES)
-  one_of('config.loss.kl_form', run.loss.kl_form, KL_FORMS)
-  one_of('config.optim.schedule', run.optim.schedule, SCHEDULES)
-  require(
-    run.loss.importance_cap == 0 or run.loss.kl_form in ('k1', 'k1_togo'),
-    f'config.loss.importance_cap = {run.loss.importance_cap} weighs only the k1 forms of the KL, not '
-    f'kl_form = {run.loss.kl_form!r}; set it to 0 or choose k1_togo',
-  )
-  require(run.max_steps >= 0, f'config.max_steps = {run.max_steps} must be 0 (all steps) or more')
+def _check_numbers(run: RunConfig) -> None:
+  """Lower bounds of numbers."""
   for where, value in (
     ('batch.problems', run.batch.problems),
     ('batch.micro_batches', run.batch.micro_batches),
@@ -256,66 +271,63 @@ def _check(run: RunConfig) -> None:
     ('checkpoint.best_window', run.checkpoint.best_window),
     ('eval.problems', run.eval.problems),
   ):
-    require(value >= 1, f'config.{where} = {value} must be 1 or more')
+    _require(value >= 1, f'config.{where} = {value} must be 1 or more')
   for where, value in (
+    ('max_steps', run.max_steps),
     ('eval.every', run.eval.every),
     ('optim.learning_rate', run.optim.learning_rate),
     ('optim.clip_norm', run.optim.clip_norm),
     ('optim.weight_decay', run.optim.weight_decay),
     ('loss.importance_cap', run.loss.importance_cap),
   ):
-    require(0 <= value < float('inf'), f'config.{where} = {value} must be 0 or more')
-  require(
+    _require(0 <= value < float('inf'), f'config.{where} = {value} must be 0 or more')
+  budgets = run.sampling.attempt_tokens
+  _require(
+    min(budgets, default=0) >= 1,
+    f'config.sampling.attempt_tokens = {budgets}: give each attempt a budget of 1 or more',
+  )
+
+
+def _check_method(run: RunConfig) -> None:
+  """What the estimator needs to be right."""
+  _require(
     run.batch.samples >= 2,
     f'config.batch.samples = {run.batch.samples}: the leave-one-out baseline needs at least 2 samples a problem',
   )
-  require(
+  _require(
     run.batch.problems % run.batch.micro_batches == 0,
     f'config.batch.micro_batches = {run.batch.micro_batches} must divide config.batch.problems = {run.batch.problems}',
   )
-  A = run.attempts
-  require(
-    A >= 1 and min(run.sampling.attempt_tokens, default=0) >= 1,
-    f'config.sampling.attempt_tokens = {run.sampling.attempt_tokens}: give each attempt a budget of 1 or more',
+  _require(
+    run.loss.importance_cap == 0 or run.loss.kl_form in ('k1', 'k1_togo'),
+    f'config.loss.importance_cap = {run.loss.importance_cap} weighs only the k1 forms of the KL, not '
+    f'kl_form = {run.loss.kl_form!r}; set it to 0 or choose k1_togo',
   )
-  require(
-    run.mode == 'pretrain' or (run.sampling.temperature, run.sampling.top_k, run.sampling.top_p) == (1.0, 0, 1.0),
+  _require(
+    (run.sampling.temperature, run.sampling.top_k, run.sampling.top_p) == (1.0, 0, 1.0),
     f'config.sampling has temperature {run.sampling.temperature}, top_k {run.sampling.top_k}, top_p '
     f'{run.sampling.top_p}: the gradient is that of the sampled policy only at temperature 1 without top_k (0) and '
     'top_p (1); evaluation has settings of its own',
   )
-  require(bool(run.visits), 'config.order is empty: name at least one stage of config.stages')
-  if run.mode == 'score':
-    for stage in run.visits:
-      _check_stage(stage, A, require, one_of)
-  else:
-    require(
-      run.optim.warmup_steps < run.pretrain.steps,
-      f'config.optim.warmup_steps = {run.optim.warmup_steps} must be below config.pretrain.steps = '
-      f'{run.pretrain.steps}',
-    )
-  try:
-    run.task.countdown.check()
-  except ValueError as error:
-    raise ConfigError(f'config.task.countdown.{error}') from error
 
 
-def _check_stage(stage: Stage, attempts: int, require, one_of) -> None:
+def _check_stage(stage: Stage, run: RunConfig) -> None:
+  """One stage against the number of attempts and its own bounds."""
   where = f'config.stages.{stage.name}'
-  one_of(f'{where}.reference', stage.reference, REFERENCES)
-  one_of(f'{where}.optim.schedule', stage.optim.schedule, SCHEDULES)
-  require(stage.steps >= 1, f'{where}.steps = {stage.steps} must be 1 or more')
+  _one_of(f'{where}.reference', stage.reference, REFERENCES)
+  _one_of(f'{where}.optim.schedule', stage.optim.schedule, SCHEDULES)
+  _require(stage.steps >= 1, f'{where}.steps = {stage.steps} must be 1 or more')
   for field in ('pays', 'bonus', 'kl'):
     value = getattr(stage, field)
-    require(
-      len(value) == attempts,
-      f'{where}.{field} = {value} must have one value per attempt: {attempts}, as config.sampling.attempt_tokens',
+    _require(
+      len(value) == run.attempts,
+      f'{where}.{field} = {value} must have one value per attempt: {run.attempts}, as config.sampling.attempt_tokens',
     )
-  require(stage.bonus[0] == 0, f'{where}.bonus = {stage.bonus}: the first must be 0, nothing comes before attempt 1')
-  require(min(stage.kl) >= 0, f'{where}.kl = {stage.kl} must not be negative')
-  require(0 <= stage.gamma <= 1, f'{where}.gamma = {stage.gamma} must lie in 0..1')
-  require(0 <= stage.offline_first <= 1, f'{where}.offline_first = {stage.offline_first} must lie in 0..1')
-  require(
+  _require(stage.bonus[0] == 0, f'{where}.bonus = {stage.bonus}: the first must be 0, nothing comes before attempt 1')
+  _require(min(stage.kl) >= 0, f'{where}.kl = {stage.kl} must not be negative')
+  _require(0 <= stage.gamma <= 1, f'{where}.gamma = {stage.gamma} must lie in 0..1')
+  _require(0 <= stage.offline_first <= 1, f'{where}.offline_first = {stage.offline_first} must lie in 0..1')
+  _require(
     0 <= stage.optim.warmup_steps < max(stage.steps, 1) or stage.optim.warmup_steps == 0,
     f'{where}: warmup_steps = {stage.optim.warmup_steps} must be below its steps = {stage.steps}',
   )

@@ -58,6 +58,7 @@ def rows(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+  """Arrays that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 

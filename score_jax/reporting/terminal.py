@@ -14,6 +14,7 @@ class Progress:
     self._bar = tqdm.tqdm(total=total, initial=done, unit='step', dynamic_ncols=True, smoothing=0.1)
 
   def show(self, line: dict[str, Any]) -> None:
+    """Moves the bar one step on, with the step's numbers."""
     accuracy = line['accuracy']
     arrow = ' -> '.join(f'{100 * a:.1f}' for a in accuracy)
     self._bar.set_description(line['stage'], refresh=False)
@@ -29,6 +30,7 @@ class Progress:
     self._bar.write(text)
 
   def close(self) -> None:
+    """Leaves the bar as it stands."""
     self._bar.close()
 
 
