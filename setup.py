@@ -26,6 +26,7 @@ setuptools.setup(
     'numpy>=2.0',
     'optax>=0.2.8,<0.3',
     'orbax-checkpoint>=0.12.4,<0.13',
+    'protobuf>=5',  # sentencepiece's description of its models needs it and does not say so
     'safetensors>=0.4',
     'sentencepiece>=0.2',
     'tensorflow-datasets>=4.9.10',
@@ -36,6 +37,6 @@ setuptools.setup(
   extras_require={
     'tpu': ['jax[tpu]'],
     'cuda': ['jax[cuda13]'],
-    'test': ['pytest>=8', 'pytest-xdist>=3.5', 'ruff>=0.15', 'torch>=2.6'],
+    'test': ['peft>=0.21', 'pytest>=8', 'pytest-xdist>=3.5', 'ruff>=0.15', 'torch>=2.6'],
   },
 )

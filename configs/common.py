@@ -20,13 +20,21 @@ def get_config() -> ConfigDict:
   config.model.remat = False  # recompute layers in the backward pass: less memory, about a third more compute
   config.model.logp_chunk = 512  # positions whose logits [B, chunk, V] exist at a time
 
+  config.lora = ConfigDict()  # train low-rank adapters beside a frozen model, which then is the reference as well
+  config.lora.rank = 0  # R; 0: no adapters, all weights are trained
+  config.lora.alpha = 32.0  # an adapter's output is multiplied by alpha / rank
+  config.lora.targets = '[qkvo]_proj|(gate|up|down)_proj'  # regular expression on the whole names of projections
+
   config.task = ConfigDict()
   config.task.name = 'countdown'  # a name of score_jax.tasks.TASKS
   config.task.system = ''  # system prompt; joins the first user turn where the template has no such role
   config.task.instruction = (
     'Check and retry.'  # the user turn before every further attempt; never says if one was right
   )
-  config.task.chat_template = ''  # a .jinja file instead of the tokenizer's own template
+  # Instead of the tokenizer's own template: a .jinja file, 'bundled:chatml', or 'bundled:plain' for a base model.
+  config.task.chat_template = ''
+  config.task.examples = ''  # few-shot: a .jsonl file of {"messages": [...]}, turns that stand before every question
+  config.task.date = '2024-07-26'  # what a template that writes today's date is told: the same when a run is resumed
   config.task.countdown = ConfigDict()
   config.task.countdown.numbers = 4  # numbers a problem gives
   config.task.countdown.max_number = 10  # numbers are 1..max_number

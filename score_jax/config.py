@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from score_jax.errors import ConfigError
+from score_jax.models.lora import Lora
 from score_jax.tasks.countdown import CountdownSpec
 from score_jax.tasks.countdown_base import Mixture
 from score_jax.types import KL_FORMS
@@ -36,6 +37,8 @@ class TaskConfig:
   system: str
   instruction: str
   chat_template: str
+  examples: str
+  date: str
   countdown: CountdownSpec
 
 
@@ -118,6 +121,7 @@ class RunConfig:
   max_steps: int
   init_from: str
   model: ModelConfig
+  lora: Lora
   task: TaskConfig
   batch: BatchConfig
   sampling: SamplingConfig
@@ -279,6 +283,8 @@ def _check_numbers(run: RunConfig) -> None:
     ('optim.clip_norm', run.optim.clip_norm),
     ('optim.weight_decay', run.optim.weight_decay),
     ('loss.importance_cap', run.loss.importance_cap),
+    ('lora.rank', run.lora.rank),
+    ('lora.alpha', run.lora.alpha),
   ):
     _require(0 <= value < float('inf'), f'config.{where} = {value} must be 0 or more')
   budgets = run.sampling.attempt_tokens
@@ -344,7 +350,7 @@ def identity(run: RunConfig) -> dict[str, Any]:
   The model and tokenizer are added to it as hashes of their files (`storage.run_folder`).
   """
   everything = as_dict(run)
-  keep = ('mode', 'seed', 'init_from', 'task', 'batch', 'sampling', 'visits', 'offline_pool', 'loss', 'optim')
+  keep = ('mode', 'seed', 'init_from', 'lora', 'task', 'batch', 'sampling', 'visits', 'offline_pool', 'loss', 'optim')
   chosen = {name: everything[name] for name in keep}
   chosen['optim'].pop('max_rejected_in_a_row')
   chosen['best'] = dict(window=run.checkpoint.best_window, every=run.checkpoint.every)

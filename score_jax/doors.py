@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import functools
 import pathlib
 import runpy
 import sys
@@ -33,18 +34,22 @@ def config_name() -> str:
   return pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
 
 
-def run(main: Callable[[], None]) -> None:
-  """Parses the command line and calls `main`; a UserError becomes one line and its exit code."""
+def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
+  """Parses the command line and calls `main`; a UserError becomes one line and its exit code.
+
+  Args:
+    main: called with the values of `arguments`.
+    arguments: names of what the command line must hold beside flags.
+  """
 
   def guarded(argv: Sequence[str]) -> None:
-    del argv
     try:
-      main()
+      main(*argv[1:])
     except UserError as error:
       _fail(error)
 
   logging.set_verbosity(logging.WARNING)
-  app.run(guarded, flags_parser=_parse)
+  app.run(guarded, flags_parser=functools.partial(_parse, arguments=arguments))
 
 
 def _fail(error: UserError) -> None:
@@ -52,14 +57,16 @@ def _fail(error: UserError) -> None:
   sys.exit(error.exit_code)
 
 
-def _parse(argv: Sequence[str]) -> Sequence[str]:
+def _parse(argv: Sequence[str], arguments: tuple[str, ...]) -> Sequence[str]:
   """Like absl's parser, but every mistake is one line: a missing file, an unknown field, a wrong type."""
   try:
     if 'config' in flags.FLAGS and not any(arg.startswith('--help') for arg in argv):
       _check_overrides(argv, _config_file(argv))
     rest = flags.FLAGS(argv)
-    if len(rest) > 1:
-      raise ConfigError(f'unknown argument {rest[1]!r}; flags are written --name=value')
+    if len(rest) - 1 > len(arguments):
+      raise ConfigError(f'unknown argument {rest[-1]!r}; flags are written --name=value')
+    if len(rest) - 1 < len(arguments):
+      raise ConfigError(f'{arguments[len(rest) - 1]} is missing')
     return rest
   except UserError as error:
     _fail(error)

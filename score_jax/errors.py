@@ -1,7 +1,8 @@
 """What goes wrong for a reason that the user can mend.
 
 Every message names the field or file, the value found there and the remedy. The doors (`main`, `evaluate`,
-`export`) print it as one line and exit with the code beside it; anything else is a bug and keeps its traceback.
+`export`, `inspect`, `bench`) print it as one line and exit with the code beside it; anything else is a bug and keeps
+its traceback.
 """
 
 

@@ -1,4 +1,7 @@
-"""Exports a run's policy: `python -m score_jax.export --run=runs/X --step=best|last|N --out=DIR`."""
+"""Exports a run's policy: `python -m score_jax.export --run=runs/X --step=best|last|N --out=DIR`.
+
+Adapters are merged into the base; `--format=peft` writes them alone, as a folder that PEFT loads onto the base.
+"""
 
 import pathlib
 
@@ -10,6 +13,7 @@ from score_jax.errors import ConfigError
 _RUN = flags.DEFINE_string('run', '', 'a run folder')
 _STEP = flags.DEFINE_string('step', 'best', "which checkpoint: 'best', 'last' or a step number")
 _OUT = flags.DEFINE_string('out', '', 'the HF folder to write; must not exist')
+_FORMAT = flags.DEFINE_enum('format', 'hf', ['hf', 'peft'], 'a whole model, or the adapters of a LoRA run alone')
 _DTYPE = flags.DEFINE_enum('dtype', '', ['', 'float32', 'bfloat16', 'float16'], "of the weights; default: the base's")
 
 
@@ -17,28 +21,41 @@ def main() -> None:
   if not _RUN.value or not _OUT.value:
     raise ConfigError('give --run=RUN_FOLDER and --out=DIR')
 
+  from score_jax.models import lora as loras
   from score_jax.parallel import mesh as meshes
   from score_jax.storage import hf
+  from score_jax.storage import hf_export
   from score_jax.storage.run_folder import RunFolder
-  from score_jax.tasks import chat as chats
+  from score_jax.tasks import tokenizer_files
+  from score_jax.tasks.tokenizer import load_tokenizer
   from score_jax.training import run
 
-  folder = RunFolder(_RUN.value)
+  folder, out = RunFolder(_RUN.value), pathlib.Path(_OUT.value)
   config = folder.read_config()['config']
+  lora = loras.Lora(**config['lora'])
+  if _FORMAT.value == 'peft' and (not lora.rank or _DTYPE.value):
+    raise ConfigError(
+      f'--format=peft writes the f32 adapters of a LoRA run: {_RUN.value} has config.lora.rank = {lora.rank}, '
+      f'--dtype={_DTYPE.value!r}; leave out --dtype, or use --format=hf'
+    )
   source = hf.folder_of(config['model']['path'])
   decoder = hf.read_config(source)
-  params = run.best_params(folder, meshes.make_mesh(-1, 1, 1), decoder, _STEP.value)
-  dtype = hf.config_dtype(_DTYPE.value) if _DTYPE.value else hf.stored_dtype(source)
-  template = config['task']['chat_template']
-  hf.write_folder(
-    pathlib.Path(_OUT.value),
-    params,
-    decoder,
-    source=source,
-    chat_template=chats.load_tokenizer(source, template).chat_template if template else '',
-    dtype=dtype,
-  )
-  print(f'wrote {_OUT.value}')
+  params = run.best_params(folder, meshes.make_mesh(-1, 1, 1), loras.trained_table(decoder, lora), _STEP.value)
+  if _FORMAT.value == 'peft':
+    hf_export.write_adapter(out, params, decoder, lora, base=source)
+  else:
+    template = config['task']['chat_template']
+    tokenizer = load_tokenizer(source, template)
+    hf_export.write_folder(
+      out,
+      run.exportable(params, lora),
+      decoder,
+      source=source,
+      tokenizer=tokenizer if tokenizer_files.has_only_sentencepiece(source) else None,
+      chat_template=tokenizer.chat_template if template else '',
+      dtype=hf.DTYPES[_DTYPE.value] if _DTYPE.value else hf.stored_dtypes(source, decoder),
+    )
+  print(f'wrote {out}')
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ Glossary of shape letters, used as suffixes (`logp_BL`), in einsum strings and i
   S  slots of the key/value cache               K  key/value heads
   P  prompt slots                               C  head width
   T  tokens processed in one call               F  feed-forward width
+                                                R  rank of an adapter
 """
 
 import dataclasses

@@ -10,9 +10,9 @@ import pytest
 import tiny
 
 from score_jax.errors import DataError
-from score_jax.tasks import chat
 from score_jax.tasks import countdown
 from score_jax.tasks import countdown_base
+from score_jax.tasks import seam
 from score_jax.tasks.countdown import CountdownSpec
 from score_jax.tasks.countdown_base import Mixture
 from score_jax.types import Problem
@@ -239,7 +239,7 @@ def test_supervised_ids_are_the_tokenizers_own_of_the_rendered_conversation(toke
       dict(role='user', content=tiny.INSTRUCTION),
       dict(role='assistant', content=second),
     ]
-    expected = tokenizer(chat.render(tokenizer, messages, answering=False), add_special_tokens=False)['input_ids']
+    expected = tokenizer(seam.render(tokenizer, messages, False, tiny.DATE), add_special_tokens=False)['input_ids']
     assert tokenizer.unk_token_id not in expected
     assert row.tolist() == expected + [tokenizer.pad_token_id] * (len(row) - len(expected))
 

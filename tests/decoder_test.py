@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from score_jax.models import decoder
+from score_jax.storage import hf_export
 
 VARIANTS = {
   'qwen2_tied': dict(family='qwen2', tied=True),
@@ -74,10 +75,9 @@ def base():
 def test_logits_and_logps_equal_those_of_transformers(variant, tmp_path):
   torch = pytest.importorskip('torch')
   transformers = pytest.importorskip('transformers')
-  from score_jax.storage import hf
 
   config, params, rows, logp, logits = variant
-  hf.write_folder(tmp_path / 'hf', params, config, source=None, dtype=np.dtype(np.float32))
+  hf_export.write_folder(tmp_path / 'hf', params, config, source=None, dtype=np.dtype(np.float32))
   model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'hf', dtype=torch.float32)
   for row, start, row_logp, row_logits in zip(rows, START, logp, logits, strict=True):
     ids = row[start:]

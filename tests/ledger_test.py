@@ -232,9 +232,10 @@ def test_learning_rates_of_a_stage_by_hand(changes, expected):
 def test_optimizer_clips_before_its_moments_and_decays_matrices_alone():
   run = tiny.run_config(**{'optim.clip_norm': 1.0, 'optim.weight_decay': 0.5})
   config = tiny.decoder_config('qwen2', vocab=8)
-  optimizer = optim.make_optimizer(run.optim, config)
-  params = weights.tree_of(config, lambda weight: np.ones(weight.shape(config), np.float32))
-  gradient = weights.tree_of(config, lambda weight: np.full(weight.shape(config), 100.0, np.float32))
+  table = weights.weight_table(config)
+  optimizer = optim.make_optimizer(run.optim, table)
+  params = table.tree(lambda weight: np.ones(weight.shape(table.sizes), np.float32))
+  gradient = table.tree(lambda weight: np.full(weight.shape(table.sizes), 100.0, np.float32))
   with jax.numpy_dtype_promotion('standard'):  # optax raises a float to an integer count
     direction, state = jax.jit(lambda gradient: optimizer.update(gradient, optimizer.init(params), params))(gradient)
   entries = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -267,28 +268,29 @@ def test_brackets_of_a_layout_are_flattened_axes(layout, groups):
 @pytest.mark.parametrize('family', ['llama', 'qwen2'])
 def test_import_and_export_of_every_weight_are_inverse(family):
   config = tiny.decoder_config(family, vocab=10)
-  for weight in weights.weight_table(config):
-    file = np.arange(math.prod(weight.hf_shape(config))).reshape(weight.hf_shape(config))
-    ours = weight.from_hf(file, config)
-    assert ours.shape == weight.shape(config)[weight.per_layer :]
-    back = weight.to_hf(np.ascontiguousarray(ours), config)
-    assert back.flags.c_contiguous
+  sizes = config.sizes()
+  for weight in weights.weight_table(config).weights:
+    file = np.arange(math.prod(weight.hf_shape(sizes))).reshape(weight.hf_shape(sizes))
+    ours = weight.from_hf(file, sizes)
+    assert ours.shape == weight.shape(sizes)[weight.per_layer :]
+    back = weight.to_hf(ours, sizes)
     np.testing.assert_array_equal(back, file)
 
 
 def test_a_file_s_rows_are_heads_by_head_width():
   config = tiny.decoder_config('llama', vocab=10)
-  table = {weight.path[-1]: weight for weight in weights.weight_table(config)}
+  table = {weight.path[-1]: weight for weight in weights.weight_table(config).weights}
+  sizes = config.sizes()
   q = np.arange(16 * 16).reshape(16, 16)
-  assert table['q'].from_hf(q, config)[3, 2, 1] == q[2 * 4 + 1, 3]
-  assert table['o'].from_hf(q, config)[2, 1, 3] == q[3, 2 * 4 + 1]
+  assert table['q'].from_hf(q, sizes)[3, 2, 1] == q[2 * 4 + 1, 3]
+  assert table['o'].from_hf(q, sizes)[2, 1, 3] == q[3, 2 * 4 + 1]
   down = np.arange(16 * 32).reshape(16, 32)
-  assert table['down'].from_hf(down, config)[5, 3] == down[3, 5]
+  assert table['down'].from_hf(down, sizes)[5, 3] == down[3, 5]
 
 
 def test_the_table_has_the_biases_and_the_head_that_a_family_has():
   paths = {
-    family: {weight.path[-1] for weight in weights.weight_table(tiny.decoder_config(family))}
+    family: {weight.path[-1] for weight in weights.weight_table(tiny.decoder_config(family)).weights}
     for family in ('llama', 'qwen2')
   }
   assert paths['llama'] - paths['qwen2'] == {'head'}

@@ -12,6 +12,7 @@ from score_jax.models import weights
 from score_jax.parallel import mesh as meshes
 
 CONFIG = tiny.decoder_config('qwen2', vocab=64, tied=False)
+TABLE = weights.weight_table(CONFIG)
 
 
 @pytest.fixture(scope='module')
@@ -21,7 +22,7 @@ def mesh():
 
 def specs(mesh, config, rules):
   """PartitionSpec of each weight."""
-  return jax.tree.map(lambda sharding: sharding.spec, meshes.params(mesh, config, rules))
+  return jax.tree.map(lambda sharding: sharding.spec, meshes.params(mesh, weights.weight_table(config), rules))
 
 
 def test_mesh_takes_all_devices_and_names_its_axes(mesh):
@@ -74,24 +75,24 @@ def test_an_axis_that_does_not_divide_stays_whole(mesh):
 
 def test_rules_that_use_a_mesh_axis_twice_are_refused(mesh):
   with pytest.raises(ValueError, match='two axes on mesh axis'):
-    meshes.params(mesh, CONFIG, {'D': 'tensor', 'F': 'tensor'})
+    meshes.params(mesh, TABLE, {'D': 'tensor', 'F': 'tensor'})
 
 
 def test_parameters_put_in_either_layout_hold_a_share_and_keep_their_values(mesh):
   rng = np.random.default_rng(0)
-  params = weights.tree_of(CONFIG, lambda weight: rng.normal(size=weight.shape(CONFIG)).astype(np.float32))
+  params = TABLE.tree(lambda weight: rng.normal(size=weight.shape(TABLE.sizes)).astype(np.float32))
   for rules, share in ((meshes.TRAINING_RULES, 4), (meshes.SAMPLING_RULES, 2)):
-    embed = jax.device_put(params, meshes.params(mesh, CONFIG, rules))['embed']
+    embed = jax.device_put(params, meshes.params(mesh, TABLE, rules))['embed']
     assert embed.addressable_shards[0].data.size * share == embed.size
     np.testing.assert_array_equal(embed, params['embed'])
 
 
 def test_moments_lie_as_their_parameters_do(mesh):
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam())
-  _, adam = meshes.opt_state(mesh, optimizer, CONFIG)
-  assert adam.mu == adam.nu == meshes.params(mesh, CONFIG, meshes.TRAINING_RULES)
+  _, adam = meshes.opt_state(mesh, optimizer, TABLE)
+  assert adam.mu == adam.nu == meshes.params(mesh, TABLE, meshes.TRAINING_RULES)
   assert adam.count == meshes.replicated(mesh)
-  assert jax.tree.structure(adam.mu) == jax.tree.structure(weights.abstract_params(CONFIG))
+  assert jax.tree.structure(adam.mu) == jax.tree.structure(TABLE.abstract(np.float32))
 
 
 def test_rows_are_spread_over_data_and_fsdp(mesh):

@@ -8,6 +8,7 @@ import pytest
 import tiny
 
 from score_jax.models import decoder
+from score_jax.models import weights as weight_tables
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import rollout as rollouts
 from score_jax.sampling.rollout import RolloutSpec
@@ -51,7 +52,7 @@ def roll(spec=SPEC, prompt=None, start=None, row=None, key=KEY, forced=None, mes
   inputs, weights = (prompt, start, row.astype(np.int32), forced), params()
   if mesh:
     inputs = meshes.put_rows(mesh, inputs)
-    weights = jax.device_put(weights, meshes.params(mesh, config(), meshes.SAMPLING_RULES))
+    weights = jax.device_put(weights, meshes.params(mesh, weight_tables.weight_table(config()), meshes.SAMPLING_RULES))
   prompt, start, row, forced = inputs
   out = rollouts.rollout(
     weights, prompt, start, row, jax.random.key(key), forced, config=config(), spec=spec, dtype=np.dtype('float32')

@@ -1,15 +1,23 @@
 """A whole tiny run: its folder is what the README promises, and each program was compiled once."""
 
 import json
+import pathlib
+import subprocess
+import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import tiny
 
+from configs import common
 from score_jax.sampling.rollout import rollout
 from score_jax.storage import hf
 from score_jax.training import loop
 from score_jax.training import run
 from score_jax.training.update import update
 
+ROOT = pathlib.Path(__file__).parent.parent
 LEDGER = {'n', 'acc_t1', 'acc_t2', 'delta', 'i_to_c', 'c_to_i'}
 
 
@@ -42,3 +50,53 @@ def test_a_run_writes_its_folder_and_compiles_each_program_once(hf_folder, tmp_p
   # Training and sampled evaluation share one rollout; greedy evaluation is the other. Both stages share the update.
   assert rollout._cache_size() == 2
   assert update._cache_size() == 1
+
+
+def test_a_lora_run_trains_adapters_beside_one_base_and_exports_both_ways(tmp_path):
+  rollout.clear_cache()
+  update.clear_cache()
+  # The bundled base earns rewards, without which nothing would move.
+  changes = {
+    'model.path': 'bundled:countdown_base',
+    'task.countdown': common.get_config().task.countdown.to_dict(),
+    'sampling.prompt_tokens': 10,
+    'sampling.attempt_tokens': (18, 20),
+    'batch.samples': 4,
+    'lora.rank': 2,
+    'stages.stage2.reference': 'stage_start',
+    'stages.stage2.offline_first': 0.5,
+    'optim.learning_rate': 0.02,
+  }
+  config = tiny.run_config(**changes)
+  opened = run.open_run(config, str(tmp_path / 'run'))
+  before = jax.device_get(opened.base)
+  loop.train(opened)
+
+  lines = [json.loads(line) for line in opened.folder.metrics.read_text().splitlines()]
+  assert max(map(abs, lines[0]['kl'])) < 1e-6, 'fresh adapters add nothing'
+  assert max(map(abs, lines[1]['kl'])) > 1e-6
+  assert max(map(abs, lines[2]['kl'])) < 1e-6, 'the reference is the adapters as the stage began'
+  assert all(line['mismatch'] < 1e-5 and not line['rejected'] for line in lines)
+  jax.tree.map(np.testing.assert_array_equal, opened.base, before)
+  # The base is evaluated by the policy's own program, with adapters that add nothing.
+  assert rollout._cache_size() == 2
+  assert update._cache_size() == 2  # a reference without adapters, and one with
+
+  step = json.loads(opened.folder.eval.read_text())['final']['step']
+  trained = run.best_params(opened.folder, opened.mesh, opened.trained, str(step))
+  assert all(np.any(leaf) for leaf in jax.tree.leaves(trained))
+  written = hf.read_params(opened.folder.hf, opened.decoder, opened.mesh, np.dtype(np.float32))
+  merged = opened.base['layers']['up'] + config.lora.scale * jnp.einsum(
+    'ndr,nrf->ndf', trained['layers']['up_lora_a'], trained['layers']['up_lora_b']
+  )
+  np.testing.assert_allclose(written['layers']['up'], merged, atol=1e-6)
+  np.testing.assert_array_equal(written['embed'], opened.base['embed'])
+  for format_, files in (
+    ('hf', {'model.safetensors', 'config.json', 'tokenizer.json'}),
+    ('peft', {'adapter_model.safetensors'}),
+  ):
+    out = tmp_path / format_
+    flags = [f'--run={opened.folder.path}', f'--out={out}', f'--format={format_}']
+    subprocess.run([sys.executable, '-m', 'score_jax.export', *flags], check=True, cwd=ROOT)
+    assert files <= {file.name for file in out.iterdir()}
+  assert (tmp_path / 'hf/model.safetensors').read_bytes() == (opened.folder.hf / 'model.safetensors').read_bytes()

@@ -10,9 +10,12 @@ from score_jax import config as configs
 from score_jax.config import RunConfig
 from score_jax.models import weights
 from score_jax.models.families import DecoderConfig
+from score_jax.models.families import LayerKind
+from score_jax.models.rope import Plain
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling.rollout import RolloutSpec
 from score_jax.storage import hf
+from score_jax.storage import hf_export
 from score_jax.tasks import countdown_base
 from score_jax.tasks.countdown import CountdownSpec
 
@@ -26,6 +29,7 @@ SPEC = CountdownSpec(
   prompt='reach {target} with {numbers}',
 )
 INSTRUCTION = 'Check and retry.'
+DATE = '2024-07-26'
 
 
 def tokenizer():
@@ -33,7 +37,7 @@ def tokenizer():
   return countdown_base.build_tokenizer(SPEC, INSTRUCTION)
 
 
-def decoder_config(family: str = 'llama', **changes) -> DecoderConfig:
+def decoder_config(family: str = 'llama', rope_theta: float = 10000.0, **changes) -> DecoderConfig:
   """Two layers of width 16 with two query heads per key/value head."""
   fields = dict(
     family=family,
@@ -44,13 +48,16 @@ def decoder_config(family: str = 'llama', **changes) -> DecoderConfig:
     kv_heads=2,
     head_width=4,
     ffn=32,
-    rope_theta=10000.0,
     norm_eps=1e-6,
     qkv_bias=family == 'qwen2',
     tied=family == 'qwen2',
     max_positions=128,
+    kinds=(LayerKind(window=0, rope=Plain(rope_theta)),),
   )
-  return DecoderConfig(**fields | changes)
+  fields |= changes
+  fields.setdefault('kind_of_layer', (0,) * fields['layers'])
+  fields.setdefault('query_scale', fields['head_width'] ** -0.5)
+  return DecoderConfig(**fields)
 
 
 def random_params(config: DecoderConfig, seed: int = 0, scale: float = 0.3):
@@ -64,8 +71,8 @@ def random_params(config: DecoderConfig, seed: int = 0, scale: float = 0.3):
 
 def write_hf_folder(path: pathlib.Path, config: DecoderConfig, seed: int = 0, dtype: str = 'float32') -> pathlib.Path:
   """Writes a random model with the Countdown tokenizer."""
-  hf.write_folder(
-    path, random_params(config, seed), config, source=None, tokenizer=tokenizer(), dtype=hf.config_dtype(dtype)
+  hf_export.write_folder(
+    path, random_params(config, seed), config, source=None, tokenizer=tokenizer(), dtype=hf.DTYPES[dtype]
   )
   return path
 

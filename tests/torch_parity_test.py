@@ -12,7 +12,7 @@ from score_jax.models import weights
 from score_jax.sampling import sampler as samplers
 from score_jax.states import Batch
 from score_jax.states import StageValues
-from score_jax.storage import hf
+from score_jax.storage import hf_export
 from score_jax.tasks import chat as chats
 from score_jax.tasks import countdown
 from score_jax.training import update
@@ -48,8 +48,16 @@ def run(request, tmp_path_factory):
   base = perturbed(tiny.random_params(config), 0)
   policy = perturbed(base, 1)
   for name, params in (('base', base), ('policy', policy)):
-    hf.write_folder(root / name, params, config, source=None, tokenizer=tokenizer, dtype=np.dtype(np.float32))
-  chat = chats.open_chat(root / 'base', tokenizer, system='', instructions=(tiny.INSTRUCTION,), prompt_tokens=9)
+    hf_export.write_folder(root / name, params, config, source=None, tokenizer=tokenizer, dtype=np.dtype(np.float32))
+  chat = chats.open_chat(
+    root / 'base',
+    tokenizer,
+    system='',
+    examples=(),
+    instructions=(tiny.INSTRUCTION,),
+    prompt_tokens=9,
+    date=tiny.DATE,
+  )
   sampler = samplers.Sampler(tiny.one_device_mesh(), config, chat, budgets=(5, 6), dtype=jnp.float32)
   problems = [countdown.problem(tiny.SPEC, 0, 'train', i) for i in range(PROBLEMS) for _ in range(G)]
   key = samplers.stream_key(0, samplers.Stream.TRAIN, 0)
@@ -93,17 +101,17 @@ def ours(run, verdict, trained, stage, kl_form, per_attempt):
   assert len(grads) == (A if per_attempt else 1)
   grad = jax.tree.map(lambda *parts: np.sum([np.asarray(part) for part in parts], axis=0), *grads)
   named = {}
-  for weight in weights.weight_table(config):
+  for weight in weights.weight_table(config).weights:
     stacked = weights.leaf_at(grad, weight)
     for n in range(config.layers if weight.per_layer else 1):
       one = stacked[n] if weight.per_layer else stacked
-      named[weight.hf_name.format(n=n)] = weight.to_hf(one, config)
+      named[weight.hf_name.format(n=n)] = weight.to_hf(one, config.sizes())
   return np.asarray(loss_A), np.asarray(metrics['kl_A']), named
 
 
 @functools.partial(jax.jit, static_argnames=('spec',))
 def compiled(policy, base, batch, values, *, spec):
-  return update.gradients(policy, base, batch, values, spec)
+  return update.gradients(policy, {}, base, batch, values, spec)
 
 
 def compare(run, tmp_path, stage, case, kl_form, per_attempt):

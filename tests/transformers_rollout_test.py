@@ -13,10 +13,12 @@ from configs import common
 from score_jax import config as configs
 from score_jax.sampling import sampler as samplers
 from score_jax.storage import hf
+from score_jax.storage import hf_export
 from score_jax.tasks import chat as chats
 from score_jax.tasks import countdown
 from score_jax.tasks import countdown_base
 from score_jax.tasks.countdown import CountdownSpec
+from score_jax.tasks.tokenizer import load_tokenizer
 from score_jax.types import Stop
 
 torch = pytest.importorskip('torch')
@@ -66,11 +68,11 @@ class Answers:
 def eager_to_stop(hf_folder, folder):
   """The tiny model with larger head rows for end-of-turn and ';', both stops: it then ends in every way."""
   config = hf.read_config(hf_folder)
-  params = hf.read_params(hf_folder, config)
+  params = jax.tree.map(np.array, hf.read_params(hf_folder, config, tiny.one_device_mesh(), jnp.float32))
   vocabulary = tiny.tokenizer().get_vocab()
   stops = [vocabulary[countdown_base.END], vocabulary[';']]
   params['head'][stops] *= np.array([[1.5], [3]], np.float32)
-  hf.write_folder(folder, params, config, source=hf_folder, dtype=np.dtype(np.float32))
+  hf_export.write_folder(folder, params, config, source=hf_folder, dtype=np.dtype(np.float32))
   (folder / 'generation_config.json').write_text(json.dumps(dict(eos_token_id=stops)))
   return folder
 
@@ -83,14 +85,20 @@ def answers(request, hf_folder, tmp_path_factory):
     folder = hf.folder_of(case.folder)
   else:
     folder = eager_to_stop(hf_folder, tmp_path_factory.mktemp('greedy') / 'hf')
-  tokenizer = chats.load_tokenizer(folder)
+  tokenizer = load_tokenizer(folder)
   chat = chats.open_chat(
-    folder, tokenizer, system='', instructions=(tiny.INSTRUCTION,), prompt_tokens=case.prompt_tokens
+    folder,
+    tokenizer,
+    system='',
+    examples=(),
+    instructions=(tiny.INSTRUCTION,),
+    prompt_tokens=case.prompt_tokens,
+    date=tiny.DATE,
   )
   config = hf.read_config(folder)
   sampler = samplers.Sampler(tiny.one_device_mesh(), config, chat, case.budgets, jnp.float32)
   problems = [countdown.problem(case.spec, 3, 'heldout', i) for i in range(case.problems)]
-  params = sampler.layout(jax.tree.map(jnp.asarray, hf.read_params(folder, config)))
+  params = hf.read_params(folder, config, tiny.one_device_mesh(), jnp.float32)
   rollout = sampler.sample(params, problems, jax.random.key(0), sampler.spec(temperature=0.0))
   tokens, attempt, stop = jax.device_get((rollout.tokens, rollout.attempt, rollout.stop))
   prompts = [chat.prompt_ids(problem) for problem in problems]

@@ -22,6 +22,7 @@ from score_jax.training import update as updates
 from score_jax.types import Verdict
 
 CONFIG = tiny.decoder_config('llama')
+TABLE = weights.weight_table(CONFIG)
 END = 1
 W, C, T, E = Verdict.WRONG, Verdict.CORRECT, Verdict.TIMEOUT, Verdict.ERROR
 # Four problems of two rows: padding before, prompt, attempt 1, instruction, attempt 2; the rest of 16 is padding.
@@ -63,7 +64,7 @@ OPTIMIZER = optim.make_optimizer(
     clip_norm=0.0,
     max_rejected_in_a_row=3,
   ),
-  CONFIG,
+  TABLE,
 )
 # Compiling is most of this file's time.
 FAST = dict(compiler_options={'xla_backend_optimization_level': 0})
@@ -99,10 +100,10 @@ def random_params(seed):
   rng = np.random.default_rng(seed)
 
   def leaf(weight):
-    centre = 1.0 if weight.init == 'ones' else 0.0
-    return rng.normal(centre, 0.2, weight.shape(CONFIG)).astype(np.float32)
+    centre = 1.0 if weight.role == 'norm' else 0.0
+    return rng.normal(centre, 0.2, weight.shape(TABLE.sizes)).astype(np.float32)
 
-  return jax.tree.map(jnp.asarray, weights.tree_of(CONFIG, leaf))
+  return jax.tree.map(jnp.asarray, TABLE.tree(leaf))
 
 
 @functools.cache
@@ -157,20 +158,22 @@ def as_bytes(tree):
 
 def make_state(mesh=None, params=None):
   mesh = mesh or tiny.one_device_mesh()
-  params = runs.put_params(mesh, CONFIG, policy() if params is None else params, jnp.float32)
-  return runs.fresh_state(params, OPTIMIZER, mesh, CONFIG)
+  params = runs.put_params(mesh, TABLE, policy() if params is None else params, jnp.float32)
+  return runs.fresh_state(params, OPTIMIZER, mesh, TABLE)
 
 
 def update(state, batch=None, stage=None, reference_params=None, mesh=None):
   mesh = mesh or tiny.one_device_mesh()
-  reference_params = runs.put_params(mesh, CONFIG, reference_params or reference(), jnp.float32)
+  reference_params = runs.put_params(mesh, TABLE, reference_params or reference(), jnp.float32)
   batch = meshes.put_rows(mesh, make_batch() if batch is None else batch)
-  return updates.update(state, reference_params, batch, stage or stage_values(), spec=BY_ATTEMPT, optimizer=OPTIMIZER)
+  return updates.update(
+    state, {}, reference_params, batch, stage or stage_values(), spec=BY_ATTEMPT, optimizer=OPTIMIZER
+  )
 
 
 def test_the_gradient_weighs_sampled_tokens_and_no_others():
   batch, stage = make_batch(), stage_values(gamma=0)
-  _, (gradient,), _ = gradients(policy(), reference(), batch, stage, SPEC)
+  _, (gradient,), _ = gradients(policy(), {}, reference(), batch, stage, SPEC)
   weight_BL = token_weights(batch, stage)
   assert_close(gradient, weighted_gradient(policy(), batch.tokens, batch.start, weight_BL), 1e-5)
 
@@ -180,7 +183,7 @@ def test_the_end_of_turn_token_is_trained():
   batch, stage = make_batch(), stage_values(gamma=0)
   batch = batch.replace(attempt=np.where(batch.tokens == END, batch.attempt, 0).astype(np.int8))
   assert (batch.attempt > 0).sum() == 2 * len(SPANS)
-  _, (gradient,), _ = gradients(policy(), reference(), batch, stage, SPEC)
+  _, (gradient,), _ = gradients(policy(), {}, reference(), batch, stage, SPEC)
   weight_BL = token_weights(batch, stage)
   assert_close(gradient, weighted_gradient(policy(), batch.tokens, batch.start, weight_BL), 1e-5)
 
@@ -191,8 +194,8 @@ def test_what_stands_in_the_padding_changes_nothing():
   padding_BL = (slot_L[None] < batch.start[:, None]) | (slot_L[None] >= end_B[:, None])
   other = batch.replace(tokens=np.where(padding_BL, 0, batch.tokens).astype(np.int32))
   assert (other.tokens != batch.tokens).sum() == padding_BL.sum()
-  loss_A, (gradient,), _ = gradients(policy(), reference(), batch, stage_values(), SPEC)
-  other_A, (other_gradient,), _ = gradients(policy(), reference(), other, stage_values(), SPEC)
+  loss_A, (gradient,), _ = gradients(policy(), {}, reference(), batch, stage_values(), SPEC)
+  other_A, (other_gradient,), _ = gradients(policy(), {}, reference(), other, stage_values(), SPEC)
   np.testing.assert_allclose(loss_A, other_A, atol=1e-5)
   assert_close(gradient, other_gradient, 1e-6)
 
@@ -201,27 +204,27 @@ def test_what_stands_in_the_padding_changes_nothing():
 def test_micro_batches_add_up_to_the_whole_batch(kl_form, parts):
   whole = dataclasses.replace(SPEC, kl_form=kl_form)
   cut = dataclasses.replace(whole, micro_batches=parts)
-  loss_A, (gradient,), metrics = gradients(policy(), reference(), make_batch(), stage_values(), whole)
-  cut_A, (cut_gradient,), cut_metrics = gradients(policy(), reference(), make_batch(), stage_values(), cut)
+  loss_A, (gradient,), metrics = gradients(policy(), {}, reference(), make_batch(), stage_values(), whole)
+  cut_A, (cut_gradient,), cut_metrics = gradients(policy(), {}, reference(), make_batch(), stage_values(), cut)
   np.testing.assert_allclose(cut_A, loss_A, atol=1e-5)
   assert_close(cut_gradient, gradient, 1e-6)
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), cut_metrics, metrics)
 
 
 def test_the_gradients_of_the_attempts_add_up_to_that_of_the_sum():
-  loss_A, (gradient,), _ = gradients(policy(), reference(), make_batch(), stage_values(), SPEC)
-  parts_A, parts, _ = gradients(policy(), reference(), make_batch(), stage_values(), BY_ATTEMPT)
+  loss_A, (gradient,), _ = gradients(policy(), {}, reference(), make_batch(), stage_values(), SPEC)
+  parts_A, parts, _ = gradients(policy(), {}, reference(), make_batch(), stage_values(), BY_ATTEMPT)
   np.testing.assert_allclose(parts_A, loss_A, atol=1e-5)
   assert len(parts) == 2
   assert_close(jax.tree.map(jnp.add, *parts), gradient, 1e-6)
   # Where nothing pays or binds attempt 1, its part is nothing.
   nothing_first = stage_values(pays=(0, 1), bonus=(0, 0), kl=(0, 0.1), gamma=0)
-  _, parts, _ = gradients(policy(), reference(), make_batch(), nothing_first, BY_ATTEMPT)
+  _, parts, _ = gradients(policy(), {}, reference(), make_batch(), nothing_first, BY_ATTEMPT)
   assert norm(parts[0]) == 0 < norm(parts[1])
 
 
 def test_the_update_reports_the_norm_of_each_attempts_gradient():
-  _, parts, _ = gradients(policy(), reference(), make_batch(), stage_values(), BY_ATTEMPT)
+  _, parts, _ = gradients(policy(), {}, reference(), make_batch(), stage_values(), BY_ATTEMPT)
   _, metrics = update(make_state())
   np.testing.assert_allclose(metrics['gradient_norm_A'], [norm(part) for part in parts], rtol=1e-5)
   np.testing.assert_allclose(metrics['gradient_norm'], norm(jax.tree.map(jnp.add, *parts)), rtol=1e-5)
@@ -229,7 +232,7 @@ def test_the_update_reports_the_norm_of_each_attempts_gradient():
 
 def test_the_update_moves_parameters_against_the_gradient_at_the_stages_learning_rate():
   """Adam's first step is the sign of the gradient wherever the gradient is far above eps."""
-  _, parts, _ = gradients(policy(), reference(), make_batch(), stage_values(), BY_ATTEMPT)
+  _, parts, _ = gradients(policy(), {}, reference(), make_batch(), stage_values(), BY_ATTEMPT)
   state, _ = update(make_state(), stage=stage_values(learning_rate=0.25))
   for before, after, grad in zip(
     *map(jax.tree.leaves, (policy(), state.params, jax.tree.map(jnp.add, *parts))), strict=True
@@ -284,8 +287,8 @@ def test_a_good_step_ends_the_row_of_rejected_ones():
 def test_the_update_donates_the_state_and_never_the_reference():
   mesh = tiny.one_device_mesh()
   state, batch = make_state(), meshes.put_rows(mesh, make_batch())
-  frozen = runs.put_params(mesh, CONFIG, reference(), jnp.float32)
-  updates.update(state, frozen, batch, stage_values(), spec=BY_ATTEMPT, optimizer=OPTIMIZER)
+  frozen = runs.put_params(mesh, TABLE, reference(), jnp.float32)
+  updates.update(state, {}, frozen, batch, stage_values(), spec=BY_ATTEMPT, optimizer=OPTIMIZER)
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)))
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((frozen, batch)))
   assert as_bytes(frozen) == as_bytes(reference())
@@ -311,7 +314,7 @@ def test_eight_devices_have_the_loss_and_gradient_of_one():
 def test_moments_lie_like_their_parameters_before_and_after_a_step():
   (params, (adam,)), state, _ = step_on_eight()
   (adam_after,) = state.opt_state
-  wanted = meshes.params(meshes.make_mesh(2, 2, 2), CONFIG, meshes.TRAINING_RULES)
+  wanted = meshes.params(meshes.make_mesh(2, 2, 2), TABLE, meshes.TRAINING_RULES)
   placed = [adam.mu, adam.nu, params]
   placed += [jax.tree.map(lambda x: x.sharding, tree) for tree in (adam_after.mu, adam_after.nu, state.params)]
   ranks = jax.tree.map(jnp.ndim, state.params)

@@ -4,6 +4,9 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from score_jax.models.families import DecoderConfig
+from score_jax.models.rope import Rope
+
 # Large and finite: a query that sees no key (padding) then averages, and never makes a NaN.
 _HIDDEN = -1e30
 
@@ -33,11 +36,30 @@ def write(cache: Cache, layer: int, k_BTKC: jax.Array, v_BTKC: jax.Array, slot: 
   return cache.replace(k=put(cache.k, k_BTKC), v=put(cache.v, v_BTKC))
 
 
-def visible(start_B: jax.Array, query_slots_T: jax.Array, slots: int) -> jax.Array:
-  """bool [B, T, S]: key slots that each query may see: its own row's, up to and including itself."""
+@struct.dataclass
+class View:
+  """How the layers of one kind look at the row: computed once, shared by all of them."""
+
+  visible: jax.Array  # bool [B, T, S]  key slots that each query may see
+  cos: jax.Array  # f32 [B, T, C/2]  rope's
+  sin: jax.Array
+
+
+def views(config: DecoderConfig, start_B: jax.Array, query_slots_T: jax.Array, slots: int) -> tuple[View, ...]:
+  """The view of each of `config.kinds`, for queries at the given slots and keys at slots 0..slots."""
+  position_BT = positions(start_B, query_slots_T)
+  return tuple(
+    View(visible(start_B, query_slots_T, slots, kind.window), *_cos_sin(position_BT, kind.rope, config.head_width))
+    for kind in config.kinds
+  )
+
+
+def visible(start_B: jax.Array, query_slots_T: jax.Array, slots: int, window: int) -> jax.Array:
+  """bool [B, T, S]: key slots of a query's own row up to itself, the newest `window` of them (0: all)."""
   key_S = jnp.arange(slots, dtype=jnp.int32)
-  causal_TS = key_S[None, :] <= query_slots_T[:, None]
-  return causal_TS[None] & (key_S[None, None, :] >= start_B[:, None, None])
+  back_TS = query_slots_T[:, None] - key_S[None, :]
+  near_TS = (back_TS >= 0) & (back_TS < window) if window else back_TS >= 0
+  return near_TS[None] & (key_S[None, None, :] >= start_B[:, None, None])
 
 
 def positions(start_B: jax.Array, slots_T: jax.Array) -> jax.Array:
@@ -45,19 +67,29 @@ def positions(start_B: jax.Array, slots_T: jax.Array) -> jax.Array:
   return jnp.maximum(slots_T[None, :] - start_B[:, None], 0)
 
 
-def rope(x_BTHC: jax.Array, position_BT: jax.Array, theta: float) -> jax.Array:
+def _cos_sin(position_BT: jax.Array, rope: Rope, head_width: int) -> tuple[jax.Array, jax.Array]:
+  frequency_C = jnp.asarray(rope.frequencies(head_width), jnp.float32)
+  angle_BTC = position_BT.astype(jnp.float32)[..., None] * frequency_C[None, None]
+  factor = rope.factor_on_embedding()
+  return jnp.cos(angle_BTC) * factor, jnp.sin(angle_BTC) * factor
+
+
+def rotate(x_BTHC: jax.Array, view: View) -> jax.Array:
   """Rotary embedding in the half-rotation layout of HF checkpoints, computed in f32."""
-  half = x_BTHC.shape[-1] // 2
-  frequency_C = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle_BT1C = (position_BT.astype(jnp.float32)[..., None] * frequency_C[None, None])[:, :, None]
-  cos, sin = jnp.cos(angle_BT1C), jnp.sin(angle_BT1C)
-  x = x_BTHC.astype(jnp.float32)
-  first, second = x[..., :half], x[..., half:]
+  cos, sin = view.cos[:, :, None], view.sin[:, :, None]
+  first, second = jnp.split(x_BTHC.astype(jnp.float32), 2, axis=-1)
   rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
   return rotated.astype(x_BTHC.dtype)
 
 
-def attend(q_BTHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array, visible_BTS: jax.Array) -> jax.Array:
+def softcapped(x: jax.Array, cap: float) -> jax.Array:
+  """cap tanh(x / cap); cap 0 is off."""
+  return cap * jnp.tanh(x / cap) if cap else x
+
+
+def attend(
+  q_BTHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array, visible_BTS: jax.Array, *, scale: float, softcap: float
+) -> jax.Array:
   """Grouped-query attention, softmax in f32; query head h reads key/value head h // (H/K).
 
   Returns:
@@ -67,7 +99,7 @@ def attend(q_BTHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array, visible_BTS:
   K = k_BSKC.shape[2]
   q_BTKMC = q_BTHC.reshape(B, T, K, H // K, C)  # M: query heads per key/value head
   k_BSKC, v_BSKC = k_BSKC.astype(q_BTHC.dtype), v_BSKC.astype(q_BTHC.dtype)
-  scores = jnp.einsum('btkmc,bskc->bkmts', q_BTKMC, k_BSKC, preferred_element_type=jnp.float32) * C**-0.5
-  scores = jnp.where(visible_BTS[:, None, None], scores, _HIDDEN)
+  scores = jnp.einsum('btkmc,bskc->bkmts', q_BTKMC, k_BSKC, preferred_element_type=jnp.float32) * scale
+  scores = jnp.where(visible_BTS[:, None, None], softcapped(scores, softcap), _HIDDEN)
   weights = jax.nn.softmax(scores, axis=-1).astype(q_BTHC.dtype)
   return jnp.einsum('bkmts,bskc->btkmc', weights, v_BSKC).reshape(B, T, H, C)

@@ -5,57 +5,87 @@ belongs to `tokens[b, t]`: the one shift between a token and its prediction is i
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from score_jax.models import attention
+from score_jax.models import lora
 from score_jax.models.attention import Cache
+from score_jax.models.attention import View
 from score_jax.models.families import DecoderConfig
 
 Params = dict[str, Any]
 
 
-def _rms_norm(x: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
-  """RMS norm in f32, back in the dtype of x."""
-  x32 = x.astype(jnp.float32)
-  normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
-  return normed.astype(x.dtype) * scale_D.astype(x.dtype)[None, None]
+# Names of config.json -> functions; `families.ACTIVATIONS` lists them.
+_ACTIVATIONS = {
+  'silu': jax.nn.silu,
+  'gelu': functools.partial(jax.nn.gelu, approximate=False),
+  'gelu_pytorch_tanh': functools.partial(jax.nn.gelu, approximate=True),
+}
 
 
-def _layer(
-  w: Params, config: DecoderConfig, x_BTD: jax.Array, position_BT: jax.Array, attend: Callable
-) -> tuple[jax.Array, Any]:
+def _rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Array:
+  """RMS norm of the last axis in f32, times offset + scale, back in the dtype of x."""
+  x32, scale32 = x.astype(jnp.float32), scale.astype(jnp.float32)
+  normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + config.norm_eps)
+  scale32 = scale32 + config.norm_offset if config.norm_offset else scale32
+  return (normed * scale32.reshape((1,) * (x.ndim - 1) + scale32.shape)).astype(x.dtype)
+
+
+def _project(w: Params, name: str, x: jax.Array, inputs: str, outputs: str) -> jax.Array:
+  """x W + bias + (x A) B, the last two where the tree has them; `inputs` and `outputs` are W's letters."""
+
+  def product(x, x_letters, weight, letters):
+    return jnp.einsum(f'bt{x_letters},{x_letters}{letters}->bt{letters}', x, weight.astype(x.dtype))
+
+  y = product(x, inputs, w[name], outputs)
+  bias = w.get(name + '_bias')
+  if bias is not None:
+    y = y + bias.astype(y.dtype)[None, None]
+  if name + lora.A in w:
+    y = y + product(product(x, inputs, w[name + lora.A], 'r'), 'r', w[name + lora.B], outputs)
+  return y
+
+
+def _layer(w: Params, config: DecoderConfig, x_BTD: jax.Array, view: View, attend: Callable) -> tuple[jax.Array, Any]:
   """One layer. `attend(q, k, v) -> (out, carried)` decides where keys and values live."""
 
-  def project(x, name):
-    y = jnp.einsum('btd,dhc->bthc', x, w[name].astype(x.dtype))
-    bias = w.get(name + '_bias')
-    return y if bias is None else y + bias.astype(x.dtype)[None, None]
+  def norm(x, name):
+    return _rms_norm(x, w[name], config) if name in w else x
 
   with jax.named_scope('attention'):
-    normed = _rms_norm(x_BTD, w['attention_norm'], config.norm_eps)
-    q = attention.rope(project(normed, 'q'), position_BT, config.rope_theta)
-    k = attention.rope(project(normed, 'k'), position_BT, config.rope_theta)
-    out_BTHC, carried = attend(q, k, project(normed, 'v'))
-    x_BTD = x_BTD + jnp.einsum('bthc,hcd->btd', out_BTHC, w['o'].astype(x_BTD.dtype))
+    normed = norm(x_BTD, 'attention_norm')
+    q_BTHC = attention.rotate(norm(_project(w, 'q', normed, 'd', 'hc'), 'q_norm'), view)
+    k_BTKC = attention.rotate(norm(_project(w, 'k', normed, 'd', 'kc'), 'k_norm'), view)
+    out_BTHC, carried = attend(q_BTHC, k_BTKC, _project(w, 'v', normed, 'd', 'kc'))
+    x_BTD = x_BTD + norm(_project(w, 'o', out_BTHC, 'hc', 'd'), 'post_attention_norm')
   with jax.named_scope('ffn'):
-    normed = _rms_norm(x_BTD, w['ffn_norm'], config.norm_eps)
-    gate = jnp.einsum('btd,df->btf', normed, w['gate'].astype(normed.dtype))
-    up = jnp.einsum('btd,df->btf', normed, w['up'].astype(normed.dtype))
-    x_BTD = x_BTD + jnp.einsum('btf,fd->btd', jax.nn.silu(gate) * up, w['down'].astype(normed.dtype))
+    normed = norm(x_BTD, 'ffn_norm')
+    gate_BTF = _ACTIVATIONS[config.activation](_project(w, 'gate', normed, 'd', 'f'))
+    hidden_BTF = gate_BTF * _project(w, 'up', normed, 'd', 'f')
+    x_BTD = x_BTD + norm(_project(w, 'down', hidden_BTF, 'f', 'd'), 'post_ffn_norm')
   return x_BTD, carried
 
 
-def _embed(params: Params, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
-  return params['embed'].astype(dtype)[tokens]
+def _embed(params: Params, config: DecoderConfig, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  embedded = params['embed'].astype(dtype)[tokens]
+  # The scale is rounded to the compute dtype, as transformers does: sqrt(3072) is 55.5 in bfloat16.
+  return embedded if config.embed_scale == 1 else embedded * jnp.asarray(config.embed_scale, dtype)
 
 
-def _logits(params: Params, hidden: jax.Array) -> jax.Array:
+def _logits(params: Params, config: DecoderConfig, hidden: jax.Array) -> jax.Array:
   """f32 logits of final hidden states [..., D]."""
   head_VD = params.get('head', params['embed']).astype(hidden.dtype)
-  return jnp.einsum('...d,vd->...v', hidden, head_VD, preferred_element_type=jnp.float32)
+  logits = jnp.einsum('...d,vd->...v', hidden, head_VD, preferred_element_type=jnp.float32)
+  return attention.softcapped(logits, config.final_softcap)
+
+
+def _attend(config: DecoderConfig, view: View, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+  return attention.attend(q, k, v, view.visible, scale=config.query_scale, softcap=config.attention_softcap)
 
 
 def hidden_states(
@@ -63,14 +93,19 @@ def hidden_states(
 ) -> jax.Array:
   """Final hidden states [B, L, D] of whole rows; layers are scanned, and recomputed in the backward pass if `remat`."""
   slots_L = jnp.arange(tokens_BL.shape[1], dtype=jnp.int32)
-  position_BL = attention.positions(start_B, slots_L)
-  visible_BLL = attention.visible(start_B, slots_L, tokens_BL.shape[1])
+  views = attention.views(config, start_B, slots_L, tokens_BL.shape[1])
+  # One program for all layers: where they differ in kind, each picks its view from the stack of them.
+  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *views) if len(views) > 1 else None
 
-  def layer(x_BLD, w):
-    return _layer(w, config, x_BLD, position_BL, lambda q, k, v: (attention.attend(q, k, v, visible_BLL), None))
+  def layer(x_BLD, inputs):
+    w, kind = inputs
+    view = views[0] if stacked is None else jax.tree.map(lambda leaf: leaf[kind], stacked)
+    return _layer(w, config, x_BLD, view, lambda q, k, v: (_attend(config, view, q, k, v), None))
 
-  x_BLD, _ = jax.lax.scan(jax.checkpoint(layer) if remat else layer, _embed(params, tokens_BL, dtype), params['layers'])
-  return _rms_norm(x_BLD, params['final_norm'], config.norm_eps)
+  embedded_BLD = _embed(params, config, tokens_BL, dtype)
+  kind_N = jnp.asarray(config.kind_of_layer, jnp.int32)
+  x_BLD, _ = jax.lax.scan(jax.checkpoint(layer) if remat else layer, embedded_BLD, (params['layers'], kind_N))
+  return _rms_norm(x_BLD, params['final_norm'], config)
 
 
 def _cached(
@@ -81,19 +116,18 @@ def _cached(
   Unrolled because a scan would copy every layer's cache in and out of its stacked carry at each step.
   """
   slots_T = slot + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
-  position_BT = attention.positions(cache.start, slots_T)
-  visible_BTS = attention.visible(cache.start, slots_T, cache.k[0].shape[1])
-  x_BTD = _embed(params, tokens_BT, dtype)
-  for n in range(config.layers):
+  views = attention.views(config, cache.start, slots_T, cache.k[0].shape[1])
+  x_BTD = _embed(params, config, tokens_BT, dtype)
+  for n, kind in enumerate(config.kind_of_layer):
 
-    def attend(q, k, v, n=n, cache=cache):
+    def attend(q, k, v, n=n, view=views[kind], cache=cache):
       written = attention.write(cache, n, k, v, slot)
-      return attention.attend(q, written.k[n], written.v[n], visible_BTS), written
+      return _attend(config, view, q, written.k[n], written.v[n]), written
 
     w = jax.tree.map(lambda leaf, n=n: leaf[n], params['layers'])
-    x_BTD, cache = _layer(w, config, x_BTD, position_BT, attend)
-  last_B1D = _rms_norm(x_BTD[:, -1:], params['final_norm'], config.norm_eps)
-  return _logits(params, last_B1D)[:, 0], cache
+    x_BTD, cache = _layer(w, config, x_BTD, views[kind], attend)
+  last_B1D = _rms_norm(x_BTD[:, -1:], params['final_norm'], config)
+  return _logits(params, config, last_B1D)[:, 0], cache
 
 
 def prefill(
@@ -134,7 +168,7 @@ def token_logps(
   hidden_BLD = hidden_states(params, config, tokens_BL, start_B, dtype=dtype, remat=remat)
 
   def score(hidden_BTD, next_BT):
-    return _token_logp(jax.nn.log_softmax(_logits(params, hidden_BTD)), next_BT)
+    return _token_logp(jax.nn.log_softmax(_logits(params, config, hidden_BTD)), next_BT)
 
   return _scored(score, (hidden_BLD,), tokens_BL, chunk)
 
@@ -159,8 +193,8 @@ def token_logps_and_kl(
   ref_hidden_BLD = hidden_states(reference, config, tokens_BL, start_B, dtype=dtype, remat=False)
 
   def score(hidden_BTD, ref_hidden_BTD, next_BT):
-    log_BTV = jax.nn.log_softmax(_logits(params, hidden_BTD))
-    ref_BTV = jax.nn.log_softmax(_logits(reference, ref_hidden_BTD))
+    log_BTV = jax.nn.log_softmax(_logits(params, config, hidden_BTD))
+    ref_BTV = jax.nn.log_softmax(_logits(reference, config, ref_hidden_BTD))
     kl_BT = jnp.sum(jnp.exp(log_BTV) * (log_BTV - ref_BTV), axis=-1)
     return _token_logp(log_BTV, next_BT), _token_logp(ref_BTV, next_BT), kl_BT
 

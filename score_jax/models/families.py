@@ -1,13 +1,24 @@
-"""Model families as data: what a Hugging Face `config.json` says, as one frozen `DecoderConfig`.
+"""Model families as data: one frozen `DecoderConfig` for every model, and one row for what is special to a family.
 
-A family is a row of FAMILIES: the settings its config.json leaves implicit, and the fields that must have the one
-value the decoder implements. A field outside both lists and outside `_READ` or `_NO_EFFECT` is an error that names it.
+A family's row has the values that its config.json leaves implicit, the fields that must have the value that the
+decoder implements, and the traits that no field spells. `config_json.py` reads with it.
 """
 
 import dataclasses
 from typing import Any
 
-from score_jax.errors import DataError
+from score_jax.models.rope import Rope
+
+FULL, SLIDING = 'full_attention', 'sliding_attention'  # names of config.json
+ACTIVATIONS = ('silu', 'gelu', 'gelu_pytorch_tanh')  # names of config.json; decoder.py has the functions
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerKind:
+  """What layers differ in."""
+
+  window: int  # newest positions that a query sees, its own included; 0: all
+  rope: Rope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +33,22 @@ class DecoderConfig:
   kv_heads: int  # K
   head_width: int  # C
   ffn: int  # F
-  rope_theta: float
   norm_eps: float
-  qkv_bias: bool
   tied: bool  # the output head is the embedding
   max_positions: int
+  kinds: tuple[LayerKind, ...]  # distinct
+  kind_of_layer: tuple[int, ...]  # [N] index into `kinds`
+  query_scale: float  # on query-key products
+  activation: str = 'silu'  # of the feed-forward gate; one of ACTIVATIONS
+  qkv_bias: bool = False
+  o_bias: bool = False
+  ffn_bias: bool = False
+  qk_norm: bool = False  # RMS norm of each query and key head, before rope
+  post_norms: bool = False  # RMS norm of what attention and feed-forward add to the residual
+  norm_offset: float = 0.0  # norms multiply by offset + weight
+  embed_scale: float = 1.0  # on embeddings as they enter the first layer
+  attention_softcap: float = 0.0  # c tanh(x / c) on query-key products; 0: off
+  final_softcap: float = 0.0  # the same on logits
 
   def sizes(self) -> dict[str, int]:
     """Shape letter -> size."""
@@ -37,158 +59,106 @@ class DecoderConfig:
 class Family:
   """How one model_type's config.json maps to the decoder."""
 
-  implied: dict[str, Any]  # HF field -> value when config.json does not say
-  required: dict[str, tuple]  # HF field -> the values that the decoder implements
+  architecture: str  # class of transformers
+  implied: dict[str, Any]  # HF field -> value when config.json does not say (transformers' own default)
+  fixed: dict[str, tuple]  # HF field -> the values that the decoder implements
+  sliding: str  # which layers slide where `layer_types` does not say: a name of `config_json.SLIDES`
+  layer_types: bool = False  # whether config.json may list each layer's type
+  rope_per_type: bool = False  # whether each layer type has a rope of its own
+  o_bias: bool = True  # whether attention_bias means the output projection as well
+  qk_norm: bool = False
+  gemma: bool = False  # norms of 1 + weight, norms after each block, embeddings times sqrt(D)
 
+
+_IMPLIED = dict(
+  attention_bias=False,
+  head_dim=None,
+  hidden_act='silu',
+  layer_types=None,
+  mlp_bias=False,
+  num_key_value_heads=None,
+  rms_norm_eps=1e-6,
+  rope_theta=10000.0,
+  sliding_window=None,
+  tie_word_embeddings=False,
+)
+_GEMMA = dict(
+  attn_logit_softcapping=None,
+  final_logit_softcapping=None,
+  head_dim=256,
+  hidden_activation='gelu_pytorch_tanh',
+  num_key_value_heads=4,
+  query_pre_attn_scalar=256,
+  sliding_window=4096,
+  tie_word_embeddings=True,
+)
+_QWEN = dict(
+  max_position_embeddings=32768,
+  max_window_layers=28,
+  num_key_value_heads=32,
+  sliding_window=4096,
+  use_sliding_window=False,
+)
+_NO_MROPE = dict(use_mrope=(False, None))
+_CAUSAL = dict(use_bidirectional_attention=(False, None))
 
 FAMILIES = {
   'qwen2': Family(
-    implied=dict(attention_bias=True, tie_word_embeddings=False, rms_norm_eps=1e-6, rope_theta=10000.0),
-    required=dict(hidden_act=('silu',), use_sliding_window=(False, None), attention_bias=(True,)),
+    architecture='Qwen2ForCausalLM',
+    implied=_IMPLIED | _QWEN | dict(attention_bias=True),
+    fixed=_NO_MROPE | dict(attention_bias=(True,), mlp_bias=(False,)),
+    sliding='late',
+    layer_types=True,
+    o_bias=False,
+  ),
+  'qwen3': Family(
+    architecture='Qwen3ForCausalLM',
+    implied=_IMPLIED | _QWEN | dict(head_dim=128),
+    fixed=_NO_MROPE | dict(mlp_bias=(False,)),
+    sliding='late',
+    layer_types=True,
+    qk_norm=True,
   ),
   'llama': Family(
-    implied=dict(attention_bias=False, tie_word_embeddings=False, rms_norm_eps=1e-6, rope_theta=10000.0),
-    required=dict(hidden_act=('silu',), attention_bias=(False,), mlp_bias=(False, None), pretraining_tp=(1, None)),
+    architecture='LlamaForCausalLM',
+    implied=_IMPLIED | dict(max_position_embeddings=2048),
+    fixed=dict(pretraining_tp=(1, None), rope_interleaved=(False,), sliding_window=(None,)),
+    sliding='never',
+  ),
+  'mistral': Family(
+    architecture='MistralForCausalLM',
+    implied=_IMPLIED | dict(max_position_embeddings=131072, num_key_value_heads=8, sliding_window=4096),
+    fixed=dict(attention_bias=(False,), mlp_bias=(False,)),
+    sliding='always',
+  ),
+  'gemma2': Family(
+    architecture='Gemma2ForCausalLM',
+    implied=_IMPLIED
+    | _GEMMA
+    | dict(
+      attn_logit_softcapping=50.0,
+      final_logit_softcapping=30.0,
+      max_position_embeddings=8192,
+      sliding_window_pattern=2,
+    ),
+    fixed=_CAUSAL | dict(mlp_bias=(False,), sliding_window_pattern=(2,)),
+    sliding='pattern',
+    layer_types=True,
+    gemma=True,
+  ),
+  'gemma3_text': Family(
+    architecture='Gemma3ForCausalLM',
+    implied=_IMPLIED
+    | _GEMMA
+    | dict(
+      max_position_embeddings=131072, rope_theta=1_000_000.0, rope_local_base_freq=10_000.0, sliding_window_pattern=6
+    ),
+    # transformers reads attn_logit_softcapping for this family and then does not apply it.
+    fixed=_CAUSAL | dict(mlp_bias=(False,), attn_logit_softcapping=(None,)),
+    sliding='pattern',
+    layer_types=True,
+    rope_per_type=True,
+    qk_norm=True,
+    gemma=True,
   ),
 }
-
-# Fields that DecoderConfig is read from.
-_READ = frozenset(
-  [
-    'model_type',
-    'vocab_size',
-    'hidden_size',
-    'num_hidden_layers',
-    'num_attention_heads',
-    'num_key_value_heads',
-    'head_dim',
-    'intermediate_size',
-    'rope_theta',
-    'rope_parameters',
-    'rope_scaling',
-    'rms_norm_eps',
-    'tie_word_embeddings',
-    'max_position_embeddings',
-    'layer_types',
-  ]
-)
-
-# Fields that change nothing in the forward pass: bookkeeping, generation defaults, training-time settings of other
-# tools, window fields that `use_sliding_window=False` turns off.
-_NO_EFFECT = frozenset(
-  [
-    'architectures',
-    'torch_dtype',
-    'dtype',
-    'transformers_version',
-    'use_cache',
-    'bos_token_id',
-    'eos_token_id',
-    'pad_token_id',
-    'initializer_range',
-    'attention_dropout',
-    'sliding_window',
-    'max_window_layers',
-    '_name_or_path',
-    'name_or_path',
-    'output_attentions',
-    'output_hidden_states',
-    'return_dict',
-    'is_encoder_decoder',
-    'chunk_size_feed_forward',
-    'id2label',
-    'label2id',
-    'problem_type',
-  ]
-)
-
-
-def from_hf(config: dict[str, Any], where: str = 'config.json') -> DecoderConfig:
-  """Reads a config.json, in the spelling of transformers 4 (`rope_theta`) or 5 (`rope_parameters`).
-
-  Raises:
-    DataError: unknown family, missing field, or a field whose value the decoder does not implement.
-  """
-  if not isinstance(config, dict):
-    raise DataError(f'{where}: must hold a JSON object, not {type(config).__name__}')
-  family_name = config.get('model_type')
-  if family_name not in FAMILIES:
-    raise DataError(f'{where}: model_type {family_name!r} is not supported; known families: {", ".join(FAMILIES)}')
-  family = FAMILIES[family_name]
-  for field in config:
-    if field not in _READ and field not in _NO_EFFECT and field not in family.required:
-      raise DataError(f'{where}: field {field!r} = {config[field]!r} is not honoured by the {family_name} decoder')
-  settings = {**family.implied, **config}
-  for field, allowed in family.required.items():
-    if field in settings and settings[field] not in allowed:
-      raise DataError(
-        f'{where}: {field} = {settings[field]!r} is not implemented for {family_name}; it must be one of {allowed}'
-      )
-
-  def need(field: str, kind: type = int) -> Any:
-    value = settings.get(field)
-    if value is None:
-      raise DataError(f'{where}: field {field!r} is missing')
-    if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool) != (kind is bool):
-      raise DataError(f'{where}: {field} = {value!r} must be of type {kind.__name__}')
-    return kind(value)
-
-  if set(settings.get('layer_types') or ['full_attention']) != {'full_attention'}:
-    raise DataError(f'{where}: layer_types = {settings["layer_types"]!r}: only full_attention is implemented')
-  heads = need('num_attention_heads')
-  kv_heads = heads if settings.get('num_key_value_heads') is None else need('num_key_value_heads')
-  if heads % kv_heads:
-    raise DataError(f'{where}: num_key_value_heads = {kv_heads} must divide num_attention_heads = {heads}')
-  return DecoderConfig(
-    family=family_name,
-    vocab=need('vocab_size'),
-    width=need('hidden_size'),
-    layers=need('num_hidden_layers'),
-    heads=heads,
-    kv_heads=kv_heads,
-    head_width=need('hidden_size') // heads if settings.get('head_dim') is None else need('head_dim'),
-    ffn=need('intermediate_size'),
-    rope_theta=_rope_theta(settings, where),
-    norm_eps=need('rms_norm_eps', float),
-    qkv_bias=need('attention_bias', bool),
-    tied=need('tie_word_embeddings', bool),
-    max_positions=need('max_position_embeddings'),
-  )
-
-
-def _rope_theta(settings: dict[str, Any], where: str) -> float:
-  """Rope base of either spelling; refuses a scaled, partial or per-layer-type rope, wherever it is written."""
-  theta = settings['rope_theta']
-  for field in ('rope_scaling', 'rope_parameters'):
-    rope = settings.get(field) or {}
-    if not isinstance(rope, dict):
-      raise DataError(f'{where}: {field} = {rope!r} must be a section')
-    unknown = sorted(set(rope) - {'rope_type', 'type', 'rope_theta'})
-    kind = rope.get('rope_type', rope.get('type', 'default'))
-    if kind != 'default' or unknown:
-      raise DataError(f'{where}: {field} = {rope!r} is not implemented; only the plain, unscaled rope is')
-    theta = rope.get('rope_theta', theta)
-  if not isinstance(theta, (int, float)):
-    raise DataError(f'{where}: rope_theta = {theta!r} must be a number')
-  return float(theta)
-
-
-def to_hf(config: DecoderConfig) -> dict[str, Any]:
-  """A config.json for a model made here (an imported one keeps its own file). Opens in transformers 4 and 5."""
-  architectures = {'qwen2': 'Qwen2ForCausalLM', 'llama': 'LlamaForCausalLM'}
-  return dict(
-    architectures=[architectures[config.family]],
-    model_type=config.family,
-    vocab_size=config.vocab,
-    hidden_size=config.width,
-    num_hidden_layers=config.layers,
-    num_attention_heads=config.heads,
-    num_key_value_heads=config.kv_heads,
-    head_dim=config.head_width,
-    intermediate_size=config.ffn,
-    hidden_act='silu',
-    rope_theta=config.rope_theta,
-    rms_norm_eps=config.norm_eps,
-    tie_word_embeddings=config.tied,
-    max_position_embeddings=config.max_positions,
-  )

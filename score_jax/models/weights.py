@@ -1,16 +1,17 @@
-"""The weight table: one row per weight, from which initialization, shardings, HF import and HF export all follow.
+"""Weight tables: one row per weight, from which initialization, shardings, HF import and HF export all follow.
 
-A row spells a weight's shape in letters (`types.py`), our order and the HF file's, so no reshape is written twice:
-`ours='D H C', hf='(H C) D'` reads "the file holds [H*C, D], we hold [D, H, C]". Layers are stacked on a leading N.
+A row spells a weight's shape in letters (`types.py`; R is the rank of an adapter), our order and the HF file's, so no
+reshape is written twice: `ours='D H C', hf='(H C) D'` reads "the file holds [H*C, D], we hold [D, H, C]". Layers are
+stacked on a leading N. The decoder's table is here; `lora.py` derives the adapters' table from it.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from score_jax.models.families import DecoderConfig
 
@@ -23,41 +24,44 @@ class Weight:
   ours: str  # shape in letters, without N
   hf_name: str
   hf: str  # the file's layout of the same letters; brackets are flattened axes
-  init: str  # 'normal', 'zeros' or 'ones'; matrices ('normal') are what weight decay applies to
+  role: str  # a name of `_INITIAL`; 'matrix' and the adapters' roles are what weight decay applies to
 
   @property
   def per_layer(self) -> bool:
     return '{n}' in self.hf_name
-
-  def shape(self, config: DecoderConfig) -> tuple[int, ...]:
-    """Shape of our array, the stacked N first."""
-    return tuple(config.sizes()[letter] for letter in self.letters)
 
   @property
   def letters(self) -> list[str]:
     """Our axes as letters, the stacked N first."""
     return (['N'] if self.per_layer else []) + self.ours.split()
 
-  def hf_shape(self, config: DecoderConfig) -> tuple[int, ...]:
-    """Shape of the array (one layer's) in the HF file."""
-    sizes = config.sizes()
-    return tuple(math.prod(sizes[letter] for letter in group) for group in _groups(self.hf))
+  @property
+  def hf_groups(self) -> list[list[str]]:
+    """The file's axes, each as the letters flattened into it: '(H C) D' -> [['H', 'C'], ['D']]."""
+    return _groups(self.hf)
 
-  def from_hf(self, array: np.ndarray, config: DecoderConfig) -> np.ndarray:
-    """One layer's array from the file's layout to ours; a view where numpy can make one."""
-    flat = _flat(self.hf)
-    spread = array.reshape([config.sizes()[letter] for letter in flat])
+  def shape(self, sizes: dict[str, int]) -> tuple[int, ...]:
+    """Shape of our array, the stacked N first."""
+    return tuple(sizes[letter] for letter in self.letters)
+
+  def hf_shape(self, sizes: dict[str, int]) -> tuple[int, ...]:
+    """Shape of the array (one layer's) in the HF file."""
+    return tuple(math.prod(sizes[letter] for letter in group) for group in self.hf_groups)
+
+  def from_hf(self, array: Any, sizes: dict[str, int]) -> Any:
+    """One layer's array (numpy or JAX) from the file's layout to ours."""
+    flat = [letter for group in self.hf_groups for letter in group]
+    spread = array.reshape([sizes[letter] for letter in flat])
     return spread.transpose([flat.index(letter) for letter in self.ours.split()])
 
-  def to_hf(self, array: np.ndarray, config: DecoderConfig) -> np.ndarray:
-    """The inverse of `from_hf`, contiguous."""
+  def to_hf(self, array: Any, sizes: dict[str, int]) -> Any:
+    """The inverse of `from_hf`."""
     ours = self.ours.split()
-    ordered = array.transpose([ours.index(letter) for letter in _flat(self.hf)])
-    return np.ascontiguousarray(ordered).reshape(self.hf_shape(config))
+    ordered = array.transpose([ours.index(letter) for group in self.hf_groups for letter in group])
+    return ordered.reshape(self.hf_shape(sizes))
 
 
 def _groups(layout: str) -> list[list[str]]:
-  """'(H C) D' -> [['H', 'C'], ['D']]."""
   groups, inside = [], False
   for word in layout.replace('(', ' ( ').replace(')', ' ) ').split():
     if word == '(':
@@ -71,46 +75,110 @@ def _groups(layout: str) -> list[list[str]]:
   return groups
 
 
-def _flat(layout: str) -> list[str]:
-  return [letter for group in _groups(layout) for letter in group]
+@dataclasses.dataclass(frozen=True)
+class WeightTable:
+  """All weights of a tree, and the size of each letter."""
+
+  weights: tuple[Weight, ...]
+  sizes: dict[str, int]
+
+  def tree(self, leaf) -> dict[str, Any]:
+    """The parameter tree with `leaf(weight)` in the place of each weight."""
+    tree = {}
+    for weight in self.weights:
+      node = tree
+      for name in weight.path[:-1]:
+        node = node.setdefault(name, {})
+      node[weight.path[-1]] = leaf(weight)
+    return tree
+
+  def abstract(self, dtype: jnp.dtype) -> dict[str, Any]:
+    """The parameter tree as shapes."""
+    return self.tree(lambda weight: jax.ShapeDtypeStruct(weight.shape(self.sizes), dtype))
+
+  def decay_mask(self) -> dict[str, Any]:
+    """Which weights AdamW decays: matrices, neither norms nor biases."""
+    return self.tree(lambda weight: weight.role not in ('norm', 'bias'))
+
+  def hf_names(self, weight: Weight) -> list[str]:
+    """The HF names of a weight, one per layer if it has one per layer."""
+    return [weight.hf_name.format(n=n) for n in range(self.sizes['N'])] if weight.per_layer else [weight.hf_name]
+
+  def parameters(self) -> int:
+    """Number of parameters."""
+    return sum(math.prod(weight.shape(self.sizes)) for weight in self.weights)
+
+  def initial(self, key: jax.Array, scale: float = 0.02, norm: float = 1.0) -> dict[str, Any]:
+    """Random f32 parameters.
+
+    Args:
+      key: typed key.
+      scale: standard deviation of matrices; those that write to the residual stream are scaled by 1/sqrt(2N), as in
+        GPT-2.
+      norm: value of norms.
+    """
+    keys = iter(jax.random.split(key, len(self.weights)))
+
+    def leaf(weight: Weight) -> jax.Array:
+      shape, leaf_key = weight.shape(self.sizes), next(keys)
+      if weight.role == 'matrix':
+        spread = scale / math.sqrt(2 * self.sizes['N']) if weight.path[-1] in ('o', 'down') else scale
+        return spread * jax.random.normal(leaf_key, shape, jnp.float32)
+      if weight.role == 'lora_a':  # uniform, as torch's Linear and PEFT have it
+        fan_in = math.prod(self.sizes[letter] for letter in weight.ours.split()[:-1])
+        return jax.random.uniform(leaf_key, shape, jnp.float32, -(fan_in**-0.5), fan_in**-0.5)
+      return jnp.full(shape, norm if weight.role == 'norm' else 0.0, jnp.float32)
+
+    return self.tree(leaf)
 
 
-def weight_table(config: DecoderConfig) -> list[Weight]:
-  """Every weight of the model, in the order of its forward pass."""
-  layer = 'model.layers.{n}.'
-  table = [
-    Weight(('embed',), 'V D', 'model.embed_tokens.weight', 'V D', 'normal'),
-    Weight(('layers', 'attention_norm'), 'D', layer + 'input_layernorm.weight', 'D', 'ones'),
-    Weight(('layers', 'q'), 'D H C', layer + 'self_attn.q_proj.weight', '(H C) D', 'normal'),
-    Weight(('layers', 'k'), 'D K C', layer + 'self_attn.k_proj.weight', '(K C) D', 'normal'),
-    Weight(('layers', 'v'), 'D K C', layer + 'self_attn.v_proj.weight', '(K C) D', 'normal'),
-    Weight(('layers', 'o'), 'H C D', layer + 'self_attn.o_proj.weight', 'D (H C)', 'normal'),
-    Weight(('layers', 'ffn_norm'), 'D', layer + 'post_attention_layernorm.weight', 'D', 'ones'),
-    Weight(('layers', 'gate'), 'D F', layer + 'mlp.gate_proj.weight', 'F D', 'normal'),
-    Weight(('layers', 'up'), 'D F', layer + 'mlp.up_proj.weight', 'F D', 'normal'),
-    Weight(('layers', 'down'), 'F D', layer + 'mlp.down_proj.weight', 'D F', 'normal'),
-    Weight(('final_norm',), 'D', 'model.norm.weight', 'D', 'ones'),
+@functools.lru_cache
+def weight_table(config: DecoderConfig) -> WeightTable:
+  """Every weight of the decoder, in the order of its forward pass."""
+  attention, ffn = 'model.layers.{n}.self_attn.', 'model.layers.{n}.mlp.'
+
+  def norm(name: str, hf_name: str, ours: str = 'D') -> Weight:
+    return Weight(('layers', name), ours, f'model.layers.{{n}}.{hf_name}.weight', ours, 'norm')
+
+  def matrix(name: str, ours: str, hf_module: str, hf: str) -> Weight:
+    return Weight(('layers', name), ours, f'{hf_module}.weight', hf, 'matrix')
+
+  def bias(name: str, ours: str, hf_module: str) -> Weight:
+    return Weight(('layers', name + '_bias'), ours, f'{hf_module}.bias', f'({ours})', 'bias')
+
+  # transformers calls the norm before the feed-forward after what stands before it, unless there are norms after both.
+  before_ffn = 'pre_feedforward_layernorm' if config.post_norms else 'post_attention_layernorm'
+  rows = [
+    (True, Weight(('embed',), 'V D', 'model.embed_tokens.weight', 'V D', 'matrix')),
+    (True, norm('attention_norm', 'input_layernorm')),
+    (True, matrix('q', 'D H C', attention + 'q_proj', '(H C) D')),
+    (True, matrix('k', 'D K C', attention + 'k_proj', '(K C) D')),
+    (True, matrix('v', 'D K C', attention + 'v_proj', '(K C) D')),
+    (config.qk_norm, norm('q_norm', 'self_attn.q_norm', 'C')),
+    (config.qk_norm, norm('k_norm', 'self_attn.k_norm', 'C')),
+    (True, matrix('o', 'H C D', attention + 'o_proj', 'D (H C)')),
+    (config.post_norms, norm('post_attention_norm', 'post_attention_layernorm')),
+    (True, norm('ffn_norm', before_ffn)),
+    (True, matrix('gate', 'D F', ffn + 'gate_proj', 'F D')),
+    (True, matrix('up', 'D F', ffn + 'up_proj', 'F D')),
+    (True, matrix('down', 'F D', ffn + 'down_proj', 'D F')),
+    (config.post_norms, norm('post_ffn_norm', 'post_feedforward_layernorm')),
+    (True, Weight(('final_norm',), 'D', 'model.norm.weight', 'D', 'norm')),
+    (config.qkv_bias, bias('q', 'H C', attention + 'q_proj')),
+    (config.qkv_bias, bias('k', 'K C', attention + 'k_proj')),
+    (config.qkv_bias, bias('v', 'K C', attention + 'v_proj')),
+    (config.o_bias, bias('o', 'D', attention + 'o_proj')),
+    (config.ffn_bias, bias('gate', 'F', ffn + 'gate_proj')),
+    (config.ffn_bias, bias('up', 'F', ffn + 'up_proj')),
+    (config.ffn_bias, bias('down', 'D', ffn + 'down_proj')),
+    (not config.tied, Weight(('head',), 'V D', 'lm_head.weight', 'V D', 'matrix')),
   ]
-  if config.qkv_bias:
-    table += [
-      Weight(('layers', 'q_bias'), 'H C', layer + 'self_attn.q_proj.bias', '(H C)', 'zeros'),
-      Weight(('layers', 'k_bias'), 'K C', layer + 'self_attn.k_proj.bias', '(K C)', 'zeros'),
-      Weight(('layers', 'v_bias'), 'K C', layer + 'self_attn.v_proj.bias', '(K C)', 'zeros'),
-    ]
-  if not config.tied:
-    table.append(Weight(('head',), 'V D', 'lm_head.weight', 'V D', 'normal'))
-  return table
+  return WeightTable(tuple(weight for present, weight in rows if present), config.sizes())
 
 
-def tree_of(config: DecoderConfig, leaf) -> dict[str, Any]:
-  """The parameter tree with `leaf(weight)` in the place of each weight."""
-  tree = {}
-  for weight in weight_table(config):
-    node = tree
-    for name in weight.path[:-1]:
-      node = node.setdefault(name, {})
-    node[weight.path[-1]] = leaf(weight)
-  return tree
+def initial_params(config: DecoderConfig, key: jax.Array, scale: float = 0.02) -> dict[str, Any]:
+  """Random f32 parameters of a decoder; its norms multiply by 1."""
+  return weight_table(config).initial(key, scale, norm=1.0 - config.norm_offset)
 
 
 def leaf_at(tree: dict[str, Any], weight: Weight) -> Any:
@@ -118,28 +186,3 @@ def leaf_at(tree: dict[str, Any], weight: Weight) -> Any:
   for name in weight.path:
     tree = tree[name]
   return tree
-
-
-def initial_params(config: DecoderConfig, key: jax.Array, scale: float = 0.02) -> dict[str, Any]:
-  """Random f32 parameters; projections into the residual stream are scaled by 1/sqrt(2N), as in GPT-2."""
-  keys = iter(jax.random.split(key, len(weight_table(config))))
-
-  def leaf(weight):
-    shape, leaf_key = weight.shape(config), next(keys)
-    if weight.init != 'normal':
-      return jnp.full(shape, 1.0 if weight.init == 'ones' else 0.0, jnp.float32)
-    into_residual = weight.path[-1] in ('o', 'down')
-    spread = scale / math.sqrt(2 * config.layers) if into_residual else scale
-    return spread * jax.random.normal(leaf_key, shape, jnp.float32)
-
-  return tree_of(config, leaf)
-
-
-def abstract_params(config: DecoderConfig, dtype: jnp.dtype = jnp.float32) -> dict[str, Any]:
-  """The parameter tree as shapes."""
-  return tree_of(config, lambda weight: jax.ShapeDtypeStruct(weight.shape(config), dtype))
-
-
-def decay_mask(config: DecoderConfig) -> dict[str, Any]:
-  """Which weights AdamW decays: matrices, neither norms nor biases."""
-  return tree_of(config, lambda weight: weight.init == 'normal')

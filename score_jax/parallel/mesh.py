@@ -8,6 +8,7 @@ from typing import Any
 
 from absl import logging
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
@@ -16,8 +17,8 @@ import numpy as np
 import optax
 
 from score_jax.errors import ConfigError
-from score_jax.models import weights
-from score_jax.models.families import DecoderConfig
+from score_jax.models.weights import Weight
+from score_jax.models.weights import WeightTable
 
 AXES = ('data', 'fsdp', 'tensor')
 
@@ -62,45 +63,52 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def params(mesh: Mesh, config: DecoderConfig, rules: dict[str, str]) -> dict[str, Any]:
-  """The sharding of each weight. An axis that its mesh axis does not divide stays whole (few KV heads, odd V).
+def params(mesh: Mesh, table: WeightTable, rules: dict[str, str]) -> dict[str, Any]:
+  """The sharding of each weight. An axis that its mesh axis does not divide stays whole (few KV heads, odd V)."""
+  return table.tree(lambda weight: _sharding(mesh, table, rules, [[letter] for letter in weight.letters]))
+
+
+def one_layer_in_file(mesh: Mesh, table: WeightTable, rules: dict[str, str], weight: Weight) -> NamedSharding:
+  """The sharding of one layer of a weight in its HF layout, that of its place in our tree: each device reads its own.
+
+  A flattened axis is cut along its first letter, so a device's part is a range of it.
+  """
+  return _sharding(mesh, table, rules, weight.hf_groups)
+
+
+def _sharding(mesh: Mesh, table: WeightTable, rules: dict[str, str], axes: list[list[str]]) -> NamedSharding:
+  """A sharding of an array whose axes are groups of letters.
 
   Specs are written as jit writes those of its results (no mesh axes of size 1, no trailing None): otherwise the state
   that an update returns would not match the one it was compiled for, and it would be compiled twice.
   """
-  sizes = config.sizes()
-
-  def leaf(weight: weights.Weight) -> NamedSharding:
-    spec, taken = [], set()
-    for letter in weight.letters:
-      axis = rules.get(letter)
-      if axis and mesh.shape[axis] == 1:
-        axis = None
-      if axis and sizes[letter] % mesh.shape[axis]:
-        logging.info('%s: axis %s (%d) is not divisible by %s; kept whole', weight.path, letter, sizes[letter], axis)
-        axis = None
-      if axis and axis in taken:
-        raise ValueError(f'{weight.path}: two axes on mesh axis {axis!r}; change the rules')
-      taken.add(axis)
-      spec.append(axis)
-    while spec and spec[-1] is None:
-      spec.pop()
-    return NamedSharding(mesh, PartitionSpec(*spec))
-
-  return weights.tree_of(config, leaf)
+  spec, taken = [], set()
+  for letter, *_ in axes:
+    axis, size = rules.get(letter), table.sizes[letter]
+    if axis and (mesh.shape[axis] == 1 or size % mesh.shape[axis]):
+      if mesh.shape[axis] > 1:
+        logging.info('axis %s (%d) is not divisible by mesh axis %s; kept whole', letter, size, axis)
+      axis = None
+    if axis and axis in taken:
+      raise ValueError(f'{axes}: two axes on mesh axis {axis!r}; change the rules')
+    taken.add(axis)
+    spec.append(axis)
+  while spec and spec[-1] is None:
+    spec.pop()
+  return NamedSharding(mesh, PartitionSpec(*spec))
 
 
-def opt_state(mesh: Mesh, optimizer: optax.GradientTransformation, config: DecoderConfig) -> Any:
+def opt_state(mesh: Mesh, optimizer: optax.GradientTransformation, table: WeightTable) -> Any:
   """Shardings of the optimizer's state: moments like their parameters, the rest replicated.
 
   `jit(optimizer.init)` alone does not give moments their parameters' shardings on an Auto mesh.
   """
-  abstract = jax.eval_shape(optimizer.init, weights.abstract_params(config))
+  abstract = jax.eval_shape(optimizer.init, table.abstract(jnp.float32))
   return optax.tree_map_params(
     optimizer,
     lambda _, sharding: sharding,
     abstract,
-    params(mesh, config, TRAINING_RULES),
+    params(mesh, table, TRAINING_RULES),
     transform_non_params=lambda _: replicated(mesh),
   )
 

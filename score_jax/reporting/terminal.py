@@ -1,5 +1,6 @@
 """What a run shows in the terminal: a progress bar with the numbers that matter, and the closing table."""
 
+import textwrap
 from typing import Any
 
 import tqdm
@@ -32,6 +33,17 @@ class Progress:
   def close(self) -> None:
     """Leaves the bar as it stands."""
     self._bar.close()
+
+
+def facts(rows: list[tuple[str, str]], width: int = 110) -> str:
+  """Labels in a column, their texts wrapped beside them; a label that repeats is shown once."""
+  margin = max(len(label) for label, _ in rows) + 2
+  lines, before = [], ''
+  for label, text in rows:
+    head = '' if label == before else label
+    lines += textwrap.wrap(text, width, initial_indent=head.ljust(margin), subsequent_indent=' ' * margin)
+    before = label
+  return '\n'.join(lines)
 
 
 def evaluation_line(name: str, evaluation: Evaluation) -> str:

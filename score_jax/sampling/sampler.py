@@ -4,12 +4,15 @@ import dataclasses
 import enum
 from typing import Any
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
+from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
+from score_jax.models.lora import Lora
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling.rollout import RolloutSpec
 from score_jax.sampling.rollout import no_forced
@@ -25,6 +28,7 @@ class Stream(enum.IntEnum):
   TRAIN = 0
   EVALUATION = 1
   OFFLINE = 2
+  ADAPTERS = 3
 
 
 def stream_key(seed: int, stream: Stream, step: int) -> jax.Array:
@@ -41,6 +45,7 @@ class Sampler:
   chat: Chat
   budgets: tuple[int, ...]  # [A] tokens
   dtype: Any  # compute dtype
+  lora: Lora = loras.NONE
 
   def spec(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> RolloutSpec:
     """The compiled-in settings of a rollout."""
@@ -56,9 +61,15 @@ class Sampler:
     )
 
   def layout(self, params: Any) -> Any:
-    """The sampling layout of the parameters: compute dtype, whole but for tensor parallelism. Resharded once a step."""
-    shardings = meshes.params(self.mesh, self.config, meshes.SAMPLING_RULES)
-    return jax.device_put(jax.tree.map(lambda p: p.astype(self.dtype), params), shardings)
+    """The sampling layout of a policy's or the base's tree: compute dtype, whole but for tensor parallelism.
+
+    Resharded once a step. Arrays that lie so already, as a frozen base does on one device, are not copied.
+    """
+    table = loras.policy_table(self.config, self.lora)
+    shardings = traverse_util.flatten_dict(meshes.params(self.mesh, table, meshes.SAMPLING_RULES))
+    leaves = traverse_util.flatten_dict(params)
+    cast = {path: leaf if leaf.dtype == self.dtype else leaf.astype(self.dtype) for path, leaf in leaves.items()}
+    return traverse_util.unflatten_dict(jax.device_put(cast, {path: shardings[path] for path in cast}))
 
   def sample(
     self,

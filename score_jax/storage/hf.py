@@ -1,228 +1,232 @@
 """HF folders in and out, without torch: config.json, safetensors, and the tokenizer files as they came.
 
 Import and export both walk the weight table, so they can't disagree; a key that is missing, unknown or mis-shaped is
-an error that names it. A folder is written beside its place and renamed, so a half-written one is never found there.
+an error that names it. Weights pass through the host in blocks of at most a tensor, in the file's own dtype, each
+device taking its own part. A folder is written beside its place and renamed: a half-written one is never found there.
 """
 
-import json
+from collections.abc import Callable
+import dataclasses
+import functools
+import math
 import pathlib
-import shutil
 from typing import Any
 
-import huggingface_hub
 import jax
-import ml_dtypes
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import NamedSharding
 import numpy as np
-import safetensors
-import safetensors.numpy
 
+from score_jax import files
 from score_jax.errors import DataError
-from score_jax.models import families
+from score_jax.models import config_json
 from score_jax.models import weights
 from score_jax.models.families import DecoderConfig
+from score_jax.models.weights import Weight
+from score_jax.models.weights import WeightTable
+from score_jax.parallel import mesh as meshes
+from score_jax.storage import tensor_files
+from score_jax.storage.tensor_files import TensorFile
 
 BUNDLED = 'bundled:'
 _ASSETS = pathlib.Path(__file__).parent.parent / 'assets'
-_DTYPES = {'F32': np.dtype(np.float32), 'BF16': np.dtype(ml_dtypes.bfloat16), 'F16': np.dtype(np.float16)}
-# Not copied from a source folder: weights in any format, their indices, and its README, which is about the base.
-_NOT_COPIED = ('.safetensors', '.bin', '.pt', '.pth', '.gguf', '.h5', '.msgpack', '.onnx', '.index.json', '.md')
-_CONFIG_DTYPES = {'float32': _DTYPES['F32'], 'bfloat16': _DTYPES['BF16'], 'float16': _DTYPES['F16']}
+_MODEL, INDEX = 'model.safetensors', 'model.safetensors.index.json'
+_EMBED, _HEAD = 'model.embed_tokens.weight', 'lm_head.weight'
+_UNUSED = 'rotary_emb.inv_freq'  # older folders hold this table; it follows from config.json
+PICKLES = ('.bin', '.pt', '.pth', '.pkl', '.ckpt')
+_MOST_JSON = 1 << 20  # bytes of a config.json
+_BLOCK = 1 << 26  # bytes of rows on the host at a time
+DTYPES = {dtype.name: dtype for dtype in tensor_files.DTYPES.values()}  # 'float32', 'bfloat16', 'float16'
 
 
 def folder_of(path: str) -> pathlib.Path:
   """The folder that config.model.path names; 'bundled:NAME' is one shipped with the package.
 
   Raises:
-    DataError: it does not exist or holds no config.json.
+    DataError: it does not exist, holds no config.json, or a file of it is a link to a place elsewhere.
   """
   folder = _ASSETS / path.removeprefix(BUNDLED) if path.startswith(BUNDLED) else pathlib.Path(path)
   if not (folder / 'config.json').is_file():
     known = ', '.join(BUNDLED + child.name for child in sorted(_ASSETS.iterdir()) if (child / 'config.json').exists())
     raise DataError(f'model folder {path!r}: no config.json in {folder}; name an HF folder, or one of {known}')
+  _check_links(folder)
   return folder
+
+
+def _check_links(folder: pathlib.Path) -> None:
+  """Refuses links out of the folder; those of the Hugging Face cache go from snapshots/REVISION to blobs/."""
+  home = folder.resolve()
+  allowed = [home, home.parent.parent / 'blobs'] if home.parent.name == 'snapshots' else [home]
+  for path in folder.iterdir():
+    target = path.resolve()
+    if path.is_symlink() and not any(target.is_relative_to(place) for place in allowed):
+      raise DataError(f'{path}: is a link to {target}, outside the folder; copy the file there if you trust it')
 
 
 def read_config(folder: pathlib.Path) -> DecoderConfig:
   """The decoder that a folder's config.json describes."""
   path = folder / 'config.json'
-  try:
-    return families.from_hf(json.loads(path.read_text()), str(path))
-  except ValueError as error:
-    raise DataError(f'{path}: not JSON: {error}') from error
+  return config_json.from_hf(files.read_json(path, _MOST_JSON), str(path))
 
 
-def read_params(folder: pathlib.Path, config: DecoderConfig) -> dict[str, Any]:
-  """The folder's weights as f32 numpy arrays in our tree.
+@dataclasses.dataclass(frozen=True)
+class WeightFiles:
+  """A folder's weights, opened: names, shapes and dtypes agree with config.json; no value has been read."""
+
+  folder: pathlib.Path
+  table: WeightTable
+  where: dict[str, TensorFile]  # HF name -> its file
+
+  def dtypes(self) -> dict[str, np.dtype]:
+    """HF name -> dtype in the file."""
+    return {name: file.entries[name].dtype for name, file in self.where.items()}
+
+
+def open_weights(folder: pathlib.Path, config: DecoderConfig) -> WeightFiles:
+  """Opens a folder's weights by their headers alone.
 
   Raises:
-    DataError: a file is missing or cut off, or a weight is missing, unknown, doubled or mis-shaped.
+    DataError: a file is missing, broken or no safetensors file, or a weight is missing, unknown, doubled or mis-shaped.
   """
-  files = _weight_files(folder)
-  handles = [_opened(path) for path in files]
-  where = {}
-  for path, handle in zip(files, handles, strict=True):
-    for name in sorted(handle.keys()):
+  table = weights.weight_table(config)
+  shapes = {name: weight.hf_shape(table.sizes) for weight in table.weights for name in table.hf_names(weight)}
+  where: dict[str, TensorFile] = {}
+  for path in _weight_files(folder, len(shapes)):
+    file = tensor_files.open_file(path, max_tensors=len(shapes) + config.layers + 1)
+    for name in file.entries:
       if name in where:
         raise DataError(f'{path}: weight {name} is also in another file of the folder')
-      where[name] = handle
-  expected = {name: weight for weight in weights.weight_table(config) for name in _names(weight, config)}
-  _check_names(folder, set(where), set(expected), config)
-
-  def one_layer(weight: weights.Weight, name: str) -> np.ndarray:
-    found = tuple(where[name].get_slice(name).get_shape())
-    if found != weight.hf_shape(config):
-      raise DataError(f'{folder}: weight {name} has shape {found}, but config.json asks for {weight.hf_shape(config)}')
-    return weight.from_hf(where[name].get_tensor(name), config)
-
-  def leaf(weight: weights.Weight) -> np.ndarray:
-    out = np.empty(weight.shape(config), np.float32)
-    for n, name in enumerate(_names(weight, config)):
-      out[n if weight.per_layer else ...] = one_layer(weight, name)
-    return out
-
-  params = weights.tree_of(config, leaf)
-  _check_tied(folder, where, params, config)
-  return params
-
-
-def stored_dtype(folder: pathlib.Path) -> np.dtype:
-  """The dtype in which the folder holds its weights (that of the embedding)."""
-  for path in _weight_files(folder):
-    with _opened(path) as handle:
-      if 'model.embed_tokens.weight' in set(handle.keys()):
-        name = handle.get_slice('model.embed_tokens.weight').get_dtype()
-        if name not in _DTYPES:
-          raise DataError(f'{path}: weights are stored as {name}; use one of {", ".join(_DTYPES)}')
-        return _DTYPES[name]
-  raise DataError(f'{folder}: weight model.embed_tokens.weight is missing')
-
-
-def write_folder(
-  out: pathlib.Path,
-  params: dict[str, Any],
-  config: DecoderConfig,
-  *,
-  source: pathlib.Path | None,
-  tokenizer: Any = None,
-  chat_template: str = '',
-  dtype: np.dtype,
-  replace: bool = False,
-  max_shard: str = '5GB',
-) -> None:
-  """Writes an HF folder that transformers opens.
-
-  Args:
-    out: where; must not exist unless `replace`.
-    params: our tree, of arrays in any float dtype.
-    config: of the decoder.
-    source: the folder the model came from; every file but the weights is copied as it is. None: a new model.
-    tokenizer: an HF tokenizer to save, for a new model.
-    chat_template: the template that the policy was trained with, where it is not the source's own.
-    dtype: of the weights in the file.
-    replace: put it in the place of an earlier folder.
-    max_shard: largest weight file, e.g. '5GB'.
-
-  Raises:
-    DataError: `out` exists and `replace` is not set.
-  """
-  if out.exists() and not replace:
-    raise DataError(f'{out} exists already; choose another folder or remove it')
-  # Names of our own beside the place: nobody else's folder may be removed.
-  partial = out.with_name(f'.{out.name}.score_jax-partial')
-  shutil.rmtree(partial, ignore_errors=True)
-  partial.mkdir(parents=True)
-  if source is None:
-    (partial / 'config.json').write_text(json.dumps(families.to_hf(config) | dict(dtype=dtype.name), indent=2) + '\n')
-  else:
-    for file in source.iterdir():
-      if file.is_file() and not file.name.endswith(_NOT_COPIED):
-        shutil.copyfile(file, partial / file.name)
-    _set_dtype(partial / 'config.json', dtype)
-  if tokenizer is not None:
-    tokenizer.save_pretrained(partial)
-  if chat_template:
-    (partial / 'chat_template.jinja').write_text(chat_template)
-  _write_weights(partial, params, config, dtype, max_shard)
-  old = out.with_name(f'.{out.name}.score_jax-old')
-  shutil.rmtree(old, ignore_errors=True)
-  if out.exists():
-    out.rename(old)
-  partial.rename(out)
-  shutil.rmtree(old, ignore_errors=True)
-
-
-def _set_dtype(path: pathlib.Path, dtype: np.dtype) -> None:
-  """Makes config.json say the dtype of the weights beside it; left byte for byte as it is where it already does."""
-  config = json.loads(path.read_text())
-  changed = {name: dtype.name for name in ('dtype', 'torch_dtype') if config.get(name, dtype.name) != dtype.name}
-  if changed:
-    path.write_text(json.dumps(config | changed, indent=2) + '\n')
-
-
-def _write_weights(folder, params, config, dtype, max_shard) -> None:
-  arrays = {}
-  for weight in weights.weight_table(config):
-    stacked = np.asarray(jax.device_get(weights.leaf_at(params, weight)))
-    for n, name in enumerate(_names(weight, config)):
-      one = stacked[n] if weight.per_layer else stacked
-      arrays[name] = weight.to_hf(one.astype(dtype), config)
-  split = huggingface_hub.split_state_dict_into_shards_factory(
-    arrays, get_storage_size=lambda a: a.nbytes, max_shard_size=max_shard, filename_pattern='model{suffix}.safetensors'
-  )
-  for file, names in split.filename_to_tensors.items():
-    safetensors.numpy.save_file({name: arrays[name] for name in names}, folder / file, metadata={'format': 'pt'})
-    (folder / file).chmod(0o644)  # safetensors writes files that others can't read
-  if split.is_sharded:
-    index = dict(metadata=split.metadata, weight_map=split.tensor_to_filename)
-    (folder / 'model.safetensors.index.json').write_text(json.dumps(index, indent=2) + '\n')
-
-
-def config_dtype(name: str) -> np.dtype:
-  """'float32', 'bfloat16' or 'float16' as a numpy dtype."""
-  return _CONFIG_DTYPES[name]
-
-
-def _names(weight: weights.Weight, config: DecoderConfig) -> list[str]:
-  """The HF names of a weight, one per layer if it has one per layer."""
-  return [weight.hf_name.format(n=n) for n in range(config.layers)] if weight.per_layer else [weight.hf_name]
-
-
-def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The folder's safetensors files, by its index if it has one."""
-  index = folder / 'model.safetensors.index.json'
-  if index.exists():
-    try:
-      names = sorted(set(json.loads(index.read_text())['weight_map'].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-      raise DataError(f'{index}: not an index of weights: {error!r}') from error
-  else:
-    names = ['model.safetensors']
-  for name in names:
-    if not (folder / name).is_file():
-      raise DataError(f'{folder}: weight file {name} is missing')
-  return [folder / name for name in names]
-
-
-def _opened(path: pathlib.Path) -> Any:
-  try:
-    return safetensors.safe_open(path, framework='np')
-  except (safetensors.SafetensorError, OSError) as error:
-    raise DataError(f'{path}: can not be read, it may be cut off: {error}') from error
-
-
-def _check_names(folder: pathlib.Path, found: set[str], expected: set[str], config: DecoderConfig) -> None:
-  optional = {'lm_head.weight'} if config.tied else set()
-  missing = sorted(expected - found)
-  unknown = sorted(name for name in found - expected - optional if not name.endswith('rotary_emb.inv_freq'))
+      if not name.endswith(_UNUSED):
+        where[name] = file
+  missing = sorted(set(shapes) - set(where))
+  unknown = sorted(set(where) - set(shapes) - ({_HEAD} if config.tied else set()))
   if missing:
     raise DataError(f'{folder}: {len(missing)} weights are missing, the first is {missing[0]}')
   if unknown:
     raise DataError(f'{folder}: {len(unknown)} weights are unknown to {config.family}, the first is {unknown[0]}')
+  for name, file in where.items():
+    found, asked = file.entries[name].shape, shapes.get(name, shapes[_EMBED])
+    if found != asked:
+      raise DataError(f'{folder}: weight {name} has shape {found}, but config.json asks for {asked}')
+  return WeightFiles(folder, table, where)
 
 
-def _check_tied(folder: pathlib.Path, where: dict, params: dict[str, Any], config: DecoderConfig) -> None:
-  """A tied model whose file holds a head as well must hold the embedding there."""
-  if config.tied and 'lm_head.weight' in where:
-    head = where['lm_head.weight'].get_tensor('lm_head.weight').astype(np.float32)
-    if not np.array_equal(head, params['embed']):
-      raise DataError(f'{folder}: tie_word_embeddings is true, but lm_head.weight differs from the embedding')
+def _weight_files(folder: pathlib.Path, tensors: int) -> list[pathlib.Path]:
+  """The folder's safetensors files, by its index if it has one."""
+  index = folder / INDEX
+  names = _indexed(index, tensors) if index.exists() else [_MODEL]
+  for name in names:
+    if not (folder / name).is_file():
+      pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+      remedy = f'; {pickled[0]} is a pickle, which can run code: save the model as safetensors' if pickled else ''
+      raise DataError(f'{folder}: weight file {name} is missing{remedy}')
+  return [folder / name for name in names]
+
+
+def _indexed(index: pathlib.Path, tensors: int) -> list[str]:
+  """The names of the files that an index lists."""
+  content = files.read_json(index, max_bytes=(1 << 16) + 512 * tensors)
+  listed = content.get('weight_map') if isinstance(content, dict) else None
+  if not isinstance(listed, dict) or not listed:
+    raise DataError(f'{index}: not an index of weights: weight_map = {listed!r:.80} must map names to files')
+  for name in listed.values():
+    if not isinstance(name, str) or pathlib.PurePath(name).name != name or not name.endswith('.safetensors'):
+      raise DataError(f'{index}: weight_map names {name!r}, which is not a safetensors file of this folder')
+  return sorted(set(listed.values()))
+
+
+def read_params(
+  folder: pathlib.Path, config: DecoderConfig, mesh: Mesh, dtype: Any, rules: dict[str, str] = meshes.TRAINING_RULES
+) -> dict[str, Any]:
+  """The folder's weights as our tree on the devices, in `dtype`.
+
+  A weight's layers are written one by one into their stack on the devices, so the host holds one tensor or less.
+
+  Raises:
+    DataError: as `open_weights`; or a weight holds a number that is not finite.
+  """
+  opened = open_weights(folder, config)
+  shardings = meshes.params(mesh, opened.table, rules)
+  _check_tied(opened, config)
+
+  def leaf(weight: Weight) -> jax.Array:
+    layout = meshes.one_layer_in_file(mesh, opened.table, rules, weight)
+    sharding = weights.leaf_at(shardings, weight)
+    stack = jnp.zeros(weight.shape(opened.table.sizes), dtype, device=sharding)
+    place = _placer(weight, tuple(opened.table.sizes.items()), sharding)
+    for n, name in enumerate(opened.table.hf_names(weight)):
+      stack, finite = place(stack, _on_devices(opened.where[name], name, layout), n)
+      if not finite:  # waiting for it also keeps the host from reading ahead of the devices
+        raise DataError(f'{opened.where[name].path}: weight {name} holds numbers that are not finite')
+    return stack
+
+  return opened.table.tree(leaf)
+
+
+def _on_devices(file: TensorFile, name: str, layout: NamedSharding) -> jax.Array:
+  """One tensor of a file, each device holding its part; what several devices hold is read once."""
+  shape = file.entries[name].shape
+  holders: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
+  for device, index in layout.addressable_devices_indices_map(shape).items():
+    cut = tuple(axis.indices(size)[:2] for axis, size in zip(index, shape, strict=True))
+    holders.setdefault(cut, []).append(device)
+  parts = [part for cut, devices in holders.items() for part in _part(file, name, cut, devices)]
+  return jax.make_array_from_single_device_arrays(shape, layout, parts)
+
+
+def _part(file: TensorFile, name: str, cut: tuple[tuple[int, int], ...], devices: list[jax.Device]) -> list[jax.Array]:
+  """The part of a tensor that some devices hold, on each of them.
+
+  A large one goes over block by block: a device's transfer may keep a second copy on the host of what it is given.
+  """
+  first, last = cut[0]
+  inner = tuple(slice(*axis) for axis in cut[1:])
+  row = file.entries[name].dtype.itemsize * math.prod(axis.stop - axis.start for axis in inner)
+  step = max(1, _BLOCK // max(1, row))
+  if last - first <= step:
+    block = file.read(name, (slice(first, last), *inner))
+    return [jax.device_put(block, device) for device in devices]
+  shape = (last - first, *(axis.stop - axis.start for axis in inner))
+  parts = [jnp.zeros(shape, file.entries[name].dtype, device=device) for device in devices]
+  for n in range(first, last, step):
+    block = file.read(name, (slice(n, min(n + step, last)), *inner))
+    parts = [
+      _with_rows(part, jax.device_put(block, device), n - first) for part, device in zip(parts, devices, strict=True)
+    ]
+    jax.block_until_ready(parts)  # or the host would read ahead
+  return parts
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _with_rows(whole: jax.Array, rows: jax.Array, first: jax.Array) -> jax.Array:
+  return jax.lax.dynamic_update_slice_in_dim(whole, rows, first, 0)
+
+
+@functools.lru_cache(maxsize=256)
+def _placer(weight: Weight, sizes: tuple[tuple[str, int], ...], sharding: NamedSharding) -> Callable:
+  """(stack, layer n in the file's layout, n) -> (stack with it, whether it is finite); reuses the stack's memory."""
+
+  def place(stack, layer, n):
+    ours = weight.from_hf(layer, dict(sizes)).astype(stack.dtype)
+    updated = jax.lax.dynamic_update_index_in_dim(stack, ours, n, 0) if weight.per_layer else ours
+    return updated, jnp.all(jnp.isfinite(layer))
+
+  return jax.jit(place, donate_argnums=0, out_shardings=(sharding, None))
+
+
+def _check_tied(opened: WeightFiles, config: DecoderConfig) -> None:
+  """A tied model whose folder holds a head as well must hold the embedding there."""
+  if not config.tied or _HEAD not in opened.where:
+    return
+  row = config.width * opened.where[_EMBED].entries[_EMBED].dtype.itemsize
+  step = max(1, _BLOCK // row)
+  for first in range(0, config.vocab, step):
+    rows = (slice(first, min(first + step, config.vocab)),)
+    if not np.array_equal(opened.where[_HEAD].read(_HEAD, rows), opened.where[_EMBED].read(_EMBED, rows)):
+      raise DataError(f'{opened.folder}: tie_word_embeddings is true, but {_HEAD} differs from the embedding')
+
+
+def stored_dtypes(folder: pathlib.Path, config: DecoderConfig) -> dict[str, np.dtype]:
+  """The dtype in which the folder holds each weight, by HF name."""
+  return open_weights(folder, config).dtypes()

@@ -1,43 +1,60 @@
 """Conversations as token ids: the chat template is rendered once per problem, and never over history.
 
 Between two attempts stands the same text for every row: end-of-turn, the instruction's turn, and what opens the next
-answer. `open_chat` renders it around a sentinel answer, proves that prompt + answer + that text is exactly what the
-template itself would have written, and refuses templates for which it is not.
+answer. `open_chat` has it worked out and proved by `seam.py`, and refuses templates for which the proof fails.
 """
 
 import dataclasses
 import json
-import os
 import pathlib
 from typing import Any
 
-from absl import logging
 import numpy as np
 
 from score_jax.errors import DataError
+from score_jax.tasks import seam
+from score_jax.tasks import tokenizer_files
+from score_jax.tasks.seam import Opening
 from score_jax.types import Problem
-
-# Answers no template should touch; the second catches templates that delete reasoning from earlier turns.
-_SENTINELS = ('7*12=84', '<think>7*12</think>84')
 
 
 @dataclasses.dataclass(frozen=True)
 class Chat:
   """A tokenizer, its template and everything that a rollout needs to know of them."""
 
-  tokenizer: Any
-  system: str
-  preamble: str  # the system prompt, where the template has no such role: opens the first user turn
+  opening: Opening  # the template, and what stands before every question: system prompt and examples
   feeds: tuple[tuple[int, ...], ...]  # [A - 1] ids between attempts; each begins with end_of_turn
   end_of_turn: int
   stops: tuple[int, ...]  # end_of_turn and the generation config's stop ids
   pad: int
   prompt_tokens: int  # P
 
+  @property
+  def tokenizer(self) -> Any:
+    """The HF tokenizer."""
+    return self.opening.tokenizer
+
+  @property
+  def examples(self) -> tuple[dict[str, str], ...]:
+    """Messages that stand before every question."""
+    return self.opening.examples
+
+  def check_vocabulary(self, vocab: int) -> None:
+    """Refuses token ids that a model of `vocab` tokens has no embedding for: a gather would take another one silently.
+
+    Raises:
+      DataError: padding, or a token that stands between attempts, is such an id.
+    """
+    for name, ids in (('padding', (self.pad,)), *(('what stands between attempts', feed) for feed in self.feeds)):
+      if max(ids) >= vocab:
+        raise DataError(
+          f'{name} has token {max(ids)} ({self.tokenizer.convert_ids_to_tokens(max(ids))!r}), but the model has '
+          f'{vocab} tokens; the tokenizer is of another model, or has tokens that were added to it alone'
+        )
+
   def prompt_ids(self, problem: Problem) -> list[int]:
     """Ids of the conversation up to where the first attempt begins."""
-    text = render(self.tokenizer, _turns(self.system, [self.preamble + problem.question]))
-    return self.tokenizer(text, add_special_tokens=False)['input_ids']
+    return self.opening.ids(self.opening.text([problem.question]))
 
   def prompts(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
     """Left-padded prompt_BP (i32) and start_B (i32) of the problems, one row each.
@@ -60,156 +77,111 @@ class Chat:
     return prompt_BP, start_B
 
   def texts(self, tokens_BL: np.ndarray, attempt_BL: np.ndarray, attempts: int) -> list[list[str]]:
-    """Text of each attempt of each row, without special tokens: what the verifier reads."""
+    """Text of each attempt of each row, without stops and other special tokens: what the verifier reads."""
+    # A stop need not be special to the tokenizer: some vocabularies hold it as an ordinary symbol.
+    said_BL = ~np.isin(tokens_BL, self.stops)
     ids = [
-      row[labels == attempt].tolist()
-      for row, labels in zip(tokens_BL, attempt_BL, strict=True)
+      row[said & (labels == attempt)].tolist()
+      for row, labels, said in zip(tokens_BL, attempt_BL, said_BL, strict=True)
       for attempt in range(1, attempts + 1)
     ]
-    flat = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    flat = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return [flat[i : i + attempts] for i in range(0, len(flat), attempts)]
 
 
-def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
-  """The folder's HF tokenizer, with another chat template if one is named.
-
-  Raises:
-    DataError: it can't be read, or there is no chat template.
-  """
-  os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')  # it announces that there is no torch, which is as intended
-  import transformers  # seconds to import, and only the doors need it
-
-  transformers.utils.logging.set_verbosity_error()
-  try:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise DataError(f'{folder}: its tokenizer can not be read: {_first_line(error)}') from error
-  if chat_template:
-    try:
-      tokenizer.chat_template = pathlib.Path(chat_template).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-      raise DataError(f'config.task.chat_template = {chat_template!r} can not be read: {error}') from error
-  if not tokenizer.chat_template:
-    raise DataError(f'{folder}: the tokenizer has no chat template; name one with config.task.chat_template')
-  return tokenizer
-
-
 def open_chat(
-  folder: pathlib.Path, tokenizer: Any, *, system: str, instructions: tuple[str, ...], prompt_tokens: int
+  folder: pathlib.Path,
+  tokenizer: Any,
+  *,
+  system: str,
+  examples: tuple[dict[str, str], ...],
+  instructions: tuple[str, ...],
+  prompt_tokens: int,
+  date: str,
 ) -> Chat:
   """Works out and proves the seam between attempts.
 
   Args:
     folder: the HF folder, for its generation_config.json.
-    tokenizer: from `load_tokenizer`.
+    tokenizer: from `tokenizer.load_tokenizer`.
     system: system prompt, or ''.
+    examples: from `read_examples`; stand between the system prompt and every question.
     instructions: [A - 1] the user turn before each further attempt.
     prompt_tokens: P.
+    date: YYYY-MM-DD, for templates that write today's.
 
   Raises:
-    DataError: the template rewrites history, or its end-of-turn is not one token.
+    DataError: the template rewrites history, its end-of-turn is not one token, its words are none of the tokenizer's,
+      or the date is not one.
   """
-  system, preamble = _placed_system(tokenizer, system)
-  suffixes = [_seam(tokenizer, system, instructions[: i + 1]) for i in range(len(instructions))]
-  feeds = tuple(tuple(tokenizer(suffix, add_special_tokens=False)['input_ids']) for suffix in suffixes)
-  ending = _ending(tokenizer, system)
-  end_of_turn = tokenizer(ending, add_special_tokens=False)['input_ids'][0]
-  for feed, suffix in zip(feeds, suffixes, strict=True):
-    if feed[0] != end_of_turn or end_of_turn not in tokenizer.all_special_ids + list(tokenizer.added_tokens_decoder):
-      raise DataError(
-        f'chat template: an answer must end in one special token, but {suffix[:40]!r} follows it, whose first '
-        f'token is {tokenizer.convert_ids_to_tokens(feed[0])!r}'
-      )
+  opening = seam.open_with(tokenizer, system, tuple(examples), date)
+  feeds = seam.feeds_of(opening, instructions)
+  end_of_turn = seam.end_of_turn(opening, feeds)
+  _check_known(tokenizer, feeds)
   stops = {end_of_turn, *_generation_stops(folder)}
   pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_of_turn
-  return Chat(tokenizer, system, preamble, feeds, end_of_turn, tuple(sorted(stops)), pad, prompt_tokens)
+  return Chat(opening, feeds, end_of_turn, tuple(sorted(stops)), pad, prompt_tokens)
 
 
-def render(tokenizer: Any, messages: list[dict[str, str]], answering: bool = True) -> str:
-  """The template's text for a list of messages, up to where the next answer begins."""
-  import jinja2
-
-  try:
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answering)
-  except jinja2.TemplateError as error:
-    raise DataError(f'chat template: {type(error).__name__}: {_first_line(error)}') from error
-
-
-def _turns(system: str, users: list[str], answers: tuple[str, ...] = ()) -> list[dict[str, str]]:
-  """Messages: system, then users and answers in turn."""
-  messages = [dict(role='system', content=system)] if system else []
-  for i, user in enumerate(users):
-    messages.append(dict(role='user', content=user))
-    if i < len(answers):
-      messages.append(dict(role='assistant', content=answers[i]))
-  return messages
-
-
-def _placed_system(tokenizer: Any, system: str) -> tuple[str, str]:
-  """(system turn, preamble of the first user turn): one of them is the system prompt."""
-  if not system:
-    return '', ''
-  try:
-    if system.strip() in render(tokenizer, _turns(system, ['question'])):  # some templates trim it
-      return system, ''
-  except DataError as error:
-    logging.info('the chat template refuses a system turn: %s', _first_line(error))
-  logging.warning('the chat template has no system role; the system prompt joins the first user turn')
-  return '', system + '\n\n'
-
-
-def _seam(tokenizer: Any, system: str, instructions: tuple[str, ...]) -> str:
-  """The text between the last of len(instructions) answers and the next one, proved on sentinels."""
-  users = ['question', *instructions]
-  seams = []
-  for sentinel in _SENTINELS:
-    answers = (sentinel,) * len(instructions)
-    before = render(tokenizer, _turns(system, users[:-1], answers[:-1]))
-    after = render(tokenizer, _turns(system, users, answers))
-    if not after.startswith(before + sentinel):
+def _check_known(tokenizer: Any, feeds: tuple[tuple[int, ...], ...]) -> None:
+  """Refuses a template or an instruction that reaches the model as unknown tokens."""
+  unknown = tokenizer.unk_token_id
+  if unknown in (None, tokenizer.eos_token_id, tokenizer.bos_token_id):  # some tokenizers name one that can't occur
+    return
+  for feed in feeds:
+    if unknown in feed:
       raise DataError(
-        'chat template rewrites history: after a further turn, '
-        f'{_difference(before + sentinel, after)}; use a template that keeps answers as they were '
-        '(config.task.chat_template)'
+        f'chat template: the tokenizer does not know what stands between attempts, {tokenizer.decode(feed)[:200]!r}; '
+        'use config.task.chat_template and config.task.instruction in words that it has'
       )
-    seams.append(after[len(before + sentinel) :])
-  if seams[0] != seams[1]:
-    raise DataError(f'chat template: what follows an answer depends on it: {seams[0]!r} or {seams[1]!r}')
-  whole = tokenizer(after, add_special_tokens=False)['input_ids']
-  parts = [tokenizer(text, add_special_tokens=False)['input_ids'] for text in (before + sentinel, seams[1])]
-  if whole != parts[0] + parts[1]:
-    raise DataError(f'chat template: {seams[1]!r} is not tokenized apart from the answer before it')
-  return seams[0]
 
 
-def _ending(tokenizer: Any, system: str) -> str:
-  """What the template writes after a last answer; its first token is the end of a turn."""
-  before = render(tokenizer, _turns(system, ['question']))
-  after = render(tokenizer, _turns(system, ['question'], _SENTINELS[:1]), answering=False)
-  if not after.startswith(before + _SENTINELS[0]) or len(after) == len(before + _SENTINELS[0]):
-    raise DataError(f'chat template writes no end of turn: {_difference(before + _SENTINELS[0], after)}')
-  return after[len(before + _SENTINELS[0]) :]
+def read_examples(path: str) -> tuple[dict[str, str], ...]:
+  """Messages of a JSONL file of worked examples, all rows in turn, for `open_chat`.
+
+  A row is {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}, ...]}.
+
+  Raises:
+    DataError: the file can't be read, or a row is not such a conversation.
+  """
+  file = f'config.task.examples = {path!r}'
+  try:
+    lines = pathlib.Path(path).read_text(encoding='utf-8').split('\n')
+  except (OSError, UnicodeDecodeError) as error:
+    raise DataError(f'{file} can not be read: {seam.first_line(error)}') from error
+  rows = [_example(line, f'{file}, row {n}') for n, line in enumerate(lines, 1) if line.strip()]
+  if not rows:
+    raise DataError(f"{file} has no rows; write examples into it, or set it to ''")
+  return tuple(message for row in rows for message in row)
 
 
-def _difference(expected: str, found: str) -> str:
-  """Where two texts part, in words."""
-  at = next(
-    (i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), min(len(expected), len(found))
-  )
-  return f'{expected[at : at + 40]!r} became {found[at : at + 40]!r}'
+def _example(line: str, row: str) -> list[dict[str, str]]:
+  """One row's messages; `row` names it in errors."""
+  try:
+    messages = json.loads(line)['messages']
+  except (ValueError, KeyError, TypeError, RecursionError) as error:
+    raise DataError(f'{row}: is not an object with "messages": {seam.first_line(error)}; mend or drop it') from error
+  if not isinstance(messages, list) or not messages or len(messages) % 2:
+    raise DataError(f'{row}: messages must be a list of questions and answers in turn; mend or drop it')
+  for i, message in enumerate(messages):
+    role = ('user', 'assistant')[i % 2]
+    if not isinstance(message, dict) or message.get('role') != role or set(message) != {'role', 'content'}:
+      raise DataError(
+        f'{row}: messages[{i}] = {str(message)[:60]!r} must have role {role!r} and content, and nothing else (the '
+        'system prompt is config.task.system)'
+      )
+    if not isinstance(message['content'], str) or not message['content'].strip():
+      raise DataError(f'{row}: messages[{i}].content = {str(message["content"])[:60]!r} is no text; write some')
+  return messages
 
 
 def _generation_stops(folder: pathlib.Path) -> list[int]:
   """eos ids of generation_config.json, if it has any."""
   path = folder / 'generation_config.json'
-  if not path.exists():
-    return []
-  try:
-    eos = json.loads(path.read_text()).get('eos_token_id')
-  except ValueError as error:
-    raise DataError(f'{path}: not JSON: {error}') from error
-  return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
-
-
-def _first_line(error: Exception) -> str:
-  return str(error).strip().split('\n')[0]
+  eos = tokenizer_files.read_settings(path).get('eos_token_id')
+  ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
+  if not all(type(id_) is int and id_ >= 0 for id_ in ids):
+    raise DataError(
+      f'{path}: eos_token_id = {str(eos)[:60]!r} is neither a token id nor a list of them; mend or drop it'
+    )
+  return ids

@@ -25,9 +25,11 @@ from score_jax.states import Rollout
 from score_jax.states import StageValues
 from score_jax.states import TrainState
 from score_jax.storage import hf
+from score_jax.storage import hf_export
 from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.checkpoints import Progress
 from score_jax.storage.checkpoints import abstract_like
+from score_jax.tasks.tokenizer_files import has_only_sentencepiece
 from score_jax.training import evaluation
 from score_jax.training import offline
 from score_jax.training import optim
@@ -53,7 +55,7 @@ class VisitData:
   """What a visit holds fixed."""
 
   visit: Visit
-  reference: Any  # parameters, compute dtype; never donated
+  reference: Any  # as the state's parameters, compute dtype, never donated; {}: a base whose adapters are off
   pool: offline.OfflinePool
 
 
@@ -83,7 +85,7 @@ def train(run: Run) -> None:
       state, data = _enter(run, visit, state, progress.step, checkpoints)
     state, line = _step(run, data, state, progress.step)
     if config.eval.every and line['step'] % config.eval.every == 0:
-      line['eval'] = _evaluate(run, state.params)
+      line['eval'] = _evaluate(run, run.policy(state.params))
       bar.say(terminal.evaluation_line(f'step {line["step"]}', line['eval']))
     run.folder.add_metrics(line)
     bar.show(line)
@@ -106,7 +108,7 @@ def _step(run: Run, data: VisitData, state: TrainState, step: int) -> tuple[Trai
   with clock('problems'):
     problems, forced, trained = _problems(run, data, step)
   with clock('sample'):
-    policy = run.sampler.layout(state.params)
+    policy = run.sampler.layout(run.policy(state.params))
     key = stream_key(run.config.seed, Stream.TRAIN, step)
     rollout = jax.block_until_ready(run.sampler.sample(policy, problems, key, run.sampler.spec(), forced=forced))
   with clock('grade'):
@@ -115,7 +117,9 @@ def _step(run: Run, data: VisitData, state: TrainState, step: int) -> tuple[Trai
     rate = optim.learning_rate(stage, step - data.visit.first_step)
     values = stage_values(stage, rate)
     batch = _batch(run, rollout, verdict, trained)
-    state, results = update(state, data.reference, batch, values, spec=run.update_spec, optimizer=run.optimizer)
+    state, results = update(
+      state, run.frozen, data.reference, batch, values, spec=run.update_spec, optimizer=run.optimizer
+    )
     results = jax.device_get(results)
   stop, attempt = jax.device_get((rollout.stop, rollout.attempt))
   return state, metrics.step_line(step + 1, stage, verdict, stop, attempt, results, rate, clock.seconds)
@@ -170,18 +174,18 @@ def _enter(
 ) -> tuple[TrainState, VisitData]:
   """What a visit needs, whether it is entered at its start or resumed in its middle."""
   if visit.stage.reference == 'base':
-    reference = run.base
+    reference = run.base_reference
   elif step == visit.first_step:
-    reference = runs.put_params(run.mesh, run.decoder, state.params, run.sampler.dtype)
+    reference = runs.put_params(run.mesh, run.trained, state.params, run.sampler.dtype)
   else:
     begun = (
       checkpoints.params(visit.first_step, abstract_like(state.params))
       if visit.first_step
       else runs.initial_params(run)
     )
-    reference = runs.put_params(run.mesh, run.decoder, begun, run.sampler.dtype)
+    reference = runs.put_params(run.mesh, run.trained, begun, run.sampler.dtype)
   if visit.stage.optim.reset_moments and step == visit.first_step:
-    state = state.replace(opt_state=runs.fresh_moments(state.params, run.optimizer, run.mesh, run.decoder))
+    state = state.replace(opt_state=runs.fresh_moments(state.params, run.optimizer, run.mesh, run.trained))
   return state, VisitData(visit, reference, offline.open_pool(run, visit.index, visit.stage))
 
 
@@ -208,11 +212,11 @@ def _stop_if_rejected(run: Run, state: TrainState) -> None:
     )
 
 
-def _evaluate(run: Run, params: Any) -> dict[str, Any]:
+def _evaluate(run: Run, policy: Any) -> dict[str, Any]:
   settings = run.config.eval
   rows = run.config.rows
   return evaluation.evaluate(
-    run.sampler, run.task, run.sampler.layout(params), problems=settings.problems, seed=settings.seed, rows=rows
+    run.sampler, run.task, run.sampler.layout(policy), problems=settings.problems, seed=settings.seed, rows=rows
   )
 
 
@@ -220,7 +224,7 @@ def _evaluate_base(run: Run) -> None:
   """Evaluates the base once; other settings of the evaluation begin eval.json anew."""
   settings = dict(problems=run.config.eval.problems, seed=run.config.eval.seed)
   if run.folder.read_eval().get('settings') != settings:
-    run.folder.write_eval(dict(base=_evaluate(run, run.base), settings=settings))
+    run.folder.write_eval(dict(base=_evaluate(run, run.base_policy()), settings=settings))
   print(terminal.evaluation_line('base', run.folder.read_eval()['base']), flush=True)
 
 
@@ -236,14 +240,15 @@ def _finish(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Pro
   results = {name: value for name, value in before.items() if name not in ('final', 'last')}
   for name, step in wanted.items():
     known = before.get(name, {}).get('step') == step
-    results[name] = before[name] if known else _evaluate(run, params[name]) | dict(step=step)
+    results[name] = before[name] if known else _evaluate(run, run.policy(params[name])) | dict(step=step)
   run.folder.write_eval(results)
-  hf.write_folder(
+  hf_export.write_folder(
     run.folder.hf,
-    params['final'],
+    run.to_export(params['final']),
     run.decoder,
     source=run.model_folder,
-    dtype=hf.stored_dtype(run.model_folder),
+    tokenizer=run.sampler.chat.tokenizer if has_only_sentencepiece(run.model_folder) else None,
+    dtype=hf.stored_dtypes(run.model_folder, run.decoder),
     chat_template=run.sampler.chat.tokenizer.chat_template if run.config.task.chat_template else '',
     replace=True,
   )

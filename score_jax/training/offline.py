@@ -59,7 +59,7 @@ def open_pool(run: Run, visit_index: int, stage: Stage) -> OfflinePool:
 def _sample_first(run: Run, problems: tuple[Problem, ...], visit_index: int) -> np.ndarray:
   """First attempts [pool, G, F] of the base, with the training step's own program."""
   spec, G, per_call = run.sampler.spec(), run.config.batch.samples, run.config.batch.problems
-  params = run.sampler.layout(run.base)
+  params = run.sampler.layout(run.base_policy())
   key = stream_key(run.config.seed, Stream.OFFLINE, visit_index)
   parts = []
   for begin in range(0, len(problems), per_call):

@@ -3,19 +3,18 @@
 import optax
 
 from score_jax.config import OptimConfig
-from score_jax.models import weights
-from score_jax.models.families import DecoderConfig
+from score_jax.models.weights import WeightTable
 from score_jax.types import Stage
 
 
-def make_optimizer(config: OptimConfig, decoder: DecoderConfig) -> optax.GradientTransformation:
+def make_optimizer(config: OptimConfig, table: WeightTable) -> optax.GradientTransformation:
   """Gradient -> direction. `update.apply` multiplies it by minus the learning rate."""
   parts = []
   if config.clip_norm:
     parts.append(optax.clip_by_global_norm(config.clip_norm))
   parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
   if config.weight_decay:
-    parts.append(optax.add_decayed_weights(config.weight_decay, mask=weights.decay_mask(decoder)))
+    parts.append(optax.add_decayed_weights(config.weight_decay, mask=table.decay_mask()))
   return optax.chain(*parts)
 
 

@@ -16,9 +16,12 @@ from score_jax import config as configs
 from score_jax.config import RunConfig
 from score_jax.models import weights
 from score_jax.models.families import DecoderConfig
+from score_jax.models.families import LayerKind
+from score_jax.models.rope import Plain
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import terminal
 from score_jax.storage import hf
+from score_jax.storage import hf_export
 from score_jax.storage import run_folder
 from score_jax.storage.run_folder import RunFolder
 from score_jax.tasks import countdown_base
@@ -46,11 +49,12 @@ def decoder_config(config: RunConfig, vocab: int) -> DecoderConfig:
     kv_heads=shape.heads,
     head_width=shape.width // shape.heads,
     ffn=shape.ffn,
-    rope_theta=10000.0,
     norm_eps=1e-6,
-    qkv_bias=False,
     tied=True,
     max_positions=256,
+    kinds=(LayerKind(window=0, rope=Plain(10000.0)),),
+    kind_of_layer=(0,) * shape.layers,
+    query_scale=(shape.width // shape.heads) ** -0.5,
   )
 
 
@@ -70,8 +74,8 @@ def pretrain(config: RunConfig, workdir: str) -> None:
     config.seed,
   )
   params = _trained(config, folder, decoder, mesh, tokens, weight)
-  hf.write_folder(
-    folder.hf, params, decoder, source=None, tokenizer=tokenizer, dtype=hf.config_dtype('float32'), replace=True
+  hf_export.write_folder(
+    folder.hf, params, decoder, source=None, tokenizer=tokenizer, dtype=hf.DTYPES['float32'], replace=True
   )
   sampler = runs.open_sampler(config, folder.hf, mesh)
   result = evaluation.evaluate(
@@ -90,9 +94,10 @@ def _trained(
   config: RunConfig, folder: RunFolder, decoder: DecoderConfig, mesh: Any, tokens: np.ndarray, weight: np.ndarray
 ) -> Any:
   """The parameters after all steps."""
-  optimizer = optim.make_optimizer(config.optim, decoder)
+  table = weights.weight_table(decoder)
+  optimizer = optim.make_optimizer(config.optim, table)
   params = weights.initial_params(decoder, jax.random.key(config.seed), config.pretrain.init_scale)
-  state = runs.fresh_state(runs.put_params(mesh, decoder, params, jnp.float32), optimizer, mesh, decoder)
+  state = runs.fresh_state(runs.put_params(mesh, table, params, jnp.float32), optimizer, mesh, table)
   many = functools.partial(
     _many_steps,
     config=decoder,

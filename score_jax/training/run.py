@@ -13,10 +13,14 @@ import optax
 from score_jax import config as configs
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
-from score_jax.models import weights
+from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
+from score_jax.models.lora import Lora
+from score_jax.models.weights import WeightTable
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling.sampler import Sampler
+from score_jax.sampling.sampler import Stream
+from score_jax.sampling.sampler import stream_key
 from score_jax.states import TrainState
 from score_jax.storage import hf
 from score_jax.storage import run_folder
@@ -25,6 +29,7 @@ from score_jax.storage.run_folder import RunFolder
 from score_jax.tasks import TASKS
 from score_jax.tasks import Task
 from score_jax.tasks import chat as chats
+from score_jax.tasks.tokenizer import load_tokenizer
 from score_jax.training import optim
 from score_jax.training.update import UpdateSpec
 
@@ -42,9 +47,37 @@ class Run:
   decoder: DecoderConfig
   task: Task
   sampler: Sampler
+  trained: WeightTable  # the weights that training changes: all, or adapters
   optimizer: optax.GradientTransformation
   update_spec: UpdateSpec
   base: Any  # model.path's parameters in the training layout and compute dtype; never donated
+
+  @property
+  def frozen(self) -> Any:
+    """What policy and reference share: the base under adapters, else nothing."""
+    return self.base if self.config.lora.rank else {}
+
+  @property
+  def base_reference(self) -> Any:
+    """The base as a reference: without adapters, or as a model of its own."""
+    return {} if self.config.lora.rank else self.base
+
+  def policy(self, params: Any) -> Any:
+    """The whole model of trained parameters."""
+    return loras.joined(self.frozen, params, self.config.lora)
+
+  def base_policy(self) -> Any:
+    """The base as a policy's tree: with adapters that add nothing, so that sampling needs no program of its own."""
+    return self.policy(fresh_adapters(self)) if self.config.lora.rank else self.base
+
+  def to_export(self, params: Any) -> Any:
+    """Trained parameters as `hf_export.write_folder` takes them."""
+    return exportable(params, self.config.lora)
+
+
+def exportable(params: Any, lora: Lora) -> Any:
+  """Trained parameters as `hf_export.write_folder` takes them: all weights, or scaled adapters."""
+  return loras.scaled(params, lora) if lora.rank else params
 
 
 def compute_dtype(name: str) -> Any:
@@ -66,16 +99,26 @@ def open_task(config: RunConfig) -> Task:
 
 def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> Sampler:
   """Tokenizer, template proof and sampling settings of a model folder."""
-  tokenizer = chats.load_tokenizer(model_folder, config.task.chat_template)
+  tokenizer = load_tokenizer(model_folder, config.task.chat_template)
   decoder = hf.read_config(model_folder)
   chat = chats.open_chat(
     model_folder,
     tokenizer,
     system=config.task.system,
+    examples=chats.read_examples(config.task.examples) if config.task.examples else (),
+    date=config.task.date,
     instructions=(config.task.instruction,) * (config.attempts - 1),
     prompt_tokens=config.sampling.prompt_tokens,
   )
-  sampler = Sampler(mesh, decoder, chat, config.sampling.attempt_tokens, compute_dtype(config.model.dtype))
+  sampler = Sampler(
+    mesh=mesh,
+    config=decoder,
+    chat=chat,
+    budgets=config.sampling.attempt_tokens,
+    dtype=compute_dtype(config.model.dtype),
+    lora=_checked(config.lora, decoder),
+  )
+  chat.check_vocabulary(decoder.vocab)
   longest = config.sampling.prompt_tokens + sampler.spec().growth
   if longest > decoder.max_positions:
     raise ConfigError(
@@ -83,6 +126,15 @@ def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> S
       f'but the model has {decoder.max_positions} positions; lower the budgets'
     )
   return sampler
+
+
+def _checked(lora: Lora, decoder: DecoderConfig) -> Lora:
+  """The adapters' settings, if the decoder has what they name."""
+  try:
+    loras.policy_table(decoder, lora)
+  except ValueError as error:
+    raise ConfigError(f'config.lora.{error}') from error
+  return lora
 
 
 def open_run(config: RunConfig, workdir: str) -> Run:
@@ -101,7 +153,7 @@ def open_run(config: RunConfig, workdir: str) -> Run:
   task = open_task(config)
   model_folder = hf.folder_of(config.model.path)
   sampler = open_sampler(config, model_folder, mesh)
-  host_params = hf.read_params(model_folder, sampler.config)
+  base = hf.read_params(model_folder, sampler.config, mesh, sampler.dtype)
   folder = RunFolder(workdir)
   model_identity = dict(
     weights=run_folder.hash_files(model_folder, ('.safetensors',)),
@@ -110,8 +162,9 @@ def open_run(config: RunConfig, workdir: str) -> Run:
     compute_dtype=sampler.dtype.name,
   )
   if config.init_from and not folder.has_begun():  # a run under way has what it took from there
-    RunFolder(config.init_from).read_config()
+    _check_init_from(config)
   folder.claim(configs.as_dict(config), configs.identity(config) | dict(model=model_identity))
+  trained = loras.trained_table(sampler.config, config.lora)
   return Run(
     config=config,
     folder=folder,
@@ -120,9 +173,11 @@ def open_run(config: RunConfig, workdir: str) -> Run:
     decoder=sampler.config,
     task=task,
     sampler=sampler,
-    optimizer=optim.make_optimizer(config.optim, sampler.config),
+    trained=trained,
+    optimizer=optim.make_optimizer(config.optim, trained),
     update_spec=UpdateSpec(
       config=sampler.config,
+      lora=config.lora,
       dtype=sampler.dtype,
       group=config.batch.samples,
       micro_batches=config.batch.micro_batches,
@@ -132,26 +187,45 @@ def open_run(config: RunConfig, workdir: str) -> Run:
       chunk=config.model.logp_chunk,
       attempt_gradient_norms=config.loss.attempt_gradient_norms,
     ),
-    base=put_params(mesh, sampler.config, host_params, sampler.dtype),
+    base=base,
   )
 
 
-def put_params(mesh: Mesh, decoder: DecoderConfig, params: Any, dtype: Any) -> Any:
+def _check_init_from(config: RunConfig) -> None:
+  """A run can start from another only where both train the same weights."""
+  theirs = RunFolder(config.init_from).read_config()['config'].get('lora')
+  ours = dataclasses.asdict(config.lora)
+  if theirs != ours:
+    raise ConfigError(
+      f'config.init_from = {config.init_from!r} was trained with config.lora = {theirs}, this run has {ours}; use the '
+      'same, or export that run and name the folder as config.model.path'
+    )
+
+
+def put_params(mesh: Mesh, table: WeightTable, params: Any, dtype: Any) -> Any:
   """A tree of host or device arrays in the training layout, in `dtype`; always a copy of its own."""
-  shardings = meshes.params(mesh, decoder, meshes.TRAINING_RULES)
+  shardings = meshes.params(mesh, table, meshes.TRAINING_RULES)
   return jax.tree.map(lambda p, s: jax.device_put(jnp.array(p, dtype, copy=True), s), params, shardings)
 
 
 def initial_params(run: Run) -> Any:
-  """f32 parameters at step 0: those of `init_from`'s best policy if it is set, else the base's."""
+  """f32 parameters at step 0: those of `init_from`'s best policy if it is set, else the base's or fresh adapters."""
   if run.config.init_from:
-    return best_params(RunFolder(run.config.init_from), run.mesh, run.decoder)
-  return put_params(run.mesh, run.decoder, hf.read_params(run.model_folder, run.decoder), jnp.float32)
+    return best_params(RunFolder(run.config.init_from), run.mesh, run.trained)
+  if run.config.lora.rank:
+    return fresh_adapters(run)
+  return hf.read_params(run.model_folder, run.decoder, run.mesh, jnp.float32)
+
+
+def fresh_adapters(run: Run) -> Any:
+  """f32 adapters before their first step."""
+  adapters = run.trained.initial(stream_key(run.config.seed, Stream.ADAPTERS, 0))
+  return put_params(run.mesh, run.trained, adapters, jnp.float32)
 
 
 def initial_state(run: Run) -> TrainState:
   """The state at step 0."""
-  return fresh_state(initial_params(run), run.optimizer, run.mesh, run.decoder)
+  return fresh_state(initial_params(run), run.optimizer, run.mesh, run.trained)
 
 
 def abstract_state(run: Run) -> TrainState:
@@ -160,20 +234,20 @@ def abstract_state(run: Run) -> TrainState:
   def placed(shapes: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
-  params = weights.abstract_params(run.decoder)
+  params = run.trained.abstract(jnp.float32)
   number = jax.ShapeDtypeStruct((), jnp.int32, sharding=meshes.replicated(run.mesh))
   return TrainState(
     step=number,
-    params=placed(params, meshes.params(run.mesh, run.decoder, meshes.TRAINING_RULES)),
+    params=placed(params, meshes.params(run.mesh, run.trained, meshes.TRAINING_RULES)),
     opt_state=placed(
-      jax.eval_shape(run.optimizer.init, params), meshes.opt_state(run.mesh, run.optimizer, run.decoder)
+      jax.eval_shape(run.optimizer.init, params), meshes.opt_state(run.mesh, run.optimizer, run.trained)
     ),
     rejected=number,
     rejected_in_a_row=number,
   )
 
 
-def fresh_state(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh, decoder: DecoderConfig) -> TrainState:
+def fresh_state(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh, table: WeightTable) -> TrainState:
   """A state at step 0 around given parameters."""
 
   def zero():
@@ -182,18 +256,18 @@ def fresh_state(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh
   return TrainState(
     step=zero(),
     params=params,
-    opt_state=fresh_moments(params, optimizer, mesh, decoder),
+    opt_state=fresh_moments(params, optimizer, mesh, table),
     rejected=zero(),
     rejected_in_a_row=zero(),
   )
 
 
-def fresh_moments(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh, decoder: DecoderConfig) -> Any:
+def fresh_moments(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh, table: WeightTable) -> Any:
   """The optimizer's state before its first step, sharded like the parameters."""
-  return jax.jit(optimizer.init, out_shardings=meshes.opt_state(mesh, optimizer, decoder))(params)
+  return jax.jit(optimizer.init, out_shardings=meshes.opt_state(mesh, optimizer, table))(params)
 
 
-def best_params(folder: RunFolder, mesh: Mesh, decoder: DecoderConfig, step: str = 'best') -> Any:
+def best_params(folder: RunFolder, mesh: Mesh, table: WeightTable, step: str = 'best') -> Any:
   """f32 parameters of a run's checkpoint: 'best', 'last' or a step number.
 
   Raises:
@@ -214,9 +288,9 @@ def best_params(folder: RunFolder, mesh: Mesh, decoder: DecoderConfig, step: str
     chosen = int(step)
   else:
     raise ConfigError(f"step {step!r} must be 'best', 'last' or a number")
-  shardings = meshes.params(mesh, decoder, meshes.TRAINING_RULES)
+  shardings = meshes.params(mesh, table, meshes.TRAINING_RULES)
   abstract = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), weights.abstract_params(decoder), shardings
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), table.abstract(jnp.float32), shardings
   )
   params = checkpoints.params(chosen, abstract)
   checkpoints.close()

@@ -15,7 +15,9 @@ import optax
 from score_jax.algorithm import losses
 from score_jax.algorithm import rewards
 from score_jax.models import decoder
+from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
+from score_jax.models.lora import Lora
 from score_jax.states import Batch
 from score_jax.states import StageValues
 from score_jax.states import TrainState
@@ -36,6 +38,7 @@ class UpdateSpec:
   remat: bool
   chunk: int  # positions whose logits exist at a time
   attempt_gradient_norms: bool  # one backward pass per attempt instead of one in all
+  lora: Lora = loras.NONE
 
 
 def micro_batched(tree: Any, parts: int, group: int) -> Any:
@@ -63,15 +66,24 @@ def scores(params: Any, reference: Any, batch: Batch, spec: UpdateSpec) -> losse
 
 
 def gradients(
-  params: Any, reference: Any, batch: Batch, stage: StageValues, spec: UpdateSpec
+  params: Any, frozen: Any, reference: Any, batch: Batch, stage: StageValues, spec: UpdateSpec
 ) -> tuple[jax.Array, tuple[Any, ...], Metrics]:
   """Loss and gradient of a whole batch, accumulated over micro-batches.
+
+  Args:
+    params: what is trained: the whole model, or adapters.
+    frozen: with adapters the base's tree, which policy and reference share; else {}.
+    reference: as `params`; with adapters {} is the base itself.
+    batch: of a step.
+    stage: its numbers.
+    spec: what is compiled in.
 
   Returns:
     loss_A; a tuple of gradient trees whose sum is the gradient (one per attempt if their norms are wanted, else one);
     metrics summed over rows, still to be divided (`_row_metrics`).
   """
   advantage_BA, reward_share_BA = rewards.reward_credit(batch.verdict, batch.trained, stage, spec.group)
+  reference_policy = loras.joined(frozen, reference, spec.lora)
   credit = losses.Credit(
     advantage=advantage_BA,
     reward_share=reward_share_BA,
@@ -83,7 +95,7 @@ def gradients(
     part, part_credit = inputs
 
     def loss(params):
-      token_scores = scores(params, reference, part, spec)
+      token_scores = scores(loras.joined(frozen, params, spec.lora), reference_policy, part, spec)
       importance = losses.importance_weights(token_scores.logp, part.sampler_logp, spec.importance_cap)
       loss_A, ratio_BA = losses.attempt_losses(
         token_scores, part.attempt, importance, part_credit, stage, kl_form=spec.kl_form, group=spec.group
@@ -155,6 +167,7 @@ def apply(
 @functools.partial(jax.jit, static_argnames=('spec', 'optimizer'), donate_argnames=('state',))
 def update(
   state: TrainState,
+  frozen: Any,
   reference: Any,
   batch: Batch,
   stage: StageValues,
@@ -162,12 +175,12 @@ def update(
   spec: UpdateSpec,
   optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, Metrics]:
-  """One update per rollout. Donates `state`, never `reference`.
+  """One update per rollout. Donates `state`, never `frozen` or `reference` (`gradients` says what they are).
 
   Returns:
     the new state, and metrics as arrays: reward_A, kl_A, loss_A, gradient_norm, gradient_norm_A, mismatch, ...
   """
-  loss_A, grads, sums = gradients(state.params, reference, batch, stage, spec)
+  loss_A, grads, sums = gradients(state.params, frozen, reference, batch, stage, spec)
   state, metrics = apply(state, grads, loss_A, stage.learning_rate, optimizer)
   reward_BA = rewards.attempt_rewards(batch.verdict, stage.pays, stage.bonus)
   # A failed grader must not earn the next attempt a bonus here either: `best` is chosen by these rewards.

@@ -1,0 +1,101 @@
+"""Host memory and time of importing an HF folder: random weights of a published shape, written once, read back.
+
+The kernel's own high-water mark is read (VmHWM, reset before the import), so no peak is missed between samples. It
+counts pages of mapped files as well.
+"""
+
+import json
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import numpy as np
+
+from score_jax.models import config_json
+from score_jax.models import weights
+from score_jax.models.shapes import SHAPES
+from score_jax.parallel import mesh as meshes
+from score_jax.storage import hf
+from score_jax.storage import tensor_files
+
+
+def measure(shape: str, folder: pathlib.Path, dtype: str) -> dict[str, Any]:
+  """One import into the training layout on all devices, as a line of results; memory in MB.
+
+  `extra_host_mb` is the peak beyond what the process held after a small import, less the parameters where they lie in
+  host memory themselves (CPU devices). `bound_mb` is 1.3 times the largest tensor and 300 MB.
+  """
+  if not (folder / 'config.json').exists():
+    write_random_folder(SHAPES[shape], folder)
+  mesh = meshes.make_mesh(-1, 1, 1)
+  _load_libraries(SHAPES[shape], mesh, dtype)
+  config = hf.read_config(folder)
+  stored = hf.open_weights(folder, config)
+  sizes = {name: file.entries[name].nbytes for name, file in stored.where.items()}
+  before = _status('VmRSS')
+  pathlib.Path('/proc/self/clear_refs').write_text('5')  # VmHWM begins again at what is resident now
+  begun = time.perf_counter()
+  params = jax.block_until_ready(hf.read_params(folder, config, mesh, np.dtype(dtype)))
+  seconds = time.perf_counter() - begun
+  held = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) if jax.default_backend() == 'cpu' else 0
+  largest = max(sizes.values())
+  return dict(
+    bench='import',
+    shape=shape,
+    device=jax.devices()[0].device_kind,
+    dtype=dtype,
+    folder_mb=_mb(sum(sizes.values())),
+    largest_tensor_mb=_mb(largest),
+    parameters_in_host_mb=_mb(held),
+    extra_host_mb=_mb(_status('VmHWM') - before - held),
+    bound_mb=_mb(1.3 * largest + 300e6),
+    seconds=round(seconds, 2),
+  )
+
+
+def _load_libraries(settings: dict[str, Any], mesh: Mesh, dtype: str) -> None:
+  """Imports a small model of the family: what a device's libraries take themselves is not the import's."""
+  small = settings | dict(num_hidden_layers=2, vocab_size=128, intermediate_size=128)
+  with tempfile.TemporaryDirectory() as place:
+    write_random_folder(small, pathlib.Path(place) / 'small')
+    folder = pathlib.Path(place) / 'small'
+    jax.block_until_ready(hf.read_params(folder, hf.read_config(folder), mesh, np.dtype(dtype)))
+
+
+def write_random_folder(settings: dict[str, Any], folder: pathlib.Path, max_shard: int = 1_000_000_000) -> None:
+  """An HF folder with random bf16 weights for a config.json, in files of about `max_shard` bytes; no tokenizer."""
+  config = config_json.from_hf(settings)
+  table = weights.weight_table(config)
+  bf16 = hf.DTYPES['bfloat16']
+  entries = {name: (bf16, weight.hf_shape(table.sizes)) for weight in table.weights for name in table.hf_names(weight)}
+  files: list[dict[str, Any]] = [{}]
+  for name, entry in entries.items():
+    if files[-1] and sum(2 * np.prod(shape_) for _, shape_ in files[-1].values()) >= max_shard:
+      files.append({})
+    files[-1][name] = entry
+  folder.mkdir(parents=True)
+  rng = np.random.default_rng(0)
+  where = {}
+  for i, held in enumerate(files):
+    path = folder / f'model-{i + 1:05}-of-{len(files):05}.safetensors'
+    tensor_files.write_file(path, held, lambda name: _random(rng, entries[name][1]).astype(bf16))
+    where |= dict.fromkeys(held, path.name)
+  (folder / 'model.safetensors.index.json').write_text(json.dumps(dict(metadata={}, weight_map=where)))
+  (folder / 'config.json').write_text(json.dumps(settings))
+
+
+def _random(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+  return 0.02 * rng.standard_normal(shape, np.float32)
+
+
+def _status(field: str) -> int:
+  """A field of this process's status, in bytes."""
+  lines = pathlib.Path('/proc/self/status').read_text().splitlines()
+  return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field + ':'))
+
+
+def _mb(size: float) -> float:
+  return round(size / 1e6, 1)

@@ -1,0 +1,84 @@
+"""Files that may be broken or made to harm: read only if regular and bounded, JSON only if it has one meaning."""
+
+import io
+import json
+import math
+import os
+import pathlib
+import stat
+from typing import Any
+
+import numpy as np
+
+from score_jax.errors import DataError
+
+_MOST_NESTED = 64  # far below the depth at which repr() of a value fails
+
+
+def read_json(path: pathlib.Path, max_bytes: int) -> Any:
+  """The content of a JSON file.
+
+  Raises:
+    DataError: the file can't be read, has more than `max_bytes`, or is not JSON in UTF-8; an object has a key twice, a
+      number is not finite, or the nesting is deeper than 64.
+  """
+  path = pathlib.Path(path)
+  with open_regular(path) as file:
+    size = os.fstat(file.fileno()).st_size
+    if size > max_bytes:
+      raise DataError(f'{path}: has {size} bytes, more than the {max_bytes} that such a file may have')
+    content = bytearray(size)
+    read_exactly(file, 'JSON', 0, content)
+  return parsed_json(str(path), content)
+
+
+def open_regular(path: pathlib.Path) -> io.FileIO:
+  try:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+      raise DataError(f"{path}: can't be read: it is not a regular file")
+    return open(path, 'rb', buffering=0)
+  except OSError as error:
+    raise DataError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def read_exactly(file: io.FileIO, what: str, offset: int, buffer: np.ndarray | bytearray) -> None:
+  """Fills a C-contiguous buffer from the file; the system reads at most 2 GB at once."""
+  view = memoryview(buffer).cast('B')
+  file.seek(offset)
+  while len(view):
+    count = file.readinto(view)
+    if not count:
+      raise DataError(f'{file.name}: {what}: the file ends {len(view)} bytes too early; it was cut off meanwhile')
+    view = view[count:]
+
+
+def parsed_json(what: str, content: bytearray) -> Any:
+  """JSON that has one meaning."""
+  try:
+    found = json.loads(content.decode(), object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
+  except RecursionError:
+    raise DataError(f'{what}: nested deeper than {_MOST_NESTED}; restore the file') from None
+  except ValueError as error:
+    raise DataError(f'{what}: not JSON that can be used: {error}; restore the file') from error
+  level = [found]
+  for _ in range(_MOST_NESTED + 1):
+    containers = [value for value in level if isinstance(value, dict | list)]
+    level = [child for value in containers for child in (value.values() if isinstance(value, dict) else value)]
+  if level:
+    raise DataError(f'{what}: nested deeper than {_MOST_NESTED}; restore the file')
+  return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    seen: set[str] = set()
+    twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+    raise ValueError(f'key {twice!r:.80} is there twice')
+  return found
+
+
+def _finite(text: str) -> float:
+  if not math.isfinite(value := float(text)):
+    raise ValueError(f'{text:.80} is not a finite number')
+  return value

@@ -1,0 +1,31 @@
+"""Looks at an HF folder: `python -m score_jax.inspect DIR [--chat_template=...]`.
+
+What it is, how much memory it takes, its template and stop tokens, and whether it can be trained. Exit code 65 if not.
+"""
+
+import sys
+
+from absl import flags
+
+from score_jax import doors
+from score_jax.errors import DataError
+
+_TEMPLATE = flags.DEFINE_string('chat_template', '', "as config.task.chat_template, e.g. 'bundled:chatml'")
+_INSTRUCTION = flags.DEFINE_string('instruction', 'Check and retry.', 'the user turn between attempts')
+_DATE = flags.DEFINE_string('date', '2024-07-26', 'as config.task.date')
+
+
+def main(folder: str) -> None:
+  from score_jax.reporting import terminal
+  from score_jax.storage import inspection
+
+  found = inspection.inspect_folder(
+    folder, chat_template=_TEMPLATE.value, instruction=_INSTRUCTION.value, date=_DATE.value
+  )
+  print(terminal.facts([*found.facts, ('trainable', f'no: {found.obstacle}' if found.obstacle else 'yes')]))
+  if found.obstacle:
+    sys.exit(DataError.exit_code)
+
+
+if __name__ == '__main__':
+  doors.run(main, arguments=('DIR',))

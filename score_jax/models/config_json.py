@@ -1,0 +1,362 @@
+"""config.json in and out: a Hugging Face configuration as a `DecoderConfig`, in either spelling.
+
+A field that is in no family's row, not in `_READ` and not in `_NO_EFFECT` is an error that names it: a setting that is
+not honoured must not be lost without a word.
+"""
+
+import dataclasses
+from typing import Any
+
+from score_jax.errors import DataError
+from score_jax.models import rope as ropes
+from score_jax.models.families import ACTIVATIONS
+from score_jax.models.families import FAMILIES
+from score_jax.models.families import FULL
+from score_jax.models.families import SLIDING
+from score_jax.models.families import DecoderConfig
+from score_jax.models.families import Family
+from score_jax.models.families import LayerKind
+from score_jax.models.rope import Rope
+
+# More than any model has; a config.json that claims more is broken, and must not cost memory before that shows.
+_MOST_LAYERS, _MOST = 1000, 2**31 - 1
+
+# How a family's layers slide: (its fields, layer number) -> bool.
+SLIDES = {
+  'never': lambda fields, n: False,
+  'always': lambda fields, n: fields['sliding_window'] is not None,
+  'late': lambda fields, n: fields['sliding_window'] is not None and n >= fields['max_window_layers'],
+  'pattern': lambda fields, n: (n + 1) % fields['sliding_window_pattern'] != 0,
+}
+
+# Fields that DecoderConfig is read from, beside those of a family's row.
+_READ = frozenset(
+  [
+    'model_type',
+    'vocab_size',
+    'hidden_size',
+    'num_hidden_layers',
+    'num_attention_heads',
+    'num_key_value_heads',
+    'head_dim',
+    'intermediate_size',
+    'rope_theta',
+    'rope_parameters',
+    'rope_scaling',
+    'rms_norm_eps',
+    'tie_word_embeddings',
+    'max_position_embeddings',
+    'layer_types',
+  ]
+)
+
+# Fields that change nothing in the forward pass: bookkeeping, generation defaults, settings of training and of other
+# tools.
+_NO_EFFECT = frozenset(
+  [
+    '_name_or_path',
+    'architectures',
+    'attention_dropout',
+    'bos_token_id',
+    'cache_implementation',
+    'chunk_size_feed_forward',
+    'dtype',
+    'eos_token_id',
+    'id2label',
+    'initializer_range',
+    'is_encoder_decoder',
+    'is_llama_config',
+    'label2id',
+    'name_or_path',
+    'output_attentions',
+    'output_hidden_states',
+    'pad_token_id',
+    'problem_type',
+    'return_dict',
+    'tokenizer_class',
+    'torch_dtype',
+    'transformers.js_config',
+    'transformers_version',
+    'unsloth_fixed',
+    'unsloth_version',
+    'use_cache',
+  ]
+)
+
+# Another name for a field, which must then say the same.
+_SYNONYMS = {'sliding_window_size': 'sliding_window', '_sliding_window_pattern': 'sliding_window_pattern'}
+
+# What people meet most often beside these families, and what to do about it.
+_REFUSED_FIELDS = {
+  'auto_map': 'it asks to run code from the folder, which is never done',
+  'quantization_config': 'the weights are quantized; save the model in bfloat16 first',
+}
+_REFUSED_TYPES = {'gemma3': 'it has a vision tower; save its language model alone, as gemma3_text'}
+
+
+class _Fields:
+  """The fields of a config.json with the family's implied values beneath, read with their types checked."""
+
+  def __init__(self, values: dict[str, Any], where: str):
+    self.values, self.where = values, where
+
+  def error(self, message: str) -> DataError:
+    return DataError(f'{self.where}: {message}')
+
+  def __getitem__(self, name: str) -> Any:
+    return self.values.get(name)
+
+  def whole(self, name: str, most: int = _MOST) -> int:
+    """An int in 1..most."""
+    value = self._present(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+      raise self.error(f'{name} = {value!r} must be of type int')
+    if not 1 <= value <= most:
+      raise self.error(f'{name} = {value} must lie in 1..{most}')
+    return value
+
+  def number(self, name: str) -> float:
+    """A finite number above 0."""
+    value = self._present(name)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float('inf'):
+      raise self.error(f'{name} = {value!r} must be a number above 0')
+    return float(value)
+
+  def flag(self, name: str) -> bool:
+    value = self._present(name)
+    if not isinstance(value, bool):
+      raise self.error(f'{name} = {value!r} must be of type bool')
+    return value
+
+  def _present(self, name: str) -> Any:
+    if self.values.get(name) is None:
+      raise self.error(f'field {name!r} is missing')
+    return self.values[name]
+
+
+def from_hf(config: dict[str, Any], where: str = 'config.json') -> DecoderConfig:
+  """Reads a config.json, in the spelling of transformers 4 (`rope_theta`) or 5 (`rope_parameters`).
+
+  Raises:
+    DataError: unknown family, missing field, or a field whose value the decoder does not implement.
+  """
+  if not isinstance(config, dict):
+    raise DataError(f'{where}: must hold a JSON object, not {type(config).__name__}')
+  name = config.get('model_type')
+  if not isinstance(name, str) or name not in FAMILIES:
+    reason = _REFUSED_TYPES.get(str(name), f'known families: {", ".join(FAMILIES)}')
+    raise DataError(f'{where}: model_type {name!r} is not supported; {reason}')
+  family = FAMILIES[name]
+  values = {**family.implied, **config}
+  if 'use_sliding_window' in values and not values['use_sliding_window']:
+    values['sliding_window'] = None
+  fields = _Fields(values, where)
+  _check_fields(config, name, fields)
+  heads = fields.whole('num_attention_heads')
+  kv_heads = heads if fields['num_key_value_heads'] is None else fields.whole('num_key_value_heads')
+  if heads % kv_heads:
+    raise fields.error(f'num_key_value_heads = {kv_heads} must divide num_attention_heads = {heads}')
+  width = fields.whole('hidden_size')
+  head_width = width // heads if fields['head_dim'] is None else fields.whole('head_dim')
+  if head_width < 2 or head_width % 2:
+    raise fields.error(f'head_dim = {head_width} must be even for rope')
+  types = _layer_types(fields, family)
+  kinds = {kind: _layer_kind(fields, family, kind) for kind in dict.fromkeys(types)}
+  biased = fields.flag('attention_bias')
+  return DecoderConfig(
+    family=name,
+    vocab=fields.whole('vocab_size'),
+    width=width,
+    layers=len(types),
+    heads=heads,
+    kv_heads=kv_heads,
+    head_width=head_width,
+    ffn=fields.whole('intermediate_size'),
+    norm_eps=fields.number('rms_norm_eps'),
+    tied=fields.flag('tie_word_embeddings'),
+    max_positions=fields.whole('max_position_embeddings'),
+    kinds=tuple(kinds.values()),
+    kind_of_layer=tuple(list(kinds).index(kind) for kind in types),
+    query_scale=(fields.number('query_pre_attn_scalar') if family.gemma else head_width) ** -0.5,
+    activation=_activation(fields, 'hidden_activation' if family.gemma else 'hidden_act'),
+    qkv_bias=biased,
+    o_bias=biased and family.o_bias,
+    ffn_bias=fields.flag('mlp_bias'),
+    qk_norm=family.qk_norm,
+    post_norms=family.gemma,
+    norm_offset=1.0 if family.gemma else 0.0,
+    embed_scale=width**0.5 if family.gemma else 1.0,
+    attention_softcap=_softcap(fields, 'attn_logit_softcapping'),
+    final_softcap=_softcap(fields, 'final_logit_softcapping'),
+  )
+
+
+def _check_fields(config: dict[str, Any], name: str, fields: _Fields) -> None:
+  """Refuses what is not honoured: unknown fields, values that are not implemented, names that contradict each other."""
+  family = FAMILIES[name]
+  known = _READ | _NO_EFFECT | set(family.implied) | set(family.fixed) | set(_SYNONYMS)
+  for field, value in config.items():
+    if field in _REFUSED_FIELDS:
+      raise fields.error(f'field {field!r} is set: {_REFUSED_FIELDS[field]}')
+    if field not in known:
+      raise fields.error(
+        f'field {field!r} = {value!r} is not honoured by the {name} decoder; if it changes nothing in the forward '
+        'pass, remove it from the file'
+      )
+  for field, allowed in family.fixed.items():
+    if field in fields.values and fields[field] not in allowed:
+      raise fields.error(f'{field} = {fields[field]!r} is not implemented for {name}; it must be one of {allowed}')
+  for field, meant in _SYNONYMS.items():
+    settled = meant == 'sliding_window_pattern' and fields['layer_types'] is not None
+    if field in config and not settled and fields[field] != fields[meant]:
+      raise fields.error(f'{field} = {fields[field]!r} contradicts {meant} = {fields[meant]!r}')
+
+
+def _layer_types(fields: _Fields, family: Family) -> list[str]:
+  """FULL or SLIDING of each layer."""
+  layers = fields.whole('num_hidden_layers', _MOST_LAYERS)
+  for name in ('max_window_layers', 'sliding_window_pattern'):
+    if fields[name] is not None and (not isinstance(fields[name], int) or fields[name] < (name != 'max_window_layers')):
+      raise fields.error(f'{name} = {fields[name]!r} must be a number of layers')
+  derived = [SLIDING if SLIDES[family.sliding](fields, n) else FULL for n in range(layers)]
+  listed = fields['layer_types']
+  if listed is None:
+    return derived
+  if not isinstance(listed, list) or len(listed) != layers or not all(kind in (FULL, SLIDING) for kind in listed):
+    raise fields.error(f'layer_types = {listed!r} must list {FULL} or {SLIDING} for each of {layers} layers')
+  if not family.layer_types and listed != derived:
+    raise fields.error(f'layer_types = {listed!r} is not honoured by this family, whose layers are {derived[0]}')
+  return listed
+
+
+def _layer_kind(fields: _Fields, family: Family, kind: str) -> LayerKind:
+  if kind == SLIDING and fields['sliding_window'] is None:
+    raise fields.error(f'sliding_window is missing or turned off, but there are layers of type {SLIDING}')
+  window = fields.whole('sliding_window') if kind == SLIDING else 0
+  return LayerKind(window=window, rope=_rope(fields, family, kind))
+
+
+def _rope(fields: _Fields, family: Family, kind: str) -> Rope:
+  """The rope of a layer type, from either spelling, or from both where they agree."""
+  theta = fields['rope_local_base_freq'] if family.rope_per_type and kind == SLIDING else fields['rope_theta']
+  found = {}
+  for name in ('rope_scaling', 'rope_parameters'):
+    section = fields[name]
+    if section is None:
+      continue
+    if not isinstance(section, dict):
+      raise fields.error(f'{name} = {section!r} must be a section')
+    if family.rope_per_type and name == 'rope_parameters':
+      if set(section) - {FULL, SLIDING}:
+        raise fields.error(f'{name} = {section!r} must have a section for {FULL} and for {SLIDING}')
+      section = section.get(kind) or {}
+    elif family.rope_per_type and kind == SLIDING:
+      continue  # the older spelling scales full layers only
+    if section:
+      found[name] = _rope_of(fields, name, section, theta)
+  if len(set(found.values())) > 1:
+    raise fields.error(f'rope_scaling and rope_parameters contradict each other: {", ".join(map(str, found.values()))}')
+  return next(iter(found.values()), None) or _rope_of(fields, 'rope_theta', {}, theta)
+
+
+def _rope_of(fields: _Fields, name: str, section: dict[str, Any], theta: Any) -> Rope:
+  """One rope section as its dataclass; refuses unknown kinds, fields and values."""
+
+  def refuse(reason: str) -> DataError:
+    return fields.error(f'{name} = {section or theta!r} is not implemented: {reason}')
+
+  values = {'rope_theta': theta, **section}
+  kind_name = values.pop('rope_type', values.pop('type', 'default'))
+  values.pop('type', None)
+  if not isinstance(kind_name, str) or kind_name not in ropes.KINDS:
+    raise refuse(f'rope_type {kind_name!r} is unknown; known: {", ".join(ropes.KINDS)}')
+  if values.pop('partial_rotary_factor', 1.0) not in (1, None):
+    raise refuse('partial_rotary_factor must be 1')
+  known = {field.name: field for field in dataclasses.fields(ropes.KINDS[kind_name])}
+  if 'original_max_position_embeddings' in known and values.get('original_max_position_embeddings') is None:
+    values['original_max_position_embeddings'] = fields['max_position_embeddings']
+  values = {field: value for field, value in values.items() if value is not None or field not in known}
+  for field, value in values.items():
+    if field not in known:
+      raise refuse(f'{field!r} is not a field of rope_type {kind_name!r}')
+    if field == 'truncate':
+      if not isinstance(value, bool):
+        raise refuse(f'truncate = {value!r} must be of type bool')
+    elif not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float('inf'):
+      raise refuse(f'{field} = {value!r} must be a number above 0')
+    else:
+      values[field] = int(value) if field == 'original_max_position_embeddings' else float(value)
+  missing = [field for field, spec in known.items() if field not in values and spec.default is dataclasses.MISSING]
+  if missing:
+    raise refuse(f'{missing[0]!r} is missing')
+  if 'high_freq_factor' in values and values['high_freq_factor'] <= values['low_freq_factor']:
+    raise refuse('high_freq_factor must be above low_freq_factor')
+  return ropes.KINDS[kind_name](**values)
+
+
+def _activation(fields: _Fields, name: str) -> str:
+  if fields[name] not in ACTIVATIONS:
+    raise fields.error(f'{name} = {fields[name]!r} is not implemented; it must be one of {ACTIVATIONS}')
+  return fields[name]
+
+
+def _softcap(fields: _Fields, name: str) -> float:
+  return 0.0 if fields[name] is None else fields.number(name)
+
+
+def to_hf(config: DecoderConfig) -> dict[str, Any]:
+  """A config.json for a model made here (an imported one keeps its own file). Opens in transformers 4 and 5.
+
+  Ropes are written in the spelling of transformers 4, which 5 reads as well; those of a layer type in that of 5.
+  """
+  family = FAMILIES[config.family]
+  types = {index: SLIDING if kind.window else FULL for index, kind in enumerate(config.kinds)}
+  by_type = {types[index]: kind for index, kind in enumerate(config.kinds)}
+  window = by_type[SLIDING].window if SLIDING in by_type else None
+  values = dict(
+    architectures=[family.architecture],
+    model_type=config.family,
+    vocab_size=config.vocab,
+    hidden_size=config.width,
+    num_hidden_layers=config.layers,
+    num_attention_heads=config.heads,
+    num_key_value_heads=config.kv_heads,
+    head_dim=config.head_width,
+    intermediate_size=config.ffn,
+    rms_norm_eps=config.norm_eps,
+    tie_word_embeddings=config.tied,
+    max_position_embeddings=config.max_positions,
+    **_rope_fields(family, by_type),
+  )
+  values['hidden_activation' if family.gemma else 'hidden_act'] = config.activation
+  if family.layer_types:
+    values['layer_types'] = [types[kind] for kind in config.kind_of_layer]
+  if family.sliding != 'never':
+    values['sliding_window'] = window
+  if 'use_sliding_window' in family.implied:
+    values['use_sliding_window'] = window is not None
+  if 'attention_bias' not in family.fixed:
+    values['attention_bias'] = config.qkv_bias
+  if 'mlp_bias' not in family.fixed:
+    values['mlp_bias'] = config.ffn_bias
+  if family.gemma:
+    values['query_pre_attn_scalar'] = round(config.query_scale**-2)  # transformers takes whole numbers alone
+    values['attn_logit_softcapping'] = config.attention_softcap or None
+    values['final_logit_softcapping'] = config.final_softcap or None
+  return values
+
+
+def _rope_fields(family: Family, by_type: dict[str, LayerKind]) -> dict[str, Any]:
+  """rope_theta and rope_scaling, or rope_parameters by layer type."""
+
+  def section(rope: Rope) -> dict[str, Any]:
+    given = {field: value for field, value in dataclasses.asdict(rope).items() if value is not None}
+    return dict(rope_type=ropes.name_of(rope), **given)
+
+  if not family.rope_per_type:
+    rope = next(iter(by_type.values())).rope
+    scaled = section(rope) if type(rope) is not ropes.Plain else None
+    if scaled:
+      scaled.pop('rope_theta')
+    return dict(rope_theta=rope.rope_theta, rope_scaling=scaled)
+  return dict(rope_parameters={kind: section(layer.rope) for kind, layer in by_type.items()})

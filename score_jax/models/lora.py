@@ -1,0 +1,123 @@
+"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): y = x W + (alpha / R) (x A) B, with A and B trained, W not.
+
+Adapters are leaves of their own in the parameter tree, beside the weights that they adapt: a policy is the base's tree
+and the adapters joined, the reference is the base's tree as it is. The base is one set of arrays for both.
+"""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from score_jax.models import weights
+from score_jax.models.families import DecoderConfig
+from score_jax.models.weights import Weight
+from score_jax.models.weights import WeightTable
+
+A, B = A_B = ('_lora_a', '_lora_b')  # endings of the adapters' names in the tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+  """Which projections are adapted, and how."""
+
+  rank: int  # R; 0: no adapters, the whole model is trained
+  alpha: float
+  targets: str  # regular expression on the whole name of a module, e.g. 'q_proj|v_proj'
+
+  @property
+  def scale(self) -> float:
+    """What an adapter's output is multiplied by."""
+    return self.alpha / self.rank
+
+
+NONE = Lora(rank=0, alpha=1.0, targets='')  # the whole model is trained
+
+
+def module_of(weight: Weight) -> str:
+  """The HF module of a weight, without its place: 'q_proj'."""
+  return weight.hf_name.split('.')[-2]
+
+
+def targets(config: DecoderConfig, lora: Lora) -> list[Weight]:
+  """The matrices that the pattern names.
+
+  Raises:
+    ValueError: the pattern is not a regular expression, or names none.
+  """
+  matrices = [w for w in weights.weight_table(config).weights if w.role == 'matrix' and w.per_layer]
+  try:
+    chosen = [w for w in matrices if re.fullmatch(lora.targets, module_of(w))]
+  except re.error as error:
+    raise ValueError(f'targets = {lora.targets!r} is not a regular expression: {error}') from error
+  if not chosen:
+    raise ValueError(f'targets = {lora.targets!r} names none of {", ".join(map(module_of, matrices))}')
+  return chosen
+
+
+def adapter_table(config: DecoderConfig, lora: Lora) -> WeightTable:
+  """The weights that are trained: two per target, under the names and layouts of PEFT."""
+  rows = []
+  for weight in targets(config, lora):
+    out_letters, in_letters = weight.hf_groups
+    hf_out, hf_in = (f'({" ".join(group)})' if len(group) > 1 else group[0] for group in weight.hf_groups)
+    stem = 'base_model.model.' + weight.hf_name.removesuffix('.weight')
+    section, name = weight.path
+    rows += [
+      Weight((section, name + A), f'{" ".join(in_letters)} R', f'{stem}.lora_A.weight', f'R {hf_in}', 'lora_a'),
+      Weight((section, name + B), f'R {" ".join(out_letters)}', f'{stem}.lora_B.weight', f'{hf_out} R', 'lora_b'),
+    ]
+  return WeightTable(tuple(rows), config.sizes() | dict(R=lora.rank))
+
+
+def trained_table(config: DecoderConfig, lora: Lora) -> WeightTable:
+  """The weights that training changes: the adapters, or all of the decoder's where there are none."""
+  return adapter_table(config, lora) if lora.rank else weights.weight_table(config)
+
+
+def policy_table(config: DecoderConfig, lora: Lora) -> WeightTable:
+  """All weights of a policy's tree: the decoder's and, where there are any, the adapters."""
+  table = weights.weight_table(config)
+  if not lora.rank:
+    return table
+  adapters = adapter_table(config, lora)
+  return WeightTable(table.weights + adapters.weights, adapters.sizes)
+
+
+def joined(frozen: dict[str, Any], trained: dict[str, Any], lora: Lora) -> dict[str, Any]:
+  """The policy's tree: every leaf of `frozen` as it is, and the trained ones beside them.
+
+  Without adapters `frozen` is empty and this is `trained`; with adapters, an empty `trained` turns them off.
+  """
+  if not lora.rank:
+    return trained
+  return {**frozen, 'layers': {**frozen['layers'], **scaled(trained, lora).get('layers', {})}}
+
+
+def scaled(trained: dict[str, Any], lora: Lora) -> dict[str, Any]:
+  """The adapters as a policy's tree has them: B carries alpha / R."""
+  return {
+    section: {name: leaf * lora.scale if name.endswith(B) else leaf for name, leaf in leaves.items()}
+    for section, leaves in trained.items()
+  }
+
+
+def leaves_of(policy: dict[str, Any], weight: Weight) -> dict[str, Any]:
+  """The leaves of a policy's tree that one weight is made of: itself and, where there are any, its adapters."""
+  *sections, name = weight.path
+  node = policy
+  for section in sections:
+    node = node.get(section, {})
+  return {ending: node[name + ending] for ending in ('', A, B) if name + ending in node}
+
+
+def merged(weight: Weight, leaves: dict[str, jax.Array]) -> jax.Array:
+  """One layer's W + A B (B carries the scale in a policy's tree), in f32; as it is where there are no adapters."""
+  if A not in leaves:
+    return leaves['']
+  out_letters, in_letters = ((''.join(group)).lower() for group in weight.hf_groups)
+  ours = ''.join(weight.ours.split()).lower()
+  a, b = (leaves[ending].astype(jnp.float32) for ending in (A, B))
+  return leaves[''].astype(jnp.float32) + jnp.einsum(f'{in_letters}r,r{out_letters}->{ours}', a, b)

@@ -1,0 +1,104 @@
+"""The tokenizer of an HF folder, with its chat template or another. No code of the folder is ever run."""
+
+import os
+import pathlib
+from typing import Any
+
+from score_jax.errors import DataError
+from score_jax.tasks import seam
+from score_jax.tasks import sentencepiece_bpe
+from score_jax.tasks.tokenizer_files import ADDED
+from score_jax.tasks.tokenizer_files import FAST
+from score_jax.tasks.tokenizer_files import MOST_BYTES
+from score_jax.tasks.tokenizer_files import SENTENCEPIECE
+from score_jax.tasks.tokenizer_files import SETTINGS
+from score_jax.tasks.tokenizer_files import SPECIALS
+from score_jax.tasks.tokenizer_files import has_only_sentencepiece
+from score_jax.tasks.tokenizer_files import read_settings
+
+_BUNDLED = 'bundled:'
+_TEMPLATES = pathlib.Path(__file__).parent.parent / 'assets' / 'chat_templates'
+_VOCABULARIES = (FAST, SENTENCEPIECE, 'vocab.json', 'vocab.txt', 'tekken.json')
+
+
+def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
+  """The folder's HF tokenizer, with another chat template if one is named. No code of the folder is ever run.
+
+  Args:
+    folder: holds tokenizer.json or a sentencepiece model, tokenizer.model.
+    chat_template: a .jinja file, 'bundled:NAME' for one of score_jax/assets/chat_templates, or '' for its own.
+
+  Raises:
+    DataError: it can't be read, it asks to run code, or there is no chat template.
+  """
+  os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')  # it announces that there is no torch, which is as intended
+  import transformers  # seconds to import, and only the doors need it
+
+  transformers.utils.logging.set_verbosity_error()
+  _check_files(folder)
+  try:
+    if has_only_sentencepiece(folder):
+      tokenizer = sentencepiece_bpe.from_sentencepiece(folder)
+    else:
+      tokenizer = transformers.AutoTokenizer.from_pretrained(
+        str(folder), local_files_only=True, trust_remote_code=False
+      )
+  except (DataError, KeyboardInterrupt, SystemExit):
+    raise
+  except BaseException as error:  # the file is a program's input: tokenizers' panics are not even Exceptions
+    raise DataError(
+      f'{folder}: its tokenizer can not be read: {type(error).__name__}: {seam.first_line(error)}; restore '
+      'tokenizer.json and tokenizer_config.json'
+    ) from error
+  tokenizer.chat_template = _named_template(chat_template) if chat_template else _own_template(folder, tokenizer)
+  return tokenizer
+
+
+def _check_files(folder: pathlib.Path) -> None:
+  """Refuses what must not reach the libraries: code to run, and files that are too large or not JSON."""
+  vocabularies = [folder / name for name in _VOCABULARIES if (folder / name).is_file()]
+  if not vocabularies:
+    raise DataError(f'{folder}: has no tokenizer; put the tokenizer.json of the model there')
+  for path in vocabularies:
+    if path.stat().st_size > MOST_BYTES:
+      raise DataError(
+        f'{path}: has {path.stat().st_size} bytes, and no tokenizer has more than {MOST_BYTES}; restore the file'
+      )
+  for name in ('config.json', SETTINGS, SPECIALS, ADDED):
+    settings = read_settings(folder / name)
+    if name == SETTINGS and settings.get('auto_map'):
+      raise DataError(
+        f'{folder / name}: auto_map = {str(settings["auto_map"])[:80]!r} asks to run code of the folder, which is '
+        'never done; remove auto_map if tokenizer.json is all that the tokenizer needs'
+      )
+
+
+def _named_template(name: str) -> str:
+  """The template that config.task.chat_template names."""
+  path = pathlib.Path(name)
+  if name.startswith(_BUNDLED):
+    known = {f'{_BUNDLED}{file.stem}': file for file in sorted(_TEMPLATES.glob('*.jinja'))}
+    if name not in known:
+      raise DataError(
+        f'config.task.chat_template = {name!r} is unknown; use a .jinja file or one of {", ".join(known)}'
+      )
+    path = known[name]
+  try:
+    return path.read_text(encoding='utf-8')
+  except (OSError, UnicodeDecodeError) as error:
+    raise DataError(f'config.task.chat_template = {name!r} can not be read: {seam.first_line(error)}') from error
+
+
+def _own_template(folder: pathlib.Path, tokenizer: Any) -> str:
+  """The tokenizer's template; of several, the one called default."""
+  found = tokenizer.chat_template
+  template = found.get('default') if isinstance(found, dict) else found
+  if not template:
+    several = f' but {", ".join(found)}' if found else ''
+    raise DataError(
+      f'{folder}: the tokenizer has no chat template{several}; set config.task.chat_template to a .jinja file, or to '
+      "'bundled:plain' for a base model"
+    )
+  if not isinstance(template, str):
+    raise DataError(f'{folder}: its chat template is {str(template)[:60]!r}, not text; set config.task.chat_template')
+  return template

@@ -1,0 +1,222 @@
+"""Every family against transformers: random models with all that their config.json can turn on, ids in, logits out."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from score_jax.models import config_json
+from score_jax.models import decoder
+from score_jax.models import families
+from score_jax.sampling import rollout as rollouts
+from score_jax.sampling.rollout import RolloutSpec
+from score_jax.storage import hf
+from score_jax.storage import hf_export
+
+torch = pytest.importorskip('torch')
+transformers = pytest.importorskip('transformers')
+
+WINDOW, V = 6, 96
+SHAPE = dict(
+  vocab_size=V,
+  hidden_size=16,
+  num_hidden_layers=3,
+  num_attention_heads=4,
+  num_key_value_heads=2,
+  head_dim=6,  # not hidden_size / num_attention_heads
+  intermediate_size=24,
+  max_position_embeddings=64,
+  rms_norm_eps=1e-3,
+  pad_token_id=0,
+  bos_token_id=1,
+  eos_token_id=2,
+)
+SLIDING, FULL = families.SLIDING, families.FULL
+YARN = dict(rope_type='yarn', rope_theta=200.0, factor=4.0, original_max_position_embeddings=16)
+LLAMA3 = dict(
+  rope_type='llama3',
+  rope_theta=500.0,
+  factor=8.0,
+  low_freq_factor=1.0,
+  high_freq_factor=4.0,
+  original_max_position_embeddings=32,
+)
+LINEAR = dict(rope_type='linear', rope_theta=300.0, factor=3.0)
+PLAIN = dict(rope_type='default', rope_theta=100.0)
+GEMMA = dict(sliding_window=WINDOW, query_pre_attn_scalar=7, attention_bias=True)
+
+CASES = {
+  'qwen2': ('qwen2', dict(use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1, rope_parameters=YARN)),
+  'qwen2_tied': ('qwen2', dict(tie_word_embeddings=True, rope_parameters=PLAIN)),
+  'qwen3': (
+    'qwen3',
+    dict(
+      attention_bias=True,
+      use_sliding_window=True,
+      sliding_window=WINDOW,
+      layer_types=[SLIDING, FULL, SLIDING],
+      rope_parameters=LINEAR,
+      tie_word_embeddings=True,
+    ),
+  ),
+  'llama': ('llama', dict(attention_bias=True, mlp_bias=True, rope_parameters=LLAMA3)),
+  'mistral': ('mistral', dict(sliding_window=WINDOW, rope_parameters=PLAIN, hidden_act='gelu')),
+  'gemma2': (
+    'gemma2',
+    dict(attn_logit_softcapping=2.0, final_logit_softcapping=3.0, rope_parameters=LINEAR, **GEMMA),
+  ),
+  'gemma3_text': (
+    'gemma3_text',
+    dict(
+      layer_types=[FULL, SLIDING, SLIDING],
+      rope_parameters={FULL: YARN | dict(beta_fast=16.0, attention_factor=1.3), SLIDING: LINEAR},
+      final_logit_softcapping=3.0,
+      tie_word_embeddings=False,
+      **GEMMA,
+    ),
+  ),
+}
+B, L, PROMPT = 4, 20, 9
+START = np.array([0, 3, 7, 1], np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A random model of transformers, and what this package reads from the folder it saves."""
+
+  folder: object
+  model: object
+  config: families.DecoderConfig
+  params: dict
+
+
+def random_model(name):
+  """A model of transformers whose every weight, norms and biases too, is random and of a size that shows."""
+  model_type, settings = CASES[name]
+  torch.manual_seed(sum(map(ord, name)))
+  config = transformers.AutoConfig.for_model(model_type, **SHAPE | settings)
+  model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation='eager').eval()
+  for parameter in model.parameters():
+    torch.nn.init.normal_(parameter, std=0.4)
+  model.generation_config = transformers.GenerationConfig(eos_token_id=2, pad_token_id=0)
+  return model
+
+
+@pytest.fixture(scope='module', params=CASES)
+def case(request, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('families') / request.param
+  model = random_model(request.param)
+  model.save_pretrained(folder)
+  config = hf.read_config(folder)
+  return Case(folder, model, config, hf.read_params(folder, config, tiny.one_device_mesh(), jnp.float32))
+
+
+def expected_logits(model, ids):
+  with torch.no_grad():
+    return model(torch.tensor(ids[None], dtype=torch.long)).logits[0].numpy()
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def logits_and_logps(params, tokens, start, *, config):
+  hidden = decoder.hidden_states(params, config, tokens, start, dtype=jnp.float32, remat=False)
+  return decoder._logits(params, config, hidden), decoder.token_logps(
+    params, config, tokens, start, dtype=jnp.float32, chunk=7
+  )
+
+
+def test_logits_and_logps_of_ragged_rows_beyond_the_window(case):
+  rows = np.random.default_rng(0).integers(3, V, (B, L)).astype(np.int32)
+  logits, logps = map(np.asarray, logits_and_logps(case.params, rows, START, config=case.config))
+  for row, start, found, logp in zip(rows, START, logits, logps, strict=True):
+    expected = expected_logits(case.model, row[start:])
+    assert expected.std() > 0.3  # a model whose logits are all alike would prove nothing
+    np.testing.assert_allclose(found[start:], expected, atol=1e-4)
+    log_softmax = expected - np.log(np.exp(expected).sum(-1, keepdims=True))
+    np.testing.assert_allclose(logp[start + 1 :], log_softmax[np.arange(L - start - 1), row[start + 1 :]], atol=1e-4)
+
+
+def test_prefill_and_cached_decode_with_left_padding(case):
+  rows = np.random.default_rng(1).integers(3, V, (B, L)).astype(np.int32)
+  prefill = jax.jit(functools.partial(decoder.prefill, dtype=jnp.float32), static_argnums=(1, 4))
+  step = jax.jit(functools.partial(decoder.decode_step, dtype=jnp.float32), static_argnums=1)
+  logits, cache = prefill(case.params, case.config, rows[:, :PROMPT], START, L)
+  found = [logits]
+  for t in range(PROMPT, L):
+    logits, cache = step(case.params, case.config, rows[:, t], jnp.int32(t), cache)
+    found.append(logits)
+  found = np.stack(found, axis=1)
+  for row, start, row_found in zip(rows, START, found, strict=True):
+    np.testing.assert_allclose(row_found, expected_logits(case.model, row[start:])[PROMPT - 1 - start :], atol=1e-4)
+
+
+def test_greedy_two_attempt_rollouts_equal_those_of_transformers(case):
+  rows, end, other = 20, 2, 5
+  feed = (end, 7, 11, 13)
+  spec = RolloutSpec(budgets=(8, 8), feeds=(feed,), end_of_turn=end, stops=(end, other), pad=0, temperature=0.0)
+  prompt, start = tiny.prompts(rows, PROMPT, V, seed=4)
+  result = rollouts.rollout(
+    case.params,
+    prompt,
+    start,
+    np.arange(rows, dtype=np.int32),
+    jax.random.key(0),
+    rollouts.no_forced(rows, spec),
+    config=case.config,
+    spec=spec,
+    dtype=jnp.float32,
+  )
+  tokens, attempt = np.asarray(result.tokens), np.asarray(result.attempt)
+  lengths = set()
+  for b in range(rows):
+    ids = prompt[b, start[b] :].tolist()
+    for a in (1, 2):
+      expected = generated(case.model, ids, 8, [end, other])
+      assert tokens[b][attempt[b] == a].tolist() == expected, f'row {b}, attempt {a}'
+      lengths.add(len(expected))
+      ids = ids + expected + list(feed[1:] if expected[-1] == end else feed)
+  assert 8 in lengths
+
+
+def generated(model, ids, budget, stops):
+  prompt = torch.tensor([ids])
+  out = model.generate(
+    prompt,
+    attention_mask=torch.ones_like(prompt),
+    do_sample=False,
+    max_new_tokens=budget,
+    eos_token_id=stops,
+    pad_token_id=0,
+  )
+  return out[0, len(ids) :].tolist()
+
+
+def test_a_trained_export_reloads_whole_and_rounds_as_bf16_does(case, tmp_path):
+  trained = jax.tree.map(lambda leaf: leaf + 0.05 * jax.random.normal(jax.random.key(3), leaf.shape), case.params)
+  ids = np.random.default_rng(2).integers(3, V, L).astype(np.int32)
+  logits, _ = logits_and_logps(trained, ids[None], np.zeros(1, np.int32), config=case.config)
+  for dtype, tolerance in (('float32', 1e-4), ('bfloat16', 0.3)):
+    out = tmp_path / dtype
+    hf_export.write_folder(out, trained, case.config, source=case.folder, dtype=hf.DTYPES[dtype])
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+      out, output_loading_info=True, dtype=torch.float32, attn_implementation='eager'
+    )
+    assert not any(info.values()), info
+    np.testing.assert_allclose(expected_logits(model, ids), logits[0], atol=tolerance)
+  weight = model.get_input_embeddings().weight.detach().numpy()
+  np.testing.assert_array_equal(weight, np.asarray(trained['embed'].astype(jnp.bfloat16).astype(jnp.float32)))
+
+
+def test_a_config_written_here_is_read_back_the_same_and_by_transformers_too(case, tmp_path):
+  written = config_json.to_hf(case.config)
+  assert config_json.from_hf(json.loads(json.dumps(written))) == case.config
+  (tmp_path / 'config.json').write_text(json.dumps(written))
+  theirs = transformers.AutoConfig.from_pretrained(tmp_path)
+  model = transformers.AutoModelForCausalLM.from_config(theirs, attn_implementation='eager').eval()
+  model.load_state_dict(case.model.state_dict())
+  ids = np.random.default_rng(3).integers(3, V, L).astype(np.int32)
+  np.testing.assert_allclose(expected_logits(model, ids), expected_logits(case.model, ids), atol=1e-6)
