@@ -293,10 +293,25 @@ def test_a_part_that_several_devices_hold_is_read_once(tied_folder, monkeypatch)
   read_, calls = tensor_files.TensorFile.read, []
 
   def counted(self, name, index=()):
-    calls.append(name)
-    return read_(self, name, index)
+    part = read_(self, name, index)
+    calls.append((name, part.shape))
+    return part
 
   monkeypatch.setattr(tensor_files.TensorFile, 'read', counted)
   config = hf.read_config(tied_folder)
   hf.read_params(tied_folder, config, meshes.make_mesh(8, 1, 1), jnp.float32)
-  assert sorted(calls) == sorted(hf.stored_dtypes(tied_folder, config))
+  assert sorted(name for name, _ in calls) == sorted(hf.stored_dtypes(tied_folder, config))
+  calls.clear()
+  hf.read_params(tied_folder, config, meshes.make_mesh(2, 2, 2), jnp.float32)
+  assert [shape for name, shape in calls if name == DOWN] == [(8, 16)] * 4  # a device's share of (16, 32)
+
+
+def test_weights_of_several_dtypes_keep_theirs(tied_folder, tmp_path):
+  source = copied(tied_folder, tmp_path)
+  edit_weights(source, lambda arrays: arrays.update({DOWN: arrays[DOWN].astype(BF16)}))
+  config = hf.read_config(source)
+  dtypes = hf.stored_dtypes(source, config)
+  assert (dtypes[DOWN], dtypes[EMBED]) == (BF16, F32)
+  hf_export.write_folder(tmp_path / 'out', read(source), config, source=source, dtype=dtypes)
+  assert tensors_of(tmp_path / 'out') == tensors_of(source)
+  assert (tmp_path / 'out/config.json').read_bytes() == (source / 'config.json').read_bytes()

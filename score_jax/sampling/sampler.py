@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
+from score_jax.errors import DataError
 from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
 from score_jax.models.lora import Lora
@@ -92,6 +93,11 @@ class Sampler:
       forced: i32 [B, F] first attempts given from outside; -1 where the token is sampled.
     """
     prompt_BP, start_B = self.chat.prompts(problems)
+    if prompt_BP.max() >= self.config.vocab:
+      raise DataError(
+        f'a prompt has token {prompt_BP.max()}, but the model has {self.config.vocab} tokens; the tokenizer is of '
+        'another model'
+      )
     row_B = first_row + np.arange(len(problems), dtype=np.int32)
     if forced is None:
       forced = no_forced(len(problems), spec)
