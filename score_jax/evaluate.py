@@ -32,7 +32,7 @@ def main() -> None:
   mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
   folder = hf.folder_of(_MODEL.value or config.model.path)
   sampler = run.open_sampler(config, folder, mesh)
-  params = hf.read_params(folder, sampler.config, mesh, sampler.dtype, meshes.SAMPLING_RULES)
+  params = sampler.layout(hf.read_params(folder, sampler.config, mesh, sampler.dtype, meshes.SAMPLING_RULES))
   result = evaluation.evaluate(
     sampler, run.open_task(config), params, problems=config.eval.problems, seed=config.eval.seed, rows=config.rows
   )

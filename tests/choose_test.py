@@ -16,7 +16,12 @@ LARGE_V = 151_936
 LARGEST_U = np.nextafter(np.float32(1), np.float32(0))
 NEVER = -1e9  # a logit whose probability is exactly 0 in f32
 
-next_token = functools.partial(jax.jit, static_argnames=('temperature', 'top_k', 'top_p'))(choose.next_token)
+
+@functools.partial(jax.jit, static_argnames=('temperature', 'top_k', 'top_p'))
+def next_token(logits, uniform, **settings):
+  """A token a row, and its log-probability."""
+  token = choose.next_token(logits, uniform, **settings)
+  return token, choose.log_probability(logits, token)
 
 
 def softmax(logits, temperature=1.0):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tiny
 
+from score_jax.models import attention
+from score_jax.models import decode_attention
 from score_jax.models import decoder
 from score_jax.storage import hf_export
 
@@ -89,9 +91,11 @@ def test_logits_and_logps_equal_those_of_transformers(variant, tmp_path):
   assert np.all(np.asarray(logp)[:, 0] == 0)
 
 
-def test_prefill_and_decode_steps_give_the_uncached_logits(variant):
+@pytest.mark.parametrize('together', [True, False])
+def test_prefill_and_decode_steps_give_the_uncached_logits(variant, together):
   config, params, rows, _, logits = variant
-  step = jax.jit(functools.partial(decoder.decode_step, dtype=jnp.float32), static_argnums=1)
+  params = decoder.for_decoding(params, config, together=together)
+  step = jax.jit(decoder.decode_step, static_argnums=1)
   cached, cache = jax.jit(functools.partial(decoder.prefill, dtype=jnp.float32), static_argnums=(1, 4))(
     params, config, rows[:, :PROMPT], START, L
   )
@@ -149,3 +153,26 @@ def test_exact_kl_gives_the_reference_no_gradient(base):
 
   grad = jax.jit(jax.grad(total))(tiny.random_params(config, seed=3))
   assert all(not np.any(leaf) for leaf in jax.tree.leaves(grad))
+
+
+@pytest.mark.parametrize(
+  ('B', 'S', 'H', 'K', 'C', 'slot', 'window', 'softcap'),
+  [
+    (3, 200, 6, 2, 32, 150, 0, 0.0),  # several parts a row
+    (2, 130, 4, 4, 16, 129, 50, 2.0),  # a window, a soft cap, a last block that ends beyond the buffer
+    (2, 64, 14, 2, 64, 3, 0, 0.0),  # fewer slots than a block
+    (4, 96, 16, 1, 16, 95, 7, 0.0),
+    (260, 70, 4, 2, 16, 69, 0, 0.0),  # one part a row
+  ],
+)
+def test_attention_to_the_live_part_equals_that_to_the_whole_buffer(B, S, H, K, C, slot, window, softcap):
+  rng = np.random.default_rng(B)
+  q, k, v = (rng.normal(size=shape).astype(np.float32) for shape in ((B, H, C), (B, S, K, C), (B, S, K, C)))
+  k[:, slot + 1 :], v[:, slot + 1 :] = np.nan, np.nan  # what lies after the newest slot is never used
+  start = rng.integers(0, min(slot, 60) + 1, B).astype(np.int32)
+  k[np.arange(S)[None] < start[:, None]] = 1e4  # nor what lies before a row's start
+  settings = dict(scale=0.3, softcap=softcap)
+  found = decode_attention.attend_live(q, k, v, start, jnp.int32(slot), window=window, interpret=True, **settings)
+  visible = attention.visible(start, jnp.array([slot]), S, window)
+  expected = attention.attend(q[:, None], np.nan_to_num(k), np.nan_to_num(v), visible, **settings)[:, 0]
+  np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -143,11 +143,12 @@ def test_logits_and_logps_of_ragged_rows_beyond_the_window(case):
 def test_prefill_and_cached_decode_with_left_padding(case):
   rows = np.random.default_rng(1).integers(3, V, (B, L)).astype(np.int32)
   prefill = jax.jit(functools.partial(decoder.prefill, dtype=jnp.float32), static_argnums=(1, 4))
-  step = jax.jit(functools.partial(decoder.decode_step, dtype=jnp.float32), static_argnums=1)
-  logits, cache = prefill(case.params, case.config, rows[:, :PROMPT], START, L)
+  step = jax.jit(decoder.decode_step, static_argnums=1)
+  params = decoder.for_decoding(case.params, case.config, together=True)
+  logits, cache = prefill(params, case.config, rows[:, :PROMPT], START, L)
   found = [logits]
   for t in range(PROMPT, L):
-    logits, cache = step(case.params, case.config, rows[:, t], jnp.int32(t), cache)
+    logits, cache = step(params, case.config, rows[:, t], jnp.int32(t), cache)
     found.append(logits)
   found = np.stack(found, axis=1)
   for row, start, row_found in zip(rows, START, found, strict=True):
@@ -160,7 +161,7 @@ def test_greedy_two_attempt_rollouts_equal_those_of_transformers(case):
   spec = RolloutSpec(budgets=(8, 8), feeds=(feed,), end_of_turn=end, stops=(end, other), pad=0, temperature=0.0)
   prompt, start = tiny.prompts(rows, PROMPT, V, seed=4)
   result = rollouts.rollout(
-    case.params,
+    decoder.for_decoding(case.params, case.config, together=True),
     prompt,
     start,
     np.arange(rows, dtype=np.int32),

@@ -53,6 +53,7 @@ def roll(spec=SPEC, prompt=None, start=None, row=None, key=KEY, forced=None, mes
   if mesh:
     inputs = meshes.put_rows(mesh, inputs)
     weights = jax.device_put(weights, meshes.params(mesh, weight_tables.weight_table(config()), meshes.SAMPLING_RULES))
+  weights = decoder.for_decoding(weights, config(), together=not mesh)
   prompt, start, row, forced = inputs
   out = rollouts.rollout(
     weights, prompt, start, row, jax.random.key(key), forced, config=config(), spec=spec, dtype=np.dtype('float32')

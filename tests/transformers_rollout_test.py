@@ -98,7 +98,7 @@ def answers(request, hf_folder, tmp_path_factory):
   config = hf.read_config(folder)
   sampler = samplers.Sampler(tiny.one_device_mesh(), config, chat, case.budgets, jnp.float32)
   problems = [countdown.problem(case.spec, 3, 'heldout', i) for i in range(case.problems)]
-  params = hf.read_params(folder, config, tiny.one_device_mesh(), jnp.float32)
+  params = sampler.layout(hf.read_params(folder, config, tiny.one_device_mesh(), jnp.float32))
   rollout = sampler.sample(params, problems, jax.random.key(0), sampler.spec(temperature=0.0))
   tokens, attempt, stop = jax.device_get((rollout.tokens, rollout.attempt, rollout.stop))
   prompts = [chat.prompt_ids(problem) for problem in problems]

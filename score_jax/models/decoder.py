@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from score_jax.models import attention
+from score_jax.models import decode_attention
 from score_jax.models import lora
 from score_jax.models.attention import Cache
 from score_jax.models.attention import View
@@ -28,6 +29,10 @@ _ACTIVATIONS = {
 }
 
 
+# Projections of one input, which decoding may hold side by side.
+QKV, GATE_UP = ('q', 'k', 'v'), ('gate', 'up')
+
+
 def _rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Array:
   """RMS norm of the last axis in f32, times offset + scale, back in the dtype of x."""
   x32, scale32 = x.astype(jnp.float32), scale.astype(jnp.float32)
@@ -36,19 +41,37 @@ def _rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Arra
   return (normed * scale32.reshape((1,) * (x.ndim - 1) + scale32.shape)).astype(x.dtype)
 
 
+def _product(x: jax.Array, inputs: str, weight: jax.Array, outputs: str) -> jax.Array:
+  return jnp.einsum(f'bt{inputs},{inputs}{outputs}->bt{outputs}', x, weight.astype(x.dtype))
+
+
 def _project(w: Params, name: str, x: jax.Array, inputs: str, outputs: str) -> jax.Array:
   """x W + bias + (x A) B, the last two where the tree has them; `inputs` and `outputs` are W's letters."""
-
-  def product(x, x_letters, weight, letters):
-    return jnp.einsum(f'bt{x_letters},{x_letters}{letters}->bt{letters}', x, weight.astype(x.dtype))
-
-  y = product(x, inputs, w[name], outputs)
+  y = _product(x, inputs, w[name], outputs)
   bias = w.get(name + '_bias')
   if bias is not None:
     y = y + bias.astype(y.dtype)[None, None]
-  if name + lora.A in w:
-    y = y + product(product(x, inputs, w[name + lora.A], 'r'), 'r', w[name + lora.B], outputs)
-  return y
+  return _adapted(w, name, x, inputs, outputs, y)
+
+
+def _adapted(w: Params, name: str, x: jax.Array, inputs: str, outputs: str, y: jax.Array) -> jax.Array:
+  """y + (x A) B where the tree has adapters."""
+  if name + lora.A not in w:
+    return y
+  return y + _product(_product(x, inputs, w[name + lora.A], 'r'), 'r', w[name + lora.B], outputs)
+
+
+def _project_all(w: Params, names: tuple[str, ...], x: jax.Array, outputs: str, sizes: tuple[int, ...]) -> tuple:
+  """Projections of one input, to `sizes` of their first output letter: one product where they lie together."""
+  together = '+'.join(names)
+  if together not in w:
+    return tuple(_project(w, name, x, 'd', outputs) for name in names)
+  y = _product(x, 'd', w[together], outputs)
+  bias = w.get(together + '_bias')
+  y = y if bias is None else y + bias.astype(y.dtype)[None, None]
+  ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
+  parts = jnp.split(y, ends, axis=2)
+  return tuple(_adapted(w, name, x, 'd', outputs, part) for name, part in zip(names, parts, strict=True))
 
 
 def _layer(w: Params, config: DecoderConfig, x_BTD: jax.Array, view: View, attend: Callable) -> tuple[jax.Array, Any]:
@@ -59,14 +82,15 @@ def _layer(w: Params, config: DecoderConfig, x_BTD: jax.Array, view: View, atten
 
   with jax.named_scope('attention'):
     normed = norm(x_BTD, 'attention_norm')
-    q_BTHC = attention.rotate(norm(_project(w, 'q', normed, 'd', 'hc'), 'q_norm'), view)
-    k_BTKC = attention.rotate(norm(_project(w, 'k', normed, 'd', 'kc'), 'k_norm'), view)
-    out_BTHC, carried = attend(q_BTHC, k_BTKC, _project(w, 'v', normed, 'd', 'kc'))
+    q_BTHC, k_BTKC, v_BTKC = _project_all(w, QKV, normed, 'hc', (config.heads, config.kv_heads, config.kv_heads))
+    q_BTHC = attention.rotate(norm(q_BTHC, 'q_norm'), view)
+    k_BTKC = attention.rotate(norm(k_BTKC, 'k_norm'), view)
+    out_BTHC, carried = attend(q_BTHC, k_BTKC, v_BTKC)
     x_BTD = x_BTD + norm(_project(w, 'o', out_BTHC, 'hc', 'd'), 'post_attention_norm')
   with jax.named_scope('ffn'):
     normed = norm(x_BTD, 'ffn_norm')
-    gate_BTF = _ACTIVATIONS[config.activation](_project(w, 'gate', normed, 'd', 'f'))
-    hidden_BTF = gate_BTF * _project(w, 'up', normed, 'd', 'f')
+    gate_BTF, up_BTF = _project_all(w, GATE_UP, normed, 'f', (config.ffn, config.ffn))
+    hidden_BTF = _ACTIVATIONS[config.activation](gate_BTF) * up_BTF
     x_BTD = x_BTD + norm(_project(w, 'down', hidden_BTF, 'f', 'd'), 'post_ffn_norm')
   return x_BTD, carried
 
@@ -108,24 +132,41 @@ def hidden_states(
   return _rms_norm(x_BLD, params['final_norm'], config)
 
 
-def _cached(
-  params: Params, config: DecoderConfig, tokens_BT: jax.Array, slot: jax.Array, cache: Cache, dtype: jnp.dtype
-):
-  """Runs T tokens of every row at slots [slot, slot + T) on the cache; layers are unrolled.
+def for_decoding(params: Params, config: DecoderConfig, *, together: bool) -> Params:
+  """Parameters as `prefill` and `decode_step` read them: a tuple of layers instead of stacks.
 
-  Unrolled because a scan would copy every layer's cache in and out of its stacked carry at each step.
+  A slice of a stack within a loop would copy every weight at every step.
+
+  Args:
+    params: a policy's tree.
+    config: of the decoder.
+    together: lay projections of one input side by side, as one product. Not where heads are sharded.
   """
-  slots_T = slot + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
-  views = attention.views(config, cache.start, slots_T, cache.k[0].shape[1])
-  x_BTD = _embed(params, config, tokens_BT, dtype)
+
+  def layer(n: int) -> Params:
+    w = jax.tree.map(lambda leaf: leaf[n], params['layers'])
+    for names in (QKV, GATE_UP) if together else ():
+      for ending in ('', '_bias'):
+        parts = [w.pop(name + ending) for name in names if name + ending in w]
+        if parts:  # outputs are a matrix's second axis, a bias's first
+          w['+'.join(names) + ending] = jnp.concatenate(parts, axis=0 if ending else 1)
+    return w
+
+  return {**params, 'layers': tuple(layer(n) for n in range(config.layers))}
+
+
+def _run(
+  params: Params, config: DecoderConfig, tokens_BT: jax.Array, views: tuple[View, ...], cache: Cache, attend: Callable
+) -> tuple[jax.Array, Cache]:
+  """Runs T tokens of every row on the cache, layer by layer; returns the last one's logits [B, V].
+
+  Layers are unrolled: a scan would copy every layer's cache in and out of its stacked carry at each step.
+  `attend(n, view, cache, q, k, v) -> (out, cache)`.
+  """
+  x_BTD = _embed(params, config, tokens_BT, cache.k[0].dtype)
   for n, kind in enumerate(config.kind_of_layer):
-
-    def attend(q, k, v, n=n, view=views[kind], cache=cache):
-      written = attention.write(cache, n, k, v, slot)
-      return _attend(config, view, q, written.k[n], written.v[n]), written
-
-    w = jax.tree.map(lambda leaf, n=n: leaf[n], params['layers'])
-    x_BTD, cache = _layer(w, config, x_BTD, views[kind], attend)
+    here = functools.partial(attend, n, views[kind], cache)
+    x_BTD, cache = _layer(params['layers'][n], config, x_BTD, views[kind], here)
   last_B1D = _rms_norm(x_BTD[:, -1:], params['final_norm'], config)
   return _logits(params, config, last_B1D)[:, 0], cache
 
@@ -133,21 +174,60 @@ def _cached(
 def prefill(
   params: Params, config: DecoderConfig, tokens_BP: jax.Array, start_B: jax.Array, slots: int, *, dtype: jnp.dtype
 ) -> tuple[jax.Array, Cache]:
-  """Fills a new cache of `slots` slots with left-padded prompts.
+  """Fills a new cache of `slots` slots with left-padded prompts; `params` from `for_decoding`.
 
   Returns:
     f32 logits [B, V] of the last position alone (never [B, P, V]), and the cache.
   """
-  shape = (tokens_BP.shape[0], slots, config.kv_heads, config.head_width)
-  cache = attention.empty_cache(config.layers, shape, dtype, start_B)
-  return _cached(params, config, tokens_BP, jnp.int32(0), cache, dtype)
+  B, P = tokens_BP.shape
+  cache = attention.empty_cache(config.layers, (B, slots, config.kv_heads, config.head_width), dtype, start_B)
+  slots_P = jnp.arange(P, dtype=jnp.int32)
+
+  def attend(n, view, cache, q, k, v):
+    # The prompt sees itself alone, not the empty slots after it.
+    return _attend(config, view, q, k, v), attention.write(cache, n, k, v, jnp.int32(0))
+
+  return _run(params, config, tokens_BP, attention.views(config, start_B, slots_P, P), cache, attend)
 
 
 def decode_step(
-  params: Params, config: DecoderConfig, token_B: jax.Array, slot: jax.Array, cache: Cache, *, dtype: jnp.dtype
+  params: Params,
+  config: DecoderConfig,
+  token_B: jax.Array,
+  slot: jax.Array,
+  cache: Cache,
+  *,
+  kernel: bool = False,
 ) -> tuple[jax.Array, Cache]:
-  """Feeds one token a row at `slot`; returns f32 logits [B, V] for the next one, and the cache."""
-  return _cached(params, config, token_B[:, None], slot, cache, dtype)
+  """Feeds one token a row at `slot`; returns f32 logits [B, V] for the next one, and the cache.
+
+  Args:
+    params: from `for_decoding`; computed with in the cache's dtype.
+    config: of the decoder.
+    token_B: i32.
+    slot: i32 [], where the token's key and value are written.
+    cache: of the row's earlier tokens.
+    kernel: attend with `decode_attention` (GPU), which reads the live part of the cache alone.
+  """
+  views = attention.views(config, cache.start, slot[None], cache.k[0].shape[1])
+
+  def attend(n, view, cache, q, k, v):
+    cache = attention.write(cache, n, k, v, slot)
+    if not kernel:
+      return _attend(config, view, q, cache.k[n], cache.v[n]), cache
+    out_BHC = decode_attention.attend_live(
+      q[:, 0],
+      cache.k[n],
+      cache.v[n],
+      cache.start,
+      slot,
+      window=config.kinds[config.kind_of_layer[n]].window,
+      scale=config.query_scale,
+      softcap=config.attention_softcap,
+    )
+    return out_BHC[:, None], cache
+
+  return _run(params, config, token_B[:, None], views, cache, attend)
 
 
 def token_logps(

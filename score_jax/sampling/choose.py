@@ -3,10 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+# Vocabulary entries that are summed before any is looked at alone.
+_CHUNK = 512
+
 
 def next_token(
   logits_BV: jax.Array, uniform_B: jax.Array, *, temperature: float, top_k: int = 0, top_p: float = 1.0
-) -> tuple[jax.Array, jax.Array]:
+) -> jax.Array:
   """Draws one token a row.
 
   Args:
@@ -17,26 +20,53 @@ def next_token(
     top_p: keep the smallest set of most likely tokens whose probability reaches p; 1 keeps all.
 
   Returns:
-    token_B (i32), and its log-probability under the unmodified T=1 distribution (f32), whatever the settings.
+    token_B (i32).
   """
   if temperature == 0:
-    token_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-  else:
-    probability_BV = jax.nn.softmax(logits_BV / temperature)
-    if top_k:
-      probability_BV = _keep_top_k(probability_BV, top_k)
-    if top_p < 1:
-      probability_BV = _keep_top_p(probability_BV, top_p)
-    token_B = inverse_cdf(probability_BV, uniform_B)
+    return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+  if not top_k and top_p == 1:
+    return _by_chunks(logits_BV / temperature if temperature != 1 else logits_BV, uniform_B)
+  probability_BV = jax.nn.softmax(logits_BV / temperature)
+  if top_k:
+    probability_BV = _keep_top_k(probability_BV, top_k)
+  if top_p < 1:
+    probability_BV = _keep_top_p(probability_BV, top_p)
+  return inverse_cdf(probability_BV, uniform_B)
+
+
+def log_probability(logits_BV: jax.Array, token_B: jax.Array) -> jax.Array:
+  """f32 [B]: of a token under the unmodified T=1 distribution, whatever it was drawn with."""
   logit_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0]
-  return token_B, logit_B - jax.nn.logsumexp(logits_BV, axis=-1)
+  return logit_B - jax.nn.logsumexp(logits_BV, axis=-1)
+
+
+def _by_chunks(logits_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
+  """Inverse CDF of softmax(logits) in two levels: first the chunk of the vocabulary, then the token in it.
+
+  The vocabulary is read twice and nothing of its size is written; a cumulative sum over all of it costs several times
+  that.
+  """
+  B, V = logits_BV.shape
+  chunk = min(_CHUNK, V)
+  padded_BV = jnp.pad(logits_BV, ((0, 0), (0, -V % chunk)), constant_values=-jnp.inf)
+  logits_BNT = padded_BV.reshape(B, -1, chunk)
+  weight_BNT = jnp.exp(logits_BNT - jnp.max(logits_BV, axis=-1)[:, None, None])
+  sum_BN = jnp.sum(weight_BNT, axis=-1)
+  chosen_B = inverse_cdf(sum_BN, uniform_B)
+  before_BN = jnp.cumsum(sum_BN, axis=-1) - sum_BN
+  total_B = jnp.sum(sum_BN, axis=-1)
+  inside_BT = jnp.take_along_axis(weight_BNT, chosen_B[:, None, None], axis=1)[:, 0]
+  # What of u is left within the chunk, as a fraction of it.
+  passed_B = jnp.take_along_axis(before_BN, chosen_B[:, None], axis=1)[:, 0]
+  share_B = (uniform_B * total_B - passed_B) / jnp.sum(inside_BT, axis=-1)
+  return chosen_B * chunk + inverse_cdf(inside_BT, jnp.clip(share_B, 0, 1))
 
 
 def inverse_cdf(probability_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
-  """The first token whose cumulative probability exceeds u times the total.
+  """The first token whose cumulative weight exceeds u times the total; weights need not sum to 1.
 
-  A cumulative sum in f32 may fall in places and end below 1, so u scales the sum's own end, tokens of probability 0
-  are never taken, and a u that nothing exceeds takes the last possible token.
+  A cumulative sum in f32 may fall in places and end below 1, so u scales the sum's own end, tokens of weight 0 are
+  never taken, and a u that nothing exceeds takes the last possible token.
   """
   cdf_BV = jnp.cumsum(probability_BV, axis=-1)
   possible_BV = probability_BV > 0

@@ -35,6 +35,7 @@ class RolloutSpec:
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
+  kernel: bool = False  # attend to the live part of the cache alone (`models/decode_attention.py`, GPU)
 
   @property
   def attempts(self) -> int:
@@ -87,7 +88,7 @@ def rollout(
   """Samples A attempts for every row.
 
   Args:
-    params: the sampling layout of the policy.
+    params: the sampling layout of the policy, from `decoder.for_decoding`.
     prompt_BP: i32 left-padded prompts, each ending where the first attempt begins.
     start_B: i32 first slot of each prompt.
     row_B: i32 global row numbers; with `key` they decide all randomness.
@@ -121,7 +122,7 @@ def rollout(
   def step(carry: tuple[_Rows, Cache]) -> tuple[_Rows, Cache]:
     rows, cache = carry
     token_B = jax.lax.dynamic_index_in_dim(rows.tokens, rows.slot, axis=1, keepdims=False)
-    logits_BV, cache = decoder.decode_step(params, config, token_B, rows.slot, cache, dtype=dtype)
+    logits_BV, cache = decoder.decode_step(params, config, token_B, rows.slot, cache, kernel=spec.kernel)
     return advance(rows, logits_BV), cache
 
   rows, _ = jax.lax.while_loop(unfinished, step, (advance(rows, logits_BV), cache))
@@ -174,16 +175,11 @@ def _advance(rows: _Rows, logits_BV: jax.Array, *, start_B, keys_B, forced_BF, s
 
 def _draw(logits_BV, uniform_B, turn, left, forced_BF, spec: RolloutSpec) -> tuple[jax.Array, jax.Array]:
   """Token and T=1 log-probability for every row: the forced token of a given first attempt, else a drawn one."""
-  drawn, logp = choose.next_token(
-    logits_BV, uniform_B, temperature=spec.temperature, top_k=spec.top_k, top_p=spec.top_p
-  )
+  drawn = choose.next_token(logits_BV, uniform_B, temperature=spec.temperature, top_k=spec.top_k, top_p=spec.top_p)
   done_B = jnp.clip(spec.budgets[0] - left, 0, forced_BF.shape[1] - 1)
   forced = jnp.take_along_axis(forced_BF, done_B[:, None], axis=1)[:, 0]
-  is_forced = (turn == 0) & (forced >= 0)
-  forced_token = jnp.maximum(forced, 0)
-  forced_logit = jnp.take_along_axis(logits_BV, forced_token[:, None], axis=-1)[:, 0]
-  forced_logp = forced_logit - jax.nn.logsumexp(logits_BV, axis=-1)
-  return jnp.where(is_forced, forced_token, drawn), jnp.where(is_forced, forced_logp, logp)
+  token = jnp.where((turn == 0) & (forced >= 0), forced, drawn)
+  return token, choose.log_probability(logits_BV, token)
 
 
 def _feed_table(spec: RolloutSpec) -> tuple[jax.Array, jax.Array]:

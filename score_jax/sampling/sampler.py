@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import functools
 from typing import Any
 
 from flax import traverse_util
@@ -11,6 +12,8 @@ from jax.sharding import Mesh
 import numpy as np
 
 from score_jax.errors import DataError
+from score_jax.models import decode_attention
+from score_jax.models import decoder
 from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
 from score_jax.models.lora import Lora
@@ -59,18 +62,22 @@ class Sampler:
       temperature=temperature,
       top_k=top_k,
       top_p=top_p,
+      kernel=self._has_kernel,
     )
 
-  def layout(self, params: Any) -> Any:
-    """The sampling layout of a policy's or the base's tree: compute dtype, whole but for tensor parallelism.
+  @property
+  def _has_kernel(self) -> bool:
+    on_one_gpu = self.mesh.size == 1 and self.mesh.devices.flat[0].platform == 'gpu'
+    return on_one_gpu and decode_attention.fits(self.config, jnp.dtype(self.dtype))
 
-    Resharded once a step. Arrays that lie so already, as a frozen base does on one device, are not copied.
+  def layout(self, params: Any) -> Any:
+    """The sampling layout of a policy's or the base's tree: a copy in compute dtype, a tuple of layers, whole but for
+    tensor parallelism. Made once a step.
     """
     table = loras.policy_table(self.config, self.lora)
     shardings = traverse_util.flatten_dict(meshes.params(self.mesh, table, meshes.SAMPLING_RULES))
-    leaves = traverse_util.flatten_dict(params)
-    cast = {path: leaf if leaf.dtype == self.dtype else leaf.astype(self.dtype) for path, leaf in leaves.items()}
-    return traverse_util.unflatten_dict(jax.device_put(cast, {path: shardings[path] for path in cast}))
+    placed = tuple((path, shardings[path]) for path in traverse_util.flatten_dict(params))
+    return _laid_out(params, self.config, jnp.dtype(self.dtype), placed, together=self.mesh.shape['tensor'] == 1)
 
   def sample(
     self,
@@ -111,3 +118,13 @@ class Sampler:
     """[B][A] text of each attempt."""
     tokens_BL, attempt_BL, stop_BA = jax.device_get((rollout_.tokens, rollout_.attempt, rollout_.stop))
     return self.chat.texts(tokens_BL, attempt_BL, stop_BA.shape[1])
+
+
+@functools.partial(jax.jit, static_argnames=('config', 'dtype', 'shardings', 'together'))
+def _laid_out(params: Any, config: DecoderConfig, dtype: Any, shardings: tuple, *, together: bool) -> Any:
+  wanted = dict(shardings)
+  leaves = {
+    path: jax.lax.with_sharding_constraint(leaf.astype(dtype), wanted[path])
+    for path, leaf in traverse_util.flatten_dict(params).items()
+  }
+  return decoder.for_decoding(traverse_util.unflatten_dict(leaves), config, together=together)

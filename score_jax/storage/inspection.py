@@ -20,8 +20,9 @@ from score_jax.tasks.tokenizer import load_tokenizer
 # Bytes per parameter of what a training step holds, in f32 and bf16 as the name says.
 WEIGHTS = {'float32': 4, 'bfloat16': 2}
 FULL_TRAINING = dict(policy=4, gradient=4, adam=8, reference=2, sampling_copy=2)
-# Frozen weights are the policy's, the reference's and the sampler's at once; each adapter parameter costs as in full.
-FROZEN = 2
+# Frozen weights are the policy's and the reference's at once, and the sampling copy; each adapter parameter costs as in
+# full training.
+FROZEN = dict(base=2, sampling_copy=2)
 _LORA = Lora(rank=16, alpha=32.0, targets='.*')
 
 
@@ -134,11 +135,14 @@ def _memory(config: DecoderConfig) -> list[tuple[str, str]]:
   total = weights.weight_table(config).parameters()
   adapters = loras.adapter_table(config, _LORA).parameters()
   full, cache = sum(FULL_TRAINING.values()), 2 * config.layers * config.kv_heads * config.head_width
-  lora_bytes = FROZEN * total + full * adapters
+  lora_bytes = sum(FROZEN.values()) * total + full * adapters
   return [
     ('weights', ', '.join(f'{_size(each * total)} in {name}' for name, each in WEIGHTS.items())),
     ('training', f'{_size(full * total)}: f32 policy, gradient and Adam, bf16 reference and sampling copy'),
-    ('with LoRA', f'{_size(lora_bytes)} at rank {_LORA.rank} on all projections ({adapters:,} trained); one bf16 base'),
+    (
+      'with LoRA',
+      f'{_size(lora_bytes)} at rank {_LORA.rank} on all projections ({adapters:,} trained)',
+    ),
     ('cache', f'{_size(2 * cache)} a token in bf16'),
   ]
 

@@ -1,0 +1,139 @@
+"""One-token attention over the live part of a cache, as a GPU kernel (Pallas, Triton).
+
+The plain path reads whole cache buffers, whose later slots are empty for most of a rollout, and needs a kernel for each
+of scores, softmax and sum. This one reads a row's slots from its start, or from its window's, to the newest, once. The
+range is cut into equal parts that run side by side and are joined at the end (flash decoding).
+"""
+
+import functools
+import math
+
+import jax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as triton
+import jax.numpy as jnp
+
+from score_jax.models.families import DecoderConfig
+
+_BLOCK = 64  # slots at a time
+_QUERIES = 16  # rows of the smallest matrix product there is
+_HIDDEN = -1e30
+_ENOUGH = 512  # programs that keep a large GPU busy
+
+
+def fits(config: DecoderConfig, dtype: jnp.dtype) -> bool:
+  """Whether the kernel can run a model: 16-bit numbers (a product of f32 would be rounded), heads of fitting sizes."""
+  return (
+    dtype.itemsize == 2
+    and config.heads // config.kv_heads <= _QUERIES
+    and config.head_width >= _QUERIES
+    and config.head_width & (config.head_width - 1) == 0
+  )
+
+
+def attend_live(
+  q_BHC: jax.Array,
+  k_BSKC: jax.Array,
+  v_BSKC: jax.Array,
+  start_B: jax.Array,
+  slot: jax.Array,
+  *,
+  window: int,
+  scale: float,
+  softcap: float,
+  interpret: bool = False,
+) -> jax.Array:
+  """Attention of one query a row, at `slot`, to the slots from the row's start on.
+
+  Args:
+    q_BHC: queries; C a power of two, H / K at most 16.
+    k_BSKC: keys of all slots, the query's own written already.
+    v_BSKC: values.
+    start_B: i32, first slot of each row.
+    slot: i32 [], the newest slot.
+    window: newest slots that are seen; 0: all.
+    scale: on query-key products.
+    softcap: c tanh(x / c) on them; 0: off.
+    interpret: run as plain JAX, for tests without a GPU.
+
+  Returns:
+    out_BHC in the dtype of the queries.
+  """
+  B, H, C = q_BHC.shape
+  S, K = k_BSKC.shape[1:3]
+  M = H // K  # query heads per key/value head
+  parts = max(1, min(math.ceil(_ENOUGH / (B * K)), 16, S // _BLOCK))
+  first_B = jnp.maximum(start_B, slot + 1 - window) if window else start_B
+  kernel = functools.partial(_kernel, heads=M, parts=parts, scale=scale, softcap=softcap)
+  buffer = pl.BlockSpec((None, S, None, C), lambda b, k, p: (b, 0, k, 0))
+  result = (B, K, parts, M)
+  out, most, total = pl.pallas_call(
+    kernel,
+    grid=(B, K, parts),
+    in_specs=[
+      pl.BlockSpec((None, None, _QUERIES, C), lambda b, k, p: (b, k, 0, 0)),
+      buffer,
+      buffer,
+      pl.BlockSpec((None,), lambda b, k, p: (b,)),
+      pl.BlockSpec((None,), lambda b, k, p: (0,)),
+    ],
+    out_specs=[
+      pl.BlockSpec((None, None, None, _QUERIES, C), lambda b, k, p: (b, k, p, 0, 0)),
+      pl.BlockSpec((None, None, None, _QUERIES), lambda b, k, p: (b, k, p, 0)),
+      pl.BlockSpec((None, None, None, _QUERIES), lambda b, k, p: (b, k, p, 0)),
+    ],
+    out_shape=[
+      jax.ShapeDtypeStruct((*result, C), jnp.float32 if parts > 1 else q_BHC.dtype),
+      jax.ShapeDtypeStruct(result, jnp.float32),
+      jax.ShapeDtypeStruct(result, jnp.float32),
+    ],
+    compiler_params=triton.CompilerParams(num_warps=4, num_stages=3),
+    interpret=interpret,
+    name='attend_live',
+  )(q_BHC.reshape(B, K, M, C), k_BSKC, v_BSKC, first_B, slot[None])
+  if parts == 1:
+    return out.reshape(B, H, C)
+  share = jnp.exp(most - jnp.max(most, axis=2, keepdims=True))
+  joined = jnp.sum(out * share[..., None], axis=2) / jnp.sum(total * share, axis=2)[..., None]
+  return joined.reshape(B, H, C).astype(q_BHC.dtype)
+
+
+def _kernel(q_ref, k_ref, v_ref, first_ref, slot_ref, out_ref, most_ref, total_ref, *, heads, parts, scale, softcap):
+  """One key/value head of one row, one part of its live slots: unnormalised output, maximum and sum of its softmax."""
+  first, last = first_ref[...], slot_ref[...] + 1
+  block0 = first // _BLOCK
+  per_part = pl.cdiv(pl.cdiv(last, _BLOCK) - block0, parts)
+  begin = block0 + pl.program_id(2) * per_part
+  end = jnp.minimum(begin + per_part, pl.cdiv(last, _BLOCK))
+  rows = pl.ds(0, _QUERIES)
+  real = jnp.arange(_QUERIES) < heads
+  q = triton.load(q_ref.at[rows, :], mask=real[:, None], other=0.0)
+
+  def body(n, carry):
+    out, most, total = carry
+    at = n * _BLOCK + jnp.arange(_BLOCK)
+    here = pl.ds(n * _BLOCK, _BLOCK)
+    live = (at >= first) & (at < last)
+    k = triton.load(k_ref.at[here, :], mask=live[:, None], other=0.0)
+    v = triton.load(v_ref.at[here, :], mask=live[:, None], other=0.0)
+    score = triton.dot(q, k.T) * scale
+    if softcap:
+      score = softcap * jnp.tanh(score / softcap)
+    score = jnp.where(live[None, :], score, _HIDDEN)
+    most_new = jnp.maximum(most, jnp.max(score, axis=-1))
+    weight = jnp.exp(score - most_new[:, None])
+    shrink = jnp.exp(most - most_new)
+    out = out * shrink[:, None] + triton.dot(weight.astype(v.dtype), v)
+    return out, most_new, total * shrink + jnp.sum(weight, axis=-1)
+
+  empty = (
+    jnp.zeros(q.shape, jnp.float32),
+    jnp.full((_QUERIES,), _HIDDEN, jnp.float32),
+    jnp.zeros((_QUERIES,), jnp.float32),
+  )
+  out, most, total = jax.lax.fori_loop(begin, end, body, empty)
+  if parts == 1:
+    out = out / total[:, None]
+  triton.store(out_ref.at[rows, :], out.astype(out_ref.dtype), mask=real[:, None])
+  triton.store(most_ref.at[rows], most, mask=real)
+  triton.store(total_ref.at[rows], total, mask=real)
