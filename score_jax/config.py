@@ -244,6 +244,7 @@ def _check(run: RunConfig) -> None:
   _one_of('config.loss.kl_form', run.loss.kl_form, KL_FORMS)
   _one_of('config.optim.schedule', run.optim.schedule, SCHEDULES)
   _check_numbers(run)
+  _check_lora(run.lora)
   _require(bool(run.visits), 'config.order is empty: name at least one stage of config.stages')
   if run.mode == 'score':
     _check_method(run)
@@ -284,13 +285,19 @@ def _check_numbers(run: RunConfig) -> None:
     ('optim.weight_decay', run.optim.weight_decay),
     ('loss.importance_cap', run.loss.importance_cap),
     ('lora.rank', run.lora.rank),
-    ('lora.alpha', run.lora.alpha),
   ):
     _require(0 <= value < float('inf'), f'config.{where} = {value} must be 0 or more')
   budgets = run.sampling.attempt_tokens
   _require(
     min(budgets, default=0) >= 1,
     f'config.sampling.attempt_tokens = {budgets}: give each attempt a budget of 1 or more',
+  )
+
+
+def _check_lora(lora: Lora) -> None:
+  _require(
+    not lora.rank or 0 < lora.alpha < float('inf'),
+    f'config.lora.alpha = {lora.alpha} must be above 0: adapters are multiplied by alpha / rank',
   )
 
 
@@ -353,6 +360,8 @@ def identity(run: RunConfig) -> dict[str, Any]:
   keep = ('mode', 'seed', 'init_from', 'lora', 'task', 'batch', 'sampling', 'visits', 'offline_pool', 'loss', 'optim')
   chosen = {name: everything[name] for name in keep}
   chosen['optim'].pop('max_rejected_in_a_row')
+  if not run.lora.rank:
+    chosen['lora'] = dict(rank=0)  # the rest means nothing then
   chosen['best'] = dict(window=run.checkpoint.best_window, every=run.checkpoint.every)
   if run.mode == 'pretrain':
     chosen['pretrain'] = everything['pretrain']

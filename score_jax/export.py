@@ -39,6 +39,8 @@ def main() -> None:
       f'--dtype={_DTYPE.value!r}; leave out --dtype, or use --format=hf'
     )
   source = hf.folder_of(config['model']['path'])
+  if lora.rank:
+    run.check_base(folder, source)
   decoder = hf.read_config(source)
   params = run.best_params(folder, meshes.make_mesh(-1, 1, 1), loras.trained_table(decoder, lora), _STEP.value)
   if _FORMAT.value == 'peft':

@@ -263,6 +263,23 @@ def test_sliding_layers_of_qwen_are_the_late_ones_or_those_listed():
     ('gemma-2-2b', dict(hidden_activation=None), 'hidden_activation = None is not implemented'),
     ('gemma-2-2b', dict(query_pre_attn_scalar=0), 'query_pre_attn_scalar = 0 must be a number above 0'),
     ('gemma-3-1b', dict(attn_logit_softcapping=50.0), 'attn_logit_softcapping = 50.0 is not implemented'),
+    ('gemma-3-1b', dict(rope_scaling=dict(type='linear', factor=8.0)), 'rope_scaling = .* must name a rope_type'),
+    ('gemma-3-1b', dict(rope_parameters={FULL: 'yarn'}), "rope_parameters.full_attention = 'yarn' must be a section"),
+    (
+      'gemma-3-1b',
+      dict(rope_parameters={FULL: dict(rope_type='yarn', factor=2.0, truncate=False)}),
+      'without truncate = false',
+    ),
+    ('Qwen3-0.6B', dict(rope_scaling=dict(rope_type='yarn', factor=2.0, truncate=None)), 'truncate = None'),
+    (
+      'Qwen3-0.6B',
+      dict(rope_scaling=dict(rope_type='yarn', factor=2.0, original_max_position_embeddings=20.9)),
+      'original_max_position_embeddings = 20.9 must be',
+    ),
+    ('Qwen3-0.6B', dict(rope_theta=1.0, rope_scaling=dict(rope_type='yarn', factor=2.0)), 'give no frequencies'),
+    ('Qwen3-0.6B', dict(rope_theta=10**400), 'rope_theta = .* must be a number above 0'),
+    ('Qwen3-0.6B', dict(rms_norm_eps=10**400), 'rms_norm_eps = .* must be a number above 0'),
+    ('Qwen3-0.6B', dict(use_sliding_window=True, sliding_window=8, max_window_layers=None), 'max_window_layers = None'),
     ('gemma-3-1b', dict(sliding_window_pattern=0), 'sliding_window_pattern = 0 must be'),
     ('gemma-3-1b', dict(_sliding_window_pattern=2), '_sliding_window_pattern = 2 contradicts'),
     ('gemma-3-1b', dict(rope_parameters=dict(rope_type='default', rope_theta=1e6)), 'must have a section for'),
@@ -284,3 +301,9 @@ def test_an_implied_value_counts_where_config_json_is_silent():
   assert config_json.from_hf(silent).attention_softcap == 50.0
   mistral = {field: value for field, value in PUBLISHED['Mistral-7B-v0.1'][0].items() if field != 'sliding_window'}
   assert config_json.from_hf(mistral).kinds[0].window == 4096
+
+
+def test_a_null_where_there_is_nothing_to_honour_is_no_obstacle():
+  assert config(quantization_config=None, auto_map=None) == config()
+  pattern = dict(layer_types=([SLIDING] * 5 + [FULL]) * 4 + [SLIDING] * 2)
+  assert config('gemma-3-1b', sliding_window_pattern=None, **pattern) == config('gemma-3-1b')

@@ -315,3 +315,13 @@ def test_weights_of_several_dtypes_keep_theirs(tied_folder, tmp_path):
   hf_export.write_folder(tmp_path / 'out', read(source), config, source=source, dtype=dtypes)
   assert tensors_of(tmp_path / 'out') == tensors_of(source)
   assert (tmp_path / 'out/config.json').read_bytes() == (source / 'config.json').read_bytes()
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tied_folder, tmp_path, monkeypatch):
+  out = copied(tied_folder, tmp_path)
+  out.rename(tmp_path / '.copy.score_jax-old')  # what such a kill leaves
+  config = hf.read_config(tied_folder)
+  monkeypatch.setattr(tensor_files, 'write_file', lambda *args: (_ for _ in ()).throw(OSError('No space left')))
+  with pytest.raises(OSError, match='No space left'):
+    hf_export.write_folder(out, tiny.random_params(config), config, source=None, dtype=F32, replace=True)
+  assert tensors_of(out) == tensors_of(tied_folder)

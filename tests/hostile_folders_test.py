@@ -201,6 +201,16 @@ def cut_off(folder):
   (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
 
 
+def loop_of_links(folder):
+  (folder / 'a').symlink_to(folder / 'b')
+  (folder / 'b').symlink_to(folder / 'a')
+
+
+def two_models(folder):
+  (folder / 'other.safetensors').write_bytes((folder / WEIGHTS).read_bytes())
+  indexed({EMBED: 'other.safetensors'})(folder)
+
+
 DEEP = '[' * 200_000 + ']' * 200_000
 FOLDERS = {
   'pickle_as_safetensors': (with_pickle, 'not a safetensors file.*pickle'),
@@ -225,6 +235,12 @@ FOLDERS = {
   'index_depth_bomb': (text(INDEX, DEEP[: 1 << 15]), 'index.json'),
   'link_to_weights_outside': (linked(WEIGHTS), 'is a link to .*outside'),
   'link_to_config_outside': (linked('config.json'), 'is a link to .*outside'),
+  'links_in_a_loop': (loop_of_links, 'can not be read'),
+  'index_names_a_long_file': (indexed({EMBED: 'a' * 300 + '.safetensors'}), 'which is not a safetensors file'),
+  'index_names_no_text': (indexed({EMBED: '\ud800.safetensors'}), 'which is not a safetensors file'),
+  'two_models_at_once': (two_models, 'remove what is stale'),
+  'adapter_beside_the_model': (text('adapter_config.json', '{}'), 'holds an adapter'),
+  'eos_beyond_all_ids': (fields('generation_config.json', eos_token_id=2**40), 'is neither a token id'),
   'nan_weights': (values(HEAD, np.nan), f'{HEAD} holds numbers that are not finite'),
   'infinite_weights': (values(NORM, np.inf), f'{NORM} holds numbers that are not finite'),
   'cut_off': (cut_off, 'cut off'),
@@ -249,7 +265,7 @@ FOLDERS = {
 def test_a_hostile_folder_is_refused_by_name(name, folder):
   change, message = FOLDERS[name]
   change(folder)
-  size = sum(file.stat().st_size for file in folder.iterdir())
+  size = sum(file.lstat().st_size for file in folder.iterdir())
   tracemalloc.start()
   try:
     with pytest.raises(DataError, match=message) as error:
@@ -275,3 +291,19 @@ def test_links_within_the_folder_and_of_the_hugging_face_cache_are_followed(soun
     (blobs / str(i)).write_bytes(file.read_bytes())
     (snapshot / file.name).symlink_to(f'../../blobs/{i}')
   assert load(snapshot)['embed'].shape == (CONFIG.vocab, CONFIG.width)
+
+
+def test_a_tokenizer_reads_no_file_outside_its_folder(folder):
+  outside = folder.parent / 'outside'
+  outside.mkdir()
+  secret = json.loads((folder / 'tokenizer.json').read_text())
+  secret['added_tokens'].append(dict(secret['added_tokens'][0], id=500, content='<|secret|>'))
+  (outside / 'tokenizer.json').write_text(json.dumps(secret))
+  (outside / 'evil.jinja').write_text('secret')
+  (folder / 'additional_chat_templates').mkdir()
+  (folder / 'additional_chat_templates' / 'default.jinja').symlink_to(outside / 'evil.jinja')
+  away = str(outside / 'tokenizer.json')
+  fields('tokenizer_config.json', fast_tokenizer_files=[away], tokenizer_file=away, vocab_file=away)(folder)
+  tokenizer = load_tokenizer(folder)
+  assert '<|secret|>' not in tokenizer.get_vocab()
+  assert tokenizer.chat_template == tiny.tokenizer().chat_template

@@ -5,7 +5,10 @@ not honoured must not be lost without a word.
 """
 
 import dataclasses
+import sys
 from typing import Any
+
+import numpy as np
 
 from score_jax.errors import DataError
 from score_jax.models import rope as ropes
@@ -94,6 +97,11 @@ _REFUSED_FIELDS = {
 _REFUSED_TYPES = {'gemma3': 'it has a vision tower; save its language model alone, as gemma3_text'}
 
 
+def _is_positive(value: Any) -> bool:
+  """Whether it is a number above 0 that a float can hold."""
+  return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < sys.float_info.max
+
+
 class _Fields:
   """The fields of a config.json with the family's implied values beneath, read with their types checked."""
 
@@ -118,8 +126,8 @@ class _Fields:
   def number(self, name: str) -> float:
     """A finite number above 0."""
     value = self._present(name)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float('inf'):
-      raise self.error(f'{name} = {value!r} must be a number above 0')
+    if not _is_positive(value):
+      raise self.error(f'{name} = {value!r:.80} must be a number above 0')
     return float(value)
 
   def flag(self, name: str) -> bool:
@@ -196,9 +204,9 @@ def _check_fields(config: dict[str, Any], name: str, fields: _Fields) -> None:
   family = FAMILIES[name]
   known = _READ | _NO_EFFECT | set(family.implied) | set(family.fixed) | set(_SYNONYMS)
   for field, value in config.items():
-    if field in _REFUSED_FIELDS:
+    if field in _REFUSED_FIELDS and value is not None:
       raise fields.error(f'field {field!r} is set: {_REFUSED_FIELDS[field]}')
-    if field not in known:
+    if field not in known and field not in _REFUSED_FIELDS:
       raise fields.error(
         f'field {field!r} = {value!r} is not honoured by the {name} decoder; if it changes nothing in the forward '
         'pass, remove it from the file'
@@ -215,11 +223,13 @@ def _check_fields(config: dict[str, Any], name: str, fields: _Fields) -> None:
 def _layer_types(fields: _Fields, family: Family) -> list[str]:
   """FULL or SLIDING of each layer."""
   layers = fields.whole('num_hidden_layers', _MOST_LAYERS)
-  for name in ('max_window_layers', 'sliding_window_pattern'):
-    if fields[name] is not None and (not isinstance(fields[name], int) or fields[name] < (name != 'max_window_layers')):
-      raise fields.error(f'{name} = {fields[name]!r} must be a number of layers')
-  derived = [SLIDING if SLIDES[family.sliding](fields, n) else FULL for n in range(layers)]
   listed = fields['layer_types']
+  if listed is None or not family.layer_types:
+    for name in ('max_window_layers', 'sliding_window_pattern'):
+      value = fields[name]
+      if name in family.implied and (type(value) is not int or value < (name != 'max_window_layers')):
+        raise fields.error(f'{name} = {value!r} must be a number of layers')
+    derived = [SLIDING if SLIDES[family.sliding](fields, n) else FULL for n in range(layers)]
   if listed is None:
     return derived
   if not isinstance(listed, list) or len(listed) != layers or not all(kind in (FULL, SLIDING) for kind in listed):
@@ -250,8 +260,12 @@ def _rope(fields: _Fields, family: Family, kind: str) -> Rope:
       if set(section) - {FULL, SLIDING}:
         raise fields.error(f'{name} = {section!r} must have a section for {FULL} and for {SLIDING}')
       section = section.get(kind) or {}
+      if not isinstance(section, dict) or section.get('truncate') is False:
+        raise fields.error(f'{name}.{kind} = {section!r:.200} must be a section, without truncate = false')
     elif family.rope_per_type and kind == SLIDING:
       continue  # the older spelling scales full layers only
+    elif family.rope_per_type and ('rope_type' not in section or section.get('truncate') is False):
+      raise fields.error(f'{name} = {section!r:.200} must name a rope_type, without truncate = false, for this family')
     if section:
       found[name] = _rope_of(fields, name, section, theta)
   if len(set(found.values())) > 1:
@@ -275,15 +289,17 @@ def _rope_of(fields: _Fields, name: str, section: dict[str, Any], theta: Any) ->
   known = {field.name: field for field in dataclasses.fields(ropes.KINDS[kind_name])}
   if 'original_max_position_embeddings' in known and values.get('original_max_position_embeddings') is None:
     values['original_max_position_embeddings'] = fields['max_position_embeddings']
+  if 'truncate' in values and values['truncate'] is None:
+    raise refuse('truncate = None must be of type bool')
   values = {field: value for field, value in values.items() if value is not None or field not in known}
   for field, value in values.items():
-    if field not in known:
+    if field not in known and field not in _REFUSED_FIELDS:
       raise refuse(f'{field!r} is not a field of rope_type {kind_name!r}')
     if field == 'truncate':
       if not isinstance(value, bool):
         raise refuse(f'truncate = {value!r} must be of type bool')
-    elif not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float('inf'):
-      raise refuse(f'{field} = {value!r} must be a number above 0')
+    elif not _is_positive(value) or (field == 'original_max_position_embeddings' and value != int(value)):
+      raise refuse(f'{field} = {value!r:.80} must be a number above 0')
     else:
       values[field] = int(value) if field == 'original_max_position_embeddings' else float(value)
   missing = [field for field, spec in known.items() if field not in values and spec.default is dataclasses.MISSING]
@@ -291,7 +307,14 @@ def _rope_of(fields: _Fields, name: str, section: dict[str, Any], theta: Any) ->
     raise refuse(f'{missing[0]!r} is missing')
   if 'high_freq_factor' in values and values['high_freq_factor'] <= values['low_freq_factor']:
     raise refuse('high_freq_factor must be above low_freq_factor')
-  return ropes.KINDS[kind_name](**values)
+  rope = ropes.KINDS[kind_name](**values)
+  try:
+    usable = np.all(np.isfinite(rope.frequencies(64))) and 0 < rope.factor_on_embedding() < float('inf')
+  except (ArithmeticError, ValueError):
+    usable = False
+  if not usable:
+    raise refuse('its numbers give no frequencies')
+  return rope
 
 
 def _activation(fields: _Fields, name: str) -> str:

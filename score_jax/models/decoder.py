@@ -35,7 +35,8 @@ QKV, GATE_UP = ('q', 'k', 'v'), ('gate', 'up')
 
 def _rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Array:
   """RMS norm of the last axis in f32, times offset + scale, back in the dtype of x."""
-  x32, scale32 = x.astype(jnp.float32), scale.astype(jnp.float32)
+  # The scale as the compute dtype holds it, which is all that the sampler's copy has.
+  x32, scale32 = x.astype(jnp.float32), scale.astype(x.dtype).astype(jnp.float32)
   normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + config.norm_eps)
   scale32 = scale32 + config.norm_offset if config.norm_offset else scale32
   return (normed * scale32.reshape((1,) * (x.ndim - 1) + scale32.shape)).astype(x.dtype)
@@ -47,18 +48,26 @@ def _product(x: jax.Array, inputs: str, weight: jax.Array, outputs: str) -> jax.
 
 def _project(w: Params, name: str, x: jax.Array, inputs: str, outputs: str) -> jax.Array:
   """x W + bias + (x A) B, the last two where the tree has them; `inputs` and `outputs` are W's letters."""
-  y = _product(x, inputs, w[name], outputs)
+  return _adapted(w, name, x, inputs, outputs, _biased(w, name, _product(x, inputs, w[name], outputs)))
+
+
+def _biased(w: Params, name: str, y: jax.Array) -> jax.Array:
   bias = w.get(name + '_bias')
-  if bias is not None:
-    y = y + bias.astype(y.dtype)[None, None]
-  return _adapted(w, name, x, inputs, outputs, y)
+  return y if bias is None else y + bias.astype(y.dtype)[None, None]
+
+
+def _rounded(y: jax.Array) -> jax.Array:
+  """y as its dtype holds it: a compiler that fuses what follows may otherwise go on with more digits."""
+  kind = jnp.finfo(y.dtype)
+  return jax.lax.reduce_precision(y, kind.nexp, kind.nmant)
 
 
 def _adapted(w: Params, name: str, x: jax.Array, inputs: str, outputs: str, y: jax.Array) -> jax.Array:
-  """y + (x A) B where the tree has adapters."""
+  """y + (x A) B where the tree has adapters; rounded in both cases, so that an adapter of zeros changes no bit."""
+  y = _rounded(y)
   if name + lora.A not in w:
     return y
-  return y + _product(_product(x, inputs, w[name + lora.A], 'r'), 'r', w[name + lora.B], outputs)
+  return _rounded(y + _product(_product(x, inputs, w[name + lora.A], 'r'), 'r', w[name + lora.B], outputs))
 
 
 def _project_all(w: Params, names: tuple[str, ...], x: jax.Array, outputs: str, sizes: tuple[int, ...]) -> tuple:
@@ -66,9 +75,7 @@ def _project_all(w: Params, names: tuple[str, ...], x: jax.Array, outputs: str, 
   together = '+'.join(names)
   if together not in w:
     return tuple(_project(w, name, x, 'd', outputs) for name in names)
-  y = _product(x, 'd', w[together], outputs)
-  bias = w.get(together + '_bias')
-  y = y if bias is None else y + bias.astype(y.dtype)[None, None]
+  y = _biased(w, together, _product(x, 'd', w[together], outputs))
   ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
   parts = jnp.split(y, ends, axis=2)
   return tuple(_adapted(w, name, x, 'd', outputs, part) for name, part in zip(names, parts, strict=True))

@@ -47,10 +47,15 @@ def folder_of(path: str) -> pathlib.Path:
     DataError: it does not exist, holds no config.json, or a file of it is a link to a place elsewhere.
   """
   folder = _ASSETS / path.removeprefix(BUNDLED) if path.startswith(BUNDLED) else pathlib.Path(path)
-  if not (folder / 'config.json').is_file():
+  try:
+    found = (folder / 'config.json').is_file()
+    if found:
+      _check_links(folder)
+  except (OSError, RuntimeError) as error:  # links that lead to each other are one or the other
+    raise DataError(f'model folder {path!r:.200} can not be read: {str(error)[:200]}') from error
+  if not found:
     known = ', '.join(BUNDLED + child.name for child in sorted(_ASSETS.iterdir()) if (child / 'config.json').exists())
     raise DataError(f'model folder {path!r}: no config.json in {folder}; name an HF folder, or one of {known}')
-  _check_links(folder)
   return folder
 
 
@@ -115,7 +120,11 @@ def open_weights(folder: pathlib.Path, config: DecoderConfig) -> WeightFiles:
 def _weight_files(folder: pathlib.Path, tensors: int) -> list[pathlib.Path]:
   """The folder's safetensors files, by its index if it has one."""
   index = folder / INDEX
+  if index.exists() and (folder / _MODEL).is_file() and _MODEL not in (names := _indexed(index, tensors)):
+    raise DataError(f'{folder}: holds {_MODEL} and an index of {len(names)} other files; remove what is stale')
   names = _indexed(index, tensors) if index.exists() else [_MODEL]
+  if (folder / 'adapter_config.json').exists():
+    raise DataError(f'{folder}: holds an adapter (adapter_config.json); merge it into the model first')
   for name in names:
     if not (folder / name).is_file():
       pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
@@ -131,8 +140,9 @@ def _indexed(index: pathlib.Path, tensors: int) -> list[str]:
   if not isinstance(listed, dict) or not listed:
     raise DataError(f'{index}: not an index of weights: weight_map = {listed!r:.80} must map names to files')
   for name in listed.values():
-    if not isinstance(name, str) or pathlib.PurePath(name).name != name or not name.endswith('.safetensors'):
-      raise DataError(f'{index}: weight_map names {name!r}, which is not a safetensors file of this folder')
+    plain = isinstance(name, str) and len(name) < 256 and name.isprintable() and pathlib.PurePath(name).name == name
+    if not plain or not name.endswith('.safetensors'):
+      raise DataError(f'{index}: weight_map names {name!r:.80}, which is not a safetensors file of this folder')
   return sorted(set(listed.values()))
 
 
@@ -210,7 +220,7 @@ def _placer(weight: Weight, sizes: tuple[tuple[str, int], ...], sharding: NamedS
   def place(stack, layer, n):
     ours = weight.from_hf(layer, dict(sizes)).astype(stack.dtype)
     updated = jax.lax.dynamic_update_index_in_dim(stack, ours, n, 0) if weight.per_layer else ours
-    return updated, jnp.all(jnp.isfinite(layer))
+    return updated, jnp.all(jnp.isfinite(ours))
 
   return jax.jit(place, donate_argnums=0, out_shardings=(sharding, None))
 

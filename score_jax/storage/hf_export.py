@@ -117,15 +117,17 @@ def write_adapter(
 
 def _write_whole(out: pathlib.Path, replace: bool, fill: Callable[[pathlib.Path], None]) -> None:
   """Fills a new folder beside `out` and renames it: `out` is the old folder, or the whole new one."""
-  if out.exists() and not replace:
+  if (out.exists() or out.is_symlink()) and not replace:
     raise DataError(f'{out} exists already; choose another folder or remove it')
   # Names of our own beside the place: nobody else's folder may be removed.
   partial = out.with_name(f'.{out.name}.score_jax-partial')
   old = out.with_name(f'.{out.name}.score_jax-old')
   shutil.rmtree(partial, ignore_errors=True)
-  shutil.rmtree(old, ignore_errors=True)
+  if old.exists() and not out.exists():  # a kill between the two renames below
+    old.rename(out)
   partial.mkdir(parents=True)
   fill(partial)
+  shutil.rmtree(old, ignore_errors=True)
   if out.exists():
     out.rename(old)
   partial.rename(out)

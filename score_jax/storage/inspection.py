@@ -19,7 +19,8 @@ from score_jax.tasks.tokenizer import load_tokenizer
 
 # Bytes per parameter of what a training step holds, in f32 and bf16 as the name says.
 WEIGHTS = {'float32': 4, 'bfloat16': 2}
-FULL_TRAINING = dict(policy=4, gradient=4, adam=8, reference=2, sampling_copy=2)
+# update: gradient, Adam's direction, and the new parameters beside the old, until the step is found finite.
+FULL_TRAINING = dict(policy=4, adam=8, update=12, reference=2, sampling_copy=2)
 # Frozen weights are the policy's and the reference's at once, and the sampling copy; each adapter parameter costs as in
 # full training.
 FROZEN = dict(base=2, sampling_copy=2)
@@ -138,7 +139,7 @@ def _memory(config: DecoderConfig) -> list[tuple[str, str]]:
   lora_bytes = sum(FROZEN.values()) * total + full * adapters
   return [
     ('weights', ', '.join(f'{_size(each * total)} in {name}' for name, each in WEIGHTS.items())),
-    ('training', f'{_size(full * total)}: f32 policy, gradient and Adam, bf16 reference and sampling copy'),
+    ('training', f'{_size(full * total)}: f32 policy, Adam and update, bf16 reference and sampling copy'),
     (
       'with LoRA',
       f'{_size(lora_bytes)} at rank {_LORA.rank} on all projections ({adapters:,} trained)',

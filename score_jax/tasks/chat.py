@@ -180,7 +180,7 @@ def _generation_stops(folder: pathlib.Path) -> list[int]:
   path = folder / 'generation_config.json'
   eos = tokenizer_files.read_settings(path).get('eos_token_id')
   ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
-  if not all(type(id_) is int and id_ >= 0 for id_ in ids):
+  if not all(type(id_) is int and 0 <= id_ < 2**31 for id_ in ids):
     raise DataError(
       f'{path}: eos_token_id = {str(eos)[:60]!r} is neither a token id nor a list of them; mend or drop it'
     )

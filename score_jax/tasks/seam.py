@@ -44,7 +44,12 @@ class Opening:
 
   def ids(self, text: str) -> list[int]:
     """Token ids of a rendered text; it holds its special tokens already."""
-    return self.tokenizer(text, add_special_tokens=False)['input_ids']
+    try:
+      return self.tokenizer(text, add_special_tokens=False)['input_ids']
+    except Exception as error:  # the tokenizer's file is a program's input
+      raise DataError(
+        f'tokenizer: can not encode {text[:60]!r}: {first_line(error)}; restore tokenizer.json'
+      ) from error
 
 
 def open_with(tokenizer: Any, system: str, examples: tuple[dict[str, str], ...], date: str) -> Opening:

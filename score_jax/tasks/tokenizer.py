@@ -1,7 +1,10 @@
 """The tokenizer of an HF folder, with its chat template or another. No code of the folder is ever run."""
 
+import json
 import os
 import pathlib
+import shutil
+import tempfile
 from typing import Any
 
 from score_jax.errors import DataError
@@ -18,7 +21,8 @@ from score_jax.tasks.tokenizer_files import read_settings
 
 _BUNDLED = 'bundled:'
 _TEMPLATES = pathlib.Path(__file__).parent.parent / 'assets' / 'chat_templates'
-_VOCABULARIES = (FAST, SENTENCEPIECE, 'vocab.json', 'vocab.txt', 'tekken.json')
+_VOCABULARIES = (FAST, SENTENCEPIECE, 'vocab.json', 'vocab.txt', 'merges.txt', 'tekken.json')
+_BESIDE = ('config.json', SETTINGS, SPECIALS, ADDED, 'chat_template.jinja', 'chat_template.json')
 
 
 def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
@@ -40,9 +44,7 @@ def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
     if has_only_sentencepiece(folder):
       tokenizer = sentencepiece_bpe.from_sentencepiece(folder)
     else:
-      tokenizer = transformers.AutoTokenizer.from_pretrained(
-        str(folder), local_files_only=True, trust_remote_code=False
-      )
+      tokenizer = _from_files(folder)
   except (DataError, KeyboardInterrupt, SystemExit):
     raise
   except BaseException as error:  # the file is a program's input: tokenizers' panics are not even Exceptions
@@ -51,6 +53,24 @@ def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
       'tokenizer.json and tokenizer_config.json'
     ) from error
   tokenizer.chat_template = _named_template(chat_template) if chat_template else _own_template(folder, tokenizer)
+  return tokenizer
+
+
+def _from_files(folder: pathlib.Path) -> Any:
+  """The tokenizer of the folder's own files and nothing else: its settings may name files elsewhere."""
+  import transformers
+
+  with tempfile.TemporaryDirectory() as place:
+    for name in (*_VOCABULARIES, *_BESIDE):
+      if (folder / name).is_file():
+        shutil.copyfile(folder / name, f'{place}/{name}')
+    settings = read_settings(folder / SETTINGS)
+    own = {field: value for field, value in settings.items() if not field.endswith(('_file', '_files'))}
+    if own != settings:
+      pathlib.Path(place, SETTINGS).write_text(json.dumps(own))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+  if tokenizer is not None:
+    tokenizer.name_or_path = str(folder)
   return tokenizer
 
 

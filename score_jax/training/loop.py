@@ -176,14 +176,14 @@ def _enter(
   if visit.stage.reference == 'base':
     reference = run.base_reference
   elif step == visit.first_step:
-    reference = runs.put_params(run.mesh, run.trained, state.params, run.sampler.dtype)
+    reference = runs.put_params(run.mesh, run.trained, state.params, run.reference_dtype)
   else:
     begun = (
       checkpoints.params(visit.first_step, abstract_like(state.params))
       if visit.first_step
       else runs.initial_params(run)
     )
-    reference = runs.put_params(run.mesh, run.trained, begun, run.sampler.dtype)
+    reference = runs.put_params(run.mesh, run.trained, begun, run.reference_dtype)
   if visit.stage.optim.reset_moments and step == visit.first_step:
     state = state.replace(opt_state=runs.fresh_moments(state.params, run.optimizer, run.mesh, run.trained))
   return state, VisitData(visit, reference, offline.open_pool(run, visit.index, visit.stage))

@@ -62,6 +62,11 @@ class Run:
     """The base as a reference: without adapters, or as a model of its own."""
     return {} if self.config.lora.rank else self.base
 
+  @property
+  def reference_dtype(self) -> Any:
+    """Of a reference that is a copy of the policy: adapters stay as they are, or rounding would set the two apart."""
+    return jnp.float32 if self.config.lora.rank else self.sampler.dtype
+
   def policy(self, params: Any) -> Any:
     """The whole model of trained parameters."""
     return loras.joined(self.frozen, params, self.config.lora)
@@ -73,6 +78,16 @@ class Run:
   def to_export(self, params: Any) -> Any:
     """Trained parameters as `hf_export.write_folder` takes them."""
     return exportable(params, self.config.lora)
+
+
+def check_base(folder: RunFolder, source: pathlib.Path) -> None:
+  """Refuses to join a run's adapters with weights that they were not trained on.
+
+  Raises:
+    ConfigError: the files in `source` are not those that the run began with.
+  """
+  if folder.read_config()['identity']['model']['weights'] != run_folder.hash_files(source, ('.safetensors',)):
+    raise ConfigError(f'{folder.path} was trained on other weights than those now in {source}; restore that folder')
 
 
 def exportable(params: Any, lora: Lora) -> Any:
@@ -162,7 +177,7 @@ def open_run(config: RunConfig, workdir: str) -> Run:
     compute_dtype=sampler.dtype.name,
   )
   if config.init_from and not folder.has_begun():  # a run under way has what it took from there
-    _check_init_from(config)
+    _check_init_from(config, model_identity['weights'])
   folder.claim(configs.as_dict(config), configs.identity(config) | dict(model=model_identity))
   trained = loras.trained_table(sampler.config, config.lora)
   return Run(
@@ -191,11 +206,16 @@ def open_run(config: RunConfig, workdir: str) -> Run:
   )
 
 
-def _check_init_from(config: RunConfig) -> None:
-  """A run can start from another only where both train the same weights."""
-  theirs = RunFolder(config.init_from).read_config()['config'].get('lora')
-  ours = dataclasses.asdict(config.lora)
-  if theirs != ours:
+def _check_init_from(config: RunConfig, base: str) -> None:
+  """A run can start from another only where both train the same weights; adapters, where the base is the same."""
+  found = RunFolder(config.init_from).read_config()
+  theirs, ours = loras.Lora(**found['config']['lora']), config.lora
+  if (theirs.rank or ours.rank) and found['identity'].get('model', {}).get('weights') != base:
+    raise ConfigError(
+      f'config.init_from = {config.init_from!r} was trained on another base than config.model.path = '
+      f'{config.model.path!r}; adapters fit the base that they were trained on'
+    )
+  if theirs != ours and (theirs.rank or ours.rank):
     raise ConfigError(
       f'config.init_from = {config.init_from!r} was trained with config.lora = {theirs}, this run has {ours}; use the '
       'same, or export that run and name the folder as config.model.path'
