@@ -325,3 +325,12 @@ def test_a_kill_between_the_two_renames_loses_nothing(tied_folder, tmp_path, mon
   with pytest.raises(OSError, match='No space left'):
     hf_export.write_folder(out, tiny.random_params(config), config, source=None, dtype=F32, replace=True)
   assert tensors_of(out) == tensors_of(tied_folder)
+
+
+def test_a_weight_that_does_not_fit_the_dtype_is_named_and_nothing_is_written(tied_folder, tmp_path):
+  params = read(tied_folder)
+  params['final_norm'] = params['final_norm'].at[3].set(1e6)
+  out = tmp_path / 'out'
+  with pytest.raises(DataError, match=r'model\.norm\.weight has numbers that float16 can not hold'):
+    hf_export.write_folder(out, params, hf.read_config(tied_folder), source=tied_folder, dtype=hf.DTYPES['float16'])
+  assert not out.exists()

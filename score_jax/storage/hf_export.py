@@ -56,7 +56,7 @@ def write_folder(
     max_shard: largest weight file, e.g. '5GB'.
 
   Raises:
-    DataError: `out` exists and `replace` is not set.
+    DataError: `out` exists and `replace` is not set, or a weight does not fit the dtype.
   """
 
   def fill(folder: pathlib.Path) -> None:
@@ -173,9 +173,11 @@ def _write_weights(
     weight, n = names[name]
     to = entries[name][0]
     if '' in given[weight]:
-      return np.asarray(_taker(weight, sizes, to)(given[weight], n))
+      return _fitting(name, np.asarray(_taker(weight, sizes, to)(given[weight], n)))
     own = stored.where[name].read(name)
-    return np.asarray(_merger(weight, sizes, to)(own, given[weight], n)) if given[weight] else own.astype(to)
+    if not given[weight]:
+      return _fitting(name, own.astype(to))
+    return _fitting(name, np.asarray(_merger(weight, sizes, to)(own, given[weight], n)))
 
   split = huggingface_hub.split_state_dict_into_shards_factory(
     entries,
@@ -188,6 +190,13 @@ def _write_weights(
   if split.is_sharded:
     index = dict(metadata=split.metadata, weight_map=split.tensor_to_filename)
     (folder / INDEX).write_text(json.dumps(index, indent=2) + '\n')
+
+
+def _fitting(name: str, array: np.ndarray) -> np.ndarray:
+  """The array, if its dtype can hold it: float16 ends at 65,504."""
+  if not np.all(np.isfinite(array)):
+    raise DataError(f'weight {name} has numbers that {array.dtype} can not hold; export in another dtype')
+  return array
 
 
 @functools.lru_cache(maxsize=256)
