@@ -241,6 +241,7 @@ def test_sliding_layers_of_qwen_are_the_late_ones_or_those_listed():
     ),
     ('Qwen2.5-0.5B', dict(rope_scaling=dict(type='linear')), "rope_scaling = .*'factor' is missing"),
     ('Qwen2.5-0.5B', dict(rope_scaling=dict(type='linear', factor=2, beta=1)), "'beta' is not a field of rope_type"),
+    ('Qwen2.5-0.5B', dict(rope_scaling=dict(type='linear', factor=2, auto_map=1)), "'auto_map' is not a field"),
     ('Qwen2.5-0.5B', dict(rope_scaling=7), 'rope_scaling = 7 must be a section'),
     ('Qwen2.5-0.5B', dict(rope_parameters=dict(partial_rotary_factor=0.5)), 'partial_rotary_factor must be 1'),
     ('Qwen2.5-0.5B', dict(rope_parameters={FULL: dict(rope_theta=1e6)}), "'full_attention' is not a field"),

@@ -293,7 +293,7 @@ def _rope_of(fields: _Fields, name: str, section: dict[str, Any], theta: Any) ->
     raise refuse('truncate = None must be of type bool')
   values = {field: value for field, value in values.items() if value is not None or field not in known}
   for field, value in values.items():
-    if field not in known and field not in _REFUSED_FIELDS:
+    if field not in known:
       raise refuse(f'{field!r} is not a field of rope_type {kind_name!r}')
     if field == 'truncate':
       if not isinstance(value, bool):
