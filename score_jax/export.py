@@ -50,7 +50,7 @@ def main() -> None:
     tokenizer = load_tokenizer(source, template)
     hf_export.write_folder(
       out,
-      run.exportable(params, lora),
+      loras.scaled(params, lora),
       decoder,
       source=source,
       tokenizer=tokenizer if tokenizer_files.has_only_sentencepiece(source) else None,

@@ -120,7 +120,9 @@ def test_every_adapter_matters_to_the_logits_and_to_the_gradient(base, adapters)
     return jnp.sum(jnp.square(logits(loras.joined(base, trained, ALL))))
 
   grad = jax.jit(jax.grad(total))(adapters)
-  assert set(grad['layers']) == {name + end for name in ('q', 'k', 'v', 'o', 'gate', 'up', 'down') for end in loras.A_B}
+  assert set(grad['layers']) == {
+    name + end for name in ('q', 'k', 'v', 'o', 'gate', 'up', 'down') for end in (loras.A, loras.B)
+  }
   assert all(np.all(np.any(np.asarray(leaf), axis=tuple(range(1, leaf.ndim)))) for leaf in jax.tree.leaves(grad))
 
 

@@ -19,7 +19,7 @@ from score_jax.models import weights
 from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes
 from score_jax.storage import hf
-from score_jax.storage import tensor_files
+from score_jax.storage import hf_export
 
 
 def measure(shape: str, folder: pathlib.Path, dtype: str) -> dict[str, Any]:
@@ -65,30 +65,19 @@ def _load_libraries(settings: dict[str, Any], mesh: Mesh, dtype: str) -> None:
     jax.block_until_ready(hf.read_params(folder, hf.read_config(folder), mesh, np.dtype(dtype)))
 
 
-def write_random_folder(settings: dict[str, Any], folder: pathlib.Path, max_shard: int = 1_000_000_000) -> None:
-  """An HF folder with random bf16 weights for a config.json, in files of about `max_shard` bytes; no tokenizer."""
-  config = config_json.from_hf(settings)
-  table = weights.weight_table(config)
-  bf16 = hf.DTYPES['bfloat16']
-  entries = {name: (bf16, weight.hf_shape(table.sizes)) for weight in table.weights for name in table.hf_names(weight)}
-  files: list[dict[str, Any]] = [{}]
-  for name, entry in entries.items():
-    if files[-1] and sum(2 * np.prod(shape_) for _, shape_ in files[-1].values()) >= max_shard:
-      files.append({})
-    files[-1][name] = entry
-  folder.mkdir(parents=True)
+def write_random_folder(settings: dict[str, Any], folder: pathlib.Path) -> None:
+  """An HF folder with random bf16 weights for a config.json, in files of at most 1 GB; no tokenizer."""
+  table = weights.weight_table(config_json.from_hf(settings))
+  entries = {name: (hf.DTYPES['bfloat16'], shape) for name, shape in table.hf_shapes().items()}
   rng = np.random.default_rng(0)
-  where = {}
-  for i, held in enumerate(files):
-    path = folder / f'model-{i + 1:05}-of-{len(files):05}.safetensors'
-    tensor_files.write_file(path, held, lambda name: _random(rng, entries[name][1]).astype(bf16))
-    where |= dict.fromkeys(held, path.name)
-  (folder / 'model.safetensors.index.json').write_text(json.dumps(dict(metadata={}, weight_map=where)))
+
+  def array_of(name: str) -> np.ndarray:
+    dtype, shape = entries[name]
+    return (0.02 * rng.standard_normal(shape, np.float32)).astype(dtype)
+
+  folder.mkdir(parents=True)
   (folder / 'config.json').write_text(json.dumps(settings))
-
-
-def _random(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-  return 0.02 * rng.standard_normal(shape, np.float32)
+  hf_export.write_shards(folder, entries, array_of, '1GB')
 
 
 def _status(field: str) -> int:

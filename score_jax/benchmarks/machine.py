@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import functools
-import statistics
 import time
 from typing import Any
 
@@ -40,10 +39,3 @@ def copy_rate(megabytes: int = 1024) -> float:
   x = jnp.ones((elements,), jnp.float32)
   copies = [jax.jit(copy) for copy in (lambda x: x + 1, lambda x: -x, lambda x: jnp.flip(x))]
   return 2 * x.nbytes / min(min(timed(functools.partial(copy, x), 5)) for copy in copies)
-
-
-def matmul_rate(size: int = 8192, dtype: Any = jnp.bfloat16) -> float:
-  """FLOPs per second of a square matrix product on one device."""
-  x = jnp.ones((size, size), dtype)
-  product = jax.jit(lambda a, b: jnp.dot(a, b, preferred_element_type=jnp.float32).astype(dtype))
-  return 2 * size**3 / statistics.median(timed(lambda: product(x, x), 5))

@@ -8,7 +8,7 @@ from score_jax.models.families import DecoderConfig
 from score_jax.models.rope import Rope
 
 # Large and finite: a query that sees no key (padding) then averages, and never makes a NaN.
-_HIDDEN = -1e30
+HIDDEN = -1e30
 
 
 @struct.dataclass
@@ -100,6 +100,6 @@ def attend(
   q_BTKMC = q_BTHC.reshape(B, T, K, H // K, C)  # M: query heads per key/value head
   k_BSKC, v_BSKC = k_BSKC.astype(q_BTHC.dtype), v_BSKC.astype(q_BTHC.dtype)
   scores = jnp.einsum('btkmc,bskc->bkmts', q_BTKMC, k_BSKC, preferred_element_type=jnp.float32) * scale
-  scores = jnp.where(visible_BTS[:, None, None], softcapped(scores, softcap), _HIDDEN)
+  scores = jnp.where(visible_BTS[:, None, None], softcapped(scores, softcap), HIDDEN)
   weights = jax.nn.softmax(scores, axis=-1).astype(q_BTHC.dtype)
   return jnp.einsum('bkmts,bskc->btkmc', weights, v_BSKC).reshape(B, T, H, C)

@@ -10,14 +10,14 @@ import math
 
 import jax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as triton
+from jax.experimental.pallas import triton
 import jax.numpy as jnp
 
+from score_jax.models import attention
 from score_jax.models.families import DecoderConfig
 
 _BLOCK = 64  # slots at a time
 _QUERIES = 16  # rows of the smallest matrix product there is
-_HIDDEN = -1e30
 _ENOUGH = 512  # programs that keep a large GPU busy
 
 
@@ -116,10 +116,8 @@ def _kernel(q_ref, k_ref, v_ref, first_ref, slot_ref, out_ref, most_ref, total_r
     live = (at >= first) & (at < last)
     k = triton.load(k_ref.at[here, :], mask=live[:, None], other=0.0)
     v = triton.load(v_ref.at[here, :], mask=live[:, None], other=0.0)
-    score = triton.dot(q, k.T) * scale
-    if softcap:
-      score = softcap * jnp.tanh(score / softcap)
-    score = jnp.where(live[None, :], score, _HIDDEN)
+    score = attention.softcapped(triton.dot(q, k.T) * scale, softcap)
+    score = jnp.where(live[None, :], score, attention.HIDDEN)
     most_new = jnp.maximum(most, jnp.max(score, axis=-1))
     weight = jnp.exp(score - most_new[:, None])
     shrink = jnp.exp(most - most_new)
@@ -128,7 +126,7 @@ def _kernel(q_ref, k_ref, v_ref, first_ref, slot_ref, out_ref, most_ref, total_r
 
   empty = (
     jnp.zeros(q.shape, jnp.float32),
-    jnp.full((_QUERIES,), _HIDDEN, jnp.float32),
+    jnp.full((_QUERIES,), attention.HIDDEN, jnp.float32),
     jnp.zeros((_QUERIES,), jnp.float32),
   )
   out, most, total = jax.lax.fori_loop(begin, end, body, empty)

@@ -20,14 +20,12 @@ from score_jax.models.families import DecoderConfig
 
 Params = dict[str, Any]
 
-
 # Names of config.json -> functions; `families.ACTIVATIONS` lists them.
 _ACTIVATIONS = {
   'silu': jax.nn.silu,
   'gelu': functools.partial(jax.nn.gelu, approximate=False),
   'gelu_pytorch_tanh': functools.partial(jax.nn.gelu, approximate=True),
 }
-
 
 # Projections of one input, which decoding may hold side by side.
 QKV, GATE_UP = ('q', 'k', 'v'), ('gate', 'up')

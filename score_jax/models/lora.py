@@ -16,7 +16,7 @@ from score_jax.models.families import DecoderConfig
 from score_jax.models.weights import Weight
 from score_jax.models.weights import WeightTable
 
-A, B = A_B = ('_lora_a', '_lora_b')  # endings of the adapters' names in the tree
+A, B = '_lora_a', '_lora_b'  # endings of the adapters' names in the tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,9 @@ def joined(frozen: dict[str, Any], trained: dict[str, Any], lora: Lora) -> dict[
 
 
 def scaled(trained: dict[str, Any], lora: Lora) -> dict[str, Any]:
-  """The adapters as a policy's tree has them: B carries alpha / R."""
+  """The trained weights as a policy's tree has them: the whole model as it is; of adapters, B carries alpha / R."""
+  if not lora.rank:
+    return trained
   return {
     section: {name: leaf * lora.scale if name.endswith(B) else leaf for name, leaf in leaves.items()}
     for section, leaves in trained.items()

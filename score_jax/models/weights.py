@@ -104,6 +104,14 @@ class WeightTable:
     """The HF names of a weight, one per layer if it has one per layer."""
     return [weight.hf_name.format(n=n) for n in range(self.sizes['N'])] if weight.per_layer else [weight.hf_name]
 
+  def by_hf_name(self) -> dict[str, tuple[Weight, int]]:
+    """HF name -> its weight and layer (0 where there is one for all)."""
+    return {name: (weight, n) for weight in self.weights for n, name in enumerate(self.hf_names(weight))}
+
+  def hf_shapes(self) -> dict[str, tuple[int, ...]]:
+    """HF name -> shape in the file."""
+    return {name: weight.hf_shape(self.sizes) for name, (weight, _) in self.by_hf_name().items()}
+
   def parameters(self) -> int:
     """Number of parameters."""
     return sum(math.prod(weight.shape(self.sizes)) for weight in self.weights)

@@ -95,7 +95,7 @@ def open_weights(folder: pathlib.Path, config: DecoderConfig) -> WeightFiles:
     DataError: a file is missing, broken or no safetensors file, or a weight is missing, unknown, doubled or mis-shaped.
   """
   table = weights.weight_table(config)
-  shapes = {name: weight.hf_shape(table.sizes) for weight in table.weights for name in table.hf_names(weight)}
+  shapes = table.hf_shapes()
   where: dict[str, TensorFile] = {}
   for path in _weight_files(folder, len(shapes)):
     file = tensor_files.open_file(path, max_tensors=len(shapes) + config.layers + 1)

@@ -88,7 +88,7 @@ def write_adapter(
     base: the folder that they were trained on.
   """
   table = loras.adapter_table(config, lora)
-  names = {name: (weight, n) for weight in table.weights for n, name in enumerate(table.hf_names(weight))}
+  names = table.by_hf_name()
   settings = dict(
     peft_type='LORA',
     task_type='CAUSAL_LM',
@@ -109,7 +109,7 @@ def write_adapter(
 
   def fill(folder: pathlib.Path) -> None:
     (folder / 'adapter_config.json').write_text(json.dumps(settings, indent=2) + '\n')
-    entries = {name: (DTYPES['float32'], weight.hf_shape(table.sizes)) for name, (weight, _) in names.items()}
+    entries = {name: (DTYPES['float32'], shape) for name, shape in table.hf_shapes().items()}
     tensor_files.write_file(folder / 'adapter_model.safetensors', entries, array_of)
 
   _write_whole(out, False, fill)
@@ -157,15 +157,13 @@ def _write_weights(
   dtype: np.dtype | dict[str, np.dtype],
   max_shard: str,
 ) -> None:
-  """Writes the weight files, one tensor at a time, and their index if they are several."""
+  """Writes a policy's weights, one tensor at a time."""
   table = weights.weight_table(config)
   sizes = tuple(table.sizes.items())
-  names = {name: (weight, n) for weight in table.weights for n, name in enumerate(table.hf_names(weight))}
+  names = table.by_hf_name()
   entries = {
-    name: (dtype if isinstance(dtype, np.dtype) else dtype[name], weight.hf_shape(table.sizes))
-    for name, (weight, _) in names.items()
+    name: (dtype if isinstance(dtype, np.dtype) else dtype[name], shape) for name, shape in table.hf_shapes().items()
   }
-
   given = {weight: loras.leaves_of(params, weight) for weight in table.weights}
   stored = open_weights(source, config) if source and any('' not in leaves for leaves in given.values()) else None
 
@@ -179,6 +177,23 @@ def _write_weights(
       return _fitting(name, own.astype(to))
     return _fitting(name, np.asarray(_merger(weight, sizes, to)(own, given[weight], n)))
 
+  write_shards(folder, entries, array_of, max_shard)
+
+
+def write_shards(
+  folder: pathlib.Path,
+  entries: dict[str, tuple[np.dtype, tuple[int, ...]]],
+  array_of: Callable[[str], np.ndarray],
+  max_shard: str,
+) -> None:
+  """Writes weight files of at most `max_shard` ('5GB'), and their index if they are several.
+
+  Args:
+    folder: where.
+    entries: dtype and shape of every tensor, by HF name.
+    array_of: gives a tensor by its name, and is asked once for each.
+    max_shard: a tensor larger than this has a file of its own.
+  """
   split = huggingface_hub.split_state_dict_into_shards_factory(
     entries,
     get_storage_size=lambda entry: entry[0].itemsize * int(np.prod(entry[1], dtype=np.int64)),

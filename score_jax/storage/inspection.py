@@ -4,8 +4,6 @@ from collections.abc import Callable
 import dataclasses
 import pathlib
 
-import numpy as np
-
 from score_jax.errors import DataError
 from score_jax.models import families
 from score_jax.models import lora as loras
@@ -121,11 +119,7 @@ def _stored(folder: pathlib.Path, config: DecoderConfig) -> list[tuple[str, str]
   stored = hf.open_weights(folder, config)
   dtypes = stored.dtypes()
   counts = {dtype.name: list(dtypes.values()).count(dtype) for dtype in sorted(set(dtypes.values()), key=str)}
-  size = sum(
-    entry.dtype.itemsize * int(np.prod(entry.shape, dtype=np.int64))
-    for name, file in stored.where.items()
-    for entry in [file.entries[name]]
-  )
+  size = sum(file.entries[name].nbytes for name, file in stored.where.items())
   named = ', '.join(f'{count} in {name}' for name, count in counts.items())
   paths = {file.path for file in stored.where.values()}
   return [('stored', f'{named}; {_size(size)} in {len(paths)} file{"s" * (len(paths) > 1)}')]

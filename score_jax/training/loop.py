@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax.errors import NumericsError
+from score_jax.models import lora as loras
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import metrics
 from score_jax.reporting import terminal
@@ -244,7 +245,7 @@ def _finish(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Pro
   run.folder.write_eval(results)
   hf_export.write_folder(
     run.folder.hf,
-    run.to_export(params['final']),
+    loras.scaled(params['final'], run.config.lora),
     run.decoder,
     source=run.model_folder,
     tokenizer=run.sampler.chat.tokenizer if has_only_sentencepiece(run.model_folder) else None,

@@ -75,10 +75,6 @@ class Run:
     """The base as a policy's tree: with adapters that add nothing, so that sampling needs no program of its own."""
     return self.policy(fresh_adapters(self)) if self.config.lora.rank else self.base
 
-  def to_export(self, params: Any) -> Any:
-    """Trained parameters as `hf_export.write_folder` takes them."""
-    return exportable(params, self.config.lora)
-
 
 def check_base(folder: RunFolder, source: pathlib.Path) -> None:
   """Refuses to join a run's adapters with weights that they were not trained on.
@@ -88,11 +84,6 @@ def check_base(folder: RunFolder, source: pathlib.Path) -> None:
   """
   if folder.read_config()['identity']['model']['weights'] != run_folder.hash_files(source, ('.safetensors',)):
     raise ConfigError(f'{folder.path} was trained on other weights than those now in {source}; restore that folder')
-
-
-def exportable(params: Any, lora: Lora) -> Any:
-  """Trained parameters as `hf_export.write_folder` takes them: all weights, or scaled adapters."""
-  return loras.scaled(params, lora) if lora.rank else params
 
 
 def compute_dtype(name: str) -> Any:
