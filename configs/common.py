@@ -17,8 +17,8 @@ def get_config() -> ConfigDict:
   config.model = ConfigDict()
   config.model.path = 'bundled:countdown_base'  # any HF folder; 'bundled:NAME' is a model shipped in score_jax/assets
   config.model.dtype = 'auto'  # compute dtype: 'float32', 'bfloat16', 'auto' (bfloat16 on accelerators). Weights: f32
-  config.model.remat = False  # recompute layers in the backward pass: less memory, about a third more compute
-  config.model.logp_chunk = 512  # positions whose logits [B, chunk, V] exist at a time
+  config.model.remat = 'none'  # what the backward pass repeats: 'none'; 'dots', all but products; 'full', whole layers
+  config.model.logits_mb = 1024.0  # MB of f32 logits that exist at a time, on each device
 
   config.lora = ConfigDict()  # train low-rank adapters beside a frozen model, which then is the reference as well
   config.lora.rank = 0  # R; 0: no adapters, all weights are trained
@@ -48,6 +48,9 @@ def get_config() -> ConfigDict:
   config.batch.problems = 64  # problems a step
   config.batch.samples = 8  # G: conversations a problem, 2 or more
   config.batch.micro_batches = 1  # parts of whole problems whose gradients are added; lowers memory
+  config.batch.pack = (
+    False  # conversations end to end in the update, without padding; one program per sixteenth of fill
+  )
 
   config.sampling = ConfigDict()
   config.sampling.prompt_tokens = 10  # slots for the prompt; a longer one is an error

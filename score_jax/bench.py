@@ -2,6 +2,7 @@
 
 import     host memory and seconds of reading an HF folder of that shape into device arrays (Linux; --folder)
 rollout    tokens per second of the compiled rollout with random weights (--rows, --prompt, --attempts, --instruction)
+update     seconds, share of the matmul rate and memory of the compiled update (--rows, --slots, --remat, ...)
 """
 
 import json
@@ -19,7 +20,17 @@ _ROWS = flags.DEFINE_integer('rows', 64, 'rollout: conversations at a time', low
 _PROMPT = flags.DEFINE_integer('prompt', 256, 'rollout: tokens of a prompt', lower_bound=1)
 _ATTEMPTS = flags.DEFINE_list('attempts', ['512'], 'rollout: sampled tokens of each attempt, e.g. 512,512')
 _INSTRUCTION = flags.DEFINE_integer('instruction', 64, 'rollout: tokens fed between attempts', lower_bound=1)
-_REPEATS = flags.DEFINE_integer('repeats', 3, 'rollout: the median of so many is given', lower_bound=1)
+_SLOTS = flags.DEFINE_integer('slots', 2048, 'update: slots of a row', lower_bound=2)
+_MEAN_LENGTH = flags.DEFINE_integer('mean_length', 0, 'of geometric lengths; 0: all rows are full', lower_bound=0)
+_PACK = flags.DEFINE_bool('pack', False, 'update: rows end to end, without padding')
+_MICRO_BATCHES = flags.DEFINE_integer('micro_batches', 1, 'update: parts of the batch', lower_bound=1)
+_REMAT = flags.DEFINE_enum('remat', 'dots', ['none', 'dots', 'full'], 'update: config.model.remat')
+_LOGITS_MB = flags.DEFINE_float('logits_mb', 1024, 'update: config.model.logits_mb', lower_bound=1)
+_ATTEMPT_NORMS = flags.DEFINE_bool('attempt_norms', False, 'update: config.loss.attempt_gradient_norms')
+_LAYERS = flags.DEFINE_integer('layers', 0, "update: instead of the shape's own", lower_bound=0)
+_VOCAB = flags.DEFINE_integer('vocab', 0, "update: instead of the shape's own", lower_bound=0)
+_MESH = flags.DEFINE_list('mesh', ['-1', '1', '1'], 'data,fsdp,tensor')
+_REPEATS = flags.DEFINE_integer('repeats', 3, 'rollout, update: the median of so many is given', lower_bound=1)
 
 
 def main(name: str) -> None:
@@ -27,7 +38,7 @@ def main(name: str) -> None:
 
   if _SHAPE.value not in SHAPES:
     raise ConfigError(f'--shape={_SHAPE.value} is unknown; use one of {", ".join(SHAPES)}')
-  benches = {'import': _import, 'rollout': _rollout}
+  benches = {'import': _import, 'rollout': _rollout, 'update': _update}
   if name not in benches:
     raise ConfigError(f'benchmark {name!r} is unknown; there are: {", ".join(benches)}')
   print(json.dumps(benches[name]()))
@@ -52,6 +63,37 @@ def _rollout() -> dict:
       _SHAPE.value, _ROWS.value, _PROMPT.value, budgets, _INSTRUCTION.value, _DTYPE.value, _REPEATS.value
     )
   )
+
+
+def _update() -> dict:
+  from score_jax.benchmarks import updates
+
+  return updates.measure(
+    updates.Setting(
+      shape=_SHAPE.value,
+      layers=_LAYERS.value,
+      vocab=_VOCAB.value,
+      rows=_ROWS.value,
+      slots=_SLOTS.value,
+      mean_length=_MEAN_LENGTH.value,
+      pack=_PACK.value,
+      micro_batches=_MICRO_BATCHES.value,
+      remat=_REMAT.value,
+      logits_mb=_LOGITS_MB.value,
+      attempt_gradient_norms=_ATTEMPT_NORMS.value,
+      dtype=_DTYPE.value,
+      mesh=_mesh(),
+      repeats=_REPEATS.value,
+    )
+  )
+
+
+def _mesh() -> tuple[int, int, int]:
+  try:
+    data, fsdp, tensor = map(int, _MESH.value)
+  except ValueError as error:
+    raise ConfigError(f'--mesh={",".join(_MESH.value)} must be three numbers: data,fsdp,tensor') from error
+  return data, fsdp, tensor
 
 
 if __name__ == '__main__':

@@ -21,14 +21,15 @@ from score_jax.types import StageOptim
 
 MODES = ('score', 'pretrain')
 DTYPES = ('auto', 'float32', 'bfloat16')
+REMATS = ('none', 'dots', 'full')  # names of models.decoder.REMATS
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
   path: str
   dtype: str
-  remat: bool
-  logp_chunk: int
+  remat: str
+  logits_mb: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,7 @@ class BatchConfig:
   problems: int
   samples: int
   micro_batches: int
+  pack: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,6 +243,8 @@ def _check(run: RunConfig) -> None:
   """Checks of single values, then between fields."""
   _one_of('config.mode', run.mode, MODES)
   _one_of('config.model.dtype', run.model.dtype, DTYPES)
+  _one_of('config.model.remat', run.model.remat, REMATS)
+  _require(run.model.logits_mb > 0, f'config.model.logits_mb = {run.model.logits_mb} must be above 0')
   _one_of('config.loss.kl_form', run.loss.kl_form, KL_FORMS)
   _one_of('config.optim.schedule', run.optim.schedule, SCHEDULES)
   _check_numbers(run)
@@ -268,7 +272,6 @@ def _check_numbers(run: RunConfig) -> None:
     ('batch.problems', run.batch.problems),
     ('batch.micro_batches', run.batch.micro_batches),
     ('sampling.prompt_tokens', run.sampling.prompt_tokens),
-    ('model.logp_chunk', run.model.logp_chunk),
     ('offline_pool', run.offline_pool),
     ('optim.max_rejected_in_a_row', run.optim.max_rejected_in_a_row),
     ('checkpoint.every', run.checkpoint.every),

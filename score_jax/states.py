@@ -23,14 +23,15 @@ class Rollout:
 
 @struct.dataclass
 class Batch:
-  """All that an update may see of a step."""
+  """All that an update may see of a step. Rows are left-aligned (`training.batches`)."""
 
   tokens: jax.Array  # i32 [B, L]
   attempt: jax.Array  # i8 [B, L]  as in Rollout
   sampler_logp: jax.Array  # f32 [B, L]
-  start: jax.Array  # i32 [B]
-  verdict: jax.Array  # i8 [B, A]  types.Verdict
+  length: jax.Array  # i32 [B]  tokens of a row; padding stands after them
+  verdict: jax.Array | None  # i8 [B, A]  types.Verdict; None: not graded yet
   trained: jax.Array  # bool [B, A]  False: an offline first attempt, context only
+  ref_logp: jax.Array | None = None  # f32 [B, L]  under the reference; None: not scored yet, or scored by the update
 
 
 @struct.dataclass

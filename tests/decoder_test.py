@@ -11,6 +11,8 @@ import tiny
 from score_jax.models import attention
 from score_jax.models import decode_attention
 from score_jax.models import decoder
+from score_jax.models import scoring
+from score_jax.models.rows import left_padded
 from score_jax.storage import hf_export
 
 VARIANTS = {
@@ -24,10 +26,12 @@ START = np.array([0, 3, 6], np.int32)
 
 
 @functools.partial(jax.jit, static_argnames=('config', 'chunk', 'remat'))
-def logps_and_logits(params, tokens, start, *, config, chunk=512, remat=False):
+def logps_and_logits(params, tokens, start, *, config, chunk=512, remat='none'):
   """token_logps, and whole logits from the public hidden states."""
-  logp = decoder.token_logps(params, config, tokens, start, dtype=jnp.float32, chunk=chunk, remat=remat)
-  hidden = decoder.hidden_states(params, config, tokens, start, dtype=jnp.float32, remat=False)
+  logp = scoring.token_logps(
+    params, config, tokens, left_padded(start, tokens.shape[1]), dtype=jnp.float32, chunk=chunk, remat=remat
+  )
+  hidden = decoder.hidden_states(params, config, tokens, left_padded(start, tokens.shape[1]), dtype=jnp.float32)
   return logp, jnp.einsum('bld,vd->blv', hidden, params.get('head', params['embed']))
 
 
@@ -36,7 +40,9 @@ def weighted_gradient(params, tokens, start, weight, *, config, chunk, remat):
   """Values of token_logps, and the gradient of their weighted sum."""
 
   def weighted(params):
-    logp = decoder.token_logps(params, config, tokens, start, dtype=jnp.float32, chunk=chunk, remat=remat)
+    logp = scoring.token_logps(
+      params, config, tokens, left_padded(start, tokens.shape[1]), dtype=jnp.float32, chunk=chunk, remat=remat
+    )
     return jnp.sum(logp * weight), logp
 
   (_, logp), grad = jax.value_and_grad(weighted, has_aux=True)(params)
@@ -70,7 +76,7 @@ def base():
   params, rows = tiny.random_params(config, seed=2), random_rows(config, seed=2)
   weight = np.random.default_rng(2).normal(size=(B, L)).astype(np.float32)
   weight[np.arange(L)[None] <= START[:, None]] = 0
-  plain = weighted_gradient(params, rows, START, weight, config=config, chunk=512, remat=False)
+  plain = weighted_gradient(params, rows, START, weight, config=config, chunk=512, remat='none')
   return config, params, rows, weight, *plain
 
 
@@ -125,7 +131,7 @@ def test_padding_does_not_reach_a_row(variant):
 
 def test_chunks_and_recomputation_change_neither_values_nor_gradients(base):
   config, params, rows, weight, logp, grad = base
-  got_logp, got_grad = weighted_gradient(params, rows, START, weight, config=config, chunk=4, remat=True)
+  got_logp, got_grad = weighted_gradient(params, rows, START, weight, config=config, chunk=4, remat='full')
   np.testing.assert_allclose(got_logp, logp, atol=2e-6)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), got_grad, grad)
 
@@ -133,8 +139,8 @@ def test_chunks_and_recomputation_change_neither_values_nor_gradients(base):
 def test_exact_kl_equals_a_sum_over_the_whole_vocabulary(base):
   config, params, rows, *_ = base
   reference = tiny.random_params(config, seed=3)
-  scores = jax.jit(functools.partial(decoder.token_logps_and_kl, dtype=jnp.float32, chunk=4), static_argnums=2)
-  logp, ref_logp, kl = scores(params, reference, config, rows, START)
+  scores = jax.jit(functools.partial(scoring.token_logps_and_kl, dtype=jnp.float32, chunk=4), static_argnums=2)
+  logp, ref_logp, kl = scores(params, reference, config, rows, left_padded(START, rows.shape[1]))
   expected_logp, logits = logps_and_logits(params, rows, START, config=config)
   expected_ref_logp, ref_logits = logps_and_logits(reference, rows, START, config=config)
   policy, ref = log_softmax(logits), log_softmax(ref_logits)
@@ -148,7 +154,9 @@ def test_exact_kl_gives_the_reference_no_gradient(base):
   config, params, rows, *_ = base
 
   def total(reference):
-    scores = decoder.token_logps_and_kl(params, reference, config, rows, START, dtype=jnp.float32)
+    scores = scoring.token_logps_and_kl(
+      params, reference, config, rows, left_padded(START, rows.shape[1]), dtype=jnp.float32
+    )
     return sum(map(jnp.sum, scores))
 
   grad = jax.jit(jax.grad(total))(tiny.random_params(config, seed=3))

@@ -13,6 +13,8 @@ import tiny
 from score_jax.models import config_json
 from score_jax.models import decoder
 from score_jax.models import families
+from score_jax.models import scoring
+from score_jax.models.rows import left_padded
 from score_jax.sampling import rollout as rollouts
 from score_jax.sampling.rollout import RolloutSpec
 from score_jax.storage import hf
@@ -123,9 +125,10 @@ def expected_logits(model, ids):
 
 @functools.partial(jax.jit, static_argnames='config')
 def logits_and_logps(params, tokens, start, *, config):
-  hidden = decoder.hidden_states(params, config, tokens, start, dtype=jnp.float32, remat=False)
-  return decoder._logits(params, config, hidden), decoder.token_logps(
-    params, config, tokens, start, dtype=jnp.float32, chunk=7
+  rows = left_padded(start, tokens.shape[1])
+  hidden = decoder.hidden_states(params, config, tokens, rows, dtype=jnp.float32)
+  return decoder.logits(hidden, decoder.head(params, jnp.float32), config), scoring.token_logps(
+    params, config, tokens, rows, dtype=jnp.float32, chunk=7
   )
 
 

@@ -14,8 +14,10 @@ from score_jax import config as configs
 from score_jax.models import config_json
 from score_jax.models import decoder
 from score_jax.models import lora as loras
+from score_jax.models import scoring
 from score_jax.models import weights
 from score_jax.models.lora import Lora
+from score_jax.models.rows import left_padded
 from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes
 from score_jax.states import Batch
@@ -35,8 +37,8 @@ START = np.array([0, 3, 6], np.int32)
 
 @functools.partial(jax.jit, static_argnames='config')
 def logits(params, *, config=CONFIG):
-  hidden = decoder.hidden_states(params, config, ROWS, START, dtype=jnp.float32, remat=False)
-  return decoder._logits(params, config, hidden)
+  hidden = decoder.hidden_states(params, config, ROWS, left_padded(START, ROWS.shape[1]), dtype=jnp.float32)
+  return decoder.logits(hidden, decoder.head(params, jnp.float32), config)
 
 
 @pytest.fixture(scope='module')
@@ -74,7 +76,7 @@ def test_fresh_adapters_change_nothing_in_any_family(name, dtype):
 
   @jax.jit
   def whole_and_cached(params):
-    logps = decoder.token_logps(params, config, tokens, start, dtype=dtype)
+    logps = scoring.token_logps(params, config, tokens, left_padded(start, tokens.shape[1]), dtype=dtype)
     laid_out = decoder.for_decoding(jax.tree.map(lambda x: x.astype(dtype), params), config, together=True)
     first, cache = decoder.prefill(laid_out, config, tokens[:, :9], start, 10, dtype=dtype)
     return logps, first, decoder.decode_step(laid_out, config, tokens[:, 9], jnp.int32(9), cache)[0]
@@ -211,9 +213,10 @@ def compiled_update(config, lora):
     tokens=array((4, 8), jnp.int32),
     attempt=array((4, 8), jnp.int8),
     sampler_logp=array((4, 8), jnp.float32),
-    start=array((4,), jnp.int32),
+    length=array((4,), jnp.int32),
     verdict=array((4, 2), jnp.int8),
     trained=array((4, 2), jnp.bool_),
+    ref_logp=array((4, 8), jnp.float32),
   )
   pair, one = array((2,), jnp.float32), array((), jnp.float32)
   values = StageValues(pays=pair, bonus=pair, kl=pair, gamma=one, learning_rate=one)
@@ -224,8 +227,8 @@ def compiled_update(config, lora):
     micro_batches=1,
     kl_form='k1_togo',
     importance_cap=0.0,
-    remat=True,
-    chunk=64,
+    remat='full',
+    logits_mb=1.0,
     attempt_gradient_norms=False,
     lora=lora,
   )

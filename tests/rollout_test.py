@@ -8,7 +8,9 @@ import pytest
 import tiny
 
 from score_jax.models import decoder
+from score_jax.models import scoring
 from score_jax.models import weights as weight_tables
+from score_jax.models.rows import left_padded
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import rollout as rollouts
 from score_jax.sampling.rollout import RolloutSpec
@@ -131,7 +133,7 @@ def converse(ids, spec, uniform_L, given=()):
 @functools.cache
 def _hidden():
   return jax.jit(
-    functools.partial(decoder.hidden_states, config=config(), dtype=np.dtype('float32'), remat=False),
+    functools.partial(decoder.hidden_states, config=config(), dtype=np.dtype('float32')),
   )
 
 
@@ -140,7 +142,9 @@ def log_probabilities(rows_ids):
   tokens = np.zeros((ROWS, LONGEST), np.int32)
   for row, ids in rows_ids.items():
     tokens[row, : len(ids)] = ids
-  hidden = np.asarray(_hidden()(params(), tokens_BL=tokens, start_B=np.zeros(ROWS, np.int32)), np.float64)
+  hidden = np.asarray(
+    _hidden()(params(), tokens_XT=tokens, rows=left_padded(np.zeros(ROWS, np.int32), LONGEST)), np.float64
+  )
   out = {}
   for row, ids in rows_ids.items():
     logits = hidden[row, len(ids) - 1] @ np.asarray(params()['head'], np.float64).T
@@ -188,8 +192,8 @@ def test_rows_equal_a_plain_python_sampler(spec):
 
 def test_sampled_logp_is_the_teacher_forced_one_and_zero_elsewhere():
   out = base()
-  scores = jax.jit(functools.partial(decoder.token_logps, config=config(), dtype=np.dtype('float32')))(
-    params(), tokens_BL=out.tokens, start_B=out.start
+  scores = jax.jit(functools.partial(scoring.token_logps, config=config(), dtype=np.dtype('float32')))(
+    params(), tokens_XT=out.tokens, rows=left_padded(out.start, out.tokens.shape[1])
   )
   np.testing.assert_allclose(out.logp, np.where(out.attempt > 0, scores, 0), atol=1e-4)
   assert np.all(out.logp[out.attempt > 0] < 0)

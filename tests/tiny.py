@@ -18,6 +18,7 @@ from score_jax.storage import hf
 from score_jax.storage import hf_export
 from score_jax.tasks import countdown_base
 from score_jax.tasks.countdown import CountdownSpec
+from score_jax.training import update as updates
 
 SPEC = CountdownSpec(
   numbers=3,
@@ -138,6 +139,26 @@ def prompts(rows: int, slots: int, vocab: int, seed: int = 0) -> tuple[np.ndarra
   prompt = rng.integers(5, vocab, (rows, slots)).astype(np.int32)
   prompt[np.arange(slots)[None] < start[:, None]] = 0
   return prompt, start
+
+
+def scored(frozen, reference, batch, spec):
+  """A batch with its reference log-probabilities, where the update does not work them out itself."""
+  if spec.reference_in_update:
+    return batch
+  return batch.replace(ref_logp=updates.reference_logps(frozen, reference, batch, spec=spec))
+
+
+def gradients(params, frozen, reference, batch, stage, spec):
+  """`update.gradients` of a batch that the reference scores first."""
+  batch = scored(frozen, reference, batch, spec)
+  return updates.gradients(params, frozen, reference, batch, stage, spec)
+
+
+def update(state, frozen, reference, batch, stage, *, spec, optimizer):
+  """`update.update` of a batch that the reference scores first."""
+  batch = scored(frozen, reference, batch, spec)
+  reference = reference if spec.reference_in_update else None
+  return updates.update(state, frozen, reference, batch, stage, spec=spec, optimizer=optimizer)
 
 
 def one_device_mesh():

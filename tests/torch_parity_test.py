@@ -10,11 +10,11 @@ import tiny
 
 from score_jax.models import weights
 from score_jax.sampling import sampler as samplers
-from score_jax.states import Batch
 from score_jax.states import StageValues
 from score_jax.storage import hf_export
 from score_jax.tasks import chat as chats
 from score_jax.tasks import countdown
+from score_jax.training import batches
 from score_jax.training import update
 from score_jax.types import Verdict
 
@@ -61,7 +61,7 @@ def run(request, tmp_path_factory):
   sampler = samplers.Sampler(tiny.one_device_mesh(), config, chat, budgets=(5, 6), dtype=jnp.float32)
   problems = [countdown.problem(tiny.SPEC, 0, 'train', i) for i in range(PROBLEMS) for _ in range(G)]
   key = samplers.stream_key(0, samplers.Stream.TRAIN, 0)
-  rollout = sampler.sample(sampler.layout(policy), problems, key, sampler.spec())
+  rollout = sampler.sample(sampler.layout(policy), sampler.encoded(problems), key, sampler.spec())
   return root, config, base, policy, jax.device_get(rollout)
 
 
@@ -77,14 +77,7 @@ def verdicts(failures):
 def ours(run, verdict, trained, stage, kl_form, per_attempt):
   """(loss_A, kl_A summed over trained rows, {HF name: gradient}) of the package."""
   _, config, base, policy, rollout = run
-  batch = Batch(
-    tokens=rollout.tokens,
-    attempt=rollout.attempt,
-    sampler_logp=rollout.logp,
-    start=rollout.start,
-    verdict=verdict,
-    trained=trained,
-  )
+  batch = batches.of_rollout(rollout, trained, verdict)
   spec = update.UpdateSpec(
     config=config,
     dtype=jnp.float32,
@@ -92,8 +85,8 @@ def ours(run, verdict, trained, stage, kl_form, per_attempt):
     micro_batches=1,
     kl_form=kl_form,
     importance_cap=0.0,
-    remat=False,
-    chunk=512,
+    remat='none',
+    logits_mb=1.0,
     attempt_gradient_norms=per_attempt,
   )
   values = StageValues(**{name: jnp.array(value, jnp.float32) for name, value in stage.items()}, learning_rate=1.0)
@@ -111,10 +104,10 @@ def ours(run, verdict, trained, stage, kl_form, per_attempt):
 
 @functools.partial(jax.jit, static_argnames=('spec',))
 def compiled(policy, base, batch, values, *, spec):
-  return update.gradients(policy, {}, base, batch, values, spec)
+  return tiny.gradients(policy, {}, base, batch, values, spec)
 
 
-def compare(run, tmp_path, stage, case, kl_form, per_attempt):
+def assert_parity(run, tmp_path, stage, case, kl_form, per_attempt):
   root, config, _, _, rollout = run
   verdict = verdicts(CASES[case]['failures'])
   trained = np.ones((PROBLEMS * G, A), bool)
@@ -142,14 +135,14 @@ def compare(run, tmp_path, stage, case, kl_form, per_attempt):
 @pytest.mark.parametrize('case', CASES)
 @pytest.mark.parametrize('stage', STAGES)
 def test_loss_kl_and_gradient_equal_the_torch_implementation(run, tmp_path, stage, case):
-  compare(run, tmp_path, stage, case, 'k1_togo', per_attempt=run[1].family == 'qwen2')
+  assert_parity(run, tmp_path, stage, case, 'k1_togo', per_attempt=run[1].family == 'qwen2')
 
 
 @pytest.mark.parametrize('run', ['llama'], indirect=True)
 @pytest.mark.parametrize('kl_form', ['k1', 'k2_seq'])
 @pytest.mark.parametrize('stage', STAGES)
 def test_other_kl_forms_equal_the_torch_implementation(run, tmp_path, stage, kl_form):
-  compare(run, tmp_path, stage, 'failures_and_offline', kl_form, per_attempt=False)
+  assert_parity(run, tmp_path, stage, 'failures_and_offline', kl_form, per_attempt=False)
 
 
 def test_the_rollout_ends_attempts_in_every_way_that_matters(run):

@@ -99,7 +99,7 @@ def answers(request, hf_folder, tmp_path_factory):
   sampler = samplers.Sampler(tiny.one_device_mesh(), config, chat, case.budgets, jnp.float32)
   problems = [countdown.problem(case.spec, 3, 'heldout', i) for i in range(case.problems)]
   params = sampler.layout(hf.read_params(folder, config, tiny.one_device_mesh(), jnp.float32))
-  rollout = sampler.sample(params, problems, jax.random.key(0), sampler.spec(temperature=0.0))
+  rollout = sampler.sample(params, sampler.encoded(problems), jax.random.key(0), sampler.spec(temperature=0.0))
   tokens, attempt, stop = jax.device_get((rollout.tokens, rollout.attempt, rollout.stop))
   prompts = [chat.prompt_ids(problem) for problem in problems]
   return Answers(str(folder), chat, case.budgets, prompts, tokens, attempt, stop)

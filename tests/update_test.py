@@ -11,11 +11,13 @@ import tiny
 
 from score_jax.algorithm import rewards
 from score_jax.config import OptimConfig
-from score_jax.models import decoder
+from score_jax.models import rows as row_layouts
+from score_jax.models import scoring
 from score_jax.models import weights
 from score_jax.parallel import mesh as meshes
-from score_jax.states import Batch
+from score_jax.states import Rollout
 from score_jax.states import StageValues
+from score_jax.training import batches
 from score_jax.training import optim
 from score_jax.training import run as runs
 from score_jax.training import update as updates
@@ -47,8 +49,8 @@ SPEC = updates.UpdateSpec(
   micro_batches=1,
   kl_form='k1_togo',
   importance_cap=2.0,
-  remat=False,
-  chunk=64,
+  remat='none',
+  logits_mb=1.0,
   attempt_gradient_norms=False,
 )
 BY_ATTEMPT = dataclasses.replace(SPEC, attempt_gradient_norms=True)
@@ -68,7 +70,7 @@ OPTIMIZER = optim.make_optimizer(
 )
 # Compiling is most of this file's time.
 FAST = dict(compiler_options={'xla_backend_optimization_level': 0})
-gradients = jax.jit(updates.gradients, static_argnames='spec', **FAST)
+gradients = jax.jit(tiny.gradients, static_argnames='spec', **FAST)
 
 
 def stage_values(pays=(1, 1), bonus=(0, 10), kl=(0.2, 0.1), gamma=0.5, learning_rate=0.1):
@@ -85,14 +87,15 @@ def make_batch():
     attempt_BL[b, begin : begin + first] = 1
     attempt_BL[b, again : again + second] = 2
     tokens_BL[b, [begin + first - 1, again + second - 1]] = END
-  return Batch(
+  rollout = Rollout(
     tokens=tokens_BL,
     attempt=attempt_BL,
-    sampler_logp=np.where(attempt_BL > 0, rng.uniform(-4, -2, (len(SPANS), L)), 0).astype(np.float32),
+    logp=np.where(attempt_BL > 0, rng.uniform(-4, -2, (len(SPANS), L)), 0).astype(np.float32),
     start=np.array([span[0] for span in SPANS], np.int32),
-    verdict=VERDICT_BA,
-    trained=TRAINED_BA,
+    end=np.array([sum(span) for span in SPANS], np.int32),
+    stop=None,
   )
+  return batches.of_rollout(rollout, TRAINED_BA, VERDICT_BA)
 
 
 def random_params(seed):
@@ -117,19 +120,20 @@ def reference():
 
 
 @jax.jit
-def logps(params, tokens_BL, start_B):
-  return decoder.token_logps(params, CONFIG, tokens_BL, start_B, dtype=jnp.float32)
+def logps(params, batch):
+  rows = row_layouts.left_aligned(batch.length, L)
+  return scoring.token_logps(params, CONFIG, batch.tokens, rows, dtype=jnp.float32)
 
 
 @functools.partial(jax.jit, **FAST)
-def weighted_gradient(params, tokens_BL, start_B, weight_BL):
-  return jax.grad(lambda p: jnp.sum(weight_BL * logps(p, tokens_BL, start_B)))(params)
+def weighted_gradient(params, batch, weight_BL):
+  return jax.grad(lambda p: jnp.sum(weight_BL * logps(p, batch)))(params)
 
 
 def token_weights(batch, stage):
   """weight_BL of every token's log-probability at gamma 0 with the KL as k1_togo, token by token."""
   advantage_BA, share_BA = map(np.asarray, rewards.reward_credit(batch.verdict, batch.trained, stage, SPEC.group))
-  logp_BL, ref_BL = (np.asarray(logps(params, batch.tokens, batch.start)) for params in (policy(), reference()))
+  logp_BL, ref_BL = (np.asarray(logps(params, batch)) for params in (policy(), reference()))
   weight_BL = np.zeros((len(SPANS), L), np.float32)
   for b, t in zip(*np.nonzero(batch.attempt), strict=True):
     a = batch.attempt[b, t] - 1
@@ -166,16 +170,14 @@ def update(state, batch=None, stage=None, reference_params=None, mesh=None):
   mesh = mesh or tiny.one_device_mesh()
   reference_params = runs.put_params(mesh, TABLE, reference_params or reference(), jnp.float32)
   batch = meshes.put_rows(mesh, make_batch() if batch is None else batch)
-  return updates.update(
-    state, {}, reference_params, batch, stage or stage_values(), spec=BY_ATTEMPT, optimizer=OPTIMIZER
-  )
+  return tiny.update(state, {}, reference_params, batch, stage or stage_values(), spec=BY_ATTEMPT, optimizer=OPTIMIZER)
 
 
 def test_the_gradient_weighs_sampled_tokens_and_no_others():
   batch, stage = make_batch(), stage_values(gamma=0)
   _, (gradient,), _ = gradients(policy(), {}, reference(), batch, stage, SPEC)
   weight_BL = token_weights(batch, stage)
-  assert_close(gradient, weighted_gradient(policy(), batch.tokens, batch.start, weight_BL), 1e-5)
+  assert_close(gradient, weighted_gradient(policy(), batch, weight_BL), 1e-5)
 
 
 def test_the_end_of_turn_token_is_trained():
@@ -185,14 +187,13 @@ def test_the_end_of_turn_token_is_trained():
   assert (batch.attempt > 0).sum() == 2 * len(SPANS)
   _, (gradient,), _ = gradients(policy(), {}, reference(), batch, stage, SPEC)
   weight_BL = token_weights(batch, stage)
-  assert_close(gradient, weighted_gradient(policy(), batch.tokens, batch.start, weight_BL), 1e-5)
+  assert_close(gradient, weighted_gradient(policy(), batch, weight_BL), 1e-5)
 
 
 def test_what_stands_in_the_padding_changes_nothing():
   batch = make_batch()
-  slot_L, end_B = np.arange(L), np.array([sum(span) for span in SPANS])
-  padding_BL = (slot_L[None] < batch.start[:, None]) | (slot_L[None] >= end_B[:, None])
-  other = batch.replace(tokens=np.where(padding_BL, 0, batch.tokens).astype(np.int32))
+  padding_BL = np.arange(L)[None] >= batch.length[:, None]
+  other = batch.replace(tokens=np.where(padding_BL, 7, batch.tokens).astype(np.int32))
   assert (other.tokens != batch.tokens).sum() == padding_BL.sum()
   loss_A, (gradient,), _ = gradients(policy(), {}, reference(), batch, stage_values(), SPEC)
   other_A, (other_gradient,), _ = gradients(policy(), {}, reference(), other, stage_values(), SPEC)
@@ -288,7 +289,7 @@ def test_the_update_donates_the_state_and_never_the_reference():
   mesh = tiny.one_device_mesh()
   state, batch = make_state(), meshes.put_rows(mesh, make_batch())
   frozen = runs.put_params(mesh, TABLE, reference(), jnp.float32)
-  updates.update(state, {}, frozen, batch, stage_values(), spec=BY_ATTEMPT, optimizer=OPTIMIZER)
+  tiny.update(state, {}, frozen, batch, stage_values(), spec=BY_ATTEMPT, optimizer=OPTIMIZER)
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)))
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((frozen, batch)))
   assert as_bytes(frozen) == as_bytes(reference())

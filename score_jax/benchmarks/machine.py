@@ -22,6 +22,19 @@ def peak_mb() -> float | None:
   return round(stats['peak_bytes_in_use'] / 1e6, 1) if 'peak_bytes_in_use' in stats else None
 
 
+class Compiles:
+  """Counts programs that XLA compiles in this process, and its seconds, from when it is made."""
+
+  def __init__(self):
+    self.count, self.seconds = 0, 0.0
+    jax.monitoring.register_event_duration_secs_listener(self._add)
+
+  def _add(self, event: str, seconds: float, **_: Any) -> None:
+    if event == '/jax/core/compile/backend_compile_duration':
+      self.count += 1
+      self.seconds += seconds
+
+
 def timed(call: Callable[[], Any], repeats: int) -> list[float]:
   """Seconds of each of `repeats` calls, results waited for; the first call, which compiles, is not among them."""
   jax.block_until_ready(call())
@@ -31,6 +44,13 @@ def timed(call: Callable[[], Any], repeats: int) -> list[float]:
     jax.block_until_ready(call())
     seconds.append(time.perf_counter() - begun)
   return seconds
+
+
+def matmul_rate(dtype: Any, size: int = 8192) -> float:
+  """FLOP/s of the fastest of a few square products of one device."""
+  a, b = (jax.random.normal(key, (size, size), dtype) for key in jax.random.split(jax.random.key(0)))
+  product = jax.jit(jnp.matmul)
+  return 2 * size**3 / min(timed(lambda: product(a, b), 10))
 
 
 def copy_rate(megabytes: int = 1024) -> float:

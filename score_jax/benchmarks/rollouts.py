@@ -4,6 +4,7 @@ No token of a random model is a stop here, so every row takes its whole budget a
 """
 
 import dataclasses
+import functools
 import statistics
 from typing import Any
 
@@ -80,11 +81,11 @@ def measure(setting: Setting) -> dict[str, Any]:
   )
 
 
-def random_params(config: DecoderConfig, dtype: Any) -> dict[str, Any]:
-  """Random weights, drawn on the device in their dtype."""
+def random_params(config: DecoderConfig, dtype: Any, shardings: Any = None) -> dict[str, Any]:
+  """Random weights, drawn on the devices in their dtype and layout."""
   table = weights.weight_table(config)
 
-  @jax.jit
+  @functools.partial(jax.jit, out_shardings=shardings)
   def draw(key: jax.Array) -> dict[str, Any]:
     keys = iter(jax.random.split(key, len(table.weights)))
     return table.tree(lambda w: (0.02 * jax.random.normal(next(keys), w.shape(table.sizes), jnp.float32)).astype(dtype))

@@ -40,17 +40,22 @@ def write(cache: Cache, layer: int, k_BTKC: jax.Array, v_BTKC: jax.Array, slot: 
 class View:
   """How the layers of one kind look at the row: computed once, shared by all of them."""
 
-  visible: jax.Array  # bool [B, T, S]  key slots that each query may see
   cos: jax.Array  # f32 [B, T, C/2]  rope's
   sin: jax.Array
+  visible: jax.Array | None = None  # bool [B, T, S]  key slots that each query may see; None: whole rows see to it
 
 
-def views(config: DecoderConfig, start_B: jax.Array, query_slots_T: jax.Array, slots: int) -> tuple[View, ...]:
-  """The view of each of `config.kinds`, for queries at the given slots and keys at slots 0..slots."""
-  position_BT = positions(start_B, query_slots_T)
+def views(config: DecoderConfig, position_BT: jax.Array) -> tuple[View, ...]:
+  """The view of each of `config.kinds`, for queries at the given positions of their rows."""
+  return tuple(View(*_cos_sin(position_BT, kind.rope, config.head_width)) for kind in config.kinds)
+
+
+def cache_views(config: DecoderConfig, start_B: jax.Array, query_slots_T: jax.Array, slots: int) -> tuple[View, ...]:
+  """The same for queries at the given slots of a cache of `slots` slots, with what they may see there."""
+  found = views(config, positions(start_B, query_slots_T))
   return tuple(
-    View(visible(start_B, query_slots_T, slots, kind.window), *_cos_sin(position_BT, kind.rope, config.head_width))
-    for kind in config.kinds
+    view.replace(visible=visible(start_B, query_slots_T, slots, kind.window))
+    for view, kind in zip(found, config.kinds, strict=True)
   )
 
 

@@ -1,7 +1,7 @@
-"""The decoder: one layer function, and the ways to run it (whole sequence, prefill, one decode step, scores).
+"""The decoder: one layer function, and the ways to run it (whole rows, prefill, one decode step).
 
-Parameters are a plain tree (`weights.py`); policy and reference are the same functions on two trees. `logp[b, t]`
-belongs to `tokens[b, t]`: the one shift between a token and its prediction is in `_scored`.
+Parameters are a plain tree (`weights.py`); policy and reference are the same functions on two trees. `scoring.py` has
+the log-probabilities of given tokens.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,15 @@ import jax.numpy as jnp
 
 from score_jax.models import attention
 from score_jax.models import decode_attention
+from score_jax.models import flash
 from score_jax.models import lora
+from score_jax.models import rows as row_layouts
 from score_jax.models.attention import Cache
 from score_jax.models.attention import View
 from score_jax.models.families import DecoderConfig
+from score_jax.models.families import LayerKind
+from score_jax.models.flash import Attention
+from score_jax.models.rows import Rows
 
 Params = dict[str, Any]
 
@@ -25,6 +30,13 @@ _ACTIVATIONS = {
   'silu': jax.nn.silu,
   'gelu': functools.partial(jax.nn.gelu, approximate=False),
   'gelu_pytorch_tanh': functools.partial(jax.nn.gelu, approximate=True),
+}
+
+# What the backward pass computes again instead of keeping it: nothing; all but matrix products; whole layers.
+REMATS: dict[str, Callable] = {
+  'none': lambda layer: layer,
+  'dots': functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+  'full': jax.checkpoint,
 }
 
 # Projections of one input, which decoding may hold side by side.
@@ -101,16 +113,59 @@ def _layer(w: Params, config: DecoderConfig, x_BTD: jax.Array, view: View, atten
 
 
 def _embed(params: Params, config: DecoderConfig, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
-  embedded = params['embed'].astype(dtype)[tokens]
+  embedded = _lookup(params['embed'].astype(dtype), tokens)
   # The scale is rounded to the compute dtype, as transformers does: sqrt(3072) is 55.5 in bfloat16.
   return embedded if config.embed_scale == 1 else embedded * jnp.asarray(config.embed_scale, dtype)
 
 
-def _logits(params: Params, config: DecoderConfig, hidden: jax.Array) -> jax.Array:
-  """f32 logits of final hidden states [..., D]."""
-  head_VD = params.get('head', params['embed']).astype(hidden.dtype)
-  logits = jnp.einsum('...d,vd->...v', hidden, head_VD, preferred_element_type=jnp.float32)
-  return attention.softcapped(logits, config.final_softcap)
+@jax.custom_vjp
+def _lookup(table_VD: jax.Array, tokens: jax.Array) -> jax.Array:
+  """table[tokens]; a frequent token's gradients are summed in f32, whatever the table's dtype."""
+  return table_VD[tokens]
+
+
+def _lookup_forward(table_VD, tokens):
+  return _lookup(table_VD, tokens), (table_VD, tokens)
+
+
+def _lookup_backward(inputs, cotangent):
+  table_VD, tokens = inputs
+  total_VD = jnp.zeros(table_VD.shape, jnp.float32).at[tokens].add(cotangent.astype(jnp.float32))
+  return total_VD.astype(table_VD.dtype), None
+
+
+_lookup.defvjp(_lookup_forward, _lookup_backward)
+
+
+def head(params: Params, dtype: jnp.dtype) -> jax.Array:
+  """The output head [V, D]: the embedding, where they are tied."""
+  return params.get('head', params['embed']).astype(dtype)
+
+
+def logits(hidden: jax.Array, head_VD: jax.Array, config: DecoderConfig) -> jax.Array:
+  """f32 logits [..., V] of final hidden states [..., D]."""
+  return attention.softcapped(_head_product(hidden, head_VD), config.final_softcap)
+
+
+@jax.custom_vjp
+def _head_product(hidden: jax.Array, head_VD: jax.Array) -> jax.Array:
+  """f32 products of the compute dtype; so are those of the backward pass, not products of f32."""
+  return jnp.einsum('...d,vd->...v', hidden, head_VD, preferred_element_type=jnp.float32)
+
+
+def _head_product_forward(hidden, head_VD):
+  return _head_product(hidden, head_VD), (hidden, head_VD)
+
+
+def _head_product_backward(inputs, cotangent):
+  hidden, head_VD = inputs
+  d_NV = cotangent.astype(hidden.dtype).reshape(-1, head_VD.shape[0])
+  hidden_ND = hidden.reshape(-1, head_VD.shape[1])
+  d_head_VD = jnp.einsum('nv,nd->vd', d_NV, hidden_ND, preferred_element_type=jnp.float32)
+  return (d_NV @ head_VD).reshape(hidden.shape), d_head_VD.astype(head_VD.dtype)
+
+
+_head_product.defvjp(_head_product_forward, _head_product_backward)
 
 
 def _attend(config: DecoderConfig, view: View, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -118,23 +173,65 @@ def _attend(config: DecoderConfig, view: View, q: jax.Array, k: jax.Array, v: ja
 
 
 def hidden_states(
-  params: Params, config: DecoderConfig, tokens_BL: jax.Array, start_B: jax.Array, *, dtype: jnp.dtype, remat: bool
+  params: Params,
+  config: DecoderConfig,
+  tokens_XT: jax.Array,
+  rows: Rows,
+  *,
+  dtype: jnp.dtype,
+  remat: str = 'none',
+  how: Attention = flash.PLAIN,
 ) -> jax.Array:
-  """Final hidden states [B, L, D] of whole rows; layers are scanned, and recomputed in the backward pass if `remat`."""
-  slots_L = jnp.arange(tokens_BL.shape[1], dtype=jnp.int32)
-  views = attention.views(config, start_B, slots_L, tokens_BL.shape[1])
+  """Final hidden states [X, T, D] of whole rows; layers are scanned.
+
+  Args:
+    params: a policy's tree.
+    config: of the decoder.
+    tokens_XT: i32, streams of conversations.
+    rows: where these lie.
+    dtype: compute dtype.
+    remat: what the backward pass computes again, a name of `REMATS`.
+    how: rows attend.
+  """
+  _, position_XT = row_layouts.row_and_position(rows, tokens_XT.shape[1])
+  views = attention.views(config, position_XT)
   # One program for all layers: where they differ in kind, each picks its view from the stack of them.
-  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *views) if len(views) > 1 else None
+  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *views)
+  attend = _row_attention(config, rows, tokens_XT.shape[1], how)
 
-  def layer(x_BLD, inputs):
+  def layer(x_XTD, inputs):
     w, kind = inputs
-    view = views[0] if stacked is None else jax.tree.map(lambda leaf: leaf[kind], stacked)
-    return _layer(w, config, x_BLD, view, lambda q, k, v: (_attend(config, view, q, k, v), None))
+    view = jax.tree.map(lambda leaf: leaf[kind], stacked) if len(views) > 1 else views[0]
+    return _layer(w, config, x_XTD, view, lambda q, k, v: (attend(kind, q, k, v), None))
 
-  embedded_BLD = _embed(params, config, tokens_BL, dtype)
+  embedded_XTD = _embed(params, config, tokens_XT, dtype)
   kind_N = jnp.asarray(config.kind_of_layer, jnp.int32)
-  x_BLD, _ = jax.lax.scan(jax.checkpoint(layer) if remat else layer, embedded_BLD, (params['layers'], kind_N))
-  return _rms_norm(x_BLD, params['final_norm'], config)
+  x_XTD, _ = jax.lax.scan(REMATS[remat](layer), embedded_XTD, (params['layers'], kind_N))
+  return _rms_norm(x_XTD, params['final_norm'], config)
+
+
+def _row_attention(config: DecoderConfig, rows: Rows, places: int, how: Attention) -> Callable:
+  """`attend(kind, q, k, v) -> out`, all [X, T, heads, C]: rows are aligned, attend, and are laid back."""
+  table = row_layouts.alignment(rows, places, flash.slots(rows.longest, how))
+
+  def of_kind(kind: LayerKind) -> Callable:
+    def attend(*qkv: jax.Array) -> jax.Array:
+      out_NLHC = flash.attend(
+        *(table.to_rows(x) for x in qkv),
+        rows.length.reshape(-1),
+        how,
+        window=kind.window,
+        scale=config.query_scale,
+        softcap=config.attention_softcap,
+      )
+      return table.to_streams(out_NLHC)
+
+    return attend
+
+  branches = [of_kind(kind) for kind in config.kinds]
+  if len(branches) == 1:
+    return lambda kind, *qkv: branches[0](*qkv)
+  return lambda kind, *qkv: jax.lax.switch(kind, branches, *qkv)
 
 
 def for_decoding(params: Params, config: DecoderConfig, *, together: bool) -> Params:
@@ -173,7 +270,7 @@ def _run(
     here = functools.partial(attend, n, views[kind], cache)
     x_BTD, cache = _layer(params['layers'][n], config, x_BTD, views[kind], here)
   last_B1D = _rms_norm(x_BTD[:, -1:], params['final_norm'], config)
-  return _logits(params, config, last_B1D)[:, 0], cache
+  return logits(last_B1D[:, 0], head(params, last_B1D.dtype), config), cache
 
 
 def prefill(
@@ -192,7 +289,7 @@ def prefill(
     # The prompt sees itself alone, not the empty slots after it.
     return _attend(config, view, q, k, v), attention.write(cache, n, k, v, jnp.int32(0))
 
-  return _run(params, config, tokens_BP, attention.views(config, start_B, slots_P, P), cache, attend)
+  return _run(params, config, tokens_BP, attention.cache_views(config, start_B, slots_P, P), cache, attend)
 
 
 def decode_step(
@@ -214,7 +311,7 @@ def decode_step(
     cache: of the row's earlier tokens.
     kernel: attend with `decode_attention` (GPU), which reads the live part of the cache alone.
   """
-  views = attention.views(config, cache.start, slot[None], cache.k[0].shape[1])
+  views = attention.cache_views(config, cache.start, slot[None], cache.k[0].shape[1])
 
   def attend(n, view, cache, q, k, v):
     cache = attention.write(cache, n, k, v, slot)
@@ -233,82 +330,3 @@ def decode_step(
     return out_BHC[:, None], cache
 
   return _run(params, config, token_B[:, None], views, cache, attend)
-
-
-def token_logps(
-  params: Params,
-  config: DecoderConfig,
-  tokens_BL: jax.Array,
-  start_B: jax.Array,
-  *,
-  dtype: jnp.dtype,
-  remat: bool = False,
-  chunk: int = 512,
-) -> jax.Array:
-  """logp_BL (f32): log-probability of tokens[b, t] given tokens[b, :t]; 0 at t = 0.
-
-  Logits exist for `chunk` positions at a time and are recomputed in the backward pass, so the vocabulary is never
-  materialised over the sequence.
-  """
-  hidden_BLD = hidden_states(params, config, tokens_BL, start_B, dtype=dtype, remat=remat)
-
-  def score(hidden_BTD, next_BT):
-    return _token_logp(jax.nn.log_softmax(_logits(params, config, hidden_BTD)), next_BT)
-
-  return _scored(score, (hidden_BLD,), tokens_BL, chunk)
-
-
-def token_logps_and_kl(
-  params: Params,
-  reference: Params,
-  config: DecoderConfig,
-  tokens_BL: jax.Array,
-  start_B: jax.Array,
-  *,
-  dtype: jnp.dtype,
-  remat: bool = False,
-  chunk: int = 512,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Policy logp_BL, reference logp_BL, and the full-vocabulary KL(policy || reference) at each token's prefix.
-
-  Both models are at the same prefix in the same chunk, which is the only way to have the exact KL without [B, L, V].
-  """
-  hidden_BLD = hidden_states(params, config, tokens_BL, start_B, dtype=dtype, remat=remat)
-  reference = jax.lax.stop_gradient(reference)
-  ref_hidden_BLD = hidden_states(reference, config, tokens_BL, start_B, dtype=dtype, remat=False)
-
-  def score(hidden_BTD, ref_hidden_BTD, next_BT):
-    log_BTV = jax.nn.log_softmax(_logits(params, config, hidden_BTD))
-    ref_BTV = jax.nn.log_softmax(_logits(reference, config, ref_hidden_BTD))
-    kl_BT = jnp.sum(jnp.exp(log_BTV) * (log_BTV - ref_BTV), axis=-1)
-    return _token_logp(log_BTV, next_BT), _token_logp(ref_BTV, next_BT), kl_BT
-
-  return _scored(score, (hidden_BLD, ref_hidden_BLD), tokens_BL, chunk)
-
-
-def _token_logp(log_BTV, token_BT):
-  return jnp.take_along_axis(log_BTV, token_BT[..., None], axis=-1)[..., 0]
-
-
-def _scored(score: Callable, hiddens: tuple[jax.Array, ...], tokens_BL: jax.Array, chunk: int) -> Any:
-  """Applies `score(*hidden chunks [B, T, D], next tokens [B, T])` over chunks of positions.
-
-  The one shift of the code base: position t - 1 predicts token t, and results are laid back at t, with 0 at t = 0.
-  """
-  B, L = tokens_BL.shape
-  before = tuple(hidden[:, :-1] for hidden in hiddens)
-  after_BT = tokens_BL[:, 1:]
-  if chunk >= L - 1:
-    scores = score(*before, after_BT)
-  else:
-    count = -(-(L - 1) // chunk)
-    pad = count * chunk - (L - 1)
-
-    def chunked(x):
-      padded = jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2))
-      return jnp.moveaxis(padded.reshape(B, count, chunk, *x.shape[2:]), 1, 0)
-
-    one = jax.checkpoint(lambda xs: score(*xs))
-    stacked = jax.lax.map(one, (*map(chunked, before), chunked(after_BT)))
-    scores = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(B, count * chunk)[:, : L - 1], stacked)
-  return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (1, 0))), scores)

@@ -79,25 +79,11 @@ class Sampler:
     placed = tuple((path, shardings[path]) for path in traverse_util.flatten_dict(params))
     return _laid_out(params, self.config, jnp.dtype(self.dtype), placed, together=self.mesh.shape['tensor'] == 1)
 
-  def sample(
-    self,
-    params: Any,
-    problems: list[Problem],
-    key: jax.Array,
-    spec: RolloutSpec,
-    *,
-    first_row: int = 0,
-    forced: np.ndarray | None = None,
-  ) -> Rollout:
-    """One conversation per problem (repeat a problem for several samples of it).
+  def encoded(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
+    """prompt_BP and start_B: one row a problem (repeat a problem for several samples of it).
 
-    Args:
-      params: from `layout`.
-      problems: B of them.
-      key: from `stream_key`.
-      spec: from `spec`.
-      first_row: global number of the first row.
-      forced: i32 [B, F] first attempts given from outside; -1 where the token is sampled.
+    Raises:
+      DataError: a prompt has a token that the model does not.
     """
     prompt_BP, start_B = self.chat.prompts(problems)
     if prompt_BP.max() >= self.config.vocab:
@@ -105,9 +91,32 @@ class Sampler:
         f'a prompt has token {prompt_BP.max()}, but the model has {self.config.vocab} tokens; the tokenizer is of '
         'another model'
       )
-    row_B = first_row + np.arange(len(problems), dtype=np.int32)
+    return prompt_BP, start_B
+
+  def sample(
+    self,
+    params: Any,
+    prompts: tuple[np.ndarray, np.ndarray],
+    key: jax.Array,
+    spec: RolloutSpec,
+    *,
+    first_row: int = 0,
+    forced: np.ndarray | None = None,
+  ) -> Rollout:
+    """One conversation per prompt.
+
+    Args:
+      params: from `layout`.
+      prompts: from `encoded`.
+      key: from `stream_key`.
+      spec: from `spec`.
+      first_row: global number of the first row.
+      forced: i32 [B, F] first attempts given from outside; -1 where the token is sampled.
+    """
+    prompt_BP, start_B = prompts
+    row_B = first_row + np.arange(len(start_B), dtype=np.int32)
     if forced is None:
-      forced = no_forced(len(problems), spec)
+      forced = no_forced(len(start_B), spec)
     inputs = meshes.put_rows(self.mesh, (prompt_BP, start_B, row_B, forced))
     prompt_BP, start_B, row_B, forced_BF = inputs
     return rollout(

@@ -38,7 +38,7 @@ def verdicts(
   for first in range(0, len(problems), rows):
     part = problems[first : first + rows]
     filled = part + [part[-1]] * (rows - len(part))
-    rollout = sampler.sample(params, filled, key, spec, first_row=first)
+    rollout = sampler.sample(params, sampler.encoded(filled), key, spec, first_row=first)
     parts.append(grade(task, part, sampler.texts(rollout)[: len(part)]))
   return np.concatenate(parts)
 

@@ -31,11 +31,14 @@ from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.checkpoints import Progress
 from score_jax.storage.checkpoints import abstract_like
 from score_jax.tasks.tokenizer_files import has_only_sentencepiece
+from score_jax.training import batches
 from score_jax.training import evaluation
 from score_jax.training import offline
 from score_jax.training import optim
 from score_jax.training import run as runs
 from score_jax.training.run import Run
+from score_jax.training.update import UpdateSpec
+from score_jax.training.update import reference_logps
 from score_jax.training.update import update
 from score_jax.types import Problem
 from score_jax.types import Stage
@@ -60,6 +63,16 @@ class VisitData:
   pool: offline.OfflinePool
 
 
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """A step's rows, before they are sampled."""
+
+  problems: list[Problem]  # [B]
+  prompts: tuple[np.ndarray, np.ndarray]  # prompt_BP, start_B
+  forced: np.ndarray  # i32 [B, F] first attempts given from outside
+  trained: np.ndarray  # bool [B, A]
+
+
 def visit_at(visits: tuple[Stage, ...], step: int) -> Visit:
   """The visit that step number `step` (0-based) belongs to."""
   first = 0
@@ -79,12 +92,12 @@ def train(run: Run) -> None:
   total = min(config.total_steps, config.max_steps or config.total_steps)
   _evaluate_base(run)
   bar = terminal.Progress(total, progress.step)
-  data = None
+  data, work = None, None
   while progress.step < total:
     visit = visit_at(config.visits, progress.step)
     if data is None or data.visit != visit:
       state, data = _enter(run, visit, state, progress.step, checkpoints)
-    state, line = _step(run, data, state, progress.step)
+    state, line, work = _step(run, data, state, progress.step, work or _work(run, data, progress.step))
     if config.eval.every and line['step'] % config.eval.every == 0:
       line['eval'] = _evaluate(run, run.policy(state.params))
       bar.say(terminal.evaluation_line(f'step {line["step"]}', line['eval']))
@@ -103,31 +116,40 @@ def train(run: Run) -> None:
   _finish(run, checkpoints, state, progress)
 
 
-def _step(run: Run, data: VisitData, state: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
-  """One step of SCoRe: the state after it, and its line of metrics."""
+def _step(
+  run: Run, data: VisitData, state: TrainState, step: int, work: Work
+) -> tuple[TrainState, dict[str, Any], Work | None]:
+  """One step of SCoRe: the new state, its line of metrics, and the next step's work, if it is of the same visit."""
   stage, clock = data.visit.stage, Clock()
-  with clock('problems'):
-    problems, forced, trained = _problems(run, data, step)
   with clock('sample'):
     policy = run.sampler.layout(run.policy(state.params))
     key = stream_key(run.config.seed, Stream.TRAIN, step)
-    rollout = jax.block_until_ready(run.sampler.sample(policy, problems, key, run.sampler.spec(), forced=forced))
+    sampled = run.sampler.sample(policy, work.prompts, key, run.sampler.spec(), forced=work.forced)
+    rollout = jax.device_get(sampled)
+    del policy, sampled
+  with clock('batch'):
+    batch, order, spec = _batch(run, rollout, work.trained)
+    # Dispatched, not waited for: the reference scores the rollout while the host grades it.
+    if not spec.reference_in_update:
+      batch = batch.replace(ref_logp=reference_logps(run.frozen, data.reference, batch, spec=spec))
   with clock('grade'):
-    verdict = evaluation.grade(run.task, problems, run.sampler.texts(rollout))
+    verdict = evaluation.grade(run.task, work.problems, run.sampler.texts(rollout))
+    batch = batch.replace(verdict=meshes.put_rows(run.mesh, verdict[order]))
+  with clock('reference'):
+    jax.block_until_ready(batch.ref_logp)
   with clock('update'):
     rate = optim.learning_rate(stage, step - data.visit.first_step)
+    reference = data.reference if spec.reference_in_update else None
     values = stage_values(stage, rate)
-    batch = _batch(run, rollout, verdict, trained)
-    state, results = update(
-      state, run.frozen, data.reference, batch, values, spec=run.update_spec, optimizer=run.optimizer
-    )
+    state, results = update(state, run.frozen, reference, batch, values, spec=spec, optimizer=run.optimizer)
+    ahead = _work(run, data, step + 1) if step + 1 < data.visit.first_step + stage.steps else None
     results = jax.device_get(results)
-  stop, attempt = jax.device_get((rollout.stop, rollout.attempt))
-  return state, metrics.step_line(step + 1, stage, verdict, stop, attempt, results, rate, clock.seconds)
+  line = metrics.step_line(step + 1, stage, verdict, rollout.stop, rollout.attempt, results, rate, clock.seconds)
+  return state, line, ahead
 
 
-def _problems(run: Run, data: VisitData, step: int) -> tuple[list[Problem], np.ndarray, np.ndarray]:
-  """The step's problems, G rows each; forced_BF first attempts; trained_BA."""
+def _work(run: Run, data: VisitData, step: int) -> Work:
+  """What the host can make ready of a step before the policy it samples from is known."""
   P, G = run.config.batch.problems, run.config.batch.samples
   count = offline.offline_count(data.visit.stage, P)
   forced = np.full((P, G, run.config.sampling.attempt_tokens[0]), -1, np.int32)
@@ -136,19 +158,20 @@ def _problems(run: Run, data: VisitData, step: int) -> tuple[list[Problem], np.n
   if count:
     problems[:count], forced[:count] = data.pool.take(count, step - data.visit.first_step)
     trained[:count, :, 0] = False
-  return [p for p in problems for _ in range(G)], forced.reshape(P * G, -1), trained.reshape(P * G, -1)
+  rows = [p for p in problems for _ in range(G)]
+  return Work(rows, run.sampler.encoded(rows), forced.reshape(P * G, -1), trained.reshape(P * G, -1))
 
 
-def _batch(run: Run, rollout: Rollout, verdict_BA: np.ndarray, trained_BA: np.ndarray) -> Batch:
-  verdict, trained = meshes.put_rows(run.mesh, (verdict_BA, trained_BA))
-  return Batch(
-    tokens=rollout.tokens,
-    attempt=rollout.attempt,
-    sampler_logp=rollout.logp,
-    start=rollout.start,
-    verdict=verdict,
-    trained=trained,
-  )
+def _batch(run: Run, rollout: Rollout, trained_BA: np.ndarray) -> tuple[Batch, np.ndarray, UpdateSpec]:
+  """The rollout as the update takes it, yet to be graded and scored; the order of its rows; what to compile."""
+  spec, parts = run.update_spec, (run.update_spec.group, run.update_spec.shards, run.update_spec.micro_batches)
+  batch = batches.of_rollout(rollout, trained_BA)
+  order = np.arange(len(trained_BA))
+  if run.config.batch.pack:
+    order = batches.balanced_order(batch.length, *parts)
+    places = batches.stream_places(batch.length[order], rollout.tokens.shape[1], *parts)
+    spec = dataclasses.replace(spec, places=places)
+  return meshes.put_rows(run.mesh, jax.tree.map(lambda x: x[order], batch)), order, spec
 
 
 def stage_values(stage: Stage, learning_rate: float) -> StageValues:

@@ -64,7 +64,8 @@ def _sample_first(run: Run, problems: tuple[Problem, ...], visit_index: int) -> 
   parts = []
   for begin in range(0, len(problems), per_call):
     part = [problems[min(begin + i, len(problems) - 1)] for i in range(per_call)]
-    rollout = run.sampler.sample(params, [p for p in part for _ in range(G)], key, spec, first_row=begin * G)
+    prompts = run.sampler.encoded([p for p in part for _ in range(G)])
+    rollout = run.sampler.sample(params, prompts, key, spec, first_row=begin * G)
     tokens_BL, attempt_BL = jax.device_get((rollout.tokens, rollout.attempt))
     first_BF = np.full((len(tokens_BL), spec.budgets[0]), -1, np.int32)
     for row, (tokens, labels) in enumerate(zip(tokens_BL, attempt_BL, strict=True)):

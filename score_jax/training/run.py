@@ -13,6 +13,7 @@ import optax
 from score_jax import config as configs
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
+from score_jax.models import flash
 from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
 from score_jax.models.lora import Lora
@@ -156,6 +157,12 @@ def open_run(config: RunConfig, workdir: str) -> Run:
       f'a micro-batch of {part} rows (config.batch) can not be spread over {meshes.row_shards(mesh)} devices; '
       'change batch.problems, batch.samples, batch.micro_batches or the mesh'
     )
+  if config.batch.pack and config.batch.problems % (meshes.row_shards(mesh) * config.batch.micro_batches):
+    raise ConfigError(
+      f'config.batch.pack needs whole problems on each of {meshes.row_shards(mesh)} devices in each of '
+      f'config.batch.micro_batches = {config.batch.micro_batches} parts; config.batch.problems = '
+      f'{config.batch.problems} is no multiple of their product'
+    )
   task = open_task(config)
   model_folder = hf.folder_of(config.model.path)
   sampler = open_sampler(config, model_folder, mesh)
@@ -190,8 +197,10 @@ def open_run(config: RunConfig, workdir: str) -> Run:
       kl_form=config.loss.kl_form,
       importance_cap=config.loss.importance_cap,
       remat=config.model.remat,
-      chunk=config.model.logp_chunk,
+      logits_mb=config.model.logits_mb,
       attempt_gradient_norms=config.loss.attempt_gradient_norms,
+      how=flash.best(sampler.config, sampler.dtype, mesh),
+      shards=meshes.row_shards(mesh),
     ),
     base=base,
   )

@@ -1,7 +1,7 @@
-"""One update: reference, loss, gradient and optimizer in one compiled, donated call.
+"""One update: loss, gradient and optimizer in one compiled, donated call; and the reference's scores before it.
 
-The reference's forward pass lives here, beside the policy's: the exact KL needs both distributions at the same prefix,
-and a pass of its own would be one more program that holds the same two trees.
+The reference scores a rollout in a call of its own, so that a device has work while the host grades. The exact KL needs
+both distributions at the same prefix; there, and there alone, the update runs the reference too.
 """
 
 import dataclasses
@@ -14,9 +14,12 @@ import optax
 
 from score_jax.algorithm import losses
 from score_jax.algorithm import rewards
-from score_jax.models import decoder
+from score_jax.models import flash
 from score_jax.models import lora as loras
+from score_jax.models import rows as row_layouts
+from score_jax.models import scoring
 from score_jax.models.families import DecoderConfig
+from score_jax.models.flash import Attention
 from score_jax.models.lora import Lora
 from score_jax.states import Batch
 from score_jax.states import StageValues
@@ -35,10 +38,18 @@ class UpdateSpec:
   micro_batches: int  # k: the batch is cut into k parts of whole problems, whose gradients are added
   kl_form: str
   importance_cap: float
-  remat: bool
-  chunk: int  # positions whose logits exist at a time
+  remat: str  # a name of `decoder.REMATS`
+  logits_mb: float  # f32 logits that exist at a time, on each device
   attempt_gradient_norms: bool  # one backward pass per attempt instead of one in all
   lora: Lora = loras.NONE
+  how: Attention = flash.PLAIN
+  shards: int = 1  # devices that rows are spread over
+  places: int = 0  # T: a device's rows of a part are laid end to end in a stream of so many; 0: one row a stream
+
+  @property
+  def reference_in_update(self) -> bool:
+    """Whether the update runs the reference itself."""
+    return self.kl_form == 'exact'
 
 
 def micro_batched(tree: Any, parts: int, group: int) -> Any:
@@ -52,17 +63,66 @@ def micro_batched(tree: Any, parts: int, group: int) -> Any:
   return jax.tree.map(cut, tree)
 
 
-def scores(params: Any, reference: Any, batch: Batch, spec: UpdateSpec) -> losses.TokenScores:
+def whole(tree: Any, group: int) -> Any:
+  """The inverse of `micro_batched`."""
+
+  def join(x):
+    x = jnp.moveaxis(x.reshape(x.shape[0], -1, group, *x.shape[2:]), 0, 1)
+    return x.reshape(-1, *x.shape[3:])
+
+  return jax.tree.map(join, tree)
+
+
+def _streams(part: Batch, spec: UpdateSpec) -> tuple[jax.Array, row_layouts.Rows, row_layouts.Alignment]:
+  """tokens_XT, where its conversations lie, and the way back to [B, L]."""
+  B, L = part.tokens.shape
+  if not spec.places:
+    rows = row_layouts.left_aligned(part.length, L)
+    return part.tokens, rows, row_layouts.alignment(rows, L, L)
+  rows = row_layouts.end_to_end(part.length.reshape(spec.shards, B // spec.shards), L)
+  back = row_layouts.alignment(rows, spec.places, L)
+  return back.to_streams(part.tokens), rows, back
+
+
+def _scored(params: Any, reference: Any, part: Batch, spec: UpdateSpec, remat: str) -> tuple[jax.Array, ...]:
+  """f32 [B, L]: log-probabilities under `params`; with a reference, under it too, and the exact KL."""
+  tokens_XT, rows, back = _streams(part, spec)
+  streams = max(1, tokens_XT.shape[0] // spec.shards)
+  settings = dict(
+    dtype=spec.dtype,
+    remat=remat,
+    chunk=scoring.chunk_of(spec.logits_mb, spec.config.vocab, streams),
+    how=spec.how,
+  )
+  if reference is None:
+    found = (scoring.token_logps(params, spec.config, tokens_XT, rows, **settings),)
+  else:
+    found = scoring.token_logps_and_kl(params, reference, spec.config, tokens_XT, rows, **settings)
+  return tuple(map(back.to_rows, found))
+
+
+def scores(params: Any, reference: Any, part: Batch, spec: UpdateSpec) -> losses.TokenScores:
   """Token scores of a micro-batch under policy and reference; the gradient flows through the policy alone."""
-  settings = dict(dtype=spec.dtype, chunk=spec.chunk)
-  if spec.kl_form == 'exact':
-    logp, ref_logp, kl = decoder.token_logps_and_kl(
-      params, reference, spec.config, batch.tokens, batch.start, remat=spec.remat, **settings
-    )
+  if spec.reference_in_update:
+    logp, ref_logp, kl = _scored(params, reference, part, spec, spec.remat)
     return losses.TokenScores(logp=logp, ref_logp=jax.lax.stop_gradient(ref_logp), kl=kl)
-  logp = decoder.token_logps(params, spec.config, batch.tokens, batch.start, remat=spec.remat, **settings)
-  ref_logp = jax.lax.stop_gradient(decoder.token_logps(reference, spec.config, batch.tokens, batch.start, **settings))
-  return losses.TokenScores(logp=logp, ref_logp=ref_logp, kl=jnp.zeros_like(logp))
+  (logp,) = _scored(params, None, part, spec, spec.remat)
+  return losses.TokenScores(logp=logp, ref_logp=part.ref_logp, kl=jnp.zeros_like(logp))
+
+
+@functools.partial(jax.jit, static_argnames=('spec',))
+def reference_logps(frozen: Any, reference: Any, batch: Batch, *, spec: UpdateSpec) -> jax.Array:
+  """f32 [B, L]: log-probabilities of a batch's tokens under the reference, in the update's own layout.
+
+  Args:
+    frozen: as of `gradients`.
+    reference: as of `gradients`.
+    batch: neither graded nor scored; its rows in the order in which the update will have them.
+    spec: the update's.
+  """
+  params = loras.joined(frozen, reference, spec.lora)
+  parts = micro_batched(batch, spec.micro_batches, spec.group)
+  return whole(jax.lax.map(lambda part: _scored(params, None, part, spec, 'none')[0], parts), spec.group)
 
 
 def gradients(
@@ -73,23 +133,25 @@ def gradients(
   Args:
     params: what is trained: the whole model, or adapters.
     frozen: with adapters the base's tree, which policy and reference share; else {}.
-    reference: as `params`; with adapters {} is the base itself.
-    batch: of a step.
+    reference: as `params`; with adapters {} is the base itself. Read only where `spec.reference_in_update`.
+    batch: of a step, graded, and scored by `reference_logps` unless `spec.reference_in_update`.
     stage: its numbers.
     spec: what is compiled in.
 
   Returns:
-    loss_A; a tuple of gradient trees whose sum is the gradient (one per attempt if their norms are wanted, else one);
-    metrics summed over rows, still to be divided (`_row_metrics`).
+    loss_A; a tuple of gradient trees whose sum is the gradient (one per attempt if their norms are wanted, else one),
+    in the compute dtype for one micro-batch, f32 for more; metrics summed over rows, which `update` divides.
   """
   advantage_BA, reward_share_BA = rewards.reward_credit(batch.verdict, batch.trained, stage, spec.group)
-  reference_policy = loras.joined(frozen, reference, spec.lora)
+  reference_policy = loras.joined(frozen, reference, spec.lora) if spec.reference_in_update else None
   credit = losses.Credit(
     advantage=advantage_BA,
     reward_share=reward_share_BA,
     trained=batch.trained,
     kl_share=rewards.shares(batch.trained, advantage_BA.dtype),
   )
+  # Cast once a step, not in every layer of every part; the gradient of a cast weight is rounded as it is anyway.
+  cast = jax.tree.map(lambda leaf: leaf.astype(spec.dtype), params) if not spec.lora.rank else params
 
   def micro(inputs):
     part, part_credit = inputs
@@ -104,9 +166,9 @@ def gradients(
       return (loss_A, metrics) if spec.attempt_gradient_norms else (jnp.sum(loss_A, keepdims=True), (loss_A, metrics))
 
     if spec.attempt_gradient_norms:
-      loss_A, pullback, metrics = jax.vjp(loss, params, has_aux=True)
+      loss_A, pullback, metrics = jax.vjp(loss, cast, has_aux=True)
     else:
-      _, pullback, (loss_A, metrics) = jax.vjp(loss, params, has_aux=True)
+      _, pullback, (loss_A, metrics) = jax.vjp(loss, cast, has_aux=True)
     terms = loss_A.shape[0] if spec.attempt_gradient_norms else 1
     grads = tuple(pullback(row)[0] for row in jnp.eye(terms, dtype=loss_A.dtype))
     return loss_A, grads, metrics
@@ -114,10 +176,14 @@ def gradients(
   if spec.micro_batches == 1:
     return micro((batch, credit))
   parts = micro_batched((batch, credit), spec.micro_batches, spec.group)
-  first = micro(jax.tree.map(lambda x: x[0], parts))
-  rest = jax.tree.map(lambda x: x[1:], parts)
-  total, _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, micro(part)), None), first, rest)
-  return total
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, jnp.float32), jax.eval_shape(micro, jax.tree.map(lambda x: x[0], parts))
+  )
+
+  def add(total, part):
+    return jax.tree.map(lambda sum_, x: sum_ + x.astype(jnp.float32), total, micro(part)), None
+
+  return jax.lax.scan(add, zeros, parts)[0]
 
 
 def _row_metrics(token_scores: losses.TokenScores, ratio_BA: jax.Array, part: Batch) -> Metrics:
@@ -137,31 +203,43 @@ def _row_metrics(token_scores: losses.TokenScores, ratio_BA: jax.Array, part: Ba
 def apply(
   state: TrainState, grads: tuple[Any, ...], loss_A: jax.Array, learning_rate: jax.Array, optimizer
 ) -> tuple[TrainState, Metrics]:
-  """The optimizer's step, or none at all: any non-finite loss, gradient or parameter rejects the whole step."""
-  grad = functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), grads)
-  norm = optax.tree.norm(grad)
-  with jax.numpy_dtype_promotion('standard'):  # optax mixes floats with its integer step count
-    direction, opt_state = optimizer.update(grad, state.opt_state, state.params)
-  params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
+  """The optimizer's step, or none at all: any non-finite loss, gradient, parameter or moment rejects the whole step.
+
+  The step is worked out twice: once for the question whether it is finite, of which only a few numbers are kept, and
+  once in the place of the old state. Worked out once, it would stand beside the old state until the question is
+  answered: three more copies of the parameters.
+  """
+  norm = optax.tree.norm(_sum(grads))
+
+  def stepped(params, opt_state, grads):
+    with jax.numpy_dtype_promotion('standard'):  # optax mixes floats with its integer step count
+      direction, opt_state = optimizer.update(_sum(grads), opt_state, params)
+    return jax.tree.map(lambda p, d: p - learning_rate * d, params, direction), opt_state
+
+  params, opt_state = stepped(state.params, state.opt_state, grads)
   # The gradient's norm is finite only if all its entries are; the same for parameters and moments.
   checks = [jnp.sum(loss_A), norm, optax.tree.norm(params), *(jnp.sum(x) for x in jax.tree.leaves(opt_state))]
   finite = functools.reduce(jnp.logical_and, [jnp.isfinite(check) for check in checks])
-
-  def keep(new, old):
-    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-
+  finite, *old, grads = jax.lax.optimization_barrier((finite, state.params, state.opt_state, grads))
+  new = stepped(*old, grads)
+  params, opt_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, tuple(old))
   rejected = 1 - finite.astype(jnp.int32)
   new_state = TrainState(
     step=state.step + 1,
-    params=keep(params, state.params),
-    opt_state=keep(opt_state, state.opt_state),
+    params=params,
+    opt_state=opt_state,
     rejected=state.rejected + rejected,
     rejected_in_a_row=(state.rejected_in_a_row + rejected) * rejected,
   )
   metrics = dict(gradient_norm=norm, rejected=rejected)
   if len(grads) > 1:
-    metrics['gradient_norm_A'] = jnp.stack([optax.tree.norm(part) for part in grads])
+    metrics['gradient_norm_A'] = jnp.stack([optax.tree.norm(_sum((part,))) for part in grads])
   return new_state, metrics
+
+
+def _sum(grads: tuple[Any, ...]) -> Any:
+  """The whole gradient, f32."""
+  return jax.tree.map(lambda *parts: functools.reduce(jnp.add, [part.astype(jnp.float32) for part in parts]), *grads)
 
 
 @functools.partial(jax.jit, static_argnames=('spec', 'optimizer'), donate_argnames=('state',))
@@ -199,10 +277,10 @@ def supervised_update(
   state: TrainState, tokens_BL, weight_BL, learning_rate, *, config: DecoderConfig, optimizer, dtype
 ) -> tuple[TrainState, Metrics]:
   """One supervised update on right-padded rows, for pretraining the bundled base."""
-  start_B = jnp.zeros(tokens_BL.shape[:1], jnp.int32)
+  rows = row_layouts.left_aligned(jnp.full(tokens_BL.shape[:1], tokens_BL.shape[1], jnp.int32), tokens_BL.shape[1])
 
   def loss(params):
-    logp_BL = decoder.token_logps(params, config, tokens_BL, start_B, dtype=dtype)
+    logp_BL = scoring.token_logps(params, config, tokens_BL, rows, dtype=dtype)
     return losses.supervised_loss(logp_BL, weight_BL.astype(logp_BL.dtype))
 
   value, grad = jax.value_and_grad(loss)(state.params)

@@ -1,0 +1,137 @@
+"""Attention of whole rows to themselves, in the way that the device is best at.
+
+    plain   scores [L, L] in memory; any device, dtype and soft cap
+    cudnn   NVIDIA GPUs, 16-bit, no soft cap: never holds scores
+    splash  TPU (Pallas), heads of a multiple of 128: never holds scores
+
+All take left-aligned rows, so that causality alone hides the padding: it stands after what it could disturb.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from jax.experimental.pallas.ops.tpu import splash_attention
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec
+import numpy as np
+
+from score_jax.models import attention
+from score_jax.models.families import DecoderConfig
+
+KINDS = ('plain', 'cudnn', 'splash')
+_BLOCK = 128  # rows are padded to a multiple of it for the kernels
+_LANES = 128  # of a TPU: the smallest head width that splash takes
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+  """How whole rows attend; compiled in."""
+
+  kind: str = 'plain'
+  mesh: Mesh | None = None  # splash alone: rows lie on data and fsdp, heads on tensor
+  interpret: bool = False  # splash alone: run as plain JAX, for tests without a TPU
+
+
+PLAIN = Attention()
+
+
+def best(config: DecoderConfig, dtype: Any, mesh: Mesh) -> Attention:
+  """The kind for a model on a mesh's devices."""
+  platform = mesh.devices.flat[0].platform
+  narrow = jnp.dtype(dtype).itemsize == 2
+  if platform == 'gpu' and narrow and not config.attention_softcap and config.head_width % 8 == 0:
+    return Attention('cudnn') if config.head_width <= 128 else PLAIN
+  if platform == 'tpu' and config.head_width % _LANES == 0:
+    return Attention('splash', mesh)
+  return PLAIN
+
+
+def slots(longest: int, how: Attention) -> int:
+  """Slots of left-aligned rows: kernels take whole blocks."""
+  return longest if how.kind == 'plain' else -(-longest // _BLOCK) * _BLOCK
+
+
+def attend(
+  q_NLHC: jax.Array,
+  k_NLKC: jax.Array,
+  v_NLKC: jax.Array,
+  length_N: jax.Array,
+  how: Attention,
+  *,
+  window: int,
+  scale: float,
+  softcap: float,
+) -> jax.Array:
+  """Causal attention within left-aligned rows.
+
+  Args:
+    q_NLHC: queries; for the kernels L is a multiple of 128.
+    k_NLKC: keys.
+    v_NLKC: values.
+    length_N: i32, tokens of each row; what stands after them is of no account.
+    how: the kind.
+    window: newest positions that a query sees; 0: all.
+    scale: on query-key products.
+    softcap: c tanh(x / c) on them; 0: off.
+
+  Returns:
+    out_NLHC; anything finite after a row's end.
+  """
+  if how.kind == 'cudnn':
+    return jax.nn.dot_product_attention(
+      q_NLHC,
+      k_NLKC,
+      v_NLKC,
+      scale=scale,
+      is_causal=True,
+      query_seq_lengths=length_N,
+      key_value_seq_lengths=length_N,
+      local_window_size=(window - 1, 0) if window else None,
+      implementation='cudnn',
+    )
+  if how.kind == 'splash':
+    return _splash(q_NLHC, k_NLKC, v_NLKC, how, window=window, scale=scale, softcap=softcap)
+  L = q_NLHC.shape[1]
+  start_N = jnp.zeros((1,), jnp.int32)
+  visible_1LL = attention.visible(start_N, jnp.arange(L, dtype=jnp.int32), L, window)
+  return attention.attend(q_NLHC, k_NLKC, v_NLKC, visible_1LL, scale=scale, softcap=softcap)
+
+
+def _splash(q_NLHC, k_NLKC, v_NLKC, how: Attention, *, window: int, scale: float, softcap: float) -> jax.Array:
+  L, H = q_NLHC.shape[1:3]
+  tensor = how.mesh.shape['tensor']
+  shared_heads = H // k_NLKC.shape[2]
+  if k_NLKC.shape[2] % tensor:  # heads of a device may share keys with those of another
+    k_NLKC, v_NLKC = (jnp.repeat(x, shared_heads, axis=2) for x in (k_NLKC, v_NLKC))
+  one = (L, L)
+  mask = splash_attention.LocalMask(one, (window - 1, 0), 0) if window else splash_attention.CausalMask(one)
+  block = next(size for size in (512, 256, 128) if L % size == 0)
+  kernel = splash_attention.make_splash_mha(
+    splash_attention.MultiHeadMask([mask] * (H // tensor)),
+    block_sizes=splash_attention.BlockSizes(
+      block_q=block,
+      block_kv=block,
+      block_kv_compute=block,
+      block_q_dkv=block,
+      block_kv_dkv=block,
+      block_kv_dkv_compute=block,
+      block_q_dq=block,
+      block_kv_dq=block,
+    ),
+    head_shards=1,
+    q_seq_shards=1,
+    attn_logits_soft_cap=softcap or None,
+    interpret=how.interpret,
+  )
+  rows = PartitionSpec(('data', 'fsdp'), None, 'tensor' if tensor > 1 else None)
+
+  @functools.partial(jax.shard_map, mesh=how.mesh, in_specs=(rows,) * 3, out_specs=rows, check_vma=False)
+  def local(q_NLHC, k_NLKC, v_NLKC):
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q_NLHC, k_NLKC, v_NLKC))
+    return jnp.swapaxes(jax.vmap(kernel)(q, k, v), 1, 2)
+
+  scaled = q_NLHC * np.asarray(scale, q_NLHC.dtype)
+  return local(scaled, k_NLKC, v_NLKC)

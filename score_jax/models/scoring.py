@@ -1,0 +1,151 @@
+"""Log-probabilities of given tokens, without ever holding logits for all of them.
+
+`logp[b, t]` belongs to `tokens[b, t]`: the one shift between a token and its prediction is `_shifted`.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from score_jax.models import decoder
+from score_jax.models import flash
+from score_jax.models.decoder import Params
+from score_jax.models.families import DecoderConfig
+from score_jax.models.flash import Attention
+from score_jax.models.rows import Rows
+
+
+def chunk_of(megabytes: float, vocab: int, streams: int) -> int:
+  """Places of each stream whose f32 logits fit into so many megabytes; at least 1."""
+  return max(1, int(megabytes * 1e6 / 4 / vocab / streams))
+
+
+def token_logps(
+  params: Params,
+  config: DecoderConfig,
+  tokens_XT: jax.Array,
+  rows: Rows,
+  *,
+  dtype: jnp.dtype,
+  remat: str = 'none',
+  chunk: int = 512,
+  how: Attention = flash.PLAIN,
+) -> jax.Array:
+  """logp_XT (f32): log-probability of tokens[x, t] given the tokens of its row before it; 0 at t = 0.
+
+  Of a row's first token, which nothing predicts, the number means nothing. Logits exist for `chunk` places of every
+  stream at a time, forward and backward; one f32 a token is kept between.
+  """
+  hidden_XTD = decoder.hidden_states(params, config, tokens_XT, rows, dtype=dtype, remat=remat, how=how)
+  return _shifted(_next_token_logps(hidden_XTD, decoder.head(params, dtype), _next(tokens_XT), config, chunk))
+
+
+def token_logps_and_kl(
+  params: Params,
+  reference: Params,
+  config: DecoderConfig,
+  tokens_XT: jax.Array,
+  rows: Rows,
+  *,
+  dtype: jnp.dtype,
+  remat: str = 'none',
+  chunk: int = 512,
+  how: Attention = flash.PLAIN,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Policy logp_XT, reference logp_XT, and the full-vocabulary KL(policy || reference) at each token's prefix.
+
+  Both models are at the same prefix in the same chunk, which is the only way to have the exact KL without [X, T, V].
+  """
+  reference = jax.lax.stop_gradient(reference)
+  settings = dict(dtype=dtype, how=how)
+  hidden_XTD = decoder.hidden_states(params, config, tokens_XT, rows, remat=remat, **settings)
+  ref_hidden_XTD = decoder.hidden_states(reference, config, tokens_XT, rows, **settings)
+  head_VD, ref_head_VD = decoder.head(params, dtype), decoder.head(reference, dtype)
+
+  @jax.checkpoint
+  def score(inputs):
+    hidden_XCD, ref_hidden_XCD, token_XC = inputs
+    log_XCV = jax.nn.log_softmax(decoder.logits(hidden_XCD, head_VD, config))
+    ref_XCV = jax.nn.log_softmax(decoder.logits(ref_hidden_XCD, ref_head_VD, config))
+    kl_XC = jnp.sum(jnp.exp(log_XCV) * (log_XCV - ref_XCV), axis=-1)
+    return _at(log_XCV, token_XC), _at(ref_XCV, token_XC), kl_XC
+
+  scores = jax.lax.map(score, _cut((hidden_XTD, ref_hidden_XTD, _next(tokens_XT)), chunk))
+  return jax.tree.map(_shifted, _joined(scores, tokens_XT.shape[1]))
+
+
+def _next(tokens_XT: jax.Array) -> jax.Array:
+  """The token after each place; 0 after the last, whose score is dropped."""
+  return jnp.pad(tokens_XT[:, 1:], ((0, 0), (0, 1)))
+
+
+def _shifted(score_XT: jax.Array) -> jax.Array:
+  """From the place that predicts to the token that is predicted."""
+  return jnp.pad(score_XT[:, :-1], ((0, 0), (1, 0)))
+
+
+def _at(x_XCV: jax.Array, token_XC: jax.Array) -> jax.Array:
+  return jnp.take_along_axis(x_XCV, token_XC[..., None], axis=-1)[..., 0]
+
+
+def _cut(tree: Any, chunk: int) -> Any:
+  """[X, T, ...] -> [chunks, X, C, ...], the last chunk padded with zeros."""
+
+  def cut(x):
+    X, T = x.shape[:2]
+    size = min(chunk, T)
+    padded = jnp.pad(x, ((0, 0), (0, -T % size)) + ((0, 0),) * (x.ndim - 2))
+    return jnp.moveaxis(padded.reshape(X, -1, size, *x.shape[2:]), 1, 0)
+
+  return jax.tree.map(cut, tree)
+
+
+def _joined(tree: Any, places: int) -> Any:
+  """The inverse of `_cut`."""
+  return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :places], tree)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _next_token_logps(
+  hidden_XTD: jax.Array, head_VD: jax.Array, token_XT: jax.Array, config: DecoderConfig, chunk: int
+) -> jax.Array:
+  """f32 log-probability of `token` after each place."""
+  return _forward(hidden_XTD, head_VD, token_XT, config, chunk)[0]
+
+
+def _forward(hidden_XTD, head_VD, token_XT, config, chunk):
+  def score(inputs):
+    hidden_XCD, token_XC = inputs
+    logits_XCV = decoder.logits(hidden_XCD, head_VD, config)
+    total_XC = jax.nn.logsumexp(logits_XCV, axis=-1)
+    return _at(logits_XCV, token_XC) - total_XC, total_XC
+
+  scores = jax.lax.map(score, _cut((hidden_XTD, token_XT), chunk))
+  logp_XT, total_XT = _joined(scores, token_XT.shape[1])
+  return logp_XT, (hidden_XTD, head_VD, token_XT, total_XT)
+
+
+def _backward(config, chunk, kept, cotangent_XT):
+  """d logp / d logits = onehot - p, written once in the compute dtype, as the two products that read it take it."""
+  hidden_XTD, head_VD, token_XT, total_XT = kept
+  vocabulary_V = jnp.arange(head_VD.shape[0], dtype=jnp.int32)
+
+  def backward(sum_VD, inputs):
+    hidden_XCD, token_XC, total_XC, cotangent_XC = inputs
+    logits_XCV = decoder.logits(hidden_XCD, head_VD, config)
+    chosen_XCV = (token_XC[..., None] == vocabulary_V[None, None]).astype(jnp.float32)
+    d_XCV = cotangent_XC[..., None] * (chosen_XCV - jnp.exp(logits_XCV - total_XC[..., None]))
+    if config.final_softcap:
+      d_XCV *= 1 - jnp.square(logits_XCV / config.final_softcap)  # of c tanh(x / c)
+    d_XCV = d_XCV.astype(hidden_XCD.dtype)
+    d_head_VD = jnp.einsum('xcv,xcd->vd', d_XCV, hidden_XCD, preferred_element_type=jnp.float32)
+    return sum_VD + d_head_VD, jnp.einsum('xcv,vd->xcd', d_XCV, head_VD)
+
+  inputs = _cut((hidden_XTD, token_XT, total_XT, cotangent_XT), chunk)
+  sum_VD, d_hidden = jax.lax.scan(backward, jnp.zeros(head_VD.shape, jnp.float32), inputs)
+  return _joined(d_hidden, token_XT.shape[1]), sum_VD.astype(head_VD.dtype), None
+
+
+_next_token_logps.defvjp(_forward, _backward)
