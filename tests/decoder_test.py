@@ -164,23 +164,25 @@ def test_exact_kl_gives_the_reference_no_gradient(base):
 
 
 @pytest.mark.parametrize(
-  ('B', 'S', 'H', 'K', 'C', 'slot', 'window', 'softcap'),
+  ('B', 'S', 'H', 'K', 'C', 'time', 'window', 'softcap'),
   [
-    (3, 200, 6, 2, 32, 150, 0, 0.0),  # several parts a row
-    (2, 130, 4, 4, 16, 129, 50, 2.0),  # a window, a soft cap, a last block that ends beyond the buffer
-    (2, 64, 14, 2, 64, 3, 0, 0.0),  # fewer slots than a block
-    (4, 96, 16, 1, 16, 95, 7, 0.0),
-    (260, 70, 4, 2, 16, 69, 0, 0.0),  # one part a row
+    (3, 256, 6, 2, 32, 150, 0, 0.0),  # several parts a row
+    (3, 192, 6, 2, 32, 1000, 0, 0.0),  # rows around the end of the ring, one of them as long as the ring
+    (2, 192, 4, 4, 16, 230, 50, 2.0),  # a window around the end of the ring, a soft cap
+    (2, 64, 14, 2, 64, 3, 0, 0.0),  # a part of a block
+    (4, 128, 16, 1, 16, 127, 7, 0.0),
+    (260, 64, 4, 2, 16, 69, 0, 0.0),  # one part a row
   ],
 )
-def test_attention_to_the_live_part_equals_that_to_the_whole_buffer(B, S, H, K, C, slot, window, softcap):
+def test_attention_to_the_live_part_equals_that_to_the_whole_buffer(B, S, H, K, C, time, window, softcap):
   rng = np.random.default_rng(B)
   q, k, v = (rng.normal(size=shape).astype(np.float32) for shape in ((B, H, C), (B, S, K, C), (B, S, K, C)))
-  k[:, slot + 1 :], v[:, slot + 1 :] = np.nan, np.nan  # what lies after the newest slot is never used
-  start = rng.integers(0, min(slot, 60) + 1, B).astype(np.int32)
-  k[np.arange(S)[None] < start[:, None]] = 1e4  # nor what lies before a row's start
+  first = rng.integers(max(0, time - S + 1), time + 1, B).astype(np.int32)
+  first[0] = max(0, time - S + 1)
+  live = np.asarray(attention.visible(first, jnp.array([time]), S, 0))[:, 0]
+  k[~live], v[~live] = np.nan, np.nan  # what is not the row's is never used
   settings = dict(scale=0.3, softcap=softcap)
-  found = decode_attention.attend_live(q, k, v, start, jnp.int32(slot), window=window, interpret=True, **settings)
-  visible = attention.visible(start, jnp.array([slot]), S, window)
+  found = decode_attention.attend_live(q, k, v, first, jnp.int32(time), window=window, interpret=True, **settings)
+  visible = attention.visible(first, jnp.array([time]), S, window)
   expected = attention.attend(q[:, None], np.nan_to_num(k), np.nan_to_num(v), visible, **settings)[:, 0]
   np.testing.assert_allclose(found, expected, atol=1e-5)

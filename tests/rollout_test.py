@@ -58,7 +58,16 @@ def roll(spec=SPEC, prompt=None, start=None, row=None, key=KEY, forced=None, mes
   weights = decoder.for_decoding(weights, config(), together=not mesh)
   prompt, start, row, forced = inputs
   out = rollouts.rollout(
-    weights, prompt, start, row, jax.random.key(key), forced, config=config(), spec=spec, dtype=np.dtype('float32')
+    weights,
+    prompt,
+    start,
+    row,
+    jax.random.key(key),
+    forced,
+    config=config(),
+    spec=spec,
+    dtype=np.dtype('float32'),
+    mesh=mesh or tiny.one_device_mesh(),
   )
   return jax.device_get(out)
 
@@ -293,6 +302,20 @@ def test_a_row_does_not_depend_on_batch_size_or_left_padding():
 
 def test_eight_devices_give_the_rows_of_one():
   assert_same_rows(roll(mesh=meshes.make_mesh(2, 2, 2)), range(ROWS), base(), range(ROWS))
+
+
+@pytest.mark.parametrize('lanes', [1, 3, 15])
+def test_rows_that_wait_for_a_lane_are_the_same_rows(lanes):
+  out = roll(RolloutSpec(**vars(SPEC) | dict(lanes=lanes)))
+  assert_same_rows(out, range(ROWS), base(), range(ROWS))
+  np.testing.assert_array_equal(out.tokens, base().tokens)
+  np.testing.assert_array_equal(out.attempt, base().attempt)
+
+
+def test_lanes_refilled_in_twos_on_four_devices_give_the_same_rows(monkeypatch):
+  monkeypatch.setattr(rollouts, '_REFILLS', 1)
+  out = roll(RolloutSpec(**vars(SPEC) | dict(lanes=2)), mesh=meshes.make_mesh(2, 2, 2))
+  assert_same_rows(out, range(ROWS), base(), range(ROWS))
 
 
 def test_equal_rows_with_different_numbers_get_different_samples():

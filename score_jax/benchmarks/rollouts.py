@@ -19,6 +19,7 @@ from score_jax.models import decoder
 from score_jax.models import weights
 from score_jax.models.families import DecoderConfig
 from score_jax.models.shapes import SHAPES
+from score_jax.parallel import mesh as meshes
 from score_jax.sampling import rollout as rollouts
 from score_jax.sampling.rollout import RolloutSpec
 
@@ -35,13 +36,14 @@ class Setting:
   budgets: tuple[int, ...]  # sampled tokens of each attempt
   instruction: int  # tokens fed between attempts
   dtype: str
+  mesh: tuple[int, int, int]
   repeats: int
 
 
 def measure(setting: Setting) -> dict[str, Any]:
   """One line of results; times are medians over `repeats` whole rollouts, host work included."""
   config = config_json.from_hf(SHAPES[setting.shape], setting.shape)
-  dtype = jnp.dtype(setting.dtype)
+  dtype, mesh = jnp.dtype(setting.dtype), meshes.make_mesh(*setting.mesh)
   params = jax.jit(lambda p: decoder.for_decoding(p, config, together=True))(random_params(config, dtype))
   feed = tuple(range(setting.instruction))
   spec = RolloutSpec(
@@ -59,7 +61,7 @@ def measure(setting: Setting) -> dict[str, Any]:
 
   def run() -> Any:
     return rollouts.rollout(
-      params, prompt_BP, start_B, row_B, jax.random.key(0), forced, config=config, spec=spec, dtype=dtype
+      params, prompt_BP, start_B, row_B, jax.random.key(0), forced, config=config, spec=spec, dtype=dtype, mesh=mesh
     )
 
   compile_seconds = machine.first_call(run)

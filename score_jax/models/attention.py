@@ -13,27 +13,44 @@ HIDDEN = -1e30
 
 @struct.dataclass
 class Cache:
-  """Keys and values of every layer; one buffer a layer, so that a decode step updates each in place."""
+  """Keys and values of every layer; one buffer a layer, so that a decode step updates each in place.
+
+  A ring: what belongs to time t lies in slot t mod S. A row may be as long as the ring, and begin at any time.
+  """
 
   k: tuple[jax.Array, ...]  # N times [B, S, K, C]
   v: tuple[jax.Array, ...]
-  start: jax.Array  # i32 [B]  first slot of each row; slots before it are padding
+  first: jax.Array  # i32 [B]  time of each row's first token; what is older is not the row's
 
 
-def empty_cache(layers: int, shape: tuple[int, int, int, int], dtype: jnp.dtype, start_B: jax.Array) -> Cache:
+def empty_cache(layers: int, shape: tuple[int, int, int, int], dtype: jnp.dtype, first_B: jax.Array) -> Cache:
   """A cache of zeros; shape is (B, S, K, C)."""
   zeros = tuple(jnp.zeros(shape, dtype) for _ in range(layers))
-  return Cache(k=zeros, v=tuple(jnp.zeros(shape, dtype) for _ in range(layers)), start=start_B)
+  return Cache(k=zeros, v=tuple(jnp.zeros(shape, dtype) for _ in range(layers)), first=first_B)
 
 
 def write(cache: Cache, layer: int, k_BTKC: jax.Array, v_BTKC: jax.Array, slot: jax.Array) -> Cache:
-  """Writes T tokens of every row at slots [slot, slot + T): all rows share the write slot (design: one timeline)."""
+  """Writes T tokens of every row at slots [slot, slot + T), which don't wrap: all rows share the clock."""
 
   def put(buffers, new):
     updated = jax.lax.dynamic_update_slice_in_dim(buffers[layer], new.astype(buffers[layer].dtype), slot, axis=1)
     return buffers[:layer] + (updated,) + buffers[layer + 1 :]
 
   return cache.replace(k=put(cache.k, k_BTKC), v=put(cache.v, v_BTKC))
+
+
+def insert(cache: Cache, row_R: jax.Array, prompts: Cache, time: jax.Array) -> Cache:
+  """Lays R prompts of P slots into rows of the cache, at the P times before `time`. Rows past the last are dropped."""
+  slots, P = cache.k[0].shape[1], prompts.k[0].shape[1]
+  slot_P = (time - P + jnp.arange(P, dtype=jnp.int32)) % slots
+
+  def put(buffers, new):
+    return tuple(
+      old.at[row_R[:, None], slot_P[None]].set(x, mode='drop', unique_indices=True)
+      for old, x in zip(buffers, new, strict=True)
+    )
+
+  return cache.replace(k=put(cache.k, prompts.k), v=put(cache.v, prompts.v))
 
 
 @struct.dataclass
@@ -50,26 +67,28 @@ def views(config: DecoderConfig, position_BT: jax.Array) -> tuple[View, ...]:
   return tuple(View(*_cos_sin(position_BT, kind.rope, config.head_width)) for kind in config.kinds)
 
 
-def cache_views(config: DecoderConfig, start_B: jax.Array, query_slots_T: jax.Array, slots: int) -> tuple[View, ...]:
-  """The same for queries at the given slots of a cache of `slots` slots, with what they may see there."""
-  found = views(config, positions(start_B, query_slots_T))
+def cache_views(config: DecoderConfig, first_B: jax.Array, time_T: jax.Array, slots: int) -> tuple[View, ...]:
+  """The same for queries at the given times, with what they may see of a cache of `slots` slots."""
+  found = views(config, positions(first_B, time_T))
   return tuple(
-    view.replace(visible=visible(start_B, query_slots_T, slots, kind.window))
+    view.replace(visible=visible(first_B, time_T, slots, kind.window))
     for view, kind in zip(found, config.kinds, strict=True)
   )
 
 
-def visible(start_B: jax.Array, query_slots_T: jax.Array, slots: int, window: int) -> jax.Array:
-  """bool [B, T, S]: key slots of a query's own row up to itself, the newest `window` of them (0: all)."""
-  key_S = jnp.arange(slots, dtype=jnp.int32)
-  back_TS = query_slots_T[:, None] - key_S[None, :]
-  near_TS = (back_TS >= 0) & (back_TS < window) if window else back_TS >= 0
-  return near_TS[None] & (key_S[None, None, :] >= start_B[:, None, None])
+def visible(first_B: jax.Array, time_T: jax.Array, slots: int, window: int) -> jax.Array:
+  """bool [B, T, S]: slots that hold a query's own row up to itself, the newest `window` of them (0: all)."""
+  slot_S = jnp.arange(slots, dtype=jnp.int32)
+  age_TS = (time_T[:, None] - slot_S[None, :]) % slots
+  length_BT = time_T[None] - first_B[:, None] + 1
+  if window:
+    length_BT = jnp.minimum(length_BT, window)
+  return age_TS[None] < length_BT[..., None]
 
 
-def positions(start_B: jax.Array, slots_T: jax.Array) -> jax.Array:
-  """i32 [B, T]: position of each slot counted from its row's own start; padding before it is 0."""
-  return jnp.maximum(slots_T[None, :] - start_B[:, None], 0)
+def positions(first_B: jax.Array, time_T: jax.Array) -> jax.Array:
+  """i32 [B, T]: position of each time counted from its row's own first; padding before it is 0."""
+  return jnp.maximum(time_T[None, :] - first_B[:, None], 0)
 
 
 def _cos_sin(position_BT: jax.Array, rope: Rope, head_width: int) -> tuple[jax.Array, jax.Array]:

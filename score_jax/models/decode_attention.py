@@ -1,8 +1,9 @@
 """One-token attention over the live part of a cache, as a GPU kernel (Pallas, Triton).
 
-The plain path reads whole cache buffers, whose later slots are empty for most of a rollout, and needs a kernel for each
-of scores, softmax and sum. This one reads a row's slots from its start, or from its window's, to the newest, once. The
-range is cut into equal parts that run side by side and are joined at the end (flash decoding).
+The plain path reads whole cache buffers, most slots of which are not the row's for most of a rollout, and needs a
+kernel for each of scores, softmax and sum. This one reads a row's slots from its first, or from its window's, to the
+newest, once, around the end of the ring if they lie so. The range is cut into equal parts that run side by side and are
+joined at the end (flash decoding).
 """
 
 import functools
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from score_jax.models import attention
 from score_jax.models.families import DecoderConfig
 
-_BLOCK = 64  # slots at a time
+BLOCK = 64  # slots at a time, and what the slots of a cache are a multiple of
 _QUERIES = 16  # rows of the smallest matrix product there is
 _ENOUGH = 512  # programs that keep a large GPU busy
 
@@ -35,23 +36,23 @@ def attend_live(
   q_BHC: jax.Array,
   k_BSKC: jax.Array,
   v_BSKC: jax.Array,
-  start_B: jax.Array,
-  slot: jax.Array,
+  first_B: jax.Array,
+  time: jax.Array,
   *,
   window: int,
   scale: float,
   softcap: float,
   interpret: bool = False,
 ) -> jax.Array:
-  """Attention of one query a row, at `slot`, to the slots from the row's start on.
+  """Attention of one query a row, at `time`, to the row's tokens in a ring of slots (`attention.Cache`).
 
   Args:
     q_BHC: queries; C a power of two, H / K at most 16.
-    k_BSKC: keys of all slots, the query's own written already.
+    k_BSKC: keys of all slots, the query's own written already; S a multiple of BLOCK.
     v_BSKC: values.
-    start_B: i32, first slot of each row.
-    slot: i32 [], the newest slot.
-    window: newest slots that are seen; 0: all.
+    first_B: i32, time of each row's first token; at most S tokens back.
+    time: i32 [], the query's.
+    window: newest tokens that are seen; 0: all.
     scale: on query-key products.
     softcap: c tanh(x / c) on them; 0: off.
     interpret: run as plain JAX, for tests without a GPU.
@@ -62,9 +63,13 @@ def attend_live(
   B, H, C = q_BHC.shape
   S, K = k_BSKC.shape[1:3]
   M = H // K  # query heads per key/value head
-  parts = max(1, min(math.ceil(_ENOUGH / (B * K)), 16, S // _BLOCK))
-  first_B = jnp.maximum(start_B, slot + 1 - window) if window else start_B
-  kernel = functools.partial(_kernel, heads=M, parts=parts, scale=scale, softcap=softcap)
+  parts = max(1, min(math.ceil(_ENOUGH / (B * K)), 16, S // BLOCK))
+  if S % BLOCK:
+    raise ValueError(f'a cache of {S} slots is not a multiple of {BLOCK}')
+  length_B = time + 1 - first_B
+  length_B = jnp.minimum(length_B, window) if window else length_B
+  begin_B = (time + 1 - length_B) % S
+  kernel = functools.partial(_kernel, heads=M, slots=S, parts=parts, scale=scale, softcap=softcap)
   buffer = pl.BlockSpec((None, S, None, C), lambda b, k, p: (b, 0, k, 0))
   result = (B, K, parts, M)
   out, most, total = pl.pallas_call(
@@ -75,7 +80,7 @@ def attend_live(
       buffer,
       buffer,
       pl.BlockSpec((None,), lambda b, k, p: (b,)),
-      pl.BlockSpec((None,), lambda b, k, p: (0,)),
+      pl.BlockSpec((None,), lambda b, k, p: (b,)),
     ],
     out_specs=[
       pl.BlockSpec((None, None, None, _QUERIES, C), lambda b, k, p: (b, k, p, 0, 0)),
@@ -90,7 +95,7 @@ def attend_live(
     compiler_params=triton.CompilerParams(num_warps=4, num_stages=3),
     interpret=interpret,
     name='attend_live',
-  )(q_BHC.reshape(B, K, M, C), k_BSKC, v_BSKC, first_B, slot[None])
+  )(q_BHC.reshape(B, K, M, C), k_BSKC, v_BSKC, begin_B, length_B)
   if parts == 1:
     return out.reshape(B, H, C)
   share = jnp.exp(most - jnp.max(most, axis=2, keepdims=True))
@@ -98,22 +103,25 @@ def attend_live(
   return joined.reshape(B, H, C).astype(q_BHC.dtype)
 
 
-def _kernel(q_ref, k_ref, v_ref, first_ref, slot_ref, out_ref, most_ref, total_ref, *, heads, parts, scale, softcap):
+def _kernel(
+  q_ref, k_ref, v_ref, begin_ref, length_ref, out_ref, most_ref, total_ref, *, heads, slots, parts, scale, softcap
+):
   """One key/value head of one row, one part of its live slots: unnormalised output, maximum and sum of its softmax."""
-  first, last = first_ref[...], slot_ref[...] + 1
-  block0 = first // _BLOCK
-  per_part = pl.cdiv(pl.cdiv(last, _BLOCK) - block0, parts)
-  begin = block0 + pl.program_id(2) * per_part
-  end = jnp.minimum(begin + per_part, pl.cdiv(last, _BLOCK))
+  length = length_ref[...]
+  block0, skipped = begin_ref[...] // BLOCK, begin_ref[...] % BLOCK  # slots of the first block before the row's own
+  blocks = pl.cdiv(skipped + length, BLOCK)
+  per_part = pl.cdiv(blocks, parts)
+  begin = pl.program_id(2) * per_part
+  end = jnp.minimum(begin + per_part, blocks)
   rows = pl.ds(0, _QUERIES)
   real = jnp.arange(_QUERIES) < heads
   q = triton.load(q_ref.at[rows, :], mask=real[:, None], other=0.0)
 
   def body(n, carry):
     out, most, total = carry
-    at = n * _BLOCK + jnp.arange(_BLOCK)
-    here = pl.ds(n * _BLOCK, _BLOCK)
-    live = (at >= first) & (at < last)
+    token = n * BLOCK + jnp.arange(BLOCK) - skipped  # counted from the row's first
+    here = pl.ds((block0 + n) % (slots // BLOCK) * BLOCK, BLOCK)
+    live = (token >= 0) & (token < length)
     k = triton.load(k_ref.at[here, :], mask=live[:, None], other=0.0)
     v = triton.load(v_ref.at[here, :], mask=live[:, None], other=0.0)
     score = attention.softcapped(triton.dot(q, k.T) * scale, softcap)

@@ -296,33 +296,34 @@ def decode_step(
   params: Params,
   config: DecoderConfig,
   token_B: jax.Array,
-  slot: jax.Array,
+  time: jax.Array,
   cache: Cache,
   *,
   kernel: bool = False,
 ) -> tuple[jax.Array, Cache]:
-  """Feeds one token a row at `slot`; returns f32 logits [B, V] for the next one, and the cache.
+  """Feeds one token a row at `time`; returns f32 logits [B, V] for the next one, and the cache.
 
   Args:
     params: from `for_decoding`; computed with in the cache's dtype.
     config: of the decoder.
     token_B: i32.
-    slot: i32 [], where the token's key and value are written.
+    time: i32 [], of the token, for every row.
     cache: of the row's earlier tokens.
     kernel: attend with `decode_attention` (GPU), which reads the live part of the cache alone.
   """
-  views = attention.cache_views(config, cache.start, slot[None], cache.k[0].shape[1])
+  slots = cache.k[0].shape[1]
+  views = attention.cache_views(config, cache.first, time[None], slots)
 
   def attend(n, view, cache, q, k, v):
-    cache = attention.write(cache, n, k, v, slot)
+    cache = attention.write(cache, n, k, v, time % slots)
     if not kernel:
       return _attend(config, view, q, cache.k[n], cache.v[n]), cache
     out_BHC = decode_attention.attend_live(
       q[:, 0],
       cache.k[n],
       cache.v[n],
-      cache.start,
-      slot,
+      cache.first,
+      time,
       window=config.kinds[config.kind_of_layer[n]].window,
       scale=config.query_scale,
       softcap=config.attention_softcap,

@@ -4,6 +4,7 @@ Shardings follow from the letters of the weight table. Axis types are always Aut
 Explicit, and the default differs between jax releases.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from absl import logging
@@ -56,6 +57,29 @@ def row_shards(mesh: Mesh) -> int:
 def rows(mesh: Mesh) -> NamedSharding:
   """Arrays whose first axis is B."""
   return NamedSharding(mesh, _ROWS)
+
+
+def by_rows(function: Callable, mesh: Mesh, over_rows: tuple[bool, ...]) -> Callable:
+  """`function` run by each device (by each group of tensor-parallel devices) on its own rows alone.
+
+  Args:
+    function: of arrays and trees; its results have a leading B.
+    mesh: the mesh.
+    over_rows: of each argument, whether it is spread over the rows' devices; else each has it whole.
+  """
+  specs = tuple(_ROWS if yes else PartitionSpec() for yes in over_rows)
+  manual = set(AXES) if mesh.shape['tensor'] == 1 else {'data', 'fsdp'}
+  return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=_ROWS, axis_names=manual, check_vma=False)
+
+
+def on_any_device(flag: jax.Array, mesh: Mesh) -> jax.Array:
+  """Within `by_rows`: whether a flag is set on any device, where these must run the same steps; else the device's own.
+
+  Tensor-parallel devices talk in every step, and some of that talk has all devices as its parties.
+  """
+  if mesh.shape['tensor'] == 1:
+    return flag
+  return jax.lax.pmax(flag.astype(jnp.int32), ('data', 'fsdp')) > 0
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

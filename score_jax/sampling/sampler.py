@@ -50,6 +50,7 @@ class Sampler:
   budgets: tuple[int, ...]  # [A] tokens
   dtype: Any  # compute dtype
   lora: Lora = loras.NONE
+  lanes: int = 0  # rows decoded at a time on each device; 0: all
 
   def spec(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> RolloutSpec:
     """The compiled-in settings of a rollout."""
@@ -62,13 +63,14 @@ class Sampler:
       temperature=temperature,
       top_k=top_k,
       top_p=top_p,
+      lanes=self.lanes,
       kernel=self._has_kernel,
     )
 
   @property
   def _has_kernel(self) -> bool:
-    on_one_gpu = self.mesh.size == 1 and self.mesh.devices.flat[0].platform == 'gpu'
-    return on_one_gpu and decode_attention.fits(self.config, jnp.dtype(self.dtype))
+    on_whole_heads = self.mesh.shape['tensor'] == 1 and self.mesh.devices.flat[0].platform == 'gpu'
+    return on_whole_heads and decode_attention.fits(self.config, jnp.dtype(self.dtype))
 
   def layout(self, params: Any) -> Any:
     """The sampling layout of a policy's or the base's tree: a copy in compute dtype, a tuple of layers, whole but for
@@ -120,7 +122,16 @@ class Sampler:
     inputs = meshes.put_rows(self.mesh, (prompt_BP, start_B, row_B, forced))
     prompt_BP, start_B, row_B, forced_BF = inputs
     return rollout(
-      params, prompt_BP, start_B, row_B, key, forced_BF, config=self.config, spec=spec, dtype=jnp.dtype(self.dtype)
+      params,
+      prompt_BP,
+      start_B,
+      row_B,
+      key,
+      forced_BF,
+      config=self.config,
+      spec=spec,
+      dtype=jnp.dtype(self.dtype),
+      mesh=self.mesh,
     )
 
   def texts(self, rollout_: Rollout) -> list[list[str]]:
