@@ -16,12 +16,13 @@ from score_jax.errors import ConfigError
 _SHAPE = flags.DEFINE_string('shape', 'qwen2.5-0.5b', 'a name of score_jax.models.shapes.SHAPES')
 _DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', ['bfloat16', 'float32'], 'of the parameters on the devices')
 _FOLDER = flags.DEFINE_string('folder', '', 'import: where the random model is written, and found by a second run')
-_ROWS = flags.DEFINE_integer('rows', 64, 'rollout: conversations at a time', lower_bound=1)
+_ROWS = flags.DEFINE_integer('rows', 64, 'conversations in all', lower_bound=1)
 _PROMPT = flags.DEFINE_integer('prompt', 256, 'rollout: tokens of a prompt', lower_bound=1)
 _ATTEMPTS = flags.DEFINE_list('attempts', ['512'], 'rollout: sampled tokens of each attempt, e.g. 512,512')
 _INSTRUCTION = flags.DEFINE_integer('instruction', 64, 'rollout: tokens fed between attempts', lower_bound=1)
+_LANES = flags.DEFINE_integer('lanes', 0, 'rollout: conversations at a time on each device; 0: all', lower_bound=0)
 _SLOTS = flags.DEFINE_integer('slots', 2048, 'update: slots of a row', lower_bound=2)
-_MEAN_LENGTH = flags.DEFINE_integer('mean_length', 0, 'of geometric lengths; 0: all rows are full', lower_bound=0)
+_MEAN_LENGTH = flags.DEFINE_integer('mean_length', 0, 'of geometric lengths; 0: all are full', lower_bound=0)
 _PACK = flags.DEFINE_bool('pack', False, 'update: rows end to end, without padding')
 _MICRO_BATCHES = flags.DEFINE_integer('micro_batches', 1, 'update: parts of the batch', lower_bound=1)
 _REMAT = flags.DEFINE_enum('remat', 'dots', ['none', 'dots', 'full'], 'update: config.model.remat')
@@ -30,6 +31,7 @@ _ATTEMPT_NORMS = flags.DEFINE_bool('attempt_norms', False, 'update: config.loss.
 _LAYERS = flags.DEFINE_integer('layers', 0, "update: instead of the shape's own", lower_bound=0)
 _VOCAB = flags.DEFINE_integer('vocab', 0, "update: instead of the shape's own", lower_bound=0)
 _MESH = flags.DEFINE_list('mesh', ['-1', '1', '1'], 'data,fsdp,tensor')
+_PROFILE = flags.DEFINE_string('profile', '', 'a folder: trace the benchmark into it, and print where the time went')
 _REPEATS = flags.DEFINE_integer('repeats', 3, 'rollout, update: the median of so many is given', lower_bound=1)
 
 
@@ -41,7 +43,14 @@ def main(name: str) -> None:
   benches = {'import': _import, 'rollout': _rollout, 'update': _update}
   if name not in benches:
     raise ConfigError(f'benchmark {name!r} is unknown; there are: {", ".join(benches)}')
-  print(json.dumps(benches[name]()))
+  if not _PROFILE.value:
+    print(json.dumps(benches[name]()))
+    return
+  from score_jax.benchmarks import profile
+
+  with profile.traced(pathlib.Path(_PROFILE.value)):
+    result = benches[name]()
+  print(json.dumps(result | profile.summary(pathlib.Path(_PROFILE.value))))
 
 
 def _import() -> dict:
@@ -58,9 +67,20 @@ def _rollout() -> dict:
   if not all(part.isdigit() and int(part) for part in _ATTEMPTS.value):
     raise ConfigError(f'--attempts={",".join(_ATTEMPTS.value)} must be numbers of tokens, e.g. 512,512')
   budgets = tuple(int(part) for part in _ATTEMPTS.value)
+  if _MEAN_LENGTH.value and len(budgets) > 1:
+    raise ConfigError('--mean_length goes with one attempt: --attempts=1024')
   return rollouts.measure(
     rollouts.Setting(
-      _SHAPE.value, _ROWS.value, _PROMPT.value, budgets, _INSTRUCTION.value, _DTYPE.value, _REPEATS.value
+      shape=_SHAPE.value,
+      rows=_ROWS.value,
+      lanes=_LANES.value,
+      prompt=_PROMPT.value,
+      budgets=budgets,
+      instruction=_INSTRUCTION.value,
+      mean_length=_MEAN_LENGTH.value,
+      dtype=_DTYPE.value,
+      mesh=_mesh(),
+      repeats=_REPEATS.value,
     )
   )
 

@@ -1,10 +1,11 @@
 """Speed of the compiled rollout on random weights of a published shape, beside the floor that memory sets.
 
-No token of a random model is a stop here, so every row takes its whole budget and every step is a full one.
+A random model never stops by itself here: every row takes its whole budget, or stops where it is told to.
 """
 
 import dataclasses
 import functools
+import heapq
 import statistics
 from typing import Any
 
@@ -31,10 +32,12 @@ class Setting:
   """What is rolled out."""
 
   shape: str
-  rows: int  # B
+  rows: int  # in all
+  lanes: int  # rows at a time on a device; 0: all
   prompt: int  # tokens of every prompt
   budgets: tuple[int, ...]  # sampled tokens of each attempt
   instruction: int  # tokens fed between attempts
+  mean_length: int  # of geometric lengths of one attempt, cut at its budget; 0: every attempt takes its budget
   dtype: str
   mesh: tuple[int, int, int]
   repeats: int
@@ -44,43 +47,103 @@ def measure(setting: Setting) -> dict[str, Any]:
   """One line of results; times are medians over `repeats` whole rollouts, host work included."""
   config = config_json.from_hf(SHAPES[setting.shape], setting.shape)
   dtype, mesh = jnp.dtype(setting.dtype), meshes.make_mesh(*setting.mesh)
-  params = jax.jit(lambda p: decoder.for_decoding(p, config, together=True))(random_params(config, dtype))
-  feed = tuple(range(setting.instruction))
+  layout = functools.partial(decoder.for_decoding, config=config, together=True)
+  params = jax.jit(layout, out_shardings=meshes.replicated(mesh))(random_params(config, dtype))
+  stop = config.vocab - 1 if setting.mean_length else _NO_STOP
   spec = RolloutSpec(
     budgets=setting.budgets,
-    feeds=(feed,) * (len(setting.budgets) - 1),
-    end_of_turn=_NO_STOP,
-    stops=(_NO_STOP,),
+    feeds=(tuple(range(setting.instruction)),) * (len(setting.budgets) - 1),
+    end_of_turn=stop,
+    stops=(stop,),
     pad=0,
+    lanes=setting.lanes,
     kernel=jax.default_backend() == 'gpu' and decode_attention.fits(config, dtype),
   )
   rng = np.random.default_rng(0)
-  prompt_BP = jnp.asarray(rng.integers(0, config.vocab, (setting.rows, setting.prompt)), jnp.int32)
-  start_B, row_B = jnp.zeros((setting.rows,), jnp.int32), jnp.arange(setting.rows, dtype=jnp.int32)
-  forced = rollouts.no_forced(setting.rows, spec)
+  prompt_BP = rng.integers(0, config.vocab, (setting.rows, setting.prompt)).astype(np.int32)
+  start_B, row_B = np.zeros(setting.rows, np.int32), np.arange(setting.rows, dtype=np.int32)
 
-  def run() -> Any:
-    return rollouts.rollout(
-      params, prompt_BP, start_B, row_B, jax.random.key(0), forced, config=config, spec=spec, dtype=dtype, mesh=mesh
-    )
+  def seconds_of(forced: Any) -> tuple[float, float]:
+    """Of the first call, and the median of the others."""
+    inputs = meshes.put_rows(mesh, (prompt_BP, start_B, row_B, np.asarray(forced)))
 
-  compile_seconds = machine.first_call(run)
-  seconds = statistics.median(machine.timed(run, setting.repeats))
-  steps = spec.growth
-  sampled = setting.rows * sum(setting.budgets)
-  floor = _bytes_per_step(config, setting, steps, dtype) / machine.copy_rate()
+    def run() -> Any:
+      prompt, start, row, forced = inputs
+      return rollouts.rollout(
+        params, prompt, start, row, jax.random.key(0), forced, config=config, spec=spec, dtype=dtype, mesh=mesh
+      )
+
+    first = machine.first_call(run)
+    return first, statistics.median(machine.timed(run, setting.repeats))
+
+  nothing_forced = rollouts.no_forced(setting.rows, spec)
+  if setting.mean_length:
+    results = _ragged(setting, spec, stop, seconds_of, nothing_forced)
+  else:
+    compile_seconds, seconds = seconds_of(nothing_forced)
+    rows = setting.rows // meshes.row_shards(mesh)
+    results = _full(setting, rows, spec, config, dtype, seconds) | dict(compile_seconds=round(compile_seconds, 1))
   return dict(
     bench='rollout',
     **dataclasses.asdict(setting),
     device=jax.devices()[0].device_kind,
+    devices=mesh.size,
+    **results,
+    peak_mb=machine.peak_mb(),
+  )
+
+
+def _full(
+  setting: Setting, rows: int, spec: RolloutSpec, config: DecoderConfig, dtype: Any, seconds: float
+) -> dict[str, Any]:
+  """Of `rows` rows a device that all take their whole budget, in as many rounds as they need."""
+  lanes = setting.lanes or rows
+  steps = spec.growth * -(-rows // lanes)
+  floor = _bytes_per_step(config, lanes, setting.prompt + spec.growth / 2, dtype) / machine.copy_rate()
+  return dict(
     seconds=round(seconds, 4),
-    tokens_per_second=round(sampled / seconds),
+    tokens_per_second=round(setting.rows * sum(setting.budgets) / seconds),
     ms_per_step=round(1000 * seconds / steps, 4),
     floor_ms_per_step=round(1000 * floor, 4),
     of_floor=round(floor * steps / seconds, 3),
-    compile_seconds=round(compile_seconds, 1),
-    peak_mb=machine.peak_mb(),
   )
+
+
+def _ragged(setting: Setting, spec: RolloutSpec, stop: int, seconds_of: Any, nothing_forced: Any) -> dict[str, Any]:
+  """Of rows of geometric lengths, beside rows of their mean length in the same program."""
+  if len(setting.budgets) != 1:
+    raise ValueError('ragged lengths are measured with one attempt')
+  draws = np.random.default_rng(0).geometric(1 / setting.mean_length, setting.rows)
+  length_B = np.clip(draws, 1, setting.budgets[0])
+  equal_B = np.full(setting.rows, round(length_B.mean()))
+
+  def stopping(length_B: np.ndarray) -> np.ndarray:
+    forced = np.array(nothing_forced)
+    cut_B = length_B < setting.budgets[0]
+    forced[cut_B, length_B[cut_B] - 1] = stop
+    return forced
+
+  compile_seconds, equal = seconds_of(stopping(equal_B))
+  _, ragged = seconds_of(stopping(length_B))
+  equal_rate, rate = equal_B.sum() / equal, length_B.sum() / ragged
+  ideal = useful_share(length_B, setting.lanes or setting.rows)
+  return dict(
+    seconds=round(ragged, 4),
+    tokens_per_second=round(rate),
+    equal_tokens_per_second=round(equal_rate),
+    of_equal=round(rate / equal_rate, 3),
+    ideal_of_equal=round(ideal, 3),
+    of_ideal=round(rate / equal_rate / ideal, 3),
+    compile_seconds=round(compile_seconds, 1),
+  )
+
+
+def useful_share(length_B: np.ndarray, lanes: int) -> float:
+  """Share of lane-steps that sample a token if a lane takes the next row at no cost the moment it is free."""
+  free_at = [0] * lanes
+  for length in length_B:
+    heapq.heappush(free_at, heapq.heappop(free_at) + int(length))
+  return float(length_B.sum() / (lanes * max(free_at)))
 
 
 def random_params(config: DecoderConfig, dtype: Any, shardings: Any = None) -> dict[str, Any]:
@@ -95,9 +158,7 @@ def random_params(config: DecoderConfig, dtype: Any, shardings: Any = None) -> d
   return draw(jax.random.key(0))
 
 
-def _bytes_per_step(config: DecoderConfig, setting: Setting, steps: int, dtype: Any) -> float:
-  """Weights once, and the live cache of every row, on average over the steps; nothing else has to move."""
-  table = weights.weight_table(config)
-  weight_bytes = table.parameters() * dtype.itemsize
-  per_token = 2 * config.layers * config.kv_heads * config.head_width * dtype.itemsize
-  return weight_bytes + setting.rows * (setting.prompt + steps / 2) * per_token
+def _bytes_per_step(config: DecoderConfig, lanes: int, live: float, dtype: Any) -> float:
+  """Weights once, and the `live` tokens of every lane's cache; nothing else has to move."""
+  weight_bytes = weights.weight_table(config).parameters() * dtype.itemsize
+  return weight_bytes + lanes * live * 2 * config.layers * config.kv_heads * config.head_width * dtype.itemsize

@@ -1,0 +1,62 @@
+"""Traces of this process, for the usual viewers (TensorBoard's profiler, XProf), and a summary of the newest."""
+
+import collections
+from collections.abc import Iterator
+import contextlib
+import pathlib
+from typing import Any
+
+import jax
+
+_LONGEST_LISTED = 24
+
+
+@contextlib.contextmanager
+def traced(folder: pathlib.Path) -> Iterator[None]:
+  """Writes a trace of what runs inside to `folder`."""
+  with jax.profiler.trace(str(folder)):
+    yield
+
+
+def summary(folder: pathlib.Path) -> dict[str, Any]:
+  """Where the devices' time went in the newest trace of a folder.
+
+  Returns:
+    span_seconds, from the first kernel to the last; idle, the share of it in which a device ran nothing (mean over
+    devices); kernels, the longest by total seconds, with how often they ran.
+  """
+  newest = max(folder.rglob('*.xplane.pb'), key=lambda path: path.stat().st_mtime)
+  planes = [p for p in jax.profiler.ProfileData.from_file(str(newest)).planes if p.name.startswith('/device:')]
+  idle, spans = [], []
+  total, count = collections.Counter(), collections.Counter()
+  for plane in planes:
+    intervals = []
+    for line in plane.lines:
+      if 'Stream' not in line.name and line.name != 'XLA Ops':  # derived lines repeat the same time
+        continue
+      for event in line.events:
+        intervals.append((event.start_ns, event.start_ns + event.duration_ns))
+        total[event.name] += event.duration_ns
+        count[event.name] += 1
+    if intervals:
+      busy, span = covered(intervals)
+      idle.append(1 - busy / span)
+      spans.append(span)
+  if not spans:
+    return dict(span_seconds=None, idle=None, kernels=[])
+  return dict(
+    span_seconds=round(max(spans) / 1e9, 3),
+    idle=round(sum(idle) / len(idle), 4),
+    kernels=[(name, round(ns / 1e9, 4), count[name]) for name, ns in total.most_common(_LONGEST_LISTED)],
+  )
+
+
+def covered(intervals: list[tuple[float, float]]) -> tuple[float, float]:
+  """Length of the union of intervals, and of what lies between the first's begin and the last's end."""
+  intervals = sorted(intervals)
+  first, end = intervals[0]
+  busy = end - first
+  for begin, stop in intervals[1:]:
+    busy += max(0, stop - max(begin, end))
+    end = max(end, stop)
+  return busy, end - first
