@@ -168,21 +168,30 @@ def test_exact_kl_gives_the_reference_no_gradient(base):
   [
     (3, 256, 6, 2, 32, 150, 0, 0.0),  # several parts a row
     (3, 192, 6, 2, 32, 1000, 0, 0.0),  # rows around the end of the ring, one of them as long as the ring
-    (2, 192, 4, 4, 16, 230, 50, 2.0),  # a window around the end of the ring, a soft cap
+    (2, 192, 4, 4, 32, 230, 50, 2.0),  # a window around the end of the ring, a soft cap
     (2, 64, 14, 2, 64, 3, 0, 0.0),  # a part of a block
-    (4, 128, 16, 1, 16, 127, 7, 0.0),
-    (260, 64, 4, 2, 16, 69, 0, 0.0),  # one part a row
+    (4, 128, 16, 1, 32, 127, 7, 0.0),
+    (260, 64, 4, 2, 32, 69, 0, 0.0),  # one part a row
   ],
 )
 def test_attention_to_the_live_part_equals_that_to_the_whole_buffer(B, S, H, K, C, time, window, softcap):
   rng = np.random.default_rng(B)
-  q, k, v = (rng.normal(size=shape).astype(np.float32) for shape in ((B, H, C), (B, S, K, C), (B, S, K, C)))
+  q, k, v = (rng.normal(size=(B, heads, C)).astype(np.float32) for heads in (H, K, K))
+  k_cache, v_cache = (rng.normal(size=(B, S, K, C)).astype(np.float32) for _ in range(2))
   first = rng.integers(max(0, time - S + 1), time + 1, B).astype(np.int32)
   first[0] = max(0, time - S + 1)
-  live = np.asarray(attention.visible(first, jnp.array([time]), S, 0))[:, 0]
-  k[~live], v[~live] = np.nan, np.nan  # what is not the row's is never used
+  visible = np.asarray(attention.visible(first, jnp.array([time]), S, 0))
+  k_cache[~visible[:, 0]], v_cache[~visible[:, 0]] = np.nan, np.nan  # what is not the row's is never used
+  k_cache[:, time % S], v_cache[:, time % S] = np.nan, np.nan  # nor what the token's own key and value will replace
+  angle = rng.uniform(0, 6, (B, 1, C // 2)).astype(np.float32)
+  view = attention.View(np.cos(angle), np.sin(angle), attention.visible(first, jnp.array([time]), S, window))
   settings = dict(scale=0.3, softcap=softcap)
-  found = decode_attention.attend_live(q, k, v, first, jnp.int32(time), window=window, interpret=True, **settings)
-  visible = attention.visible(first, jnp.array([time]), S, window)
-  expected = attention.attend(q[:, None], np.nan_to_num(k), np.nan_to_num(v), visible, **settings)[:, 0]
+  found, *caches = decode_attention.attend_live(
+    q, k, v, view, k_cache, v_cache, first, jnp.int32(time), window=window, interpret=True, **settings
+  )
+  k_cache[:, time % S], v_cache[:, time % S] = attention.rotate(k[:, None], view)[:, 0], v
+  q = attention.rotate(q[:, None], view)
+  expected = attention.attend(q, np.nan_to_num(k_cache), np.nan_to_num(v_cache), view.visible, **settings)[:, 0]
   np.testing.assert_allclose(found, expected, atol=1e-5)
+  for cache, wanted in zip(caches, (k_cache, v_cache), strict=True):
+    np.testing.assert_allclose(cache, wanted, atol=1e-6)

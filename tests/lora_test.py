@@ -225,7 +225,7 @@ def compiled_update(config, lora):
     dtype=jnp.float32,
     group=2,
     micro_batches=1,
-    kl_form='k1_togo',
+    kl_form='exact',  # the form whose update has the reference among its arguments
     importance_cap=0.0,
     remat='full',
     logits_mb=1.0,

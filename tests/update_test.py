@@ -212,6 +212,27 @@ def test_micro_batches_add_up_to_the_whole_batch(kl_form, parts):
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), cut_metrics, metrics)
 
 
+@pytest.mark.parametrize(('kl_form', 'parts', 'shards'), [('k1_togo', 1, 1), ('k1', 2, 2), ('exact', 2, 1)])
+def test_rows_end_to_end_have_the_gradient_of_rows_with_padding(kl_form, parts, shards):
+  padded = dataclasses.replace(SPEC, kl_form=kl_form, importance_cap=0.0)
+  packed = dataclasses.replace(padded, micro_batches=parts, shards=shards, places=100 // (parts * shards))
+  loss_A, (gradient,), metrics = gradients(policy(), {}, reference(), make_batch(), stage_values(), padded)
+  packed_A, (packed_gradient,), packed_metrics = gradients(
+    policy(), {}, reference(), make_batch(), stage_values(), packed
+  )
+  np.testing.assert_allclose(packed_A, loss_A, atol=1e-5)
+  assert_close(packed_gradient, gradient, 1e-6)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), packed_metrics, metrics)
+
+
+@pytest.mark.parametrize('remat', ['dots', 'full'])
+def test_what_is_computed_again_changes_nothing(remat):
+  _, (gradient,), _ = gradients(policy(), {}, reference(), make_batch(), stage_values(), SPEC)
+  again = dataclasses.replace(SPEC, remat=remat)
+  _, (found,), _ = gradients(policy(), {}, reference(), make_batch(), stage_values(), again)
+  assert_close(found, gradient, 1e-6)
+
+
 def test_the_gradients_of_the_attempts_add_up_to_that_of_the_sum():
   loss_A, (gradient,), _ = gradients(policy(), {}, reference(), make_batch(), stage_values(), SPEC)
   parts_A, parts, _ = gradients(policy(), {}, reference(), make_batch(), stage_values(), BY_ATTEMPT)

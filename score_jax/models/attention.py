@@ -29,14 +29,19 @@ def empty_cache(layers: int, shape: tuple[int, int, int, int], dtype: jnp.dtype,
   return Cache(k=zeros, v=tuple(jnp.zeros(shape, dtype) for _ in range(layers)), first=first_B)
 
 
+def put(cache: Cache, layer: int, k_BSKC: jax.Array, v_BSKC: jax.Array) -> Cache:
+  """The cache with other buffers for a layer."""
+  k, v = (old[:layer] + (new,) + old[layer + 1 :] for old, new in ((cache.k, k_BSKC), (cache.v, v_BSKC)))
+  return cache.replace(k=k, v=v)
+
+
 def write(cache: Cache, layer: int, k_BTKC: jax.Array, v_BTKC: jax.Array, slot: jax.Array) -> Cache:
   """Writes T tokens of every row at slots [slot, slot + T), which don't wrap: all rows share the clock."""
 
-  def put(buffers, new):
-    updated = jax.lax.dynamic_update_slice_in_dim(buffers[layer], new.astype(buffers[layer].dtype), slot, axis=1)
-    return buffers[:layer] + (updated,) + buffers[layer + 1 :]
+  def updated(buffer, new):
+    return jax.lax.dynamic_update_slice_in_dim(buffer, new.astype(buffer.dtype), slot, axis=1)
 
-  return cache.replace(k=put(cache.k, k_BTKC), v=put(cache.v, v_BTKC))
+  return put(cache, layer, updated(cache.k[layer], k_BTKC), updated(cache.v[layer], v_BTKC))
 
 
 def insert(cache: Cache, row_R: jax.Array, prompts: Cache, time: jax.Array) -> Cache:
@@ -44,13 +49,13 @@ def insert(cache: Cache, row_R: jax.Array, prompts: Cache, time: jax.Array) -> C
   slots, P = cache.k[0].shape[1], prompts.k[0].shape[1]
   slot_P = (time - P + jnp.arange(P, dtype=jnp.int32)) % slots
 
-  def put(buffers, new):
+  def laid(buffers, new):
     return tuple(
       old.at[row_R[:, None], slot_P[None]].set(x, mode='drop', unique_indices=True)
       for old, x in zip(buffers, new, strict=True)
     )
 
-  return cache.replace(k=put(cache.k, prompts.k), v=put(cache.v, prompts.v))
+  return cache.replace(k=laid(cache.k, prompts.k), v=laid(cache.v, prompts.v))
 
 
 @struct.dataclass

@@ -1,9 +1,10 @@
-"""One-token attention over the live part of a cache, as a GPU kernel (Pallas, Triton).
+"""One decode step's attention as a GPU kernel (Pallas, Triton): rotate, write to the cache, attend to what is live.
 
 The plain path reads whole cache buffers, most slots of which are not the row's for most of a rollout, and needs a
-kernel for each of scores, softmax and sum. This one reads a row's slots from its first, or from its window's, to the
-newest, once, around the end of the ring if they lie so. The range is cut into equal parts that run side by side and are
-joined at the end (flash decoding).
+kernel for each of rotation, writes, scores, softmax and sum: at small batches launching them is most of their time.
+This one reads a row's slots from its first, or from its window's, to the newest, once, around the end of the ring if
+they lie so. The range is cut into equal parts that run side by side and are joined at the end (flash decoding). The
+newest token is attended to from registers, by the first part, which alone writes it.
 """
 
 import functools
@@ -15,6 +16,7 @@ from jax.experimental.pallas import triton
 import jax.numpy as jnp
 
 from score_jax.models import attention
+from score_jax.models.attention import View
 from score_jax.models.families import DecoderConfig
 
 BLOCK = 64  # slots at a time, and what the slots of a cache are a multiple of
@@ -27,13 +29,16 @@ def fits(config: DecoderConfig, dtype: jnp.dtype) -> bool:
   return (
     dtype.itemsize == 2
     and config.heads // config.kv_heads <= _QUERIES
-    and config.head_width >= _QUERIES
+    and config.head_width >= 2 * _QUERIES
     and config.head_width & (config.head_width - 1) == 0
   )
 
 
 def attend_live(
   q_BHC: jax.Array,
+  k_BKC: jax.Array,
+  v_BKC: jax.Array,
+  view: View,
   k_BSKC: jax.Array,
   v_BSKC: jax.Array,
   first_B: jax.Array,
@@ -43,88 +48,123 @@ def attend_live(
   scale: float,
   softcap: float,
   interpret: bool = False,
-) -> jax.Array:
-  """Attention of one query a row, at `time`, to the row's tokens in a ring of slots (`attention.Cache`).
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Attention of one token a row, at `time`, to itself and the row's tokens in a ring of slots (`attention.Cache`).
 
   Args:
-    q_BHC: queries; C a power of two, H / K at most 16.
-    k_BSKC: keys of all slots, the query's own written already; S a multiple of BLOCK.
-    v_BSKC: values.
+    q_BHC: queries, yet to be rotated; C a power of two, H / K at most 16.
+    k_BKC: keys of the same tokens, yet to be rotated.
+    v_BKC: their values.
+    view: rotation of their position, [B, 1, C/2].
+    k_BSKC: keys of all slots; S a multiple of BLOCK.
+    v_BSKC: values of all slots.
     first_B: i32, time of each row's first token; at most S tokens back.
-    time: i32 [], the query's.
+    time: i32 [], of the tokens.
     window: newest tokens that are seen; 0: all.
     scale: on query-key products.
     softcap: c tanh(x / c) on them; 0: off.
     interpret: run as plain JAX, for tests without a GPU.
 
   Returns:
-    out_BHC in the dtype of the queries.
+    out_BHC in the dtype of the queries; the caches, updated in place.
   """
   B, H, C = q_BHC.shape
   S, K = k_BSKC.shape[1:3]
-  M = H // K  # query heads per key/value head
-  parts = max(1, min(math.ceil(_ENOUGH / (B * K)), 16, S // BLOCK))
   if S % BLOCK:
     raise ValueError(f'a cache of {S} slots is not a multiple of {BLOCK}')
+  parts = max(1, min(math.ceil(_ENOUGH / (B * K)), 16, S // BLOCK))
   length_B = time + 1 - first_B
   length_B = jnp.minimum(length_B, window) if window else length_B
-  begin_B = (time + 1 - length_B) % S
-  kernel = functools.partial(_kernel, heads=M, slots=S, parts=parts, scale=scale, softcap=softcap)
+  scalars_B3 = jnp.stack([(time + 1 - length_B) % S, length_B - 1, jnp.full_like(length_B, time % S)], axis=1)
+  qkv_BNC = jnp.concatenate([q_BHC, k_BKC, v_BKC], axis=1)
+  whole = pl.BlockSpec((None, H + 2 * K, C), lambda b, k, p: (b, 0, 0))
+  rotation = pl.BlockSpec((None, None, C // 2), lambda b, k, p: (b, 0, 0))
   buffer = pl.BlockSpec((None, S, None, C), lambda b, k, p: (b, 0, k, 0))
+  M = H // K  # query heads per key/value head
   result = (B, K, parts, M)
-  out, most, total = pl.pallas_call(
-    kernel,
+  out, most, total, k_BSKC, v_BSKC = pl.pallas_call(
+    functools.partial(_kernel, heads=(H, K), slots=S, parts=parts, scale=scale, softcap=softcap),
     grid=(B, K, parts),
-    in_specs=[
-      pl.BlockSpec((None, None, _QUERIES, C), lambda b, k, p: (b, k, 0, 0)),
-      buffer,
-      buffer,
-      pl.BlockSpec((None,), lambda b, k, p: (b,)),
-      pl.BlockSpec((None,), lambda b, k, p: (b,)),
-    ],
+    in_specs=[whole, rotation, rotation, pl.BlockSpec((None, 3), lambda b, k, p: (b, 0)), buffer, buffer],
     out_specs=[
       pl.BlockSpec((None, None, None, _QUERIES, C), lambda b, k, p: (b, k, p, 0, 0)),
       pl.BlockSpec((None, None, None, _QUERIES), lambda b, k, p: (b, k, p, 0)),
       pl.BlockSpec((None, None, None, _QUERIES), lambda b, k, p: (b, k, p, 0)),
+      buffer,
+      buffer,
     ],
     out_shape=[
       jax.ShapeDtypeStruct((*result, C), jnp.float32 if parts > 1 else q_BHC.dtype),
       jax.ShapeDtypeStruct(result, jnp.float32),
       jax.ShapeDtypeStruct(result, jnp.float32),
+      jax.ShapeDtypeStruct(k_BSKC.shape, k_BSKC.dtype),
+      jax.ShapeDtypeStruct(v_BSKC.shape, v_BSKC.dtype),
     ],
+    input_output_aliases={4: 3, 5: 4},
     compiler_params=triton.CompilerParams(num_warps=4, num_stages=3),
     interpret=interpret,
     name='attend_live',
-  )(q_BHC.reshape(B, K, M, C), k_BSKC, v_BSKC, begin_B, length_B)
-  if parts == 1:
-    return out.reshape(B, H, C)
-  share = jnp.exp(most - jnp.max(most, axis=2, keepdims=True))
-  joined = jnp.sum(out * share[..., None], axis=2) / jnp.sum(total * share, axis=2)[..., None]
-  return joined.reshape(B, H, C).astype(q_BHC.dtype)
+  )(qkv_BNC, view.cos, view.sin, scalars_B3, k_BSKC, v_BSKC)
+  if parts > 1:
+    share = jnp.exp(most - jnp.max(most, axis=2, keepdims=True))
+    out = jnp.sum(out * share[..., None], axis=2) / jnp.sum(total * share, axis=2)[..., None]
+  return out.reshape(B, H, C).astype(q_BHC.dtype), k_BSKC, v_BSKC
 
 
 def _kernel(
-  q_ref, k_ref, v_ref, begin_ref, length_ref, out_ref, most_ref, total_ref, *, heads, slots, parts, scale, softcap
+  qkv_ref,
+  cos_ref,
+  sin_ref,
+  scalars_ref,
+  k_ref,
+  v_ref,
+  out_ref,
+  most_ref,
+  total_ref,
+  k_out_ref,
+  v_out_ref,
+  *,
+  heads,
+  slots,
+  parts,
+  scale,
+  softcap,
 ):
   """One key/value head of one row, one part of its live slots: unnormalised output, maximum and sum of its softmax."""
-  length = length_ref[...]
-  block0, skipped = begin_ref[...] // BLOCK, begin_ref[...] % BLOCK  # slots of the first block before the row's own
-  blocks = pl.cdiv(skipped + length, BLOCK)
-  per_part = pl.cdiv(blocks, parts)
-  begin = pl.program_id(2) * per_part
-  end = jnp.minimum(begin + per_part, blocks)
-  rows = pl.ds(0, _QUERIES)
-  real = jnp.arange(_QUERIES) < heads
-  q = triton.load(q_ref.at[rows, :], mask=real[:, None], other=0.0)
+  (H, K), k_head, part = heads, pl.program_id(1), pl.program_id(2)
+  C = qkv_ref.shape[-1]
+  begin, length, slot = scalars_ref[0], scalars_ref[1], scalars_ref[2]  # of the cached tokens; of the newest
+  left, right, all_of = pl.ds(0, C // 2), pl.ds(C // 2, C // 2), pl.ds(0, C)
+  cos, sin = cos_ref[...][None], sin_ref[...][None]
+
+  def rotated(load):
+    """Both halves of heads [n, C], rotated and rounded as `attention.rotate` does."""
+    first, second = load(left).astype(jnp.float32), load(right).astype(jnp.float32)
+    return tuple(x.astype(k_ref.dtype) for x in (first * cos - second * sin, second * cos + first * sin))
+
+  real = jnp.arange(_QUERIES) < H // K
+  own = pl.ds(k_head * (H // K), _QUERIES)
+  q1, q2 = rotated(lambda half: triton.load(qkv_ref.at[own, half], mask=real[:, None], other=0.0))
+  k1, k2 = rotated(lambda half: triton.load(qkv_ref.at[H + k_head, half])[None])
+  v = triton.load(qkv_ref.at[H + K + k_head, all_of])
+
+  @pl.when(part == 0)
+  def _():
+    triton.store(k_out_ref.at[slot, left], k1[0])
+    triton.store(k_out_ref.at[slot, right], k2[0])
+    triton.store(v_out_ref.at[slot, all_of], v)
+
+  def summed(q, k):
+    return jnp.sum(q.astype(jnp.float32) * k.astype(jnp.float32), axis=-1)
 
   def body(n, carry):
     out, most, total = carry
     token = n * BLOCK + jnp.arange(BLOCK) - skipped  # counted from the row's first
     here = pl.ds((block0 + n) % (slots // BLOCK) * BLOCK, BLOCK)
     live = (token >= 0) & (token < length)
-    k = triton.load(k_ref.at[here, :], mask=live[:, None], other=0.0)
-    v = triton.load(v_ref.at[here, :], mask=live[:, None], other=0.0)
-    score = attention.softcapped(triton.dot(q, k.T) * scale, softcap)
+    k1, k2 = (triton.load(k_ref.at[here, half], mask=live[:, None], other=0.0) for half in (left, right))
+    v = triton.load(v_ref.at[here, all_of], mask=live[:, None], other=0.0)
+    score = attention.softcapped((triton.dot(q1, k1.T) + triton.dot(q2, k2.T)) * scale, softcap)
     score = jnp.where(live[None, :], score, attention.HIDDEN)
     most_new = jnp.maximum(most, jnp.max(score, axis=-1))
     weight = jnp.exp(score - most_new[:, None])
@@ -132,14 +172,20 @@ def _kernel(
     out = out * shrink[:, None] + triton.dot(weight.astype(v.dtype), v)
     return out, most_new, total * shrink + jnp.sum(weight, axis=-1)
 
-  empty = (
-    jnp.zeros(q.shape, jnp.float32),
-    jnp.full((_QUERIES,), attention.HIDDEN, jnp.float32),
-    jnp.zeros((_QUERIES,), jnp.float32),
+  block0, skipped = begin // BLOCK, begin % BLOCK  # slots of the first block before the row's own
+  blocks = pl.cdiv(skipped + length, BLOCK)
+  per_part = pl.cdiv(blocks, parts)
+  newest = attention.softcapped((summed(q1, k1) + summed(q2, k2)) * scale, softcap)
+  is_first = (part == 0).astype(jnp.float32)
+  before = (
+    is_first * jnp.broadcast_to(v.astype(jnp.float32)[None], (_QUERIES, C)),
+    jnp.where(part == 0, newest, attention.HIDDEN),
+    jnp.full((_QUERIES,), 1.0, jnp.float32) * is_first,
   )
-  out, most, total = jax.lax.fori_loop(begin, end, body, empty)
+  out, most, total = jax.lax.fori_loop(part * per_part, jnp.minimum((part + 1) * per_part, blocks), body, before)
   if parts == 1:
     out = out / total[:, None]
-  triton.store(out_ref.at[rows, :], out.astype(out_ref.dtype), mask=real[:, None])
+  rows = pl.ds(0, _QUERIES)
+  triton.store(out_ref.at[rows, all_of], out.astype(out_ref.dtype), mask=real[:, None])
   triton.store(most_ref.at[rows], most, mask=real)
   triton.store(total_ref.at[rows], total, mask=real)

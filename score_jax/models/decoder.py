@@ -91,8 +91,8 @@ def _project_all(w: Params, names: tuple[str, ...], x: jax.Array, outputs: str, 
   return tuple(_adapted(w, name, x, 'd', outputs, part) for name, part in zip(names, parts, strict=True))
 
 
-def _layer(w: Params, config: DecoderConfig, x_BTD: jax.Array, view: View, attend: Callable) -> tuple[jax.Array, Any]:
-  """One layer. `attend(q, k, v) -> (out, carried)` decides where keys and values live."""
+def _layer(w: Params, config: DecoderConfig, x_BTD: jax.Array, attend: Callable) -> tuple[jax.Array, Any]:
+  """One layer. `attend(q, k, v) -> (out, carried)` rotates queries and keys, and decides where keys and values live."""
 
   def norm(x, name):
     return _rms_norm(x, w[name], config) if name in w else x
@@ -100,9 +100,7 @@ def _layer(w: Params, config: DecoderConfig, x_BTD: jax.Array, view: View, atten
   with jax.named_scope('attention'):
     normed = norm(x_BTD, 'attention_norm')
     q_BTHC, k_BTKC, v_BTKC = _project_all(w, QKV, normed, 'hc', (config.heads, config.kv_heads, config.kv_heads))
-    q_BTHC = attention.rotate(norm(q_BTHC, 'q_norm'), view)
-    k_BTKC = attention.rotate(norm(k_BTKC, 'k_norm'), view)
-    out_BTHC, carried = attend(q_BTHC, k_BTKC, v_BTKC)
+    out_BTHC, carried = attend(norm(q_BTHC, 'q_norm'), norm(k_BTKC, 'k_norm'), v_BTKC)
     x_BTD = x_BTD + norm(_project(w, 'o', out_BTHC, 'hc', 'd'), 'post_attention_norm')
   with jax.named_scope('ffn'):
     normed = norm(x_BTD, 'ffn_norm')
@@ -202,7 +200,11 @@ def hidden_states(
   def layer(x_XTD, inputs):
     w, kind = inputs
     view = jax.tree.map(lambda leaf: leaf[kind], stacked) if len(views) > 1 else views[0]
-    return _layer(w, config, x_XTD, view, lambda q, k, v: (attend(kind, q, k, v), None))
+
+    def attend_rows(q, k, v):
+      return attend(kind, attention.rotate(q, view), attention.rotate(k, view), v), None
+
+    return _layer(w, config, x_XTD, attend_rows)
 
   embedded_XTD = _embed(params, config, tokens_XT, dtype)
   kind_N = jnp.asarray(config.kind_of_layer, jnp.int32)
@@ -268,7 +270,7 @@ def _run(
   x_BTD = _embed(params, config, tokens_BT, cache.k[0].dtype)
   for n, kind in enumerate(config.kind_of_layer):
     here = functools.partial(attend, n, views[kind], cache)
-    x_BTD, cache = _layer(params['layers'][n], config, x_BTD, views[kind], here)
+    x_BTD, cache = _layer(params['layers'][n], config, x_BTD, here)
   last_B1D = _rms_norm(x_BTD[:, -1:], params['final_norm'], config)
   return logits(last_B1D[:, 0], head(params, last_B1D.dtype), config), cache
 
@@ -286,6 +288,7 @@ def prefill(
   slots_P = jnp.arange(P, dtype=jnp.int32)
 
   def attend(n, view, cache, q, k, v):
+    q, k = attention.rotate(q, view), attention.rotate(k, view)
     # The prompt sees itself alone, not the empty slots after it.
     return _attend(config, view, q, k, v), attention.write(cache, n, k, v, jnp.int32(0))
 
@@ -314,12 +317,10 @@ def decode_step(
   slots = cache.k[0].shape[1]
   views = attention.cache_views(config, cache.first, time[None], slots)
 
-  def attend(n, view, cache, q, k, v):
-    cache = attention.write(cache, n, k, v, time % slots)
-    if not kernel:
-      return _attend(config, view, q, cache.k[n], cache.v[n]), cache
-    out_BHC = decode_attention.attend_live(
-      q[:, 0],
+  def attend_live(n, view, cache, q, k, v):
+    out_BHC, *buffers = decode_attention.attend_live(
+      *(x[:, 0] for x in (q, k, v)),
+      view,
       cache.k[n],
       cache.v[n],
       cache.first,
@@ -328,6 +329,11 @@ def decode_step(
       scale=config.query_scale,
       softcap=config.attention_softcap,
     )
-    return out_BHC[:, None], cache
+    return out_BHC[:, None], attention.put(cache, n, *buffers)
 
-  return _run(params, config, token_B[:, None], views, cache, attend)
+  def attend(n, view, cache, q, k, v):
+    q, k = attention.rotate(q, view), attention.rotate(k, view)
+    cache = attention.write(cache, n, k, v, time % slots)
+    return _attend(config, view, q, cache.k[n], cache.v[n]), cache
+
+  return _run(params, config, token_B[:, None], views, cache, attend_live if kernel else attend)

@@ -32,8 +32,8 @@ def of_rollout(rollout: Rollout, trained_BA: np.ndarray, verdict_BA: np.ndarray 
 def balanced_order(length_B: np.ndarray, group: int, shards: int, parts: int) -> np.ndarray:
   """An order of rows in which the micro-batches of each device have about the same number of tokens.
 
-  Whole problems move, and only among the rows of their own device. A device's problems are sorted by their tokens and
-  dealt to the parts back and forth.
+  Whole problems move, and only among the rows of their own device: the longest first, each to the part that has the
+  fewest tokens so far and still has room.
 
   Args:
     length_B: i32, tokens of each row.
@@ -45,10 +45,16 @@ def balanced_order(length_B: np.ndarray, group: int, shards: int, parts: int) ->
     i64 [B]: the row that comes to stand in each place.
   """
   tokens_XP = length_B.reshape(shards, -1, group).sum(-1)
-  rounds = tokens_XP.shape[1] // parts
-  order_XP = np.argsort(-tokens_XP, axis=1, kind='stable').reshape(shards, rounds, parts)
-  order_XP[:, 1::2] = order_XP[:, 1::2, ::-1]
-  problem_P = (order_XP.reshape(shards, -1) + np.arange(shards)[:, None] * tokens_XP.shape[1]).reshape(-1)
+  room = tokens_XP.shape[1] // parts
+  order_XP = []
+  for tokens_P in tokens_XP:
+    members, totals = [[] for _ in range(parts)], np.zeros(parts)
+    for problem in np.argsort(-tokens_P, kind='stable'):
+      part = min((m for m in range(parts) if len(members[m]) < room), key=lambda m: totals[m])
+      members[part].append(problem)
+      totals[part] += tokens_P[problem]
+    order_XP.append(np.stack(members, axis=1).reshape(-1))
+  problem_P = (np.stack(order_XP) + np.arange(shards)[:, None] * tokens_XP.shape[1]).reshape(-1)
   return (problem_P[:, None] * group + np.arange(group)).reshape(-1)
 
 
