@@ -55,6 +55,7 @@ def get_config() -> ConfigDict:
   config.sampling = ConfigDict()
   config.sampling.prompt_tokens = 10  # slots for the prompt; a longer one is an error
   config.sampling.attempt_tokens = (18, 20)  # budget of each attempt, its end-of-turn included; its length is A
+  config.sampling.lanes = 0  # conversations decoded at a time on each device; the others wait for one to end. 0: all
   config.sampling.temperature = 1.0  # of training rollouts; the method needs 1
   config.sampling.top_k = 0  # 0: off
   config.sampling.top_p = 1.0  # 1: off

@@ -2,6 +2,7 @@
 
 import     host memory and seconds of reading an HF folder of that shape into device arrays (Linux; --folder)
 rollout    tokens per second of the compiled rollout with random weights (--rows, --prompt, --attempts, --instruction)
+step       seconds by phase of whole training steps, and the devices' idle share (--problems, --folder, ...)
 update     seconds, share of the matmul rate and memory of the compiled update (--rows, --slots, --remat, ...)
 """
 
@@ -15,12 +16,14 @@ from score_jax.errors import ConfigError
 
 _SHAPE = flags.DEFINE_string('shape', 'qwen2.5-0.5b', 'a name of score_jax.models.shapes.SHAPES')
 _DTYPE = flags.DEFINE_enum('dtype', 'bfloat16', ['bfloat16', 'float32'], 'of the parameters on the devices')
-_FOLDER = flags.DEFINE_string('folder', '', 'import: where the random model is written, and found by a second run')
+_FOLDER = flags.DEFINE_string('folder', '', 'import, step: where the random model is written, and found again')
 _ROWS = flags.DEFINE_integer('rows', 64, 'conversations in all', lower_bound=1)
 _PROMPT = flags.DEFINE_integer('prompt', 256, 'rollout: tokens of a prompt', lower_bound=1)
 _ATTEMPTS = flags.DEFINE_list('attempts', ['512'], 'rollout: sampled tokens of each attempt, e.g. 512,512')
 _INSTRUCTION = flags.DEFINE_integer('instruction', 64, 'rollout: tokens fed between attempts', lower_bound=1)
 _LANES = flags.DEFINE_integer('lanes', 0, 'rollout: conversations at a time on each device; 0: all', lower_bound=0)
+_PROBLEMS = flags.DEFINE_integer('problems', 128, 'step: problems', lower_bound=1)
+_SAMPLES = flags.DEFINE_integer('samples', 4, 'step: samples of a problem', lower_bound=2)
 _SLOTS = flags.DEFINE_integer('slots', 2048, 'update: slots of a row', lower_bound=2)
 _MEAN_LENGTH = flags.DEFINE_integer('mean_length', 0, 'of geometric lengths; 0: all are full', lower_bound=0)
 _PACK = flags.DEFINE_bool('pack', False, 'update: rows end to end, without padding')
@@ -40,13 +43,13 @@ def main(name: str) -> None:
 
   if _SHAPE.value not in SHAPES:
     raise ConfigError(f'--shape={_SHAPE.value} is unknown; use one of {", ".join(SHAPES)}')
-  benches = {'import': _import, 'rollout': _rollout, 'update': _update}
+  benches = {'import': _import, 'rollout': _rollout, 'step': _step, 'update': _update}
   if name not in benches:
     raise ConfigError(f'benchmark {name!r} is unknown; there are: {", ".join(benches)}')
   if not _PROFILE.value:
     print(json.dumps(benches[name]()))
     return
-  from score_jax.benchmarks import profile
+  from score_jax.reporting import profile
 
   with profile.traced(pathlib.Path(_PROFILE.value)):
     result = benches[name]()
@@ -56,17 +59,13 @@ def main(name: str) -> None:
 def _import() -> dict:
   from score_jax.benchmarks import importing
 
-  if not _FOLDER.value:
-    raise ConfigError('give --folder=DIR, with room for the weights')
-  return importing.measure(_SHAPE.value, pathlib.Path(_FOLDER.value), _DTYPE.value)
+  return importing.measure(_SHAPE.value, _folder(), _DTYPE.value)
 
 
 def _rollout() -> dict:
   from score_jax.benchmarks import rollouts
 
-  if not all(part.isdigit() and int(part) for part in _ATTEMPTS.value):
-    raise ConfigError(f'--attempts={",".join(_ATTEMPTS.value)} must be numbers of tokens, e.g. 512,512')
-  budgets = tuple(int(part) for part in _ATTEMPTS.value)
+  budgets = _budgets()
   if _MEAN_LENGTH.value and len(budgets) > 1:
     raise ConfigError('--mean_length goes with one attempt: --attempts=1024')
   return rollouts.measure(
@@ -106,6 +105,37 @@ def _update() -> dict:
       repeats=_REPEATS.value,
     )
   )
+
+
+def _step() -> dict:
+  from score_jax.benchmarks import steps
+
+  setting = steps.Setting(
+    shape=_SHAPE.value,
+    problems=_PROBLEMS.value,
+    samples=_SAMPLES.value,
+    prompt=_PROMPT.value,
+    budgets=_budgets(),
+    lanes=_LANES.value,
+    micro_batches=_MICRO_BATCHES.value,
+    pack=_PACK.value,
+    remat=_REMAT.value,
+    mesh=_mesh(),
+    repeats=_REPEATS.value,
+  )
+  return steps.measure(setting, _folder())
+
+
+def _folder() -> pathlib.Path:
+  if not _FOLDER.value:
+    raise ConfigError('give --folder=DIR, with room for the weights')
+  return pathlib.Path(_FOLDER.value)
+
+
+def _budgets() -> tuple[int, ...]:
+  if not all(part.isdigit() and int(part) for part in _ATTEMPTS.value):
+    raise ConfigError(f'--attempts={",".join(_ATTEMPTS.value)} must be numbers of tokens, e.g. 512,512')
+  return tuple(int(part) for part in _ATTEMPTS.value)
 
 
 def _mesh() -> tuple[int, int, int]:

@@ -55,6 +55,7 @@ class BatchConfig:
 class SamplingConfig:
   prompt_tokens: int
   attempt_tokens: tuple[int, ...]
+  lanes: int
   temperature: float
   top_k: int
   top_p: float
@@ -288,6 +289,7 @@ def _check_numbers(run: RunConfig) -> None:
     ('optim.weight_decay', run.optim.weight_decay),
     ('loss.importance_cap', run.loss.importance_cap),
     ('lora.rank', run.lora.rank),
+    ('sampling.lanes', run.sampling.lanes),
   ):
     _require(0 <= value < float('inf'), f'config.{where} = {value} must be 0 or more')
   budgets = run.sampling.attempt_tokens

@@ -10,6 +10,10 @@ from score_jax import doors
 _CONFIG = doors.define_config()
 _WORKDIR = flags.DEFINE_string('workdir', '', 'the run folder; default: runs/<name of the config file>')
 
+_PROFILE = flags.DEFINE_integer(
+  'profile', 0, 'trace so many steps, from the third on, to WORKDIR/profile (TensorBoard, XProf)', lower_bound=0
+)
+
 
 def main() -> None:
   config = doors.run_config(_CONFIG)
@@ -19,10 +23,13 @@ def main() -> None:
 
     pretrain.pretrain(config, workdir)
   else:
+    from score_jax.reporting import profile
     from score_jax.training import loop
     from score_jax.training import run
 
-    loop.train(run.open_run(config, workdir))
+    opened = run.open_run(config, workdir)
+    traced = profile.Tracer(opened.folder.path / 'profile', _PROFILE.value) if _PROFILE.value else profile.NO_TRACE
+    loop.train(opened, traced)
 
 
 if __name__ == '__main__':

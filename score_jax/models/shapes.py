@@ -35,6 +35,7 @@ def _sizes(layers: int, width: int, heads: int, kv_heads: int, ffn: int) -> dict
 
 
 SHAPES: dict[str, dict[str, Any]] = {
+  'tiny': _QWEN | _sizes(2, 64, 4, 2, 128) | dict(max_window_layers=2, tie_word_embeddings=True, vocab_size=512),
   'qwen2.5-0.5b': _QWEN | _sizes(24, 896, 14, 2, 4864) | dict(max_window_layers=24, tie_word_embeddings=True),
   'qwen2.5-1.5b': _QWEN | _sizes(28, 1536, 12, 2, 8960) | dict(max_window_layers=28, tie_word_embeddings=True),
   'qwen2.5-7b': _QWEN

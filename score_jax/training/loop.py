@@ -18,6 +18,7 @@ from score_jax.errors import NumericsError
 from score_jax.models import lora as loras
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import metrics
+from score_jax.reporting import profile
 from score_jax.reporting import terminal
 from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
@@ -83,7 +84,7 @@ def visit_at(visits: tuple[Stage, ...], step: int) -> Visit:
   raise ValueError(f'step {step} lies beyond the last stage')
 
 
-def train(run: Run) -> None:
+def train(run: Run, tracer: profile.Tracer = profile.NO_TRACE) -> None:
   """Trains from where the run folder stands to the end; then evaluates, exports and reports the best policy."""
   config = run.config
   checkpoints = Checkpoints(run.folder.checkpoints, keep=config.checkpoint.keep)
@@ -96,8 +97,9 @@ def train(run: Run) -> None:
   while progress.step < total:
     visit = visit_at(config.visits, progress.step)
     if data is None or data.visit != visit:
-      state, data = _enter(run, visit, state, progress.step, checkpoints)
-    state, line, work = _step(run, data, state, progress.step, work or _work(run, data, progress.step))
+      state, data = enter(run, visit, state, progress.step, checkpoints)
+    with tracer.step():
+      state, line, work = run_step(run, data, state, progress.step, work or work_of(run, data, progress.step))
     if config.eval.every and line['step'] % config.eval.every == 0:
       line['eval'] = _evaluate(run, run.policy(state.params))
       bar.say(terminal.evaluation_line(f'step {line["step"]}', line['eval']))
@@ -116,7 +118,7 @@ def train(run: Run) -> None:
   _finish(run, checkpoints, state, progress)
 
 
-def _step(
+def run_step(
   run: Run, data: VisitData, state: TrainState, step: int, work: Work
 ) -> tuple[TrainState, dict[str, Any], Work | None]:
   """One step of SCoRe: the new state, its line of metrics, and the next step's work, if it is of the same visit."""
@@ -142,13 +144,13 @@ def _step(
     reference = data.reference if spec.reference_in_update else None
     values = stage_values(stage, rate)
     state, results = update(state, run.frozen, reference, batch, values, spec=spec, optimizer=run.optimizer)
-    ahead = _work(run, data, step + 1) if step + 1 < data.visit.first_step + stage.steps else None
+    ahead = work_of(run, data, step + 1) if step + 1 < data.visit.first_step + stage.steps else None
     results = jax.device_get(results)
   line = metrics.step_line(step + 1, stage, verdict, rollout.stop, rollout.attempt, results, rate, clock.seconds)
   return state, line, ahead
 
 
-def _work(run: Run, data: VisitData, step: int) -> Work:
+def work_of(run: Run, data: VisitData, step: int) -> Work:
   """What the host can make ready of a step before the policy it samples from is known."""
   P, G = run.config.batch.problems, run.config.batch.samples
   count = offline.offline_count(data.visit.stage, P)
@@ -193,7 +195,7 @@ def _restored_or_fresh(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, 
   return checkpoints.state(last, runs.abstract_state(run)), checkpoints.progress(last)
 
 
-def _enter(
+def enter(
   run: Run, visit: Visit, state: TrainState, step: int, checkpoints: Checkpoints
 ) -> tuple[TrainState, VisitData]:
   """What a visit needs, whether it is entered at its start or resumed in its middle."""

@@ -124,6 +124,7 @@ def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> S
     budgets=config.sampling.attempt_tokens,
     dtype=compute_dtype(config.model.dtype),
     lora=_checked(config.lora, decoder),
+    lanes=config.sampling.lanes,
   )
   chat.check_vocabulary(decoder.vocab)
   longest = config.sampling.prompt_tokens + sampler.spec().growth

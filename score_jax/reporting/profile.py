@@ -8,14 +8,41 @@ from typing import Any
 
 import jax
 
-_LONGEST_LISTED = 24
+_LONGEST_LISTED = 24  # kernels
+_SETTLING = 2  # steps that are not traced: they compile
 
 
 @contextlib.contextmanager
 def traced(folder: pathlib.Path) -> Iterator[None]:
-  """Writes a trace of what runs inside to `folder`."""
-  with jax.profiler.trace(str(folder)):
+  """Writes a trace of what runs inside to `folder`: devices, and the calls that feed them, not every Python call."""
+  options = jax.profiler.ProfileOptions()
+  options.python_tracer_level = 0
+  with jax.profiler.trace(str(folder), profiler_options=options):
     yield
+
+
+class Tracer:
+  """Traces some steps of a run, once its programs are compiled."""
+
+  def __init__(self, folder: pathlib.Path | None, steps: int):
+    self._folder, self._last, self._done = folder, _SETTLING + steps, 0
+    self._open = contextlib.ExitStack()
+
+  @contextlib.contextmanager
+  def step(self) -> Iterator[None]:
+    """Around every step."""
+    if self._folder and self._done == _SETTLING:
+      self._open.enter_context(traced(self._folder))
+    yield
+    self._done += 1
+    if self._folder and self._done == self._last:
+      self._open.close()
+      found = summary(self._folder)
+      idle = 'the trace has no device' if found['idle'] is None else f'devices idle {found["idle"]:.1%}'
+      print(f'traced {self._last - _SETTLING} steps to {self._folder}: {idle}', flush=True)
+
+
+NO_TRACE = Tracer(None, 0)
 
 
 def summary(folder: pathlib.Path) -> dict[str, Any]:
