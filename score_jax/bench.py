@@ -1,5 +1,6 @@
 """Measures the package on this machine, one JSON line a result: `python -m score_jax.bench NAME --shape=...`.
 
+compile    the programs of a run for a TPU topology that is not here: seconds, bytes a chip, collectives (--topology)
 import     host memory and seconds of reading an HF folder of that shape into device arrays (Linux; --folder)
 rollout    tokens per second of the compiled rollout with random weights (--rows, --prompt, --attempts, --instruction)
 step       seconds by phase of whole training steps, and the devices' idle share (--problems, --folder, ...)
@@ -34,6 +35,7 @@ _ATTEMPT_NORMS = flags.DEFINE_bool('attempt_norms', False, 'update: config.loss.
 _LAYERS = flags.DEFINE_integer('layers', 0, "update: instead of the shape's own", lower_bound=0)
 _VOCAB = flags.DEFINE_integer('vocab', 0, "update: instead of the shape's own", lower_bound=0)
 _MESH = flags.DEFINE_list('mesh', ['-1', '1', '1'], 'data,fsdp,tensor')
+_TOPOLOGY = flags.DEFINE_string('topology', 'v5e:4x4', 'compile: a TPU topology')
 _PROFILE = flags.DEFINE_string('profile', '', 'a folder: trace the benchmark into it, and print where the time went')
 _REPEATS = flags.DEFINE_integer('repeats', 3, 'rollout, update: the median of so many is given', lower_bound=1)
 
@@ -43,7 +45,7 @@ def main(name: str) -> None:
 
   if _SHAPE.value not in SHAPES:
     raise ConfigError(f'--shape={_SHAPE.value} is unknown; use one of {", ".join(SHAPES)}')
-  benches = {'import': _import, 'rollout': _rollout, 'step': _step, 'update': _update}
+  benches = {'compile': _compile, 'import': _import, 'rollout': _rollout, 'step': _step, 'update': _update}
   if name not in benches:
     raise ConfigError(f'benchmark {name!r} is unknown; there are: {", ".join(benches)}')
   if not _PROFILE.value:
@@ -54,6 +56,25 @@ def main(name: str) -> None:
   with profile.traced(pathlib.Path(_PROFILE.value)):
     result = benches[name]()
   print(json.dumps(result | profile.summary(pathlib.Path(_PROFILE.value))))
+
+
+def _compile() -> dict:
+  from score_jax.benchmarks import compiling
+
+  return compiling.measure(
+    compiling.Setting(
+      shape=_SHAPE.value,
+      topology=_TOPOLOGY.value,
+      mesh=_mesh(),
+      rows=_ROWS.value,
+      prompt=_PROMPT.value,
+      budgets=_budgets(),
+      instruction=_INSTRUCTION.value,
+      micro_batches=_MICRO_BATCHES.value,
+      remat=_REMAT.value,
+      logits_mb=_LOGITS_MB.value,
+    )
+  )
 
 
 def _import() -> dict:

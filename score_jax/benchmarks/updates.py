@@ -30,8 +30,8 @@ from score_jax.training import optim
 from score_jax.training import run as runs
 from score_jax.training import update as updates
 
-_GROUP = 4
-_ADAM = OptimConfig(
+GROUP = 4
+ADAM = OptimConfig(
   learning_rate=1e-6,
   schedule='constant',
   warmup_steps=0,
@@ -69,12 +69,12 @@ def measure(setting: Setting) -> dict[str, Any]:
   config = decoder_config(setting.shape, setting.layers, setting.vocab)
   mesh = meshes.make_mesh(*setting.mesh)
   dtype = jnp.dtype(setting.dtype)
-  optimizer = optim.make_optimizer(_ADAM, weights.weight_table(config))
+  optimizer = optim.make_optimizer(ADAM, weights.weight_table(config))
   state, reference = placed(config, optimizer, mesh, dtype)
   spec = update_spec(setting, config, mesh)
   batch = _random_batch(setting, config)
   if setting.pack:
-    parts = (_GROUP, spec.shards, spec.micro_batches)
+    parts = (GROUP, spec.shards, spec.micro_batches)
     order = batches.balanced_order(batch.length, *parts)
     batch = jax.tree.map(lambda x: x[order], batch)
     spec = dataclasses.replace(spec, places=batches.stream_places(batch.length, setting.slots, *parts))
@@ -130,7 +130,7 @@ def update_spec(setting: Setting, config: DecoderConfig, mesh: Mesh) -> updates.
   return updates.UpdateSpec(
     config=config,
     dtype=jnp.dtype(setting.dtype),
-    group=_GROUP,
+    group=GROUP,
     micro_batches=setting.micro_batches,
     kl_form='k1_togo',
     importance_cap=0.0,

@@ -204,9 +204,10 @@ def hidden_states(
     def attend_rows(q, k, v):
       return attend(kind, attention.rotate(q, view), attention.rotate(k, view), v), None
 
-    return _layer(w, config, x_XTD, attend_rows)
+    x_XTD, _ = _layer(w, config, x_XTD, attend_rows)
+    return how.spread(x_XTD), None
 
-  embedded_XTD = _embed(params, config, tokens_XT, dtype)
+  embedded_XTD = how.spread(_embed(params, config, tokens_XT, dtype))
   kind_N = jnp.asarray(config.kind_of_layer, jnp.int32)
   x_XTD, _ = jax.lax.scan(REMATS[remat](layer), embedded_XTD, (params['layers'], kind_N))
   return _rms_norm(x_XTD, params['final_norm'], config)

@@ -15,6 +15,7 @@ import jax
 from jax.experimental.pallas.ops.tpu import splash_attention
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
@@ -31,8 +32,14 @@ class Attention:
   """How whole rows attend; compiled in."""
 
   kind: str = 'plain'
-  mesh: Mesh | None = None  # splash alone: rows lie on data and fsdp, heads on tensor
+  mesh: Mesh | None = None  # rows lie on data and fsdp, heads on tensor; None: one device
   interpret: bool = False  # splash alone: run as plain JAX, for tests without a TPU
+
+  def spread(self, x_X: jax.Array) -> jax.Array:
+    """Keeps activations where their rows are; a compiler may else prefer to cut them as it finds the weights cut."""
+    if self.mesh is None or self.mesh.size == 1:
+      return x_X
+    return jax.lax.with_sharding_constraint(x_X, NamedSharding(self.mesh, PartitionSpec(('data', 'fsdp'))))
 
 
 PLAIN = Attention()
@@ -43,10 +50,10 @@ def best(config: DecoderConfig, dtype: Any, mesh: Mesh) -> Attention:
   platform = mesh.devices.flat[0].platform
   narrow = jnp.dtype(dtype).itemsize == 2
   if platform == 'gpu' and narrow and not config.attention_softcap and config.head_width % 8 == 0:
-    return Attention('cudnn') if config.head_width <= 128 else PLAIN
+    return Attention('cudnn' if config.head_width <= 128 else 'plain', mesh)
   if platform == 'tpu' and config.head_width % _LANES == 0:
     return Attention('splash', mesh)
-  return PLAIN
+  return Attention('plain', mesh)
 
 
 def slots(longest: int, how: Attention) -> int:

@@ -76,10 +76,7 @@ class Sampler:
     """The sampling layout of a policy's or the base's tree: a copy in compute dtype, a tuple of layers, whole but for
     tensor parallelism. Made once a step.
     """
-    table = loras.policy_table(self.config, self.lora)
-    shardings = traverse_util.flatten_dict(meshes.params(self.mesh, table, meshes.SAMPLING_RULES))
-    placed = tuple((path, shardings[path]) for path in traverse_util.flatten_dict(params))
-    return _laid_out(params, self.config, jnp.dtype(self.dtype), placed, together=self.mesh.shape['tensor'] == 1)
+    return laid_out(params, config=self.config, dtype=jnp.dtype(self.dtype), mesh=self.mesh, lora=self.lora)
 
   def encoded(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
     """prompt_BP and start_B: one row a problem (repeat a problem for several samples of it).
@@ -140,11 +137,14 @@ class Sampler:
     return self.chat.texts(tokens_BL, attempt_BL, stop_BA.shape[1])
 
 
-@functools.partial(jax.jit, static_argnames=('config', 'dtype', 'shardings', 'together'))
-def _laid_out(params: Any, config: DecoderConfig, dtype: Any, shardings: tuple, *, together: bool) -> Any:
-  wanted = dict(shardings)
+@functools.partial(jax.jit, static_argnames=('config', 'dtype', 'mesh', 'lora'))
+def laid_out(params: Any, *, config: DecoderConfig, dtype: Any, mesh: Mesh, lora: Lora = loras.NONE) -> Any:
+  """`Sampler.layout` of a tree in the training layout."""
+  table = loras.policy_table(config, lora)
+  wanted = traverse_util.flatten_dict(meshes.params(mesh, table, meshes.SAMPLING_RULES))
   leaves = {
     path: jax.lax.with_sharding_constraint(leaf.astype(dtype), wanted[path])
     for path, leaf in traverse_util.flatten_dict(params).items()
   }
+  together = mesh.shape['tensor'] == 1
   return decoder.for_decoding(traverse_util.unflatten_dict(leaves), config, together=together)

@@ -4,6 +4,7 @@ A run is a pure function of its configuration: any step is decided by (seed, ste
 killed and started again ends where it would have ended.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import dataclasses
 import time
@@ -43,6 +44,8 @@ from score_jax.training.update import reference_logps
 from score_jax.training.update import update
 from score_jax.types import Problem
 from score_jax.types import Stage
+
+_grader = ThreadPoolExecutor(max_workers=1, thread_name_prefix='grader')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,16 +132,16 @@ def run_step(
     sampled = run.sampler.sample(policy, work.prompts, key, run.sampler.spec(), forced=work.forced)
     rollout = jax.device_get(sampled)
     del policy, sampled
-  with clock('batch'):
+  # Side by side: the host grades while the reference scores. A thread, since dispatching a long program takes its time.
+  grading = _grader.submit(lambda: evaluation.grade(run.task, work.problems, run.sampler.texts(rollout)))
+  with clock('reference'):
     batch, order, spec = _batch(run, rollout, work.trained)
-    # Dispatched, not waited for: the reference scores the rollout while the host grades it.
     if not spec.reference_in_update:
       batch = batch.replace(ref_logp=reference_logps(run.frozen, data.reference, batch, spec=spec))
+    jax.block_until_ready(batch)
   with clock('grade'):
-    verdict = evaluation.grade(run.task, work.problems, run.sampler.texts(rollout))
+    verdict = grading.result()
     batch = batch.replace(verdict=meshes.put_rows(run.mesh, verdict[order]))
-  with clock('reference'):
-    jax.block_until_ready(batch.ref_logp)
   with clock('update'):
     rate = optim.learning_rate(stage, step - data.visit.first_step)
     reference = data.reference if spec.reference_in_update else None
