@@ -4,6 +4,7 @@ compile    the programs of a run for a TPU topology that is not here: seconds, b
 import     host memory and seconds of reading an HF folder of that shape into device arrays (Linux; --folder)
 rollout    tokens per second of the compiled rollout with random weights (--rows, --prompt, --attempts, --instruction)
 step       seconds by phase of whole training steps, and the devices' idle share (--problems, --folder, ...)
+verify     the fast paths of this machine against the plain ones, in numbers (--shape, --layers)
 update     seconds, share of the matmul rate and memory of the compiled update (--rows, --slots, --remat, ...)
 """
 
@@ -45,7 +46,14 @@ def main(name: str) -> None:
 
   if _SHAPE.value not in SHAPES:
     raise ConfigError(f'--shape={_SHAPE.value} is unknown; use one of {", ".join(SHAPES)}')
-  benches = {'compile': _compile, 'import': _import, 'rollout': _rollout, 'step': _step, 'update': _update}
+  benches = {
+    'compile': _compile,
+    'import': _import,
+    'rollout': _rollout,
+    'step': _step,
+    'update': _update,
+    'verify': _verify,
+  }
   if name not in benches:
     raise ConfigError(f'benchmark {name!r} is unknown; there are: {", ".join(benches)}')
   if not _PROFILE.value:
@@ -157,6 +165,12 @@ def _budgets() -> tuple[int, ...]:
   if not all(part.isdigit() and int(part) for part in _ATTEMPTS.value):
     raise ConfigError(f'--attempts={",".join(_ATTEMPTS.value)} must be numbers of tokens, e.g. 512,512')
   return tuple(int(part) for part in _ATTEMPTS.value)
+
+
+def _verify() -> dict:
+  from score_jax.benchmarks import verifying
+
+  return verifying.measure(verifying.Setting(shape=_SHAPE.value, layers=_LAYERS.value, dtype=_DTYPE.value))
 
 
 def _mesh() -> tuple[int, int, int]:

@@ -197,7 +197,9 @@ def _rollout(
     state = jax.lax.while_loop(lambda state: ~anywhere(has_room(state)), step, state)
     return admit(state, jnp.nonzero(done(state), size=refill, fill_value=B)[0].astype(jnp.int32))
 
-  state = _begin(params, rows, config, spec, dtype, B, refill)
+  # Opaque to the compiler: where every row has a lane, much of it is constant, and XLA:GPU (jax 0.11.2, several GPUs)
+  # has crashed on what it made of that.
+  state = jax.lax.optimization_barrier(_begin(params, rows, config, spec, dtype, B, refill))
   if N > B:
     state = jax.lax.while_loop(lambda state: anywhere(state.waiting < N), generation, state)
   state = jax.lax.while_loop(lambda state: anywhere(~jnp.all(done(state))), step, state)
