@@ -12,6 +12,8 @@ def get_config() -> ConfigDict:
   config.mode = 'score'  # 'score': train self-correction; 'pretrain': make the bundled base
   config.seed = 0  # of problems, samples and initialization
   config.max_steps = 0  # stop cleanly after this many steps in all; 0: after all stages
+  # Where compiled programs are kept for later runs. 'auto': ~/.cache/score_jax if there is an accelerator; '': nowhere.
+  config.compile_cache = 'auto'
   config.init_from = ''  # a run folder: start from its best policy, with a fresh optimizer
 
   config.model = ConfigDict()
@@ -56,6 +58,9 @@ def get_config() -> ConfigDict:
   config.sampling.prompt_tokens = 10  # slots for the prompt; a longer one is an error
   config.sampling.attempt_tokens = (18, 20)  # budget of each attempt, its end-of-turn included; its length is A
   config.sampling.lanes = 0  # conversations decoded at a time on each device; the others wait for one to end. 0: all
+  # Of cached keys and values: 'auto' (the compute dtype), 'float32', 'bfloat16', 'float8_e4m3fn'. Others than the
+  # compute dtype take less memory, and on a GPU more time: the decode kernel reads its own dtype alone.
+  config.sampling.cache_dtype = 'auto'
   config.sampling.temperature = 1.0  # of training rollouts; the method needs 1
   config.sampling.top_k = 0  # 0: off
   config.sampling.top_p = 1.0  # 1: off

@@ -21,6 +21,7 @@ from score_jax.types import StageOptim
 
 MODES = ('score', 'pretrain')
 DTYPES = ('auto', 'float32', 'bfloat16')
+CACHE_DTYPES = ('auto', 'float32', 'bfloat16', 'float8_e4m3fn')
 REMATS = ('none', 'dots', 'full')  # names of models.decoder.REMATS
 
 
@@ -56,6 +57,7 @@ class SamplingConfig:
   prompt_tokens: int
   attempt_tokens: tuple[int, ...]
   lanes: int
+  cache_dtype: str
   temperature: float
   top_k: int
   top_p: float
@@ -123,6 +125,7 @@ class RunConfig:
   seed: int
   max_steps: int
   init_from: str
+  compile_cache: str
   model: ModelConfig
   lora: Lora
   task: TaskConfig
@@ -244,6 +247,7 @@ def _check(run: RunConfig) -> None:
   """Checks of single values, then between fields."""
   _one_of('config.mode', run.mode, MODES)
   _one_of('config.model.dtype', run.model.dtype, DTYPES)
+  _one_of('config.sampling.cache_dtype', run.sampling.cache_dtype, CACHE_DTYPES)
   _one_of('config.model.remat', run.model.remat, REMATS)
   _require(run.model.logits_mb > 0, f'config.model.logits_mb = {run.model.logits_mb} must be above 0')
   _one_of('config.loss.kl_form', run.loss.kl_form, KL_FORMS)

@@ -10,6 +10,7 @@ import tiny
 from configs import common
 from score_jax import config as configs
 from score_jax.errors import ConfigError
+from score_jax.training import run as runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(path.name for path in (ROOT / 'configs').glob('*.py'))
@@ -50,6 +51,10 @@ def test_integers_pass_for_floats_and_nothing_else_is_converted():
     ({'batch.samples': 1}, r'config.batch.samples = 1: the leave-one-out baseline needs at least 2'),
     ({'batch.micro_batches': 3}, r'config.batch.micro_batches = 3 must divide config.batch.problems = 4'),
     ({'sampling.attempt_tokens': (6, 0)}, r'config.sampling.attempt_tokens = \(6, 0\)'),
+    ({'sampling.lanes': -1}, r'config.sampling.lanes = -1 must be 0 or more'),
+    ({'sampling.cache_dtype': 'int8'}, r"config.sampling.cache_dtype = 'int8' is unknown; use one of auto, float32"),
+    ({'model.remat': 'some'}, r"config.model.remat = 'some' is unknown; use one of none, dots, full"),
+    ({'model.logits_mb': 0.0}, r'config.model.logits_mb = 0.0 must be above 0'),
     ({'sampling.temperature': 0.7}, r'temperature 0.7.*only at temperature 1'),
     ({'sampling.top_p': 0.9}, r'top_p 0.9'),
     ({'order': ()}, r'config.order is empty'),
@@ -129,3 +134,17 @@ def test_export_and_evaluate_refuse_to_overwrite(tmp_path, hf_folder):
   assert (tmp_path / 'result.json').read_text() == 'kept'
   exported = door(f'--run={tmp_path}', f'--out={tmp_path}', module='score_jax.export')
   assert (exported.returncode, 'is not a run folder' in exported.stderr) == (78, True)
+
+
+@pytest.mark.parametrize(
+  ('setting', 'backend', 'environment', 'folder'),
+  [
+    ('auto', 'gpu', {'XDG_CACHE_HOME': '/somewhere'}, '/somewhere/score_jax'),
+    ('auto', 'cpu', {}, None),
+    ('', 'tpu', {}, None),
+    ('/mine', 'cpu', {}, '/mine'),
+    ('/mine', 'tpu', {'JAX_COMPILATION_CACHE_DIR': '/theirs'}, None),
+  ],
+)
+def test_compiled_programs_are_kept_where_the_configuration_says(setting, backend, environment, folder):
+  assert runs.compile_cache(setting, backend, environment) == folder

@@ -107,6 +107,19 @@ def test_rows_that_can_not_be_spread_are_refused(mesh):
     meshes.put_rows(mesh, (np.zeros((8, 2)), np.zeros(6)))
 
 
+@pytest.mark.parametrize(('platform', 'count', 'shardy'), [('gpu', 2, False), ('gpu', 1, True), ('tpu', 2, True)])
+def test_several_gpus_compile_by_rows_without_shardy_and_nothing_else_does(platform, count, shardy):
+  class Some:
+    size = count
+    devices = np.array([type('Device', (), dict(platform=platform))()])
+
+  before = jax.config.jax_use_shardy_partitioner
+  with pytest.raises(KeyError), meshes.by_rows_compiles(Some()):
+    assert jax.config.jax_use_shardy_partitioner == (before and shardy)
+    raise KeyError
+  assert jax.config.jax_use_shardy_partitioner == before
+
+
 def test_an_axis_of_no_devices_is_refused():
   with pytest.raises(ConfigError, match='fsdp 0, tensor 1 must be 1 or more'):
     meshes.make_mesh(-1, 0, 1)

@@ -318,6 +318,17 @@ def test_lanes_refilled_in_twos_on_four_devices_give_the_same_rows(monkeypatch):
   assert_same_rows(out, range(ROWS), base(), range(ROWS))
 
 
+@pytest.mark.parametrize(('cache_dtype', 'error'), [('bfloat16', 2e-2), ('float8_e4m3fn', 0.3)])
+def test_a_narrower_cache_costs_what_rounding_keys_and_values_costs(cache_dtype, error):
+  out = roll(RolloutSpec(**vars(SPEC) | dict(cache_dtype=cache_dtype, lanes=5)))
+  scores = jax.jit(functools.partial(scoring.token_logps, config=config(), dtype=np.dtype('float32')))(
+    params(), tokens_XT=out.tokens, rows=left_padded(out.start, out.tokens.shape[1])
+  )
+  sampled = out.attempt > 0
+  found = np.abs(out.logp - np.asarray(scores))[sampled]
+  assert error / 100 < found.mean() < error
+
+
 def test_equal_rows_with_different_numbers_get_different_samples():
   prompt, start = (np.repeat(array[:1], ROWS, axis=0) for array in prompts())
   out = roll(prompt=prompt, start=start)

@@ -116,7 +116,7 @@ def measure(setting: Setting) -> dict[str, Any]:
   layout = sampler.laid_out.lower(trained, config=config, dtype=dtype, mesh=mesh)
   programs = {}
   laid, programs['layout'] = _compiled(layout)
-  rollout = rollouts.rollout.lower(
+  rollout = rollouts.compiled.lower(
     _placed(layout.out_info, laid.output_shardings),
     array((B, setting.prompt), jnp.int32),
     array((B,), jnp.int32),

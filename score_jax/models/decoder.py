@@ -261,14 +261,20 @@ def for_decoding(params: Params, config: DecoderConfig, *, together: bool) -> Pa
 
 
 def _run(
-  params: Params, config: DecoderConfig, tokens_BT: jax.Array, views: tuple[View, ...], cache: Cache, attend: Callable
+  params: Params,
+  config: DecoderConfig,
+  tokens_BT: jax.Array,
+  views: tuple[View, ...],
+  cache: Cache,
+  attend: Callable,
+  dtype: jnp.dtype,
 ) -> tuple[jax.Array, Cache]:
   """Runs T tokens of every row on the cache, layer by layer; returns the last one's logits [B, V].
 
   Layers are unrolled: a scan would copy every layer's cache in and out of its stacked carry at each step.
   `attend(n, view, cache, q, k, v) -> (out, cache)`.
   """
-  x_BTD = _embed(params, config, tokens_BT, cache.k[0].dtype)
+  x_BTD = _embed(params, config, tokens_BT, dtype)
   for n, kind in enumerate(config.kind_of_layer):
     here = functools.partial(attend, n, views[kind], cache)
     x_BTD, cache = _layer(params['layers'][n], config, x_BTD, here)
@@ -277,15 +283,26 @@ def _run(
 
 
 def prefill(
-  params: Params, config: DecoderConfig, tokens_BP: jax.Array, start_B: jax.Array, slots: int, *, dtype: jnp.dtype
+  params: Params,
+  config: DecoderConfig,
+  tokens_BP: jax.Array,
+  start_B: jax.Array,
+  slots: int,
+  *,
+  dtype: jnp.dtype,
+  cache_dtype: jnp.dtype | None = None,
 ) -> tuple[jax.Array, Cache]:
   """Fills a new cache of `slots` slots with left-padded prompts; `params` from `for_decoding`.
+
+  The cache is of `cache_dtype`, or else of the compute dtype.
 
   Returns:
     f32 logits [B, V] of the last position alone (never [B, P, V]), and the cache.
   """
   B, P = tokens_BP.shape
-  cache = attention.empty_cache(config.layers, (B, slots, config.kv_heads, config.head_width), dtype, start_B)
+  cache = attention.empty_cache(
+    config.layers, (B, slots, config.kv_heads, config.head_width), cache_dtype or dtype, start_B
+  )
   slots_P = jnp.arange(P, dtype=jnp.int32)
 
   def attend(n, view, cache, q, k, v):
@@ -293,7 +310,7 @@ def prefill(
     # The prompt sees itself alone, not the empty slots after it.
     return _attend(config, view, q, k, v), attention.write(cache, n, k, v, jnp.int32(0))
 
-  return _run(params, config, tokens_BP, attention.cache_views(config, start_B, slots_P, P), cache, attend)
+  return _run(params, config, tokens_BP, attention.cache_views(config, start_B, slots_P, P), cache, attend, dtype)
 
 
 def decode_step(
@@ -303,17 +320,19 @@ def decode_step(
   time: jax.Array,
   cache: Cache,
   *,
+  dtype: jnp.dtype | None = None,
   kernel: bool = False,
 ) -> tuple[jax.Array, Cache]:
   """Feeds one token a row at `time`; returns f32 logits [B, V] for the next one, and the cache.
 
   Args:
-    params: from `for_decoding`; computed with in the cache's dtype.
+    params: from `for_decoding`.
     config: of the decoder.
     token_B: i32.
     time: i32 [], of the token, for every row.
     cache: of the row's earlier tokens.
-    kernel: attend with `decode_attention` (GPU), which reads the live part of the cache alone.
+    dtype: compute dtype; None: the cache's.
+    kernel: attend with `decode_attention` (GPU), which reads the live part of the cache alone, in the compute dtype.
   """
   slots = cache.k[0].shape[1]
   views = attention.cache_views(config, cache.first, time[None], slots)
@@ -337,4 +356,5 @@ def decode_step(
     cache = attention.write(cache, n, k, v, time % slots)
     return _attend(config, view, q, cache.k[n], cache.v[n]), cache
 
-  return _run(params, config, token_B[:, None], views, cache, attend_live if kernel else attend)
+  dtype = dtype or cache.k[0].dtype
+  return _run(params, config, token_B[:, None], views, cache, attend_live if kernel else attend, dtype)

@@ -5,6 +5,8 @@ Explicit, and the default differs between jax releases.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
 from typing import Any
 
 from absl import logging
@@ -70,6 +72,25 @@ def by_rows(function: Callable, mesh: Mesh, over_rows: tuple[bool, ...]) -> Call
   specs = tuple(_ROWS if yes else PartitionSpec() for yes in over_rows)
   manual = set(AXES) if mesh.shape['tensor'] == 1 else {'data', 'fsdp'}
   return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=_ROWS, axis_names=manual, check_vma=False)
+
+
+@contextlib.contextmanager
+def by_rows_compiles(mesh: Mesh) -> Iterator[None]:
+  """Around calls of what `by_rows` made: chooses a partitioner that compiles it.
+
+  On two H200s (jax 0.11.2) Shardy, the default, crashed on the rollout (a segmentation fault within XLA's compiler);
+  GSPMD compiled it.
+  """
+  option = 'jax_use_shardy_partitioner'
+  if mesh.size == 1 or mesh.devices.flat[0].platform != 'gpu' or not hasattr(jax.config, option):
+    yield
+    return
+  before = getattr(jax.config, option)
+  jax.config.update(option, False)
+  try:
+    yield
+  finally:
+    jax.config.update(option, before)
 
 
 def on_any_device(flag: jax.Array, mesh: Mesh) -> jax.Array:

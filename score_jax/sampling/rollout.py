@@ -47,6 +47,7 @@ class RolloutSpec:
   top_k: int = 0
   top_p: float = 1.0
   lanes: int = 0  # rows decoded at a time on each device; 0: all
+  cache_dtype: str = 'auto'  # of cached keys and values; 'auto': the compute dtype
   kernel: bool = False  # attend to the live part of the cache alone (`models/decode_attention.py`, GPU)
 
   @property
@@ -125,7 +126,6 @@ def uniforms(keys_B: jax.Array, position_B: jax.Array) -> jax.Array:
   return jax.vmap(lambda key, position: jax.random.uniform(jax.random.fold_in(key, position)))(keys_B, position_B)
 
 
-@functools.partial(jax.jit, static_argnames=('config', 'spec', 'dtype', 'mesh'))
 def rollout(
   params: decoder.Params,
   prompt_BP: jax.Array,
@@ -139,7 +139,7 @@ def rollout(
   dtype: jnp.dtype,
   mesh: Mesh,
 ) -> Rollout:
-  """Samples A attempts for every row; each device its own rows, at its own pace.
+  """Samples A attempts for every row, each device its own rows at its own pace; compiled once for each `spec`.
 
   Args:
     params: the sampling layout of the policy, from `decoder.for_decoding`.
@@ -156,14 +156,19 @@ def rollout(
   Returns:
     Rollout with L = P + spec.growth.
   """
+  with meshes.by_rows_compiles(mesh):
+    return compiled(params, prompt_BP, start_B, row_B, key, forced_BF, config=config, spec=spec, dtype=dtype, mesh=mesh)
+
+
+@functools.partial(jax.jit, static_argnames=('config', 'spec', 'dtype', 'mesh'))
+def compiled(params, prompt, start, row, key, forced, *, config, spec, dtype, mesh) -> Rollout:
+  """`rollout` itself."""
 
   def local(params, prompt, start, row, key, forced):
     rows = _Rows(prompt=prompt, start=start, key=row_keys(key, row), forced=forced)
     return _rollout(params, rows, config, spec, dtype, functools.partial(meshes.on_any_device, mesh=mesh))
 
-  return meshes.by_rows(local, mesh, (False, True, True, True, False, True))(
-    params, prompt_BP, start_B, row_B, key, forced_BF
-  )
+  return meshes.by_rows(local, mesh, (False, True, True, True, False, True))(params, prompt, start, row, key, forced)
 
 
 def _rollout(
@@ -179,7 +184,7 @@ def _rollout(
     # A lane that is done sees nothing but the token that it is fed for form's sake.
     first_B = jnp.where(state.lanes.turn < spec.attempts, state.lanes.first, state.time)
     logits_BV, cache = decoder.decode_step(
-      params, config, state.lanes.token, state.time, state.cache.replace(first=first_B), kernel=spec.kernel
+      params, config, state.lanes.token, state.time, state.cache.replace(first=first_B), dtype=dtype, kernel=spec.kernel
     )
     time = state.time + 1
     lanes, line = _advance(state.lanes, logits_BV, time, rows, spec)
@@ -197,9 +202,7 @@ def _rollout(
     state = jax.lax.while_loop(lambda state: ~anywhere(has_room(state)), step, state)
     return admit(state, jnp.nonzero(done(state), size=refill, fill_value=B)[0].astype(jnp.int32))
 
-  # Opaque to the compiler: where every row has a lane, much of it is constant, and XLA:GPU (jax 0.11.2, several GPUs)
-  # has crashed on what it made of that.
-  state = jax.lax.optimization_barrier(_begin(params, rows, config, spec, dtype, B, refill))
+  state = _begin(params, rows, config, spec, dtype, B, refill)
   if N > B:
     state = jax.lax.while_loop(lambda state: anywhere(state.waiting < N), generation, state)
   state = jax.lax.while_loop(lambda state: anywhere(~jnp.all(done(state))), step, state)
@@ -212,7 +215,8 @@ def _begin(params, rows: _Rows, config, spec: RolloutSpec, dtype, B: int, refill
   A, L = spec.attempts, P + spec.growth
   # While rows wait, at most refill - 1 lanes are idle; after that the longest conversation decides.
   lines = max(1, spec.growth - 1) if N == B else -(-N * spec.growth // (B - refill + 1)) + spec.growth
-  logits_BV, cache = decoder.prefill(params, config, rows.prompt[:B], rows.start[:B], _ring(L, spec), dtype=dtype)
+  cached = dict(dtype=dtype, cache_dtype=_cache_dtype(spec, dtype))
+  logits_BV, cache = decoder.prefill(params, config, rows.prompt[:B], rows.start[:B], _ring(L, spec), **cached)
   fresh = _fresh(jnp.arange(B, dtype=jnp.int32), rows.start[:B], spec)
   lanes, line = _advance(fresh, logits_BV, jnp.int32(P), rows, spec)
   zeros_N = jnp.zeros((N,), jnp.int32)
@@ -225,6 +229,10 @@ def _begin(params, rows: _Rows, config, spec: RolloutSpec, dtype, B: int, refill
     taken=_Taken(lane=zeros_N, first=zeros_N, end=zeros_N, stop=jnp.zeros((N, A), jnp.int8)),
     waiting=jnp.int32(B),
   )
+
+
+def _cache_dtype(spec: RolloutSpec, dtype) -> jnp.dtype:
+  return jnp.dtype(dtype if spec.cache_dtype == 'auto' else spec.cache_dtype)
 
 
 def _ring(longest: int, spec: RolloutSpec) -> int:
@@ -260,7 +268,8 @@ def _admit(
   row_R = jnp.minimum(row_R, N - 1)
   taken = _noted(state, lane_R)
   start_R = rows.start[row_R]
-  logits_RV, prompts = decoder.prefill(params, config, rows.prompt[row_R], start_R, P, dtype=dtype)
+  cached = dict(dtype=dtype, cache_dtype=_cache_dtype(spec, dtype))
+  logits_RV, prompts = decoder.prefill(params, config, rows.prompt[row_R], start_R, P, **cached)
   # The prompt lies just behind the clock, so that the first token stands at the time of the other lanes' newest.
   fresh = _fresh(row_R, state.time - P + start_R, spec)
   lanes, line = _advance(fresh, logits_RV, state.time, rows, spec)

@@ -51,6 +51,7 @@ class Sampler:
   dtype: Any  # compute dtype
   lora: Lora = loras.NONE
   lanes: int = 0  # rows decoded at a time on each device; 0: all
+  cache_dtype: str = 'auto'  # of cached keys and values; 'auto': the compute dtype
 
   def spec(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> RolloutSpec:
     """The compiled-in settings of a rollout."""
@@ -64,13 +65,15 @@ class Sampler:
       top_k=top_k,
       top_p=top_p,
       lanes=self.lanes,
+      cache_dtype=self.cache_dtype,
       kernel=self._has_kernel,
     )
 
   @property
   def _has_kernel(self) -> bool:
     on_whole_heads = self.mesh.shape['tensor'] == 1 and self.mesh.devices.flat[0].platform == 'gpu'
-    return on_whole_heads and decode_attention.fits(self.config, jnp.dtype(self.dtype))
+    own_dtype = self.cache_dtype in ('auto', jnp.dtype(self.dtype).name)
+    return on_whole_heads and own_dtype and decode_attention.fits(self.config, jnp.dtype(self.dtype))
 
   def layout(self, params: Any) -> Any:
     """The sampling layout of a policy's or the base's tree: a copy in compute dtype, a tuple of layers, whole but for

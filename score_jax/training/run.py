@@ -1,7 +1,9 @@
 """A run, opened: everything that stays the same from its first step to its last, wired from the configuration."""
 
+from collections.abc import Mapping
 import dataclasses
 import hashlib
+import os
 import pathlib
 from typing import Any
 
@@ -87,6 +89,22 @@ def check_base(folder: RunFolder, source: pathlib.Path) -> None:
     raise ConfigError(f'{folder.path} was trained on other weights than those now in {source}; restore that folder')
 
 
+def compile_cache(setting: str, backend: str, environment: Mapping[str, str]) -> str | None:
+  """The folder for compiled programs that config.compile_cache means, if it is for us to set.
+
+  JAX's own variable goes first. On CPU 'auto' is nowhere: programs for one processor may fail on another that shares
+  the home folder.
+  """
+  if not setting or 'JAX_COMPILATION_CACHE_DIR' in environment:
+    return None
+  if setting != 'auto':
+    return setting
+  if backend == 'cpu':
+    return None
+  home = environment.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  return str(pathlib.Path(home) / 'score_jax')
+
+
 def compute_dtype(name: str) -> Any:
   """The compute dtype of config.model.dtype; 'auto' is bfloat16 on accelerators and float32 on CPU."""
   if name == 'auto':
@@ -125,6 +143,7 @@ def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> S
     dtype=compute_dtype(config.model.dtype),
     lora=_checked(config.lora, decoder),
     lanes=config.sampling.lanes,
+    cache_dtype=config.sampling.cache_dtype,
   )
   chat.check_vocabulary(decoder.vocab)
   longest = config.sampling.prompt_tokens + sampler.spec().growth
@@ -151,6 +170,8 @@ def open_run(config: RunConfig, workdir: str) -> Run:
   Raises:
     UserError: what is wrong with the configuration, the model folder or the run folder; nothing has been written.
   """
+  if folder := compile_cache(config.compile_cache, jax.default_backend(), os.environ):
+    jax.config.update('jax_compilation_cache_dir', folder)
   mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
   part = config.batch.problems // config.batch.micro_batches * config.batch.samples
   if part % meshes.row_shards(mesh):
