@@ -173,6 +173,7 @@ def test_greedy_two_attempt_rollouts_equal_those_of_transformers(case):
     config=case.config,
     spec=spec,
     dtype=jnp.float32,
+    mesh=tiny.one_device_mesh(),
   )
   tokens, attempt = np.asarray(result.tokens), np.asarray(result.attempt)
   lengths = set()

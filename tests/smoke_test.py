@@ -11,10 +11,11 @@ import numpy as np
 import tiny
 
 from configs import common
-from score_jax.sampling.rollout import rollout
+from score_jax.sampling.rollout import compiled
 from score_jax.storage import hf
 from score_jax.training import loop
 from score_jax.training import run
+from score_jax.training.update import reference_logps
 from score_jax.training.update import update
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -22,8 +23,8 @@ LEDGER = {'n', 'acc_t1', 'acc_t2', 'delta', 'i_to_c', 'c_to_i'}
 
 
 def test_a_run_writes_its_folder_and_compiles_each_program_once(hf_folder, tmp_path):
-  rollout.clear_cache()
-  update.clear_cache()
+  for program in (compiled, reference_logps, update):
+    program.clear_cache()
   config = tiny.run_config(**{'model.path': str(hf_folder), 'stages.stage2.offline_first': 0.5})
   opened = run.open_run(config, str(tmp_path / 'run'))
   loop.train(opened)
@@ -48,13 +49,13 @@ def test_a_run_writes_its_folder_and_compiles_each_program_once(hf_folder, tmp_p
   assert hf.read_config(opened.folder.hf) == opened.decoder
 
   # Training and sampled evaluation share one rollout; greedy evaluation is the other. Both stages share the update.
-  assert rollout._cache_size() == 2
-  assert update._cache_size() == 1
+  assert compiled._cache_size() == 2
+  assert reference_logps._cache_size() == update._cache_size() == 1
 
 
 def test_a_lora_run_trains_adapters_beside_one_base_and_exports_both_ways(tmp_path):
-  rollout.clear_cache()
-  update.clear_cache()
+  for program in (compiled, reference_logps, update):
+    program.clear_cache()
   # The bundled base earns rewards, without which nothing would move.
   changes = {
     'model.path': 'bundled:countdown_base',
@@ -79,8 +80,9 @@ def test_a_lora_run_trains_adapters_beside_one_base_and_exports_both_ways(tmp_pa
   assert all(line['mismatch'] < 1e-5 and not line['rejected'] for line in lines)
   jax.tree.map(np.testing.assert_array_equal, opened.base, before)
   # The base is evaluated by the policy's own program, with adapters that add nothing.
-  assert rollout._cache_size() == 2
-  assert update._cache_size() == 2  # a reference without adapters, and one with
+  assert compiled._cache_size() == 2
+  assert reference_logps._cache_size() == 2  # a reference without adapters, and one with
+  assert update._cache_size() == 1
 
   step = json.loads(opened.folder.eval.read_text())['final']['step']
   trained = run.best_params(opened.folder, opened.mesh, opened.trained, str(step))

@@ -6,6 +6,7 @@ the log-probabilities of given tokens.
 
 from collections.abc import Callable
 import functools
+import math
 from typing import Any
 
 import jax
@@ -52,13 +53,19 @@ def _rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Arra
   return (normed * scale32.reshape((1,) * (x.ndim - 1) + scale32.shape)).astype(x.dtype)
 
 
-def _product(x: jax.Array, inputs: str, weight: jax.Array, outputs: str) -> jax.Array:
-  return jnp.einsum(f'bt{inputs},{inputs}{outputs}->bt{outputs}', x, weight.astype(x.dtype))
+def _product(x: jax.Array, weight: jax.Array, inputs: int) -> jax.Array:
+  """x [B, T, ...] times a weight whose first `inputs` axes are x's last.
+
+  As a product of two matrices: of einsums with more axes XLA:CPU makes a backward pass that takes twice the time.
+  """
+  inner, outputs = weight.shape[:inputs], weight.shape[inputs:]
+  matrix = weight.astype(x.dtype).reshape(math.prod(inner), math.prod(outputs))
+  return (x.reshape(-1, matrix.shape[0]) @ matrix).reshape(*x.shape[:2], *outputs)
 
 
-def _project(w: Params, name: str, x: jax.Array, inputs: str, outputs: str) -> jax.Array:
-  """x W + bias + (x A) B, the last two where the tree has them; `inputs` and `outputs` are W's letters."""
-  return _adapted(w, name, x, inputs, outputs, _biased(w, name, _product(x, inputs, w[name], outputs)))
+def _project(w: Params, name: str, x: jax.Array) -> jax.Array:
+  """x W + bias + (x A) B, the last two where the tree has them."""
+  return _adapted(w, name, x, _biased(w, name, _product(x, w[name], x.ndim - 2)))
 
 
 def _biased(w: Params, name: str, y: jax.Array) -> jax.Array:
@@ -72,23 +79,23 @@ def _rounded(y: jax.Array) -> jax.Array:
   return jax.lax.reduce_precision(y, kind.nexp, kind.nmant)
 
 
-def _adapted(w: Params, name: str, x: jax.Array, inputs: str, outputs: str, y: jax.Array) -> jax.Array:
+def _adapted(w: Params, name: str, x: jax.Array, y: jax.Array) -> jax.Array:
   """y + (x A) B where the tree has adapters; rounded in both cases, so that an adapter of zeros changes no bit."""
   y = _rounded(y)
   if name + lora.A not in w:
     return y
-  return _rounded(y + _product(_product(x, inputs, w[name + lora.A], 'r'), 'r', w[name + lora.B], outputs))
+  return _rounded(y + _product(_product(x, w[name + lora.A], x.ndim - 2), w[name + lora.B], 1))
 
 
-def _project_all(w: Params, names: tuple[str, ...], x: jax.Array, outputs: str, sizes: tuple[int, ...]) -> tuple:
+def _project_all(w: Params, names: tuple[str, ...], x: jax.Array, sizes: tuple[int, ...]) -> tuple:
   """Projections of one input, to `sizes` of their first output letter: one product where they lie together."""
   together = '+'.join(names)
   if together not in w:
-    return tuple(_project(w, name, x, 'd', outputs) for name in names)
-  y = _biased(w, together, _product(x, 'd', w[together], outputs))
+    return tuple(_project(w, name, x) for name in names)
+  y = _biased(w, together, _product(x, w[together], 1))
   ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
   parts = jnp.split(y, ends, axis=2)
-  return tuple(_adapted(w, name, x, 'd', outputs, part) for name, part in zip(names, parts, strict=True))
+  return tuple(_adapted(w, name, x, part) for name, part in zip(names, parts, strict=True))
 
 
 def _layer(w: Params, config: DecoderConfig, x_BTD: jax.Array, attend: Callable) -> tuple[jax.Array, Any]:
@@ -99,14 +106,14 @@ def _layer(w: Params, config: DecoderConfig, x_BTD: jax.Array, attend: Callable)
 
   with jax.named_scope('attention'):
     normed = norm(x_BTD, 'attention_norm')
-    q_BTHC, k_BTKC, v_BTKC = _project_all(w, QKV, normed, 'hc', (config.heads, config.kv_heads, config.kv_heads))
+    q_BTHC, k_BTKC, v_BTKC = _project_all(w, QKV, normed, (config.heads, config.kv_heads, config.kv_heads))
     out_BTHC, carried = attend(norm(q_BTHC, 'q_norm'), norm(k_BTKC, 'k_norm'), v_BTKC)
-    x_BTD = x_BTD + norm(_project(w, 'o', out_BTHC, 'hc', 'd'), 'post_attention_norm')
+    x_BTD = x_BTD + norm(_project(w, 'o', out_BTHC), 'post_attention_norm')
   with jax.named_scope('ffn'):
     normed = norm(x_BTD, 'ffn_norm')
-    gate_BTF, up_BTF = _project_all(w, GATE_UP, normed, 'f', (config.ffn, config.ffn))
+    gate_BTF, up_BTF = _project_all(w, GATE_UP, normed, (config.ffn, config.ffn))
     hidden_BTF = _ACTIVATIONS[config.activation](gate_BTF) * up_BTF
-    x_BTD = x_BTD + norm(_project(w, 'down', hidden_BTF, 'f', 'd'), 'post_ffn_norm')
+    x_BTD = x_BTD + norm(_project(w, 'down', hidden_BTF), 'post_ffn_norm')
   return x_BTD, carried
 
 
