@@ -40,7 +40,7 @@ def test_a_run_writes_its_folder_and_compiles_each_program_once(hf_folder, tmp_p
     for field in ('reward', 'accuracy', 'kl', 'truncated', 'attempt_gradient_norm', 'tokens'):
       assert len(line[field]) == 2, field
     assert {'i_to_c', 'c_to_i', 'mismatch', 'gradient_norm'} <= set(line)
-    assert set(line['seconds']) == {'problems', 'sample', 'grade', 'update'}
+    assert set(line['seconds']) == {'sample', 'reference', 'grade', 'update'}
     assert line['mismatch'] < 1e-5, 'sampler and trainer are the same policy'
   assert max(map(abs, lines[0]['kl'])) < 1e-5, 'the policy is the reference at step 0'
 

@@ -15,47 +15,59 @@ HIDDEN = -1e30
 class Cache:
   """Keys and values of every layer; one buffer a layer, so that a decode step updates each in place.
 
-  A ring: what belongs to time t lies in slot t mod S. A row may be as long as the ring, and begin at any time.
+  A ring: what belongs to time t lies in slot t mod S. A row may be as long as the ring, and begin at any time. Slots
+  come before heads where the GPU kernel reads them (it was measured so), after them elsewhere: XLA:CPU would else copy
+  the whole cache in every step to have it so.
   """
 
-  k: tuple[jax.Array, ...]  # N times [B, S, K, C]
+  k: tuple[jax.Array, ...]  # N times [B, S, K, C] or [B, K, S, C]
   v: tuple[jax.Array, ...]
   first: jax.Array  # i32 [B]  time of each row's first token; what is older is not the row's
+  heads_first: bool = struct.field(pytree_node=False)
+
+  @property
+  def slots(self) -> int:
+    """S."""
+    return self.k[0].shape[2 if self.heads_first else 1]
 
 
-def empty_cache(layers: int, shape: tuple[int, int, int, int], dtype: jnp.dtype, first_B: jax.Array) -> Cache:
-  """A cache of zeros; shape is (B, S, K, C)."""
-  zeros = tuple(jnp.zeros(shape, dtype) for _ in range(layers))
-  return Cache(k=zeros, v=tuple(jnp.zeros(shape, dtype) for _ in range(layers)), first=first_B)
+def empty_cache(config: DecoderConfig, slots: int, dtype: jnp.dtype, first_B: jax.Array, *, heads_first: bool) -> Cache:
+  """A cache of zeros."""
+  inner = (config.kv_heads, slots) if heads_first else (slots, config.kv_heads)
+  shape = (first_B.shape[0], *inner, config.head_width)
+  k, v = (tuple(jnp.zeros(shape, dtype) for _ in range(config.layers)) for _ in range(2))
+  return Cache(k=k, v=v, first=first_B, heads_first=heads_first)
 
 
-def put(cache: Cache, layer: int, k_BSKC: jax.Array, v_BSKC: jax.Array) -> Cache:
+def put(cache: Cache, layer: int, k: jax.Array, v: jax.Array) -> Cache:
   """The cache with other buffers for a layer."""
-  k, v = (old[:layer] + (new,) + old[layer + 1 :] for old, new in ((cache.k, k_BSKC), (cache.v, v_BSKC)))
+  k, v = (old[:layer] + (new,) + old[layer + 1 :] for old, new in ((cache.k, k), (cache.v, v)))
   return cache.replace(k=k, v=v)
 
 
 def write(cache: Cache, layer: int, k_BTKC: jax.Array, v_BTKC: jax.Array, slot: jax.Array) -> Cache:
   """Writes T tokens of every row at slots [slot, slot + T), which don't wrap: all rows share the clock."""
 
-  def updated(buffer, new):
-    return jax.lax.dynamic_update_slice_in_dim(buffer, new.astype(buffer.dtype), slot, axis=1)
+  def updated(buffer, new_BTKC):
+    new = (jnp.swapaxes(new_BTKC, 1, 2) if cache.heads_first else new_BTKC).astype(buffer.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(buffer, new, slot, axis=2 if cache.heads_first else 1)
 
   return put(cache, layer, updated(cache.k[layer], k_BTKC), updated(cache.v[layer], v_BTKC))
 
 
 def insert(cache: Cache, row_R: jax.Array, prompts: Cache, time: jax.Array) -> Cache:
   """Lays R prompts of P slots into rows of the cache, at the P times before `time`. Rows past the last are dropped."""
-  slots, P = cache.k[0].shape[1], prompts.k[0].shape[1]
-  slot_P = (time - P + jnp.arange(P, dtype=jnp.int32)) % slots
+  P = prompts.slots
+  slot_P = (time - P + jnp.arange(P, dtype=jnp.int32)) % cache.slots
 
-  def laid(buffers, new):
-    return tuple(
-      old.at[row_R[:, None], slot_P[None]].set(x, mode='drop', unique_indices=True)
-      for old, x in zip(buffers, new, strict=True)
-    )
+  def laid(old, new):
+    if cache.heads_first:
+      row_R11, head_1K1 = row_R[:, None, None], jnp.arange(old.shape[1])[None, :, None]
+      return old.at[row_R11, head_1K1, slot_P[None, None]].set(new, mode='drop', unique_indices=True)
+    return old.at[row_R[:, None], slot_P[None]].set(new, mode='drop', unique_indices=True)
 
-  return cache.replace(k=laid(cache.k, prompts.k), v=laid(cache.v, prompts.v))
+  k, v = (tuple(map(laid, old, new)) for old, new in ((cache.k, prompts.k), (cache.v, prompts.v)))
+  return cache.replace(k=k, v=v)
 
 
 @struct.dataclass
@@ -117,18 +129,27 @@ def softcapped(x: jax.Array, cap: float) -> jax.Array:
 
 
 def attend(
-  q_BTHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array, visible_BTS: jax.Array, *, scale: float, softcap: float
+  q_BTHC: jax.Array,
+  k_BSKC: jax.Array,
+  v_BSKC: jax.Array,
+  visible_BTS: jax.Array,
+  *,
+  scale: float,
+  softcap: float,
+  heads_first: bool = False,
 ) -> jax.Array:
   """Grouped-query attention, softmax in f32; query head h reads key/value head h // (H/K).
+
+  Keys and values are [B, K, S, C] if `heads_first`.
 
   Returns:
     out_BTHC in the dtype of the queries.
   """
   B, T, H, C = q_BTHC.shape
-  K = k_BSKC.shape[2]
+  letters, K = ('bksc', k_BSKC.shape[1]) if heads_first else ('bskc', k_BSKC.shape[2])
   q_BTKMC = q_BTHC.reshape(B, T, K, H // K, C)  # M: query heads per key/value head
   k_BSKC, v_BSKC = k_BSKC.astype(q_BTHC.dtype), v_BSKC.astype(q_BTHC.dtype)
-  scores = jnp.einsum('btkmc,bskc->bkmts', q_BTKMC, k_BSKC, preferred_element_type=jnp.float32) * scale
+  scores = jnp.einsum(f'btkmc,{letters}->bkmts', q_BTKMC, k_BSKC, preferred_element_type=jnp.float32) * scale
   scores = jnp.where(visible_BTS[:, None, None], softcapped(scores, softcap), HIDDEN)
   weights = jax.nn.softmax(scores, axis=-1).astype(q_BTHC.dtype)
-  return jnp.einsum('bkmts,bskc->btkmc', weights, v_BSKC).reshape(B, T, H, C)
+  return jnp.einsum(f'bkmts,{letters}->btkmc', weights, v_BSKC).reshape(B, T, H, C)

@@ -173,8 +173,9 @@ def _head_product_backward(inputs, cotangent):
 _head_product.defvjp(_head_product_forward, _head_product_backward)
 
 
-def _attend(config: DecoderConfig, view: View, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  return attention.attend(q, k, v, view.visible, scale=config.query_scale, softcap=config.attention_softcap)
+def _attend(config: DecoderConfig, view: View, q: jax.Array, k: jax.Array, v: jax.Array, **layout: bool) -> jax.Array:
+  scale, softcap = config.query_scale, config.attention_softcap
+  return attention.attend(q, k, v, view.visible, scale=scale, softcap=softcap, **layout)
 
 
 def hidden_states(
@@ -298,18 +299,18 @@ def prefill(
   *,
   dtype: jnp.dtype,
   cache_dtype: jnp.dtype | None = None,
+  kernel: bool = False,
 ) -> tuple[jax.Array, Cache]:
   """Fills a new cache of `slots` slots with left-padded prompts; `params` from `for_decoding`.
 
-  The cache is of `cache_dtype`, or else of the compute dtype.
+  The cache is of `cache_dtype`, or else of the compute dtype. With `kernel` it is laid out for `decode_attention`
+  (GPU), with which decode steps then attend, to the live part of the cache alone and in the compute dtype.
 
   Returns:
     f32 logits [B, V] of the last position alone (never [B, P, V]), and the cache.
   """
-  B, P = tokens_BP.shape
-  cache = attention.empty_cache(
-    config.layers, (B, slots, config.kv_heads, config.head_width), cache_dtype or dtype, start_B
-  )
+  P = tokens_BP.shape[1]
+  cache = attention.empty_cache(config, slots, cache_dtype or dtype, start_B, heads_first=not kernel)
   slots_P = jnp.arange(P, dtype=jnp.int32)
 
   def attend(n, view, cache, q, k, v):
@@ -328,7 +329,6 @@ def decode_step(
   cache: Cache,
   *,
   dtype: jnp.dtype | None = None,
-  kernel: bool = False,
 ) -> tuple[jax.Array, Cache]:
   """Feeds one token a row at `time`; returns f32 logits [B, V] for the next one, and the cache.
 
@@ -339,10 +339,8 @@ def decode_step(
     time: i32 [], of the token, for every row.
     cache: of the row's earlier tokens.
     dtype: compute dtype; None: the cache's.
-    kernel: attend with `decode_attention` (GPU), which reads the live part of the cache alone, in the compute dtype.
   """
-  slots = cache.k[0].shape[1]
-  views = attention.cache_views(config, cache.first, time[None], slots)
+  views = attention.cache_views(config, cache.first, time[None], cache.slots)
 
   def attend_live(n, view, cache, q, k, v):
     out_BHC, *buffers = decode_attention.attend_live(
@@ -360,8 +358,8 @@ def decode_step(
 
   def attend(n, view, cache, q, k, v):
     q, k = attention.rotate(q, view), attention.rotate(k, view)
-    cache = attention.write(cache, n, k, v, time % slots)
-    return _attend(config, view, q, cache.k[n], cache.v[n]), cache
+    cache = attention.write(cache, n, k, v, time % cache.slots)
+    return _attend(config, view, q, cache.k[n], cache.v[n], heads_first=True), cache
 
   dtype = dtype or cache.k[0].dtype
-  return _run(params, config, token_B[:, None], views, cache, attend_live if kernel else attend, dtype)
+  return _run(params, config, token_B[:, None], views, cache, attend if cache.heads_first else attend_live, dtype)

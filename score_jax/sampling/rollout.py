@@ -184,7 +184,7 @@ def _rollout(
     # A lane that is done sees nothing but the token that it is fed for form's sake.
     first_B = jnp.where(state.lanes.turn < spec.attempts, state.lanes.first, state.time)
     logits_BV, cache = decoder.decode_step(
-      params, config, state.lanes.token, state.time, state.cache.replace(first=first_B), dtype=dtype, kernel=spec.kernel
+      params, config, state.lanes.token, state.time, state.cache.replace(first=first_B), dtype=dtype
     )
     time = state.time + 1
     lanes, line = _advance(state.lanes, logits_BV, time, rows, spec)
@@ -215,7 +215,7 @@ def _begin(params, rows: _Rows, config, spec: RolloutSpec, dtype, B: int, refill
   A, L = spec.attempts, P + spec.growth
   # While rows wait, at most refill - 1 lanes are idle; after that the longest conversation decides.
   lines = max(1, spec.growth - 1) if N == B else -(-N * spec.growth // (B - refill + 1)) + spec.growth
-  cached = dict(dtype=dtype, cache_dtype=_cache_dtype(spec, dtype))
+  cached = dict(dtype=dtype, cache_dtype=_cache_dtype(spec, dtype), kernel=spec.kernel)
   logits_BV, cache = decoder.prefill(params, config, rows.prompt[:B], rows.start[:B], _ring(L, spec), **cached)
   fresh = _fresh(jnp.arange(B, dtype=jnp.int32), rows.start[:B], spec)
   lanes, line = _advance(fresh, logits_BV, jnp.int32(P), rows, spec)
@@ -268,7 +268,7 @@ def _admit(
   row_R = jnp.minimum(row_R, N - 1)
   taken = _noted(state, lane_R)
   start_R = rows.start[row_R]
-  cached = dict(dtype=dtype, cache_dtype=_cache_dtype(spec, dtype))
+  cached = dict(dtype=dtype, cache_dtype=_cache_dtype(spec, dtype), kernel=spec.kernel)
   logits_RV, prompts = decoder.prefill(params, config, rows.prompt[row_R], start_R, P, **cached)
   # The prompt lies just behind the clock, so that the first token stands at the time of the other lanes' newest.
   fresh = _fresh(row_R, state.time - P + start_R, spec)
