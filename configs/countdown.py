@@ -18,6 +18,7 @@ from configs import common
 def get_config() -> ConfigDict:
   config = common.get_config()
   config.batch.problems = 128
+  config.batch.pack = True  # answers of a model of your own differ in length
   config.stages.stage1.steps = 100
   config.stages.stage2.steps = 200
   config.eval.problems = 4096
