@@ -1,5 +1,6 @@
 """The decoder against transformers, and against itself: cached, chunked, recomputed."""
 
+import dataclasses
 import functools
 
 import jax
@@ -134,6 +135,30 @@ def test_chunks_and_recomputation_change_neither_values_nor_gradients(base):
   got_logp, got_grad = weighted_gradient(params, rows, START, weight, config=config, chunk=4, remat='full')
   np.testing.assert_allclose(got_logp, logp, atol=2e-6)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), got_grad, grad)
+
+
+@pytest.mark.parametrize('softcap', [0.0, 2.0])
+def test_the_gradient_written_by_hand_is_that_of_log_softmax(softcap):
+  config = dataclasses.replace(tiny.decoder_config('llama'), final_softcap=softcap)
+  params = jax.tree.map(lambda leaf: 5 * leaf, tiny.random_params(config))
+  rows = np.random.default_rng(5).integers(0, config.vocab, (2, L)).astype(np.int32)
+  weight = np.random.default_rng(6).normal(size=rows.shape).astype(np.float32)
+  where = left_padded(np.array([0, 3], np.int32), L)
+
+  def by_hand(params):
+    return jnp.sum(weight * scoring.token_logps(params, config, rows, where, dtype=jnp.float32, chunk=4))
+
+  def by_jax(params):
+    hidden = decoder.hidden_states(params, config, rows, where, dtype=jnp.float32)
+    scores = jnp.einsum('bld,vd->blv', hidden, params.get('head', params['embed']))
+    scores = softcap * jnp.tanh(scores / softcap) if softcap else scores
+    logp = jnp.take_along_axis(jax.nn.log_softmax(scores)[:, :-1], rows[:, 1:, None], axis=-1)[..., 0]
+    return jnp.sum(weight[:, 1:] * logp)
+
+  (value, found), (expected, wanted) = (jax.jit(jax.value_and_grad(total))(params) for total in (by_hand, by_jax))
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(b).max())
 
 
 def test_exact_kl_equals_a_sum_over_the_whole_vocabulary(base):
