@@ -56,6 +56,8 @@ def main(name: str) -> None:
   }
   if name not in benches:
     raise ConfigError(f'benchmark {name!r} is unknown; there are: {", ".join(benches)}')
+  if _PROFILE.value and name == 'step':
+    raise ConfigError('`bench step` traces its last step into --folder by itself; leave --profile out')
   if not _PROFILE.value:
     print(json.dumps(benches[name]()))
     return

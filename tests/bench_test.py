@@ -1,0 +1,55 @@
+"""What the benchmarks count, by hand; what a trace says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from score_jax.benchmarks import compiling
+from score_jax.benchmarks import rollouts
+from score_jax.benchmarks import updates
+from score_jax.models import weights
+from score_jax.reporting import profile
+
+
+def test_the_ideal_schedule_gives_a_free_lane_the_next_row_at_once():
+  # Two lanes: 5 then 1 (until 6), 3 then 4 (until 7): 13 useful of 14 lane-steps.
+  assert rollouts.useful_share(np.array([5, 3, 4, 1]), 2) == pytest.approx(13 / 14)
+  assert rollouts.useful_share(np.array([2, 2, 2, 2]), 4) == 1
+
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_flops_of_an_update_count_products_and_the_causal_half_of_attention(tied):
+  config = tiny.decoder_config('llama', tied=tied)
+  everything = weights.weight_table(config).parameters()
+  looked_up = 0 if tied else config.vocab * config.width
+  attention = 6 * config.layers * config.heads * config.head_width * (3**2 + 5**2)
+  assert updates.update_flops(config, np.array([3, 5])) == 6 * (everything - looked_up) * 8 + attention
+
+
+def test_collectives_are_counted_by_kind_with_what_they_yield():
+  program = """
+    %a = bf16[2,500000]{1,0} all-gather(%x), dimensions={0}
+    %b = (f32[10]{0}, f32[250000]{0}) all-gather-start(%y), dimensions={0}
+    %c = (f32[250000]{0}, f32[250000]{0}) all-reduce(%p, %q), to_apply=%add
+    %d = f32[8]{0} add(%e, %f)
+  """
+  assert compiling.collectives(program) == {
+    'all-gather': dict(count=2, mb=3.0),
+    'all-reduce': dict(count=1, mb=2.0),
+  }
+
+
+def test_idle_time_is_what_no_interval_covers():
+  assert profile.covered([(0, 4), (2, 6), (10, 11), (3, 5)]) == (7, 11)
+
+
+def test_a_tracer_traces_the_steps_after_those_that_compile(tmp_path, capsys):
+  tracer = profile.Tracer(tmp_path, 1)
+  for step in range(4):
+    with tracer.step():
+      jax.block_until_ready(jnp.ones(3) + step)
+    assert bool(list(tmp_path.rglob('*.xplane.pb'))) == (step >= 2)
+  assert 'traced 1 steps' in capsys.readouterr().out
+  assert profile.summary(tmp_path)['idle'] is None  # a CPU is no device of its own in a trace
