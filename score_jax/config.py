@@ -369,6 +369,9 @@ def identity(run: RunConfig) -> dict[str, Any]:
   keep = ('mode', 'seed', 'init_from', 'lora', 'task', 'batch', 'sampling', 'visits', 'offline_pool', 'loss', 'optim')
   chosen = {name: everything[name] for name in keep}
   chosen['optim'].pop('max_rejected_in_a_row')
+  # Where and in what order the same sums are made, like the mesh.
+  chosen['batch'].pop('pack')
+  chosen['sampling'].pop('lanes')
   if not run.lora.rank:
     chosen['lora'] = dict(rank=0)  # the rest means nothing then
   chosen['best'] = dict(window=run.checkpoint.best_window, every=run.checkpoint.every)

@@ -93,10 +93,17 @@ def test_unknown_and_missing_fields_are_named():
 def test_identity_leaves_out_how_long_where_and_how_often():
   base = configs.identity(tiny.run_config())
   same = tiny.run_config(
-    **{'max_steps': 3, 'eval.problems': 9, 'mesh.fsdp': 2, 'checkpoint.keep': 5, 'optim.max_rejected_in_a_row': 9}
+    **{'max_steps': 3, 'eval.problems': 9, 'mesh.fsdp': 2, 'checkpoint.keep': 5, 'optim.max_rejected_in_a_row': 9},
+    **{'sampling.lanes': 2, 'batch.pack': True, 'model.remat': 'full', 'compile_cache': ''},
   )
   assert configs.identity(same) == base
-  for field, value in {'seed': 1, 'optim.b1': 0.8, 'stages.stage2.gamma': 0.5, 'task.instruction': 'Again.'}.items():
+  for field, value in {
+    'seed': 1,
+    'optim.b1': 0.8,
+    'sampling.cache_dtype': 'bfloat16',
+    'stages.stage2.gamma': 0.5,
+    'task.instruction': 'Again.',
+  }.items():
     assert configs.identity(tiny.run_config(**{field: value})) != base, field
 
 
