@@ -8,8 +8,10 @@ verify     the fast paths of this machine against the plain ones, in numbers (--
 update     seconds, share of the matmul rate and memory of the compiled update (--rows, --slots, --remat, ...)
 """
 
+import dataclasses
 import json
 import pathlib
+from typing import Any
 
 from absl import flags
 
@@ -71,20 +73,7 @@ def main(name: str) -> None:
 def _compile() -> dict:
   from score_jax.benchmarks import compiling
 
-  return compiling.measure(
-    compiling.Setting(
-      shape=_SHAPE.value,
-      topology=_TOPOLOGY.value,
-      mesh=_mesh(),
-      rows=_ROWS.value,
-      prompt=_PROMPT.value,
-      budgets=_budgets(),
-      instruction=_INSTRUCTION.value,
-      micro_batches=_MICRO_BATCHES.value,
-      remat=_REMAT.value,
-      logits_mb=_LOGITS_MB.value,
-    )
-  )
+  return compiling.measure(_setting(compiling.Setting))
 
 
 def _import() -> dict:
@@ -96,65 +85,34 @@ def _import() -> dict:
 def _rollout() -> dict:
   from score_jax.benchmarks import rollouts
 
-  budgets = _budgets()
-  if _MEAN_LENGTH.value and len(budgets) > 1:
+  if _MEAN_LENGTH.value and len(_budgets()) > 1:
     raise ConfigError('--mean_length goes with one attempt: --attempts=1024')
-  return rollouts.measure(
-    rollouts.Setting(
-      shape=_SHAPE.value,
-      rows=_ROWS.value,
-      lanes=_LANES.value,
-      prompt=_PROMPT.value,
-      budgets=budgets,
-      instruction=_INSTRUCTION.value,
-      mean_length=_MEAN_LENGTH.value,
-      dtype=_DTYPE.value,
-      mesh=_mesh(),
-      repeats=_REPEATS.value,
-    )
-  )
-
-
-def _update() -> dict:
-  from score_jax.benchmarks import updates
-
-  return updates.measure(
-    updates.Setting(
-      shape=_SHAPE.value,
-      layers=_LAYERS.value,
-      vocab=_VOCAB.value,
-      rows=_ROWS.value,
-      slots=_SLOTS.value,
-      mean_length=_MEAN_LENGTH.value,
-      pack=_PACK.value,
-      micro_batches=_MICRO_BATCHES.value,
-      remat=_REMAT.value,
-      logits_mb=_LOGITS_MB.value,
-      attempt_gradient_norms=_ATTEMPT_NORMS.value,
-      dtype=_DTYPE.value,
-      mesh=_mesh(),
-      repeats=_REPEATS.value,
-    )
-  )
+  return rollouts.measure(_setting(rollouts.Setting))
 
 
 def _step() -> dict:
   from score_jax.benchmarks import steps
 
-  setting = steps.Setting(
-    shape=_SHAPE.value,
-    problems=_PROBLEMS.value,
-    samples=_SAMPLES.value,
-    prompt=_PROMPT.value,
-    budgets=_budgets(),
-    lanes=_LANES.value,
-    micro_batches=_MICRO_BATCHES.value,
-    pack=_PACK.value,
-    remat=_REMAT.value,
-    mesh=_mesh(),
-    repeats=_REPEATS.value,
-  )
-  return steps.measure(setting, _folder())
+  return steps.measure(_setting(steps.Setting), _folder())
+
+
+def _update() -> dict:
+  from score_jax.benchmarks import updates
+
+  return updates.measure(_setting(updates.Setting))
+
+
+def _verify() -> dict:
+  from score_jax.benchmarks import verifying
+
+  return verifying.measure(_setting(verifying.Setting))
+
+
+def _setting(kind: type) -> Any:
+  """A benchmark's setting: each field is the flag of its name, but for those that are worked out of one."""
+  worked_out = dict(budgets=_budgets, mesh=_mesh, attempt_gradient_norms=lambda: _ATTEMPT_NORMS.value)
+  names = [field.name for field in dataclasses.fields(kind)]
+  return kind(**{name: worked_out[name]() if name in worked_out else flags.FLAGS[name].value for name in names})
 
 
 def _folder() -> pathlib.Path:
@@ -167,12 +125,6 @@ def _budgets() -> tuple[int, ...]:
   if not all(part.isdigit() and int(part) for part in _ATTEMPTS.value):
     raise ConfigError(f'--attempts={",".join(_ATTEMPTS.value)} must be numbers of tokens, e.g. 512,512')
   return tuple(int(part) for part in _ATTEMPTS.value)
-
-
-def _verify() -> dict:
-  from score_jax.benchmarks import verifying
-
-  return verifying.measure(verifying.Setting(shape=_SHAPE.value, layers=_LAYERS.value, dtype=_DTYPE.value))
 
 
 def _mesh() -> tuple[int, int, int]:

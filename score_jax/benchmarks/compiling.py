@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 
 from score_jax.benchmarks import updates as benches
 from score_jax.errors import ConfigError
-from score_jax.models import flash
 from score_jax.models import weights
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import rollout as rollouts
@@ -53,34 +52,16 @@ class Setting:
   micro_batches: int
   remat: str
   logits_mb: float
+  attempt_gradient_norms: bool
+  dtype: str
 
 
 def measure(setting: Setting) -> dict[str, Any]:
   """One line of results: for each program compile seconds, bytes a chip, and its collectives."""
   mesh = topology_mesh(setting.topology, setting.mesh)
   config = benches.decoder_config(setting.shape)
-  table = weights.weight_table(config)
-  dtype = jnp.dtype('bfloat16')
+  table, dtype = weights.weight_table(config), jnp.dtype(setting.dtype)
   optimizer = optim.make_optimizer(benches.ADAM, table)
-  whole = meshes.replicated(mesh)
-
-  def tree(kind: Any, rules: dict[str, str]) -> Any:
-    return _placed(table.abstract(kind), meshes.params(mesh, table, rules))
-
-  def array(shape: tuple[int, ...], kind: Any, sharding: Any = None) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, kind, sharding=sharding or meshes.rows(mesh))
-
-  trained = tree(jnp.float32, meshes.TRAINING_RULES)
-  reference = tree(dtype, meshes.TRAINING_RULES)
-  moments = jax.eval_shape(optimizer.init, table.abstract(jnp.float32))
-  number = array((), jnp.int32, whole)
-  state = TrainState(
-    step=number,
-    params=trained,
-    opt_state=_placed(moments, meshes.opt_state(mesh, optimizer, table)),
-    rejected=number,
-    rejected_in_a_row=number,
-  )
   spec = RolloutSpec(
     budgets=setting.budgets,
     feeds=(tuple(range(setting.instruction)),) * (len(setting.budgets) - 1),
@@ -88,41 +69,21 @@ def measure(setting: Setting) -> dict[str, Any]:
     stops=(0,),
     pad=0,
   )
-  B, A, L = setting.rows, len(setting.budgets), setting.prompt + spec.growth
-  batch = Batch(
-    tokens=array((B, L), jnp.int32),
-    attempt=array((B, L), jnp.int8),
-    sampler_logp=array((B, L), jnp.float32),
-    length=array((B,), jnp.int32),
-    verdict=array((B, A), jnp.int8),
-    trained=array((B, A), jnp.bool_),
-  )
-  scored = batch.replace(ref_logp=array((B, L), jnp.float32))
-  pair, one = array((A,), jnp.float32, whole), array((), jnp.float32, whole)
-  stage = StageValues(pays=pair, bonus=pair, kl=pair, gamma=one, learning_rate=one)
-  update_spec = updates.UpdateSpec(
-    config=config,
-    dtype=dtype,
-    group=benches.GROUP,
-    micro_batches=setting.micro_batches,
-    kl_form='k1_togo',
-    importance_cap=0.0,
-    remat=setting.remat,
-    logits_mb=setting.logits_mb,
-    attempt_gradient_norms=False,
-    how=flash.best(config, dtype, mesh),
-    shards=meshes.row_shards(mesh),
-  )
-  layout = sampler.laid_out.lower(trained, config=config, dtype=dtype, mesh=mesh)
+  update_spec = benches.update_spec(setting, config, mesh)
+  state = _state(table, optimizer, mesh)
+  reference = _placed(table.abstract(dtype), meshes.params(mesh, table, meshes.TRAINING_RULES))
+  batch, stage = _batch(setting.rows, setting.prompt + spec.growth, len(setting.budgets), mesh)
+  scored = batch.replace(ref_logp=batch.sampler_logp)
+  layout = sampler.laid_out.lower(state.params, config=config, dtype=dtype, mesh=mesh)
   programs = {}
   laid, programs['layout'] = _compiled(layout)
   rollout = rollouts.compiled.lower(
     _placed(layout.out_info, laid.output_shardings),
-    array((B, setting.prompt), jnp.int32),
-    array((B,), jnp.int32),
-    array((B,), jnp.int32),
-    jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=whole),
-    array((B, setting.budgets[0]), jnp.int32),
+    _rows(mesh, jnp.int32, setting.rows, setting.prompt),
+    batch.length,
+    batch.length,
+    _whole(mesh, jax.random.key(0).dtype),
+    _rows(mesh, jnp.int32, setting.rows, setting.budgets[0]),
     config=config,
     spec=spec,
     dtype=dtype,
@@ -138,6 +99,41 @@ def measure(setting: Setting) -> dict[str, Any]:
     attention=update_spec.how.kind,
     programs=programs,
   )
+
+
+def _rows(mesh: Mesh, dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(shape, dtype, sharding=meshes.rows(mesh))
+
+
+def _whole(mesh: Mesh, dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(shape, dtype, sharding=meshes.replicated(mesh))
+
+
+def _state(table: weights.WeightTable, optimizer: Any, mesh: Mesh) -> TrainState:
+  """Shapes and shardings of a state that trains all weights."""
+  params = table.abstract(jnp.float32)
+  number = _whole(mesh, jnp.int32)
+  return TrainState(
+    step=number,
+    params=_placed(params, meshes.params(mesh, table, meshes.TRAINING_RULES)),
+    opt_state=_placed(jax.eval_shape(optimizer.init, params), meshes.opt_state(mesh, optimizer, table)),
+    rejected=number,
+    rejected_in_a_row=number,
+  )
+
+
+def _batch(B: int, L: int, A: int, mesh: Mesh) -> tuple[Batch, StageValues]:
+  """Shapes and shardings of a graded batch, yet to be scored by the reference, and of its stage."""
+  batch = Batch(
+    tokens=_rows(mesh, jnp.int32, B, L),
+    attempt=_rows(mesh, jnp.int8, B, L),
+    sampler_logp=_rows(mesh, jnp.float32, B, L),
+    length=_rows(mesh, jnp.int32, B),
+    verdict=_rows(mesh, jnp.int8, B, A),
+    trained=_rows(mesh, jnp.bool_, B, A),
+  )
+  attempts, one = _whole(mesh, jnp.float32, A), _whole(mesh, jnp.float32)
+  return batch, StageValues(pays=attempts, bonus=attempts, kl=attempts, gamma=one, learning_rate=one)
 
 
 def topology_mesh(topology: str, axes: tuple[int, int, int]) -> Mesh:

@@ -125,8 +125,8 @@ def decoder_config(shape: str, layers: int = 0, vocab: int = 0) -> DecoderConfig
   return dataclasses.replace(config, vocab=vocab) if vocab else config
 
 
-def update_spec(setting: Setting, config: DecoderConfig, mesh: Mesh) -> updates.UpdateSpec:
-  """What the update is compiled for."""
+def update_spec(setting: Any, config: DecoderConfig, mesh: Mesh) -> updates.UpdateSpec:
+  """What the update is compiled for, by a setting with the fields that it takes from `Setting`."""
   return updates.UpdateSpec(
     config=config,
     dtype=jnp.dtype(setting.dtype),
