@@ -35,6 +35,15 @@ class Verdict(enum.IntEnum):
   ERROR = 4  # the grading host failed: nothing is known, so the reward has no weight
 
 
+@dataclasses.dataclass(frozen=True)
+class Graded:
+  """A verdict, and what it was reached from."""
+
+  verdict: Verdict
+  answer: str = ''  # what was read out of the text, cut to 200 characters
+  seconds: float = 0.0  # of the grading process
+
+
 class Stop(enum.IntEnum):
   """How an attempt ended."""
 
