@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from score_jax.models import attention
 from score_jax.models import decode_attention
+from score_jax.models import decode_layers
 from score_jax.models import flash
 from score_jax.models import lora
 from score_jax.models import rows as row_layouts
@@ -361,5 +362,18 @@ def decode_step(
     cache = attention.write(cache, n, k, v, time % cache.slots)
     return _attend(config, view, q, cache.k[n], cache.v[n], heads_first=True), cache
 
-  dtype = dtype or cache.k[0].dtype
-  return _run(params, config, token_B[:, None], views, cache, attend if cache.heads_first else attend_live, dtype)
+  dtype = jnp.dtype(dtype or cache.k[0].dtype)
+  if cache.heads_first or not decode_layers.fits(params['layers'], token_B.shape[0], dtype):
+    return _run(params, config, token_B[:, None], views, cache, attend if cache.heads_first else attend_live, dtype)
+  x_BD = _embed(params, config, token_B, dtype)
+  last_BD, cache = decode_layers.run(
+    params['layers'],
+    params['final_norm'],
+    config,
+    x_BD,
+    _rms_norm(x_BD, params['layers'][0]['attention_norm'], config),
+    cache,
+    lambda n, cache, *qkv: attend_live(n, views[config.kind_of_layer[n]], cache, *qkv),
+    activation=_ACTIVATIONS[config.activation],
+  )
+  return logits(last_BD, head(params, dtype), config), cache

@@ -37,29 +37,41 @@ def next_token(
 def log_probability(logits_BV: jax.Array, token_B: jax.Array) -> jax.Array:
   """f32 [B]: of a token under the unmodified T=1 distribution, whatever it was drawn with."""
   logit_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0]
-  return logit_B - jax.nn.logsumexp(logits_BV, axis=-1)
+  most_B, sum_BN = _mass(_chunks(logits_BV))
+  return logit_B - most_B - jnp.log(jnp.sum(sum_BN, axis=-1))
 
 
 def _by_chunks(logits_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
   """Inverse CDF of softmax(logits) in two levels: first the chunk of the vocabulary, then the token in it.
 
   The vocabulary is read twice and nothing of its size is written; a cumulative sum over all of it costs several times
-  that.
+  that. `log_probability` of the same logits reads nothing more: a compiler finds that it needs the same sums.
   """
-  B, V = logits_BV.shape
-  chunk = min(_CHUNK, V)
-  padded_BV = jnp.pad(logits_BV, ((0, 0), (0, -V % chunk)), constant_values=-jnp.inf)
-  logits_BNT = padded_BV.reshape(B, -1, chunk)
-  weight_BNT = jnp.exp(logits_BNT - jnp.max(logits_BV, axis=-1)[:, None, None])
-  sum_BN = jnp.sum(weight_BNT, axis=-1)
+  logits_BNT = _chunks(logits_BV)
+  most_B, sum_BN = _mass(logits_BNT)
   chosen_B = inverse_cdf(sum_BN, uniform_B)
   before_BN = jnp.cumsum(sum_BN, axis=-1) - sum_BN
   total_B = jnp.sum(sum_BN, axis=-1)
-  inside_BT = jnp.take_along_axis(weight_BNT, chosen_B[:, None, None], axis=1)[:, 0]
+  inside_BT = jnp.take_along_axis(logits_BNT, chosen_B[:, None, None], axis=1)[:, 0]
+  inside_BT = jnp.exp(inside_BT - most_B[:, None])
   # What of u is left within the chunk, as a fraction of it.
   passed_B = jnp.take_along_axis(before_BN, chosen_B[:, None], axis=1)[:, 0]
   share_B = (uniform_B * total_B - passed_B) / jnp.sum(inside_BT, axis=-1)
-  return chosen_B * chunk + inverse_cdf(inside_BT, jnp.clip(share_B, 0, 1))
+  return chosen_B * logits_BNT.shape[-1] + inverse_cdf(inside_BT, jnp.clip(share_B, 0, 1))
+
+
+def _chunks(logits_BV: jax.Array) -> jax.Array:
+  """[B, N, T]: chunks of T; the last is filled with what has no weight."""
+  B, V = logits_BV.shape
+  chunk = min(_CHUNK, V)
+  padded_BV = jnp.pad(logits_BV, ((0, 0), (0, -V % chunk)), constant_values=-jnp.inf)
+  return padded_BV.reshape(B, -1, chunk)
+
+
+def _mass(logits_BNT: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The largest logit [B], and the sums [B, N] of exp(logit - largest) over each chunk."""
+  most_B = jnp.max(logits_BNT, axis=(1, 2))
+  return most_B, jnp.sum(jnp.exp(logits_BNT - most_B[:, None, None]), axis=-1)
 
 
 def inverse_cdf(probability_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:

@@ -1,0 +1,220 @@
+"""One decode step's layers as a few GPU kernels (Pallas, Triton), for batches so small that weights are what counts.
+
+At 64 rows a product of a layer is a matter of reading its weights once. A library's products leave norms, biases,
+activations and sums to kernels of their own, each of which takes as long as a tenth of the weights. Here a layer is
+
+    normed W_qkv + bias | attention | parts of out W_o      | x + their sum, and its norm
+    act(normed W_gate) * (normed W_up) | parts of hidden W_down | x + their sum, and the next layer's norm
+
+where a product into few columns is cut along its inner axis too, so that all multiprocessors read. What the plain path
+keeps in the compute dtype is rounded to it here as well.
+"""
+
+from collections.abc import Callable
+import functools
+import math
+from typing import Any
+
+import jax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+import jax.numpy as jnp
+
+from score_jax.models.attention import Cache
+from score_jax.models.families import DecoderConfig
+
+MOST_ROWS = 128  # more make a product one of arithmetic, which libraries do better
+_BLOCK = 64  # of the inner axis, at a time
+_PROGRAMS = 132  # that keep a large GPU busy
+_WEIGHTS = {'attention_norm', 'q+k+v', 'o', 'ffn_norm', 'gate+up', 'down'}
+
+
+def fits(layers: tuple[dict[str, Any], ...], rows: int, dtype: jnp.dtype) -> bool:
+  """Whether the kernels can run a model's layers: of the common form, in 16 bit, in whole blocks, for few rows."""
+  w = layers[0]
+  if rows > MOST_ROWS or dtype.itemsize != 2 or not _WEIGHTS <= w.keys() <= _WEIGHTS | {'q+k+v_bias'}:
+    return False
+  D, F = w['attention_norm'].shape[0], w['down'].shape[0]
+  sides = D, F, math.prod(w['o'].shape[:-1]), math.prod(w['q+k+v'].shape[1:])
+  return not any(side % (2 * _BLOCK) for side in sides) and all(leaf.dtype == dtype for leaf in w.values())
+
+
+def run(
+  layers: tuple[dict[str, Any], ...],
+  final_norm_D: jax.Array,
+  config: DecoderConfig,
+  x_BD: jax.Array,
+  normed_BD: jax.Array,
+  cache: Cache,
+  attend: Callable,
+  *,
+  activation: Callable,
+  interpret: bool = False,
+) -> tuple[jax.Array, Cache]:
+  """One token of every row through all layers.
+
+  Args:
+    layers: of `decoder.for_decoding`, for which `fits` holds.
+    final_norm_D: scale of the norm after the last layer.
+    config: of the decoder.
+    x_BD: embedded tokens.
+    normed_BD: the same after the first layer's norm.
+    cache: of the row's earlier tokens.
+    attend: `(layer, cache, q_B1HC, k_B1KC, v_B1KC) -> (out_B1HC, cache)`, which rotates.
+    activation: of the gate.
+    interpret: run as plain JAX, for tests without a GPU.
+
+  Returns:
+    hidden states [B, D] after the last norm, and the cache.
+  """
+  (B, D), H, K = x_BD.shape, config.heads, config.kv_heads
+  add = functools.partial(joined, eps=config.norm_eps, offset=config.norm_offset, interpret=interpret)
+  following = [w['attention_norm'] for w in layers[1:]] + [final_norm_D]
+  for n, (w, next_norm_D) in enumerate(zip(layers, following, strict=True)):
+    bias = w.get('q+k+v_bias')
+    qkv_BN = project(
+      normed_BD, w['q+k+v'].reshape(D, -1), None if bias is None else bias.reshape(-1), interpret=interpret
+    )
+    q_B1HC, k_B1KC, v_B1KC = jnp.split(qkv_BN.reshape(B, 1, H + 2 * K, -1), (H, H + K), axis=2)
+    out_B1HC, cache = attend(n, cache, q_B1HC, k_B1KC, v_B1KC)
+    x_BD, normed_BD = add(
+      partial_sums(out_B1HC.reshape(B, -1), w['o'].reshape(-1, D), interpret=interpret), x_BD, w['ffn_norm']
+    )
+    hidden_BF = gated(normed_BD, w['gate+up'], activation, interpret=interpret)
+    x_BD, normed_BD = add(partial_sums(hidden_BF, w['down'], interpret=interpret), x_BD, next_norm_D)
+  return normed_BD, cache
+
+
+def project(x_BK: jax.Array, w_KN: jax.Array, bias_N: jax.Array | None, *, interpret: bool = False) -> jax.Array:
+  """x W + bias [B, N], rounded after each."""
+  (B, K), N = x_BK.shape, w_KN.shape[1]
+  columns = 16
+
+  def kernel(x_ref, w_ref, *refs):
+    *bias_ref, y_ref = refs
+    here = pl.ds(pl.program_id(0) * columns, columns)
+    bias = [triton.load(ref.at[here])[None] for ref in bias_ref]  # before the product: a load takes its time
+    (y,) = _products(x_ref, w_ref, [here], (0, K), 2 * _BLOCK, B)
+    _store_rows(y_ref, sum(bias, y.astype(y_ref.dtype)), here)
+
+  inputs = [x_BK, w_KN] + ([] if bias_N is None else [bias_N])
+  warps = 8 if B > 64 else 4
+  return _call(kernel, 'project', (N // columns,), (B, N), x_BK.dtype, warps, 4, interpret)(*inputs)
+
+
+def partial_sums(x_BK: jax.Array, w_KN: jax.Array, *, interpret: bool = False) -> jax.Array:
+  """x W in f32 [P, B, N], each part P over its share of the inner axis: to be summed."""
+  (B, K), N = x_BK.shape, w_KN.shape[1]
+  columns = 32
+  parts = inner_parts(K, N // columns)
+  share = K // parts
+
+  def kernel(x_ref, w_ref, y_ref):
+    part, here = pl.program_id(1), pl.ds(pl.program_id(0) * columns, columns)
+    (y,) = _products(x_ref, w_ref, [here], (part * share, share), _BLOCK, B)
+    _store_rows(y_ref, y, here, part)
+
+  stages = min(8, share // _BLOCK)
+  return _call(kernel, 'partial_sums', (N // columns, parts), (parts, B, N), jnp.float32, 4, stages, interpret)(
+    x_BK, w_KN
+  )
+
+
+def inner_parts(inner: int, programs: int) -> int:
+  """Into how many parts of whole blocks an inner axis is cut, so that about as many programs run as the GPU holds."""
+  blocks = inner // _BLOCK
+  return max(n for n in range(1, blocks + 1) if blocks % n == 0 and (n == 1 or n * programs <= _PROGRAMS))
+
+
+def gated(x_BK: jax.Array, w_KG: jax.Array, activation: Callable, *, interpret: bool = False) -> jax.Array:
+  """act(x W_gate) * (x W_up) [B, F]; G = 2 F: both lie side by side."""
+  (B, K), F = x_BK.shape, w_KG.shape[1] // 2
+  columns = 64
+
+  def kernel(x_ref, w_ref, y_ref):
+    first = pl.program_id(0) * columns
+    here, there = pl.ds(first, columns), pl.ds(F + first, columns)
+    gate, up = _products(x_ref, w_ref, [here, there], (0, K), _BLOCK, B)
+    gate, up = (y.astype(y_ref.dtype) for y in (gate, up))
+    _store_rows(y_ref, activation(gate.astype(jnp.float32)).astype(gate.dtype) * up, here)
+
+  warps, stages = (8, 5) if B > 64 else (4, 6)
+  return _call(kernel, 'gated', (F // columns,), (B, F), x_BK.dtype, warps, stages, interpret)(x_BK, w_KG)
+
+
+def joined(
+  sums_PBD: jax.Array, x_BD: jax.Array, scale_D: jax.Array, *, eps: float, offset: float, interpret: bool = False
+) -> tuple[jax.Array, jax.Array]:
+  """x + the sum of P parts [B, D], and its RMS norm, times offset + scale."""
+  P, B, D = sums_PBD.shape
+  width = pl.next_power_of_2(D)
+
+  def kernel(sums_ref, x_ref, scale_ref, y_ref, normed_ref):
+    row, here = pl.program_id(0), pl.ds(0, width)
+    real = jnp.arange(width) < D
+
+    def load(ref, *index):
+      return triton.load(ref.at[*index, here], mask=real, other=0.0)
+
+    total = functools.reduce(jnp.add, [load(sums_ref, jnp.int32(part), row) for part in range(P)])
+    y = load(x_ref, row) + total.astype(y_ref.dtype)
+    y32 = y.astype(jnp.float32)
+    normed = y32 * jax.lax.rsqrt(jnp.sum(y32 * y32) / D + eps)
+    scale = load(scale_ref).astype(y_ref.dtype).astype(jnp.float32) + offset
+    triton.store(y_ref.at[row, here], y, mask=real)
+    triton.store(normed_ref.at[row, here], (normed * scale).astype(y_ref.dtype), mask=real)
+
+  shape = jax.ShapeDtypeStruct((B, D), x_BD.dtype)
+  return pl.pallas_call(
+    kernel,
+    grid=(B,),
+    out_shape=[shape, shape],
+    compiler_params=triton.CompilerParams(num_warps=8 if D > 512 else 2, num_stages=1),
+    interpret=interpret,
+    name='joined',
+  )(sums_PBD, x_BD, scale_D)
+
+
+def _call(
+  kernel: Callable, name: str, grid: tuple, shape: tuple, dtype: Any, warps: int, stages: int, interpret: bool
+) -> Callable:
+  return pl.pallas_call(
+    kernel,
+    grid=grid,
+    out_shape=jax.ShapeDtypeStruct(shape, dtype),
+    compiler_params=triton.CompilerParams(num_warps=warps, num_stages=stages),
+    interpret=interpret,
+    name=name,
+  )
+
+
+def _products(x_ref, w_ref, columns: list, inner: tuple, block: int, rows: int) -> tuple[jax.Array, ...]:
+  """f32 [M, n] for each of `columns`: x times these of a weight, over (begin, length) of the inner axis."""
+  begin, length = inner
+  M = _padded(rows)
+  real = _real_rows(rows, block)
+
+  def body(i, totals):
+    here = pl.ds(begin + i * block, block)
+    x = triton.load(x_ref.at[pl.ds(0, M), here], mask=real, other=None if real is None else 0.0)
+    return tuple(y + triton.dot(x, triton.load(w_ref.at[here, c])) for y, c in zip(totals, columns, strict=True))
+
+  zeros = tuple(jnp.zeros((M, c.size), jnp.float32) for c in columns)
+  return jax.lax.fori_loop(0, length // block, body, zeros)
+
+
+def _store_rows(ref, y: jax.Array, columns, *before) -> None:
+  """The first rows of y, as many as there are, at `before` in ref."""
+  real = _real_rows(ref.shape[-2], columns.size)
+  triton.store(ref.at[*before, pl.ds(0, y.shape[0]), columns], y, mask=real)
+
+
+def _padded(rows: int) -> int:
+  """Rows of the matrix products: a power of two, 16 at least."""
+  return max(16, pl.next_power_of_2(rows))
+
+
+def _real_rows(rows: int, columns: int) -> jax.Array | None:
+  """Mask [M, columns]; None: all are real."""
+  M = _padded(rows)
+  return None if M == rows else jnp.broadcast_to((jnp.arange(M) < rows)[:, None], (M, columns))

@@ -1,0 +1,163 @@
+"""The kernels of a decode step's layers, run as plain JAX, beside numpy; and which models they are for."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+import tiny
+
+from score_jax.benchmarks import rollouts
+from score_jax.models import attention
+from score_jax.models import decode_layers
+from score_jax.models import decoder
+
+SIZES = dict(width=128, layers=2, heads=4, kv_heads=2, head_width=64, ffn=384, vocab=64)
+BF16 = jnp.dtype('bfloat16')
+
+
+def config_of(**changes):
+  return tiny.decoder_config(**SIZES | changes)
+
+
+def params_of(config, dtype, together=True):
+  """Random weights, large enough that every one of them is felt."""
+  params = jax.tree.map(lambda leaf: 4 * leaf, rollouts.random_params(config, jnp.dtype('float32')))
+  return jax.tree.map(lambda leaf: leaf.astype(dtype), decoder.for_decoding(params, config, together=together))
+
+
+def layers_in_numpy(params, config, x_BD, attend):
+  """In f64, from the equations of the layer; `attend` mixes q, k and v [B, heads, C]."""
+  x_BD = np.float64(x_BD)
+
+  def norm(x, scale):
+    mean = np.mean(x * x, axis=-1, keepdims=True)
+    return x / np.sqrt(mean + config.norm_eps) * (np.float64(scale) + config.norm_offset)
+
+  def activation(x):
+    return x * special.expit(x) if config.activation == 'silu' else x * special.ndtr(x)
+
+  D, H, K = config.width, config.heads, config.kv_heads
+  for w in params['layers']:
+    w = {name: np.float64(leaf) for name, leaf in w.items()}
+    qkv = norm(x_BD, w['attention_norm']) @ w['q+k+v'].reshape(D, -1)
+    qkv = (qkv + w.get('q+k+v_bias', np.zeros(1)).reshape(1, -1)).reshape(len(x_BD), H + 2 * K, -1)
+    out = attend(np, qkv[:, :H], qkv[:, H : H + K], qkv[:, H + K :])
+    x_BD = x_BD + out.reshape(len(x_BD), -1) @ w['o'].reshape(-1, D)
+    gate, up = np.split(norm(x_BD, w['ffn_norm']) @ w['gate+up'], 2, axis=-1)
+    x_BD = x_BD + (activation(gate) * up) @ w['down']
+  return norm(x_BD, params['final_norm'])
+
+
+def mixed(xp, q, k, v):
+  """Something of queries, keys and values in which each matters."""
+  return q * xp.repeat(k, q.shape[1] // k.shape[1], axis=1) + xp.repeat(v, q.shape[1] // v.shape[1], axis=1)
+
+
+@pytest.mark.parametrize('rows', [3, 16, 20])
+@pytest.mark.parametrize('changes', [{}, dict(qkv_bias=True, norm_offset=1.0)])
+def test_layers_are_those_of_numpy(rows, changes):
+  config = config_of(**changes)
+  params = params_of(config, jnp.float32)
+  x_BD = jax.random.normal(jax.random.key(1), (rows, config.width))
+
+  def attend(n, cache, q_B1HC, k_B1KC, v_B1KC):
+    return mixed(jnp, q_B1HC[:, 0], k_B1KC[:, 0], v_B1KC[:, 0])[:, None], cache + [n]
+
+  found_BD, seen = decode_layers.run(
+    params['layers'],
+    params['final_norm'],
+    config,
+    x_BD,
+    decoder._rms_norm(x_BD, params['layers'][0]['attention_norm'], config),
+    [],
+    attend,
+    activation=jax.nn.silu,
+    interpret=True,
+  )
+  expected_BD = layers_in_numpy(params, config, x_BD, mixed)
+  assert seen == [0, 1]
+  np.testing.assert_allclose(found_BD, expected_BD, atol=3e-4 * np.abs(expected_BD).max())
+
+
+def test_products_round_where_the_plain_path_does():
+  key = functools.partial(jax.random.fold_in, jax.random.key(0))
+  x_BK, w_KN, bias_N, scale_N = (
+    jax.random.normal(key(i), shape, BF16) for i, shape in enumerate([(8, 128), (128, 128), (128,), (128,)])
+  )
+  product_BN = np.float64(x_BK) @ np.float64(w_KN)
+  assert_within_a_rounding(
+    decode_layers.project(x_BK, w_KN, bias_N, interpret=True), product_BN + np.float64(bias_N), roundings=2
+  )
+  parts_PBN = decode_layers.partial_sums(x_BK, w_KN, interpret=True)
+  assert parts_PBN.shape == (2, 8, 128) and parts_PBN.dtype == jnp.float32
+  np.testing.assert_allclose(np.sum(parts_PBN, axis=0), product_BN, atol=1e-4)
+  total_BN, normed_BN = decode_layers.joined(parts_PBN, x_BK, scale_N, eps=1e-6, offset=1.0, interpret=True)
+  assert_within_a_rounding(total_BN, product_BN + np.float64(x_BK), roundings=2)
+  size_B1 = np.sqrt(np.mean(np.square(np.float64(total_BN)), axis=-1, keepdims=True) + 1e-6)
+  assert_within_a_rounding(normed_BN, np.float64(total_BN) / size_B1 * (1 + np.float64(scale_N)), roundings=1)
+
+
+def assert_within_a_rounding(found, expected, roundings):
+  """Of bf16, of which `roundings` may add up; relative to the largest."""
+  assert found.dtype == BF16
+  np.testing.assert_allclose(np.float64(found), expected, atol=roundings * 2**-8 * np.abs(expected).max())
+
+
+def test_an_inner_axis_is_cut_so_that_the_gpu_is_full_and_no_fuller():
+  assert decode_layers.inner_parts(4864, 28) == 4  # 76 blocks: 4 divides, 112 programs
+  assert decode_layers.inner_parts(896, 28) == 2  # 14 blocks: 7 would be 196 programs
+  assert decode_layers.inner_parts(14336, 128) == 1  # 128 programs are enough
+
+
+@pytest.mark.parametrize(
+  ('changes', 'rows', 'dtype', 'together'),
+  [
+    (dict(qk_norm=True), 64, BF16, True),
+    (dict(post_norms=True), 64, BF16, True),
+    (dict(o_bias=True), 64, BF16, True),
+    (dict(width=96), 64, BF16, True),
+    ({}, 129, BF16, True),
+    ({}, 64, jnp.dtype('float32'), True),
+    ({}, 64, BF16, False),
+  ],
+)
+def test_other_layers_more_rows_and_wider_numbers_take_the_plain_path(changes, rows, dtype, together):
+  plain = config_of()
+  assert decode_layers.fits(params_of(plain, BF16)['layers'], 64, BF16)
+  assert not decode_layers.fits(params_of(config_of(**changes), dtype, together)['layers'], rows, dtype)
+
+
+def test_adapters_take_the_plain_path():
+  layers = params_of(config_of(), BF16)['layers']
+  assert not decode_layers.fits(tuple(w | {'q_lora_a': w['down']} for w in layers), 64, BF16)
+
+
+def test_a_step_through_the_kernels_is_the_step_of_the_plain_path(monkeypatch):
+  """Attention's own kernel is replaced by the plain one on the same layout: what is tested is how layers are wired."""
+  config, B = config_of(qkv_bias=True), 4
+  params = params_of(config, BF16)
+  start_B = jnp.array([0, 2, 1, 0], jnp.int32)
+  tokens_BP = jax.random.randint(jax.random.key(5), (B, 6), 0, config.vocab)
+
+  def attend_live(q_BHC, k_BKC, v_BKC, view, k_BSKC, v_BSKC, first_B, time, *, window, scale, softcap):
+    q, k = attention.rotate(q_BHC[:, None], view), attention.rotate(k_BKC[:, None], view)
+    k_BSKC, v_BSKC = k_BSKC.at[:, time].set(k[:, 0]), v_BSKC.at[:, time].set(v_BKC)
+    visible = attention.visible(first_B, time[None], k_BSKC.shape[1], window)
+    return attention.attend(q, k_BSKC, v_BSKC, visible, scale=scale, softcap=softcap)[:, 0], k_BSKC, v_BSKC
+
+  monkeypatch.setattr(decoder.decode_attention, 'attend_live', attend_live)
+  monkeypatch.setattr(decoder.decode_layers, 'run', functools.partial(decode_layers.run, interpret=True))
+
+  def logits(kernel):
+    _, cache = decoder.prefill(params, config, tokens_BP, start_B, 64, dtype=BF16, kernel=kernel)
+    found = []
+    for t in range(2):
+      found_BV, cache = decoder.decode_step(params, config, tokens_BP[:, t], jnp.int32(6 + t), cache)
+      found.append(found_BV)
+    return np.float64(jnp.stack(found))
+
+  plain = logits(kernel=False)
+  np.testing.assert_allclose(logits(kernel=True), plain, atol=0.02 * np.abs(plain).max())
