@@ -21,7 +21,7 @@ from score_jax.models.families import DecoderConfig
 
 BLOCK = 64  # slots at a time, and what the slots of a cache are a multiple of
 _QUERIES = 16  # rows of the smallest matrix product there is
-_ENOUGH = 512  # programs that keep a large GPU busy
+_ENOUGH = 256  # programs that keep a large GPU busy
 
 
 def fits(config: DecoderConfig, dtype: jnp.dtype) -> bool:

@@ -3,7 +3,7 @@
 At 64 rows a product of a layer is a matter of reading its weights once. A library's products leave norms, biases,
 activations and sums to kernels of their own, each of which takes as long as a tenth of the weights. Here a layer is
 
-    normed W_qkv + bias | attention | parts of out W_o      | x + their sum, and its norm
+    parts of normed W_qkv | their sum + bias | attention | parts of out W_o | x + their sum, and its norm
     act(normed W_gate) * (normed W_up) | parts of hidden W_down | x + their sum, and the next layer's norm
 
 where a product into few columns is cut along its inner axis too, so that all multiprocessors read. What the plain path
@@ -26,15 +26,21 @@ from score_jax.models.families import DecoderConfig
 MOST_ROWS = 128  # more make a product one of arithmetic, which libraries do better
 _BLOCK = 64  # of the inner axis, at a time
 _PROGRAMS = 132  # that keep a large GPU busy
+_LARGEST = 2**24  # numbers of a weight; of larger ones a library's product is the faster reader
 _WEIGHTS = {'attention_norm', 'q+k+v', 'o', 'ffn_norm', 'gate+up', 'down'}
 
 
 def fits(layers: tuple[dict[str, Any], ...], rows: int, dtype: jnp.dtype) -> bool:
-  """Whether the kernels can run a model's layers: of the common form, in 16 bit, in whole blocks, for few rows."""
+  """Whether the kernels can run a model's layers, and are faster.
+
+  Layers of the common form, in 16 bit, in whole blocks, that are not too large; few rows.
+  """
   w = layers[0]
   if rows > MOST_ROWS or dtype.itemsize != 2 or not _WEIGHTS <= w.keys() <= _WEIGHTS | {'q+k+v_bias'}:
     return False
   D, F = w['attention_norm'].shape[0], w['down'].shape[0]
+  if w['gate+up'].size > _LARGEST:
+    return False
   sides = D, F, math.prod(w['o'].shape[:-1]), math.prod(w['q+k+v'].shape[1:])
   return not any(side % (2 * _BLOCK) for side in sides) and all(leaf.dtype == dtype for leaf in w.values())
 
@@ -86,20 +92,10 @@ def run(
 
 
 def project(x_BK: jax.Array, w_KN: jax.Array, bias_N: jax.Array | None, *, interpret: bool = False) -> jax.Array:
-  """x W + bias [B, N], rounded after each."""
-  (B, K), N = x_BK.shape, w_KN.shape[1]
-  columns = 16
-
-  def kernel(x_ref, w_ref, *refs):
-    *bias_ref, y_ref = refs
-    here = pl.ds(pl.program_id(0) * columns, columns)
-    bias = [triton.load(ref.at[here])[None] for ref in bias_ref]  # before the product: a load takes its time
-    (y,) = _products(x_ref, w_ref, [here], (0, K), 2 * _BLOCK, B)
-    _store_rows(y_ref, sum(bias, y.astype(y_ref.dtype)), here)
-
-  inputs = [x_BK, w_KN] + ([] if bias_N is None else [bias_N])
-  warps = 8 if B > 64 else 4
-  return _call(kernel, 'project', (N // columns,), (B, N), x_BK.dtype, warps, 4, interpret)(*inputs)
+  """x W + bias [B, N], rounded after each; XLA does sum and bias where it lays out what attention reads."""
+  sums_PBN = partial_sums(x_BK, w_KN, interpret=interpret)
+  y_BN = functools.reduce(jnp.add, [sums_PBN[part] for part in range(sums_PBN.shape[0])]).astype(x_BK.dtype)
+  return y_BN if bias_N is None else y_BN + bias_N[None]
 
 
 def partial_sums(x_BK: jax.Array, w_KN: jax.Array, *, interpret: bool = False) -> jax.Array:
@@ -217,4 +213,4 @@ def _padded(rows: int) -> int:
 def _real_rows(rows: int, columns: int) -> jax.Array | None:
   """Mask [M, columns]; None: all are real."""
   M = _padded(rows)
-  return None if M == rows else jnp.broadcast_to((jnp.arange(M) < rows)[:, None], (M, columns))
+  return None if rows == M else jnp.broadcast_to((jnp.arange(M) < rows)[:, None], (M, columns))

@@ -38,7 +38,7 @@ def log_probability(logits_BV: jax.Array, token_B: jax.Array) -> jax.Array:
   """f32 [B]: of a token under the unmodified T=1 distribution, whatever it was drawn with."""
   logit_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0]
   most_B, sum_BN = _mass(_chunks(logits_BV))
-  return logit_B - most_B - jnp.log(jnp.sum(sum_BN, axis=-1))
+  return logit_B - most_B - jnp.log(jnp.cumsum(sum_BN, axis=-1)[:, -1])
 
 
 def _by_chunks(logits_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
@@ -50,13 +50,12 @@ def _by_chunks(logits_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
   logits_BNT = _chunks(logits_BV)
   most_B, sum_BN = _mass(logits_BNT)
   chosen_B = inverse_cdf(sum_BN, uniform_B)
-  before_BN = jnp.cumsum(sum_BN, axis=-1) - sum_BN
-  total_B = jnp.sum(sum_BN, axis=-1)
+  through_BN = jnp.cumsum(sum_BN, axis=-1)
   inside_BT = jnp.take_along_axis(logits_BNT, chosen_B[:, None, None], axis=1)[:, 0]
   inside_BT = jnp.exp(inside_BT - most_B[:, None])
   # What of u is left within the chunk, as a fraction of it.
-  passed_B = jnp.take_along_axis(before_BN, chosen_B[:, None], axis=1)[:, 0]
-  share_B = (uniform_B * total_B - passed_B) / jnp.sum(inside_BT, axis=-1)
+  passed_B = jnp.take_along_axis(through_BN - sum_BN, chosen_B[:, None], axis=1)[:, 0]
+  share_B = (uniform_B * through_BN[:, -1] - passed_B) / jnp.sum(inside_BT, axis=-1)
   return chosen_B * logits_BNT.shape[-1] + inverse_cdf(inside_BT, jnp.clip(share_B, 0, 1))
 
 
@@ -69,7 +68,10 @@ def _chunks(logits_BV: jax.Array) -> jax.Array:
 
 
 def _mass(logits_BNT: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The largest logit [B], and the sums [B, N] of exp(logit - largest) over each chunk."""
+  """The largest logit [B], and the sums [B, N] of exp(logit - largest) over each chunk.
+
+  Their own sum is to be taken as the end of a cumulative one: of a sum of sums XLA makes one over the vocabulary.
+  """
   most_B = jnp.max(logits_BNT, axis=(1, 2))
   return most_B, jnp.sum(jnp.exp(logits_BNT - most_B[:, None, None]), axis=-1)
 
@@ -83,9 +85,11 @@ def inverse_cdf(probability_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
   cdf_BV = jnp.cumsum(probability_BV, axis=-1)
   possible_BV = probability_BV > 0
   reached_BV = possible_BV & (cdf_BV > (uniform_B * cdf_BV[:, -1])[:, None])
-  first_B = jnp.argmax(reached_BV, axis=-1)
-  last_B = probability_BV.shape[-1] - 1 - jnp.argmax(possible_BV[:, ::-1], axis=-1)
-  return jnp.where(jnp.any(reached_BV, axis=-1), first_B, last_B).astype(jnp.int32)
+  token_V, V = jnp.arange(probability_BV.shape[-1], dtype=jnp.int32), probability_BV.shape[-1]
+  # Least and greatest of plain integers: half of what an argmax over truth values takes on a GPU.
+  first_B = jnp.min(jnp.where(reached_BV, token_V[None], V), axis=-1)
+  last_B = jnp.max(jnp.where(possible_BV, token_V[None], 0), axis=-1)
+  return jnp.where(first_B < V, first_B, last_B)
 
 
 def _keep_top_k(probability_BV: jax.Array, k: int) -> jax.Array:
