@@ -5,6 +5,7 @@ alone costs is the second.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from score_jax.benchmarks.rollouts import random_params
 from score_jax.benchmarks.updates import decoder_config
 from score_jax.models import attention
 from score_jax.models import decode_attention
+from score_jax.models import decode_layers
 from score_jax.models import decoder
 from score_jax.models import flash
 from score_jax.models import scoring
@@ -51,6 +53,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     attention=how.kind,
     decode_kernel=decode_attention.fits(config, dtype) and jax.default_backend() == 'gpu',
     decode_attention=_decode_attention(config, dtype),
+    decode_step=_decode_step(params, config, dtype),
     scores=_scores(params, config, dtype, how),
     sampler_and_trainer=_sampler_and_trainer(params, config, dtype, mesh, how),
   )
@@ -88,6 +91,27 @@ def _decode_attention(config: DecoderConfig, dtype: Any) -> dict[str, float]:
   return {name: round(error, 6) for name, error in errors.items()}
 
 
+def _decode_step(params: Any, config: DecoderConfig, dtype: Any) -> dict[str, float]:
+  """Mean errors of the logits of a step after a prompt, through a GPU's kernels and without them."""
+  if jax.default_backend() != 'gpu' or not decode_attention.fits(config, dtype):
+    return {}
+  B, P, slots = decode_layers.ROWS[0], 16, 64
+  tokens = jax.random.randint(jax.random.key(4), (B, P + 1), 0, config.vocab)
+  start_B = jnp.arange(B, dtype=jnp.int32) % P
+
+  @functools.partial(jax.jit, static_argnums=(1, 2))
+  def logits(params: Any, kind: Any, kernel: bool) -> jax.Array:
+    cast = jax.tree.map(lambda leaf: leaf.astype(kind), params)
+    laid_out = decoder.for_decoding(cast, config, together=True)
+    _, cache = decoder.prefill(laid_out, config, tokens[:, :P], start_B, slots, dtype=kind, kernel=kernel)
+    return decoder.decode_step(laid_out, config, tokens[:, P], jnp.int32(P), cache, dtype=kind)[0]
+
+  with jax.default_matmul_precision('highest'):
+    exact = logits(params, jnp.dtype('float32'), False)
+  found = dict(fast=logits(params, dtype, True), plain=logits(params, dtype, False))
+  return {name: round(float(jnp.mean(jnp.abs(x - exact))), 6) for name, x in found.items()}
+
+
 def _scores(params: Any, config: DecoderConfig, dtype: Any, how: flash.Attention) -> dict[str, Any]:
   """Mean error of log-probabilities, and error of the gradient of their sum as a share of its norm."""
   rows = end_to_end(jnp.asarray(_LENGTHS), int(_LENGTHS.max()))
@@ -119,10 +143,10 @@ def _norm(tree: Any) -> float:
 
 def _sampler_and_trainer(params: Any, config: DecoderConfig, dtype: Any, mesh: Any, how: flash.Attention) -> float:
   """Mean absolute difference of the sampler's log-probabilities from the trainer's, on lanes that are refilled."""
-  rows, prompt = 16, 32
+  rows, prompt = 80, 32
   kernel = jax.default_backend() == 'gpu' and decode_attention.fits(config, dtype)
   stop = tuple(range(config.vocab // 64))
-  spec = RolloutSpec(budgets=(96, 96), feeds=((0, 1, 2),), end_of_turn=0, stops=stop, pad=0, lanes=4, kernel=kernel)
+  spec = RolloutSpec(budgets=(96, 96), feeds=((0, 1, 2),), end_of_turn=0, stops=stop, pad=0, lanes=64, kernel=kernel)
   tokens = jax.random.randint(jax.random.key(2), (rows, prompt), 0, config.vocab)
   start = jnp.arange(rows, dtype=jnp.int32)
   cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from score_jax.models.attention import Cache
 from score_jax.models.families import DecoderConfig
 
-MOST_ROWS = 128  # more make a product one of arithmetic, which libraries do better
+ROWS = (64, 128)  # where it was measured; more make a product one of arithmetic, which libraries do better
 _BLOCK = 64  # of the inner axis, at a time
 _PROGRAMS = 132  # that keep a large GPU busy
 _LARGEST = 2**24  # numbers of a weight; of larger ones a library's product is the faster reader
@@ -33,10 +33,10 @@ _WEIGHTS = {'attention_norm', 'q+k+v', 'o', 'ffn_norm', 'gate+up', 'down'}
 def fits(layers: tuple[dict[str, Any], ...], rows: int, dtype: jnp.dtype) -> bool:
   """Whether the kernels can run a model's layers, and are faster.
 
-  Layers of the common form, in 16 bit, in whole blocks, that are not too large; few rows.
+  Layers of the common form, in 16 bit, in whole blocks, that are not too large; as many rows as it was measured with.
   """
   w = layers[0]
-  if rows > MOST_ROWS or dtype.itemsize != 2 or not _WEIGHTS <= w.keys() <= _WEIGHTS | {'q+k+v_bias'}:
+  if rows not in ROWS or dtype.itemsize != 2 or not _WEIGHTS <= w.keys() <= _WEIGHTS | {'q+k+v_bias'}:
     return False
   D, F = w['attention_norm'].shape[0], w['down'].shape[0]
   if w['gate+up'].size > _LARGEST:
@@ -63,7 +63,7 @@ def run(
     layers: of `decoder.for_decoding`, for which `fits` holds.
     final_norm_D: scale of the norm after the last layer.
     config: of the decoder.
-    x_BD: embedded tokens.
+    x_BD: embedded tokens; B a power of two, 16 at least.
     normed_BD: the same after the first layer's norm.
     cache: of the row's earlier tokens.
     attend: `(layer, cache, q_B1HC, k_B1KC, v_B1KC) -> (out_B1HC, cache)`, which rotates.
@@ -107,8 +107,8 @@ def partial_sums(x_BK: jax.Array, w_KN: jax.Array, *, interpret: bool = False) -
 
   def kernel(x_ref, w_ref, y_ref):
     part, here = pl.program_id(1), pl.ds(pl.program_id(0) * columns, columns)
-    (y,) = _products(x_ref, w_ref, [here], (part * share, share), _BLOCK, B)
-    _store_rows(y_ref, y, here, part)
+    (y,) = _products(x_ref, w_ref, [here], (part * share, share))
+    triton.store(y_ref.at[part, pl.ds(0, B), here], y)
 
   stages = min(8, share // _BLOCK)
   return _call(kernel, 'partial_sums', (N // columns, parts), (parts, B, N), jnp.float32, 4, stages, interpret)(
@@ -130,9 +130,9 @@ def gated(x_BK: jax.Array, w_KG: jax.Array, activation: Callable, *, interpret: 
   def kernel(x_ref, w_ref, y_ref):
     first = pl.program_id(0) * columns
     here, there = pl.ds(first, columns), pl.ds(F + first, columns)
-    gate, up = _products(x_ref, w_ref, [here, there], (0, K), _BLOCK, B)
+    gate, up = _products(x_ref, w_ref, [here, there], (0, K))
     gate, up = (y.astype(y_ref.dtype) for y in (gate, up))
-    _store_rows(y_ref, activation(gate.astype(jnp.float32)).astype(gate.dtype) * up, here)
+    triton.store(y_ref.at[pl.ds(0, B), here], activation(gate.astype(jnp.float32)).astype(gate.dtype) * up)
 
   warps, stages = (8, 5) if B > 64 else (4, 6)
   return _call(kernel, 'gated', (F // columns,), (B, F), x_BK.dtype, warps, stages, interpret)(x_BK, w_KG)
@@ -184,33 +184,15 @@ def _call(
   )
 
 
-def _products(x_ref, w_ref, columns: list, inner: tuple, block: int, rows: int) -> tuple[jax.Array, ...]:
-  """f32 [M, n] for each of `columns`: x times these of a weight, over (begin, length) of the inner axis."""
+def _products(x_ref, w_ref, columns: list, inner: tuple) -> tuple[jax.Array, ...]:
+  """f32 [B, n] for each of `columns`: x times these of a weight, over (begin, length) of the inner axis."""
   begin, length = inner
-  M = _padded(rows)
-  real = _real_rows(rows, block)
+  B = x_ref.shape[0]
 
   def body(i, totals):
-    here = pl.ds(begin + i * block, block)
-    x = triton.load(x_ref.at[pl.ds(0, M), here], mask=real, other=None if real is None else 0.0)
+    here = pl.ds(begin + i * _BLOCK, _BLOCK)
+    x = triton.load(x_ref.at[pl.ds(0, B), here])
     return tuple(y + triton.dot(x, triton.load(w_ref.at[here, c])) for y, c in zip(totals, columns, strict=True))
 
-  zeros = tuple(jnp.zeros((M, c.size), jnp.float32) for c in columns)
-  return jax.lax.fori_loop(0, length // block, body, zeros)
-
-
-def _store_rows(ref, y: jax.Array, columns, *before) -> None:
-  """The first rows of y, as many as there are, at `before` in ref."""
-  real = _real_rows(ref.shape[-2], columns.size)
-  triton.store(ref.at[*before, pl.ds(0, y.shape[0]), columns], y, mask=real)
-
-
-def _padded(rows: int) -> int:
-  """Rows of the matrix products: a power of two, 16 at least."""
-  return max(16, pl.next_power_of_2(rows))
-
-
-def _real_rows(rows: int, columns: int) -> jax.Array | None:
-  """Mask [M, columns]; None: all are real."""
-  M = _padded(rows)
-  return None if rows == M else jnp.broadcast_to((jnp.arange(M) < rows)[:, None], (M, columns))
+  zeros = tuple(jnp.zeros((B, c.size), jnp.float32) for c in columns)
+  return jax.lax.fori_loop(0, length // _BLOCK, body, zeros)

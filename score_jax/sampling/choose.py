@@ -86,7 +86,7 @@ def inverse_cdf(probability_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
   possible_BV = probability_BV > 0
   reached_BV = possible_BV & (cdf_BV > (uniform_B * cdf_BV[:, -1])[:, None])
   token_V, V = jnp.arange(probability_BV.shape[-1], dtype=jnp.int32), probability_BV.shape[-1]
-  # Least and greatest of plain integers: half of what an argmax over truth values takes on a GPU.
+  # Least and greatest of integers, which a GPU finds sooner than an argmax over truth values.
   first_B = jnp.min(jnp.where(reached_BV, token_V[None], V), axis=-1)
   last_B = jnp.max(jnp.where(possible_BV, token_V[None], 0), axis=-1)
   return jnp.where(first_B < V, first_B, last_B)
