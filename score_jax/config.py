@@ -13,15 +13,20 @@ from score_jax.errors import ConfigError
 from score_jax.models.lora import Lora
 from score_jax.tasks.countdown import CountdownSpec
 from score_jax.tasks.countdown_base import Mixture
+from score_jax.tasks.jsonl import JsonlSpec
+from score_jax.tasks.mbpp import MbppSpec
+from score_jax.tasks.problems import DataSpec
 from score_jax.types import KL_FORMS
 from score_jax.types import REFERENCES
 from score_jax.types import SCHEDULES
 from score_jax.types import Stage
 from score_jax.types import StageOptim
+from score_jax.verifiers.registry import GradingSpec
 
 MODES = ('score', 'pretrain')
 DTYPES = ('auto', 'float32', 'bfloat16')
 CACHE_DTYPES = ('auto', 'float32', 'bfloat16', 'float8_e4m3fn')
+LONG_PROMPTS = ('error', 'drop')
 REMATS = ('none', 'dots', 'full')  # names of models.decoder.REMATS
 
 
@@ -36,12 +41,18 @@ class ModelConfig:
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
   name: str
+  evaluate: str
+  data: DataSpec
+  prompt: str
+  long_prompts: str
   system: str
   instruction: str
   chat_template: str
   examples: str
   date: str
   countdown: CountdownSpec
+  mbpp: MbppSpec
+  jsonl: JsonlSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +140,7 @@ class RunConfig:
   model: ModelConfig
   lora: Lora
   task: TaskConfig
+  grading: GradingSpec
   batch: BatchConfig
   sampling: SamplingConfig
   visits: tuple[Stage, ...]
@@ -248,6 +260,7 @@ def _check(run: RunConfig) -> None:
   _one_of('config.mode', run.mode, MODES)
   _one_of('config.model.dtype', run.model.dtype, DTYPES)
   _one_of('config.sampling.cache_dtype', run.sampling.cache_dtype, CACHE_DTYPES)
+  _one_of('config.task.long_prompts', run.task.long_prompts, LONG_PROMPTS)
   _one_of('config.model.remat', run.model.remat, REMATS)
   _require(run.model.logits_mb > 0, f'config.model.logits_mb = {run.model.logits_mb} must be above 0')
   _one_of('config.loss.kl_form', run.loss.kl_form, KL_FORMS)
@@ -265,10 +278,20 @@ def _check(run: RunConfig) -> None:
       f'config.optim.warmup_steps = {run.optim.warmup_steps} must be below config.pretrain.steps = '
       f'{run.pretrain.steps}',
     )
-  try:
-    run.task.countdown.check()
-  except ValueError as error:
-    raise ConfigError(f'config.task.countdown.{error}') from error
+  for where, section in (
+    ('task.countdown', run.task.countdown),
+    ('task.mbpp', run.task.mbpp),
+    ('task.jsonl', run.task.jsonl),
+    ('grading', run.grading),
+  ):
+    try:
+      section.check()
+    except ValueError as error:
+      raise ConfigError(f'config.{where}.{error}') from error
+  _require(
+    not run.task.prompt or (run.task.name != 'countdown' and '{question}' in run.task.prompt),
+    f'config.task.prompt = {run.task.prompt!r} must hold {{question}}; countdown has config.task.countdown.prompt',
+  )
 
 
 def _check_numbers(run: RunConfig) -> None:
@@ -282,11 +305,11 @@ def _check_numbers(run: RunConfig) -> None:
     ('checkpoint.every', run.checkpoint.every),
     ('checkpoint.keep', run.checkpoint.keep),
     ('checkpoint.best_window', run.checkpoint.best_window),
-    ('eval.problems', run.eval.problems),
   ):
     _require(value >= 1, f'config.{where} = {value} must be 1 or more')
   for where, value in (
     ('max_steps', run.max_steps),
+    ('eval.problems', run.eval.problems),
     ('eval.every', run.eval.every),
     ('optim.learning_rate', run.optim.learning_rate),
     ('optim.clip_norm', run.optim.clip_norm),
@@ -363,15 +386,19 @@ def as_dict(run: RunConfig) -> dict[str, Any]:
 def identity(run: RunConfig) -> dict[str, Any]:
   """What must be the same for a run to be continued; never how long, where, how often saved or evaluated.
 
-  The model and tokenizer are added to it as hashes of their files (`storage.run_folder`).
+  The model, the tokenizer and the training data are added to it as hashes (`training.run`).
   """
   everything = as_dict(run)
-  keep = ('mode', 'seed', 'init_from', 'lora', 'task', 'batch', 'sampling', 'visits', 'offline_pool', 'loss', 'optim')
-  chosen = {name: everything[name] for name in keep}
+  keep = ('mode', 'seed', 'init_from', 'lora', 'task', 'grading', 'batch', 'sampling', 'visits', 'offline_pool')
+  chosen = {name: everything[name] for name in (*keep, 'loss', 'optim')}
   chosen['optim'].pop('max_rejected_in_a_row')
   # Where and in what order the same sums are made, like the mesh.
   chosen['batch'].pop('pack')
   chosen['sampling'].pop('lanes')
+  chosen['grading'].pop('workers')
+  # What is trained on is known by its hash, wherever its files lie; held-out problems decide nothing.
+  chosen['task'].pop('data')
+  chosen['task'].pop('evaluate')
   if not run.lora.rank:
     chosen['lora'] = dict(rank=0)  # the rest means nothing then
   chosen['best'] = dict(window=run.checkpoint.best_window, every=run.checkpoint.every)

@@ -26,15 +26,21 @@ def main() -> None:
   from score_jax.reporting import terminal
   from score_jax.storage import hf
   from score_jax.storage import run_folder
+  from score_jax.tasks import heldout_problems
+  from score_jax.tasks import open_task
   from score_jax.training import evaluation
   from score_jax.training import run
+  from score_jax.verifiers.pool import open_grader
 
+  task = open_task(config.task)
+  heldout_problems(task, config.eval.problems, config.eval.seed)
+  grader = open_grader(task.verifier, config.grading)
   mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
   folder = hf.folder_of(_MODEL.value or config.model.path)
   sampler = run.open_sampler(config, folder, mesh)
   params = sampler.layout(hf.read_params(folder, sampler.config, mesh, sampler.dtype, meshes.SAMPLING_RULES))
   result = evaluation.evaluate(
-    sampler, run.open_task(config), params, problems=config.eval.problems, seed=config.eval.seed, rows=config.rows
+    sampler, task, grader, params, problems=config.eval.problems, seed=config.eval.seed, rows=config.rows
   )
   print(terminal.table({_MODEL.value or config.model.path: result}))
   if _OUTPUT.value:

@@ -23,6 +23,7 @@ class Problem:
   id: str
   question: str  # the first user turn, in full
   reference: dict  # the verifier's; never part of a prompt
+  tags: dict[str, str] = dataclasses.field(default_factory=dict)  # what results are split by: level, subject
 
 
 class Verdict(enum.IntEnum):

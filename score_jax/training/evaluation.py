@@ -10,27 +10,32 @@ from score_jax.sampling.sampler import Sampler
 from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
 from score_jax.tasks import Task
+from score_jax.tasks import heldout_problems
 from score_jax.types import Problem
+from score_jax.verifiers.pool import Grader
 
 
-def evaluate(sampler: Sampler, task: Task, params: Any, *, problems: int, seed: int, rows: int) -> dict[str, Any]:
+def evaluate(
+  sampler: Sampler, task: Task, grader: Grader, params: Any, *, problems: int, seed: int, rows: int
+) -> dict[str, Any]:
   """The ledgers of a policy: {'greedy': ledger, 'sampled': ledger}, one conversation a problem each.
 
   Args:
     sampler: of the model.
     task: whose held-out problems number 0 .. problems - 1 are used.
+    grader: of the task.
     params: in the sampling layout.
-    problems: n.
+    problems: n; 0: all.
     seed: of the problems and the samples.
     rows: conversations at a time; keys don't depend on it (logits do, in their last bits).
   """
-  heldout = [task.problem(seed, 'heldout', index) for index in range(problems)]
+  heldout = heldout_problems(task, problems, seed)
   ways = dict(greedy=sampler.spec(temperature=0.0), sampled=sampler.spec())
-  return {way: ledger(verdicts(sampler, task, params, heldout, spec, seed, rows)) for way, spec in ways.items()}
+  return {way: ledger(verdicts(sampler, grader, params, heldout, spec, seed, rows)) for way, spec in ways.items()}
 
 
 def verdicts(
-  sampler: Sampler, task: Task, params: Any, problems: list[Problem], spec: RolloutSpec, seed: int, rows: int
+  sampler: Sampler, grader: Grader, params: Any, problems: list[Problem], spec: RolloutSpec, seed: int, rows: int
 ) -> np.ndarray:
   """verdict_BA (i8) of one conversation per problem; the last batch is filled up with repeats, which are dropped."""
   key = stream_key(seed, Stream.EVALUATION, 0)
@@ -39,13 +44,12 @@ def verdicts(
     part = problems[first : first + rows]
     filled = part + [part[-1]] * (rows - len(part))
     rollout = sampler.sample(params, sampler.encoded(filled), key, spec, first_row=first)
-    parts.append(grade(task, part, sampler.texts(rollout)[: len(part)]))
+    parts.append(grade(grader, part, sampler.texts(rollout)[: len(part)]))
   return np.concatenate(parts)
 
 
-def grade(task: Task, problems: list[Problem], texts: list[list[str]]) -> np.ndarray:
+def grade(grader: Grader, problems: list[Problem], texts: list[list[str]]) -> np.ndarray:
   """verdict_BA (i8) of every attempt."""
-  return np.array(
-    [[task.grade(problem, text) for text in attempts] for problem, attempts in zip(problems, texts, strict=True)],
-    np.int8,
-  )
+  items = [(problem.reference, text) for problem, attempts in zip(problems, texts, strict=True) for text in attempts]
+  verdicts = [graded.verdict for graded in grader.grade(items)]
+  return np.array(verdicts, np.int8).reshape(len(problems), -1)

@@ -133,7 +133,7 @@ def run_step(
     rollout = jax.device_get(sampled)
     del policy, sampled
   # Side by side: the host grades while the reference scores. A thread, since dispatching a long program takes its time.
-  grading = _grader.submit(lambda: evaluation.grade(run.task, work.problems, run.sampler.texts(rollout)))
+  grading = _grader.submit(lambda: evaluation.grade(run.grader, work.problems, run.sampler.texts(rollout)))
   with clock('reference'):
     batch, order, spec = _batch(run, rollout, work.trained)
     if not spec.reference_in_update:
@@ -243,9 +243,14 @@ def _stop_if_rejected(run: Run, state: TrainState) -> None:
 
 def _evaluate(run: Run, policy: Any) -> dict[str, Any]:
   settings = run.config.eval
-  rows = run.config.rows
   return evaluation.evaluate(
-    run.sampler, run.task, run.sampler.layout(policy), problems=settings.problems, seed=settings.seed, rows=rows
+    run.sampler,
+    run.task,
+    run.grader,
+    run.sampler.layout(policy),
+    problems=settings.problems,
+    seed=settings.seed,
+    rows=run.config.rows,
   )
 
 

@@ -29,12 +29,16 @@ from score_jax.storage import hf
 from score_jax.storage import run_folder
 from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.run_folder import RunFolder
-from score_jax.tasks import TASKS
 from score_jax.tasks import Task
 from score_jax.tasks import chat as chats
+from score_jax.tasks import heldout_problems
+from score_jax.tasks import open_task
+from score_jax.tasks import without_long
 from score_jax.tasks.tokenizer import load_tokenizer
 from score_jax.training import optim
 from score_jax.training.update import UpdateSpec
+from score_jax.verifiers.pool import Grader
+from score_jax.verifiers.pool import open_grader
 
 _TOKENIZER_FILES = ('.json', '.jinja', '.model', '.txt')
 
@@ -49,6 +53,7 @@ class Run:
   mesh: Mesh
   decoder: DecoderConfig
   task: Task
+  grader: Grader
   sampler: Sampler
   trained: WeightTable  # the weights that training changes: all, or adapters
   optimizer: optax.GradientTransformation
@@ -115,13 +120,6 @@ def compute_dtype(name: str) -> Any:
   return jnp.dtype(name)
 
 
-def open_task(config: RunConfig) -> Task:
-  """The configured task."""
-  if config.task.name not in TASKS:
-    raise ConfigError(f'config.task.name = {config.task.name!r} is unknown; use one of {", ".join(TASKS)}')
-  return TASKS[config.task.name](config.task)
-
-
 def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> Sampler:
   """Tokenizer, template proof and sampling settings of a model folder."""
   tokenizer = load_tokenizer(model_folder, config.task.chat_template)
@@ -170,6 +168,10 @@ def open_run(config: RunConfig, workdir: str) -> Run:
   Raises:
     UserError: what is wrong with the configuration, the model folder or the run folder; nothing has been written.
   """
+  # Before the devices: grader processes begin with nothing of them, and bad data is told at once.
+  task = open_task(config.task)
+  _check_task(config, task)
+  grader = open_grader(task.verifier, config.grading)
   if folder := compile_cache(config.compile_cache, jax.default_backend(), os.environ):
     jax.config.update('jax_compilation_cache_dir', folder)
   mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
@@ -185,9 +187,11 @@ def open_run(config: RunConfig, workdir: str) -> Run:
       f'config.batch.micro_batches = {config.batch.micro_batches} parts; config.batch.problems = '
       f'{config.batch.problems} is no multiple of their product'
     )
-  task = open_task(config)
   model_folder = hf.folder_of(config.model.path)
   sampler = open_sampler(config, model_folder, mesh)
+  if config.task.long_prompts == 'drop':
+    chat = sampler.chat
+    task = without_long(task, lambda problem: len(chat.prompt_ids(problem)), chat.prompt_tokens)
   base = hf.read_params(model_folder, sampler.config, mesh, sampler.dtype)
   folder = RunFolder(workdir)
   model_identity = dict(
@@ -198,7 +202,9 @@ def open_run(config: RunConfig, workdir: str) -> Run:
   )
   if config.init_from and not folder.has_begun():  # a run under way has what it took from there
     _check_init_from(config, model_identity['weights'])
-  folder.claim(configs.as_dict(config), configs.identity(config) | dict(model=model_identity))
+  folder.claim(
+    configs.as_dict(config), configs.identity(config) | dict(model=model_identity, data=task.train.fingerprint)
+  )
   trained = loras.trained_table(sampler.config, config.lora)
   return Run(
     config=config,
@@ -207,6 +213,7 @@ def open_run(config: RunConfig, workdir: str) -> Run:
     mesh=mesh,
     decoder=sampler.config,
     task=task,
+    grader=grader,
     sampler=sampler,
     trained=trained,
     optimizer=optim.make_optimizer(config.optim, trained),
@@ -226,6 +233,16 @@ def open_run(config: RunConfig, workdir: str) -> Run:
     ),
     base=base,
   )
+
+
+def _check_task(config: RunConfig, task: Task) -> None:
+  """Whether there are problems to train on, and as many to evaluate on as are asked for."""
+  if task.train.size == 0:
+    raise ConfigError(
+      f'config.task.data.train = {config.task.data.train}: task {config.task.name!r} has no training problems; name '
+      'files, folders or tfds:NAME/SPLIT of them (humaneval has none: it is for config.task.evaluate)'
+    )
+  heldout_problems(task, config.eval.problems, config.eval.seed)
 
 
 def _check_init_from(config: RunConfig, base: str) -> None:
