@@ -158,6 +158,7 @@ def test_step_line_of_a_batch_counted_by_hand():
     kl=[0.25, 0.125],
     truncated=[0.25, 0.375],
     other_stop=[0.125, 0.0],
+    verdicts=dict(wrong=[2 + 1, 1], correct=[3, 5], unparsed=[2, 0], timeout=[0, 1], error=[0, 1]),
     unparsed=[0.25, 0.0],
     timeouts=[0.0, 0.125],
     errors=[0.0, 0.125],

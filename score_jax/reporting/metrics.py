@@ -43,6 +43,7 @@ def step_line(
     kl=update['kl_A'].tolist(),
     truncated=(stop_BA == Stop.BUDGET).mean(axis=0).tolist(),
     other_stop=(stop_BA == Stop.OTHER).mean(axis=0).tolist(),
+    verdicts={kind.name.lower(): (verdict_BA == kind).sum(axis=0).tolist() for kind in Verdict},
     unparsed=(verdict_BA == Verdict.UNPARSED).mean(axis=0).tolist(),
     timeouts=(verdict_BA == Verdict.TIMEOUT).mean(axis=0).tolist(),
     errors=(verdict_BA == Verdict.ERROR).mean(axis=0).tolist(),

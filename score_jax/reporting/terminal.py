@@ -21,7 +21,7 @@ class Progress:
     self._bar.set_description(line['stage'], refresh=False)
     self._bar.set_postfix_str(
       f'accuracy {arrow} %, i->c {100 * line["i_to_c"]:.1f}, c->i {100 * line["c_to_i"]:.1f}, '
-      f'KL {line["kl"][0]:.3f} {line["kl"][-1]:.3f}',
+      f'KL {line["kl"][0]:.3f} {line["kl"][-1]:.3f}{_not_graded(line["verdicts"])}',
       refresh=False,
     )
     self._bar.update(1)
@@ -33,6 +33,12 @@ class Progress:
   def close(self) -> None:
     """Leaves the bar as it stands."""
     self._bar.close()
+
+
+def _not_graded(verdicts: dict[str, list[int]]) -> str:
+  """Counts, over all attempts, of the verdicts that are neither right nor wrong; '' if there are none."""
+  counts = {kind: sum(verdicts[kind]) for kind in ('unparsed', 'timeout', 'error')}
+  return ''.join(f', {kind} {count}' for kind, count in counts.items() if count)
 
 
 def facts(rows: list[tuple[str, str]], width: int = 110) -> str:
