@@ -3,9 +3,9 @@ r"""SCoRe on MATH with Gemma 2 2B, the paper's open model (arXiv 2409.12917, tab
   python -m score_jax.main --config=configs/math_gemma2_2b.py --config.model.path=DIR \
       --config.task.data.train="('data/math_train.jsonl','data/math_test.jsonl')"
 
-DIR is a downloaded google/gemma-2-2b-it. The data are the 12,500 problems of MATH, as JSON lines or a hub folder; the 500
-of MATH500 are held out by their text. From the paper: learning rate, steps in all, conversations a step, alpha, both
-betas, temperature, prompts, greedy evaluation. Left open there and chosen here: marked below.
+DIR is a downloaded google/gemma-2-2b-it. The data are the 12,500 problems of MATH, as JSON lines or a hub folder; the
+500 of MATH500 are held out by their text. From the paper: learning rate, steps in all, conversations a step, alpha,
+both betas, temperature, prompts, greedy evaluation. Left open there and chosen here: marked below.
 """
 
 from ml_collections import ConfigDict

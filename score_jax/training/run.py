@@ -172,6 +172,15 @@ def open_run(config: RunConfig, workdir: str) -> Run:
   task = open_task(config.task)
   _check_task(config, task)
   grader = open_grader(task.verifier, config.grading)
+  try:
+    return _opened(config, workdir, task, grader)
+  except BaseException:
+    grader.close()
+    raise
+
+
+def _opened(config: RunConfig, workdir: str, task: Task, grader: Grader) -> Run:
+  """The rest of `open_run`."""
   if folder := compile_cache(config.compile_cache, jax.default_backend(), os.environ):
     jax.config.update('jax_compilation_cache_dir', folder)
   mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
