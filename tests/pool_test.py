@@ -24,12 +24,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # A verifier whose answers are orders: what a text says is what its grading does.
 ORDERS = """
-import json, os, sys, time
+import itertools, json, os, sys, time
 from score_jax.types import Graded, Verdict
 from score_jax.verifiers import registry, worker
 
 def grade(reference, text):
-  print('noise on standard output')
+  print('noise on standard output', flush=True)
   if text == 'loop':
     while True: pass
   if text == 'swallow':
@@ -38,7 +38,7 @@ def grade(reference, text):
         while True: pass
       except Exception: pass
   if text == 'stuck in C':
-    9 ** 9 ** 9
+    sum(itertools.repeat(0, 10 ** 12))  # never looks at signals
   if text == 'memory':
     bytearray(10 ** 10)
   if text == 'sleep':
