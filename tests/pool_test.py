@@ -52,7 +52,7 @@ def grade(reference, text):
       os._exit(3)
   return Graded(Verdict.CORRECT if text == reference.get('answer') else Verdict.WRONG, text[:200])
 
-registry.VERIFIERS['orders'] = registry.Verifier(lambda spec: grade, True)
+registry.VERIFIERS['orders'] = registry.Verifier(lambda spec: registry.Opened(grade, "as told"), True)
 worker.main('orders', registry.GradingSpec(**json.loads(sys.argv[1])))
 """
 
@@ -75,6 +75,7 @@ def test_verdicts_come_in_order_whatever_is_printed(orders):
   graded = orders.grade([(dict(answer=str(i - i % 2)), text) for i, text in enumerate(texts)])
   assert [g.answer for g in graded] == texts
   assert [g.verdict for g in graded] == [Verdict.CORRECT, Verdict.WRONG] * 25
+  assert orders.about == 'as told'
 
 
 @pytest.mark.parametrize('text', ['loop', 'swallow', 'stuck in C', 'memory'])
@@ -165,7 +166,7 @@ def test_closing_ends_the_processes(orders):
 
 
 def test_a_verifier_that_can_not_run_here_says_so_at_once(monkeypatch):
-  refuse = ORDERS.replace('lambda spec: grade', 'lambda spec: refuse()').replace(
+  refuse = ORDERS.replace('lambda spec: registry.Opened(grade, "as told")', 'lambda spec: refuse()').replace(
     'registry.VERIFIERS',
     'from score_jax.errors import ConfigError\ndef refuse(): raise ConfigError("no layer")\nregistry.VERIFIERS',
     1,

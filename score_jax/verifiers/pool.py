@@ -39,6 +39,8 @@ Item = tuple[dict, str]  # reference, an attempt's text
 class Grader(Protocol):
   """What grades a batch."""
 
+  about: str  # what a run says of it as it starts; '' if nothing
+
   def grade(self, items: Sequence[Item]) -> list[Graded]:
     """A verdict for each item, in their order."""
 
@@ -56,7 +58,7 @@ def open_grader(verifier: str, spec: GradingSpec) -> Grader:
   if verifier not in registry.VERIFIERS:
     raise ConfigError(f'verifier {verifier!r} is unknown; use one of {", ".join(registry.VERIFIERS)}')
   chosen = registry.VERIFIERS[verifier]
-  return Pool(verifier, spec) if chosen.apart else InProcess(chosen.open(spec))
+  return Pool(verifier, spec) if chosen.apart else InProcess(chosen.open(spec).grade)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,7 @@ class InProcess:
   """A verifier that needs no bounds."""
 
   one: registry.Grade
+  about: str = ''
 
   def grade(self, items: Sequence[Item]) -> list[Graded]:
     """A verdict for each item, in their order."""
@@ -108,6 +111,11 @@ class Pool:
     atexit.unregister(self.close)
     for worker in self._workers:
       worker.kill()
+
+  @property
+  def about(self) -> str:
+    """What the verifier says of this machine."""
+    return self._workers[0].about
 
   @property
   def pids(self) -> list[int]:
@@ -168,7 +176,7 @@ class _Worker:
       raised = ConfigError(said['error'])
       raised.exit_code = said['exit_code']
       raise raised
-    self._ready = True
+    self._ready, self.about = True, said['about']
 
   def grade(self, reference: dict, text: str) -> Graded:
     """A verdict; ERROR if this host failed twice."""
@@ -205,7 +213,7 @@ class _Worker:
       bufsize=0,
       start_new_session=True,
     )
-    self._ready = False
+    self._ready, self.about = False, ''
 
   def _restart(self) -> None:
     self.kill()
