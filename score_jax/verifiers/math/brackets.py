@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 from score_jax.verifiers.math import budget
+from score_jax.verifiers.math import words
 from score_jax.verifiers.math.budget import Unreadable
 from score_jax.verifiers.math.values import const
 from score_jax.verifiers.math.values import Interval
@@ -101,6 +102,8 @@ def listed(parser, *closings: str) -> list:
   items = []
   while True:
     items.append(parser.deeper(parser.sets))
+    while parser.peek().kind == 'word' and words.unit_name(parser.peek().text):
+      parser.next()
     if parser.takes(',', ';'):
       continue
     if parser.peek().kind == 'sep':

@@ -8,6 +8,7 @@ from fractions import Fraction
 import math
 
 from score_jax.verifiers.math import budget
+from score_jax.verifiers.math.brackets import infinite
 from score_jax.verifiers.math.budget import Exhausted
 from score_jax.verifiers.math.budget import Unreadable
 from score_jax.verifiers.math.functions import abs_of
@@ -22,8 +23,10 @@ from score_jax.verifiers.math.values import Node
 
 
 def canonical(ring: Ring, node: Node) -> Value:
-  """The canonical form. Raises Unreadable where the expression has no value (1/0, root of i)."""
+  """The canonical form. Raises Unreadable where the expression has no value (1/0, root of i, infinity in arithmetic)."""
   ring.budget.spend()
+  if node.kind not in ('const', 'neg') and any(isinstance(arg, Node) and infinite(arg) for arg in node.args):
+    raise Unreadable  # infinity is a bound or an answer, not a number to reckon with
   return _RULES[node.kind](ring, *node.args)
 
 

@@ -33,7 +33,8 @@ _NOTHING = re.compile(
   r'\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|boldsymbol|bm|'
   r'mathstrut|strut|hfill|hline|centering|ensuremath|bf|rm|it)(?![a-zA-Z])\.?'
 )
-_BLANK = re.compile(r'\\(?:quad|qquad|thinspace|medspace|thickspace|enspace|space|newline)(?![a-zA-Z])|(?<!\\)\\[;: \n~]|[~\t\n\r\f\v]')
+_BLANK = re.compile(r'\\q?quad|\\(?:thinspace|medspace|thickspace|enspace|space|newline)(?![a-zA-Z])|(?<!\\)\\[;: \n~]|[~\t\n\r\f\v]')
+_RUN_ON = re.compile(r'\\([lg]e)(?=[a-pr-z](?![a-zA-Z]))')  # \lex
 _DOUBLED = re.compile(r'\\\\(?=[a-zA-Z{}%$!,;])')
 _FOUR_DIGITS_FOLLOW = r'(?=[0-9]{3}(?![0-9]))'
 _THOUSANDS = re.compile(r'(?<=[0-9])(?: ?\{ ?, ?\} ?|, ?\\! ?|\\, ?|\\! ?,)' + _FOUR_DIGITS_FOLLOW)
@@ -77,11 +78,17 @@ def unwrap(text: str) -> str:
       return text
 
 
+def decimal_comma(text: str) -> str:
+  """`1000,99` with a point; other texts as they are."""
+  return re.sub(r'(-?[0-9]+),([0-9]+)', r'\1.\2', text) if re.fullmatch('-?[0-9]+,[0-9]+', text) else text
+
+
 def clean(text: str) -> str:
   """The ASCII LaTeX of an answer, without its delimiters."""
-  text = unwrap(to_ascii(text))
+  text = unwrap(to_ascii(text).replace('\\"', '"').replace('...', r'\dots '))
   if r'\begin' not in text:
     text = _DOUBLED.sub(lambda _: '\\', text)
+  text = _RUN_ON.sub(r'\\\1 ', text)
   text = _NOTHING.sub(' ', text)
   text = _BLANK.sub(' ', text)
   text = _THOUSANDS.sub('', text)

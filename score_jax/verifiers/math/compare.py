@@ -93,7 +93,8 @@ class Comparison:
     if 'set' in (gold.kind, answer.kind):
       return False
     golds, answers, ordered = relations.named_items(golds, answers)
-    return (ordered or len(golds) >= 3) and self.in_order(golds, answers)
+    ordered = ordered or relations.named_items(answers, golds)[2] or len(golds) >= 3
+    return ordered and self.in_order(golds, answers)
 
   def in_order(self, golds: list, answers: list) -> bool:
     return len(golds) == len(answers) and all(self.same(g, a) for g, a in zip(golds, answers, strict=True))

@@ -23,7 +23,7 @@ def undone(scalars: Scalars, node: Node) -> set[str]:
   elif node.kind == 'div' and all(scalars.form(child).rational is not None for child in children):
     if any(_bare(child).kind == 'div' for child in children):
       kinds.add('quotient')
-  elif node.kind in ('fn', 'log', 'abs', 'floor', 'ceil') and scalars.constant(node):
+  elif node.kind in ('fn', 'log', 'abs', 'floor', 'ceil') and node.args[0] != 'exp' and scalars.constant(node):
     kinds.add('function')
   elif node.kind == 'big':
     kinds.add('big')

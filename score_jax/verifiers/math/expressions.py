@@ -132,8 +132,8 @@ class Parser:
       fraction = self.proper_fraction()
       if fraction is not None:
         return number(left.args[0] + fraction)
-    if token.kind == 'num':
-      raise Unreadable  # '4 5', 'x 2': no product
+    if token.kind == 'num' and (not isinstance(left, Node) or numeral_like(left) or self.tokens[self.at - 1].kind == 'sym'):
+      raise Unreadable  # '4 5', 'x2': no product
     return brackets.product(left, self.power())
 
   def proper_fraction(self) -> Fraction | None:
@@ -156,7 +156,7 @@ class Parser:
     if token.kind in ('num', 'sym'):
       return True
     if token.kind == 'op':
-      return token.text in ('(', '{') or (token.text == '|' and not self.bars)
+      return token.text in ('(', '{', '[') or (token.text == '|' and not self.bars)
     return token.kind == 'cmd' and (
       token.text in words.FUNCTIONS
       or token.text in _GREEK
@@ -319,7 +319,7 @@ class Parser:
     if self.peek().text in ('(', '{'):
       return scalar(self.power())
     value = scalar(self.power())
-    while self.starts_factor() and self.peek().text not in words.FUNCTIONS and self.peek().text != '(':
+    while self.starts_factor() and self.peek().text not in words.FUNCTIONS and self.peek().text not in '([':
       value = scalar(self.juxtaposed(value))
     return value
 
@@ -329,6 +329,11 @@ class Parser:
     while self.peek().text in ('_', '^'):
       bounds.append(self.next().text + brackets.raw_group(self))
     return Node('big', (name + ' '.join(sorted(bounds)), scalar(self.deeper(self.term))))
+
+
+def numeral_like(node: Node) -> bool:
+  """True for a number written without symbols."""
+  return node.kind not in ('sym', 'const', 'apply') and all(numeral_like(arg) for arg in node.args if isinstance(arg, Node))
 
 
 def scalar(value) -> Node:

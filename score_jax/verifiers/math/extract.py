@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from score_jax.verifiers.math import budget
 
-_TAIL = 20_000  # characters from the end in which looser forms are looked for
+_TAIL = 8_000  # characters from the end in which looser forms are looked for
 _BOXES = 40  # boxes from the end that are looked at
 _SHORT = 120  # characters of a text that is an answer by itself
 _BOX = re.compile(r'\\+(?:boxed|fbox) *\{')
@@ -22,23 +22,39 @@ _BRACE = re.compile(r'\\[^a-zA-Z]|[{}]')
 _JOINT = re.compile(
   r'(?:[\s,;&$]|\\[()\[\]]|\\+(?:quad|qquad|,|;|!| |text\{ *(?:and|or)? *,? *\})|\band\b|\bor\b|\\(?:text|mbox) *\{ *(?:and|or) *\})*'
 )
+_LIST_JOINT = re.compile(
+  r'(?!.*\b(?:wait|no|not|or|actually|instead|correct\w*|rather|sorry|wrong|mean|but|than)\b)'
+  r'(?=.*(?:\band\b|[,;&]))[^.?!\n]*', re.IGNORECASE
+)
 _END_TOKEN = re.compile(r'<\|[^|<>]{1,40}\|>|</s>|<eos>|<end_of_turn>|<start_of_turn>')
 _HOPE = re.compile(r'\bI hope (?:it|this|that) is correct', re.IGNORECASE)
 _FINAL = re.compile(r'final answer\W{0,6}(?:\s+is\b|(?:\s|\*)*:|\s*\n)', re.IGNORECASE)
 _ANSWER = re.compile(r'\banswer\W{0,4}(?:\s+is\b|\s+are\b|\s*=|(?:\s|\*)*:)', re.IGNORECASE)
-_MATH = re.compile(r'\$\$(.{1,1500}?)\$\$|\$([^$]{1,1000}?)\$(?![0-9])|\\\((.{1,1000}?)\\\)|\\\[(.{1,1500}?)\\\]', re.DOTALL)
-_NUMBER = re.compile(r'(?<![\w.,/^])[-+\u2212]?\s?[$€£¥]?\s?(?:[0-9]{1,3}(?:[, ][0-9]{3})+|[0-9]+)?(?:[.,]?[0-9]+)(?:/[0-9]+)?(?![\w^/(]|[.,][0-9])|(?<![\w.,/^])[-+]?[$€£¥]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:[.,][0-9]+)?(?=m²|m2|[a-zµ°]{1,3}[²³]?(?:\W|$))')
-_LEADS = re.compile(r'(?:\b(?:is|are|was|equals?|gives?|by|costs?|total(?:s|ing)?|of|to|get|has|have)|it[’\']s|=|≈|:)\s*(?:about|approximately|exactly|only|just)?\s*\$?$', re.IGNORECASE)
+_MATH = re.compile(
+  r'\$\$(.{1,600}?)\$\$|(?<!\\)\$((?:[^$\\]|\\.){1,600}?)\$|\\\((.{1,600}?)\\\)|\\\[(.{1,600}?)\\\]', re.DOTALL
+)
+_NUMBER = re.compile(
+  r'(?<![\w.,/^\\-])[-+\u2212]?[$€£¥]?(?:[0-9]{1,3}(?:[, ][0-9]{3})+(?![0-9])|[0-9]+)?(?:[.,][0-9]+)?(?:/[0-9]+)?'
+  r'(?<=[0-9])(?![0-9])(?=$|[^\w^/(\\]|[a-zµ]{1,3}[²³]?(?!\w))'
+)
+_LEADS = re.compile(
+  r'(?:\b(?:is|are|was|equals?|gives?|by|costs?|total(?:s|ing)?|of|to|get|has|have)|it[’\']s|=|≈|:)\s*'
+  r'(?:about|approximately|exactly|only|just)?\s*\$?$', re.IGNORECASE
+)
 _HEDGE = re.compile(r'\b(?:or|and|either|not|between)\s*\$?$|[0-9][,;]?\s*$', re.IGNORECASE)
 _PERCENT = re.compile(r'\s*\$?\s*(?:\\?%|percent\b|pct\b)')
 _NEGATED = re.compile(r'\W*(?:not|wrong|incorrect|correct|unknown|unclear|unchanged)\b', re.IGNORECASE)
 
 
 class Found(NamedTuple):
-  """An answer as it stands in the text. `strict` is False for forms that prose may have by chance."""
+  """An answer as it stands in the text.
 
-  text: str
-  strict: bool
+  `texts` holds one answer, or for looser forms several readings of which the first that can be read counts. `parts` joins
+  the boxes of one sentence, for references that are lists.
+  """
+
+  texts: tuple[str, ...]
+  parts: str = ''
 
 
 def extract(text: str) -> Found | None:
@@ -46,13 +62,14 @@ def extract(text: str) -> Found | None:
   text = scope(text)
   stated = [found for found in (last_boxes(text), final_answer(text), hashes(text)) if found]
   if stated:
-    return Found(max(stated)[1], True)
+    return Found((max(stated)[1],), boxes_of_sentence(text))
+  if _BOX.search(text, max(0, len(text) - _TAIL)):  # cut off: what it would have said is not known
+    return None
   tail = text[-_TAIL:]
-  for rule in (whole, answer_is, last_math, last_number):
-    found = rule(tail)
-    if found:
-      return Found(found, False)
-  return None
+  ending = [found for found in (last_math(tail), last_number(tail)) if found]
+  loose = [whole(tail), answer_is(tail), max(ending)[1] if ending else None]
+  texts = tuple(dict.fromkeys(found for found in loose if found))
+  return Found(texts) if texts else None
 
 
 def scope(text: str) -> str:
@@ -74,6 +91,16 @@ def scope(text: str) -> str:
 
 def last_boxes(text: str) -> tuple[int, str] | None:
   """Position and content of the last complete box, or of the last boxes if nothing but `,` and `and` joins them."""
+  return joined_boxes(text, _JOINT)
+
+
+def boxes_of_sentence(text: str) -> str:
+  """The last boxes of one sentence, listed; '' for a single one. `\\boxed{1} for (a) and \\boxed{2} for (b)`"""
+  found = joined_boxes(text, _LIST_JOINT)
+  return found[1] if found else ''
+
+
+def joined_boxes(text: str, joint: re.Pattern) -> tuple[int, str] | None:
   boxes = []  # last first: (start, end, content)
   at = len(text)
   for _ in range(_BOXES):
@@ -89,9 +116,7 @@ def last_boxes(text: str) -> tuple[int, str] | None:
     if boxes and end > boxes[-1][0]:  # it holds the box found before
       boxes[-1] = (at, end, text[match.end() : end])
       continue
-    if boxes and not _JOINT.fullmatch(text, end + 1, boxes[-1][0]):
-      break
-    if boxes and boxes[-1][0] - end > 60:
+    if boxes and (boxes[-1][0] - end > 60 or not joint.fullmatch(text, end + 1, boxes[-1][0])):
       break
     boxes.append((at, end, text[match.end() : end]))
   if not boxes:
@@ -157,6 +182,9 @@ def within(segment: str) -> str | None:
     return None
   spans = list(_MATH.finditer(segment))
   outside = _MATH.sub(' ', segment)
+  number = last_number(segment)
+  if number and spans and number[0] > spans[-1].start():
+    return number[1]
   if spans and len(spans) == 1 and len(outside.split()) > 1:
     span = spans[0]
     return _inner(span) + _percent_after(segment, span.end())
@@ -166,7 +194,7 @@ def within(segment: str) -> str | None:
     return _inner(spans[-1])
   if len(segment.split()) <= 4 or not re.search('[a-z]{3}', segment):
     return segment
-  return last_number(segment) or (segment if len(segment) <= _SHORT else None)
+  return number[1] if number else (segment if len(segment) <= _SHORT else None)
 
 
 def _inner(match: re.Match) -> str:
@@ -186,8 +214,11 @@ def whole(text: str) -> str | None:
   text = text.strip()
   if not text or len(text) > _SHORT or '\n' in text:
     return None
+  formula = _MATH.search(text)
+  if formula and re.search('[a-zA-Z]{2}', text[: formula.start()]):
+    return None
   prose = re.findall(r'(?<![\\a-zA-Z])[a-zA-Z]{2,}', _MATH.sub(' ', text))
-  return text if len(prose) <= 2 and not (prose and _MATH.search(text) and len(prose) > 1) else None
+  return text if len(prose) <= 2 else None
 
 
 def answer_is(text: str) -> str | None:
@@ -198,20 +229,22 @@ def answer_is(text: str) -> str | None:
   return None
 
 
-def last_math(text: str) -> str | None:
+def last_math(text: str) -> tuple[int, str] | None:
   spans = list(_MATH.finditer(text))
   if not spans:
     return None
-  return _inner(spans[-1]) + _percent_after(text, spans[-1].end())
+  return spans[-1].start(), _inner(spans[-1]) + _percent_after(text, spans[-1].end())
 
 
-def last_number(text: str) -> str | None:
-  """The last number, if its sentence leads to it and names no other beside it."""
-  numbers = list(_NUMBER.finditer(text[-2000:]))
+def last_number(text: str) -> tuple[int, str] | None:
+  """The last number outside of formulas, if its sentence leads to it and names no other beside it."""
+  skipped = max(0, len(text) - 2000)
+  tail = _MATH.sub(lambda match: '$' * len(match[0]), text[skipped:])
+  numbers = list(_NUMBER.finditer(tail))
   if not numbers:
     return None
   last = numbers[-1]
-  before = text[-2000:][: last.start()].rstrip()
+  before = tail[: last.start()].rstrip()
   if _HEDGE.search(before) or not (_LEADS.search(before + ' ') or _LEADS.search(before) or len(numbers) == 1):
     return None
-  return last[0].strip() + _percent_after(text[-2000:], last.end())
+  return skipped + last.start(), last[0].strip() + _percent_after(tail, last.end())

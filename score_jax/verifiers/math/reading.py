@@ -34,7 +34,10 @@ _WORD_LIMIT = 200  # characters of an answer in words
 
 def read(text: str):
   """The value of an answer. Raises Unreadable."""
-  return read_clean(clean(text))
+  value = read_clean(clean(text))
+  if isinstance(value, Scalar) and not value.unit and r'\$' in text:
+    return Scalar(value.node, 'dollar', value.percent)
+  return value
 
 
 def read_clean(source: str, depth: int = 0):
@@ -59,7 +62,7 @@ def _special(source: str):
     base = int(based[2] or based[3])
     if 2 <= base <= 36 and all(int(digit, 36) < base for digit in re.sub('[-.]', '', based[1])):
       return Based(re.sub('^(-?)0+(?=[0-9A-Z])', r'\1', based[1]), base)
-  clock = _CLOCK.fullmatch(_INNER_TEXT.sub(r' \1', source).strip().replace('  ', ' '))
+  clock = _CLOCK.fullmatch(re.sub(' +', ' ', _INNER_TEXT.sub(r' \1', source)).strip())
   if clock and (clock[2] or clock[3]) and int(clock[1]) <= 24 and int(clock[2] or 0) < 60:
     return Clock(int(clock[1]), int(clock[2] or 0), (clock[3] or '').lower())
   return None

@@ -146,6 +146,9 @@ def named_items(golds: list, answers: list) -> tuple[list, list, bool]:
   Returns the items, and whether their order counts: it does where the reference names several different things.
   """
   names = [_label(item) for item in golds]
+  if _enumerated(names):
+    names = [None] * len(names)
+    golds, answers = [_bare(item) for item in golds], [_bare(item) for item in answers]
   if len(set(names) - {None}) < 2:
     carried = len(set(names) - {None}) == 1 and None in names
     return ([_bare(item) for item in golds] if carried else golds), ([_bare(a) for a in answers] if carried else answers), False
@@ -155,6 +158,13 @@ def named_items(golds: list, answers: list) -> tuple[list, list, bool]:
   if all(_label(item) is None for item in answers):
     return golds, answers, True
   return golds, answers, False
+
+
+def _enumerated(names: list) -> bool:
+  """x_1, x_2, ..., x_n: one unknown's values."""
+  letters = [name.node.args[0] for name in names if isinstance(name, Scalar) and name.node.kind == 'sym']
+  stem = letters[0].partition('_')[0] if letters else ''
+  return len(letters) == len(names) > 1 and set(letters) == {f'{stem}_{n + 1}' for n in range(len(names))}
 
 
 def _label(item) -> object:

@@ -106,7 +106,7 @@ def _text(macro: str, inside: str, glued: bool) -> list[Token]:
     return [Token('sym', 'vec ' + inside if macro in _BOLD else inside, glued)]
   if inside.lower() in words.SEPARATORS:
     return [Token('sep', inside.lower(), glued)]
-  if inside in words.FUNCTIONS:
+  if inside in words.FUNCTIONS and inside not in words.UNITS:
     return [Token('cmd', inside, glued)]
   if inside.isdigit() and len(inside) <= budget.DIGITS:
     return [Token('num', inside, glued)]
