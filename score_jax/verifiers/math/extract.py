@@ -17,7 +17,7 @@ from score_jax.verifiers.math import budget
 _TAIL = 8_000  # characters from the end in which looser forms are looked for
 _BOXES = 40  # boxes from the end that are looked at
 _SHORT = 120  # characters of a text that is an answer by itself
-_BOX = re.compile(r'\\+(?:boxed|fbox) *\{')
+_BOX = re.compile(r'\\(?:boxed|fbox) *\{')
 _BRACE = re.compile(r'\\[^a-zA-Z]|[{}]')
 _JOINT = re.compile(
   r'(?:[\s,;&$]|\\[()\[\]]|\\+(?:quad|qquad|,|;|!| |text\{ *(?:and|or)? *,? *\})|\band\b|\bor\b|\\(?:text|mbox) *\{ *(?:and|or) *\})*'

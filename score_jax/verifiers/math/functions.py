@@ -1,6 +1,7 @@
 """Roots, powers, logarithms, trigonometry and absolute values of canonical forms: exact where a closed form exists."""
 
 from fractions import Fraction
+import math
 
 from score_jax.verifiers.math.budget import Unreadable
 from score_jax.verifiers.math.polynomials import ONE
@@ -38,14 +39,16 @@ def factored(ring: Ring, number: int) -> list[tuple[int, int]]:
 
 
 def _whole_root(number: int) -> tuple[int, int]:
-  for degree in (2, 3):
-    low, high = 1, 1 << (number.bit_length() // degree + 1)
-    while low < high:
-      middle = (low + high) // 2
-      low, high = (middle + 1, high) if middle**degree < number else (low, middle)
-    if low**degree == number:
-      return low, degree
-  return number, 1
+  """(r, k) with r ** k = number for k = 2 or 3, else (number, 1). Cubes are looked for up to 300 bits."""
+  low = math.isqrt(number)
+  if low * low == number:
+    return low, 2
+  high = 1 << (min(number.bit_length(), 300) // 3 + 1)
+  low = 0
+  while low < high:
+    middle = (low + high) // 2
+    low, high = (middle + 1, high) if middle**3 < number else (low, middle)
+  return (low, 3) if low**3 == number else (number, 1)
 
 
 def root_of_rational(ring: Ring, value: Fraction, exponent: Fraction) -> Value:

@@ -82,7 +82,7 @@ class Ring:
       for right_key, right_coefficient in right.items():
         coefficient = left_coefficient * right_coefficient
         bits = coefficient.numerator.bit_length() + coefficient.denominator.bit_length()
-        self.budget.spend(1 + bits // 500)
+        self.budget.spend(1 + len(left_key) + len(right_key) + bits // 500)
         if bits > 2 * budget.BITS:
           raise Exhausted
         for key, value in self.reduced(left_key, right_key, coefficient).items():
