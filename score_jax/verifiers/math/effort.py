@@ -47,7 +47,7 @@ def _multiplies(scalars: Scalars, factors: list[Node]) -> bool:
     bare = _bare(factor)
     if form.rational is not None:
       ten = bare.kind == 'pow' and scalars.form(bare.args[0]).rational == 10
-      numerals += not ten and abs(form.rational) != 1
+      numerals += not ten
     elif form.single and all(generator.startswith('p:') for generator in form.generators()):
       radicals += 1
   return numerals > 1 or radicals > 1

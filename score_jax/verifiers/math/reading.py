@@ -97,6 +97,8 @@ def listed(tokens: list[Token]):
     rows = [listed(piece) for piece in outer]
     return Sequence('list', tuple(x for row in rows for x in _row(row)))
   pieces, separators = split(tokens, kinds=('sep',), texts=(',',))
+  if any(sign.kind == 'sep' and not pieces[index + 1] for index, sign in enumerate(separators)):
+    raise Unreadable  # '5 or'
   pieces = [piece for piece in pieces if piece]
   if len(pieces) == 1:
     return item(pieces[0])
@@ -130,7 +132,7 @@ def _row(row) -> tuple:
 def item(tokens: list[Token], depth: int = 0):
   """One value, or parts joined by relation signs."""
   pieces, signs = split(tokens, kinds=('rel',))
-  if signs and not pieces[0]:  # '= 5'
+  if signs and not pieces[0] and signs[0].text in '=~':  # '= 5'
     pieces, signs = pieces[1:], signs[1:]
   if not signs:
     return value(pieces[0], depth)
@@ -199,8 +201,8 @@ def _unit(tokens: list[Token]) -> str:
   """What follows a number: a unit, or words without meaning for it. Raises Unreadable for anything else."""
   if not tokens:
     return ''
-  if tokens[0].kind != 'word':
-    raise Unreadable
+  if tokens[0].kind != 'word' or (tokens[0].glued and tokens[0].text.isalpha() and not words.unit_name(tokens[0].text)):
+    raise Unreadable  # 8nfty; a word of \\text{} starts with a blank or is a unit
   if any(token.kind not in ('word', 'sym') and token.text not in ('^', '/', '2', '3', '{', '}', '.') for token in tokens):
     raise Unreadable
   joined = ' '.join(token.text for token in tokens).replace('^ { ', '^').replace('^ ', '^')

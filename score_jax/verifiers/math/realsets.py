@@ -10,6 +10,7 @@ from score_jax.verifiers.math.budget import Unreadable
 from score_jax.verifiers.math.brackets import infinite
 from score_jax.verifiers.math.equal import Scalars
 from score_jax.verifiers.math.polynomials import Value
+from score_jax.verifiers.math.values import const
 from score_jax.verifiers.math.values import Interval
 from score_jax.verifiers.math.values import Node
 from score_jax.verifiers.math.values import Relation
@@ -96,15 +97,13 @@ def _after(scalars: Scalars, probe: int, bound: Value, closed: bool, bounds, pos
 def region(scalars: Scalars, value):
   """Span or Joined of an interval, set, inequality or open pair."""
   if isinstance(value, Interval):
-    low, high = _bound(scalars, value.low), _bound(scalars, value.high)
-    return Span(low, high, value.low_closed and low is not None, value.high_closed and high is not None)
+    return _span(scalars, value.low, value.high, value.low_closed, value.high_closed)
   if isinstance(value, SetOperation):
     return Joined(value.kind, region(scalars, value.left), region(scalars, value.right))
   if isinstance(value, Relation):
     return _relation(scalars, value)
   if isinstance(value, Sequence) and value.kind == 'tuple' and len(value.items) == 2:
-    low, high = (_bound(scalars, _node(item)) for item in value.items)
-    return Span(low, high, False, False)
+    return _span(scalars, _node(value.items[0]), _node(value.items[1]), False, False)
   if isinstance(value, Sequence) and value.kind == 'set':
     total = EMPTY
     for item in value.items:
@@ -112,6 +111,20 @@ def region(scalars: Scalars, value):
       total = Joined('cup', total, Span(point, point, True, True))
     return total
   raise Unreadable
+
+
+def _span(scalars: Scalars, low: Node, high: Node, low_closed: bool, high_closed: bool) -> Span:
+  """Raises Unreadable for what is no interval: (7, 6), (1, 1), [-oo, 0)."""
+  if infinite(low) and (low == const('inf') or low_closed):
+    raise Unreadable
+  if infinite(high) and (high != const('inf') or high_closed):
+    raise Unreadable
+  first, last = _bound(scalars, low), _bound(scalars, high)
+  if first is not None and last is not None:
+    order = scalars.sign_of(scalars.ring.subtract(last, first))
+    if order is None or order < (0 if low_closed and high_closed else 1):
+      raise Unreadable
+  return Span(first, last, low_closed, high_closed)
 
 
 def _node(item) -> Node:

@@ -110,7 +110,7 @@ def _text(macro: str, inside: str, glued: bool) -> list[Token]:
     return [Token('cmd', inside, glued)]
   if inside.isdigit() and len(inside) <= budget.DIGITS:
     return [Token('num', inside, glued)]
-  return [Token('word', inside, glued)]
+  return [Token('word', inside, False)]
 
 
 def letters(run: str, glued: bool) -> list[Token]:
