@@ -21,6 +21,10 @@ _NAMED_SETS = {'R': ('-inf', 'inf'), 'Z': None, 'N': None, 'Q': None, 'C': None}
 
 def set_operation(kind: str, left, right):
   """cup, cap and setminus of sets; of anything else it is unreadable."""
+  left, right = (
+    Sequence('set', (one,)) if isinstance(one, Node) and one.kind != 'sym' and not isinstance(other, Node) else one
+    for one, other in ((left, right), (right, left))
+  )
   kinds = (Interval, SetOperation, Sequence)
   ok = all(isinstance(x, kinds) or (isinstance(x, Node) and x.kind == 'sym') for x in (left, right))
   if not ok:

@@ -30,7 +30,7 @@ _SUB = dict(zip('₀₁₂₃₄₅₆₇₈₉', '0123456789', strict=True))
 _RAISED = re.compile('[' + ''.join(_SUPER) + ']{1,20}')
 _LOWERED = re.compile('[' + ''.join(_SUB) + ']{1,20}')
 _NOTHING = re.compile(
-  r'\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|boldsymbol|bm|'
+  r'\\(?:m?left|m?right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|boldsymbol|bm|'
   r'mathstrut|strut|hfill|hline|centering|ensuremath|bf|rm|it)(?![a-zA-Z])\.?'
 )
 _BLANK = re.compile(r'\\q?quad|\\(?:thinspace|medspace|thickspace|enspace|space|newline)(?![a-zA-Z])|(?<!\\)\\[;: \n~]|[~\t\n\r\f\v]')

@@ -24,6 +24,7 @@ _GREEK = frozenset(
 _FUNCTION_LETTERS = frozenset('fghFGHW')
 _INVERSES = {'sin': 'arcsin', 'cos': 'arccos', 'tan': 'arctan', 'cot': 'arccot', 'sec': 'arcsec', 'csc': 'arccsc'}
 _ROUNDINGS = {'lfloor': ('floor', 'rfloor'), 'lceil': ('ceil', 'rceil')}
+_SYMMETRIC = frozenset(('max', 'min', 'gcd', 'lcm'))
 _BIG = frozenset('sum prod int lim oint iint bigcap'.split())
 
 
@@ -191,6 +192,8 @@ class Parser:
     if self.takes('circ', 'degree') or self.braced('circ') or self.braced('degree'):
       return Node('deg', (scalar(value),))
     exponent = self.deeper(lambda: scalar(self.argument(signed=True)))
+    if isinstance(value, Node) and value.kind == 'sym' and self.peek().text == '_':  # x^2_1
+      value = symbol(value.args[0] + brackets.subscript(self))
     return Node('pow', (scalar(value), exponent))
 
   def braced(self, text: str) -> bool:
@@ -304,6 +307,8 @@ class Parser:
     exponent = None
     if name == 'log' and self.takes('_'):
       base = scalar(self.argument())
+    if name in _SYMMETRIC:
+      return self.symmetric(name)
     if self.takes('^'):
       exponent = scalar(self.argument(signed=True))
       if exponent in (number(-1), Node('neg', (number(1),))):
@@ -315,9 +320,15 @@ class Parser:
       value = Node({'abs': 'abs'}.get(name, 'fn'), (argument,) if name == 'abs' else (name, argument))
     return value if exponent is None else Node('pow', (value, exponent))
 
+  def symmetric(self, name: str) -> Node:
+    """max, min, gcd, lcm: kept as written but for the order of arguments."""
+    self.expect('(')
+    arguments = [scalar(argument) for argument in brackets.listed(self, ')')]
+    return Node('big', (name, *sorted(arguments, key=repr)))
+
   def function_argument(self) -> Node:
-    if self.peek().text in ('(', '{'):
-      return scalar(self.power())
+    if self.peek().text in ('(', '{', '['):
+      return scalar(self.deeper(self.atom))  # cos(x)^2 is the square of the cosine
     value = scalar(self.power())
     while self.starts_factor() and self.peek().text not in words.FUNCTIONS and self.peek().text not in '([':
       value = scalar(self.juxtaposed(value))

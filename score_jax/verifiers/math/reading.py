@@ -95,6 +95,9 @@ def listed(tokens: list[Token]):
   outer = [piece for piece in split(tokens, texts=(';',))[0] if piece]
   if len(outer) > 1:
     rows = [listed(piece) for piece in outer]
+    sizes = {len(row.items) if isinstance(row, Sequence) and row.kind == 'list' else 1 for row in rows}
+    if len(sizes) == 1 and sizes != {1} and not any(isinstance(x, Relation) for row in rows for x in row.items):
+      return Sequence('list', tuple(Sequence('tuple', row.items) for row in rows))  # 1,2; 3,4
     return Sequence('list', tuple(x for row in rows for x in _row(row)))
   pieces, separators = split(tokens, kinds=('sep',), texts=(',',))
   if any(sign.kind == 'sep' and not pieces[index + 1] for index, sign in enumerate(separators)):
