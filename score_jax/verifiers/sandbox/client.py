@@ -23,7 +23,12 @@ from score_jax.verifiers.sandbox.zygote import PIDS
 TIMEOUT, HOST = 'timeout', 'host'  # beside the judge's own words
 
 _ROOT = pathlib.Path(__file__).resolve().parents[3]
-_START = 'import sys; sys.path.append({root!r}); from score_jax.verifiers.sandbox import zygote; zygote.main()'
+# What random, threading, logging and others want done after a fork would cost every process a third of its time: they replace
+# locks, of which a single thread holds none, and a seed that is set anyway.
+_START = (
+  'import os, sys; os.register_at_fork = lambda **_: None; sys.path.append({root!r}); '
+  'from score_jax.verifiers.sandbox import zygote; zygote.main()'
+)
 # Hashes, and with them the order of sets, are the same in every run; -E would ignore this, so the environment holds it alone.
 _ENVIRONMENT = {'PYTHONHASHSEED': '0', 'TZ': 'UTC'}
 _FLAGS = ('-P', '-s', '-S', '-B', '-X', 'utf8')

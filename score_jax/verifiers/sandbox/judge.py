@@ -141,7 +141,9 @@ def main(client: int, program: int) -> None:
 def _judge(session: Session, tests: dict) -> tuple[str, str]:
   where = 'program'
   try:
-    codes = [compile(source, f'test {i}', 'exec', dont_inherit=True) for i, source in enumerate(tests['tests'], start=1)]
+    codes = [
+      compile(source, f'test {i}', 'exec', dont_inherit=True) for i, source in enumerate(tests['tests'], start=1)
+    ]
     session.answer()
     namespace = _namespace(session, tests)
     for code in codes:

@@ -49,54 +49,62 @@ class Layers:
 
 
 class Armour:
-  """Prepared once by the zygote, put on by every process that it forks."""
+  """Prepared once by the zygote, which wears what it can itself; put on by every process that it forks."""
 
   def __init__(self, limits: Limits, use: tuple[str, ...]):
     self.limits = limits
     self.filter = seccomp.build() if 'seccomp' in use else None
     self.abi = landlock.version() if 'landlock' in use else 0
     self.ruleset = (landlock.create(self.abi),) if self.abi else ()
-    self.user = _spare_user()
     self.parent = os.getpid()
-    self.base_bytes = _address_space()
 
-  def put_on(self, keep: tuple[int, ...], limited: bool = True) -> None:
+  def wear(self) -> None:
+    """What the zygote can live with, and its children inherit: another user, no privileges, most of the limits."""
+    user = spare_user()
+    limits = self.limits
+    for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
+      resource.setrlimit(kind, (0, 0))
+    _lower(resource.RLIMIT_STACK, limits.stack_mb << 20)
+    if kernel.LINUX:
+      resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
+      resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
+      _lower(resource.RLIMIT_AS, _address_space() + (limits.memory_mb << 20))
+    if user is not None:
+      become(user)
+    if kernel.LINUX:
+      kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)  # again: a change of user clears it
+      kernel.prctl(kernel.DUMPABLE, 0)
+      kernel.prctl(kernel.NO_NEW_PRIVS, 1)
+      if os.getuid() == 0:
+        kernel.drop_capabilities()
+
+  def put_on(self, keep: tuple[int, ...]) -> None:
     """Makes this process the sandboxed one: descriptors 3, 4, ... are those of `keep`, and nothing else is open."""
+    seconds = self.limits.cpu_seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))  # SIGXCPU can be ignored; what comes next can't
+    self.enclose(keep)
+
+  def enclose(self, keep: tuple[int, ...], limited: bool = True) -> None:
+    """The part of `put_on` that shuts the process in; without limits on descriptors and processes for a trial of the rest."""
     os.setsid()
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, _ABOVE) for fd in (*keep, *self.ruleset)]
     for place, fd in enumerate(moved, start=3):
       os.dup2(fd, place)
     os.closerange(3 + len(moved), 1 << 16)
-    if self.user is not None:
-      become(self.user)
     if limited:
-      self._limit()
+      resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+      resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
     if not kernel.LINUX:
       return
-    kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)  # after the change of user, which clears it
-    kernel.prctl(kernel.DUMPABLE, 0)
+    kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)
     kernel.prctl(kernel.NO_NEW_PRIVS, 1)
     if os.getppid() != self.parent:
       os._exit(1)
-    if os.getuid() == 0:
-      kernel.drop_capabilities()
     if self.ruleset:
       landlock.restrict(3 + len(keep))
       os.close(3 + len(keep))
     if self.filter is not None:
       seccomp.install(self.filter)
-
-  def _limit(self) -> None:
-    limits = self.limits
-    seconds = limits.cpu_seconds
-    _lower(resource.RLIMIT_AS, self.base_bytes + (limits.memory_mb << 20))
-    _lower(resource.RLIMIT_STACK, limits.stack_mb << 20)
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))  # SIGXCPU can be ignored; what comes next can't
-    for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE, resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE):
-      resource.setrlimit(kind, (0, 0))
-    if kernel.LINUX:
-      resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
-      resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
 
 
 def _lower(kind: int, wanted: int) -> None:
@@ -114,7 +122,7 @@ def _address_space() -> int:
     return 256 << 20
 
 
-def _spare_user() -> int | None:
+def spare_user() -> int | None:
   """A uid of this grader's own to drop to; that of nobody where it can't be had; None for an ordinary user."""
   if os.getuid() != 0:
     return None
@@ -137,7 +145,7 @@ def probe(limits: Limits, use: tuple[str, ...]) -> Layers:
   return Layers(
     seccomp=alone['seccomp'].filter is not None and _tried(lambda: _filter_holds(alone['seccomp'])),
     landlock=alone['landlock'].abi if _tried(lambda: _files_hold(alone['landlock'])) else 0,
-    other_user=alone['seccomp'].user is not None,
+    other_user=spare_user() is not None,
     queue_time=waited(os.getpid()) is not None,
   )
 
@@ -148,7 +156,7 @@ def _filter_holds(armour: Armour) -> bool:
 
 
 def _files_hold(armour: Armour) -> bool:
-  armour.put_on((), limited=False)
+  armour.enclose((), limited=False)
   return _denied(lambda: os.open('/', os.O_RDONLY)) and _denied(lambda: os.open('/dev/null', os.O_WRONLY))
 
 

@@ -34,7 +34,12 @@ _MACHINES = {
 _CLONE3 = 435  # on every machine
 _X32 = 0x40000000  # numbers from here on are x32's, which the kernel runs under x86_64's AUDIT_ARCH
 _PROT_EXEC = 4
-_FUTEX_OPERATIONS = (0, 1, 9, 10)  # wait, wake, and both with a bit set; priority inheritance and requeueing are left out
+_FUTEX_OPERATIONS = (
+  0,
+  1,
+  9,
+  10,
+)  # wait, wake, and both with a bit set; priority inheritance and requeueing are left out
 
 _KILL_PROCESS = 0x80000000
 _ALLOW = 0x7FFF0000

@@ -67,10 +67,7 @@ def _prepare(client: int, settings: dict) -> tuple[Limits, layers.Armour, layers
   os.chdir('/')
   warnings.simplefilter('ignore')
   if kernel.LINUX:
-    kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)
     kernel.prctl(kernel.CHILD_SUBREAPER, 1)  # a process that outlives its parent becomes the zygote's, who ends it
-    if os.getppid() != client:
-      raise SystemExit(1)
     with contextlib.suppress(OSError), open('/proc/self/oom_score_adj', 'w') as file:
       file.write('1000')  # where memory runs out, the kernel takes these processes first
   for name in MODULES:
@@ -78,6 +75,9 @@ def _prepare(client: int, settings: dict) -> tuple[Limits, layers.Armour, layers
   limits, use = Limits(**settings['limits']), tuple(settings['use'])
   found = layers.probe(limits, use)
   armour = layers.Armour(limits, use)
+  armour.wear()
+  if kernel.LINUX and os.getppid() != client:
+    raise SystemExit(1)
   sys.path.clear()
   sys.path_importer_cache.clear()
   sys.argv = ['']
