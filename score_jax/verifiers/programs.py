@@ -22,7 +22,7 @@ _BEGIN, _DONE = '[BEGIN]', '[DONE]'
 _STARTS = re.compile(r'(def|class|import|from|async def)\s+\w|@\w|[A-Za-z_]\w*(\s*:[^=]{0,80})?\s*=[^=]')
 _GOES_ON = re.compile(
   r'(def|class|import|from|async|if|elif|else|for|while|try|except|finally|with|return|print|assert|global|pass|raise|del)\b'
-  r'|[#@)\]}\'"]|[A-Za-z_][\w.]*\s*([-+*/%&|^]|//|\*\*|<<|>>|:[^=]{1,80})?[=(\[]'
+  r'|[#@)\]}\'"]|[A-Za-z_][\w.]*(\s*,\s*\*?[A-Za-z_][\w.]*)*\s*([-+*/%&|^]|//|\*\*|<<|>>|:[^=]{1,80})?[=(\[]'
 )
 _STATEMENT = re.compile(
   r'(return|if|for|while|try|with|raise|assert|pass|yield|import|from|def|print|[A-Za-z_]\w*\s*[=(\[.,+-])'
@@ -117,9 +117,9 @@ def _bodies(text: str, prompt: str, marked: bool) -> list[str]:
   if lines[0][:1].strip():  # the margin was stripped with the text's own: from all lines, or from the first
     kept = readings[1]
     inside = next((i for i, line in enumerate(kept) if i and line[:1].strip()), len(kept))
-    all_lines = [_INDENT + line if line.strip() else line for line in kept]
+    indented = [[_INDENT + line if line.strip() else line for line in reading] for reading in readings]
     first_line = [_INDENT + lines[0], *kept[1:inside]]
-    readings = [all_lines, first_line, *readings] if inside < len(kept) else [first_line, all_lines, *readings]
+    readings = [*indented, first_line, *readings] if inside < len(kept) else [first_line, *indented, *readings]
   head = prompt if prompt.endswith('\n') else prompt + '\n'
   return _distinct(*(head + '\n'.join(reading) for reading in readings))
 
