@@ -29,7 +29,7 @@ ADD = 'def add(a, b):\n  return a + b\n'
 
 def mbpp(folder: pathlib.Path) -> list[tuple[str, dict, str]]:
   """(id, reference, reference program) of every problem."""
-  rows = [json.loads(line) for line in open(folder / 'mbpp.jsonl')]
+  rows = [json.loads(line) for line in (folder / 'mbpp.jsonl').read_text().splitlines()]
   return [
     (
       f'MBPP/{row["task_id"]}',
@@ -42,7 +42,7 @@ def mbpp(folder: pathlib.Path) -> list[tuple[str, dict, str]]:
 
 def human_eval(folder: pathlib.Path) -> list[tuple[str, dict, str]]:
   """(id, reference, body) of every problem."""
-  rows = [json.loads(line) for line in gzip.open(folder / 'HumanEval.jsonl.gz')]
+  rows = [json.loads(line) for line in gzip.decompress((folder / 'HumanEval.jsonl.gz').read_bytes()).splitlines()]
   keys = ('prompt', 'entry_point', 'test')
   return [(row['task_id'], {key: row[key] for key in keys}, row['canonical_solution']) for row in rows]
 
@@ -91,7 +91,11 @@ _SWAPS = {
 def mutant(tree: ast.Module, rng: random.Random) -> str | None:
   """The program with one constant, operator, comparison or return value changed."""
   tree = copy.deepcopy(tree)
-  sites = [node for node in ast.walk(tree) if isinstance(node, ast.Constant | ast.BinOp | ast.BoolOp | ast.Compare | ast.Return)]
+  sites = [
+    node
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Constant | ast.BinOp | ast.BoolOp | ast.Compare | ast.Return)
+  ]
   if not sites:
     return None
   node = rng.choice(sites)
@@ -145,7 +149,9 @@ def mutants(folder: pathlib.Path, count: int) -> None:
 def _processor(pid: int) -> list[float]:
   """Seconds (own user, own system, children's user, children's system) of a process."""
   ticks = os.sysconf('SC_CLK_TCK')
-  return [int(field) / ticks for field in open(f'/proc/{pid}/stat').read().rpartition(')')[2].split()[11:15]]
+  return [
+    int(field) / ticks for field in pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[11:15]
+  ]
 
 
 def speed(count: int) -> None:
@@ -169,26 +175,34 @@ def speed(count: int) -> None:
 
 def _state(pid: int) -> tuple[int, int, int]:
   """(resident kB, open descriptors, children) of a process."""
-  status = open(f'/proc/{pid}/status').read()
-  children = open(f'/proc/{pid}/task/{pid}/children').read().split()
+  status = pathlib.Path(f'/proc/{pid}/status').read_text()
+  children = pathlib.Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
   return int(status.split('VmRSS:')[1].split()[0]), len(os.listdir(f'/proc/{pid}/fd')), len(children)
 
 
 def soak(count: int) -> None:
   """Many programs in a row, one in ten of them bad; memory, descriptors and children of grader and zygote."""
-  bad = ['def add(a, b):\n  return 1 / 0', 'import os\nos._exit(0)\ndef add(): pass', 'def add(a, b):\n  return [0] * 10 ** 12', 'x =']
+  bad = [
+    'def add(a, b):\n  return 1 / 0',
+    'import os\nos._exit(0)\ndef add(): pass',
+    'def add(a, b):\n  return [0] * 10 ** 12',
+    'x =',
+  ]
   with CodeGrader(Limits(seconds=2)) as grader:
     zygote = grader._sandbox._process.pid
     for number in range(count + 1):
       if number % (count // 10) == 0:
         own, its = _state(os.getpid()), _state(zygote)
-        print(f'{number:6d}: grader {own[0]} kB, {own[1]} fds, {own[2]} child; zygote {its[0]} kB, {its[1]} fds, {its[2]} children')
+        print(
+          f'{number:6d}: grader {own[0]} kB, {own[1]} fds, {own[2]} child; zygote {its[0]} kB, {its[1]} fds, {its[2]} children'
+        )
       graded = grader.grade(SUM, bad[number // 10 % len(bad)] if number % 10 == 9 else ADD)
       assert (graded.verdict == Verdict.CORRECT) == (number % 10 != 9), graded
 
 
 def load(folder: pathlib.Path, busy: int, every: int) -> None:
-  """Verdicts with and without `busy` processes that do nothing but compute, for the published programs and some near the limit."""
+  """Verdicts with and without `busy` processes that do nothing but compute, for the published programs and some near
+  the limit."""
   spin = 'import time\nend = time.process_time() + {}\nwhile time.process_time() < end:\n  pass\n'
   near = [(SUM, spin.format(share) + ADD) for share in (0.25, 0.5, 0.75, 1.4, 2.0)]
   near += [(SUM, f'import time\ntime.sleep({share})\n{ADD}') for share in (0.25, 0.5, 0.75, 1.1, 2.0)]
@@ -210,7 +224,9 @@ def load(folder: pathlib.Path, busy: int, every: int) -> None:
       other.wait()
   end = time.monotonic()
   different = sum(a != b for a, b in zip(quiet, loaded, strict=True))
-  print(f'{len(cases)} programs, {dict(collections.Counter(quiet))}: {different} verdicts differ with {busy} busy processes')
+  print(
+    f'{len(cases)} programs, {dict(collections.Counter(quiet))}: {different} verdicts differ with {busy} busy processes'
+  )
   print(f'quiet {middle - start:.1f} s, loaded {end - middle:.1f} s')
 
 

@@ -47,9 +47,9 @@ class CodeGrader:
     if not self._sandbox.layers.enough and not unsafe:
       self.close()
       raise SandboxError(
-        f'programs of a model can not be run here: {self._sandbox.layers}. A system call filter (seccomp) is needed: run on '
-        'Linux x86-64 or aarch64, in a container whose seccomp profile is the default one or none; or, where nothing '
-        'on this machine is worth protecting, run programs unprotected with the flag `unsafe`'
+        f'programs of a model can not be run here: {self._sandbox.layers}. A system call filter (seccomp) is needed: run '
+        'on Linux x86-64 or aarch64, in a container with its default seccomp profile or none; or, where nothing on this '
+        'machine is worth protecting, run programs unprotected with the flag `unsafe`'
       )
 
   @property
@@ -60,9 +60,9 @@ class CodeGrader:
   def grade(self, reference: dict, text: str) -> Graded:
     """CORRECT if the program in `text` passes all tests of `reference`.
 
-    Otherwise WRONG, UNPARSED without a program in the text, TIMEOUT when the program used up its own time, or ERROR when the host
-    failed twice; `answer` is then the reason, up to 200 characters. The same program has the same verdict every time, unless it looks
-    at a clock. Raises DataError if the reference is not one (see references.py).
+    Otherwise WRONG, UNPARSED without a program in the text, TIMEOUT when the program used up its own time, or ERROR
+    when the host failed twice; `answer` is then the reason, up to 200 characters. The same program has the same verdict
+    every time, unless it looks at a clock. Raises DataError if the reference is not one (see references.py).
     """
     start = time.monotonic()
     task = references.read(reference)

@@ -3,12 +3,13 @@
 Where it looks, in this order:
 
 1. Between [BEGIN] and [DONE] (a text that was prompted with [BEGIN] starts inside). What is inside may be fenced.
-2. Fenced blocks (``` or ~~~) that are unmarked or marked as Python. A block that the text ends without closing counts only
+2. Fenced blocks (``` or ~~~) that are unmarked or marked as Python. A block that the text ends without closing counts
+   only
    where no other is complete.
 3. The text itself: the whole of it, or what is left when prose around the code is cut off.
 
-Of several, the last that defines one of the wanted names is taken; if none does, the last. A program for which there is a prompt
-to complete may be the body of the prompt's function, with or without its indentation.
+Of several, the last that defines one of the wanted names is taken; if none does, the last. A program for which there is
+a prompt to complete may be the body of the prompt's function, with or without its indentation.
 
 What is found is a list of readings, the most literal first, of which the first that compiles is run.
 """
@@ -92,7 +93,7 @@ def _fenced(text: str) -> list[str]:
       block.append(line)
   if not python and not unmarked and block and mark in _PYTHON:
     return ['\n'.join(block) + '\n']
-  return python + unmarked if not python else python
+  return python or unmarked
 
 
 def _whole(text: str, marked: bool) -> list[str]:

@@ -1,7 +1,9 @@
-"""References of coding problems as work for a judge: which names the program gives, and what the tests bring themselves.
+"""References of coding problems as work for a judge: which names the program gives, and what the tests bring
+themselves.
 
-A name in a test means, in this order: what the test binds itself; what the reference's own source defines, run on the judge's
-side; a built-in; a module of the standard library that is only used for its attributes; and otherwise the program's.
+A name in a test means, in this order: what the test binds itself; what the reference's own source defines, run on the
+judge's side; a built-in; a module of the standard library that is only used for its attributes; and otherwise the
+program's.
 """
 
 import ast
@@ -100,7 +102,8 @@ def _tests(own: str, sources: list[str], seed: int, entry: str | None = None) ->
 
 
 def _trusted(tree: ast.Module) -> ast.Module:
-  """What of a setup the judge runs: imports, constants, and functions that need nothing else. The rest is the program's."""
+  """What of a setup the judge runs: imports, constants, and functions that need nothing else. The rest is the
+  program's."""
   kept = []
   for node in tree.body:
     plain = isinstance(node, ast.Assign) and _literal(node.value) and all(isinstance(t, ast.Name) for t in node.targets)
@@ -148,9 +151,7 @@ def _free(tree: ast.AST) -> set[str]:
       given.add(node.arg)
     elif isinstance(node, ast.alias):
       given.add((node.asname or node.name).split('.')[0])
-    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-      given.add(node.name)
-    elif isinstance(node, ast.ExceptHandler) and node.name:
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ExceptHandler):
       given.add(node.name)
   return read - given
 

@@ -23,13 +23,14 @@ from score_jax.verifiers.sandbox.zygote import PIDS
 TIMEOUT, HOST = 'timeout', 'host'  # beside the judge's own words
 
 _ROOT = pathlib.Path(__file__).resolve().parents[3]
-# What random, threading, logging and others want done after a fork would cost every process a third of its time: they replace
-# locks, of which a single thread holds none, and a seed that is set anyway.
+# What random, threading, logging and others want done after a fork would cost every process a third of its time: they
+# replace locks, of which a single thread holds none, and a seed that is set anyway.
 _START = (
   'import os, sys; os.register_at_fork = lambda **_: None; sys.path.append({root!r}); '
   'from score_jax.verifiers.sandbox import zygote; zygote.main()'
 )
-# Hashes, and with them the order of sets, are the same in every run; -E would ignore this, so the environment holds it alone.
+# Hashes, and with them the order of sets, are the same in every run; -E would ignore this, so the environment holds it
+# alone.
 _ENVIRONMENT = {'PYTHONHASHSEED': '0', 'TZ': 'UTC'}
 _FLAGS = ('-P', '-s', '-S', '-B', '-X', 'utf8')
 _PATIENCE = 60.0  # seconds for the zygote to say anything
@@ -155,7 +156,8 @@ def _exactly(source: socket.socket, size: int) -> bytes:
 def _own(pair: tuple[int, int], wall: float) -> float:
   """The job's own seconds so far: without those in which judge or program stood in the queue for a processor.
 
-  They take turns, so their waits add up. The queueing that the pair did before it got its job counts too: some milliseconds.
+  They take turns, so their waits add up. The queueing that the pair did before it got its job counts too: some
+  milliseconds.
   """
   waits = [layers.waited(pid) for pid in pair]
   if None not in waits:

@@ -1,7 +1,7 @@
 """The judge's side: runs the tests of the data set, with the program's names bound to calls of another process.
 
-Tests are trusted; what the program returns is data. The judge runs behind the same layers and limits as the program, because a
-test may do with that data whatever it likes: hash it, multiply it, loop over it.
+Tests are trusted; what the program returns is data. The judge runs behind the same layers and limits as the program,
+because a test may do with that data whatever it likes: hash it, multiply it, loop over it.
 """
 
 import builtins
@@ -14,13 +14,13 @@ from score_jax.verifiers.sandbox.wire import Ref
 CORRECT, WRONG, GONE, UNFIT = 'correct', 'wrong', 'gone', 'unfit'  # UNFIT: the tests can't be run this way
 
 _MESSAGE = 200
-# What the program raises is raised again in the test if it is one of these. Not StopIteration: inside a test's map() or zip() it
-# would end the loop, and with it the test, without a word.
+# What the program raises is raised again in the test if it is one of these. Not StopIteration: inside a test's map() or
+# zip() it would end the loop, and with it the test, without a word.
 _RAISED = {
   error.__name__: error
   for error in (
-    ArithmeticError, AssertionError, AttributeError, EOFError, IndexError, KeyError, LookupError, MemoryError, NameError,
-    NotImplementedError, OSError, OverflowError, RecursionError, RuntimeError, SyntaxError, TypeError, UnicodeError,
+    ArithmeticError, AssertionError, AttributeError, EOFError, IndexError, KeyError, LookupError, MemoryError,
+    NameError, NotImplementedError, OSError, OverflowError, RecursionError, RuntimeError, SyntaxError, TypeError, UnicodeError,
     ValueError, ZeroDivisionError,
   )
 }  # fmt: skip
@@ -31,7 +31,8 @@ class ProgramError(Exception):
 
 
 class Gone(BaseException):
-  """The program's process ended, or did not keep to the protocol. No test can catch its way around it: see `Session`."""
+  """The program's process ended, or did not keep to the protocol. No test can catch its way around it: see
+  `Session`."""
 
 
 class Unfit(BaseException):
@@ -76,7 +77,7 @@ class Session:
   def call(self, ref: Ref, arguments: tuple, named: dict) -> object:
     self.calls += 1
     if self.calls > self._most_calls:
-      self._lose(f'more than {self._most_calls} calls')
+      raise self._lose(f'more than {self._most_calls} calls')
     try:
       request = wire.dumps((ref, arguments, named), wire.TRUSTED, _reference)
     except wire.WireError as error:
@@ -84,7 +85,7 @@ class Session:
     try:
       wire.send(self.fd, request)
     except OSError:
-      self._lose('the process ended')
+      raise self._lose('the process ended') from None
     return self.answer()
 
   def answer(self) -> object:
@@ -96,22 +97,21 @@ class Session:
       self._bytes_left -= len(payload)
       answer = wire.loads(payload, lambda ref: Remote(self, ref))
     except (EOFError, OSError):
-      self._lose('the process ended')
+      raise self._lose('the process ended') from None
     except wire.WireError as error:
-      self._lose(f'the result: {error}')
-    if type(answer) is tuple:
-      if len(answer) == 2 and answer[0] == 'value':
-        return answer[1]
-      if all(type(part) is str for part in answer):
-        if len(answer) == 2 and answer[0] == 'refused':
-          self._lose(f'the result: {answer[1]}')
-        if len(answer) == 3 and answer[0] == 'raised':
-          raise _exception(answer[1], answer[2])
-    self._lose('not an answer')
+      raise self._lose(f'the result: {error}') from None
+    match answer:
+      case ('value', value):
+        return value
+      case ('raised', str(name), str(text)):
+        raise _exception(name, text)
+      case ('refused', str(why)):
+        raise self._lose(f'the result: {why}')
+    raise self._lose('not an answer')
 
-  def _lose(self, why: str) -> None:
-    self.lost = why
-    raise Gone(why)
+  def _lose(self, why: str) -> Gone:
+    self.lost = self.lost or why
+    return Gone(self.lost)
 
 
 def _reference(value: object) -> Ref:

@@ -1,7 +1,7 @@
 """Landlock (linux/landlock.h): the file system, TCP, abstract Unix sockets and signals, all denied.
 
-The domain has no rules: nothing is allowed. It stands behind the system call filter, which refuses the same calls earlier;
-either of them alone keeps a program from files.
+The domain has no rules: nothing is allowed. It stands behind the system call filter, which refuses the same calls
+earlier; either of them alone keeps a program from files.
 """
 
 import ctypes

@@ -33,7 +33,8 @@ class Layers:
   def enough(self) -> bool:
     """Whether programs may run: the system call filter, which refuses every open and every socket, holds.
 
-    Landlock alone is not enough. It leaves UDP and netlink sockets, io_uring, processes and most of the kernel within reach.
+    Landlock alone is not enough. It leaves UDP and netlink sockets, io_uring, processes and most of the kernel within
+    reach.
     """
     return self.seccomp
 
@@ -85,7 +86,8 @@ class Armour:
     self.enclose(keep)
 
   def enclose(self, keep: tuple[int, ...], limited: bool = True) -> None:
-    """The part of `put_on` that shuts the process in; without limits on descriptors and processes for a trial of the rest."""
+    """The part of `put_on` that shuts the process in; without limits on descriptors and processes for a trial of the
+    rest."""
     os.setsid()
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, _ABOVE) for fd in (*keep, *self.ruleset)]
     for place, fd in enumerate(moved, start=3):

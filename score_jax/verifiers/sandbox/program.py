@@ -1,7 +1,8 @@
-"""The program's side: compiles it, runs it, answers calls. Nothing that it says is believed, so nothing here is trusted.
+"""The program's side: compiles it, runs it, answers calls. Nothing that it says is believed, so nothing here is
+trusted.
 
-Whoever replaces or patches what stands in this file changes their own answers and nothing else: there is no expected value, no
-verdict and no descriptor but the one on which the calls arrive.
+Whoever replaces or patches what stands in this file changes their own answers and nothing else: there is no expected
+value, no verdict and no descriptor but the one on which the calls arrive.
 """
 
 import builtins

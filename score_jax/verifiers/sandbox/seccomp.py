@@ -1,9 +1,9 @@
 """The system calls that a judge and a program may make; every other one fails with EPERM.
 
-A process that is forked from an interpreter with its modules loaded needs memory, clocks, locks and two open descriptors. It
-needs no files: opening, and even asking whether a path exists, is refused. So are new processes, threads, descriptors and
-executable memory. Filters are classic BPF (linux/seccomp.h, linux/filter.h); this one is small enough to be written out
-here, where libseccomp would have to be installed on every host.
+A process that is forked from an interpreter with its modules loaded needs memory, clocks, locks and two open
+descriptors. It needs no files: opening, and even asking whether a path exists, is refused. So are new processes,
+threads, descriptors and executable memory. Filters are classic BPF (linux/seccomp.h, linux/filter.h); this one is small
+enough to be written out here, where libseccomp would have to be installed on every host.
 """
 
 import ctypes

@@ -1,11 +1,12 @@
 """Plain data as bytes: the only thing that crosses between a program and those who judge it.
 
-A value is a tag and what belongs to it. The exact built-in types None, bool, int, float, complex, str, bytes, list, tuple,
-set, frozenset and dict are plain; a defaultdict, Counter or OrderedDict is written as the dict that it equals. Whatever else
-a program returns stays with it, and a `Ref` to it is written. Reading builds these types and nothing else, whatever the
-bytes say; depth, size and the bits of an int are bounded while reading as well as while writing.
+A value is a tag and what belongs to it. The exact built-in types None, bool, int, float, complex, str, bytes, list,
+tuple, set, frozenset and dict are plain; a defaultdict, Counter or OrderedDict is written as the dict that it equals.
+Whatever else a program returns stays with it, and a `Ref` to it is written. Reading builds these types and nothing
+else, whatever the bytes say; depth, size and the bits of an int are bounded while reading as well as while writing.
 
-pickle and marshal can be made to run code or to crash; JSON has neither sets, tuples and bytes nor keys that are not str.
+pickle and marshal can be made to run code or to crash; JSON has neither sets, tuples and bytes nor keys that are not
+str.
 """
 
 import collections

@@ -1,9 +1,9 @@
 """Forks a judge and a program for every job, out of an interpreter in which no job has ever run.
 
-It is started with nothing but a socket to its client: no environment, no files, its own session. Modules that programs import
-are imported here, once; afterwards nothing needs a file. It never reads a test or a program, so a forked process finds no
-trace of earlier ones. It says which layers hold, and then, again and again: here are two processes and the judge's socket;
-(a byte from the client: the job is over;) this became of them.
+It is started with nothing but a socket to its client: no environment, no files, its own session. Modules that programs
+import are imported here, once; afterwards nothing needs a file. It never reads a test or a program, so a forked process
+finds no trace of earlier ones. It says which layers hold, and then, again and again: here are two processes and the
+judge's socket; (a byte from the client: the job is over;) this became of them.
 """
 
 import contextlib
@@ -29,17 +29,18 @@ ENDS = struct.Struct('!iid')  # wait statuses of judge and program; the program'
 # What a program may import. What is not here is not there: every host then gives the same verdict.
 MODULES = """
 abc argparse array ast base64 binascii bisect bz2 calendar cmath codecs collections collections.abc colorsys
-concurrent.futures.thread contextlib contextvars copy copyreg csv ctypes dataclasses datetime decimal difflib dis doctest enum
-errno fileinput fnmatch fractions functools gc getopt getpass glob graphlib hashlib heapq hmac html html.parser importlib.util
-inspect io ipaddress itertools json keyword linecache locale logging lzma marshal math multiprocessing mmap numbers operator os
-os.path pathlib pickle pkgutil platform pprint queue random re reprlib resource sched secrets select selectors shelve shlex shutil
-signal socket stat statistics string stringprep struct subprocess symtable sys sysconfig tempfile textwrap threading time timeit
-token tokenize traceback tracemalloc types typing unicodedata unittest unittest.mock urllib.parse uuid warnings weakref zlib
-zoneinfo _strptime _pydecimal encodings.ascii encodings.base64_codec encodings.cp1252 encodings.cp437 encodings.hex_codec
-encodings.idna encodings.latin_1 encodings.punycode encodings.raw_unicode_escape encodings.rot_13 encodings.unicode_escape
+concurrent.futures.thread contextlib contextvars copy copyreg csv ctypes dataclasses datetime decimal difflib dis
+doctest enum errno fileinput fnmatch fractions functools gc getopt getpass glob graphlib hashlib heapq hmac html
+html.parser importlib.util inspect io ipaddress itertools json keyword linecache locale logging lzma marshal math
+multiprocessing mmap numbers operator os os.path pathlib pickle pkgutil platform pprint queue random re reprlib
+resource sched secrets select selectors shelve shlex shutil signal socket stat statistics string stringprep struct
+subprocess symtable sys sysconfig tempfile textwrap threading time timeit token tokenize traceback tracemalloc types
+typing unicodedata unittest unittest.mock urllib.parse uuid warnings weakref zlib zoneinfo _strptime _pydecimal
+encodings.ascii encodings.base64_codec encodings.cp1252 encodings.cp437 encodings.hex_codec encodings.idna
+encodings.latin_1 encodings.punycode encodings.raw_unicode_escape encodings.rot_13 encodings.unicode_escape
 encodings.utf_16 encodings.utf_16_be encodings.utf_16_le encodings.utf_32 encodings.utf_32_be encodings.utf_32_le
 encodings.utf_8_sig
-""".split()
+""".split()  # noqa: SIM905
 
 
 def main() -> None:
