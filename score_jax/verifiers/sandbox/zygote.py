@@ -29,17 +29,15 @@ ENDS = struct.Struct('!iid')  # wait statuses of judge and program; the program'
 # What a program may import. What is not here is not there: every host then gives the same verdict.
 MODULES = """
 abc argparse array ast base64 binascii bisect bz2 calendar cmath codecs collections collections.abc colorsys
-concurrent.futures.thread contextlib contextvars copy copyreg csv ctypes dataclasses datetime decimal difflib dis
-doctest enum errno fileinput fnmatch fractions functools gc getopt getpass glob graphlib hashlib heapq hmac html
-html.parser importlib.util inspect io ipaddress itertools json keyword linecache locale logging lzma marshal math
-multiprocessing mmap numbers operator os os.path pathlib pickle pkgutil platform pprint queue random re reprlib
-resource sched secrets select selectors shelve shlex shutil signal socket stat statistics string stringprep struct
-subprocess symtable sys sysconfig tempfile textwrap threading time timeit token tokenize traceback tracemalloc types
-typing unicodedata unittest unittest.mock urllib.parse uuid warnings weakref zlib zoneinfo _strptime _pydecimal
-encodings.ascii encodings.base64_codec encodings.cp1252 encodings.cp437 encodings.hex_codec encodings.idna
-encodings.latin_1 encodings.punycode encodings.raw_unicode_escape encodings.rot_13 encodings.unicode_escape
-encodings.utf_16 encodings.utf_16_be encodings.utf_16_le encodings.utf_32 encodings.utf_32_be encodings.utf_32_le
-encodings.utf_8_sig
+contextlib contextvars copy copyreg csv ctypes dataclasses datetime decimal difflib dis doctest enum errno fnmatch
+fractions functools gc getopt glob graphlib hashlib heapq hmac html importlib.util inspect io ipaddress itertools json
+keyword linecache locale logging lzma marshal math mmap numbers operator os os.path pathlib pickle platform pprint
+queue random re reprlib resource sched secrets select shlex shutil signal socket stat statistics string struct
+subprocess sys tempfile textwrap threading time timeit token tokenize traceback types typing unicodedata unittest
+urllib.parse uuid warnings weakref zlib _strptime encodings.ascii encodings.base64_codec encodings.cp1252
+encodings.cp437 encodings.hex_codec encodings.latin_1 encodings.punycode encodings.raw_unicode_escape encodings.rot_13
+encodings.unicode_escape encodings.utf_16 encodings.utf_16_be encodings.utf_16_le encodings.utf_32 encodings.utf_32_be
+encodings.utf_32_le encodings.utf_8_sig
 """.split()  # noqa: SIM905
 
 
@@ -71,6 +69,7 @@ def _prepare(client: int, settings: dict) -> tuple[Limits, layers.Armour, layers
     kernel.prctl(kernel.CHILD_SUBREAPER, 1)  # a process that outlives its parent becomes the zygote's, who ends it
     with contextlib.suppress(OSError), open('/proc/self/oom_score_adj', 'w') as file:
       file.write('1000')  # where memory runs out, the kernel takes these processes first
+  sys.modules['_hashlib'] = None  # hashlib then does without OpenSSL, whose 4 MB every fork would pay for
   for name in MODULES:
     importlib.import_module(name)
   limits, use = Limits(**settings['limits']), tuple(settings['use'])
