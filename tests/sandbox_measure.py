@@ -16,13 +16,14 @@ import subprocess
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
 from score_jax.types import Verdict  # noqa: E402
 from score_jax.verifiers.code import CodeGrader  # noqa: E402
 from score_jax.verifiers.sandbox.limits import Limits  # noqa: E402
 
-DATA = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
+DATA = ROOT.parent / 'shared' / 'data'
 SUM = {'setup': '', 'tests': ['assert add(2, 3) == 5', 'assert add(0, 0) == 0', 'assert add(-1, 4) == 3']}
 ADD = 'def add(a, b):\n  return a + b\n'
 

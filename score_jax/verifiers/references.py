@@ -39,7 +39,7 @@ def read(reference: dict) -> Task:
   """
   try:
     return _read(json.dumps(reference, sort_keys=True))
-  except (KeyError, TypeError, ValueError, AttributeError) as error:
+  except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as error:
     raise DataError(
       f'reference {str(reference)[:200]!r}: {type(error).__name__} {error}; expected setup and tests (MBPP), '
       'or prompt, entry_point and test (HumanEval), all of them Python'
