@@ -27,7 +27,7 @@ PROMPT = 'import math\n\ndef half(x):\n    return x / 2\n\ndef area(r: float) ->
 AREA = {
   'prompt': PROMPT,
   'entry_point': 'area',
-  'test': 'def check(candidate):\n    assert math.isclose(candidate(2), 4 * math.pi)\n    assert half(candidate(0)) == 0\n',
+  'test': 'def check(f):\n    assert math.isclose(f(2), 4 * math.pi)\n    assert half(f(0)) == 0\n',
 }
 BODY = '    square = r * r\n    return math.pi * square\n'
 
@@ -288,7 +288,7 @@ def test_bad_references_are_refused(grader, reference):
 
 
 def test_the_reason_is_short(grader):
-  graded = grader.grade(MBPP, f'def double(x):\n  raise ValueError("x" * 9999)')
+  graded = grader.grade(MBPP, 'def double(x):\n  raise ValueError("x" * 9999)')
   assert (graded.verdict, len(graded.answer)) == (WRONG, 200)
   assert 'assert double(2) == 4' in graded.answer
 

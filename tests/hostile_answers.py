@@ -1,4 +1,7 @@
-"""Programs that attack the verdict: none of them computes the sum. More of `hostile_programs`, which says how they are written."""
+"""Programs that attack the verdict: none of them computes the sum. More of `hostile_programs`, which says how they are
+written."""
+
+import textwrap
 
 from hostile_programs import PROGRAMS
 from hostile_programs import TIMEOUT
@@ -50,7 +53,14 @@ answer(
 )
 attack(
   'unpickles_evil',
-  "import os, pickle\nclass Evil:\n  def __reduce__(self):\n    return os.system, ('touch $FOLDER/owned',)\nif pickle.loads(pickle.dumps(Evil())):\n  raise OSError",
+  """
+  import os, pickle
+  class Evil:
+    def __reduce__(self):
+      return os.system, ('touch $FOLDER/owned',)
+  if pickle.loads(pickle.dumps(Evil())):
+    raise OSError
+  """,
 )
 answer('nan', "float('nan')")
 answer('surrogate', "'\\ud800'")
@@ -100,7 +110,13 @@ answer('forges_in_del', 'Late()', _FRAME + f'class Late:\n  def __del__(self):\n
 answer(
   'patches_builtins',
   'None',
-  'import builtins\nbuiltins.AssertionError = builtins.Exception = ()\nbuiltins.isinstance = lambda *a: True\nbuiltins.type = lambda x: int\nbuiltins.len = lambda x: 0\n',
+  """
+  import builtins
+  builtins.AssertionError = builtins.Exception = ()
+  builtins.isinstance = lambda *a: True
+  builtins.type = lambda x: int
+  builtins.len = lambda x: 0
+  """,
 )
 answer('empties_builtins', 'None', 'import builtins\nfor name in list(vars(builtins)):\n  delattr(builtins, name)\n')
 answer('patches_json', 'None', 'import json\njson.dumps = json.loads = lambda *a, **k: 5\n')
@@ -121,14 +137,28 @@ answer(
 answer(
   'patches_test_tools',
   'None',
-  'import unittest\nunittest.TestCase.run = lambda *a: None\nunittest.TestCase.assertEqual = lambda *a: None\nimport sys\nsys.modules["pytest"] = unittest\n',
+  """
+  import unittest
+  unittest.TestCase.run = lambda *a: None
+  unittest.TestCase.assertEqual = lambda *a: None
+  import sys
+  sys.modules["pytest"] = unittest
+  """,
 )
 _NEEDLE = "half = ('ass', 'ert add')\n"  # in halves, so that the program does not find itself
 answer(
   'walks_frames',
   'a + b if any(half[0] + half[1] in str(x) for x in found()) else None',
   _NEEDLE
-  + 'import sys\ndef found():\n  frame = sys._getframe()\n  while frame:\n    yield from frame.f_locals.values()\n    yield from frame.f_globals.values()\n    frame = frame.f_back\n',
+  + textwrap.dedent("""
+  import sys
+  def found():
+    frame = sys._getframe()
+    while frame:
+      yield from frame.f_locals.values()
+      yield from frame.f_globals.values()
+      frame = frame.f_back
+  """),
 )
 answer(
   'scans_objects',
@@ -149,7 +179,17 @@ answer('inspects_harness', 'eval(inspect.getsource(sys._getframe(1)))', 'import 
 answer(
   'traces',
   'None',
-  'import sys, gc\ndef spy(frame, event, argument):\n  for name in frame.f_locals:\n    if name == "answer":\n      frame.f_locals[name] = ("value", 5)\n  return spy\nsys.settrace(spy)\nsys.setprofile(spy)\ngc.callbacks.append(spy)\n',
+  """
+  import sys, gc
+  def spy(frame, event, argument):
+    for name in frame.f_locals:
+      if name == "answer":
+        frame.f_locals[name] = ("value", 5)
+    return spy
+  sys.settrace(spy)
+  sys.setprofile(spy)
+  gc.callbacks.append(spy)
+  """,
 )
 answer('name_is_data', '', 'add = 5\ndel add\nadd = 5\n#')
 answer('changes_its_mind', 'calls.append(1) or (a + b if len(calls) == 1 else 0)', 'calls = []\n')
@@ -158,7 +198,10 @@ answer('changes_arguments', '(globals().__setitem__("a", b), b)', '')
 answer('patches_int', 'None', 'import ctypes\nctypes.c_long.from_address(id(5) + 24).value = 6\n')
 attack(
   'loads_marshal',
-  "import marshal, types\ntypes.FunctionType(types.CodeType(0, 0, 0, 0, 0, 0, b'd\\xff' * 999, (), (), (), '', '', '', 0, b'', b''), {})()",
+  """
+  import marshal, types
+  types.FunctionType(types.CodeType(0, 0, 0, 0, 0, 0, b'd\\xff' * 999, (), (), (), '', '', '', 0, b'', b''), {})()
+  """,
 )
 
 # Sources that are hard to compile.

@@ -112,7 +112,11 @@ attack(
 )
 attack(
   'raises_limits',
-  'import resource\nfor kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS):\n  resource.setrlimit(kind, (resource.RLIM_INFINITY,) * 2)',
+  """
+  import resource
+  for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS):
+    resource.setrlimit(kind, (resource.RLIM_INFINITY,) * 2)
+  """,
 )
 attack('survives_sigxcpu', 'import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True:\n  pass', TIMEOUT)
 attack('collects', 'import gc\nx = []\nx.append(x)\nwhile True:\n  gc.collect()', TIMEOUT)
@@ -129,7 +133,13 @@ attack('reads_token', "import os\nos.environ['HF_TOKEN']")
 attack('reads_token_of_parent', "import os\nopen(f'/proc/{os.getppid()}/environ').read()")
 attack(
   'reads_environment_in_c',
-  "import ctypes\nlibc = ctypes.CDLL(None)\nlibc.getenv.restype = ctypes.c_char_p\nif libc.getenv(b'HF_TOKEN') is None:\n  raise KeyError",
+  """
+  import ctypes
+  libc = ctypes.CDLL(None)
+  libc.getenv.restype = ctypes.c_char_p
+  if libc.getenv(b'HF_TOKEN') is None:
+    raise KeyError
+  """,
 )
 attack('reads_own_memory', "open('/proc/self/mem', 'rb').read(1)")
 attack(
@@ -164,7 +174,17 @@ attack('imports_numpy', 'import numpy')
 attack('imports_jax', 'import jax\njax.devices()')
 attack(
   'opens_device',
-  "import os\nfor name in ('kvm', 'nvidia0', 'accel0', 'vfio/0', 'tty', 'zero'):\n  try:\n    os.open('/dev/' + name, os.O_RDWR)\n    break\n  except OSError:\n    pass\nelse:\n  raise OSError",
+  """
+  import os
+  for name in ('kvm', 'nvidia0', 'accel0', 'vfio/0', 'tty', 'zero'):
+    try:
+      os.open('/dev/' + name, os.O_RDWR)
+      break
+    except OSError:
+      pass
+  else:
+    raise OSError
+  """,
 )
 
 # Network and other processes.
@@ -201,7 +221,15 @@ attack('priority', 'import os\nos.sched_setaffinity(0, {0})')
 attack('root', 'import os\nos.setuid(0)\nos.setgid(0)')
 attack(
   'talks_to_control',
-  "import socket\nfor fd in range(3, 64):\n  try:\n    socket.socket(fileno=fd).sendall(b'e')\n  except OSError:\n    pass\nraise ValueError",
+  """
+  import socket
+  for fd in range(3, 64):
+    try:
+      socket.socket(fileno=fd).sendall(b'e')
+    except OSError:
+      pass
+  raise ValueError
+  """,
 )
 
 # System calls that Python has no name for; the numbers are x86-64's, and mean something else, as forbidden, elsewhere.

@@ -1,7 +1,7 @@
 """Grades the hostile programs and looks for what they left: `python tests/hostile_run.py LAYERS SECONDS GRADERS`.
 
-Prints JSON: the layers that held, a row (name, verdict, allowed verdicts, seconds, reason) for each program, and what was left
-behind. It needs the standard library alone, so that any interpreter and any user can run it.
+Prints JSON: the layers that held, a row (name, verdict, allowed verdicts, seconds, reason) for each program, and what
+was left behind. It needs the standard library alone, so that any interpreter and any user can run it.
 """
 
 import concurrent.futures

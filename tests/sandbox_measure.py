@@ -83,8 +83,8 @@ def published(folder: pathlib.Path, every: int = 1, limits: Limits | None = None
 
 
 _SWAPS = {
-  ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.FloorDiv, ast.FloorDiv: ast.Div, ast.Mod: ast.Mult,
-  ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+  ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.FloorDiv, ast.FloorDiv: ast.Div,
+  ast.Mod: ast.Mult,  ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
   ast.And: ast.Or, ast.Or: ast.And, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
 }  # fmt: skip
 
@@ -112,14 +112,20 @@ def mutant(tree: ast.Module, rng: random.Random) -> str | None:
   return ast.unparse(ast.fix_missing_locations(tree))
 
 
+_LIMIT = """
+import resource
+resource.setrlimit(resource.RLIMIT_CPU, (9, 9))
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30,) * 2)
+"""
+
+
 def plainly(reference: dict, code: str) -> bool:
   """Whether an ordinary interpreter runs program and asserts to the end: the other implementation."""
   if 'prompt' in reference:
     tests = f'{reference["test"]}\ncheck({reference["entry_point"]})'
   else:
     tests = '\n'.join([reference['setup'], *reference['tests'], *reference['challenge']])
-  limit = 'import resource\nresource.setrlimit(resource.RLIMIT_CPU, (9, 9))\nresource.setrlimit(resource.RLIMIT_AS, (1 << 30,) * 2)\n'
-  source = f'{limit}\n{code}\n{tests}\nprint("through")'
+  source = f'{_LIMIT}\n{code}\n{tests}\nprint("through")'
   try:
     done = subprocess.run([sys.executable, '-I', '-c', source], capture_output=True, timeout=20, cwd='/', text=True)
   except (subprocess.TimeoutExpired, ValueError):
@@ -195,7 +201,8 @@ def soak(count: int) -> None:
       if number % (count // 10) == 0:
         own, its = _state(os.getpid()), _state(zygote)
         print(
-          f'{number:6d}: grader {own[0]} kB, {own[1]} fds, {own[2]} child; zygote {its[0]} kB, {its[1]} fds, {its[2]} children'
+          f'{number:6d}: grader {own[0]} kB, {own[1]} fds, {own[2]} child; '
+          f'zygote {its[0]} kB, {its[1]} fds, {its[2]} children'
         )
       graded = grader.grade(SUM, bad[number // 10 % len(bad)] if number % 10 == 9 else ADD)
       assert (graded.verdict == Verdict.CORRECT) == (number % 10 != 9), graded

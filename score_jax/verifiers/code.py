@@ -47,9 +47,9 @@ class CodeGrader:
     if not self._sandbox.layers.enough and not unsafe:
       self.close()
       raise SandboxError(
-        f'programs of a model can not be run here: {self._sandbox.layers}. A system call filter (seccomp) is needed: run '
-        'on Linux x86-64 or aarch64, in a container with its default seccomp profile or none; or, where nothing on this '
-        'machine is worth protecting, run programs unprotected with the flag `unsafe`'
+        f'programs of a model can not be run here: {self._sandbox.layers}. A system call filter (seccomp) is needed: '
+        'run on Linux x86-64 or aarch64, in a container with its default seccomp profile or none; or, where nothing on '
+        'this machine is worth protecting, run programs unprotected with the flag `unsafe`'
       )
 
   @property

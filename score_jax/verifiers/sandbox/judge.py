@@ -20,8 +20,8 @@ _RAISED = {
   error.__name__: error
   for error in (
     ArithmeticError, AssertionError, AttributeError, EOFError, IndexError, KeyError, LookupError, MemoryError,
-    NameError, NotImplementedError, OSError, OverflowError, RecursionError, RuntimeError, SyntaxError, TypeError, UnicodeError,
-    ValueError, ZeroDivisionError,
+    NameError, NotImplementedError, OSError, OverflowError, RecursionError, RuntimeError, SyntaxError, TypeError,
+    UnicodeError, ValueError, ZeroDivisionError,
   )
 }  # fmt: skip
 
