@@ -24,6 +24,12 @@ class DataError(UserError):
   exit_code = 65
 
 
+class SandboxError(UserError):
+  """This host can't hold programs that nobody has read, or the sandbox did not start."""
+
+  exit_code = 78
+
+
 class NumericsError(UserError):
   """Training produced non-finite numbers too often in a row."""
 
