@@ -12,6 +12,7 @@ import time
 import pytest
 
 from score_jax.errors import ConfigError
+from score_jax.errors import UserError
 from score_jax.types import Verdict
 from score_jax.verifiers import frames
 from score_jax.verifiers import pool as pools
@@ -25,6 +26,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # A verifier whose answers are orders: what a text says is what its grading does.
 ORDERS = """
 import itertools, json, os, sys, time
+from score_jax.errors import DataError
 from score_jax.types import Graded, Verdict
 from score_jax.verifiers import registry, worker
 
@@ -43,6 +45,10 @@ def grade(reference, text):
     bytearray(10 ** 10)
   if text == 'sleep':
     time.sleep(1.0)
+  if text == 'raise':
+    raise OSError('no such thing')
+  if text == 'bad reference':
+    raise DataError('row 3: no tests')
   if text == 'die':
     os.kill(os.getpid(), 9)
   if text == 'die once':
@@ -98,6 +104,19 @@ def test_a_grader_that_dies_costs_a_retry_and_nothing_else(orders, tmp_path):
 
 def test_a_grader_that_dies_twice_over_one_answer_is_an_error_of_the_host(orders):
   assert verdicts(orders, 'a', 'die', 'a', answer='a') == ['CORRECT', 'ERROR', 'CORRECT']
+
+
+def test_a_verifier_that_fails_is_an_error_of_the_host_and_says_why(orders):
+  graded = orders.grade([(dict(answer='a'), text) for text in ('a', 'raise', 'a')])
+  assert [g.verdict for g in graded] == [Verdict.CORRECT, Verdict.ERROR, Verdict.CORRECT]
+  assert 'OSError: no such thing' in graded[1].answer
+
+
+def test_a_reference_that_is_none_is_the_users_to_mend(orders):
+  with pytest.raises(UserError, match='row 3: no tests') as caught:
+    verdicts(orders, 'a', 'bad reference', 'a', answer='a')
+  assert caught.value.exit_code == 65
+  assert verdicts(orders, 'a', 'a', answer='a') == ['CORRECT', 'CORRECT']
 
 
 def test_killing_every_grader_in_the_middle_changes_no_verdict(orders):
@@ -172,7 +191,7 @@ def test_a_verifier_that_can_not_run_here_says_so_at_once(monkeypatch):
     1,
   )
   monkeypatch.setattr(pools, 'command', lambda name, spec: [sys.executable, '-c', refuse, json.dumps(spec.__dict__)])
-  with pytest.raises(ConfigError, match='no layer') as caught:
+  with pytest.raises(UserError, match='no layer') as caught:
     pools.Pool('orders', SPEC)
   assert caught.value.exit_code == 78
 

@@ -22,6 +22,7 @@ from typing import Protocol
 from absl import logging
 
 from score_jax.errors import ConfigError
+from score_jax.errors import UserError
 from score_jax.types import Graded
 from score_jax.types import Verdict
 from score_jax.verifiers import frames
@@ -135,8 +136,15 @@ def command(verifier: str, spec: GradingSpec) -> list[str]:
   return [sys.executable, '-m', 'score_jax.verifiers.worker', verifier, json.dumps(dataclasses.asdict(spec))]
 
 
+def _user_error(said: dict) -> UserError:
+  """The error of a worker that is the input's or the machine's fault."""
+  error = UserError(said['error'])
+  error.exit_code = said['exit_code']
+  return error
+
+
 class _Died(Exception):
-  """A worker ended in the middle of an answer, or was silent for too long."""
+  """A worker ended in the middle of an answer, failed at it, or was silent for too long."""
 
   def __init__(self, why: str, own_limit: bool = False):
     super().__init__(why)
@@ -173,9 +181,7 @@ class _Worker:
       raise RuntimeError(f'a grader process did not start ({error!r}, exit {self._process.returncode})') from error
     if 'error' in said:
       self.kill()
-      raised = ConfigError(said['error'])
-      raised.exit_code = said['exit_code']
-      raise raised
+      raise _user_error(said)
     self._ready, self.about = True, said['about']
 
   def grade(self, reference: dict, text: str) -> Graded:
@@ -231,6 +237,10 @@ class _Worker:
       raise _Died(f'died (exit {ended})', own_limit=ended == -signal.SIGXCPU) from error
     except RuntimeError as error:
       raise _Died(str(error)) from error
+    if 'error' in said:
+      raise _user_error(said)
+    if 'raised' in said:
+      raise _Died(f'raised {said["raised"]}')
     if said['last']:
       self._restart()
     return Graded(Verdict(said['verdict']), said['answer'], said['seconds'])

@@ -33,7 +33,9 @@ _NOTHING = re.compile(
   r'\\(?:m?left|m?right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|boldsymbol|bm|'
   r'mathstrut|strut|hfill|hline|centering|ensuremath|bf|rm|it)(?![a-zA-Z])\.?'
 )
-_BLANK = re.compile(r'\\q?quad|\\(?:thinspace|medspace|thickspace|enspace|space|newline)(?![a-zA-Z])|(?<!\\)\\[;: \n~]|[~\t\n\r\f\v]')
+_BLANK = re.compile(
+  r'\\q?quad|\\(?:thinspace|medspace|thickspace|enspace|space|newline)(?![a-zA-Z])|(?<!\\)\\[;: \n~]|[~\t\n\r\f\v]'
+)
 _RUN_ON = re.compile(r'\\([lg]e)(?=[a-pr-z](?![a-zA-Z]))')  # \lex
 _DOUBLED = re.compile(r'\\\\(?=[a-zA-Z{}%$!,;])')
 _FOUR_DIGITS_FOLLOW = r'(?=[0-9]{3}(?![0-9]))'

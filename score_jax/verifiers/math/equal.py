@@ -133,5 +133,3 @@ def _places(value: Fraction) -> int:
     value *= 10
     places += 1
   return places
-
-

@@ -133,7 +133,9 @@ class Parser:
       fraction = self.proper_fraction()
       if fraction is not None:
         return number(left.args[0] + fraction)
-    if token.kind == 'num' and (not isinstance(left, Node) or numeral_like(left) or self.tokens[self.at - 1].kind == 'sym'):
+    if token.kind == 'num' and (
+      not isinstance(left, Node) or numeral_like(left) or self.tokens[self.at - 1].kind == 'sym'
+    ):
       raise Unreadable  # '4 5', 'x2': no product
     return brackets.product(left, self.power())
 
@@ -344,7 +346,9 @@ class Parser:
 
 def numeral_like(node: Node) -> bool:
   """True for a number written without symbols."""
-  return node.kind not in ('sym', 'const', 'apply') and all(numeral_like(arg) for arg in node.args if isinstance(arg, Node))
+  return node.kind not in ('sym', 'const', 'apply') and all(
+    numeral_like(arg) for arg in node.args if isinstance(arg, Node)
+  )
 
 
 def scalar(value) -> Node:

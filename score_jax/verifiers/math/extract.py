@@ -24,7 +24,8 @@ _JOINT = re.compile(
 )
 _LIST_JOINT = re.compile(
   r'(?!.*\b(?:wait|no|not|or|actually|instead|correct\w*|rather|sorry|wrong|mean|but|than)\b)'
-  r'(?=.*(?:\band\b|[,;&]))[^.?!\n]*', re.IGNORECASE
+  r'(?=.*(?:\band\b|[,;&]))[^.?!\n]*',
+  re.IGNORECASE,
 )
 _END_TOKEN = re.compile(r'<\|[^|<>]{1,40}\|>|</s>|<eos>|<end_of_turn>|<start_of_turn>')
 _HOPE = re.compile(r'\bI hope (?:it|this|that) is correct', re.IGNORECASE)
@@ -39,7 +40,8 @@ _NUMBER = re.compile(
 )
 _LEADS = re.compile(
   r'(?:\b(?:is|are|was|equals?|gives?|by|costs?|total(?:s|ing)?|of|to|get|has|have)|it[’\']s|=|≈|:)\s*'
-  r'(?:about|approximately|exactly|only|just)?\s*\$?$', re.IGNORECASE
+  r'(?:about|approximately|exactly|only|just)?\s*\$?$',
+  re.IGNORECASE,
 )
 _HEDGE = re.compile(r'\b(?:or|and|either|not|between)\s*\$?$|[0-9][,;]?\s*$', re.IGNORECASE)
 _PERCENT = re.compile(r'\s*\$?\s*(?:\\?%|percent\b|pct\b)')

@@ -191,7 +191,9 @@ def _listing(terms: Terms) -> str:
   bits = sum(c.numerator.bit_length() + c.denominator.bit_length() for c in terms.values())
   if bits > 8 * budget.KEY:
     raise Exhausted
-  parts = (f'{c:x}'.replace(' ', '') if isinstance(c, int) else f'{c.numerator:x}|{c.denominator:x}' for c in terms.values())
+  parts = (
+    f'{c:x}'.replace(' ', '') if isinstance(c, int) else f'{c.numerator:x}|{c.denominator:x}' for c in terms.values()
+  )
   return '+'.join(sorted(f'{part}*{_key_name(key)}' for part, key in zip(parts, terms, strict=True)))
 
 

@@ -165,7 +165,9 @@ def _inequality(scalars: Scalars, left: Node, op: str, right: Node):
         return _half(bound, sign)
       inner = Joined('cap', _half(bound, sign), _half(scalars.ring.constant(0), '>='))
       if sign in ('>', '>=', '!='):
-        mirrored = Joined('cap', _half(scalars.ring.negate(bound), _FLIPPED[sign]), _half(scalars.ring.constant(0), '<='))
+        mirrored = Joined(
+          'cap', _half(scalars.ring.negate(bound), _FLIPPED[sign]), _half(scalars.ring.constant(0), '<=')
+        )
         return Joined('cup', inner, mirrored)
       return Joined('cap', _half(bound, sign), _half(scalars.ring.negate(bound), _FLIPPED[sign]))
   difference = scalars.ring.subtract(scalars.form(left), scalars.form(right))
