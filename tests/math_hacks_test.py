@@ -4,9 +4,13 @@ Sources of single rows: issues 14, 44, 47 and 60 of github.com/huggingface/Math-
 evaluation/grader.py.
 """
 
+import ast
+import pathlib
+
 import pytest
 
 from score_jax.types import Verdict
+from score_jax.verifiers import math
 from score_jax.verifiers.math import grade
 
 HACKS = r"""
@@ -260,6 +264,18 @@ ECHOES = [
 def test_with_the_question_its_expressions_are_not_paid(question, gold, response):
   assert grade({'answer': gold, 'question': question}, response).verdict == Verdict.WRONG
   assert grade({'answer': gold, 'question': 'Another question.'}, response).verdict == Verdict.CORRECT
+
+
+@pytest.mark.parametrize('path', sorted(pathlib.Path(math.__file__).parent.glob('*.py')), ids=lambda path: path.name)
+def test_nothing_is_evaluated_and_nothing_else_imported(path):
+  allowed = {'cache', 'dataclasses', 'fractions', 'functools', 'math', 're', 'typing', 'unicodedata', 'zlib'}
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      assert {alias.name for alias in node.names} <= allowed
+    elif isinstance(node, ast.ImportFrom):
+      assert node.module in allowed or node.module.startswith(('score_jax.types', 'score_jax.verifiers.math'))
+    elif isinstance(node, ast.Name):
+      assert node.id not in {'eval', 'exec', 'compile', 'open', '__import__', 'getattr', 'globals'}
 
 
 def test_there_are_enough_rows():

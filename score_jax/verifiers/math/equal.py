@@ -1,10 +1,10 @@
 """Whether two scalar expressions are equal.
 
 The difference is brought to canonical form. Zero is a proof of equality. Without opaque generators anything else is
-a proof of the contrary. With them, balls decide: apart at a point is a proof of the contrary; equality is taken for granted if
-the difference vanishes to 60 digits of its largest term at every sample point that is defined (one for a constant, at
-least two with symbols), while every term and every value met on the way lies within 2^-80 and 2^80 of 1. So
-no small number can hide in a large one.
+a proof of the contrary (for numbers whose factors over 1000 are prime). With them, balls decide: apart at a point is a
+proof of the contrary; equality is taken for granted if the difference vanishes to 60 digits of its largest term at
+every sample point that is defined (one for a constant, at least two with symbols), while every generator's magnitude
+lies between 2^-80 and 2^80 and no term is 2^80 times smaller than another. So no small number hides in a large one.
 """
 
 from fractions import Fraction
@@ -133,5 +133,3 @@ def _places(value: Fraction) -> int:
     value *= 10
     places += 1
   return places
-
-

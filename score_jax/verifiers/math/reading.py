@@ -21,13 +21,20 @@ from score_jax.verifiers.math.values import Scalar
 from score_jax.verifiers.math.values import Sequence
 from score_jax.verifiers.math.values import SetOperation
 from score_jax.verifiers.math.values import Text
+from score_jax.verifiers.math.values import numeral_like
 
-_WHOLE_TEXT = re.compile(r'\\(?:text|mbox|textbf|textrm|textit|textnormal|mathrm|mathbf|hbox|operatorname)\*? ?\{([^{}]*)\}')
+_WHOLE_TEXT = re.compile(
+  r'\\(?:text|mbox|textbf|textrm|textit|textnormal|mathrm|mathbf|hbox|operatorname)\*? ?\{([^{}]*)\}'
+)
 _INNER_TEXT = re.compile(r'\\(?:text|mbox|textrm|textbf|mathrm|textnormal) ?\{([^{}]*)\}')
 _CLOCK = re.compile(r'([0-9]{1,2})(?::([0-9]{2}))?(?: ?([ap])\.? ?m\.?)?', re.IGNORECASE)
 _BASED = re.compile(r'\(?(-?[0-9A-Z]{1,200}(?:\.[0-9A-Z]{1,200})?)\)? ?_ ?(?:\{ ?([0-9]{1,2}) ?\}|([0-9]{1,2}))')
-_ARTICLES = re.compile(r'(?:the|is|are|about|approximately|exactly|equals?|only|then|thus|so|answer)\b[ :]*', re.IGNORECASE)
-_REFUSED = re.compile(r'\b(?:not|wrong|incorrect|or|either|maybe|but|unless|if|no|neither|instead|except)\b|[0-9=<>]', re.IGNORECASE)
+_ARTICLES = re.compile(
+  r'(?:the|is|are|about|approximately|exactly|equals?|only|then|thus|so|answer)\b[ :]*', re.IGNORECASE
+)
+_REFUSED = re.compile(
+  r'\b(?:not|wrong|incorrect|or|either|maybe|but|unless|if|no|neither|instead|except)\b|[0-9=<>]', re.IGNORECASE
+)
 _WORDS_ALONE = re.compile(r"[^\W\d_][\w .,'()-]*")
 _WORD_LIMIT = 200  # characters of an answer in words
 
@@ -102,6 +109,11 @@ def listed(tokens: list[Token]):
   pieces, separators = split(tokens, kinds=('sep',), texts=(',',))
   if any(sign.kind == 'sep' and not pieces[index + 1] for index, sign in enumerate(separators)):
     raise Unreadable  # '5 or'
+  if any(
+    not pieces[index + 1] and sign.text == ',' == separators[index + 1].text
+    for index, sign in enumerate(separators[:-1])
+  ):
+    raise Unreadable  # '1,,2'
   pieces = [piece for piece in pieces if piece]
   if len(pieces) == 1:
     return item(pieces[0])
@@ -178,6 +190,8 @@ def value(tokens: list[Token], depth: int = 0):
   parser = Parser(tokens, item, depth)
   result = parser.sets()
   unit = _unit(tokens[parser.at :])
+  if len(tokens) > parser.at and not unit and not (isinstance(result, Node) and numeral_like(result)):
+    raise Unreadable  # words of no known unit after something that is no number
   return lift(result, unit)
 
 
@@ -206,7 +220,9 @@ def _unit(tokens: list[Token]) -> str:
     return ''
   if tokens[0].kind != 'word' or (tokens[0].glued and tokens[0].text.isalpha() and not words.unit_name(tokens[0].text)):
     raise Unreadable  # 8nfty; a word of \\text{} starts with a blank or is a unit
-  if any(token.kind not in ('word', 'sym') and token.text not in ('^', '/', '2', '3', '{', '}', '.') for token in tokens):
+  if any(
+    token.kind not in ('word', 'sym') and token.text not in ('^', '/', '2', '3', '{', '}', '.') for token in tokens
+  ):
     raise Unreadable
   joined = ' '.join(token.text for token in tokens).replace('^ { ', '^').replace('^ ', '^')
   letters = re.sub(r'\^[23]', '', joined)
@@ -264,5 +280,3 @@ def signed(node: Node, sign: int) -> Node:
   if node.kind != 'pm':
     return Node(node.kind, args)
   return args[1] if args[0] * sign > 0 else Node('neg', (args[1],))
-
-

@@ -6,17 +6,17 @@ neighbours.
 
 import dataclasses
 
-from score_jax.verifiers.math.budget import Unreadable
 from score_jax.verifiers.math.brackets import infinite
+from score_jax.verifiers.math.budget import Unreadable
 from score_jax.verifiers.math.equal import Scalars
 from score_jax.verifiers.math.polynomials import Value
-from score_jax.verifiers.math.values import const
 from score_jax.verifiers.math.values import Interval
 from score_jax.verifiers.math.values import Node
 from score_jax.verifiers.math.values import Relation
 from score_jax.verifiers.math.values import Scalar
 from score_jax.verifiers.math.values import Sequence
 from score_jax.verifiers.math.values import SetOperation
+from score_jax.verifiers.math.values import const
 
 _FLIPPED = {'<': '>', '>': '<', '<=': '>=', '>=': '<=', '!=': '!='}
 
@@ -165,7 +165,9 @@ def _inequality(scalars: Scalars, left: Node, op: str, right: Node):
         return _half(bound, sign)
       inner = Joined('cap', _half(bound, sign), _half(scalars.ring.constant(0), '>='))
       if sign in ('>', '>=', '!='):
-        mirrored = Joined('cap', _half(scalars.ring.negate(bound), _FLIPPED[sign]), _half(scalars.ring.constant(0), '<='))
+        mirrored = Joined(
+          'cap', _half(scalars.ring.negate(bound), _FLIPPED[sign]), _half(scalars.ring.constant(0), '<=')
+        )
         return Joined('cup', inner, mirrored)
       return Joined('cap', _half(bound, sign), _half(scalars.ring.negate(bound), _FLIPPED[sign]))
   difference = scalars.ring.subtract(scalars.form(left), scalars.form(right))

@@ -1,8 +1,8 @@
 """Answers with relation signs: x = 5, chains, equations, inequalities.
 
-A chain `name = a = b` is its last value if all values agree; a chain with a false step is no answer. An equation is equal to
-another one that differs by moving terms and by a constant factor, unless the reference is solved for a number: then
-the answer must be solved, too.
+A chain `name = a = b` is its last value if all values agree; a chain with a false step is no answer. An equation is
+equal to another one that differs by moving terms and by a constant factor, unless the reference is solved for a number:
+then the answer must be solved, too.
 """
 
 import dataclasses
@@ -96,7 +96,10 @@ def ending(comparison, value) -> Named | None:
 
 def _step_holds(comparison, left, right) -> bool:
   if isinstance(left, Scalar) and isinstance(right, Scalar):
-    nodes = [Node('percent', (one.node,)) if one.percent and left.percent != right.percent else one.node for one in (left, right)]
+    nodes = [
+      Node('percent', (one.node,)) if one.percent and left.percent != right.percent else one.node
+      for one in (left, right)
+    ]
     return comparison.scalars.equal(*nodes)
   return comparison.same(left, right)
 
@@ -151,7 +154,11 @@ def named_items(golds: list, answers: list) -> tuple[list, list, bool]:
     golds, answers = [_bare(item) for item in golds], [_bare(item) for item in answers]
   if len(set(names) - {None}) < 2:
     carried = len(set(names) - {None}) == 1 and None in names
-    return ([_bare(item) for item in golds] if carried else golds), ([_bare(a) for a in answers] if carried else answers), False
+    return (
+      ([_bare(item) for item in golds] if carried else golds),
+      ([_bare(a) for a in answers] if carried else answers),
+      False,
+    )
   by_name = {_label(item): item for item in answers}
   if len(set(names)) == len(names) == len(answers) == len(by_name) and set(by_name) == set(names):
     return golds, [by_name[name] for name in names], True
