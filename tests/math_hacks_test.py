@@ -190,6 +190,7 @@ D=(0,1) ## \boxed{D=(0,1.5)}
 x>5 ## \boxed{x \ge 5}
 x>5 ## \boxed{x<5}
 x>5 ## \boxed{5}
+x \in [-2,7] ## \boxed{-x \in [-2,7]}
 (-\infty,2)\cup(2,\infty) ## \boxed{(-\infty,\infty)}
 f(2)<f(1)<f(4) ## \boxed{f(1)<f(2)<f(4)}
 (a+5)(b+2) ## \boxed{(+5)(b+2)}

@@ -144,6 +144,8 @@ def _bound(scalars: Scalars, node: Node) -> Value | None:
 def _relation(scalars: Scalars, relation: Relation):
   """x < 5; 1 < x <= 5; 2x > 10; x != 3; x in S; |x| < 3."""
   if relation.ops == ('in',) and isinstance(relation.parts[1], Interval | SetOperation | Sequence):
+    if _node(relation.parts[0]).kind not in ('sym', 'apply'):
+      raise Unreadable  # -x in [-2, 7]
     return region(scalars, relation.parts[1])
   total = None
   for left, op, right in zip(relation.parts, relation.ops, relation.parts[1:], strict=False):
