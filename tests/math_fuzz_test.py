@@ -146,6 +146,8 @@ def test_bombs_end_within_their_budget(bomb):
 
 
 def test_a_spent_budget_is_a_timeout():
+  with pytest.raises(budget.Exhausted):
+    budget.Budget(5).spend(6)
   assert grade({'answer': 'x^2+1'}, r'\boxed{(x+y+z+w)^{60}}').verdict == Verdict.TIMEOUT
 
 

@@ -151,6 +151,18 @@ a+3z=0 ## $0$
 1 ## \boxed{1 + 10^{-100}}
 x ## \boxed{x + 10^{-100}}
 \sin x ## \boxed{\sin(x + 10^{-100})}
+\sin x ## \boxed{\sin(x + 10^{-130})}
+\cos 1 ## \boxed{\cos(1 + 10^{-130})}
+\cos 1 ## \boxed{e^{10^{-130}} \cos 1}
+\cos 1 ## \boxed{\cos 1 + 10^{-130}\sin 1}
+\sqrt{x+1} ## \boxed{\sqrt{x+1+10^{-130}}}
+\ln x ## \boxed{\ln(x + 10^{-130})}
+\cos 1 ## \boxed{\cos(1 + e^{-300})}
+\cos 1 ## \boxed{\cos(1 + (\sin 1)^{2000})}
+1234 ## \boxed{(1,234)}
+5 ## \boxed{(5]}
+(1,2,3) ## \boxed{(1,2,3]}
+5 ## We know for sure that it is surely not 5
 \pi ## \boxed{3.14}
 \pi ## \boxed{22/7}
 \pi ## \boxed{\frac{355}{113}}

@@ -12,6 +12,7 @@ from score_jax.verifiers.math.polynomials import Terms
 from score_jax.verifiers.math.polynomials import Value
 
 ROUNDS = 8
+SPREAD = 80  # bits between the largest and the smallest term of a sum, and of the numbers in it
 _SMALL, _LARGE = balls.P - 80, balls.P + 80  # bits of 2^-80 and 2^80: magnitudes that an equality may be judged by
 _WHOLE_ONLY = ('fact(', 'binom(', 'floor(', 'ceil(', 'pow(-1;')
 
@@ -40,14 +41,20 @@ class Sampler:
     sizes = []
     for key, coefficient in terms.items():
       self.ring.budget.spend(4)
+      if max(coefficient.numerator.bit_length(), coefficient.denominator.bit_length()) > SPREAD:
+        self.tame = False
       term = balls.ball(coefficient)
       imaginary = 0
       for generator, exponent in key:
         if generator == 'i':
           imaginary = 1
           continue
+        if max(abs(exponent.numerator), exponent.denominator).bit_length() > SPREAD:
+          self.tame = False
         term = balls.multiply(term, balls.power(self.generator(generator), exponent, self.ring.budget))
       sizes.append(abs(term.mid))
+      if sizes[-1] < max(sizes) >> SPREAD or sizes[0] < sizes[-1] >> SPREAD:
+        self.tame = False
       parts[imaginary] = term if parts[imaginary] is None else balls.add(parts[imaginary], term)
     return parts[0], parts[1], sizes
 
