@@ -4,9 +4,13 @@ Sources of single rows: issues 14, 44, 47 and 60 of github.com/huggingface/Math-
 evaluation/grader.py.
 """
 
+import ast
+import pathlib
+
 import pytest
 
 from score_jax.types import Verdict
+from score_jax.verifiers import math
 from score_jax.verifiers.math import grade
 
 HACKS = r"""
@@ -147,6 +151,18 @@ a+3z=0 ## $0$
 1 ## \boxed{1 + 10^{-100}}
 x ## \boxed{x + 10^{-100}}
 \sin x ## \boxed{\sin(x + 10^{-100})}
+\sin x ## \boxed{\sin(x + 10^{-130})}
+\cos 1 ## \boxed{\cos(1 + 10^{-130})}
+\cos 1 ## \boxed{e^{10^{-130}} \cos 1}
+\cos 1 ## \boxed{\cos 1 + 10^{-130}\sin 1}
+\sqrt{x+1} ## \boxed{\sqrt{x+1+10^{-130}}}
+\ln x ## \boxed{\ln(x + 10^{-130})}
+\cos 1 ## \boxed{\cos(1 + e^{-300})}
+\cos 1 ## \boxed{\cos(1 + (\sin 1)^{2000})}
+1234 ## \boxed{(1,234)}
+5 ## \boxed{(5]}
+(1,2,3) ## \boxed{(1,2,3]}
+5 ## We know for sure that it is surely not 5
 \pi ## \boxed{3.14}
 \pi ## \boxed{22/7}
 \pi ## \boxed{\frac{355}{113}}
@@ -186,6 +202,7 @@ D=(0,1) ## \boxed{D=(0,1.5)}
 x>5 ## \boxed{x \ge 5}
 x>5 ## \boxed{x<5}
 x>5 ## \boxed{5}
+x \in [-2,7] ## \boxed{-x \in [-2,7]}
 (-\infty,2)\cup(2,\infty) ## \boxed{(-\infty,\infty)}
 f(2)<f(1)<f(4) ## \boxed{f(1)<f(2)<f(4)}
 (a+5)(b+2) ## \boxed{(+5)(b+2)}
@@ -260,6 +277,18 @@ ECHOES = [
 def test_with_the_question_its_expressions_are_not_paid(question, gold, response):
   assert grade({'answer': gold, 'question': question}, response).verdict == Verdict.WRONG
   assert grade({'answer': gold, 'question': 'Another question.'}, response).verdict == Verdict.CORRECT
+
+
+@pytest.mark.parametrize('path', sorted(pathlib.Path(math.__file__).parent.glob('*.py')), ids=lambda path: path.name)
+def test_nothing_is_evaluated_and_nothing_else_imported(path):
+  allowed = {'cache', 'dataclasses', 'fractions', 'functools', 'math', 're', 'typing', 'unicodedata', 'zlib'}
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      assert {alias.name for alias in node.names} <= allowed
+    elif isinstance(node, ast.ImportFrom):
+      assert node.module in allowed or node.module.startswith(('score_jax.types', 'score_jax.verifiers.math'))
+    elif isinstance(node, ast.Name):
+      assert node.id not in {'eval', 'exec', 'compile', 'open', '__import__', 'getattr', 'globals'}
 
 
 def test_there_are_enough_rows():

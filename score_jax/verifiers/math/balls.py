@@ -13,6 +13,7 @@ from score_jax.verifiers.math.budget import Budget
 
 P = 384  # fractional bits: 115 decimals
 _ONE = 1 << P
+_GUARD = 64  # further bits inside exp and ln 2
 _LARGEST = 1 << (2 * P)  # magnitudes over 2^384 are not followed
 _ERROR = 1 << 16  # units that a function's own rounding stays under; its series have under 400 terms
 
@@ -104,17 +105,18 @@ def exp(a: Ball, budget: Budget) -> Ball:
   if abs(a.mid) > 400 * _ONE or a.rad > _ONE >> 1:
     raise Undefined
   budget.spend(40)
-  ln2 = _ln2()
-  times = a.mid // ln2
-  rest = (a.mid - times * ln2) >> 16
-  term, total, n = _ONE, _ONE, 1
+  times = a.mid // _ln2()
+  work = P + _GUARD
+  rest = ((a.mid - times * _ln2()) << _GUARD) >> 16
+  term, total, n = 1 << work, 1 << work, 1
   while term:
-    term = (term * rest >> P) // n
+    term = (term * rest >> work) // n
     total += term
     n += 1
-  for _ in range(16):
-    total = total * total >> P
-  error = (abs(times) + 2) * 4 + _ERROR * 4
+  for _ in range(16):  # each doubles the relative error: 2^16 times that of the series, under 2^-GUARD units
+    total = total * total >> work
+  total >>= _GUARD
+  error = (abs(times) + 2) * 4
   if times < 0:
     mid = total >> -times
     rad = (error >> -times) + 2
@@ -125,15 +127,16 @@ def exp(a: Ball, budget: Budget) -> Ball:
 
 @cache
 def _ln2() -> int:
-  return 2 * _artanh(_ONE // 3)
+  """Within 1 unit."""
+  return 2 * _artanh((1 << (P + _GUARD)) // 3, P + _GUARD) >> _GUARD
 
 
-def _artanh(x: int) -> int:
-  square = x * x >> P
+def _artanh(x: int, bits: int = P) -> int:
+  square = x * x >> bits
   term, total, n = x, 0, 1
   while term:
     total += term // n
-    term = term * square >> P
+    term = term * square >> bits
     n += 2
   return total
 

@@ -5,14 +5,14 @@ from fractions import Fraction
 from score_jax.verifiers.math import budget
 from score_jax.verifiers.math import words
 from score_jax.verifiers.math.budget import Unreadable
-from score_jax.verifiers.math.values import const
 from score_jax.verifiers.math.values import Interval
 from score_jax.verifiers.math.values import Matrix
 from score_jax.verifiers.math.values import Node
-from score_jax.verifiers.math.values import number
 from score_jax.verifiers.math.values import Relation
 from score_jax.verifiers.math.values import Sequence
 from score_jax.verifiers.math.values import SetOperation
+from score_jax.verifiers.math.values import const
+from score_jax.verifiers.math.values import number
 from score_jax.verifiers.math.values import symbol
 
 _MATRICES = frozenset(('pmatrix', 'bmatrix', 'Bmatrix', 'matrix', 'array', 'smallmatrix'))
@@ -57,10 +57,7 @@ def repeating(parser, mantissa: str) -> Node | None:
   token = parser.peek()
   whole, _, fixed = mantissa.partition('.')
   period = ''
-  if token.kind == 'cmd' and token.text in ('overline', 'bar'):
-    parser.next()
-    period = raw_group(parser)
-  elif token.kind == 'cmd' and token.text == 'dot':
+  if token.kind == 'cmd' and token.text in ('overline', 'bar') or token.kind == 'cmd' and token.text == 'dot':
     parser.next()
     period = raw_group(parser)
   elif token.kind == 'op' and token.text == '(' and parser.peek(1).kind == 'num' and token.glued and fixed:
@@ -83,7 +80,7 @@ def repeating(parser, mantissa: str) -> Node | None:
 def raw_group(parser) -> str:
   """The text of the next group or token, blanks taken out."""
   if not parser.takes('{'):
-    return parser.next().text
+    return parser.next().text or refuse()
   depth = 1
   parts = []
   while True:
@@ -129,7 +126,7 @@ def bracketed(parser):
       value = parser.deeper(parser.sum)
       parser.bars = 0
       parser.expect('|')
-      return Node('abs', (value,)) if isinstance(value, Node) else _refuse()
+      return Node('abs', (value,)) if isinstance(value, Node) else refuse()
     if opening == '{':
       items = listed(parser, '}')
       return items[0] if len(items) == 1 else Sequence('set', tuple(items))
@@ -143,7 +140,7 @@ def bracketed(parser):
     parser.bars = bars
 
 
-def _refuse():
+def refuse():
   raise Unreadable
 
 
@@ -214,7 +211,7 @@ def command(parser, name: str):
     while parser.peek().kind == 'sym':
       letters += parser.next().text
     parser.takes('}')
-    return symbol(f'{name} {letters}') if letters else _refuse()
+    return symbol(f'{name} {letters}') if letters else refuse()
   raise Unreadable
 
 

@@ -23,7 +23,7 @@ from score_jax.verifiers.math.values import Node
 
 
 def canonical(ring: Ring, node: Node) -> Value:
-  """The canonical form. Raises Unreadable where the expression has no value (1/0, root of i, infinity in arithmetic)."""
+  """The canonical form. Raises Unreadable where it has no value (1/0, infinity in arithmetic)."""
   ring.budget.spend()
   if node.kind not in ('const', 'neg') and any(isinstance(arg, Node) and infinite(arg) for arg in node.args):
     raise Unreadable  # infinity is a bound or an answer, not a number to reckon with
@@ -153,7 +153,8 @@ def _pm(ring, sign, node):
 
 
 _RULES = {
-  'num': _num, 'const': _const, 'sym': _sym, 'add': _add, 'mul': _mul, 'neg': _neg, 'div': _div, 'pow': _pow, 'root': _root,
+  'num': _num, 'const': _const, 'sym': _sym, 'add': _add, 'mul': _mul, 'neg': _neg, 'div': _div, 'pow': _pow,
+  'root': _root,
   'fact': _fact, 'binom': _binom, 'fn': _fn, 'log': _log, 'abs': _abs, 'floor': _floor, 'ceil': _ceil, 'deg': _deg,
   'percent': _percent, 'apply': _apply, 'big': _big, 'pm': _pm,
 }  # fmt: skip

@@ -20,10 +20,11 @@ _SIGNS = {
   '“': '"', '”': '"', '‘': "'", '’': "'", '′': "'", '∶': ':', '→': r'\to ', '∠': r'\angle ', '△': r'\triangle ',
   '€': '', '£': '', '¥': '', '。': '.', '，': ',', '、': ',', '；': ';', 'µ': r'\mu ',
 }  # fmt: skip
-_SIGNS |= {letter: rf'\{name} ' for letter, name in zip(
-  'αβγδεζηθικλμνξρστυφχψωΓΔΘΛΞΣΦΨΩ',
+GREEK = (
   'alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega '
-  'Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega'.split(), strict=True)}  # fmt: skip
+  'Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega'
+)
+_SIGNS |= {a: rf'\{name} ' for a, name in zip('αβγδεζηθικλμνξρστυφχψωΓΔΘΛΞΣΦΨΩ', GREEK.split(), strict=True)}
 _SUPER = dict(zip('⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ', '0123456789+-n', strict=True))
 _SUB = dict(zip('₀₁₂₃₄₅₆₇₈₉', '0123456789', strict=True))
 
@@ -37,6 +38,7 @@ _BLANK = re.compile(
   r'\\q?quad|\\(?:thinspace|medspace|thickspace|enspace|space|newline)(?![a-zA-Z])|(?<!\\)\\[;: \n~]|[~\t\n\r\f\v]'
 )
 _RUN_ON = re.compile(r'\\([lg]e)(?=[a-pr-z](?![a-zA-Z]))')  # \lex
+_BARE_POINT = re.compile(r'(?<![0-9])\.(?= ?\\(?:overline|bar|dot)(?![a-z]))')
 _DOUBLED = re.compile(r'\\\\(?=[a-zA-Z{}%$!,;])')
 _FOUR_DIGITS_FOLLOW = r'(?=[0-9]{3}(?![0-9]))'
 _THOUSANDS = re.compile(r'(?<=[0-9])(?: ?\{ ?, ?\} ?|, ?\\! ?|\\, ?|\\! ?,)' + _FOUR_DIGITS_FOLLOW)
@@ -91,6 +93,7 @@ def clean(text: str) -> str:
   if r'\begin' not in text:
     text = _DOUBLED.sub(lambda _: '\\', text)
   text = _RUN_ON.sub(r'\\\1 ', text)
+  text = _BARE_POINT.sub('0.', text)
   text = _NOTHING.sub(' ', text)
   text = _BLANK.sub(' ', text)
   text = _THOUSANDS.sub('', text)

@@ -14,13 +14,13 @@ from score_jax.verifiers.math.values import Clock
 from score_jax.verifiers.math.values import Interval
 from score_jax.verifiers.math.values import Matrix
 from score_jax.verifiers.math.values import Node
-from score_jax.verifiers.math.values import number
 from score_jax.verifiers.math.values import Ratio
 from score_jax.verifiers.math.values import Relation
 from score_jax.verifiers.math.values import Scalar
 from score_jax.verifiers.math.values import Sequence
 from score_jax.verifiers.math.values import SetOperation
 from score_jax.verifiers.math.values import Text
+from score_jax.verifiers.math.values import number
 
 _UNORDERED = ('list', 'set')
 

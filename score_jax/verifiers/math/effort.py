@@ -1,8 +1,8 @@
 """Arithmetic that an answer leaves undone.
 
-An expression that repeats the question has the right value: 1/2 + 1/3 for 5/6, sin 60 degrees for sqrt(3)/2. It counts as
-an answer only if the reference leaves the same kind of work undone. Closed forms that stand for a number by custom are
-finished: fractions (reduced or not), powers, roots, factorials, binomials, a x 10^n.
+An expression that repeats the question has the right value: 1/2 + 1/3 for 5/6, sin 60 degrees for sqrt(3)/2. It
+counts as an answer only if the reference leaves the same kind of work undone. Closed forms that stand for a number by
+custom are finished: fractions (reduced or not), powers, roots, factorials, binomials, a x 10^n.
 """
 
 from score_jax.verifiers.math.equal import Scalars
@@ -47,7 +47,7 @@ def _multiplies(scalars: Scalars, factors: list[Node]) -> bool:
     bare = _bare(factor)
     if form.rational is not None:
       ten = bare.kind == 'pow' and scalars.form(bare.args[0]).rational == 10
-      numerals += not ten
+      numerals += not ten and form.rational != -1
     elif form.single and all(generator.startswith('p:') for generator in form.generators()):
       radicals += 1
   return numerals > 1 or radicals > 1

@@ -1,7 +1,7 @@
 """Recursive descent from tokens to one scalar expression, or to a bracketed value (tuple, set, interval, matrix).
 
-Precedence, loosest first: cup cap setminus; + -; * / and juxtaposition, left to right; sign; ^ and postfixes. `2\\frac13`
-and `2 1/3` are mixed numbers when the fraction is proper; two numerals side by side are refused.
+Precedence, loosest first: cup cap setminus; + -; * / and juxtaposition, left to right; sign; ^ and postfixes.
+`2\\frac13` and `2 1/3` are mixed numbers when the fraction is proper; two numerals side by side are refused.
 """
 
 from fractions import Fraction
@@ -10,22 +10,21 @@ from score_jax.verifiers.math import brackets
 from score_jax.verifiers.math import budget
 from score_jax.verifiers.math import words
 from score_jax.verifiers.math.budget import Unreadable
+from score_jax.verifiers.math.clean import GREEK
 from score_jax.verifiers.math.tokens import Token
-from score_jax.verifiers.math.values import const
 from score_jax.verifiers.math.values import Node
+from score_jax.verifiers.math.values import const
 from score_jax.verifiers.math.values import number
+from score_jax.verifiers.math.values import numeral_like
 from score_jax.verifiers.math.values import symbol
 
 _END = Token('end', '', False)
-_GREEK = frozenset(
-  'alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega Gamma '
-  'Delta Theta Lambda Xi Sigma Phi Psi Omega Pi ell hbar aleph nabla partial'.split()
-)
+_GREEK = frozenset(GREEK.split()) | {'Pi', 'ell', 'hbar', 'aleph', 'nabla', 'partial'}
 _FUNCTION_LETTERS = frozenset('fghFGHW')
 _INVERSES = {'sin': 'arcsin', 'cos': 'arccos', 'tan': 'arctan', 'cot': 'arccot', 'sec': 'arcsec', 'csc': 'arccsc'}
 _ROUNDINGS = {'lfloor': ('floor', 'rfloor'), 'lceil': ('ceil', 'rceil')}
 _SYMMETRIC = frozenset(('max', 'min', 'gcd', 'lcm'))
-_BIG = frozenset('sum prod int lim oint iint bigcap'.split())
+_BIG = frozenset(('sum', 'prod', 'int', 'lim', 'oint', 'iint', 'bigcap'))
 
 
 class Parser:
@@ -133,9 +132,8 @@ class Parser:
       fraction = self.proper_fraction()
       if fraction is not None:
         return number(left.args[0] + fraction)
-    if token.kind == 'num' and (
-      not isinstance(left, Node) or numeral_like(left) or self.tokens[self.at - 1].kind == 'sym'
-    ):
+    before = self.tokens[self.at - 1]
+    if token.kind == 'num' and ((before.kind == 'sym' and token.glued) or (before.text != ')' and numeral_like(left))):
       raise Unreadable  # '4 5', 'x2': no product
     return brackets.product(left, self.power())
 
@@ -215,7 +213,7 @@ class Parser:
     token = self.peek()
     if token.kind == 'num' and not signed and len(token.text) > 1:  # \\frac12
       self.tokens[self.at] = token._replace(text=token.text[1:], glued=True)
-      return number(int(token.text[0])) if token.text[0].isdigit() else self.refuse()
+      return number(int(token.text[0])) if token.text[0].isdigit() else brackets.refuse()
     if signed and token.text == '(':
       return self.power_free_group()
     return self.deeper(self.atom)
@@ -225,9 +223,6 @@ class Parser:
     value = self.deeper(self.sum)
     self.expect(')')
     return value
-
-  def refuse(self):
-    raise Unreadable
 
   def numeral(self) -> Node:
     """A numeral as written: exact, with its number of significant digits when it has a decimal point."""
@@ -342,13 +337,6 @@ class Parser:
     while self.peek().text in ('_', '^'):
       bounds.append(self.next().text + brackets.raw_group(self))
     return Node('big', (name + ' '.join(sorted(bounds)), scalar(self.deeper(self.term))))
-
-
-def numeral_like(node: Node) -> bool:
-  """True for a number written without symbols."""
-  return node.kind not in ('sym', 'const', 'apply') and all(
-    numeral_like(arg) for arg in node.args if isinstance(arg, Node)
-  )
 
 
 def scalar(value) -> Node:

@@ -5,8 +5,8 @@ In order: what follows the last </think>, in it the last <answer> element. In th
 - "Final Answer: The final answer is $...$. I hope it is correct." (Lewkowycz et al. 2022, appendix D.2);
 - `#### ...` (GSM8K).
 Without one of these: "answer is ...", the last $...$, \\(...\\), \\[...\\], a text that is nothing but a short
-answer, or a number that its sentence ends on ("so it is 28 percent"). A box that is cut off is no box; an empty last box is an
-answer that says nothing.
+answer, or a number that its sentence ends on ("so it is 28 percent"). A box that is cut off is no box; an empty last
+box is an answer that says nothing.
 """
 
 import re
@@ -20,7 +20,7 @@ _SHORT = 120  # characters of a text that is an answer by itself
 _BOX = re.compile(r'\\(?:boxed|fbox) *\{')
 _BRACE = re.compile(r'\\[^a-zA-Z]|[{}]')
 _JOINT = re.compile(
-  r'(?:[\s,;&$]|\\[()\[\]]|\\+(?:quad|qquad|,|;|!| |text\{ *(?:and|or)? *,? *\})|\band\b|\bor\b|\\(?:text|mbox) *\{ *(?:and|or) *\})*'
+  r'(?:[\s,;&$]|\\[()\[\]]|\\+(?:quad|qquad|,|;|!| |(?:text|mbox) *\{ *(?:and|or)? *,? *\})|\band\b|\bor\b)*'
 )
 _LIST_JOINT = re.compile(
   r'(?!.*\b(?:wait|no|not|or|actually|instead|correct\w*|rather|sorry|wrong|mean|but|than)\b)'
@@ -45,14 +45,15 @@ _LEADS = re.compile(
 )
 _HEDGE = re.compile(r'\b(?:or|and|either|not|between)\s*\$?$|[0-9][,;]?\s*$', re.IGNORECASE)
 _PERCENT = re.compile(r'\s*\$?\s*(?:\\?%|percent\b|pct\b)')
+_VERBS = frozenset(('is', 'are', 'it', 'so', 'was', 'we', 'get', 'has', 'find'))
 _NEGATED = re.compile(r'\W*(?:not|wrong|incorrect|correct|unknown|unclear|unchanged)\b', re.IGNORECASE)
 
 
 class Found(NamedTuple):
   """An answer as it stands in the text.
 
-  `texts` holds one answer, or for looser forms several readings of which the first that can be read counts. `parts` joins
-  the boxes of one sentence, for references that are lists.
+  `texts` holds one answer, or for looser forms several readings, of which the first that can be read counts. `parts`
+  joins the boxes of one sentence, for references that are lists.
   """
 
   texts: tuple[str, ...]
@@ -76,9 +77,11 @@ def extract(text: str) -> Found | None:
 
 def scope(text: str) -> str:
   """The part after the reasoning, without the tokens of a chat format."""
-  _, tag, after = text.rpartition('</think>')
-  if tag:
-    text = after
+  thought = text.rfind('</think>')
+  if text.rfind('<think>') > thought:  # reasoning without an end
+    return ''
+  if thought >= 0:
+    text = text[thought + 8 :]
   start = text.rfind('<answer>')
   if start >= 0:
     inside = text[start + 8 :].partition('</answer>')[0]
@@ -98,11 +101,12 @@ def last_boxes(text: str) -> tuple[int, str] | None:
 
 def boxes_of_sentence(text: str) -> str:
   """The last boxes of one sentence, listed; '' for a single one. `\\boxed{1} for (a) and \\boxed{2} for (b)`"""
-  found = joined_boxes(text, _LIST_JOINT)
+  found = joined_boxes(text, _JOINT, _LIST_JOINT)
   return found[1] if found else ''
 
 
-def joined_boxes(text: str, joint: re.Pattern) -> tuple[int, str] | None:
+def joined_boxes(text: str, *joints: re.Pattern) -> tuple[int, str] | None:
+  """The last box with those before it, as far as one of `joints` matches all of the text between two."""
   boxes = []  # last first: (start, end, content)
   at = len(text)
   for _ in range(_BOXES):
@@ -118,7 +122,7 @@ def joined_boxes(text: str, joint: re.Pattern) -> tuple[int, str] | None:
     if boxes and end > boxes[-1][0]:  # it holds the box found before
       boxes[-1] = (at, end, text[match.end() : end])
       continue
-    if boxes and (boxes[-1][0] - end > 60 or not joint.fullmatch(text, end + 1, boxes[-1][0])):
+    if boxes and (boxes[-1][0] - end > 60 or not any(joint.fullmatch(text, end + 1, boxes[-1][0]) for joint in joints)):
       break
     boxes.append((at, end, text[match.end() : end]))
   if not boxes:
@@ -184,6 +188,8 @@ def within(segment: str) -> str | None:
     return None
   spans = list(_MATH.finditer(segment))
   outside = _MATH.sub(' ', segment)
+  if len(spans) == 1 and not re.search(r'\w|%', outside):
+    return _inner(spans[0])
   number = last_number(segment)
   if number and spans and number[0] > spans[-1].start():
     return number[1]
@@ -212,15 +218,17 @@ def hashes(text: str) -> tuple[int, str] | None:
 
 
 def whole(text: str) -> str | None:
-  """A text of one short line without prose is the answer."""
-  text = text.strip()
-  if not text or len(text) > _SHORT or '\n' in text:
+  """A short text without prose is the answer."""
+  if len(text) > 4 * _SHORT:
+    return None
+  text = ' '.join(text.split())
+  if not text or len(text) > _SHORT:
     return None
   formula = _MATH.search(text)
   if formula and re.search('[a-zA-Z]{2}', text[: formula.start()]):
     return None
   prose = re.findall(r'(?<![\\a-zA-Z])[a-zA-Z]{2,}', _MATH.sub(' ', text))
-  return text if len(prose) <= 2 else None
+  return text if len(prose) <= 2 and not _VERBS & {word.lower() for word in prose} else None
 
 
 def answer_is(text: str) -> str | None:

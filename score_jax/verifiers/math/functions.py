@@ -5,9 +5,9 @@ import math
 
 from score_jax.verifiers.math.budget import Unreadable
 from score_jax.verifiers.math.polynomials import ONE
-from score_jax.verifiers.math.polynomials import power_of
 from score_jax.verifiers.math.polynomials import Ring
 from score_jax.verifiers.math.polynomials import Value
+from score_jax.verifiers.math.polynomials import power_of
 
 _SMALL_PRIMES = [n for n in range(2, 1000) if all(n % d for d in range(2, int(n**0.5) + 1))]
 _SINES = {0: (0, 1), 1: (Fraction(1, 2), 1), 2: (Fraction(1, 2), 3), 3: (1, 1)}  # of k pi/6: a sqrt(b)
@@ -21,7 +21,7 @@ def opaque(ring: Ring, kind: str, *arguments: Value) -> Value:
 
 
 def factored(ring: Ring, number: int) -> list[tuple[int, int]]:
-  """(prime, exponent) pairs; a rest without factors under 1000 is kept whole, as its own square or cube root if it is one."""
+  """(prime, exponent) pairs; a rest without factors under 1000 stays whole, a square or cube as its root."""
   pairs = []
   ring.budget.spend(len(_SMALL_PRIMES) // 16 + number.bit_length() // 20)
   for prime in _SMALL_PRIMES:
@@ -123,7 +123,7 @@ def _gcd(left: Fraction, right: Fraction) -> Fraction:
 
 
 def exponential(ring: Ring, base: Value, exponent: Value) -> Value:
-  """base ** exponent for an exponent that is no rational number: split over the exponent's terms and the base's factors."""
+  """base ** exponent for an exponent that is no rational: a product over its terms and the base's factors."""
   if not base.single or exponent.den != ONE:
     return opaque(ring, 'pow', base, exponent)
   [(key, coefficient)] = base.num.items()

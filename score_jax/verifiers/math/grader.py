@@ -72,7 +72,7 @@ def judge(gold: str, answer: str, question: str = '') -> Verdict:
 
 
 def _readings(gold: str, answer: str, wanted, given):
-  """The two values, then other readings of a comma: the decimal one beside a decimal, the separating one beside a list."""
+  """The two values, then other readings of a comma: decimal beside a decimal, separating beside a list."""
   yield wanted, given
   gold, answer = clean(gold), clean(answer)
   if '.' in gold and decimal_comma(answer) != answer:

@@ -12,6 +12,7 @@ from score_jax.verifiers.math.polynomials import Terms
 from score_jax.verifiers.math.polynomials import Value
 
 ROUNDS = 8
+SPREAD = 80  # bits between the largest and the smallest term of a sum, and of the numbers in it
 _SMALL, _LARGE = balls.P - 80, balls.P + 80  # bits of 2^-80 and 2^80: magnitudes that an equality may be judged by
 _WHOLE_ONLY = ('fact(', 'binom(', 'floor(', 'ceil(', 'pow(-1;')
 
@@ -40,14 +41,20 @@ class Sampler:
     sizes = []
     for key, coefficient in terms.items():
       self.ring.budget.spend(4)
+      if max(coefficient.numerator.bit_length(), coefficient.denominator.bit_length()) > SPREAD:
+        self.tame = False
       term = balls.ball(coefficient)
       imaginary = 0
       for generator, exponent in key:
         if generator == 'i':
           imaginary = 1
           continue
+        if max(abs(exponent.numerator), exponent.denominator).bit_length() > SPREAD:
+          self.tame = False
         term = balls.multiply(term, balls.power(self.generator(generator), exponent, self.ring.budget))
       sizes.append(abs(term.mid))
+      if sizes[-1] < max(sizes) >> SPREAD or sizes[0] < sizes[-1] >> SPREAD:
+        self.tame = False
       parts[imaginary] = term if parts[imaginary] is None else balls.add(parts[imaginary], term)
     return parts[0], parts[1], sizes
 
@@ -76,7 +83,7 @@ class Sampler:
     """A number that depends on the name and the round alone: small positive, of either sign, or larger."""
     drawn = zlib.crc32(f'{name} {self.round}'.encode())
     if self.whole:
-      return Fraction(3 + drawn % 37)
+      return Fraction(3 + drawn % 13)
     value = Fraction(100 + drawn % 9901, 3331)
     if self.round in (2, 3, 4) and drawn & 1 << 20:
       return -value
@@ -106,8 +113,9 @@ class Sampler:
     return balls.ball(self.whole_function(kind, [self.integer(argument) for argument in arguments], first))
 
   def raised(self, base: Ball, exponent: Ball) -> Ball:
-    if base.rad == 0 == exponent.rad and exponent.mid % (1 << balls.P) == 0:
-      return balls.power(base, Fraction(exponent.mid >> balls.P), self.ring.budget)
+    whole = self.integer(exponent)
+    if whole is not None:
+      return balls.power(base, Fraction(whole), self.ring.budget)
     return balls.exp(balls.multiply(exponent, balls.ln(base, self.ring.budget)), self.ring.budget)
 
   def arc(self, kind: str, x: Ball) -> Ball:
@@ -128,7 +136,9 @@ class Sampler:
     return balls.divide(less if kind == 'sinh' else more, balls.ball(2))
 
   def integer(self, x: Ball) -> int | None:
-    return x.mid >> balls.P if x.rad == 0 and x.mid % (1 << balls.P) == 0 else None
+    """The whole number in a ball of rounding errors."""
+    nearest = (x.mid + (1 << (balls.P - 1))) >> balls.P
+    return nearest if abs(x.mid - (nearest << balls.P)) <= x.rad < 1 << 20 else None
 
   def whole_function(self, kind: str, values: list[int | None], first: Ball) -> int:
     if kind in ('floor', 'ceil'):

@@ -1,9 +1,9 @@
 """Exact arithmetic on sums of products of generators with rational coefficients and exponents.
 
-A generator is a name: 'p:3' (a prime, with exponents in [0, 1): sqrt(3) is p:3 to 1/2), 'i', 'pi', 'e', 's:x' (a symbol), or
-one made by `canonical.py` for a value that has no closed form here (sin of something, a root of a sum). Real
-roots of different square-free products of primes are linearly independent over Q (Besicovitch, J. London Math. Soc. 15,
-1940), so a sum over 'p:' and 'i' alone is zero only if every coefficient is.
+A generator is a name: 'p:3' (a prime, with exponents in [0, 1): sqrt(3) is p:3 to 1/2), 'i', 'pi', 'e', 's:x' (a
+symbol), or one made by `functions.py` for a value that has no closed form here (sin of something, a root of a sum).
+Real roots of different square-free products of primes are linearly independent over Q (Besicovitch, J. London Math.
+Soc. 15, 1940), so a sum over 'p:' and 'i' alone is zero only if every coefficient is.
 
 A term's key is a sorted tuple of (generator, exponent). `Ring.relations` says which power of a generator is a sum
 of other terms, as sin^2 = 1 - cos^2.

@@ -21,6 +21,7 @@ from score_jax.verifiers.math.values import Scalar
 from score_jax.verifiers.math.values import Sequence
 from score_jax.verifiers.math.values import SetOperation
 from score_jax.verifiers.math.values import Text
+from score_jax.verifiers.math.values import numeral_like
 
 _WHOLE_TEXT = re.compile(
   r'\\(?:text|mbox|textbf|textrm|textit|textnormal|mathrm|mathbf|hbox|operatorname)\*? ?\{([^{}]*)\}'
@@ -108,6 +109,11 @@ def listed(tokens: list[Token]):
   pieces, separators = split(tokens, kinds=('sep',), texts=(',',))
   if any(sign.kind == 'sep' and not pieces[index + 1] for index, sign in enumerate(separators)):
     raise Unreadable  # '5 or'
+  if any(
+    not pieces[index + 1] and sign.text == ',' == separators[index + 1].text
+    for index, sign in enumerate(separators[:-1])
+  ):
+    raise Unreadable  # '1,,2'
   pieces = [piece for piece in pieces if piece]
   if len(pieces) == 1:
     return item(pieces[0])
@@ -184,6 +190,8 @@ def value(tokens: list[Token], depth: int = 0):
   parser = Parser(tokens, item, depth)
   result = parser.sets()
   unit = _unit(tokens[parser.at :])
+  if len(tokens) > parser.at and not unit and not (isinstance(result, Node) and numeral_like(result)):
+    raise Unreadable  # words of no known unit after something that is no number
   return lift(result, unit)
 
 

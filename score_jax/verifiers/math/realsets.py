@@ -6,17 +6,17 @@ neighbours.
 
 import dataclasses
 
-from score_jax.verifiers.math.budget import Unreadable
 from score_jax.verifiers.math.brackets import infinite
+from score_jax.verifiers.math.budget import Unreadable
 from score_jax.verifiers.math.equal import Scalars
 from score_jax.verifiers.math.polynomials import Value
-from score_jax.verifiers.math.values import const
 from score_jax.verifiers.math.values import Interval
 from score_jax.verifiers.math.values import Node
 from score_jax.verifiers.math.values import Relation
 from score_jax.verifiers.math.values import Scalar
 from score_jax.verifiers.math.values import Sequence
 from score_jax.verifiers.math.values import SetOperation
+from score_jax.verifiers.math.values import const
 
 _FLIPPED = {'<': '>', '>': '<', '<=': '>=', '>=': '<=', '!=': '!='}
 
@@ -144,6 +144,8 @@ def _bound(scalars: Scalars, node: Node) -> Value | None:
 def _relation(scalars: Scalars, relation: Relation):
   """x < 5; 1 < x <= 5; 2x > 10; x != 3; x in S; |x| < 3."""
   if relation.ops == ('in',) and isinstance(relation.parts[1], Interval | SetOperation | Sequence):
+    if _node(relation.parts[0]).kind not in ('sym', 'apply'):
+      raise Unreadable  # -x in [-2, 7]
     return region(scalars, relation.parts[1])
   total = None
   for left, op, right in zip(relation.parts, relation.ops, relation.parts[1:], strict=False):

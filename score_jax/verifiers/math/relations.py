@@ -1,8 +1,8 @@
 """Answers with relation signs: x = 5, chains, equations, inequalities.
 
-A chain `name = a = b` is its last value if all values agree; a chain with a false step is no answer. An equation is equal to
-another one that differs by moving terms and by a constant factor, unless the reference is solved for a number: then
-the answer must be solved, too.
+A chain `name = a = b` is its last value if all values agree; a chain with a false step is no answer. An equation is
+equal to another one that differs by moving terms and by a constant factor, unless the reference is solved for a number:
+then the answer must be solved, too.
 """
 
 import dataclasses

@@ -110,3 +110,10 @@ def symbol(name: str) -> Node:
 
 def const(name: str) -> Node:
   return Node('const', (name,))
+
+
+def numeral_like(node: Node) -> bool:
+  """True for a number written without symbols."""
+  if not isinstance(node, Node):
+    return True
+  return node.kind not in ('sym', 'apply') and node != const('i') and all(numeral_like(arg) for arg in node.args)

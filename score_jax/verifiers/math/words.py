@@ -2,34 +2,40 @@
 
 import re
 
+
+def _set(text: str) -> frozenset[str]:
+  return frozenset(text.split())
+
+
 _UNIT_NAMES = {
   'degree': 'degrees deg', 'dollar': 'dollars usd bucks', 'cent': 'cents', 'euro': 'euros', 'yuan': 'yuan',
   'percent': 'pct percentage', 'cm': 'centimeter centimeters centimetre centimetres', 'mm': 'millimeter millimeters',
   'm': 'meter meters metre metres', 'km': 'kilometer kilometers kilometre kilometres', 'ft': 'foot feet',
   'inch': 'inches', 'yd': 'yard yards', 'mile': 'miles mi', 'kg': 'kilogram kilograms', 'g': 'gram grams gm',
   'mg': 'milligrams', 'lb': 'pound pounds lbs', 'oz': 'ounce ounces', 'ton': 'tons', 'l': 'liter liters litre litres',
-  'ml': 'milliliter milliliters', 'gallon': 'gallons gal', 'cup': 'cups', 'hour': 'hours hr hrs', 'min': 'minute minutes mins',
+  'ml': 'milliliter milliliters', 'gallon': 'gallons gal', 'cup': 'cups', 'hour': 'hours hr hrs',
+  'min': 'minute minutes mins',
   'sec': 'second seconds', 'day': 'days', 'week': 'weeks', 'month': 'months', 'year': 'years yr yrs',
   'mph': '', 'kmh': 'kph', 'hz': '', 'rad': 'radian radians', 'unit': 'units', 'pi': '',
 }  # fmt: skip
 UNITS = {word: name for name, words in _UNIT_NAMES.items() if name != 'pi' for word in [name, *words.split()]}
 AMBIGUOUS = {'in', 'm', 'g', 'l', 'min', 'deg', 'sec'}  # also a symbol, a relation or a function
-FUNCTIONS = frozenset(
-  'sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc asin acos atan sinh cosh tanh ln log lg exp sqrt '
-  'frac abs max min gcd lcm binom det sgn arg Re Im arg'.split()
+FUNCTIONS = _set(
+  'sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh ln log lg exp abs max min gcd lcm'
 )
 PLAIN = {  # names that may be written without a backslash
   'sqrt': 'sqrt', 'pi': 'pi', 'infinity': 'infty', 'infty': 'infty', 'inf': 'infty', 'oo': 'infty', 'theta': 'theta',
   'alpha': 'alpha', 'beta': 'beta', 'gamma': 'gamma', 'lambda': 'lambda', 'sin': 'sin', 'cos': 'cos', 'tan': 'tan',
-  'cot': 'cot', 'sec': 'sec', 'csc': 'csc', 'arcsin': 'arcsin', 'arccos': 'arccos', 'arctan': 'arctan', 'asin': 'arcsin',
+  'cot': 'cot', 'sec': 'sec', 'csc': 'csc', 'arcsin': 'arcsin', 'arccos': 'arccos', 'arctan': 'arctan',
+  'asin': 'arcsin',
   'acos': 'arccos', 'atan': 'arctan', 'ln': 'ln', 'log': 'log', 'lg': 'lg', 'exp': 'exp', 'abs': 'abs', 'cup': 'cup',
   'choose': 'choose', 'frac': 'frac', 'times': 'times', 'cdot': 'cdot', 'degrees': 'degree', 'degree': 'degree',
   'percent': 'percent', 'pct': 'percent', 'percentage': 'percent', 'le': 'le', 'ge': 'ge', 'leq': 'le',
   'geq': 'ge', 'phi': 'phi', 'omega': 'omega', 'emptyset': 'emptyset', 'pm': 'pm',
 }  # fmt: skip
 SEPARATORS = frozenset(('and', 'or', '&'))
-FILLERS = frozenset('the a an is are about approximately exactly only so then thus equals'.split())
-WORDS = frozenset('yes no odd even true false none all neither both east west north south am pm'.split())
+FILLERS = _set('the a an is are about approximately exactly only so then thus equals')
+WORDS = _set('yes no odd even true false none all neither both east west north south am pm')
 
 
 def unit_name(words: str) -> str:
