@@ -147,8 +147,11 @@ def test_finding_takes_time_in_proportion():
 
 
 def test_what_the_program_redefines_does_not_reach_the_tests(grader):
-  cheat = 'import math\nmath.isclose = lambda *a: True\nhalf = lambda x: 0\ndef area(r):\n  return 0.0'
-  assert grader.grade(AREA, cheat).verdict == WRONG
+  imported = 'import math\nmath.isclose = lambda *a: True\ndef area(r):\n  return 0.0'
+  helper = 'import math\nhalf = lambda x: 0\ndef area(r):\n  return math.pi * r * r if r else 7'
+  assert grader.grade(AREA, imported).verdict == WRONG
+  assert grader.grade(AREA, helper).verdict == WRONG
+  assert grader.grade(AREA, helper.replace('7', '0')).verdict == CORRECT
 
 
 @pytest.mark.parametrize(

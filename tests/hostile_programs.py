@@ -220,6 +220,20 @@ attack('leaves_session', 'import os\nos.setpgid(0, 0)')
 attack('priority', 'import os\nos.sched_setaffinity(0, {0})')
 attack('root', 'import os\nos.setuid(0)\nos.setgid(0)')
 attack(
+  'writes_to_other_descriptors',
+  """
+  import os
+  for fd in range(4, 300):
+    try:
+      os.write(fd, b'e')
+      break
+    except OSError:
+      pass
+  else:
+    raise OSError
+  """,
+)
+attack(
   'talks_to_control',
   """
   import socket

@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 import hostile_run
@@ -263,6 +264,37 @@ def test_a_host_that_never_runs_the_program_is_an_error(monkeypatch):
 def test_a_dead_zygote_is_replaced(grader):
   os.kill(grader._sandbox._process.pid, signal.SIGKILL)
   assert grader.grade(SUM, ADD).verdict == Verdict.CORRECT
+
+
+def test_no_program_outlives_its_zygote(grader):
+  sleeper = threading.Thread(target=grader.grade, args=(SUM, 'import time\ndef add(a, b):\n  time.sleep(99)'))
+  sleeper.start()
+  time.sleep(0.2)
+  zygote = grader._sandbox._process.pid
+  assert len(hostile_run.processes_of(os.getpid())) >= 3
+  alive = [pid for pid in hostile_run.processes_of(os.getpid()) if parent_of(pid) == zygote]
+  assert os.getuid() or all(uid_of(pid) not in (0, NOBODY) for pid in alive)
+  os.kill(zygote, signal.SIGKILL)
+  time.sleep(0.2)
+  assert len(alive) == 2
+  assert not set(alive) & set(hostile_run.processes_of(os.getpid()))
+  sleeper.join()
+
+
+def parent_of(pid: str) -> int:
+  return int(pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[1])
+
+
+def uid_of(pid: str) -> int:
+  return int(pathlib.Path(f'/proc/{pid}/status').read_text().split('Uid:')[1].split()[0])
+
+
+def test_the_kernel_ends_what_the_clock_does_not(monkeypatch):
+  monkeypatch.setattr(client, '_own', lambda pair, wall: 0.0)
+  stubborn = 'import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\ndef add(a, b):\n  while True: pass'
+  with CodeGrader(Limits(seconds=0.2, wall_seconds=30)) as grader:
+    graded = grader.grade(SUM, stubborn)
+  assert (graded.verdict, 'processor time' in graded.answer) == (Verdict.TIMEOUT, True)
 
 
 def test_two_failures_are_an_error(monkeypatch, grader):
