@@ -297,6 +297,23 @@ def test_the_kernel_ends_what_the_clock_does_not(monkeypatch):
   assert (graded.verdict, 'processor time' in graded.answer) == (Verdict.TIMEOUT, True)
 
 
+def test_a_slow_client_loses_nothing(monkeypatch):
+  exactly = client._exactly
+  monkeypatch.setattr(client, '_exactly', lambda *arguments: time.sleep(0.4) or exactly(*arguments))
+  with CodeGrader(SOON) as grader:
+    assert grader.grade(SUM, ADD).verdict == Verdict.CORRECT
+    assert grader.grade(SUM, ADD).verdict == Verdict.CORRECT
+
+
+def test_a_sandbox_that_can_not_start_again_is_an_error(monkeypatch):
+  with CodeGrader(SOON) as grader:
+    monkeypatch.setattr(grader, '_use', ())
+    os.kill(grader._sandbox._process.pid, signal.SIGKILL)
+    assert grader.grade(SUM, ADD).verdict == Verdict.ERROR
+    monkeypatch.undo()
+    assert grader.grade(SUM, ADD).verdict == Verdict.CORRECT
+
+
 def test_two_failures_are_an_error(monkeypatch, grader):
   def fail(*_):
     raise OSError('no more')
