@@ -266,9 +266,11 @@ def test_tests_are_limited_too(grader):
   assert grader.grade(endless, 'def f(x):\n  return 10 ** 12').verdict == TIMEOUT
 
 
-@pytest.mark.parametrize('test', ['assert f(lambda: 1) == 1', 'assert 1 == 1'])
-def test_tests_that_can_not_be_run_are_an_error(grader, test):
-  reference = {'setup': 'def f0(): pass', 'tests': [test, 'assert f0() is None or f']}
+@pytest.mark.parametrize(
+  'setup, test', [('', 'assert f(lambda: 1) == 1'), ('', 'assert 1 == 1 or f'), ('import numpy', 'assert f(1) == 1')]
+)
+def test_tests_that_can_not_be_run_are_an_error(grader, setup, test):
+  reference = {'setup': setup, 'tests': [test]}
   assert grader.grade(reference, 'def f(x):\n  return 1').verdict == ERROR
 
 
@@ -294,6 +296,11 @@ def test_the_reason_is_short(grader):
   graded = grader.grade(MBPP, 'def double(x):\n  raise ValueError("x" * 9999)')
   assert (graded.verdict, len(graded.answer)) == (WRONG, 200)
   assert 'assert double(2) == 4' in graded.answer
+
+
+def test_the_reason_is_printable(grader):
+  graded = grader.grade(MBPP, "def double(x):\n  raise ValueError('\\x1b[2J\\ud800\\ncorrect')")
+  assert graded.answer.endswith('ValueError  [2J  correct')
 
 
 def test_graders_do_not_import_jax():

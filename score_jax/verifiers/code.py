@@ -87,7 +87,7 @@ class CodeGrader:
         outcome = self._run(task, readings)
       except SandboxError as error:
         outcome = Outcome(client.HOST, str(error), 0.0)
-    return Graded(_VERDICTS[outcome.word], outcome.reason[:_SHOWN], time.monotonic() - start)
+    return Graded(_VERDICTS[outcome.word], _shown(outcome.reason), time.monotonic() - start)
 
   def _run(self, task: Task, readings: list[str]) -> Outcome:
     program = {'programs': readings, 'before': list(task.before), 'after': list(task.after), 'seed': task.seed}
@@ -102,6 +102,11 @@ class CodeGrader:
 
   def __exit__(self, *_):
     self.close()
+
+
+def _shown(reason: str) -> str:
+  """The reason for a log: the program wrote some of it, so nothing that moves a cursor or can't be encoded."""
+  return ''.join(character if character.isprintable() else ' ' for character in reason[:_SHOWN])
 
 
 def layers() -> Layers:
