@@ -147,8 +147,11 @@ def test_finding_takes_time_in_proportion():
 
 
 def test_what_the_program_redefines_does_not_reach_the_tests(grader):
-  cheat = 'import math\nmath.isclose = lambda *a: True\nhalf = lambda x: 0\ndef area(r):\n  return 0.0'
-  assert grader.grade(AREA, cheat).verdict == WRONG
+  imported = 'import math\nmath.isclose = lambda *a: True\ndef area(r):\n  return 0.0'
+  helper = 'import math\nhalf = lambda x: 0\ndef area(r):\n  return math.pi * r * r if r else 7'
+  assert grader.grade(AREA, imported).verdict == WRONG
+  assert grader.grade(AREA, helper).verdict == WRONG
+  assert grader.grade(AREA, helper.replace('7', '0')).verdict == CORRECT
 
 
 @pytest.mark.parametrize(
@@ -263,9 +266,11 @@ def test_tests_are_limited_too(grader):
   assert grader.grade(endless, 'def f(x):\n  return 10 ** 12').verdict == TIMEOUT
 
 
-@pytest.mark.parametrize('test', ['assert f(lambda: 1) == 1', 'assert 1 == 1'])
-def test_tests_that_can_not_be_run_are_an_error(grader, test):
-  reference = {'setup': 'def f0(): pass', 'tests': [test, 'assert f0() is None or f']}
+@pytest.mark.parametrize(
+  'setup, test', [('', 'assert f(lambda: 1) == 1'), ('', 'assert 1 == 1 or f'), ('import numpy', 'assert f(1) == 1')]
+)
+def test_tests_that_can_not_be_run_are_an_error(grader, setup, test):
+  reference = {'setup': setup, 'tests': [test]}
   assert grader.grade(reference, 'def f(x):\n  return 1').verdict == ERROR
 
 
@@ -291,6 +296,11 @@ def test_the_reason_is_short(grader):
   graded = grader.grade(MBPP, 'def double(x):\n  raise ValueError("x" * 9999)')
   assert (graded.verdict, len(graded.answer)) == (WRONG, 200)
   assert 'assert double(2) == 4' in graded.answer
+
+
+def test_the_reason_is_printable(grader):
+  graded = grader.grade(MBPP, "def double(x):\n  raise ValueError('\\x1b[2J\\ud800\\ncorrect')")
+  assert graded.answer.endswith('ValueError  [2J  correct')
 
 
 def test_graders_do_not_import_jax():

@@ -72,16 +72,19 @@ answer('close_enough', 'a + b + 1e-9')
 answer('text_of_it', 'str(a + b)')
 answer('list_of_it', '[a + b]')
 
-# Answers that are hard to read.
-answer('deep', 'x', 'x = []\nfor _ in range(1000000):\n  x = [x]\n', WRONG, TIMEOUT)
-answer('cyclic', 'x', 'x = []\nx.append(x)\n')
-answer('cyclic_dict', 'x', 'x = {}\nx[1] = x\n')
-answer('doubling', 'x', 'x = [0]\nfor _ in range(60):\n  x = [x, x]\n')
-answer('many', 'list(range(10 ** 6))')
-answer('long_text', "'x' * (10 ** 8)")
-answer('long_number', '10 ** 10 ** 6')
-answer('colliding_set', '{i * (2 ** 61 - 1) for i in range(3000)}')
-answer('colliding_tuples', 'set(itertools.product((-1, -2), repeat=11))', 'import itertools\n')
+# Answers that are hard to read, and on a slow host take the time of it.
+for name, expression, head in (
+  ('deep', 'x', 'x = []\nfor _ in range(1000000):\n  x = [x]\n'),
+  ('cyclic', 'x', 'x = []\nx.append(x)\n'),
+  ('cyclic_dict', 'x', 'x = {}\nx[1] = x\n'),
+  ('doubling', 'x', 'x = [0]\nfor _ in range(60):\n  x = [x, x]\n'),
+  ('many', 'list(range(10 ** 6))', ''),
+  ('long_text', "'x' * (10 ** 8)", ''),
+  ('long_number', '10 ** 10 ** 6', ''),
+  ('colliding_set', '{i * (2 ** 61 - 1) for i in range(3000)}', ''),
+  ('colliding_tuples', 'set(itertools.product((-1, -2), repeat=11))', 'import itertools\n'),
+):
+  answer(name, expression, head, WRONG, TIMEOUT)
 
 # The channel, which is descriptor 3.
 attack('channel_flood', "import os\nwhile True:\n  os.write(3, b'x' * 65536)")

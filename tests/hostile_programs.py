@@ -141,6 +141,17 @@ attack(
     raise KeyError
   """,
 )
+attack(
+  'reads_token_above_the_stack',
+  """
+  import ctypes
+  end = ctypes.c_void_p.in_dll(ctypes.CDLL(None), '__libc_stack_end').value
+  words = (ctypes.c_uint64 * 64).from_address(end)
+  place = words[words[0]]  # the last argument; the environment's texts follow it
+  while not ctypes.string_at(place).startswith(b'HF_TOKEN'):
+    place += len(ctypes.string_at(place)) + 1
+  """,
+)
 attack('reads_own_memory', "open('/proc/self/mem', 'rb').read(1)")
 attack(
   'reads_tests',
@@ -219,6 +230,20 @@ attack('multiprocessing', "import multiprocessing\nmultiprocessing.get_context('
 attack('leaves_session', 'import os\nos.setpgid(0, 0)')
 attack('priority', 'import os\nos.sched_setaffinity(0, {0})')
 attack('root', 'import os\nos.setuid(0)\nos.setgid(0)')
+attack(
+  'writes_to_other_descriptors',
+  """
+  import os
+  for fd in range(4, 300):
+    try:
+      os.write(fd, b'e')
+      break
+    except OSError:
+      pass
+  else:
+    raise OSError
+  """,
+)
 attack(
   'talks_to_control',
   """

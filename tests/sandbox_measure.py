@@ -84,8 +84,9 @@ def published(folder: pathlib.Path, every: int = 1, limits: Limits | None = None
 
 _SWAPS = {
   ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.FloorDiv, ast.FloorDiv: ast.Div,
-  ast.Mod: ast.Mult,  ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
-  ast.And: ast.Or, ast.Or: ast.And, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
+  ast.Mod: ast.Mult, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
+  ast.NotEq: ast.Eq, ast.And: ast.Or, ast.Or: ast.And, ast.In: ast.NotIn, ast.NotIn: ast.In,
+  ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
 }  # fmt: skip
 
 
@@ -199,6 +200,7 @@ def soak(count: int) -> None:
     zygote = grader._sandbox._process.pid
     for number in range(count + 1):
       if number % (count // 10) == 0:
+        time.sleep(0.1)  # until the next pair waits
         own, its = _state(os.getpid()), _state(zygote)
         print(
           f'{number:6d}: grader {own[0]} kB, {own[1]} fds, {own[2]} child; '

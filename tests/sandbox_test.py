@@ -1,15 +1,15 @@
-"""The sandbox: hostile programs, the layers one by one, plain data, and what is left afterwards."""
+"""The sandbox: hostile programs, the layers one by one, and what is left afterwards."""
 
 import errno
 import json
 import os
 import pathlib
-import random
 import shutil
 import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 import hostile_run
@@ -23,7 +23,6 @@ from score_jax.verifiers.code import CodeGrader
 from score_jax.verifiers.sandbox import client
 from score_jax.verifiers.sandbox import layers
 from score_jax.verifiers.sandbox import seccomp
-from score_jax.verifiers.sandbox import wire
 from score_jax.verifiers.sandbox.limits import Limits
 
 TESTS = pathlib.Path(__file__).parent
@@ -170,64 +169,6 @@ def test_the_filter_allows_little(machine, number, arguments, answer):
   assert filtered(machine, number, *arguments, arch=0x40000003) == KILL  # i386
 
 
-# Plain data.
-
-VALUES = [
-  None, True, False, 0, -1, 255, -(2**64), 3**500, 0.0, -0.0, 1.5, float('inf'), 1j, '', 'é\ud800\0', b'\xff',
-  [], [1, [2]], (), (1, (2,)), set(), {1, 'a', (2, 3)}, frozenset({1}), {'a': [1], (1, 2): {3: None}}, int, dict,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize('value', VALUES, ids=repr)
-def test_plain_data_survives(value):
-  back = wire.loads(wire.dumps(value, 10_000))
-  assert (repr(back), type(back)) == (repr(value), type(value))
-
-
-@pytest.mark.parametrize('value', VALUES, ids=repr)
-def test_damaged_data_is_an_error(value):
-  data = wire.dumps(value, 10_000)
-  for end in range(len(data)):
-    with pytest.raises(wire.WireError):
-      wire.loads(data[:end])
-  with pytest.raises(wire.WireError):
-    wire.loads(data + b'N')
-
-
-def test_any_bytes_are_data_or_an_error():
-  rng = random.Random(0)
-  tags = b'NTFIDCSBLUEZMRGK\0\0\0\1\2\5'
-  read = 0
-  for _ in range(20_000):
-    data = bytes(rng.choice(tags) for _ in range(rng.randrange(40)))
-    try:
-      wire.loads(data)
-      read += 1
-    except wire.WireError:
-      pass
-  assert read > 100
-
-
-@pytest.mark.parametrize(
-  'data',
-  [b'L\xff\xff\xff\xff', b'I\x00\xff\xff\xff' + b'x' * 99, b'L\0\0\0\1' * 100 + b'N', b'E\0\0\0\2NN', b'M\0\0\0\1LNN'],
-  ids=['a long list', 'a long int', 'deep', 'twice', 'unhashable'],
-)  # fmt: skip
-def test_bad_data_is_an_error(data):
-  with pytest.raises(wire.WireError):
-    wire.loads(data)
-
-
-def test_writing_is_bounded():
-  deep: list = []
-  for _ in range(wire.MAX_DEPTH):
-    deep = [deep]
-  assert wire.loads(wire.dumps(deep, 10_000)) == deep
-  for value in ([deep], 2 ** (8 * wire.MAX_INT_BYTES), 'x' * 101, b'x' * 101, [None] * 101, object()):
-    with pytest.raises(wire.WireError):
-      wire.dumps(value, 10_000 if value == [deep] else 100 if type(value) is not int else 10**6)
-
-
 # Time, failures, and what is left.
 
 
@@ -263,6 +204,54 @@ def test_a_host_that_never_runs_the_program_is_an_error(monkeypatch):
 def test_a_dead_zygote_is_replaced(grader):
   os.kill(grader._sandbox._process.pid, signal.SIGKILL)
   assert grader.grade(SUM, ADD).verdict == Verdict.CORRECT
+
+
+def test_no_program_outlives_its_zygote(grader):
+  sleeper = threading.Thread(target=grader.grade, args=(SUM, 'import time\ndef add(a, b):\n  time.sleep(99)'))
+  sleeper.start()
+  time.sleep(0.2)
+  zygote = grader._sandbox._process.pid
+  assert len(hostile_run.processes_of(os.getpid())) >= 3
+  alive = [pid for pid in hostile_run.processes_of(os.getpid()) if parent_of(pid) == zygote]
+  assert os.getuid() or all(uid_of(pid) not in (0, NOBODY) for pid in alive)
+  os.kill(zygote, signal.SIGKILL)
+  time.sleep(0.2)
+  assert len(alive) == 2
+  assert not set(alive) & set(hostile_run.processes_of(os.getpid()))
+  sleeper.join()
+
+
+def parent_of(pid: str) -> int:
+  return int(pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[1])
+
+
+def uid_of(pid: str) -> int:
+  return int(pathlib.Path(f'/proc/{pid}/status').read_text().split('Uid:')[1].split()[0])
+
+
+def test_the_kernel_ends_what_the_clock_does_not(monkeypatch):
+  monkeypatch.setattr(client, '_own', lambda pair, wall: 0.0)
+  stubborn = 'import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\ndef add(a, b):\n  while True: pass'
+  with CodeGrader(Limits(seconds=0.2, wall_seconds=30)) as grader:
+    graded = grader.grade(SUM, stubborn)
+  assert (graded.verdict, 'processor time' in graded.answer) == (Verdict.TIMEOUT, True)
+
+
+def test_a_slow_client_loses_nothing(monkeypatch):
+  exactly = client._exactly
+  monkeypatch.setattr(client, '_exactly', lambda *arguments: time.sleep(0.4) or exactly(*arguments))
+  with CodeGrader(SOON) as grader:
+    assert grader.grade(SUM, ADD).verdict == Verdict.CORRECT
+    assert grader.grade(SUM, ADD).verdict == Verdict.CORRECT
+
+
+def test_a_sandbox_that_can_not_start_again_is_an_error(monkeypatch):
+  with CodeGrader(SOON) as grader:
+    monkeypatch.setattr(grader, '_use', ())
+    os.kill(grader._sandbox._process.pid, signal.SIGKILL)
+    assert grader.grade(SUM, ADD).verdict == Verdict.ERROR
+    monkeypatch.undo()
+    assert grader.grade(SUM, ADD).verdict == Verdict.CORRECT
 
 
 def test_two_failures_are_an_error(monkeypatch, grader):

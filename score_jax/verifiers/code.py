@@ -28,7 +28,10 @@ _VERDICTS = {
 
 
 class CodeGrader:
-  """Grades one program at a time; lives in a process of the grader's, never in the trainer's."""
+  """Grades one program at a time; lives in a process of the grader's, never in the trainer's.
+
+  The sandbox ends with the thread that started it; a grader that is used from another thread starts it anew.
+  """
 
   def __init__(self, limits: Limits, unsafe: bool = False, use: tuple[str, ...] = CHOICES):
     """Starts the sandbox.
@@ -42,15 +45,20 @@ class CodeGrader:
       SandboxError: too few layers hold on this host, or the sandbox does not start.
     """
     self._limits = limits
+    self._unsafe = unsafe
     self._use = use
-    self._sandbox = Sandbox(limits, use)
-    if not self._sandbox.layers.enough and not unsafe:
-      self.close()
-      raise SandboxError(
-        f'programs of a model can not be run here: {self._sandbox.layers}. A system call filter (seccomp) is needed: '
-        'run on Linux x86-64 or aarch64, in a container with its default seccomp profile or none; or, where nothing on '
-        'this machine is worth protecting, run programs unprotected with the flag `unsafe`'
-      )
+    self._sandbox = self._start()
+
+  def _start(self) -> Sandbox:
+    sandbox = Sandbox(self._limits, self._use)
+    if sandbox.layers.enough or self._unsafe:
+      return sandbox
+    sandbox.close()
+    raise SandboxError(
+      f'programs of a model can not be run here: {sandbox.layers}. A system call filter (seccomp) is needed: run on '
+      'Linux x86-64 or aarch64, in a container with its default seccomp profile or none; or, where nothing on this '
+      'machine is worth protecting, run programs unprotected with the flag `unsafe`'
+    )
 
   @property
   def layers(self) -> Layers:
@@ -74,9 +82,12 @@ class CodeGrader:
     outcome = self._run(trial, readings)
     if outcome.word == client.HOST:
       self._sandbox.close()
-      self._sandbox = Sandbox(self._limits, self._use)
-      outcome = self._run(trial, readings)
-    return Graded(_VERDICTS[outcome.word], outcome.reason[:_SHOWN], time.monotonic() - start)
+      try:
+        self._sandbox = self._start()
+        outcome = self._run(trial, readings)
+      except SandboxError as error:
+        outcome = Outcome(client.HOST, str(error), 0.0)
+    return Graded(_VERDICTS[outcome.word], _shown(outcome.reason), time.monotonic() - start)
 
   def _run(self, trial: Trial, readings: list[str]) -> Outcome:
     program = {'programs': readings, 'before': list(trial.before), 'after': list(trial.after), 'seed': trial.seed}
@@ -91,6 +102,11 @@ class CodeGrader:
 
   def __exit__(self, *_):
     self.close()
+
+
+def _shown(reason: str) -> str:
+  """The reason for a log: the program wrote some of it, so nothing that moves a cursor or can't be encoded."""
+  return ''.join(character if character.isprintable() else ' ' for character in reason[:_SHOWN])
 
 
 def layers() -> Layers:

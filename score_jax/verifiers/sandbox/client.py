@@ -68,17 +68,12 @@ class Sandbox:
     self.layers = self._hear_layers()
 
   def _hear_layers(self) -> Layers:
-    line = b''
     try:
-      while not line.endswith(b'\n'):
-        part = self._control.recv(1 << 16)
-        if not part:
-          raise SandboxError(f'the sandbox did not start: {sys.executable} ended at once; its message stands above')
-        line += part
-    except (OSError, SandboxError):
+      size = wire.SIZE.unpack(_exactly(self._control, wire.SIZE.size))[0]
+      found = json.loads(_exactly(self._control, size))  # exactly: the first pair's descriptor may be right behind
+    except (EOFError, OSError) as error:
       self.close()
-      raise
-    found = json.loads(line)
+      raise SandboxError(f'the sandbox did not start: {sys.executable}: {error}; see its message above') from None
     if 'error' in found:
       self.close()
       raise SandboxError(f'the sandbox did not start: {found["error"]}')

@@ -36,7 +36,7 @@ class Gone(BaseException):
 
 
 class Unfit(BaseException):
-  """A test passes what is not plain data."""
+  """The tests can't be run this way: they pass what is not plain data, or need a module that is not there."""
 
 
 class Remote:
@@ -144,8 +144,8 @@ def _judge(session: Session, tests: dict) -> tuple[str, str]:
     codes = [
       compile(source, f'test {i}', 'exec', dont_inherit=True) for i, source in enumerate(tests['tests'], start=1)
     ]
+    namespace = _own_names(tests) | {name: Remote(session, Ref(name)) for name in tests['remote']}
     session.answer()
-    namespace = _namespace(session, tests)
     for code in codes:
       where = code.co_filename
       exec(code, namespace)
@@ -165,12 +165,16 @@ def _judge(session: Session, tests: dict) -> tuple[str, str]:
   return CORRECT, ''
 
 
-def _namespace(session: Session, tests: dict) -> dict:
+def _own_names(tests: dict) -> dict:
+  """What the tests bring themselves; raises Unfit where it does not run, whatever the program is."""
   random.seed(tests['seed'])
-  namespace = {'__builtins__': builtins, '__name__': 'tests'}
-  namespace |= {name: sys.modules[name] for name in tests['modules']}
-  exec(compile(tests['trusted'], 'trusted', 'exec', dont_inherit=True), namespace)
-  return namespace | {name: Remote(session, Ref(name)) for name in tests['remote']}
+  names = {'__builtins__': builtins, '__name__': 'tests'}
+  try:
+    names |= {name: sys.modules[name] for name in tests['modules']}
+    exec(compile(tests['trusted'], 'setup', 'exec', dont_inherit=True), names)
+  except Exception as error:
+    raise Unfit(f'what the tests bring along: {type(error).__name__} {error}') from None
+  return names
 
 
 def _line(tests: dict, where: str) -> str:

@@ -144,12 +144,15 @@ def become(uid: int) -> None:
 def probe(limits: Limits, use: tuple[str, ...]) -> Layers:
   """Tries each layer alone, without limits, in a process of its own: the kernel's word for it is not taken."""
   alone = {name: Armour(limits, (name,) if name in use else ()) for name in CHOICES}
-  return Layers(
+  found = Layers(
     seccomp=alone['seccomp'].filter is not None and _tried(lambda: _filter_holds(alone['seccomp'])),
     landlock=alone['landlock'].abi if _tried(lambda: _files_hold(alone['landlock'])) else 0,
     other_user=spare_user() is not None,
     queue_time=waited(os.getpid()) is not None,
   )
+  for fd in alone['landlock'].ruleset:
+    os.close(fd)
+  return found
 
 
 def _filter_holds(armour: Armour) -> bool:

@@ -22,6 +22,7 @@ from score_jax.verifiers.sandbox import judge
 from score_jax.verifiers.sandbox import kernel
 from score_jax.verifiers.sandbox import layers
 from score_jax.verifiers.sandbox import program
+from score_jax.verifiers.sandbox import wire
 from score_jax.verifiers.sandbox.limits import Limits
 
 PIDS = struct.Struct('!ii')
@@ -58,7 +59,8 @@ def main() -> None:
 
 
 def _report(control: socket.socket, content: dict) -> None:
-  control.sendall(json.dumps(content).encode() + b'\n')
+  message = json.dumps(content).encode()
+  control.sendall(wire.SIZE.pack(len(message)) + message)
 
 
 def _prepare(client: int, settings: dict) -> tuple[Limits, layers.Armour, layers.Layers]:
