@@ -49,13 +49,18 @@ def open_set(data: DataSpec, prompt: str) -> tuple[Listed, Listed]:
 
 
 def reference(row: Row) -> dict:
-  """The gold answer of a row: its column `answer` (as in MATH500), or the last box of its `solution`."""
+  """The gold answer of a row: its column `answer` (as in MATH500), or the last box of its `solution`.
+
+  With the problem, where the row has it: repeating an expression of it is no answer.
+  """
+  problem = row.fields.get('problem')
+  asked = dict(question=problem) if isinstance(problem, str) else {}
   if 'answer' in row.fields:
-    return dict(answer=row.text('answer'))
+    return dict(answer=row.text('answer')) | asked
   found = last_boxes(row.text('solution'))
   if not found or not found[1].strip():
     raise DataError(f"{row.where}: column 'solution' has no gold in a \\boxed{{...}}")
-  return dict(answer=found[1])
+  return dict(answer=found[1]) | asked
 
 
 def is_heldout(row: Row) -> bool:

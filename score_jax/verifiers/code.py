@@ -7,7 +7,6 @@ from score_jax.types import Graded
 from score_jax.types import Verdict
 from score_jax.verifiers import programs
 from score_jax.verifiers import trials
-from score_jax.verifiers.trials import Trial
 from score_jax.verifiers.sandbox import client
 from score_jax.verifiers.sandbox import judge
 from score_jax.verifiers.sandbox.client import Outcome
@@ -15,6 +14,7 @@ from score_jax.verifiers.sandbox.client import Sandbox
 from score_jax.verifiers.sandbox.layers import CHOICES
 from score_jax.verifiers.sandbox.layers import Layers
 from score_jax.verifiers.sandbox.limits import Limits
+from score_jax.verifiers.trials import Trial
 
 _SHOWN = 200
 _LONGEST = 1_000_000  # characters of a text that is searched for a program

@@ -32,7 +32,8 @@ def _answer(value: dict, where: str) -> dict:
     answer = str(answer)
   if not isinstance(answer, str) or not answer.strip():
     raise DataError(f'{where} holds no gold answer but {answer!r:.60}')
-  return dict(answer=answer)
+  question = value.get('question')
+  return dict(answer=answer) | (dict(question=question) if isinstance(question, str) else {})
 
 
 def _numbers(value: dict, where: str) -> dict:
