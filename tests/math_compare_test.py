@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 import math
+import pathlib
 import random
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from score_jax.types import Verdict
 from score_jax.verifiers.math import balls
 from score_jax.verifiers.math import grade
+from score_jax.verifiers.math import policy
 from score_jax.verifiers.math import readable
 from score_jax.verifiers.math.budget import Budget
 from score_jax.verifiers.math.budget import Unreadable
@@ -204,3 +206,8 @@ def interpolated(values: list[Fraction]) -> list[Fraction]:
     basis = [coefficient / (order + 1) for coefficient in basis]
     row = [right - left for left, right in zip(row, row[1:], strict=False)] or [Fraction(0)]
   return total
+
+
+def test_the_docs_have_the_table_as_it_is():
+  page = pathlib.Path(__file__).parent.parent / 'docs/math.md'
+  assert policy.markdown() in page.read_text()

@@ -107,3 +107,16 @@ POLICIES = (
 # timeouts, which need signals. On MATH and GSM8K nothing is unreadable. On 1,684 pairs of references of MATH,
 # college_math, gaokao and olympiadbench with mutated ones (2026-11) it accepted 37 that this grader did not; at most
 # 8 of the 37 were right.
+
+
+def markdown() -> str:
+  """The table as docs/math.md has it."""
+
+  def cell(text: str) -> str:
+    return '`' + text.replace('|', '\\|').replace('\n', ' ') + '`'
+
+  lines = ['| case | reference | response | accepted | why |', '|---|---|---|---|---|']
+  for row in POLICIES:
+    verdict = 'yes' if row.accepted else 'no'
+    lines.append(f'| {row.name} | {cell(row.gold)} | {cell(row.answer)} | {verdict} | {row.why} |')
+  return '\n'.join(lines)
