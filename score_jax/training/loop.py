@@ -130,7 +130,6 @@ def _train_steps(
       if data is None or data.visit != visit:
         with watchdog.phase('enter'):
           state, data = enter(run, visit, state, progress.step, checkpoints)
-        keeper.leave_if_asked(progress.step)
       with tracer.step():
         kl = limits.kl_weights(visit.stage, progress)
         state, line, work = run_step(run, data, state, progress.step, work or work_of(run, data, progress.step), kl)
