@@ -177,8 +177,8 @@ def faults() -> ConfigDict:
   faults.grace_seconds = 25.0
   faults.max_failed_saves = 3  # checkpoints in a row that may fail to be saved; then exit code 75
   faults.forget_best = False  # go on, once, from a run whose best checkpoint is damaged
-  # A phase of a step (sample, reference, grade, update, save, evaluate, ...) that takes longer than `stuck_factor` times
-  # its slowest so far, and than `stuck_seconds`, is stuck: stacks to WORKDIR/stuck-*.txt, exit code 75.
+  # A phase of a step (sample, reference, grade, update, save, evaluate, ...) that takes longer than `stuck_factor`
+  # times its slowest so far, and than `stuck_seconds`, is stuck: stacks to WORKDIR/stuck-*.txt, exit code 75.
   faults.stuck_factor = 5.0  # 0: wait for ever
   faults.stuck_seconds = 300.0
   faults.stuck_first_seconds = 3600.0  # instead, the first time: programs are compiled

@@ -1,7 +1,7 @@
 """SIGTERM and Ctrl-C: the process ends with exit code 75, and a training run saves what is done first.
 
-Python runs a signal's handler between two bytecodes of the main thread, which may be minutes away while XLA compiles. So
-there are two parts: the handler, which is polite and may be late, and a thread, woken by the signal itself
+Python runs a signal's handler between two bytecodes of the main thread, which may be minutes away while XLA compiles.
+So there are two parts: the handler, which is polite and may be late, and a thread, woken by the signal itself
 (`signal.set_wakeup_fd`), which counts the grace period and ends the process however busy the main thread is.
 
 Under `jax.distributed` SIGTERM belongs to JAX's preemption notifier, which tells all processes to stop at one step:

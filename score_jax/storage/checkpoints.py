@@ -197,10 +197,10 @@ class Checkpoints:
       logging.warning('the checkpoints can not be listed: %s', secrets.redacted(str(again)))
 
   def _giving_up(self) -> TryAgainError:
-    kept = self._before.step if self._before else max(repairs.steps(self._root), default=0)
+    kept = self._before.step if self._before else 0
+    last = f'the last checkpoint is that of step {kept}' if kept else 'there is no checkpoint yet'
     return TryAgainError(
-      f'{len(self._failed)} saves in a row failed (config.faults.max_failed_saves); the last checkpoint is that of '
-      f'step {kept} in {self._root}. {self._failed[-1][1]}. Make room or mend the disk, then run the same command again'
+      f'{len(self._failed)} saves in a row failed (config.faults.max_failed_saves); {last} in {self._root}. {self._failed[-1][1]}. Make room or mend the disk, then run the same command again'
     )
 
   def _prune(self) -> None:

@@ -1,11 +1,12 @@
 """Whether a checkpoint is, byte for byte, the one that was written.
 
-Orbax restores data with flipped bits without a word, and does not fsync its last rename. So a step counts as saved only with a
-manifest: sha256 and size of each of its files, written after everything else has reached the disk.
+Orbax restores data with flipped bits without a word, and does not fsync its last rename. So a step counts as saved only
+with a manifest: sha256 and size of each of its files, written after everything else has reached the disk.
 
 The file's first line is the sha256 of its second, which is JSON; any other byte in it is damage.
 """
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import errno
@@ -107,14 +108,22 @@ def fsync(path: os.PathLike) -> None:
 
 def _files(folder: epath.Path) -> dict[str, epath.Path]:
   """Every file but the manifest, by its path inside the folder."""
-  top = (folder / NAME, folder / (NAME + '.partial'))
-  paths = sorted(path for path in folder.rglob('*') if not path.is_dir() and path not in top)
+  own = (folder / NAME, folder / (NAME + '.partial'))
+  paths = sorted(path for path in _under(folder) if path not in own and not path.is_dir())
   return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
 def _folders(folder: epath.Path) -> list[epath.Path]:
-  """The folder and those in it, the innermost first."""
-  return sorted((path for path in folder.rglob('*') if path.is_dir()), reverse=True) + [folder]
+  """Those in it and itself, the innermost first."""
+  return sorted((path for path in _under(folder) if path.is_dir()), reverse=True) + [folder]
+
+
+def _under(folder: epath.Path) -> Iterator[epath.Path]:
+  """Everything in a folder; epath has no rglob for object stores."""
+  for path in folder.iterdir():
+    yield path
+    if path.is_dir():
+      yield from _under(path)
 
 
 def _described(files: dict[str, epath.Path]) -> dict[str, dict]:

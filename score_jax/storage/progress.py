@@ -1,4 +1,4 @@
-"""Where a run stands, beside its arrays: what the host decides from one step to the next, saved with each checkpoint."""
+"""Where a run stands, beside its arrays: what the host decides from step to step, saved with each checkpoint."""
 
 import dataclasses
 from typing import Any

@@ -37,8 +37,8 @@ def put_aside_damage(root: epath.Path, damaged: epath.Path) -> None:
     # A run that was killed in its first save begins again; anything else is a loss that somebody must look at.
     if len(bad) > 1 or any(manifests.has(root / str(step)) for step in bad):
       raise DataError(
-        f'no checkpoint in {root} is whole: {"; ".join(f"step {step}: {why}" for step, why in bad.items())}. Restore one '
-        f'from a copy, or move {root} and metrics.jsonl away to begin again'
+        f'no checkpoint in {root} is whole: {"; ".join(f"step {step}: {why}" for step, why in bad.items())}. Restore '
+        f'one from a copy, or move {root} and metrics.jsonl away to begin again'
       )
   for step, problem in bad.items():
     print(f'warning: checkpoint of step {step} is not whole: {problem}', file=sys.stderr, flush=True)
