@@ -1,9 +1,9 @@
 """A run that hangs is ended, so that it can be started again.
 
 The main thread says what it is doing (`phase`); a phase may take a number of times its slowest so far. When that is
-over, a thread writes all Python stacks to WORKDIR/stuck-*.txt and ends the process with exit code 75. A main thread that
-is stuck in C code and holds the interpreter's lock stops that thread too, so a second, tiny process (`watcher.py`) knows
-the deadline as well, asks for the stacks by a signal that needs no interpreter, and kills.
+over, a thread writes all Python stacks to WORKDIR/stuck-*.txt and ends the process with exit code 75. A main thread
+that is stuck in C code and holds the interpreter's lock stops that thread too, so a second, tiny process (`watcher.py`)
+knows the deadline as well, asks for the stacks by a signal that needs no interpreter, and kills.
 """
 
 from collections.abc import Iterator

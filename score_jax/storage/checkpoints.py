@@ -200,7 +200,8 @@ class Checkpoints:
     kept = self._before.step if self._before else 0
     last = f'the last checkpoint is that of step {kept}' if kept else 'there is no checkpoint yet'
     return TryAgainError(
-      f'{len(self._failed)} saves in a row failed (config.faults.max_failed_saves); {last} in {self._root}. {self._failed[-1][1]}. Make room or mend the disk, then run the same command again'
+      f'{len(self._failed)} saves in a row failed (config.faults.max_failed_saves); {last} in {self._root}. '
+      f'{self._failed[-1][1]}. Make room or mend the disk, then run the same command again'
     )
 
   def _prune(self) -> None:

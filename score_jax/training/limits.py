@@ -63,7 +63,7 @@ def _limits(faults: FaultsConfig, line: dict[str, Any]) -> tuple[tuple[str, floa
 
 _CAUSES = {
   'kl_stop': "the policy has left the reference: raise the stage's kl, give it a kl_budget, or lower the learning rate",
-  'mismatch_stop': 'sampler and trainer no longer compute the same policy: look at model.dtype and sampling.cache_dtype',
+  'mismatch_stop': 'sampler and trainer disagree on the policy: look at model.dtype and sampling.cache_dtype',
 }
 
 

@@ -70,8 +70,8 @@ class Keeper:
 def requested(step: int) -> bool:
   """Whether this process, or with several all of them at this same step, should end.
 
-  JAX's preemption notifier takes SIGTERM where `jax.distributed` runs; it lets all processes agree on a step, so all must
-  ask, at every step.
+  JAX's preemption notifier takes SIGTERM where `jax.distributed` runs; it lets all processes agree on a step, so all
+  must ask, at every step.
   """
   if jax.distributed.is_initialized():
     try:
