@@ -1,6 +1,7 @@
 """Damage to the newest checkpoint of a finished run: every kind must be found before the step is used."""
 
 from collections.abc import Callable
+import os
 import pathlib
 import random
 import shutil
@@ -14,20 +15,26 @@ def flip(path: pathlib.Path, draw: random.Random) -> None:
   data = bytearray(path.read_bytes())
   bit = draw.randrange(8 * len(data))
   data[bit // 8] ^= 1 << bit % 8
-  path.write_bytes(data)
+  _replace(path, bytes(data))
 
 
 def truncate(path: pathlib.Path) -> None:
   """The last byte; of an empty file nothing can be cut, so it gets one."""
   data = path.read_bytes()
-  path.write_bytes(data[:-1] if data else b'\0')
+  _replace(path, data[:-1] if data else b'\0')
+
+
+def _replace(path: pathlib.Path, data: bytes) -> None:
+  """Another file of that name: copies are links to the original."""
+  path.unlink()
+  path.write_bytes(data)
 
 
 def is_found(whole: pathlib.Path, scratch: pathlib.Path, do: Callable[[pathlib.Path], None]) -> bool:
   """Whether damage done to a copy of a run's newest step is found, and the step before it is taken."""
   root = scratch / 'copy/checkpoints'
   shutil.rmtree(scratch / 'copy', ignore_errors=True)
-  shutil.copytree(whole / 'checkpoints', root)
+  shutil.copytree(whole / 'checkpoints', root, copy_function=os.link)
   *_, before, newest = steps = repairs.steps(repairs.absolute(root))
   do(root / str(newest))
   found = bool(manifests.problem(repairs.absolute(root / str(newest))))

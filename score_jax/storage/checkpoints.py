@@ -187,8 +187,9 @@ class Checkpoints:
     print(f'\nwarning: checkpoint of step {step} was not saved: {reason}', file=sys.stderr, flush=True)
     if jax.process_count() > 1:
       return
-    with contextlib.suppress(Exception):
-      self._manager.close()
+    for _ in range(2):  # the first ends at the error that is known, the second waits for Orbax's threads
+      with contextlib.suppress(Exception):
+        self._manager.close()
     with contextlib.suppress(OSError):
       repairs.remove_leftovers(self._root, step)
     try:
