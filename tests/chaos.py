@@ -1,7 +1,7 @@
 """The full matrix of disturbances: `PYTHONPATH=.:tests python -m chaos --kills=50 --terms=20 --flips=200 --stuck=2`.
 
 A run is disturbed a few times and then left to end, which must be exactly the end of one that nobody disturbed
-(`disturbed.fingerprint`). A subset is in the tests. 50 kills and 20 stops take about half an hour on two cores. The exit
+(`disturbed.fingerprint`). A subset is in the tests. 50 kills and 20 stops take half an hour on two cores. The exit
 code is 1 if anything failed.
 """
 
@@ -58,7 +58,7 @@ def stop(workdir: pathlib.Path, cache: pathlib.Path, draw: random.Random, second
 def stick(workdir: pathlib.Path, cache: pathlib.Path, draw: random.Random, kind: str) -> str:
   """A run that hangs is gone within 30 s."""
   marker, at = workdir.with_suffix('.marker'), draw.randrange(5, 15)
-  through = (str(disturbed.ROOT / 'tests/hang.py'), kind, str(at), str(marker))
+  through = (str(disturbed.ROOT / 'tests/faulty.py'), kind, str(at), str(marker))
   flags = ('--config.faults.stuck_seconds=8', '--config.faults.stuck_factor=1')
   with disturbed.start(workdir, cache, *flags, through=through) as process:
     disturbed.wait_for(marker.exists, process, 0.05)
@@ -67,7 +67,7 @@ def stick(workdir: pathlib.Path, cache: pathlib.Path, draw: random.Random, kind:
     took = time.monotonic() - began
   stacks = [path.read_text() for path in workdir.glob('stuck-*.txt')]
   said = f'{kind} in step {at}: gone after {took:.1f} s, exit {code}, {len(stacks)} file of stacks'
-  if took > 30 or code != (75 if kind == 'asleep' else -signal.SIGKILL) or 'hang.py' not in ''.join(stacks):
+  if took > 30 or code != (75 if kind == 'asleep' else -signal.SIGKILL) or 'faulty.py' not in ''.join(stacks):
     raise AssertionError(said)
   return said
 

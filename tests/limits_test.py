@@ -14,10 +14,8 @@ from score_jax.algorithm import adaptive
 from score_jax.errors import NumericsError
 from score_jax.storage.progress import Progress
 from score_jax.training import limits
-from score_jax.training import loop
 from score_jax.training import run as runs
 from score_jax.training import update as updates
-from score_jax.training.run import best_params
 
 NAN_STEPS = 20
 
@@ -160,26 +158,3 @@ def test_what_the_loss_is_made_of_rejects_the_step_even_where_it_is_multiplied_w
   )
   assert int(metrics['rejected']) == 1
   assert updating.as_bytes((state.params, state.opt_state)) == before
-
-
-def test_a_run_of_non_finite_steps_stops_and_its_last_checkpoint_is_finite(hf_folder, tmp_path, monkeypatch):
-  config = tiny.run_config(
-    **{'model.path': str(hf_folder), 'stages.stage1.steps': 12, 'optim.max_rejected_in_a_row': 3, 'eval.problems': 2}
-  )
-  real = loop.update
-
-  def update(state, frozen, reference, batch, *args, **kwargs):
-    if int(state.step) >= 4 or int(state.step) == 1:
-      batch = batch.replace(sampler_logp=batch.sampler_logp * jnp.nan)
-    return real(state, frozen, reference, batch, *args, **kwargs)
-
-  monkeypatch.setattr(loop, 'update', update)
-  opened = runs.open_run(config, str(tmp_path / 'run'))
-  with pytest.raises(NumericsError, match='3 steps in a row'):
-    loop.train(opened)
-  rejected = [
-    one['rejected'] for one in map(runs.run_folder.json.loads, opened.folder.metrics.read_text().splitlines())
-  ]
-  assert rejected == [0, 1, 0, 0, 1, 1, 1]
-  params = best_params(opened.folder, opened.mesh, opened.trained, 'last')
-  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))

@@ -74,14 +74,30 @@ class _Filter(logging.Filter):
     return True
 
 
+class _Stream:
+  """A text stream that hides secrets in what is written to it at a time."""
+
+  def __init__(self, stream: Any):
+    self._stream = stream
+
+  def write(self, text: str) -> int:
+    """As of a text stream."""
+    self._stream.write(redacted(text))
+    return len(text)
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._stream, name)
+
+
 def guard() -> None:
-  """Puts the filter before every log handler there is, and before tracebacks of all threads. Called by the doors."""
+  """Stands before every log handler there is, tracebacks of all threads, and what is printed. Called by the doors."""
   hook = _Filter()
   known = [logging.getLogger(), *(x for x in logging.Logger.manager.loggerDict.values() if hasattr(x, 'handlers'))]
   for logger in known:
     for handler in logger.handlers:
       if not any(isinstance(filter_, _Filter) for filter_ in handler.filters):
         handler.addFilter(hook)
+  sys.stdout, sys.stderr = (x if isinstance(x, _Stream) else _Stream(x) for x in (sys.stdout, sys.stderr))
   sys.excepthook = lambda *error: _show(*error)
   threading.excepthook = lambda args: _show(args.exc_type, args.exc_value, args.exc_traceback)
   sys.unraisablehook = lambda args: _show(args.exc_type, args.exc_value, args.exc_traceback)
