@@ -39,10 +39,19 @@ def kill(workdir: pathlib.Path, cache: pathlib.Path, draw: random.Random, second
 
 
 def stop(workdir: pathlib.Path, cache: pathlib.Path, draw: random.Random, seconds: float, number: int) -> str | None:
-  """SIGTERM at a random moment: exit code 75, and the newest checkpoint is that of the newest step."""
-  del number
+  """SIGTERM: exit code 75, and the newest checkpoint is that of the newest step.
+
+  Every fourth at a random moment of `seconds`, which is mostly before the first step: importing, loading, compiling. The
+  others at a random moment of the steps that are left, their evaluations and the export.
+  """
   with disturbed.start(workdir, cache) as process:
-    time.sleep(draw.random() * seconds)
+    if number % _EACH:
+      done = len(disturbed.lines(workdir))
+      metrics, wanted = workdir / 'metrics.jsonl', draw.randint(done + 1, min(disturbed.STEPS, done + 8))
+      disturbed.wait_for(lambda: metrics.exists() and metrics.read_bytes().count(b'\n') >= wanted, process)
+      time.sleep(draw.random() * 0.3)
+    else:
+      time.sleep(draw.random() * seconds)
     began = time.monotonic()
     code = disturbed.end(process, signal.SIGTERM)
     took = time.monotonic() - began
