@@ -83,6 +83,8 @@ class Checkpoints:
       cleanup_tmp_directories=not self._read_only, read_only=self._read_only, create=not self._read_only
     )
     self._manager = ocp.CheckpointManager(self._root, options=options)
+    # Orbax would ask JAX's preemption notifier itself, from a thread, for steps gone by: the loop asks, at every step.
+    self._manager.reached_preemption = lambda step: False
 
   def last_step(self) -> int | None:
     """The newest whole checkpoint; damaged ones above it are said."""
@@ -182,7 +184,9 @@ class Checkpoints:
 
     Orbax's list of steps holds those that failed: it would call them the newest, and skip others.
     """
-    step, reason = self._progress.step, secrets.redacted(' '.join(str(error).split())[:500])
+    step, reason = self._progress.step, secrets.redacted(' '.join(str(error).split()))
+    if len(reason) > 400:  # of a long chain of errors, the last says why
+      reason = f'{reason[:150]} ... {reason[-200:]}'
     self._failed.append((step, reason))
     print(f'\nwarning: checkpoint of step {step} was not saved: {reason}', file=sys.stderr, flush=True)
     if jax.process_count() > 1:

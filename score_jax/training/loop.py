@@ -144,7 +144,7 @@ def _train_steps(
       limits.check(config, progress, line, int(state.rejected_in_a_row), run.folder.checkpoints)
       if _is_due(run, progress.step, total):
         progress = _save(run, checkpoints, state, progress, total)
-        keeper.hold(state, progress, line)
+        keeper.hold(state, progress)
       keeper.leave_if_asked(progress.step)
   bar.close()
   return state, progress

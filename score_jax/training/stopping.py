@@ -31,10 +31,10 @@ class Keeper:
     """What the run begins or goes on with, which needs no saving."""
     self._state, self._progress, self._restored = state, progress, progress.step
 
-  def hold(self, state: TrainState, progress: Progress, line: dict[str, Any]) -> None:
-    """A step is done; its evaluation may still follow, before `write`."""
+  def hold(self, state: TrainState, progress: Progress, line: dict[str, Any] | None = None) -> None:
+    """A step is done. Its `line`, if it is given, is not written yet: an evaluation may still join it."""
     with self._lock:
-      self._state, self._progress, self._line = state, progress, dict(line)
+      self._state, self._progress, self._line = state, progress, dict(line) if line else None
 
   def write(self, line: dict[str, Any]) -> None:
     """Adds the step's line, evaluated."""
