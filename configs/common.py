@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
   config.optim = optim()
   config.eval = evaluation()
   config.checkpoint = checkpoint()
+  config.faults = faults()
   config.mesh = mesh()
   config.pretrain = pretrain()
   return config
@@ -169,6 +170,25 @@ def checkpoint() -> ConfigDict:
   return checkpoint
 
 
+def faults() -> ConfigDict:
+  """What ends a run early, and when. docs/faults.md has the exit codes."""
+  faults = ConfigDict()
+  # Seconds that a step may still take after SIGTERM or Ctrl-C; then the state before it is saved. A save comes on top.
+  faults.grace_seconds = 25.0
+  faults.max_failed_saves = 3  # checkpoints in a row that may fail to be saved; then exit code 75
+  faults.forget_best = False  # go on, once, from a run whose best checkpoint is damaged
+  # A phase of a step (sample, reference, grade, update, save, evaluate, ...) that takes longer than `stuck_factor`
+  # times its slowest so far, and than `stuck_seconds`, is stuck: stacks to WORKDIR/stuck-*.txt, exit code 75.
+  faults.stuck_factor = 5.0  # 0: wait for ever
+  faults.stuck_seconds = 300.0
+  faults.stuck_first_seconds = 3600.0  # instead, the first time: programs are compiled
+  faults.max_rejected = 0.01  # share of the newest 200 steps that may be rejected; 0: no such limit
+  # Limits that stop a run (exit code 70) when three steps in a row are above them. 0: none.
+  faults.kl_stop = 0.0  # nats of an attempt's KL to the reference, mean over rows
+  faults.mismatch_stop = 0.0  # nats between sampler and trainer in a token's log-probability, mean of the absolute
+  return faults
+
+
 def mesh() -> ConfigDict:
   """Devices."""
   mesh = ConfigDict()
@@ -204,6 +224,9 @@ def stage1() -> ConfigDict:
   stage.pays = (0.0, 1.0)  # weight of each attempt's own correctness
   stage.bonus = (0.0, 0.0)  # alpha: weight of the gain over the attempt before
   stage.kl = (0.1, 0.01)  # beta of each attempt: (beta2, beta1) of the paper
+  # KL in nats that each attempt is steered to, its beta multiplied up or down a little every step: e.g. (0.05, 0.0); 0
+  # leaves an attempt's beta as it is, () all of them.
+  stage.kl_budget = ()
   stage.gamma = 0.0  # how far an attempt answers for the rewards of later ones
   stage.reference = 'base'  # what the KL is to: 'base' (model.path), or 'stage_start', the policy as the stage begins
   stage.offline_first = 0.0  # fraction of problems whose first attempts come from the base and are not trained

@@ -109,6 +109,19 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class FaultsConfig:
+  grace_seconds: float
+  max_failed_saves: int
+  forget_best: bool
+  stuck_factor: float
+  stuck_seconds: float
+  stuck_first_seconds: float
+  max_rejected: float
+  kl_stop: float
+  mismatch_stop: float
+
+
+@dataclasses.dataclass(frozen=True)
 class MeshConfig:
   data: int
   fsdp: int
@@ -149,6 +162,7 @@ class RunConfig:
   optim: OptimConfig
   eval: EvalConfig
   checkpoint: CheckpointConfig
+  faults: FaultsConfig
   mesh: MeshConfig
   pretrain: PretrainConfig
 
@@ -305,6 +319,7 @@ def _check_numbers(run: RunConfig) -> None:
     ('checkpoint.every', run.checkpoint.every),
     ('checkpoint.keep', run.checkpoint.keep),
     ('checkpoint.best_window', run.checkpoint.best_window),
+    ('faults.max_failed_saves', run.faults.max_failed_saves),
   ):
     _require(value >= 1, f'config.{where} = {value} must be 1 or more')
   for where, value in (
@@ -317,6 +332,13 @@ def _check_numbers(run: RunConfig) -> None:
     ('loss.importance_cap', run.loss.importance_cap),
     ('lora.rank', run.lora.rank),
     ('sampling.lanes', run.sampling.lanes),
+    ('faults.grace_seconds', run.faults.grace_seconds),
+    ('faults.stuck_factor', run.faults.stuck_factor),
+    ('faults.stuck_seconds', run.faults.stuck_seconds),
+    ('faults.stuck_first_seconds', run.faults.stuck_first_seconds),
+    ('faults.max_rejected', run.faults.max_rejected),
+    ('faults.kl_stop', run.faults.kl_stop),
+    ('faults.mismatch_stop', run.faults.mismatch_stop),
   ):
     _require(0 <= value < float('inf'), f'config.{where} = {value} must be 0 or more')
   budgets = run.sampling.attempt_tokens
@@ -370,6 +392,13 @@ def _check_stage(stage: Stage, run: RunConfig) -> None:
     )
   _require(stage.bonus[0] == 0, f'{where}.bonus = {stage.bonus}: the first must be 0, nothing comes before attempt 1')
   _require(min(stage.kl) >= 0, f'{where}.kl = {stage.kl} must not be negative')
+  budgets = stage.kl_budget or (0.0,) * run.attempts
+  _require(
+    len(budgets) == run.attempts
+    and all(budget == 0 or (budget > 0 and beta > 0) for budget, beta in zip(budgets, stage.kl, strict=True)),
+    f'{where}.kl_budget = {stage.kl_budget} must be () or one value per attempt, 0 or above; above 0 it needs a '
+    f'{where}.kl above 0 to begin from',
+  )
   _require(0 <= stage.gamma <= 1, f'{where}.gamma = {stage.gamma} must lie in 0..1')
   _require(0 <= stage.offline_first <= 1, f'{where}.offline_first = {stage.offline_first} must lie in 0..1')
   _require(

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import errno
 import functools
 import pathlib
 import runpy
 import sys
+from typing import TYPE_CHECKING
 
 from absl import app
 from absl import flags
@@ -13,10 +15,18 @@ from absl import logging
 from ml_collections import ConfigDict
 from ml_collections import config_flags
 
-from score_jax.config import RunConfig
-from score_jax.config import from_config_dict
 from score_jax.errors import ConfigError
+from score_jax.errors import TryAgainError
 from score_jax.errors import UserError
+from score_jax.faults import secrets
+from score_jax.faults import signals
+
+if TYPE_CHECKING:
+  from score_jax.config import RunConfig
+
+signals.install()  # before jax is imported: a signal in those seconds ends the process as it does later
+# What goes away by itself, or can be mended outside.
+_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 
 
 def define_config() -> flags.FlagHolder:
@@ -24,8 +34,10 @@ def define_config() -> flags.FlagHolder:
   return config_flags.DEFINE_config_file('config', None, 'a configuration file, e.g. configs/quickstart.py')
 
 
-def run_config(holder: flags.FlagHolder) -> RunConfig:
+def run_config(holder: flags.FlagHolder) -> 'RunConfig':
   """The checked configuration of the command line."""
+  from score_jax.config import from_config_dict
+
   return from_config_dict(holder.value)
 
 
@@ -47,13 +59,18 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
       main(*argv[1:])
     except UserError as error:
       _fail(error)
+    except OSError as error:
+      if error.errno not in _MACHINE:
+        raise
+      _fail(TryAgainError(f'{error}; mend that, then run the same command again'))
 
+  secrets.guard()
   logging.set_verbosity(logging.WARNING)
   app.run(guarded, flags_parser=functools.partial(_parse, arguments=arguments))
 
 
 def _fail(error: UserError) -> None:
-  print(f'error: {error}', file=sys.stderr, flush=True)
+  print(secrets.redacted(f'error: {error}'), file=sys.stderr, flush=True)
   sys.exit(error.exit_code)
 
 

@@ -1,9 +1,19 @@
-"""What goes wrong for a reason that the user can mend.
+"""What goes wrong for a reason that the user can mend, and what a process's exit code says.
 
 Every message names the field or file, the value found there and the remedy. The doors (`main`, `evaluate`,
 `export`, `inspect`, `bench`) print it as one line and exit with the code beside it; anything else is a bug and keeps
 its traceback.
 """
+
+# The one table of exit codes. 65, 70, 75 and 78 are those of sysexits.h. Code 1 is a bug, with its traceback.
+EXIT_CODES = {
+  0: 'done',
+  65: 'a model folder, data file or checkpoint can not be used: the same command ends the same way',
+  69: 'supervise gave up: too many restarts without progress',
+  70: 'numerics: training left its limits; the last good checkpoint is kept',
+  75: 'stopped or hindered from outside: run the same command again',
+  78: 'configuration: a field, flag or folder is wrong',
+}
 
 
 class UserError(Exception):
@@ -31,6 +41,12 @@ class SandboxError(UserError):
 
 
 class NumericsError(UserError):
-  """Training produced non-finite numbers too often in a row."""
+  """Training produced non-finite numbers, or left a limit that the configuration sets."""
 
   exit_code = 70
+
+
+class TryAgainError(UserError):
+  """The same command, run again, goes on: the run was stopped, or the machine failed it."""
+
+  exit_code = 75

@@ -23,13 +23,18 @@ def main() -> None:
 
     pretrain.pretrain(config, workdir)
   else:
+    from score_jax.faults import watchdog
     from score_jax.reporting import profile
     from score_jax.training import loop
     from score_jax.training import run
 
-    opened = run.open_run(config, workdir)
-    traced = profile.Tracer(opened.folder.path / 'profile', _PROFILE.value) if _PROFILE.value else profile.NO_TRACE
-    loop.train(opened, traced)
+    faults = config.faults
+    patience = watchdog.Patience(faults.stuck_first_seconds, faults.stuck_seconds, faults.stuck_factor)
+    with watchdog.watching(workdir, patience):
+      with watchdog.phase('open'):
+        opened = run.open_run(config, workdir)
+      traced = profile.Tracer(opened.folder.path / 'profile', _PROFILE.value) if _PROFILE.value else profile.NO_TRACE
+      loop.train(opened, traced)
 
 
 if __name__ == '__main__':

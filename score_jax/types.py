@@ -87,3 +87,4 @@ class Stage:
   reference: str  # one of REFERENCES
   offline_first: float  # fraction of problems whose first attempt comes from the base, untrained
   optim: StageOptim
+  kl_budget: tuple[float, ...] = ()  # [A] nats that an attempt's KL is steered to by adapting beta; 0 or (): fixed

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from score_jax.faults import watchdog
 from score_jax.reporting.ledger import ledger
 from score_jax.sampling.rollout import RolloutSpec
 from score_jax.sampling.sampler import Sampler
@@ -41,6 +42,7 @@ def verdicts(
   key = stream_key(seed, Stream.EVALUATION, 0)
   parts = []
   for first in range(0, len(problems), rows):
+    watchdog.beat()
     part = problems[first : first + rows]
     filled = part + [part[-1]] * (rows - len(part))
     rollout = sampler.sample(params, sampler.encoded(filled), key, spec, first_row=first)

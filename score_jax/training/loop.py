@@ -7,6 +7,7 @@ killed and started again ends where it would have ended.
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -15,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax.errors import NumericsError
+from score_jax.faults import signals
+from score_jax.faults import watchdog
 from score_jax.models import lora as loras
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import metrics
@@ -35,9 +37,11 @@ from score_jax.storage.checkpoints import abstract_like
 from score_jax.tasks.tokenizer_files import has_only_sentencepiece
 from score_jax.training import batches
 from score_jax.training import evaluation
+from score_jax.training import limits
 from score_jax.training import offline
 from score_jax.training import optim
 from score_jax.training import run as runs
+from score_jax.training import stopping
 from score_jax.training.run import Run
 from score_jax.training.update import UpdateSpec
 from score_jax.training.update import reference_logps
@@ -88,43 +92,86 @@ def visit_at(visits: tuple[Stage, ...], step: int) -> Visit:
 
 
 def train(run: Run, tracer: profile.Tracer = profile.NO_TRACE) -> None:
-  """Trains from where the run folder stands to the end; then evaluates, exports and reports the best policy."""
+  """Trains from where the run folder stands to the end; then evaluates, exports and reports the best policy.
+
+  Raises:
+    TryAgainError: it was asked to stop, or could not save; what is done is saved.
+    NumericsError: it left its limits.
+  """
   config = run.config
-  checkpoints = Checkpoints(run.folder.checkpoints, keep=config.checkpoint.keep)
-  state, progress = _restored_or_fresh(run, checkpoints)
-  run.folder.cut_metrics(progress.step)
+  checkpoints = Checkpoints(
+    run.folder.checkpoints,
+    keep=config.checkpoint.keep,
+    max_failed=config.faults.max_failed_saves,
+    damaged=run.folder.damaged,
+    prepare=run.folder.sync_metrics,
+  )
+  with contextlib.closing(checkpoints):
+    state, progress = _restored_or_fresh(run, checkpoints)
+    run.folder.cut_metrics(progress.step)
+    _make_up_evaluation(run, state, progress.step)
+    _evaluate_base(run)
+    state, progress = _train_steps(run, checkpoints, state, progress, tracer)
+    _finish(run, checkpoints, state, progress)
+
+
+def _train_steps(
+  run: Run, checkpoints: Checkpoints, state: TrainState, progress: Progress, tracer: profile.Tracer
+) -> tuple[TrainState, Progress]:
+  config = run.config
   total = min(config.total_steps, config.max_steps or config.total_steps)
-  _evaluate_base(run)
+  keeper = stopping.Keeper(run.folder, checkpoints, functools.partial(_needed_later, run))
+  keeper.begin(state, progress)
   bar = terminal.Progress(total, progress.step)
   data, work = None, None
-  while progress.step < total:
-    visit = visit_at(config.visits, progress.step)
-    if data is None or data.visit != visit:
-      state, data = enter(run, visit, state, progress.step, checkpoints)
-    with tracer.step():
-      state, line, work = run_step(run, data, state, progress.step, work or work_of(run, data, progress.step))
-    if config.eval.every and line['step'] % config.eval.every == 0:
-      line['eval'] = _evaluate(run, run.policy(state.params))
-      bar.say(terminal.evaluation_line(f'step {line["step"]}', line['eval']))
-    run.folder.add_metrics(line)
-    bar.show(line)
-    _stop_if_rejected(run, state)
-    progress = progress.after_step(
-      metrics.training_return(line) if visit.is_last else None, config.checkpoint.best_window
-    )
-    if _is_due(run, progress.step, total):
-      # A run cut short by max_steps must not consider a step that the whole run would not.
-      if _is_due(run, progress.step, config.total_steps):
-        progress = progress.at_checkpoint()
-      checkpoints.save(state, progress, protected=_needed_later(run, progress.step))
+  with signals.deferred(config.faults.grace_seconds, keeper.save):
+    while progress.step < total:
+      visit = visit_at(config.visits, progress.step)
+      if data is None or data.visit != visit:
+        with watchdog.phase('enter'):
+          state, data = enter(run, visit, state, progress.step, checkpoints)
+      with tracer.step():
+        kl = limits.kl_weights(visit.stage, progress)
+        state, line, work = run_step(run, data, state, progress.step, work or work_of(run, data, progress.step), kl)
+      ends = progress.step + 1 == visit.first_step + visit.stage.steps
+      progress = limits.after_step(config, visit.stage, progress, line, visit.is_last, ends)
+      keeper.hold(state, progress, line)
+      if config.eval.every and line['step'] % config.eval.every == 0:
+        line['eval'] = _evaluate(run, run.policy(state.params))
+        bar.say(terminal.evaluation_line(f'step {line["step"]}', line['eval']))
+      keeper.write(line)
+      bar.show(line)
+      limits.check(config, progress, line, int(state.rejected_in_a_row), run.folder.checkpoints)
+      if _is_due(run, progress.step, total):
+        progress = _save(run, checkpoints, state, progress, total)
+        keeper.hold(state, progress)
+      keeper.leave_if_asked(progress.step)
   bar.close()
-  _finish(run, checkpoints, state, progress)
+  return state, progress
+
+
+def _save(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Progress, total: int) -> Progress:
+  """Saves a step, in the background unless the run could not go on without it; its Progress as it was saved."""
+  with watchdog.phase('save'):
+    progress = checkpoints.settled(progress)
+    # A run cut short by max_steps must not consider a step that the whole run would not.
+    if _is_due(run, progress.step, run.config.total_steps):
+      progress = progress.at_checkpoint()
+    needed = _needed_later(run, progress.step)
+    if progress.step == total or progress.step in needed:
+      checkpoints.save_now(state, progress, protected=needed)
+    else:
+      checkpoints.save(state, progress, protected=needed)
+  return progress
 
 
 def run_step(
-  run: Run, data: VisitData, state: TrainState, step: int, work: Work
+  run: Run, data: VisitData, state: TrainState, step: int, work: Work, kl: tuple[float, ...] = ()
 ) -> tuple[TrainState, dict[str, Any], Work | None]:
-  """One step of SCoRe: the new state, its line of metrics, and the next step's work, if it is of the same visit."""
+  """One step of SCoRe: the new state, its line of metrics, and the next step's work, if it is of the same visit.
+
+  `kl` is beta of each attempt where it is not the stage's own.
+  """
   stage, clock = data.visit.stage, Clock()
   with clock('sample'):
     policy = run.sampler.layout(run.policy(state.params))
@@ -145,11 +192,13 @@ def run_step(
   with clock('update'):
     rate = optim.learning_rate(stage, step - data.visit.first_step)
     reference = data.reference if spec.reference_in_update else None
-    values = stage_values(stage, rate)
+    values = stage_values(stage, rate, kl)
     state, results = update(state, run.frozen, reference, batch, values, spec=spec, optimizer=run.optimizer)
     ahead = work_of(run, data, step + 1) if step + 1 < data.visit.first_step + stage.steps else None
     results = jax.device_get(results)
   line = metrics.step_line(step + 1, stage, verdict, rollout.stop, rollout.attempt, results, rate, clock.seconds)
+  if any(stage.kl_budget):
+    line['beta'] = list(kl)
   return state, line, ahead
 
 
@@ -179,23 +228,35 @@ def _batch(run: Run, rollout: Rollout, trained_BA: np.ndarray) -> tuple[Batch, n
   return meshes.put_rows(run.mesh, jax.tree.map(lambda x: x[order], batch)), order, spec
 
 
-def stage_values(stage: Stage, learning_rate: float) -> StageValues:
-  """The stage as the update reads it."""
+def stage_values(stage: Stage, learning_rate: float, kl: tuple[float, ...] = ()) -> StageValues:
+  """The stage as the update reads it; `kl` instead of its own beta."""
   return StageValues(
     pays=jnp.array(stage.pays, jnp.float32),
     bonus=jnp.array(stage.bonus, jnp.float32),
-    kl=jnp.array(stage.kl, jnp.float32),
+    kl=jnp.array(kl or stage.kl, jnp.float32),
     gamma=jnp.float32(stage.gamma),
     learning_rate=jnp.float32(learning_rate),
   )
 
 
 def _restored_or_fresh(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
-  last = checkpoints.last_step()
-  if last is None:
-    return runs.initial_state(run), Progress.start()
-  logging.info('resuming from step %d', last)
-  return checkpoints.state(last, runs.abstract_state(run)), checkpoints.progress(last)
+  with watchdog.phase('restore'):
+    found = checkpoints.resume(runs.abstract_state(run), run.config.faults.forget_best)
+    if found is None:
+      return runs.initial_state(run), Progress.start()
+    for step in _needed_later(run, found[1].step):
+      if 0 < step <= found[1].step:
+        checkpoints.check(step)
+  logging.info('resuming from step %d', found[1].step)
+  return found
+
+
+def _make_up_evaluation(run: Run, state: TrainState, step: int) -> None:
+  """Evaluates a step that was saved when the run was stopped in its evaluation."""
+  every, line = run.config.eval.every, run.folder.last_metrics()
+  if step and every and step % every == 0 and line.get('step') == step and 'eval' not in line:
+    run.folder.cut_metrics(step - 1)
+    run.folder.add_metrics(line | dict(eval=_evaluate(run, run.policy(state.params))))
 
 
 def enter(
@@ -230,28 +291,18 @@ def _needed_later(run: Run, step: int) -> tuple[int, ...]:
   return (visit.first_step,) if visit.stage.reference == 'stage_start' else ()
 
 
-def _stop_if_rejected(run: Run, state: TrainState) -> None:
-  limit, in_a_row = run.config.optim.max_rejected_in_a_row, int(state.rejected_in_a_row)
-  if in_a_row >= limit:
-    raise NumericsError(
-      f'{in_a_row} steps in a row had a non-finite loss, gradient or parameter and were rejected '
-      f'(config.optim.max_rejected_in_a_row = {limit}); the last good checkpoint is kept in {run.folder.checkpoints}. '
-      'Look at the last lines of metrics.jsonl, and begin a new --workdir with a lower learning rate, from this run by '
-      '--config.init_from if it is worth it'
-    )
-
-
 def _evaluate(run: Run, policy: Any) -> dict[str, Any]:
   settings = run.config.eval
-  return evaluation.evaluate(
-    run.sampler,
-    run.task,
-    run.grader,
-    run.sampler.layout(policy),
-    problems=settings.problems,
-    seed=settings.seed,
-    rows=run.config.rows,
-  )
+  with watchdog.phase('evaluate'):
+    return evaluation.evaluate(
+      run.sampler,
+      run.task,
+      run.grader,
+      run.sampler.layout(policy),
+      problems=settings.problems,
+      seed=settings.seed,
+      rows=run.config.rows,
+    )
 
 
 def _evaluate_base(run: Run) -> None:
@@ -276,17 +327,17 @@ def _finish(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Pro
     known = before.get(name, {}).get('step') == step
     results[name] = before[name] if known else _evaluate(run, run.policy(params[name])) | dict(step=step)
   run.folder.write_eval(results)
-  hf_export.write_folder(
-    run.folder.hf,
-    loras.scaled(params['final'], run.config.lora),
-    run.decoder,
-    source=run.model_folder,
-    tokenizer=run.sampler.chat.tokenizer if has_only_sentencepiece(run.model_folder) else None,
-    dtype=hf.stored_dtypes(run.model_folder, run.decoder),
-    chat_template=run.sampler.chat.tokenizer.chat_template if run.config.task.chat_template else '',
-    replace=True,
-  )
-  checkpoints.close()
+  with watchdog.phase('export'):
+    hf_export.write_folder(
+      run.folder.hf,
+      loras.scaled(params['final'], run.config.lora),
+      run.decoder,
+      source=run.model_folder,
+      tokenizer=run.sampler.chat.tokenizer if has_only_sentencepiece(run.model_folder) else None,
+      dtype=hf.stored_dtypes(run.model_folder, run.decoder),
+      chat_template=run.sampler.chat.tokenizer.chat_template if run.config.task.chat_template else '',
+      replace=True,
+    )
   evaluations = {name: results[name] for name in ('base', *wanted)}
   print(f'\n{terminal.table(evaluations)}\n')
   print(f'final is step {best}, in {run.folder.hf}; {run.folder.metrics.name} and {run.folder.eval.name} beside it')
@@ -301,5 +352,6 @@ class Clock:
   @contextlib.contextmanager
   def __call__(self, phase: str):
     begun = time.perf_counter()
-    yield
+    with watchdog.phase(phase):
+      yield
     self.seconds[phase] = round(time.perf_counter() - begun, 4)

@@ -10,6 +10,7 @@ import os
 import jax
 import numpy as np
 
+from score_jax.faults import watchdog
 from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
 from score_jax.training.run import Run
@@ -63,6 +64,7 @@ def _sample_first(run: Run, problems: tuple[Problem, ...], visit_index: int) -> 
   key = stream_key(run.config.seed, Stream.OFFLINE, visit_index)
   parts = []
   for begin in range(0, len(problems), per_call):
+    watchdog.beat()
     part = [problems[min(begin + i, len(problems) - 1)] for i in range(per_call)]
     prompts = run.sampler.encoded([p for p in part for _ in range(G)])
     rollout = run.sampler.sample(params, prompts, key, spec, first_row=begin * G)

@@ -1,6 +1,7 @@
 """A run, opened: everything that stays the same from its first step to its last, wired from the configuration."""
 
 from collections.abc import Mapping
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -15,6 +16,7 @@ import optax
 from score_jax import config as configs
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
+from score_jax.errors import DataError
 from score_jax.models import flash
 from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
@@ -26,6 +28,7 @@ from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
 from score_jax.states import TrainState
 from score_jax.storage import hf
+from score_jax.storage import manifests
 from score_jax.storage import run_folder
 from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.run_folder import RunFolder
@@ -44,6 +47,14 @@ _TOKENIZER_FILES = ('.json', '.jinja', '.model', '.txt')
 
 
 @dataclasses.dataclass(frozen=True)
+class Source:
+  """A checkpoint of another run that this one began from."""
+
+  step: int
+  sha256: str  # of its manifest, and so of its bytes
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
   """What the loop needs beside the state."""
 
@@ -59,6 +70,7 @@ class Run:
   optimizer: optax.GradientTransformation
   update_spec: UpdateSpec
   base: Any  # model.path's parameters in the training layout and compute dtype; never donated
+  source: Source | None = None  # what config.init_from gave, as the run began
 
   @property
   def frozen(self) -> Any:
@@ -211,11 +223,15 @@ def _opened(config: RunConfig, workdir: str, task: Task, grader: Grader) -> Run:
     chat_template=hashlib.sha256(sampler.chat.tokenizer.chat_template.encode()).hexdigest(),
     compute_dtype=sampler.dtype.name,
   )
-  if config.init_from and not folder.has_begun():  # a run under way has what it took from there
-    _check_init_from(config, model_identity['weights'])
-  folder.claim(
-    configs.as_dict(config), configs.identity(config) | dict(model=model_identity, data=task.train.fingerprint)
-  )
+  source = None
+  if config.init_from:
+    if not folder.has_begun():  # a run under way has what it took from there
+      _check_init_from(config, model_identity['weights'])
+    source = _source(config.init_from, folder)
+  identity = configs.identity(config) | dict(model=model_identity, data=task.train.fingerprint)
+  if source:
+    identity['init_from'] = dict(path=config.init_from, **dataclasses.asdict(source))
+  folder.claim(configs.as_dict(config), identity)
   trained = loras.trained_table(sampler.config, config.lora)
   return Run(
     config=config,
@@ -243,7 +259,20 @@ def _opened(config: RunConfig, workdir: str, task: Task, grader: Grader) -> Run:
       shards=meshes.row_shards(mesh),
     ),
     base=base,
+    source=source,
   )
+
+
+def _source(init_from: str, folder: RunFolder) -> Source:
+  """The step of `init_from` that a run begins from: the one it began from, even if that run has a new best since."""
+  if folder.has_begun():
+    known = folder.read_config()['identity'].get('init_from')
+    if isinstance(known, dict) and known.get('path') == init_from:
+      return Source(known['step'], known['sha256'])
+  with open_checkpoints(RunFolder(init_from)) as checkpoints:
+    step = chosen_step(checkpoints, RunFolder(init_from), 'best')
+    checkpoints.check(step)
+    return Source(step, manifests.digest(checkpoints.path(step)))
 
 
 def _check_task(config: RunConfig, task: Task) -> None:
@@ -279,9 +308,21 @@ def put_params(mesh: Mesh, table: WeightTable, params: Any, dtype: Any) -> Any:
 
 
 def initial_params(run: Run) -> Any:
-  """f32 parameters at step 0: those of `init_from`'s best policy if it is set, else the base's or fresh adapters."""
-  if run.config.init_from:
-    return best_params(RunFolder(run.config.init_from), run.mesh, run.trained)
+  """f32 parameters at step 0: those of `init_from`'s best policy if it is set, else the base's or fresh adapters.
+
+  Raises:
+    DataError: `init_from` no longer has the checkpoint that the run began from.
+  """
+  if run.source:
+    folder = RunFolder(run.config.init_from)
+    with open_checkpoints(folder) as checkpoints:
+      checkpoints.check(run.source.step)
+      if manifests.digest(checkpoints.path(run.source.step)) != run.source.sha256:
+        raise DataError(
+          f'config.init_from = {run.config.init_from!r}: its checkpoint of step {run.source.step} is not the one that '
+          'this run began from; restore that folder from a copy, or begin a new --workdir'
+        )
+    return best_params(folder, run.mesh, run.trained, str(run.source.step))
   if run.config.lora.rank:
     return fresh_adapters(run)
   return hf.read_params(run.model_folder, run.decoder, run.mesh, jnp.float32)
@@ -342,26 +383,31 @@ def best_params(folder: RunFolder, mesh: Mesh, table: WeightTable, step: str = '
 
   Raises:
     ConfigError: `step` is none of these, or the folder holds no checkpoints.
-    DataError: there is no such checkpoint, or it is of another model.
+    DataError: there is no such checkpoint, it is not whole, or it is of another model.
   """
+  with open_checkpoints(folder) as checkpoints:
+    chosen = chosen_step(checkpoints, folder, step)
+    shardings = meshes.params(mesh, table, meshes.TRAINING_RULES)
+    abstract = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), table.abstract(jnp.float32), shardings
+    )
+    return checkpoints.params(chosen, abstract)
+
+
+def open_checkpoints(folder: RunFolder) -> contextlib.closing[Checkpoints]:
+  """A run's checkpoints, to read."""
   if not folder.checkpoints.is_dir():
     raise ConfigError(f'{folder.path} has no checkpoints; it is not a run folder, or the run has saved none yet')
-  checkpoints = Checkpoints(folder.checkpoints, read_only=True)
+  return contextlib.closing(Checkpoints(folder.checkpoints, read_only=True))
+
+
+def chosen_step(checkpoints: Checkpoints, folder: RunFolder, step: str) -> int:
+  """What 'best', 'last' or a number mean there."""
+  if step.isdigit():
+    return int(step)
+  if step not in ('best', 'last'):
+    raise ConfigError(f"step {step!r} must be 'best', 'last' or a number")
   last = checkpoints.last_step()
   if last is None:
     raise ConfigError(f'{folder.path} has no whole checkpoint yet')
-  if step == 'last':
-    chosen = last
-  elif step == 'best':
-    chosen = checkpoints.progress(last).best_step or last
-  elif step.isdigit():
-    chosen = int(step)
-  else:
-    raise ConfigError(f"step {step!r} must be 'best', 'last' or a number")
-  shardings = meshes.params(mesh, table, meshes.TRAINING_RULES)
-  abstract = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), table.abstract(jnp.float32), shardings
-  )
-  params = checkpoints.params(chosen, abstract)
-  checkpoints.close()
-  return params
+  return (checkpoints.progress(last).best_step or last) if step == 'best' else last
