@@ -25,9 +25,7 @@ _MODEL = flags.DEFINE_string(
   'model', '', 'an HF folder, or with --topology a name of score_jax.models.shapes.SHAPES; default: config.model.path'
 )
 _WORKDIR = flags.DEFINE_string('workdir', '', 'the run folder that is meant; default: runs/<name of the config file>')
-_INSTRUCTION = flags.DEFINE_integer(
-  'instruction', 64, 'tokens between attempts, where no tokenizer says', lower_bound=1
-)
+_INSTRUCTION = flags.DEFINE_integer('instruction', 64, 'tokens between attempts, without a tokenizer', lower_bound=1)
 _TRIES = flags.DEFINE_integer('tries', 3, 'settings to compile in search of one that fits; 0: none', lower_bound=0)
 _DRY_RUN = flags.DEFINE_bool('dry_run', True, 'without --topology: whether two steps are run')
 _JSON = flags.DEFINE_string('json', '', 'also write what was found to this file')

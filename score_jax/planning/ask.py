@@ -68,8 +68,8 @@ def _hopeless(wanted: Wanted) -> str:
   if held <= wanted.limit:
     return ''
   return (
-    f'parameters, optimizer, base and the copy that is sampled from take {held / GIB:.1f} GiB of each device, which has '
-    f'{wanted.limit / GIB:.1f}; nothing was compiled'
+    f'parameters, optimizer, base and the copy that is sampled from take {held / GIB:.1f} GiB of each device, which '
+    f'has {wanted.limit / GIB:.1f}; nothing was compiled'
   )
 
 

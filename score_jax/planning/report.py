@@ -76,12 +76,13 @@ def chip_line(chip: Chip, count: int, where: str) -> str:
 
 def setting_line(plan: Plan) -> str:
   """What is compiled."""
-  mesh, update, sampling = plan.mesh.shape, plan.update, plan.rollout
-  spread = memory.shards(plan)
+  mesh, update = plan.mesh.shape, plan.update
+  attempts, between = ' + '.join(map(str, plan.rollout.budgets)), sum(map(len, plan.rollout.feeds))
+  where = 'chip' if mesh['tensor'] == 1 else f'{mesh["tensor"]} chips'
   return (
     f'mesh data {mesh["data"]} x fsdp {mesh["fsdp"]} x tensor {mesh["tensor"]}; {plan.rows} conversations of '
-    f'{plan.prompt} + {" + ".join(map(str, sampling.budgets))} tokens and {sum(map(len, sampling.feeds))} between them, '
-    f'{plan.rows // spread} a chip{"" if mesh["tensor"] == 1 else " group"}, {memory.lanes(plan)} at a time; update in '
+    f'{plan.prompt} + {attempts} tokens and {between} between them, {plan.rows // memory.shards(plan)} per {where}, '
+    f'{memory.lanes(plan)} at a time; update in '
     f'{update.micro_batches} parts{", packed" if update.places else ""}, remat {update.remat}, logits '
     f'{update.logits_mb:g} MB, attention {update.how.kind}'
   )
@@ -100,22 +101,8 @@ def table(found: Compiled) -> str:
     'a chip holds all the time (GiB): ' + ', '.join(f'{name} {_gib(size)}' for name, size in held.items() if size)
   ]
   lines.append(f'while it samples: policy {_gib(sizes.policy)}, cache {_gib(sizes.cache)}')
-  rows = [
-    (
-      'program',
-      'compiled',
-      'arguments',
-      'results',
-      'temporary',
-      'held beside',
-      'peak',
-      'of',
-      '',
-      'TFLOP',
-      'GB',
-      'floor',
-    )
-  ]
+  memory_columns = 'arguments', 'results', 'temporary', 'held beside', 'peak', 'of', ''
+  rows = [('program', 'compiled', *memory_columns, 'TFLOP', 'GB', 'floor')]
   for name, program in found.programs.items():
     parts = ('?',) * 3 if program.refused else map(_gib, (program.arguments, program.results, program.temporary))
     most = found.most(name)
@@ -156,10 +143,7 @@ def _columns(rows: list[tuple[str, ...]]) -> list[str]:
   """Right-aligned but for the first."""
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   return [
-    '  '.join(
-      cell.ljust(width) if i == 0 else cell.rjust(width)
-      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-    )
+    row[0].ljust(widths[0]) + ''.join(f'  {cell:>{width}}' for cell, width in zip(row[1:], widths[1:], strict=True))
     for row in rows
   ]
 

@@ -77,12 +77,12 @@ def candidates(wanted: Wanted, factors: dict[str, float]) -> list[Candidate]:
   """Settings that are estimated to fit, the nearest first; where none is, the one that comes nearest to it."""
   fitting, nearest = [], None
   for cost, config in _meshes(wanted):
-    sampled = _best(wanted, config, _lanes(wanted, config), ('layout', 'rollout'), factors)
-    updated = _best(wanted, config, _updates(wanted, config), ('reference', 'update'), factors)
-    if sampled is None or updated is None:
+    # The update first: a batch that it can't cut has no plan at all.
+    updated = _best(wanted, _updates(wanted, config), ('reference', 'update'), factors)
+    if updated is None:
       continue
-    both = settings.changed(updated.config, lanes=sampled.config.sampling.lanes)
-    found = Candidate(cost + sampled.cost + updated.cost, both, max(sampled.most, updated.most))
+    sampled = _best(wanted, _lanes(wanted, updated.config), ('layout', 'rollout'), factors)
+    found = Candidate(cost + updated.cost + sampled.cost, sampled.config, max(sampled.most, updated.most))
     if found.most <= _MARGIN * wanted.limit:
       fitting.append(found)
     elif nearest is None or found.most < nearest.most:
@@ -90,9 +90,11 @@ def candidates(wanted: Wanted, factors: dict[str, float]) -> list[Candidate]:
   return sorted(fitting, key=lambda found: found.cost) or ([nearest] if nearest else [])
 
 
-def _best(wanted, config, options, names, factors) -> Candidate | None:
+def _best(
+  wanted: Wanted, options: list[tuple[float, RunConfig]], names: tuple[str, ...], factors: dict[str, float]
+) -> Candidate | None:
   """The cheapest option that fits; else the smallest; None if the batch can't be cut so at all."""
-  references, smallest = settings.references(config), None
+  references, smallest = settings.references(wanted.config), None
   for cost, option in options:
     try:
       plan = wanted.plan(option)
