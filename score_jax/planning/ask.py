@@ -89,20 +89,29 @@ def text(found: Answer, config: RunConfig) -> str:
     parts.append(f'{report.setting_line(found.asked.plan)}\n{report.table(found.asked)}')
   if found.fits:
     return '\n\n'.join([*parts, 'It fits.'])
-  parts.append(f'It does not fit{": " + found.refusal if found.refusal else ""}.')
+  parts.append(remedy(found, config))
   if found.proposed:
-    flags = ' '.join(settings.flags_between(config, found.proposed.config))
-    parts.append(f'The nearest setting found that does: {flags}')
     parts.append(f'{report.setting_line(found.proposed.plan)}\n{report.table(found.proposed)}')
-  elif found.nearest:
-    flags = ' '.join(settings.flags_between(config, found.nearest.config)) or 'as it is'
-    parts.append(
-      f'No setting on these devices is estimated to fit. The nearest needs about {found.nearest.most / GIB:.1f} GiB of '
-      f'each: {flags}. Take more devices, or adapters (--config.lora.rank=16)'
-    )
-  else:
-    parts.append('No setting that was tried fits; --tries=N tries more')
   return '\n\n'.join(parts)
+
+
+def remedy(found: Answer, config: RunConfig) -> str:
+  """Why a setting does not fit, and what to do about it, in a line."""
+  reason = found.refusal
+  if found.asked:
+    asked = found.asked
+    worst = max(asked.programs, key=asked.most)
+    reason = f'{worst} takes {asked.most(worst) / GIB:.2f} GiB of {asked.chip.usable / GIB:.2f}'
+  if found.proposed:
+    flags = settings.flags_between(config, found.proposed.config)
+    return f'It does not fit: {reason}. The nearest setting found that does: {" ".join(flags)}'
+  if found.nearest:
+    flags = ' '.join(settings.flags_between(config, found.nearest.config)) or 'as it is'
+    return (
+      f'It does not fit: {reason}. No setting on these devices is estimated to; the nearest needs about '
+      f'{found.nearest.most / GIB:.1f} GiB of each: {flags}. Take more devices, or adapters (--config.lora.rank=16)'
+    )
+  return f'It does not fit: {reason}. None of the settings that were tried does; --tries=N tries more'
 
 
 def as_data(found: Answer, config: RunConfig) -> dict[str, Any]:

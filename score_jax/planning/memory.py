@@ -35,6 +35,11 @@ class Sizes:
   cache: int  # keys and values of a rollout's lanes
 
 
+def parameters(decoder: DecoderConfig, lora: Lora = loras.NONE) -> int:
+  """How many weights a model has, or how many of it are trained."""
+  return loras.trained_table(decoder, lora).parameters()
+
+
 def on_device(tree: Any) -> int:
   """Bytes of a tree of placed shapes on one device."""
   return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
