@@ -1,4 +1,4 @@
-"""The programs of a step, compiled for a TPU topology on a machine without a TPU: how long it takes, and what they need.
+"""The programs of a step, compiled for a TPU topology without a TPU: how long it takes, and what they need.
 
 `score_jax.doctor --topology` does it for a whole configuration. Nothing is executed and no memory is taken.
 """
