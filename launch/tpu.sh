@@ -73,7 +73,7 @@ run() {
   on_all "cd $folder; rm -f run.code; setsid nohup bash -c $(printf '%q' "$line > run.log 2>&1; echo \$? > run.code") < /dev/null > /dev/null 2>&1 &"
 }
 
-# The exit code of worker 0's supervisor; '' while it runs, or where it can't be reached.
+# The exit code of worker 0's supervisor (69: it gave up); '' while it runs, or where it can't be reached.
 code() {
   if $dry_run; then
     echo 0
@@ -99,7 +99,7 @@ keep() {
       ended="$(code)"
       case "$ended" in
         '') sleep 60 ;;
-        75) echo 'the supervisor gave up without progress; see launch/tpu.sh log' >&2; exit 75 ;;
+        75) run ;; # stopped from outside: the same command again
         *) exit "$ended" ;;
       esac
     done

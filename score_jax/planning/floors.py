@@ -9,9 +9,11 @@ import numpy as np
 
 from score_jax.models import weights
 from score_jax.models.families import DecoderConfig
+from score_jax.planning import collectives
 from score_jax.planning import memory
 from score_jax.planning.chips import Chip
 from score_jax.planning.programs import Plan
+from score_jax.planning.programs import Program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,18 @@ class Floor:
   def seconds(self, chip: Chip) -> float:
     """What the slower of the two takes."""
     return max(self.flops / chip.flops, self.bytes / chip.bandwidth)
+
+
+def link_seconds(plan: Plan, program: Program, chip: Chip) -> float:
+  """What its collectives take at least, if nothing of it hides behind computing: what they yield, over half of the
+  published bandwidth, which counts both directions. 0 where that is not published.
+
+  A rollout's steps are counted as if all rows used their whole budgets; refills of lanes are left out.
+  """
+  if not chip.interconnect:
+    return 0.0
+  times = {collectives.ALWAYS: 1, collectives.PASS: _steps(plan), collectives.OUTER_PASS: 0}
+  return sum(sent.bytes * times[sent.place] for sent in program.sent) / (chip.interconnect / 2)
 
 
 def met_in_products(config: DecoderConfig) -> int:
@@ -55,8 +69,10 @@ def of(plan: Plan) -> dict[str, Floor]:
 
 def _rollout_bytes(plan: Plan, sizes: memory.Sizes) -> float:
   """The weights once a step, and the live cache of every lane: half of what grows, on average."""
-  local = plan.rows // memory.shards(plan)
-  lanes = memory.lanes(plan)
-  steps = -(-local // lanes) * plan.rollout.growth
   live = (plan.prompt + plan.rollout.growth / 2) / plan.length
-  return steps * (sizes.policy + live * sizes.cache)
+  return _steps(plan) * (sizes.policy + live * sizes.cache)
+
+
+def _steps(plan: Plan) -> int:
+  """Decode steps of a device whose rows all use their whole budgets."""
+  return -(-plan.rows // memory.shards(plan) // memory.lanes(plan)) * plan.rollout.growth

@@ -52,6 +52,7 @@ def as_data(found: Compiled) -> dict[str, Any]:
       with_what_is_held=found.most(name),
       fits=found.most(name) <= found.chip.usable,
       floor=dataclasses.asdict(least[name]) | dict(seconds=least[name].seconds(found.chip)),
+      link_seconds=floors.link_seconds(found.plan, program, found.chip),
     )
   return dict(
     chip=dataclasses.asdict(found.chip),
@@ -102,7 +103,7 @@ def table(found: Compiled) -> str:
   ]
   lines.append(f'while it samples: policy {_gib(sizes.policy)}, cache {_gib(sizes.cache)}')
   memory_columns = 'arguments', 'results', 'temporary', 'held beside', 'peak', 'of', ''
-  rows = [('program', 'compiled', *memory_columns, 'TFLOP', 'GB', 'floor')]
+  rows = [('program', 'compiled', *memory_columns, 'TFLOP', 'GB', 'floor', 'link')]
   for name, program in found.programs.items():
     parts = ('?',) * 3 if program.refused else map(_gib, (program.arguments, program.results, program.temporary))
     most = found.most(name)
@@ -118,10 +119,12 @@ def table(found: Compiled) -> str:
         f'{least[name].flops / 1e12:,.1f}',
         f'{least[name].bytes / 1e9:,.1f}',
         f'{least[name].seconds(found.chip):.3g} s',
+        f'{floors.link_seconds(found.plan, program, found.chip):.3g} s',
       )
     )
   lines += ['', *_columns(rows), '']
-  lines.append('memory in GiB; TFLOP, GB (moved in memory) and floor: the least that a call can take, from shapes')
+  lines += ['memory in GiB; TFLOP, GB moved in memory, and floor: the least that a call can take, from shapes;']
+  lines += ['link: what its collectives take over the interconnect, if nothing hides them']
   return '\n'.join(lines + ['', *_sent(found)])
 
 
