@@ -97,6 +97,18 @@ def test_logits_never_exist_for_the_whole_sequence(plan, compiled, name):
   assert max(map(math.prod, of_the_vocabulary)) < everything / 2
 
 
+def test_a_program_that_is_too_large_is_told_by_how_much():
+  decoder = tiny.decoder_config('llama', vocab=2**22, width=1024, layers=1, heads=8, kv_heads=8, head_width=128)
+  config = tiny.run_config()
+  devices = tuple(programs.topology_mesh('v5e:2x2', (4, 1, 1)).devices.flat)
+  rollout = settings.assumed_rollout(config, FEED)
+  wanted = search.Wanted(config, decoder, rollout, jnp.dtype('bfloat16'), devices, 1e12)
+  program, text = programs.compiled(wanted.plan(config), 'layout')
+  assert program.refused and not text
+  # Embedding and head, 2^32 numbers each, in f32 and again in bf16; a v5e has 15.75 GiB.
+  assert program.peak > 2**34
+
+
 def test_what_the_compiler_takes_is_what_was_added_up(plan, compiled):
   sizes = memory.sizes(plan)
   program, _ = compiled('update')
