@@ -110,6 +110,33 @@ def test_loops_of_known_length_are_multiplied_and_others_told_apart():
   )
 
 
+UNROLLED = """
+%cond (p: (f32[], u32[])) -> pred[] {
+  %n = u32[]{:T(128)} constant(7)
+  %i = u32[]{:T(128)} get-tuple-element(%p), index=1
+  ROOT %lt = pred[]{:T(512)} compare(%i, %n), direction=LT, metadata={op_name="a(b)"}
+}
+
+%twice (p: (f32[], u32[])) -> (f32[], u32[]) {
+  %j = u32[]{:T(128)} get-tuple-element(%p), index=1
+  %two = u32[]{:T(128)} constant(2)
+  %raised = u32[]{:T(128)} add(%j, %two), metadata={op_name="a(b)"}
+  %copied = u32[]{:T(128)} copy(%raised)
+  %a = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%x), source_target_pairs={{0,1}}
+  ROOT %t = (f32[]{:T(128)}, u32[]{:T(128)}) tuple(%f, /*index=1*/%copied)
+}
+
+ENTRY %main (p: (f32[], u32[])) -> (f32[], u32[]) {
+  ROOT %w = (f32[], u32[]) while(%p), condition=%cond, body=%twice
+}
+"""
+
+
+def test_a_loop_that_the_compiler_unrolled_runs_less_often():
+  # 0, 2, 4, 6: below 7 four times.
+  assert collectives.sent(UNROLLED) == (Sent(collectives.ALWAYS, 'collective-permute', 4, 4 * 32),)
+
+
 def test_a_compiled_loop_of_layers_is_counted_as_often_as_it_runs():
   # Of the CPU's compiler, which says how often in its own words.
   mesh = meshes.make_mesh(1, 8, 1)

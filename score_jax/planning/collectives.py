@@ -1,11 +1,12 @@
 """What a compiled program sends: its collectives by kind, with the bytes that they yield, in loops and outside.
 
 Read from the text of the optimized program. A loop whose condition compares a counter with a constant is taken to run
-that often; what is inside counts so many times. Other loops (the rollout's, which ends when all rows are done) are
-told apart: what one pass of each sends.
+from 0 up to it, by what its body adds; what is inside counts so many times. Other loops (the rollout's, which ends when
+all rows are done) are told apart: what one pass of each sends.
 """
 
 import dataclasses
+import math
 import re
 
 _HEAD = re.compile(r'^(ENTRY )?%?([\w.\-]+) .*\{$')
@@ -18,6 +19,11 @@ _BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 _INTEGER = re.compile(r'%?([\w.\-]+) = [su]\d+\[\]\S* constant\((\d+)\)')
 _BELOW = re.compile(r'compare\((?:\S+ )?%?([\w.\-]+), (?:\S+ )?%?([\w.\-]+)\), direction=LT')
 
+_ELEMENT = re.compile(r'%?([\w.\-]+) = [su]\d+\[\]\S* get-tuple-element\(.*\), index=(\d+)')
+_RESULT = re.compile(r'ROOT .*? tuple\((.*?)\)(?:,|$)')
+_RAISED = re.compile(r'%?([\w.\-]+) = [su]\d+\[\]\S* (add|copy)\((.*?)\)')
+_NAME = re.compile(r'%([\w.\-]+)')
+_COMMENT = re.compile(r'/\*.*?\*/')
 
 # Where a collective stands: run so often in all; in one pass of a loop of unknown length; in one that holds such loops.
 ALWAYS, PASS, OUTER_PASS = 'always', 'pass', 'outer pass'
@@ -72,7 +78,7 @@ def sent(program: str) -> tuple[Sent, ...]:
       for called in _called(line):
         open_ended |= walk(called, times, totals)
       if loop := _LOOP.search(line):
-        if trips := _trips(line, bodies.get(loop[1], ())):
+        if trips := _trips(line, bodies):
           open_ended |= walk(loop[2], times * trips, totals)
           continue
         own: dict[str, list[int]] = {}
@@ -105,12 +111,37 @@ def _called(line: str) -> list[str]:
   return _CALLED.findall(line) + branches
 
 
-def _trips(line: str, condition: list[str] | tuple) -> int | None:
-  """How often a loop runs, if its text says so."""
+def _trips(line: str, bodies: dict[str, list[str]]) -> int | None:
+  """How often a loop runs, if its text says so: from 0 up to a constant, by a constant."""
   if known := _TRIPS.search(line):
     return int(known[1])
-  integers = dict(found for part in condition for found in _INTEGER.findall(part))
+  condition, body = (bodies.get(name, []) for name in _LOOP.search(line).groups())
+  integers = _integers(condition)
   for part in condition:
-    if 'ROOT' in part and (below := _BELOW.search(part)) and below[2] in integers:
-      return int(integers[below[2]])
+    below = _BELOW.search(part) if 'ROOT' in part else None
+    if below and below[2] in integers:
+      return math.ceil(integers[below[2]] / _stride(below[1], condition, body))
   return None
+
+
+def _stride(counter: str, condition: list[str], body: list[str]) -> int:
+  """By how much a pass raises the counter that the condition reads: more than 1 where the compiler unrolled the loop.
+
+  1 where the body does not say it plainly.
+  """
+  read = next((found[2] for part in condition if (found := _ELEMENT.search(part)) and found[1] == counter), None)
+  results = next((found[1] for part in body if (found := _RESULT.search(part))), '')
+  names = _NAME.findall(_COMMENT.sub('', results))
+  if read is None or int(read) >= len(names):
+    return 1
+  defined = {found[1]: found for part in body if (found := _RAISED.search(part))}
+  name, integers = names[int(read)], _integers(body)
+  while name in defined and defined[name][2] == 'copy':
+    name = _NAME.findall(defined[name][3])[0]
+  if name not in defined:
+    return 1
+  return next((integers[word] for word in _NAME.findall(defined[name][3]) if word in integers), 1)
+
+
+def _integers(lines: list[str]) -> dict[str, int]:
+  return {name: int(value) for line in lines for name, value in _INTEGER.findall(line)}
