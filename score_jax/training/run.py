@@ -17,7 +17,6 @@ from score_jax import config as configs
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
 from score_jax.errors import DataError
-from score_jax.models import flash
 from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
 from score_jax.models.lora import Lora
@@ -39,6 +38,7 @@ from score_jax.tasks import open_task
 from score_jax.tasks import without_long
 from score_jax.tasks.tokenizer import load_tokenizer
 from score_jax.training import optim
+from score_jax.training import specs
 from score_jax.training.update import UpdateSpec
 from score_jax.verifiers.pool import Grader
 from score_jax.verifiers.pool import open_grader
@@ -198,18 +198,7 @@ def _opened(config: RunConfig, workdir: str, task: Task, grader: Grader) -> Run:
   if folder := compile_cache(config.compile_cache, jax.default_backend(), os.environ):
     jax.config.update('jax_compilation_cache_dir', folder)
   mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-  part = config.batch.problems // config.batch.micro_batches * config.batch.samples
-  if part % meshes.row_shards(mesh):
-    raise ConfigError(
-      f'a micro-batch of {part} rows (config.batch) can not be spread over {meshes.row_shards(mesh)} devices; '
-      'change batch.problems, batch.samples, batch.micro_batches or the mesh'
-    )
-  if config.batch.pack and config.batch.problems % (meshes.row_shards(mesh) * config.batch.micro_batches):
-    raise ConfigError(
-      f'config.batch.pack needs whole problems on each of {meshes.row_shards(mesh)} devices in each of '
-      f'config.batch.micro_batches = {config.batch.micro_batches} parts; config.batch.problems = '
-      f'{config.batch.problems} is no multiple of their product'
-    )
+  specs.check_spread(config, mesh)
   model_folder = hf.folder_of(config.model.path)
   sampler = open_sampler(config, model_folder, mesh)
   if config.task.long_prompts == 'drop':
@@ -244,20 +233,7 @@ def _opened(config: RunConfig, workdir: str, task: Task, grader: Grader) -> Run:
     sampler=sampler,
     trained=trained,
     optimizer=optim.make_optimizer(config.optim, trained),
-    update_spec=UpdateSpec(
-      config=sampler.config,
-      lora=config.lora,
-      dtype=sampler.dtype,
-      group=config.batch.samples,
-      micro_batches=config.batch.micro_batches,
-      kl_form=config.loss.kl_form,
-      importance_cap=config.loss.importance_cap,
-      remat=config.model.remat,
-      logits_mb=config.model.logits_mb,
-      attempt_gradient_norms=config.loss.attempt_gradient_norms,
-      how=flash.best(sampler.config, sampler.dtype, mesh),
-      shards=meshes.row_shards(mesh),
-    ),
+    update_spec=specs.update_spec(config, sampler.config, sampler.dtype, mesh),
     base=base,
     source=source,
   )
@@ -341,21 +317,7 @@ def initial_state(run: Run) -> TrainState:
 
 def abstract_state(run: Run) -> TrainState:
   """Shapes, dtypes and shardings of the state."""
-
-  def placed(shapes: Any, shardings: Any) -> Any:
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-
-  params = run.trained.abstract(jnp.float32)
-  number = jax.ShapeDtypeStruct((), jnp.int32, sharding=meshes.replicated(run.mesh))
-  return TrainState(
-    step=number,
-    params=placed(params, meshes.params(run.mesh, run.trained, meshes.TRAINING_RULES)),
-    opt_state=placed(
-      jax.eval_shape(run.optimizer.init, params), meshes.opt_state(run.mesh, run.optimizer, run.trained)
-    ),
-    rejected=number,
-    rejected_in_a_row=number,
-  )
+  return specs.abstract_state_of(run.mesh, run.trained, run.optimizer)
 
 
 def fresh_state(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh, table: WeightTable) -> TrainState:
@@ -387,10 +349,7 @@ def best_params(folder: RunFolder, mesh: Mesh, table: WeightTable, step: str = '
   """
   with open_checkpoints(folder) as checkpoints:
     chosen = chosen_step(checkpoints, folder, step)
-    shardings = meshes.params(mesh, table, meshes.TRAINING_RULES)
-    abstract = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), table.abstract(jnp.float32), shardings
-    )
+    abstract = specs.placed(table.abstract(jnp.float32), meshes.params(mesh, table, meshes.TRAINING_RULES))
     return checkpoints.params(chosen, abstract)
 
 
