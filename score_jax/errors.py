@@ -24,6 +24,12 @@ class DataError(UserError):
   exit_code = 65
 
 
+class StoppedError(UserError):
+  """An alarm that config.report.stop_on names has sounded; everything up to that step is saved."""
+
+  exit_code = 76
+
+
 class NumericsError(UserError):
   """Training produced non-finite numbers too often in a row."""
 

@@ -15,12 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_jax import config as configs
 from score_jax.errors import NumericsError
 from score_jax.models import lora as loras
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import metrics
 from score_jax.reporting import profile
+from score_jax.reporting import recording
+from score_jax.reporting import report
+from score_jax.reporting import rows
 from score_jax.reporting import terminal
+from score_jax.reporting.watch import Watch
 from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
 from score_jax.states import Batch
@@ -40,6 +45,7 @@ from score_jax.training import optim
 from score_jax.training import run as runs
 from score_jax.training.run import Run
 from score_jax.training.update import UpdateSpec
+from score_jax.training.update import checksum
 from score_jax.training.update import reference_logps
 from score_jax.training.update import update
 from score_jax.types import Problem
@@ -93,9 +99,11 @@ def train(run: Run, tracer: profile.Tracer = profile.NO_TRACE) -> None:
   checkpoints = Checkpoints(run.folder.checkpoints, keep=config.checkpoint.keep)
   state, progress = _restored_or_fresh(run, checkpoints)
   run.folder.cut_metrics(progress.step)
+  recording.cut(run.folder.rows / 'train.jsonl', progress.step)
   total = min(config.total_steps, config.max_steps or config.total_steps)
+  watch = _watch(run, total, progress.step)
   _evaluate_base(run)
-  bar = terminal.Progress(total, progress.step)
+  watch.begin()
   data, work = None, None
   while progress.step < total:
     visit = visit_at(config.visits, progress.step)
@@ -104,20 +112,23 @@ def train(run: Run, tracer: profile.Tracer = profile.NO_TRACE) -> None:
     with tracer.step():
       state, line, work = run_step(run, data, state, progress.step, work or work_of(run, data, progress.step))
     if config.eval.every and line['step'] % config.eval.every == 0:
-      line['eval'] = _evaluate(run, run.policy(state.params))
-      bar.say(terminal.evaluation_line(f'step {line["step"]}', line['eval']))
+      line['eval'] = _evaluate(run, run.policy(state.params), f'step{line["step"]}')
+      watch.say(terminal.evaluation_line(f'step {line["step"]}', line['eval']))
     run.folder.add_metrics(line)
-    bar.show(line)
+    stopped = watch.after(line)
     _stop_if_rejected(run, state)
     progress = progress.after_step(
       metrics.training_return(line) if visit.is_last else None, config.checkpoint.best_window
     )
-    if _is_due(run, progress.step, total):
+    if _is_due(run, progress.step, total) or stopped:
       # A run cut short by max_steps must not consider a step that the whole run would not.
       if _is_due(run, progress.step, config.total_steps):
         progress = progress.at_checkpoint()
       checkpoints.save(state, progress, protected=_needed_later(run, progress.step))
-  bar.close()
+    if stopped:
+      checkpoints.close()
+      raise stopped
+  watch.close()
   _finish(run, checkpoints, state, progress)
 
 
@@ -140,7 +151,8 @@ def run_step(
       batch = batch.replace(ref_logp=reference_logps(run.frozen, data.reference, batch, spec=spec))
     jax.block_until_ready(batch)
   with clock('grade'):
-    verdict = grading.result()
+    grades = grading.result()
+    verdict = grades.verdict
     batch = batch.replace(verdict=meshes.put_rows(run.mesh, verdict[order]))
   with clock('update'):
     rate = optim.learning_rate(stage, step - data.visit.first_step)
@@ -149,7 +161,13 @@ def run_step(
     state, results = update(state, run.frozen, reference, batch, values, spec=spec, optimizer=run.optimizer)
     ahead = work_of(run, data, step + 1) if step + 1 < data.visit.first_step + stage.steps else None
     results = jax.device_get(results)
-  line = metrics.step_line(step + 1, stage, verdict, rollout.stop, rollout.attempt, results, rate, clock.seconds)
+    reference_sum = int(checksum(data.reference or run.frozen))
+  with clock('record'):
+    line = metrics.step_line(step + 1, stage, verdict, rollout.stop, rollout.attempt, results, rate, clock.seconds)
+    line |= metrics.changes(grades.texts, grades.graded, run.config.batch.samples)
+    line |= dict(visit=data.visit.index, reference=reference_sum)
+    kept, path = run.config.report.rows, run.folder.rows / 'train.jsonl'
+    recording.add_step(path, kept, run.config.seed, line, work.problems, rollout, grades.texts, grades.graded)
   return state, line, ahead
 
 
@@ -241,9 +259,10 @@ def _stop_if_rejected(run: Run, state: TrainState) -> None:
     )
 
 
-def _evaluate(run: Run, policy: Any) -> dict[str, Any]:
+def _evaluate(run: Run, policy: Any, name: str) -> dict[str, Any]:
+  """The ledgers of a policy; its conversations go to rows/<name>.jsonl.gz."""
   settings = run.config.eval
-  return evaluation.evaluate(
+  results, conversations = evaluation.evaluate(
     run.sampler,
     run.task,
     run.grader,
@@ -252,13 +271,27 @@ def _evaluate(run: Run, policy: Any) -> dict[str, Any]:
     seed=settings.seed,
     rows=run.config.rows,
   )
+  rows.write(run.folder.rows / f'{name}.jsonl.gz', conversations)
+  return results
+
+
+def _watch(run: Run, total: int, done: int) -> Watch:
+  return Watch(
+    run.config.report,
+    run.folder.path,
+    run.folder.metrics,
+    total,
+    done,
+    shown=configs.as_dict(run.config),
+    write_report=lambda: report.write([run.folder.path], run.folder.report),
+  )
 
 
 def _evaluate_base(run: Run) -> None:
   """Evaluates the base once; other settings of the evaluation begin eval.json anew."""
   settings = dict(problems=run.config.eval.problems, seed=run.config.eval.seed)
   if run.folder.read_eval().get('settings') != settings:
-    run.folder.write_eval(dict(base=_evaluate(run, run.base_policy()), settings=settings))
+    run.folder.write_eval(dict(base=_evaluate(run, run.base_policy(), 'base'), settings=settings))
   print(terminal.evaluation_line('base', run.folder.read_eval()['base']), flush=True)
 
 
@@ -274,7 +307,7 @@ def _finish(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Pro
   results = {name: value for name, value in before.items() if name not in ('final', 'last')}
   for name, step in wanted.items():
     known = before.get(name, {}).get('step') == step
-    results[name] = before[name] if known else _evaluate(run, run.policy(params[name])) | dict(step=step)
+    results[name] = before[name] if known else _evaluate(run, run.policy(params[name]), name) | dict(step=step)
   run.folder.write_eval(results)
   hf_export.write_folder(
     run.folder.hf,
@@ -290,6 +323,8 @@ def _finish(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Pro
   evaluations = {name: results[name] for name in ('base', *wanted)}
   print(f'\n{terminal.table(evaluations)}\n')
   print(f'final is step {best}, in {run.folder.hf}; {run.folder.metrics.name} and {run.folder.eval.name} beside it')
+  size = report.write([run.folder.path], run.folder.report)
+  print(f'{run.folder.report} shows all of it in a browser ({size / 2**20:.1f} MB)')
 
 
 class Clock:
