@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import gzip
-import io
 import json
 import os
 import pathlib
 from typing import Any
+import zlib
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from score_jax.types import Problem
 from score_jax.types import Stop
 from score_jax.types import Verdict
 
-_LONGEST_LINE = 64 * 2**20  # characters of a row that is read back
+_LONGEST_LINE = 64 * 2**20  # bytes of a row that is read back
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,18 +164,35 @@ def read(path: pathlib.Path) -> Iterator[Row]:
   Raises:
     DataError: it can't be read, or holds something else.
   """
-  packed = path.suffix == '.gz'
+  for number, found in enumerate(read_json(path), 1):
+    try:
+      row = of_json(found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+      raise DataError(f'{path}, line {number}: is not a row of conversations ({error!r:.200})') from error
+    yield row
+
+
+def read_json(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """The objects of a file of JSON lines.
+
+  Raises:
+    DataError: it can't be read, or holds something else.
+  """
   number = 0
   try:
-    with path.open('rb') as file, gzip.open(file) if packed else contextlib.nullcontext(file) as plain:
-      for line in io.TextIOWrapper(plain, encoding='utf-8'):
+    with path.open('rb') as file, gzip.open(file) if path.suffix == '.gz' else contextlib.nullcontext(file) as plain:
+      while line := plain.readline(_LONGEST_LINE):
         number += 1
-        if len(line) > _LONGEST_LINE:
-          raise ValueError('a line of more than 64 MB')
-        if line.endswith('\n'):
-          yield of_json(json.loads(line))
-  except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError) as error:
-    raise DataError(f'{path}, line {number}: is not a row of conversations ({error!r:.200})') from error
+        if not line.endswith(b'\n'):
+          if len(line) == _LONGEST_LINE:
+            raise ValueError('a line of 64 MB')
+          return
+        found = json.loads(line)
+        if not isinstance(found, dict):
+          raise ValueError('not an object')
+        yield found
+  except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+    raise DataError(f'{path}, line {number}: can not be read as JSON lines ({error!r:.200})') from error
 
 
 def of_json(row: dict[str, Any]) -> Row:

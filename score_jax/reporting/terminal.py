@@ -139,3 +139,20 @@ def table(evaluations: dict[str, Evaluation]) -> str:
   ]
   lines.insert(1, '  '.join('-' * w for w in widths))
   return '\n'.join(lines)
+
+
+def compute_lines(evaluation: Evaluation) -> list[str]:
+  """What several samples are worth, where an evaluation has them: a line for each figure."""
+  lines = []
+  for way, m in evaluation.items():
+    for attempt, figures in m.get('at_k', {}).items():
+      if isinstance(figures, dict):
+        shown = (f'{name} {100 * f["value"]:.1f}' for name, f in figures.items())
+        lines.append(f'{way}, {attempt}, {m["at_k"]["k"]} samples: ' + ', '.join(shown))
+    curves = m.get('curves', {})
+    for side in ('parallel', 'sequential') if curves else ():
+      points = (f'{p["samples"]}: {100 * p["accuracy"]:.1f} ({p["tokens"]:.0f} tokens)' for p in curves[side])
+      lines.append(f'{way}, majority of {side} samples: ' + ', '.join(points))
+    for point in curves.get('equal_tokens', ()):
+      lines.append(f'{way}, at {point["tokens"]:.0f} tokens: sequential is {100 * point["gain"]:+.1f} ahead')
+  return lines
