@@ -71,7 +71,7 @@ function drawList(list, detail, found, state, draw) {
     const button = el(
       'button',
       { type: 'button', onclick: () => open(button, row) },
-      el('b', {}, `${KINDS[row.kind].sign} ${row.question.split('\n').find((line) => line.trim()) || row.id}`),
+      el('b', {}, el('i', { class: row.kind, 'aria-label': KINDS[row.kind].name }, KINDS[row.kind].sign), ` ${row.question.split('\n').find((line) => line.trim()) || row.id}`),
       el('span', {}, [row.step ? `step ${row.step}` : row.id, ...Object.values(row.tags)].join(', ')),
     );
     return button;

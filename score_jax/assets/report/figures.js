@@ -33,7 +33,8 @@ function flowPicture(ledger, width) {
       ['i_to_c', ic, down, top + tall(cc)],
       ['i_to_i', ii, down + tall(ic), up + tall(ci)],
     ];
-    for (const [kind, c, from, to] of parts) picture.append(...ribbon(kind, c, n, x(i) + bar, x(i + 1), from, to, tall(c), hatch, last < 4));
+    const drawn = parts.map(([kind, c, from, to]) => ribbon(kind, c, n, x(i) + bar, x(i + 1), from, to, tall(c), hatch, width / last > 250));
+    picture.append(...drawn.flatMap(({ shapes }) => shapes), ...drawn.flatMap(({ texts }) => texts));
   });
   right.forEach((c, i) => {
     const anchor = i === 0 ? 'start' : i === last ? 'end' : 'middle';
@@ -48,27 +49,27 @@ function flowPicture(ledger, width) {
 }
 
 function ribbon(kind, c, n, x0, x1, from, to, thick, hatch, named) {
-  if (!c) return [];
+  if (!c) return { shapes: [], texts: [] };
+  const texts = [];
   const middle = (x0 + x1) / 2;
   const edge = `M${x0},${from} C${middle},${from} ${middle},${to} ${x1},${to} L${x1},${to + thick} C${middle},${to + thick} ${middle},${from + thick} ${x0},${from + thick}Z`;
   const shapes = [svg('path', { class: `ribbon ${kind}`, d: edge })];
   if (kind === 'c_to_i') shapes.push(svg('path', { d: edge, fill: `url(#${hatch})` }));
   if (named) {
     const what = `${KINDS[kind].sign} ${KINDS[kind].name} ${percent(c / n)}`;
-    const stays = kind === 'c_to_c' || kind === 'i_to_i';
-    const roomy = thick > 15;
-    const tx = stays ? middle : x0 + (x1 - x0) * 0.62;
-    const ty = stays ? (from + to + thick) / 2 + 4 : to + thick / 2 + 4;
-    const text = svg('text', { class: 'strong', x: tx, y: roomy || stays ? ty : kind === 'i_to_c' ? to + thick + 12 : to - 4, 'text-anchor': 'middle' }, what);
-    if (thick > 4 || !stays) shapes.push(text);
+    // What is fixed is named near its beginning, what is broken near its end: there they lie beside what stays wrong.
+    const along = { i_to_c: [0.25, 0.1], c_to_i: [0.75, 0.9] }[kind] || [0.5, 0.5];
+    const y = from + (to - from) * along[1] + (thick > 16 ? thick / 2 + 4 : thick + 13);
+    const stays = along[0] === 0.5;
+    if (thick > 16 || !stays) texts.push(svg('text', { class: 'strong', x: x0 + (x1 - x0) * along[0], y, 'text-anchor': 'middle' }, what));
   }
-  return shapes;
+  return { shapes, texts };
 }
 
 // Rows are the first attempt, columns the last.
 function matrix(ledger) {
   const cell = (kind) =>
-    el('td', { class: kind }, el('b', {}, percent(ledger[kind])), el('span', {}, `${KINDS[kind].sign} ${KINDS[kind].name}, ${count(Math.round(ledger[kind] * ledger.n))}`));
+    el('td', { class: kind }, el('b', {}, percent(ledger[kind])), el('span', {}, `${KINDS[kind].sign} ${KINDS[kind].name} \u00b7 ${count(Math.round(ledger[kind] * ledger.n))}`));
   const row = (name, ...kinds) => el('tr', {}, el('th', { scope: 'row' }, name), kinds.map(cell));
   return el(
     'table',

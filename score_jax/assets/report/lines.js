@@ -72,7 +72,8 @@ function picture(series, options, width, shown, tip) {
       svg('text', { x: margin.left - 7, y: scale.y(t) + 4, 'text-anchor': 'end' }, options.tick ? options.tick(t) : number(t)),
     );
   }
-  const across = options.log ? scale.xs : ticks(scale.xs[0], scale.xs.at(-1), Math.max(2, Math.floor(width / 110)));
+  const apart = (found, t) => (found.length && scale.x(t) - scale.x(found.at(-1)) < 40 ? found : [...found, t]);
+  const across = options.log ? scale.xs.reduce(apart, []) : ticks(scale.xs[0], scale.xs.at(-1), Math.max(2, Math.floor(width / 110)));
   for (const t of across) picture.append(svg('text', { x: scale.x(t), y: height - 8, 'text-anchor': 'middle' }, number(t)));
   for (const [i, stage] of (options.stages || []).entries()) {
     if (i) picture.append(svg('line', { class: 'rule stage', x1: scale.x(stage.first), x2: scale.x(stage.first), y1: 4, y2: height - margin.bottom }));

@@ -132,7 +132,7 @@ function scalingFigures() {
     const side = (name, color, dash, of) => ({ name, x: of.map((p) => p.tokens), y: of.map((p) => p.accuracy), low: of.map((p) => p.interval[0]), high: of.map((p) => p.interval[1]), color, dash, dots: true });
     const { parallel, sequential, equal_tokens: equal } = ledger.curves;
     const last = equal.at(-1);
-    const caption = `${label}: majority of 2K first attempts against majority of K corrected ones; each point doubles the samples.` + (last ? ` At ${number(last.tokens)} tokens, sequential is ${points(last.gain)} points ahead.` : '');
+    const caption = `${label}: majority of 2K first attempts against majority of K corrected ones; each point doubles the samples.` + (last ? ` At ${number(last.tokens)} tokens, sequential is ${(100 * Math.abs(last.gain)).toFixed(1)} points ${last.gain < 0 ? 'behind' : 'ahead'}.` : '');
     return figure('The same tokens, spent in two ways', caption, lineChart({ series: [side('parallel', 's5', 'dashed', parallel), side('sequential', 's0', 'solid', sequential)], format: percent, tick: (t) => percent(t, 0), xname: 'tokens', log: true, zero: false, height: 280, about: 'Majority accuracy by sampled tokens' }));
   });
 }
