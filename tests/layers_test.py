@@ -17,7 +17,7 @@ RANKS = {
   'training': 5,
   'doors': 6,
   'main': 7, 'evaluate': 7, 'export': 7, 'benchmarks': 6,
-  'inspect': 7, 'bench': 7, 'grade': 7,
+  'inspect': 7, 'bench': 7, 'grade': 7, 'report': 7,
 }  # fmt: skip
 
 

@@ -24,7 +24,12 @@ def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> int:
     ConfigError: a folder holds nothing to report.
     DataError: a file in one of them can't be read.
   """
-  text = page(gather(folders))
+  return write_page(gather(folders), out)
+
+
+def write_page(data: dict[str, Any], out: pathlib.Path) -> int:
+  """Writes the page of what `gather` found, whole or not at all; its size in bytes."""
+  text = page(data)
   partial = out.with_name(out.name + '.partial')
   partial.write_text(text, encoding='ascii')
   partial.replace(out)
