@@ -117,9 +117,7 @@ def of_rollout(
     )
     problem = problems[b]
     ratio = edits.ratio(attempts[0].text, attempts[-1].text)
-    rows.append(
-      Row(problem.id, problem.question, problem.tags, attempts, round(ratio, 6), way, int(samples[b]), **where)
-    )
+    rows.append(Row(problem.id, problem.question, problem.tags, attempts, ratio, way, int(samples[b]), **where))
   return rows
 
 
