@@ -137,28 +137,28 @@ def conversations(sources: Sequence[tuple[str, Sequence[Row]]], most_bytes: int)
   Returns:
     rows, and counts: how many there are of each transition by 'source/way', shown or not.
   """
-  queues: dict[tuple[str, str], list[Row]] = {}
+  queues: dict[tuple[str, str], list[tuple[int, Row]]] = {}
   counts: dict[str, dict[str, int]] = {}
+  number = 0
   for source, rows in sources:
     for row in rows:
       key = f'{source}/{row.way}'
       kind = transition(row)
       counts.setdefault(safe(key), dict.fromkeys((*_TRANSITIONS, 'error'), 0))[kind] += 1
-      queues.setdefault((key, kind), []).append(row)
+      queues.setdefault((key, kind), []).append((number := number + 1, row))
   found, left = [], most_bytes
-  turns = [iter(_spread(rows)) for rows in queues.values()]
-  keys = list(queues)
+  turns = {key: iter(_spread(rows)) for key, rows in queues.items()}
   while turns and left > 0:
-    for i in reversed(range(len(turns))):
-      row = next(turns[i], None)
+    for (key, kind), turn in list(turns.items()):
+      number, row = next(turn, (0, None))
       if row is None:
-        del turns[i], keys[i]
+        del turns[key, kind]
         continue
-      shown = dict(of=safe(keys[i][0]), kind=keys[i][1], **_shown(row))
+      shown = dict(of=safe(key), kind=kind, **_shown(row))
       left -= len(json.dumps(shown))
       if left > 0:
-        found.append(shown)
-  return dict(rows=found, counts=counts)
+        found.append((number, shown))
+  return dict(rows=[shown for _, shown in sorted(found, key=lambda one: one[0])], counts=counts)
 
 
 def transition(row: Row) -> str:
@@ -169,9 +169,9 @@ def transition(row: Row) -> str:
   return _TRANSITIONS[2 * right[0] + right[1]]
 
 
-def _spread(rows: Sequence[Row], most: int = 400) -> Sequence[Row]:
-  """Rows from beginning to end of a long list, not its beginning alone."""
-  return rows if len(rows) <= most else [rows[i * len(rows) // most] for i in range(most)]
+def _spread(rows: Sequence[Any], most: int = 150) -> list[Any]:
+  """Rows in an order of which every beginning is from all over the list (steps of the golden ratio)."""
+  return [rows[i] for i in sorted(range(len(rows)), key=lambda i: i * 0.6180339887498949 % 1)][:most]
 
 
 def _shown(row: Row) -> dict[str, Any]:

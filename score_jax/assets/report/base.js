@@ -87,6 +87,19 @@ function table(head, rows, name = '') {
   );
 }
 
+// A place whose drawing is made for its width, and again when that changes.
+function sized(draw) {
+  const plot = el('div', { class: 'plot' });
+  let width = 0;
+  const redraw = () => {
+    if (plot.clientWidth === width) return;
+    width = plot.clientWidth;
+    plot.replaceChildren(...draw(Math.max(260, width)));
+  };
+  new ResizeObserver(() => requestAnimationFrame(redraw)).observe(plot);
+  return plot;
+}
+
 function choice(label, options, onchange) {
   const select = el('select', {}, options.map(([value, text]) => el('option', { value }, text)));
   select.addEventListener('change', () => onchange(select.value));

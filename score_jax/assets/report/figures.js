@@ -2,10 +2,7 @@
 
 // between: counts [i_to_i, i_to_c, c_to_i, c_to_c] from each attempt to the next.
 function flow(ledger) {
-  const plot = el('div', { class: 'plot' });
-  const draw = () => plot.replaceChildren(flowPicture(ledger, Math.max(280, plot.clientWidth || 600)));
-  new ResizeObserver(draw).observe(plot);
-  return plot;
+  return sized((width) => [flowPicture(ledger, width)]);
 }
 
 function flowPicture(ledger, width) {
@@ -137,9 +134,7 @@ function editHistogram(entries) {
     dots: true,
   }));
   const rows = () => series[0].x.map((x, k) => [k ? `${number((k - 1) * step)} to ${number(k * step)}` : 'copy', ...series.map((one) => percent(one.y[k]))]);
-  const plot = el('div', { class: 'plot' });
-  const draw = () => plot.replaceChildren(steps(series, step, bins, Math.max(280, plot.clientWidth || 600)));
-  new ResizeObserver(draw).observe(plot);
+  const plot = sized((width) => [steps(series, step, bins, width)]);
   return el('div', {}, key(series), plot, numbers(['edit ratio', ...series.map((one) => one.name)], rows));
 }
 

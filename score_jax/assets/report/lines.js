@@ -16,13 +16,8 @@ function lineChart(options) {
   const series = options.series.filter((one) => one.y.some(known));
   if (!series.length) return el('p', { class: 'quiet small' }, 'Not recorded in this run.');
   const tip = el('div', { class: 'tip', hidden: true, role: 'status' });
-  const plot = el('div', { class: 'plot' });
   const shown = { at: null };
-  const draw = () => {
-    const width = Math.max(260, plot.clientWidth || 560);
-    plot.replaceChildren(picture(series, options, width, shown, tip), tip);
-  };
-  new ResizeObserver(draw).observe(plot);
+  const plot = sized((width) => [picture(series, options, width, shown, tip), tip]);
   const xs = [...new Set(series.flatMap((one) => one.x))].sort((a, b) => a - b);
   const head = [options.xname, ...series.map((one) => one.name)];
   const rows = () => xs.map((x) => [number(x), ...series.map((one) => options.format(one.y[one.x.indexOf(x)]))]);
