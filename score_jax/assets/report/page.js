@@ -21,7 +21,8 @@ function overview() {
   return el('section', { id: 'overview', 'aria-label': 'overview' }, el('div', { class: 'controls' }, select), place);
 }
 
-function story({ ledger, label }) {
+function story({ ledger, label, run }) {
+  const rate = (share) => (known(share) ? percent(share) : 'nothing');
   const [low, high] = ledger.intervals.delta;
   const right = accuracies(ledger);
   const verdict =
@@ -47,8 +48,9 @@ function story({ ledger, label }) {
       'div',
       { class: 'pair' },
       figure('Where answers go', `${label}: ${count(ledger.n)} conversations, right above, wrong below.`, flow(ledger)),
-      figure('First attempt against last', `Of what was wrong, ${percent(ledger.fix_rate)} is fixed; of what was right, ${percent(ledger.break_rate)} is broken.`, matrix(ledger)),
+      figure('First attempt against last', `Of what was wrong, ${rate(ledger.fix_rate)} is fixed; of what was right, ${rate(ledger.break_rate)} is broken.`, matrix(ledger)),
     ),
+    run.alarms.length > 0 && el('p', { class: 'alarm' }, 'In training, ', el('a', { href: '#alarms' }, run.alarms.length === 1 ? 'an alarm' : 'alarms'), ` sounded: ${[...new Set(run.alarms.map((one) => one.name))].join(', ')}.`),
     ledger.errors > 0 && el('p', { class: 'small' }, `${count(ledger.errors)} conversations could not be graded on this host and are left out.`),
   ].filter(Boolean);
 }
