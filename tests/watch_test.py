@@ -90,7 +90,7 @@ def test_the_report_is_written_on_the_way(tmp_path):
   assert counts == [0, 0, 1, 1, 1, 2, 2]
 
 
-def test_a_run_that_an_alarm_stops_is_saved_and_can_go_on(hf_folder, tmp_path, monkeypatch):
+def test_a_run_that_an_alarm_stops_is_saved(hf_folder, tmp_path, monkeypatch):
   fault = alarms.Alarm('copies', 'says', 'cause', 'field', 1, lambda lines, *_: np.arange(len(lines)) >= 2)
   monkeypatch.setitem(alarms.ALARMS, 'copies', fault)
   changes = {'model.path': str(hf_folder), 'checkpoint.every': 10}
@@ -101,10 +101,6 @@ def test_a_run_that_an_alarm_stops_is_saved_and_can_go_on(hf_folder, tmp_path, m
   assert saved.last_step() == 3
   saved.close()
   assert (tmp_path / 'run/report.html').exists()
-  opened = runs.open_run(tiny.run_config(**changes), str(tmp_path / 'run'))
-  loop.train(opened)
-  lines = opened.folder.metrics.read_text().splitlines()
-  assert [json.loads(text)['step'] for text in lines] == [1, 2, 3, 4]
 
 
 # The reference's checksum.

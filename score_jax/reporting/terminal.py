@@ -54,7 +54,8 @@ def ledger_line(lines: Sequence[dict[str, Any]], alarms: Sequence[str]) -> str:
   """'last 10: delta +4.1 = fixed 5.2 - broken 1.1, answers changed 12.0, texts 40.1 % | alarms: none'."""
 
   def mean(name: str) -> float:
-    return 100 * sum(line[name] for line in lines) / len(lines)
+    known = [line[name] for line in lines if name in line]  # lines of an older version lack some
+    return 100 * sum(known) / max(1, len(known))
 
   fixed, broken = mean('i_to_c'), mean('c_to_i')
   changed = f'answers changed {mean("answer_changed"):.1f}, texts {mean("text_changed"):.1f} %'
