@@ -146,6 +146,14 @@ def test_a_step_looks_only_at_those_before_it():
       np.testing.assert_array_equal(on, whole[name][:cut])
 
 
+def test_what_a_run_reaches_later_is_no_measure_of_its_beginning():
+  lines = healthy()
+  for line in lines:
+    early = line['step'] <= 70
+    line['accuracy'] = [0.3, 0.6] if early else [0.7, 0.75]
+  assert alarms.spells(lines, LIMITS) == []
+
+
 def test_lines_of_an_older_version_raise_no_alarm_and_no_error():
   old = [dict(step=i + 1, stage='s', accuracy=[0.5, 0.5], kl=[0.1, 0.1]) for i in range(40)]
   assert alarms.spells(old, LIMITS) == []

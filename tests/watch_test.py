@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 import types
 
 import jax
@@ -67,7 +68,7 @@ def test_an_alarm_is_said_once_and_ends_the_run_only_if_asked(tmp_path, capsys):
   assert "alarm 'mismatch' sounds after step 8" in str(stopped) and 'sampling.cache_dtype' in str(stopped)
   assert written
   said = capsys.readouterr()
-  assert (said.out + said.err).count('alarm mismatch (step 5)') == 2, 'once by each'
+  assert (said.out + said.err).count('alarm mismatch (') == 2, 'once by each'
 
 
 def test_a_resumed_run_remembers_its_lines(tmp_path):
@@ -138,7 +139,11 @@ def test_tensorboard_gets_every_step(tmp_path):
   for step in (1, 2):
     send(step, dict(delta=0.5))
   [file] = (tmp_path / 'tensorboard').iterdir()
-  assert file.read_bytes().count(b'delta') == 2
+  for _ in range(100):  # a thread writes
+    if file.read_bytes().count(b'delta') == 2:
+      return
+    time.sleep(0.1)
+  pytest.fail('not written')
 
 
 def test_weights_and_biases_gets_every_step_and_is_never_required(tmp_path, monkeypatch):
