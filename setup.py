@@ -37,6 +37,9 @@ setuptools.setup(
   extras_require={
     'tpu': ['jax[tpu]'],
     'cuda': ['jax[cuda13]'],
+    'report': ['matplotlib>=3.8'],
+    'tensorboard': ['tensorboardX>=2.6'],
+    'wandb': ['wandb>=0.17'],
     'test': [
       'peft>=0.21',
       'pytest>=8',

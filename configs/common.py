@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
   config.loss = loss()
   config.optim = optim()
   config.eval = evaluation()
+  config.report = report()
   config.checkpoint = checkpoint()
   config.faults = faults()
   config.mesh = mesh()
@@ -159,6 +160,18 @@ def evaluation() -> ConfigDict:
   evaluation.seed = 1  # of the held-out problems and their samples
   evaluation.every = 0  # steps between evaluations during training; 0: before and after only
   return evaluation
+
+
+def report() -> ConfigDict:
+  """What is shown of a run; it changes nothing of the run itself. docs/report.md says how to read it."""
+  report = ConfigDict()
+  report.rows = 4  # conversations of each step kept in rows/train.jsonl; 0: none
+  report.every = 0  # steps between two writings of report.html; 0: at the end only
+  report.kl_budget = 10.0  # nats: KL of attempt 1 to the reference above which an alarm is raised
+  report.stop_on = ()  # names of alarms (score_jax.reporting.alarms.ALARMS) that end the run, e.g. ('sandbagged',)
+  report.tensorboard = False  # write scalars to WORKDIR/tensorboard; needs the extra `tensorboard`
+  report.wandb = ''  # project on Weights & Biases that scalars are sent to; '': none. Needs the extra `wandb`
+  return report
 
 
 def checkpoint() -> ConfigDict:

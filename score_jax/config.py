@@ -102,6 +102,16 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReportConfig:
+  rows: int
+  every: int
+  kl_budget: float
+  stop_on: tuple[str, ...]
+  tensorboard: bool
+  wandb: str
+
+
+@dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
   every: int
   keep: int
@@ -161,6 +171,7 @@ class RunConfig:
   loss: LossConfig
   optim: OptimConfig
   eval: EvalConfig
+  report: ReportConfig
   checkpoint: CheckpointConfig
   faults: FaultsConfig
   mesh: MeshConfig
@@ -326,6 +337,9 @@ def _check_numbers(run: RunConfig) -> None:
     ('max_steps', run.max_steps),
     ('eval.problems', run.eval.problems),
     ('eval.every', run.eval.every),
+    ('report.rows', run.report.rows),
+    ('report.every', run.report.every),
+    ('report.kl_budget', run.report.kl_budget),
     ('optim.learning_rate', run.optim.learning_rate),
     ('optim.clip_norm', run.optim.clip_norm),
     ('optim.weight_decay', run.optim.weight_decay),

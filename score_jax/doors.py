@@ -51,7 +51,7 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
 
   Args:
     main: called with the values of `arguments`.
-    arguments: names of what the command line must hold beside flags.
+    arguments: names of what the command line must hold beside flags; after a last '...' there may be more.
   """
 
   def guarded(argv: Sequence[str]) -> None:
@@ -80,6 +80,8 @@ def _parse(argv: Sequence[str], arguments: tuple[str, ...]) -> Sequence[str]:
     if 'config' in flags.FLAGS and not any(arg.startswith('--help') for arg in argv):
       _check_overrides(argv, _config_file(argv))
     rest = flags.FLAGS(argv)
+    if arguments[-1:] == ('...',):
+      arguments = arguments[:-1] + ('',) * (len(rest) - len(arguments))
     if len(rest) - 1 > len(arguments):
       raise ConfigError(f'unknown argument {rest[-1]!r}; flags are written --name=value')
     if len(rest) - 1 < len(arguments):

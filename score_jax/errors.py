@@ -12,6 +12,7 @@ EXIT_CODES = {
   69: 'supervise gave up: too many restarts without progress',
   70: 'numerics: training left its limits; the last good checkpoint is kept',
   75: 'stopped or hindered from outside: run the same command again',
+  76: 'stopped by an alarm that config.report.stop_on names; that step is saved',
   78: 'configuration: a field, flag or folder is wrong',
 }
 
@@ -38,6 +39,12 @@ class SandboxError(UserError):
   """This host can't hold programs that nobody has read, or the sandbox did not start."""
 
   exit_code = 78
+
+
+class StoppedError(UserError):
+  """An alarm that config.report.stop_on names has sounded; everything up to that step is saved."""
+
+  exit_code = 76
 
 
 class NumericsError(UserError):

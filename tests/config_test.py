@@ -51,6 +51,7 @@ def test_integers_pass_for_floats_and_nothing_else_is_converted():
     ({'batch.samples': 1}, r'config.batch.samples = 1: the leave-one-out baseline needs at least 2'),
     ({'batch.micro_batches': 3}, r'config.batch.micro_batches = 3 must divide config.batch.problems = 4'),
     ({'sampling.attempt_tokens': (6, 0)}, r'config.sampling.attempt_tokens = \(6, 0\)'),
+    ({'report.rows': -1}, r'config.report.rows = -1 must be 0 or more'),
     ({'sampling.lanes': -1}, r'config.sampling.lanes = -1 must be 0 or more'),
     ({'sampling.cache_dtype': 'int8'}, r"config.sampling.cache_dtype = 'int8' is unknown; use one of auto, float32"),
     ({'model.remat': 'some'}, r"config.model.remat = 'some' is unknown; use one of none, dots, full"),
@@ -102,6 +103,7 @@ def test_identity_leaves_out_how_long_where_and_how_often():
   same = tiny.run_config(
     **{'max_steps': 3, 'eval.problems': 9, 'mesh.fsdp': 2, 'checkpoint.keep': 5, 'optim.max_rejected_in_a_row': 9},
     **{'faults.kl_stop': 9.0, 'faults.grace_seconds': 1.0, 'faults.forget_best': True},
+    **{'report.rows': 0, 'report.stop_on': ('copies',)},
     **{'sampling.lanes': 2, 'batch.pack': True, 'model.remat': 'full', 'compile_cache': ''},
   )
   assert configs.identity(same) == base

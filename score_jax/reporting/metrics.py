@@ -1,9 +1,12 @@
 """One line of metrics.jsonl: everything a step is worth knowing by, as plain numbers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from score_jax.reporting.rows import collapsed
+from score_jax.types import Graded
 from score_jax.types import Stage
 from score_jax.types import Stop
 from score_jax.types import Verdict
@@ -58,6 +61,47 @@ def step_line(
   if 'gradient_norm_A' in update:
     line['attempt_gradient_norm'] = update['gradient_norm_A'].tolist()
   return line
+
+
+def changes(texts: Sequence[Sequence[str]], graded: Sequence[Sequence[Graded]], samples: int) -> dict[str, Any]:
+  """What changed between attempts, and how sure the step's figures are; lists have one entry per attempt.
+
+  Args:
+    texts, graded: [B][A], the conversations on one problem side by side.
+    samples: G, how many those are.
+
+  Returns:
+    c_to_c, i_to_i_same (wrong twice, with the same answer), answer_changed, text_changed: shares of graded
+    conversations; flat: the share of problems whose conversations did equally well, so that they teach nothing;
+    accuracy_se, delta_se: standard errors, by what problems differ.
+  """
+  verdict_BA = np.array([[one.verdict for one in row] for row in graded], np.int8)
+  known_B = ~np.any(verdict_BA == Verdict.ERROR, axis=1)
+  correct_BA = verdict_BA == Verdict.CORRECT
+  first, last = correct_BA[:, 0], correct_BA[:, -1]
+  text_B = np.array([row[0] != row[-1] for row in texts], bool)
+  answer_B = np.array([collapsed(row[0].answer) != collapsed(row[-1].answer) for row in graded], bool)
+  shares = dict(
+    c_to_c=first & last,
+    i_to_i_same=~first & ~last & ~answer_B,
+    answer_changed=answer_B,
+    text_changed=text_B,
+  )
+  n = max(1, int(known_B.sum()))
+  correct_PGA = correct_BA.reshape(-1, samples, correct_BA.shape[1])
+  gained_PG = correct_PGA[..., -1].astype(np.float64) - correct_PGA[..., 0]
+  return dict(
+    **{name: int((hit & known_B).sum()) / n for name, hit in shares.items()},
+    flat=np.mean(np.all(correct_PGA == correct_PGA[:, :1], axis=1), axis=0).tolist(),
+    accuracy_se=_standard_error(correct_PGA.mean(axis=1)).tolist(),
+    delta_se=float(_standard_error(gained_PG.mean(axis=1))),
+  )
+
+
+def _standard_error(value_P: np.ndarray) -> np.ndarray:
+  """Of means over problems; 0.5 where a single problem says nothing of it."""
+  problems = len(value_P)
+  return value_P.std(axis=0, ddof=1) / np.sqrt(problems) if problems > 1 else np.full(value_P.shape[1:], 0.5)
 
 
 def training_return(line: dict[str, Any]) -> float:

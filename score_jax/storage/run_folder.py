@@ -2,6 +2,8 @@
 
 config.json      the configuration as run, and the run's identity
 metrics.jsonl    one line a step
+rows/            conversations of evaluations and, some, of training steps (reporting/rows.py)
+report.html      all of it, to look at
 eval.json        base, final (and last, where it is not the final), each greedy and sampled
 checkpoints/     storage/checkpoints.py
 damaged/         checkpoints that were found damaged
@@ -39,6 +41,8 @@ class RunFolder:
     self.damaged = self.path / 'damaged'
     self.hf = self.path / 'hf'
     self._waiting: list[str] = []  # lines of metrics.jsonl that the disk has not taken
+    self.rows = self.path / 'rows'
+    self.report = self.path / 'report.html'
 
   def claim(self, config: dict[str, Any], identity: dict[str, Any]) -> None:
     """Takes the folder for this run, or goes on with it, and locks it until the process ends.

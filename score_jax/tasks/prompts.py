@@ -20,6 +20,17 @@ CODE_AGAIN = (
   '# There might be an error in the code above because of lack of understanding of the question. Please correct the '
   'error, if any, and rewrite the solution. Only output the final correct Python program!'
 )
+# The paper compares with Self-Refine (Madaan et al., arXiv 2303.17651) and does not print its prompt. In one turn:
+SELF_REFINE = (
+  'Review your answer above: go through it step by step and say what is wrong, if anything. Then use '
+  'this feedback to write an improved answer, in full and in the same form.'
+)
+
+INSTRUCTIONS = {  # by the name that `score_jax.evaluate --instruction` takes
+  'paper_math': MATH_AGAIN,
+  'paper_code': CODE_AGAIN,
+  'self_refine': SELF_REFINE,
+}
 
 MATH_QUESTION = MATH_FIRST + '\n\nProblem: {question}'
 # Not printed in the paper, which says "zero-shot".

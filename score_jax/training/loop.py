@@ -16,13 +16,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_jax import config as configs
 from score_jax.faults import signals
 from score_jax.faults import watchdog
 from score_jax.models import lora as loras
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import metrics
 from score_jax.reporting import profile
+from score_jax.reporting import recording
+from score_jax.reporting import report
+from score_jax.reporting import rows
 from score_jax.reporting import terminal
+from score_jax.reporting.watch import Watch
 from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
 from score_jax.states import Batch
@@ -44,6 +49,7 @@ from score_jax.training import run as runs
 from score_jax.training import stopping
 from score_jax.training.run import Run
 from score_jax.training.update import UpdateSpec
+from score_jax.training.update import checksum
 from score_jax.training.update import reference_logps
 from score_jax.training.update import update
 from score_jax.types import Problem
@@ -96,6 +102,7 @@ def train(run: Run, tracer: profile.Tracer = profile.NO_TRACE) -> None:
 
   Raises:
     TryAgainError: it was asked to stop, or could not save; what is done is saved.
+    StoppedError: an alarm that config.report.stop_on names has sounded; the step is saved.
     NumericsError: it left its limits.
   """
   config = run.config
@@ -109,23 +116,24 @@ def train(run: Run, tracer: profile.Tracer = profile.NO_TRACE) -> None:
   with contextlib.closing(checkpoints):
     state, progress = _restored_or_fresh(run, checkpoints)
     run.folder.cut_metrics(progress.step)
+    recording.cut(run.folder.rows / 'train.jsonl', progress.step)
     _make_up_evaluation(run, state, progress.step)
+    watch = _watch(run, progress.step)
     _evaluate_base(run)
-    state, progress = _train_steps(run, checkpoints, state, progress, tracer)
+    state, progress = _train_steps(run, checkpoints, state, progress, tracer, watch)
     _finish(run, checkpoints, state, progress)
 
 
 def _train_steps(
-  run: Run, checkpoints: Checkpoints, state: TrainState, progress: Progress, tracer: profile.Tracer
+  run: Run, checkpoints: Checkpoints, state: TrainState, progress: Progress, tracer: profile.Tracer, watch: Watch
 ) -> tuple[TrainState, Progress]:
   config = run.config
-  total = min(config.total_steps, config.max_steps or config.total_steps)
   keeper = stopping.Keeper(run.folder, checkpoints, functools.partial(_needed_later, run))
   keeper.begin(state, progress)
-  bar = terminal.Progress(total, progress.step)
+  watch.begin()
   data, work = None, None
   with signals.deferred(config.faults.grace_seconds, keeper.save):
-    while progress.step < total:
+    while progress.step < watch.total:
       visit = visit_at(config.visits, progress.step)
       if data is None or data.visit != visit:
         with watchdog.phase('enter'):
@@ -137,16 +145,18 @@ def _train_steps(
       progress = limits.after_step(config, visit.stage, progress, line, visit.is_last, ends)
       keeper.hold(state, progress, line)
       if config.eval.every and line['step'] % config.eval.every == 0:
-        line['eval'] = _evaluate(run, run.policy(state.params))
-        bar.say(terminal.evaluation_line(f'step {line["step"]}', line['eval']))
+        line['eval'] = _evaluate(run, run.policy(state.params), f'step{line["step"]}')
+        watch.say(terminal.evaluation_line(f'step {line["step"]}', line['eval']))
       keeper.write(line)
-      bar.show(line)
+      stopped = watch.after(line)
       limits.check(config, progress, line, int(state.rejected_in_a_row), run.folder.checkpoints)
-      if _is_due(run, progress.step, total):
-        progress = _save(run, checkpoints, state, progress, total)
+      if _is_due(run, progress.step, watch.total) or stopped:
+        progress = _save(run, checkpoints, state, progress, watch.total)
         keeper.hold(state, progress)
+      if stopped:
+        raise stopped
       keeper.leave_if_asked(progress.step)
-  bar.close()
+  watch.close()
   return state, progress
 
 
@@ -187,7 +197,8 @@ def run_step(
       batch = batch.replace(ref_logp=reference_logps(run.frozen, data.reference, batch, spec=spec))
     jax.block_until_ready(batch)
   with clock('grade'):
-    verdict = grading.result()
+    grades = grading.result()
+    verdict = grades.verdict
     batch = batch.replace(verdict=meshes.put_rows(run.mesh, verdict[order]))
   with clock('update'):
     rate = optim.learning_rate(stage, step - data.visit.first_step)
@@ -196,9 +207,15 @@ def run_step(
     state, results = update(state, run.frozen, reference, batch, values, spec=spec, optimizer=run.optimizer)
     ahead = work_of(run, data, step + 1) if step + 1 < data.visit.first_step + stage.steps else None
     results = jax.device_get(results)
-  line = metrics.step_line(step + 1, stage, verdict, rollout.stop, rollout.attempt, results, rate, clock.seconds)
-  if any(stage.kl_budget):
-    line['beta'] = list(kl)
+    reference_sum = int(checksum(data.reference or run.frozen))
+  with clock('record'):
+    line = metrics.step_line(step + 1, stage, verdict, rollout.stop, rollout.attempt, results, rate, clock.seconds)
+    line |= metrics.changes(grades.texts, grades.graded, run.config.batch.samples)
+    line |= dict(visit=data.visit.index, reference=reference_sum)
+    if any(stage.kl_budget):
+      line['beta'] = list(kl)
+    kept, path = run.config.report.rows, run.folder.rows / 'train.jsonl'
+    recording.add_step(path, kept, run.config.seed, line, work.problems, rollout, grades.texts, grades.graded)
   return state, line, ahead
 
 
@@ -256,7 +273,7 @@ def _make_up_evaluation(run: Run, state: TrainState, step: int) -> None:
   every, line = run.config.eval.every, run.folder.last_metrics()
   if step and every and step % every == 0 and line.get('step') == step and 'eval' not in line:
     run.folder.cut_metrics(step - 1)
-    run.folder.add_metrics(line | dict(eval=_evaluate(run, run.policy(state.params))))
+    run.folder.add_metrics(line | dict(eval=_evaluate(run, run.policy(state.params), f'step{step}')))
 
 
 def enter(
@@ -291,10 +308,11 @@ def _needed_later(run: Run, step: int) -> tuple[int, ...]:
   return (visit.first_step,) if visit.stage.reference == 'stage_start' else ()
 
 
-def _evaluate(run: Run, policy: Any) -> dict[str, Any]:
+def _evaluate(run: Run, policy: Any, name: str) -> dict[str, Any]:
+  """The ledgers of a policy; its conversations go to rows/<name>.jsonl.gz."""
   settings = run.config.eval
   with watchdog.phase('evaluate'):
-    return evaluation.evaluate(
+    results, conversations = evaluation.evaluate(
       run.sampler,
       run.task,
       run.grader,
@@ -303,13 +321,27 @@ def _evaluate(run: Run, policy: Any) -> dict[str, Any]:
       seed=settings.seed,
       rows=run.config.rows,
     )
+    rows.write(run.folder.rows / f'{name}.jsonl.gz', conversations)
+  return results
+
+
+def _watch(run: Run, done: int) -> Watch:
+  return Watch(
+    run.config.report,
+    run.folder.path,
+    run.folder.metrics,
+    min(run.config.total_steps, run.config.max_steps or run.config.total_steps),
+    done,
+    shown=configs.as_dict(run.config),
+    write_report=lambda: report.write([run.folder.path], run.folder.report),
+  )
 
 
 def _evaluate_base(run: Run) -> None:
   """Evaluates the base once; other settings of the evaluation begin eval.json anew."""
   settings = dict(problems=run.config.eval.problems, seed=run.config.eval.seed)
   if run.folder.read_eval().get('settings') != settings:
-    run.folder.write_eval(dict(base=_evaluate(run, run.base_policy()), settings=settings))
+    run.folder.write_eval(dict(base=_evaluate(run, run.base_policy(), 'base'), settings=settings))
   print(terminal.evaluation_line('base', run.folder.read_eval()['base']), flush=True)
 
 
@@ -325,7 +357,7 @@ def _finish(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Pro
   results = {name: value for name, value in before.items() if name not in ('final', 'last')}
   for name, step in wanted.items():
     known = before.get(name, {}).get('step') == step
-    results[name] = before[name] if known else _evaluate(run, run.policy(params[name])) | dict(step=step)
+    results[name] = before[name] if known else _evaluate(run, run.policy(params[name]), name) | dict(step=step)
   run.folder.write_eval(results)
   with watchdog.phase('export'):
     hf_export.write_folder(
@@ -341,6 +373,8 @@ def _finish(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Pro
   evaluations = {name: results[name] for name in ('base', *wanted)}
   print(f'\n{terminal.table(evaluations)}\n')
   print(f'final is step {best}, in {run.folder.hf}; {run.folder.metrics.name} and {run.folder.eval.name} beside it')
+  size = report.write([run.folder.path], run.folder.report)
+  print(f'{run.folder.report} shows all of it in a browser ({size / 2**20:.1f} MB)')
 
 
 class Clock:

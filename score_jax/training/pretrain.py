@@ -81,7 +81,7 @@ def pretrain(config: RunConfig, workdir: str) -> None:
   )
   sampler = runs.open_sampler(config, folder.hf, mesh)
   task = open_task(config.task)
-  result = evaluation.evaluate(
+  result, _ = evaluation.evaluate(
     sampler,
     task,
     open_grader(task.verifier, config.grading),

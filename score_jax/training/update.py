@@ -282,6 +282,17 @@ def update(
   return state, metrics
 
 
+@jax.jit
+def checksum(tree: Any) -> jax.Array:
+  """u32 sum, modulo 2**32, of the bits of all leaves: the same on every mesh, and another if a weight is touched."""
+
+  def bits(leaf: jax.Array) -> jax.Array:
+    words = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f'uint{8 * leaf.dtype.itemsize}'))
+    return jnp.sum(words.astype(jnp.uint32), dtype=jnp.uint32)
+
+  return sum((bits(leaf) for leaf in jax.tree.leaves(tree)), jnp.uint32(0))
+
+
 @functools.partial(jax.jit, static_argnames=('config', 'optimizer', 'dtype'), donate_argnames=('state',))
 def supervised_update(
   state: TrainState, tokens_BL, weight_BL, learning_rate, *, config: DecoderConfig, optimizer, dtype
