@@ -298,24 +298,65 @@ def test_where_nothing_fits_the_search_names_what_comes_nearest():
   assert found.most > 1000
 
 
-def test_an_answer_compiles_its_proposal():
+@pytest.fixture
+def compiles(monkeypatch):
+  """In the place of the compiler: programs that take twice the temporary memory estimated; what was compiled."""
+  found = []
+
+  def compiled(plan, name):
+    found.append((name, plan))
+    known, guess = memory.estimated(plan, name)
+    sent = (Sent(collectives.ALWAYS, 'all-reduce', 2, 10**9),)
+    return programs.Program(name, 1.0, 1.0, known, 0, 2 * guess, known + 2 * guess, sent), ''
+
+  monkeypatch.setattr(programs, 'compiled', compiled)
+  return found
+
+
+def test_an_answer_is_a_setting_that_was_compiled_and_fits(compiles):
   config = tiny.run_config(**{'batch.problems': 16})
-  decoder = tiny.decoder_config('qwen2', width=128, ffn=512, vocab=4096)
-  wanted = wanted_of(config, devices=4, decoder=decoder)
-  asked = ask.answer(wanted, CHIP, 0, print)
-  assert asked.fits
+  wanted = wanted_of(config, devices=4)
+  asked = ask.answer(wanted, CHIP, 3, print)
+  assert asked.fits and len(compiles) == 4 and 'It fits.' in ask.text(asked, config)
+
   most = max(map(asked.asked.most, programs.NAMES))
-  small = dataclasses.replace(CHIP, usable=0.6 * most)
-  said = []
-  found = ask.answer(dataclasses.replace(wanted, limit=small.usable), small, 3, said.append)
+  small = dataclasses.replace(CHIP, usable=0.8 * most)
+  found = ask.answer(dataclasses.replace(wanted, limit=small.usable), small, 5, print)
   assert not found.fits and found.proposed.fits
   assert all(found.proposed.most(name) <= small.usable for name in programs.NAMES)
+  flags = settings.flags_between(config, found.proposed.config)
   text = ask.text(found, config)
-  assert 'TOO MUCH' in text or 'nothing was compiled' in text
-  assert '--config.mesh.fsdp=' in text and 'fits' in text
+  assert flags and all(flag in text for flag in flags)
+  assert 'TOO MUCH' in text and 'update, in all: 2 all-reduce (1,000.0)' in text
   data = json.loads(json.dumps(ask.as_data(found, config), default=str))
-  assert data['fits'] is False and data['proposed']['fits'] is True
-  assert data['proposed']['flags'] and math.isfinite(data['proposed']['programs']['update']['floor']['seconds'])
+  assert data['fits'] is False and data['proposed']['fits'] is True and data['proposed']['flags'] == flags
+  assert math.isfinite(data['proposed']['programs']['update']['floor']['seconds'])
+
+
+def test_a_setting_that_changes_the_lanes_alone_has_only_its_rollout_compiled(compiles):
+  config, compiler = tiny.run_config(), search.Compiler(print)
+  compiler.programs(plan_of(config))
+  compiler.programs(plan_of(settings.changed(config, lanes=1)))
+  assert [name for name, _ in compiles] == [*programs.NAMES, 'rollout']
+
+
+def test_a_model_that_is_too_large_for_its_arrays_alone_is_not_compiled(compiles):
+  config = tiny.run_config()
+  found = ask.answer(wanted_of(config, limit=1000), dataclasses.replace(CHIP, usable=1000), 3, print)
+  assert not compiles and not found.fits and found.nearest
+  assert 'nothing was compiled' in ask.text(found, config) and 'Take more devices' in ask.text(found, config)
+
+
+def test_collectives_take_what_they_yield_over_one_direction_of_the_links():
+  plan = plan_of(sharded_config())  # 4 + 4 rows of 8 devices: 4 for rows, 17 tokens grow
+  chip = dataclasses.replace(CHIP, interconnect=2e9)
+  sent = (
+    Sent(collectives.ALWAYS, 'all-reduce', 1, 3 * 10**9),
+    Sent(collectives.PASS, 'all-reduce', 1, 10**9),
+    Sent(collectives.OUTER_PASS, 'all-gather', 1, 10**12),
+  )
+  program = programs.Program('rollout', 0, 0, 0, 0, 0, 0, sent)
+  assert floors.link_seconds(plan, program, chip) == 3 + 17
 
 
 # --- checks of a machine
