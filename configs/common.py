@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
   config.eval = evaluation()
   config.checkpoint = checkpoint()
   config.mesh = mesh()
+  config.hosts = hosts()
   config.pretrain = pretrain()
   return config
 
@@ -176,6 +177,15 @@ def mesh() -> ConfigDict:
   mesh.fsdp = 1  # devices over which parameters and optimizer are spread
   mesh.tensor = 1  # devices over which heads, feed-forward and vocabulary are spread
   return mesh
+
+
+def hosts() -> ConfigDict:
+  """How long processes wait for each other, where a run has several (--distributed)."""
+  hosts = ConfigDict()
+  hosts.init_seconds = 300  # until all are there
+  hosts.heartbeat_seconds = 100  # without a sign of life after which one is lost
+  hosts.barrier_seconds = 1800  # until one comes where the others are; longer than to export or compile takes
+  return hosts
 
 
 def pretrain() -> ConfigDict:

@@ -116,6 +116,13 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class HostsConfig:
+  init_seconds: int
+  heartbeat_seconds: int
+  barrier_seconds: int
+
+
+@dataclasses.dataclass(frozen=True)
 class PretrainConfig:
   conversations: int
   rows: int
@@ -150,6 +157,7 @@ class RunConfig:
   eval: EvalConfig
   checkpoint: CheckpointConfig
   mesh: MeshConfig
+  hosts: HostsConfig
   pretrain: PretrainConfig
 
   @property
@@ -305,6 +313,9 @@ def _check_numbers(run: RunConfig) -> None:
     ('checkpoint.every', run.checkpoint.every),
     ('checkpoint.keep', run.checkpoint.keep),
     ('checkpoint.best_window', run.checkpoint.best_window),
+    ('hosts.init_seconds', run.hosts.init_seconds),
+    ('hosts.heartbeat_seconds', run.hosts.heartbeat_seconds),
+    ('hosts.barrier_seconds', run.hosts.barrier_seconds),
   ):
     _require(value >= 1, f'config.{where} = {value} must be 1 or more')
   for where, value in (

@@ -17,6 +17,7 @@ from score_jax.config import RunConfig
 from score_jax.config import from_config_dict
 from score_jax.errors import ConfigError
 from score_jax.errors import UserError
+from score_jax.parallel import hosts
 
 
 def define_config() -> flags.FlagHolder:
@@ -27,6 +28,28 @@ def define_config() -> flags.FlagHolder:
 def run_config(holder: flags.FlagHolder) -> RunConfig:
   """The checked configuration of the command line."""
   return from_config_dict(holder.value)
+
+
+def define_distributed() -> flags.FlagHolder:
+  """The flag --distributed, for `join_hosts`."""
+  return flags.DEFINE_string(
+    'distributed',
+    hosts.AUTO,
+    'how this process finds the others of its run: off; tpu or slurm, through JAX; local:HOST:PORT,N,I, number I of N, '
+    'with a free port on number 0; auto: tpu or slurm where TPU_WORKER_HOSTNAMES or SLURM_STEP_NUM_TASKS name several, '
+    'else off',
+  )
+
+
+def join_hosts(holder: flags.FlagHolder, config: RunConfig) -> None:
+  """Connects this process with the others of its run; before any device is used."""
+  times = config.hosts
+  hosts.start(
+    holder.value,
+    init_seconds=times.init_seconds,
+    heartbeat_seconds=times.heartbeat_seconds,
+    barrier_seconds=times.barrier_seconds,
+  )
 
 
 def config_name() -> str:
@@ -45,8 +68,11 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
   def guarded(argv: Sequence[str]) -> None:
     try:
       main(*argv[1:])
-    except UserError as error:
-      _fail(error)
+    except (Exception, KeyboardInterrupt) as error:
+      hosts.end(error)
+      if isinstance(error, UserError):
+        _fail(error)
+      raise
 
   logging.set_verbosity(logging.WARNING)
   app.run(guarded, flags_parser=functools.partial(_parse, arguments=arguments))

@@ -28,3 +28,9 @@ class NumericsError(UserError):
   """Training produced non-finite numbers too often in a row."""
 
   exit_code = 70
+
+
+class HostError(UserError):
+  """A host of the run was lost, came late or fell out of step: nothing is wrong with the input; start all again."""
+
+  exit_code = 75

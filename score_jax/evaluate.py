@@ -12,6 +12,7 @@ from score_jax.errors import ConfigError
 
 _CONFIG = doors.define_config()
 _MODEL = flags.DEFINE_string('model', '', 'an HF folder; default: config.model.path')
+_DISTRIBUTED = doors.define_distributed()
 _OUTPUT = flags.DEFINE_string('output', '', 'also write the result to this JSON file; must not exist')
 
 
@@ -22,6 +23,9 @@ def main() -> None:
   if not pathlib.Path(_OUTPUT.value).parent.is_dir():
     raise ConfigError(f'--output={_OUTPUT.value}: there is no such folder')
 
+  doors.join_hosts(_DISTRIBUTED, config)
+
+  from score_jax.parallel import hosts
   from score_jax.parallel import mesh as meshes
   from score_jax.reporting import terminal
   from score_jax.storage import hf
@@ -42,8 +46,9 @@ def main() -> None:
   result = evaluation.evaluate(
     sampler, task, grader, params, problems=config.eval.problems, seed=config.eval.seed, rows=config.rows
   )
-  print(terminal.table({_MODEL.value or config.model.path: result}))
-  if _OUTPUT.value:
+  if hosts.is_main():
+    print(terminal.table({_MODEL.value or config.model.path: result}))
+  if hosts.is_main() and _OUTPUT.value:
     run_folder.write_json(pathlib.Path(_OUTPUT.value), result)
 
 

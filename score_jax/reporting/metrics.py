@@ -14,7 +14,7 @@ def step_line(
   stage: Stage,
   verdict_BA: np.ndarray,
   stop_BA: np.ndarray,
-  attempt_BL: np.ndarray,
+  tokens_BA: np.ndarray,
   update: dict[str, np.ndarray],
   learning_rate: float,
   seconds: dict[str, float],
@@ -24,7 +24,8 @@ def step_line(
   Args:
     step: 1-based number of the step just done.
     stage: it was in.
-    verdict_BA, stop_BA, attempt_BL: of its rollout.
+    verdict_BA, stop_BA: of its rollout.
+    tokens_BA: sampled in each attempt.
     update: metrics that the update returned, on the host.
     learning_rate: it used.
     seconds: wall time by phase; the one entry that differs between equal runs.
@@ -32,7 +33,6 @@ def step_line(
   correct_BA = verdict_BA == Verdict.CORRECT
   graded_B = ~np.any(verdict_BA == Verdict.ERROR, axis=1)
   first, last = correct_BA[graded_B, 0], correct_BA[graded_B, -1]
-  A = verdict_BA.shape[1]
   line = dict(
     step=step,
     stage=stage.name,
@@ -51,7 +51,7 @@ def step_line(
     mismatch=float(update['mismatch']),
     rejected=int(update['rejected']),
     learning_rate=learning_rate,
-    tokens=[int((attempt_BL == a).sum()) for a in range(1, A + 1)],
+    tokens=tokens_BA.sum(axis=0).tolist(),
     seconds=seconds,
   )
   if 'gradient_norm_A' in update:

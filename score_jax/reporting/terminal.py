@@ -9,10 +9,11 @@ Evaluation = dict[str, dict[str, Any]]  # 'greedy' and 'sampled' -> ledger
 
 
 class Progress:
-  """A live bar over the steps of a run."""
+  """A live bar over the steps of a run; or nothing, where another host shows it."""
 
-  def __init__(self, total: int, done: int):
-    self._bar = tqdm.tqdm(total=total, initial=done, unit='step', dynamic_ncols=True, smoothing=0.1)
+  def __init__(self, total: int, done: int, shown: bool = True):
+    self._shown = shown
+    self._bar = tqdm.tqdm(total=total, initial=done, unit='step', dynamic_ncols=True, smoothing=0.1, disable=not shown)
 
   def show(self, line: dict[str, Any]) -> None:
     """Moves the bar one step on, with the step's numbers."""
@@ -28,7 +29,8 @@ class Progress:
 
   def say(self, text: str) -> None:
     """Prints a line above the bar."""
-    self._bar.write(text)
+    if self._shown:
+      self._bar.write(text)
 
   def close(self) -> None:
     """Leaves the bar as it stands."""

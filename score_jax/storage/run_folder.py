@@ -12,10 +12,12 @@ import hashlib
 import json
 import os
 import pathlib
+import time
 from typing import Any
 
 from score_jax.errors import ConfigError
 
+_LOOKS = 30  # seconds until a host sees what another has written
 _PARTIAL_CONFIG = 'config.json.partial'  # left by a kill within `write_text`
 
 
@@ -51,6 +53,14 @@ class RunFolder:
       raise ConfigError(f'run folder {self.path} is not empty and holds no config.json; choose another --workdir')
     self.path.mkdir(parents=True, exist_ok=True)
     write_json(self.config, dict(config=config, identity=identity))
+
+  def sees(self, claimed: str) -> bool:
+    """Whether the folder is the one that another host claimed, by the hash of what is in it; a network may take time."""
+    for _ in range(_LOOKS):
+      if self.path.is_dir() and hash_files(self.path, ('.json',)) == claimed:
+        return True
+      time.sleep(1)
+    return False
 
   def has_begun(self) -> bool:
     """Whether there is more to lose than the configuration of a run that stopped before its first result."""
@@ -114,10 +124,10 @@ def differences(theirs: Any, ours: Any, where: str = '') -> list[str]:
   return [] if theirs == ours else [f'{where} was {theirs!r}, is now {ours!r}']
 
 
-def hash_files(folder: pathlib.Path, suffixes: tuple[str, ...]) -> str:
-  """sha256 over names and contents of the folder's files with these suffixes."""
+def hash_files(folder: pathlib.Path, suffixes: tuple[str, ...], deep: bool = False) -> str:
+  """sha256 over names and contents of the folder's files with these suffixes; `deep`: and of folders within it."""
   total = hashlib.sha256()
-  for path in sorted(folder.iterdir()):
+  for path in sorted(folder.rglob('*') if deep else folder.iterdir()):
     if path.is_file() and path.suffix in suffixes:
       with path.open('rb') as file:
         total.update(f'{path.name}:{hashlib.file_digest(file, "sha256").hexdigest()};'.encode())

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from score_jax.parallel import mesh as meshes
 from score_jax.reporting.ledger import ledger
 from score_jax.sampling.rollout import RolloutSpec
 from score_jax.sampling.sampler import Sampler
@@ -37,14 +38,22 @@ def evaluate(
 def verdicts(
   sampler: Sampler, grader: Grader, params: Any, problems: list[Problem], spec: RolloutSpec, seed: int, rows: int
 ) -> np.ndarray:
-  """verdict_BA (i8) of one conversation per problem; the last batch is filled up with repeats, which are dropped."""
+  """verdict_BA (i8) of one conversation per problem; the last batch is filled up with repeats, which are dropped.
+
+  Every host samples and grades its own rows, and has the verdicts of all.
+  """
   key = stream_key(seed, Stream.EVALUATION, 0)
   parts = []
   for first in range(0, len(problems), rows):
     part = problems[first : first + rows]
     filled = part + [part[-1]] * (rows - len(part))
-    rollout = sampler.sample(params, sampler.encoded(filled), key, spec, first_row=first)
-    parts.append(grade(grader, part, sampler.texts(rollout)[: len(part)]))
+    mine = meshes.local_rows(sampler.mesh, rows)
+    own = [filled[i] for i in mine]
+    rollout = sampler.sample(params, sampler.encoded(own), key, spec, first_row=first)
+    real = int((mine < len(part)).sum())
+    verdict_BA = np.zeros((len(own), spec.attempts), np.int8)
+    verdict_BA[:real] = grade(grader, own[:real], sampler.texts(rollout)[:real])
+    parts.append(meshes.gather_rows(sampler.mesh, verdict_BA)[: len(part)])
   return np.concatenate(parts)
 
 
@@ -52,4 +61,4 @@ def grade(grader: Grader, problems: list[Problem], texts: list[list[str]]) -> np
   """verdict_BA (i8) of every attempt."""
   items = [(problem.reference, text) for problem, attempts in zip(problems, texts, strict=True) for text in attempts]
   verdicts = [graded.verdict for graded in grader.grade(items)]
-  return np.array(verdicts, np.int8).reshape(len(problems), -1)
+  return np.array(verdicts, np.int8).reshape(len(problems), -1) if items else np.zeros((0, 1), np.int8)

@@ -17,6 +17,7 @@ import numpy as np
 
 from score_jax.errors import NumericsError
 from score_jax.models import lora as loras
+from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import metrics
 from score_jax.reporting import profile
@@ -69,7 +70,7 @@ class VisitData:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """A step's rows, before they are sampled."""
+  """A step's rows, before they are sampled; of several hosts, those of this one."""
 
   problems: list[Problem]  # [B]
   prompts: tuple[np.ndarray, np.ndarray]  # prompt_BP, start_B
@@ -92,10 +93,11 @@ def train(run: Run, tracer: profile.Tracer = profile.NO_TRACE) -> None:
   config = run.config
   checkpoints = Checkpoints(run.folder.checkpoints, keep=config.checkpoint.keep)
   state, progress = _restored_or_fresh(run, checkpoints)
-  run.folder.cut_metrics(progress.step)
+  if hosts.is_main():
+    run.folder.cut_metrics(progress.step)
   total = min(config.total_steps, config.max_steps or config.total_steps)
   _evaluate_base(run)
-  bar = terminal.Progress(total, progress.step)
+  bar = terminal.Progress(total, progress.step, shown=hosts.is_main())
   data, work = None, None
   while progress.step < total:
     visit = visit_at(config.visits, progress.step)
@@ -106,7 +108,8 @@ def train(run: Run, tracer: profile.Tracer = profile.NO_TRACE) -> None:
     if config.eval.every and line['step'] % config.eval.every == 0:
       line['eval'] = _evaluate(run, run.policy(state.params))
       bar.say(terminal.evaluation_line(f'step {line["step"]}', line['eval']))
-    run.folder.add_metrics(line)
+    if hosts.is_main():
+      run.folder.add_metrics(line)
     bar.show(line)
     _stop_if_rejected(run, state)
     progress = progress.after_step(
@@ -130,7 +133,7 @@ def run_step(
     policy = run.sampler.layout(run.policy(state.params))
     key = stream_key(run.config.seed, Stream.TRAIN, step)
     sampled = run.sampler.sample(policy, work.prompts, key, run.sampler.spec(), forced=work.forced)
-    rollout = jax.device_get(sampled)
+    rollout = meshes.fetch_rows(sampled)
     del policy, sampled
   # Side by side: the host grades while the reference scores. A thread, since dispatching a long program takes its time.
   grading = _grader.submit(lambda: evaluation.grade(run.grader, work.problems, run.sampler.texts(rollout)))
@@ -142,6 +145,8 @@ def run_step(
   with clock('grade'):
     verdict = grading.result()
     batch = batch.replace(verdict=meshes.put_rows(run.mesh, verdict[order]))
+    # Before the update: nothing else may talk while it runs.
+    shown = meshes.gather_rows(run.mesh, (verdict, rollout.stop, _tokens(rollout)))
   with clock('update'):
     rate = optim.learning_rate(stage, step - data.visit.first_step)
     reference = data.reference if spec.reference_in_update else None
@@ -149,7 +154,8 @@ def run_step(
     state, results = update(state, run.frozen, reference, batch, values, spec=spec, optimizer=run.optimizer)
     ahead = work_of(run, data, step + 1) if step + 1 < data.visit.first_step + stage.steps else None
     results = jax.device_get(results)
-  line = metrics.step_line(step + 1, stage, verdict, rollout.stop, rollout.attempt, results, rate, clock.seconds)
+  line = metrics.step_line(step + 1, stage, *shown, results, rate, clock.seconds)
+  hosts.agree(f'step {step + 1}', {name: value for name, value in line.items() if name != 'seconds'})
   return state, line, ahead
 
 
@@ -159,23 +165,32 @@ def work_of(run: Run, data: VisitData, step: int) -> Work:
   count = offline.offline_count(data.visit.stage, P)
   forced = np.full((P, G, run.config.sampling.attempt_tokens[0]), -1, np.int32)
   trained = np.ones((P, G, run.config.attempts), bool)
-  problems = [run.task.problem(run.config.seed, 'train', step * P + i) for i in range(P)]
+  mine = meshes.local_rows(run.mesh, P * G)
+  problems = {int(i): run.task.problem(run.config.seed, 'train', step * P + int(i)) for i in np.unique(mine // G)}
   if count:
-    problems[:count], forced[:count] = data.pool.take(count, step - data.visit.first_step)
+    given, forced[:count] = data.pool.take(count, step - data.visit.first_step)
+    problems |= dict(enumerate(given))
     trained[:count, :, 0] = False
-  rows = [p for p in problems for _ in range(G)]
-  return Work(rows, run.sampler.encoded(rows), forced.reshape(P * G, -1), trained.reshape(P * G, -1))
+  rows = [problems[int(i)] for i in mine // G]
+  return Work(rows, run.sampler.encoded(rows), forced.reshape(P * G, -1)[mine], trained.reshape(P * G, -1)[mine])
+
+
+def _tokens(rollout: Rollout) -> np.ndarray:
+  """i32 [B, A]: how many tokens each attempt sampled."""
+  attempts = range(1, rollout.stop.shape[1] + 1)
+  return np.stack([(rollout.attempt == a).sum(axis=1, dtype=np.int32) for a in attempts], axis=1)
 
 
 def _batch(run: Run, rollout: Rollout, trained_BA: np.ndarray) -> tuple[Batch, np.ndarray, UpdateSpec]:
   """The rollout as the update takes it, yet to be graded and scored; the order of its rows; what to compile."""
-  spec, parts = run.update_spec, (run.update_spec.group, run.update_spec.shards, run.update_spec.micro_batches)
+  spec, shards = run.update_spec, len(meshes.local_shards(run.mesh))
+  parts = (spec.group, shards, spec.micro_batches)
   batch = batches.of_rollout(rollout, trained_BA)
   order = np.arange(len(trained_BA))
   if run.config.batch.pack:
     order = batches.balanced_order(batch.length, *parts)
     places = batches.stream_places(batch.length[order], rollout.tokens.shape[1], *parts)
-    spec = dataclasses.replace(spec, places=places)
+    spec = dataclasses.replace(spec, places=max(hosts.gather('the length of streams', places)))
   return meshes.put_rows(run.mesh, jax.tree.map(lambda x: x[order], batch)), order, spec
 
 
@@ -192,6 +207,7 @@ def stage_values(stage: Stage, learning_rate: float) -> StageValues:
 
 def _restored_or_fresh(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
   last = checkpoints.last_step()
+  hosts.agree('the run folder', dict(last_checkpoint=last))
   if last is None:
     return runs.initial_state(run), Progress.start()
   logging.info('resuming from step %d', last)
@@ -257,9 +273,12 @@ def _evaluate(run: Run, policy: Any) -> dict[str, Any]:
 def _evaluate_base(run: Run) -> None:
   """Evaluates the base once; other settings of the evaluation begin eval.json anew."""
   settings = dict(problems=run.config.eval.problems, seed=run.config.eval.seed)
-  if run.folder.read_eval().get('settings') != settings:
-    run.folder.write_eval(dict(base=_evaluate(run, run.base_policy()), settings=settings))
-  print(terminal.evaluation_line('base', run.folder.read_eval()['base']), flush=True)
+  if hosts.from_main('eval.json', run.folder.read_eval).get('settings') != settings:
+    results = dict(base=_evaluate(run, run.base_policy()), settings=settings)
+    if hosts.is_main():
+      run.folder.write_eval(results)
+  if hosts.is_main():
+    print(terminal.evaluation_line('base', run.folder.read_eval()['base']), flush=True)
 
 
 def _finish(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Progress) -> None:
@@ -270,12 +289,13 @@ def _finish(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Pro
     name: state.params if step == progress.step else checkpoints.params(step, abstract_like(state.params))
     for name, step in wanted.items()
   }
-  before = run.folder.read_eval()
+  before = hosts.from_main('eval.json', run.folder.read_eval)
   results = {name: value for name, value in before.items() if name not in ('final', 'last')}
   for name, step in wanted.items():
     known = before.get(name, {}).get('step') == step
     results[name] = before[name] if known else _evaluate(run, run.policy(params[name])) | dict(step=step)
-  run.folder.write_eval(results)
+  if hosts.is_main():
+    run.folder.write_eval(results)
   hf_export.write_folder(
     run.folder.hf,
     loras.scaled(params['final'], run.config.lora),
@@ -287,9 +307,10 @@ def _finish(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Pro
     replace=True,
   )
   checkpoints.close()
-  evaluations = {name: results[name] for name in ('base', *wanted)}
-  print(f'\n{terminal.table(evaluations)}\n')
-  print(f'final is step {best}, in {run.folder.hf}; {run.folder.metrics.name} and {run.folder.eval.name} beside it')
+  if hosts.is_main():
+    evaluations = {name: results[name] for name in ('base', *wanted)}
+    print(f'\n{terminal.table(evaluations)}\n')
+    print(f'final is step {best}, in {run.folder.hf}; {run.folder.metrics.name} and {run.folder.eval.name} beside it')
 
 
 class Clock:

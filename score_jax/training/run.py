@@ -20,6 +20,7 @@ from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
 from score_jax.models.lora import Lora
 from score_jax.models.weights import WeightTable
+from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling.sampler import Sampler
 from score_jax.sampling.sampler import Stream
@@ -31,10 +32,10 @@ from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.run_folder import RunFolder
 from score_jax.tasks import Task
 from score_jax.tasks import chat as chats
-from score_jax.tasks import heldout_problems
 from score_jax.tasks import open_task
 from score_jax.tasks import without_long
 from score_jax.tasks.tokenizer import load_tokenizer
+from score_jax.training import admission
 from score_jax.training import optim
 from score_jax.training.update import UpdateSpec
 from score_jax.verifiers.pool import Grader
@@ -170,8 +171,9 @@ def open_run(config: RunConfig, workdir: str) -> Run:
   """
   # Before the devices: grader processes begin with nothing of them, and bad data is told at once.
   task = open_task(config.task)
-  _check_task(config, task)
+  admission.check_task(config, task)
   grader = open_grader(task.verifier, config.grading)
+  admission.check_hosts(config, task)
   if folder := compile_cache(config.compile_cache, jax.default_backend(), os.environ):
     jax.config.update('jax_compilation_cache_dir', folder)
   mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
@@ -192,19 +194,16 @@ def open_run(config: RunConfig, workdir: str) -> Run:
   if config.task.long_prompts == 'drop':
     chat = sampler.chat
     task = without_long(task, lambda problem: len(chat.prompt_ids(problem)), chat.prompt_tokens)
-  base = hf.read_params(model_folder, sampler.config, mesh, sampler.dtype)
-  folder = RunFolder(workdir)
   model_identity = dict(
     weights=run_folder.hash_files(model_folder, ('.safetensors',)),
     tokenizer=run_folder.hash_files(model_folder, _TOKENIZER_FILES),
     chat_template=hashlib.sha256(sampler.chat.tokenizer.chat_template.encode()).hexdigest(),
     compute_dtype=sampler.dtype.name,
   )
-  if config.init_from and not folder.has_begun():  # a run under way has what it took from there
-    _check_init_from(config, model_identity['weights'])
-  folder.claim(
-    configs.as_dict(config), configs.identity(config) | dict(model=model_identity, data=task.train.fingerprint)
-  )
+  hosts.agree('the model folder', model_identity)
+  base = hf.read_params(model_folder, sampler.config, mesh, sampler.dtype)
+  folder = RunFolder(workdir)
+  admission.claim(folder, config, configs.identity(config) | dict(model=model_identity, data=task.train.fingerprint))
   trained = loras.trained_table(sampler.config, config.lora)
   return Run(
     config=config,
@@ -235,36 +234,10 @@ def open_run(config: RunConfig, workdir: str) -> Run:
   )
 
 
-def _check_task(config: RunConfig, task: Task) -> None:
-  """Whether there are problems to train on, and as many to evaluate on as are asked for."""
-  if task.train.size == 0:
-    raise ConfigError(
-      f'config.task.data.train = {config.task.data.train}: task {config.task.name!r} has no training problems; name '
-      'files, folders or tfds:NAME/SPLIT of them (humaneval has none: it is for config.task.evaluate)'
-    )
-  heldout_problems(task, config.eval.problems, config.eval.seed)
-
-
-def _check_init_from(config: RunConfig, base: str) -> None:
-  """A run can start from another only where both train the same weights; adapters, where the base is the same."""
-  found = RunFolder(config.init_from).read_config()
-  theirs, ours = loras.Lora(**found['config']['lora']), config.lora
-  if (theirs.rank or ours.rank) and found['identity'].get('model', {}).get('weights') != base:
-    raise ConfigError(
-      f'config.init_from = {config.init_from!r} was trained on another base than config.model.path = '
-      f'{config.model.path!r}; adapters fit the base that they were trained on'
-    )
-  if theirs != ours and (theirs.rank or ours.rank):
-    raise ConfigError(
-      f'config.init_from = {config.init_from!r} was trained with config.lora = {theirs}, this run has {ours}; use the '
-      'same, or export that run and name the folder as config.model.path'
-    )
-
-
 def put_params(mesh: Mesh, table: WeightTable, params: Any, dtype: Any) -> Any:
   """A tree of host or device arrays in the training layout, in `dtype`; always a copy of its own."""
   shardings = meshes.params(mesh, table, meshes.TRAINING_RULES)
-  return jax.tree.map(lambda p, s: jax.device_put(jnp.array(p, dtype, copy=True), s), params, shardings)
+  return jax.tree.map(lambda p, s: meshes.put(jnp.array(p, dtype, copy=True), s), params, shardings)
 
 
 def initial_params(run: Run) -> Any:
@@ -310,7 +283,7 @@ def fresh_state(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh
   """A state at step 0 around given parameters."""
 
   def zero():
-    return jax.device_put(jnp.int32(0), meshes.replicated(mesh))
+    return meshes.put(jnp.int32(0), meshes.replicated(mesh))
 
   return TrainState(
     step=zero(),
