@@ -1,6 +1,8 @@
 """Runs of several processes on this machine, each with CPU devices of its own."""
 
 import dataclasses
+import hashlib
+import json
 import os
 import pathlib
 import random
@@ -10,7 +12,14 @@ import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
 ROOT = pathlib.Path(__file__).parent.parent
+
+# How a process ends whose run has lost another: its own exit code, or JAX's abort where JAX notices first.
+LOST = (75, -signal.SIGABRT)
 
 # Both stages, a reference that is saved with the run, offline first attempts and fresh moments. The bundled base earns
 # rewards, without which gradients would be noise; a large epsilon keeps Adam from turning noise into steps.
@@ -71,9 +80,7 @@ class Rig:
     if count == 1:
       return [self.start('off', workdir, *more, devices=devices)]
     port = free_port()
-    return [
-      self.start(f'local:127.0.0.1:{port},{count},{i}', workdir, *more, devices=devices) for i in range(count)
-    ]
+    return [self.start(f'local:127.0.0.1:{port},{count},{i}', workdir, *more, devices=devices) for i in range(count)]
 
   def run(self, count: int, workdir: pathlib.Path, *more: str, devices: int = 1) -> None:
     """A run to its end."""
@@ -107,12 +114,40 @@ def ended(processes: list[subprocess.Popen], seconds: float) -> tuple[list[int],
   return [process.returncode for process in processes], time.monotonic() - begun
 
 
+def arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  """The arrays of an item of a checkpoint, whatever devices it was written from."""
+  reader = ocp.PyTreeCheckpointer()
+  tree = reader.metadata(folder).item_metadata.tree
+  wanted = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+  found = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=wanted))
+  return {str(path): np.asarray(leaf) for path, leaf in sorted(ocp.tree.to_flat_dict(found).items())}
+
+
+def fingerprint(workdir: pathlib.Path) -> dict[str, str]:
+  """Hashes of the last checkpoint's arrays and progress, of the metrics without times, eval.json and the weights."""
+  last = max((workdir / 'checkpoints').glob('[0-9]*'), key=lambda path: int(path.name))
+  read = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  parts = dict(
+    step=last.name.encode(),
+    metrics=json.dumps([{name: line[name] for name in line if name != 'seconds'} for line in read]).encode(),
+    progress=(last / 'progress/metadata').read_bytes(),
+    eval=(workdir / 'eval.json').read_bytes(),
+    weights=(workdir / 'hf/model.safetensors').read_bytes(),
+  )
+  for item in ('params', 'rest'):
+    for path, array in arrays(last / item).items():
+      parts[f'{item}{path}'] = array.tobytes()
+  return {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}
+
+
 def lines(workdir: pathlib.Path) -> int:
   metrics = workdir / 'metrics.jsonl'
   return metrics.read_text().count('\n') if metrics.exists() else 0
 
 
-def strike(rig: Rig, count: int, workdir: pathlib.Path, draw: random.Random, how: int = signal.SIGKILL, devices: int = 1):
+def strike(
+  rig: Rig, count: int, workdir: pathlib.Path, draw: random.Random, how: int = signal.SIGKILL, devices: int = 1
+):
   """Starts a run and hits a random process at a random moment: exit codes of all, victim, seconds until all ended."""
   steps, victim = draw.randrange(6), draw.randrange(count)
   processes = rig.start_all(count, workdir, devices=devices)

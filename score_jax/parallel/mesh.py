@@ -55,8 +55,8 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) ->
   grid = np.asarray(devices).reshape(data, fsdp, tensor)
   if any(len({device.process_index for device in group}) > 1 for group in grid.reshape(-1, tensor)):
     raise ConfigError(
-      f'mesh.tensor = {tensor} would spread the same rows over several hosts of {jax.local_device_count()} devices, each '
-      'of which grades its own; mesh.tensor must divide the devices of a host'
+      f'mesh.tensor = {tensor} would spread the same rows over several hosts, each of which grades its own; it must '
+      'divide the number of devices of a host'
     )
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 

@@ -55,7 +55,7 @@ class RunFolder:
     write_json(self.config, dict(config=config, identity=identity))
 
   def sees(self, claimed: str) -> bool:
-    """Whether the folder is the one that another host claimed, by the hash of what is in it; a network may take time."""
+    """Whether the folder is the one that another host claimed, by a hash of what is in it; a network takes time."""
     for _ in range(_LOOKS):
       if self.path.is_dir() and hash_files(self.path, ('.json',)) == claimed:
         return True
