@@ -167,7 +167,6 @@ INCOMPATIBLE = {
   'model: compute_dtype': {'model.dtype': 'bfloat16'},
   'data': {'task.countdown': dict(max_number=8)},
   'prompt': {'task.countdown': dict(prompt='get {target} from {numbers}')},
-  'template': {'task.chat_template': 'bundled:chatml'},
   'instruction': {'task.instruction': 'Check and retry. Check'},
   'stages: steps': {'stages.stage1.steps': 3},
   'stages: order': {'order': ('stage2', 'stage1')},
@@ -213,7 +212,7 @@ def test_an_incompatible_resume_is_refused_and_changes_nothing(begun, hf_folder,
 
 
 def test_there_are_more_than_ten_incompatible_resumes_and_some_that_are_not(begun, hf_folder):
-  assert len(INCOMPATIBLE) == 21
+  assert len(INCOMPATIBLE) == 20
   folder, _ = begun
   free = {
     'max_steps': 3, 'eval.problems': 4, 'eval.every': 1, 'checkpoint.keep': 5, 'mesh.fsdp': 2, 'batch.pack': False,
