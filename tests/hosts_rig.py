@@ -26,6 +26,7 @@ LOST = (75, -signal.SIGABRT)
 OVERRIDES = {
   'batch.problems': 4,
   'batch.samples': 4,
+  'batch.pack': True,
   'stages.stage1.steps': 2,
   'stages.stage2.steps': 4,
   'stages.stage2.reference': 'stage_start',
