@@ -246,6 +246,8 @@ def test_a_difference_is_named_by_host_and_field(monkeypatch):
   monkeypatch.setattr(hosts, 'gather', lambda what, value: [value, value, dict(a=dict(b=2), c=[1])])
   with pytest.raises(errors.ConfigError, match=r'^host 2 differs in the plan: a\.b is 1 on host 0, 2 on it$'):
     hosts.agree('the plan', dict(a=dict(b=1), c=[1]))
+  monkeypatch.setattr(hosts, 'gather', lambda what, value: [value, json.loads(json.dumps(value))])
+  hosts.agree('a step whose loss is not finite', dict(loss=[1.0, float('nan')]))
 
 
 def test_a_message_of_jax_that_names_a_lost_host_is_not_a_bug():

@@ -155,7 +155,8 @@ def test_a_host_has_the_rows_of_its_devices(owners, tensor, expected):
     meshes.local_rows(Some(), len(owners) + 1)
 
 
-def test_rows_that_two_hosts_would_grade_are_refused():
+def test_rows_that_two_hosts_would_grade_are_refused(monkeypatch):
+  monkeypatch.setattr(meshes.hosts, 'count', lambda: 2)
   with pytest.raises(ConfigError, match=r'mesh\.tensor = 4 would spread the same rows over several hosts'):
     meshes.make_mesh(-1, 1, 4, list(devices_of(0, 0, 1, 1)))
 

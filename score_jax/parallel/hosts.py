@@ -194,7 +194,8 @@ def agree(what: str, value: dict[str, Any]) -> None:
   """
   ours, *others = (_flat(value) for value in gather(what, value))
   for i, theirs in enumerate(others, start=1):
-    names = [name for name in sorted(ours | theirs) if ours.get(name) != theirs.get(name)]
+    # As text: two numbers that are not finite agree.
+    names = [name for name in sorted(ours | theirs) if json.dumps(ours.get(name)) != json.dumps(theirs.get(name))]
     if names:
       found = '; '.join(
         f'{name} is {ours.get(name)!r:.80} on host 0, {theirs.get(name)!r:.80} on it' for name in names[:5]

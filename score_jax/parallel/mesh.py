@@ -53,7 +53,9 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) ->
       f'{len(devices)} devices; set mesh.data to -1 or change mesh.fsdp and mesh.tensor'
     )
   grid = np.asarray(devices).reshape(data, fsdp, tensor)
-  if any(len({device.process_index for device in group}) > 1 for group in grid.reshape(-1, tensor)):
+  if hosts.count() > 1 and any(
+    len({device.process_index for device in group}) > 1 for group in grid.reshape(-1, tensor)
+  ):
     raise ConfigError(
       f'mesh.tensor = {tensor} would spread the same rows over several hosts, each of which grades its own; it must '
       'divide the number of devices of a host'
@@ -240,7 +242,11 @@ def gather_rows(mesh: Mesh, tree: Any) -> Any:
 
 def fetch_whole(tree: Any) -> Any:
   """Arrays of any sharding to the host, all of each. Every host must call it."""
-  return jax.device_get(tree) if hosts.count() == 1 else multihost_utils.process_allgather(tree, tiled=True)
+
+  def fetch(x: jax.Array) -> np.ndarray:
+    return np.asarray(x) if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
+
+  return jax.device_get(tree) if hosts.count() == 1 else jax.tree.map(fetch, tree)
 
 
 def put(tree: Any, shardings: Any) -> Any:
