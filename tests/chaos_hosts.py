@@ -14,7 +14,7 @@ import tempfile
 
 import hosts_rig
 
-DEADLINE = 30.0  # seconds: three heartbeats
+DEADLINE = 45.0  # seconds: to wait for a host that never comes (25), or four heartbeats
 
 
 def main() -> None:

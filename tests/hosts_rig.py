@@ -39,7 +39,7 @@ OVERRIDES = {
   'checkpoint.every': 1,
   'checkpoint.best_window': 2,
   'offline_pool': 6,
-  'hosts.init_seconds': 60,
+  'hosts.init_seconds': 25,
   'hosts.heartbeat_seconds': 10,
   'hosts.barrier_seconds': 120,
 }
