@@ -103,8 +103,11 @@ def test_a_stopped_host_ends_the_others(rig, pair, tmp_path):
   shutil.copytree(pair[0] / 'checkpoints', workdir / 'checkpoints')
   for name in ('config.json', 'eval.json'):
     shutil.copy(pair[0] / name, workdir)
-  processes = rig.start_all(2, workdir, KEEP_ALL, '--config.eval.seed=7')  # evaluates the base anew
-  time.sleep(6)
+  before = (workdir / 'config.json').stat().st_mtime_ns
+  processes = rig.start_all(2, workdir, KEEP_ALL, '--config.eval.problems=1000')  # evaluates the base anew, for long
+  while (workdir / 'config.json').stat().st_mtime_ns == before and processes[0].poll() is None:
+    time.sleep(0.05)
+  time.sleep(1)
   processes[1].send_signal(signal.SIGSTOP)
   codes, _ = hosts_rig.ended(processes[:1], DEADLINE)
   processes[1].kill()
