@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
   config.checkpoint = checkpoint()
   config.faults = faults()
   config.mesh = mesh()
+  config.hosts = hosts()
   config.pretrain = pretrain()
   return config
 
@@ -209,6 +210,15 @@ def mesh() -> ConfigDict:
   mesh.fsdp = 1  # devices over which parameters and optimizer are spread
   mesh.tensor = 1  # devices over which heads, feed-forward and vocabulary are spread
   return mesh
+
+
+def hosts() -> ConfigDict:
+  """How long processes wait for each other, where a run has several (--distributed)."""
+  hosts = ConfigDict()
+  hosts.init_seconds = 300  # until all are there
+  hosts.heartbeat_seconds = 100  # without a sign of life after which one is lost
+  hosts.barrier_seconds = 1800  # until one comes where the others are; longer than to export or compile takes
+  return hosts
 
 
 def pretrain() -> ConfigDict:

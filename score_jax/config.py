@@ -139,6 +139,13 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class HostsConfig:
+  init_seconds: int
+  heartbeat_seconds: int
+  barrier_seconds: int
+
+
+@dataclasses.dataclass(frozen=True)
 class PretrainConfig:
   conversations: int
   rows: int
@@ -175,6 +182,7 @@ class RunConfig:
   checkpoint: CheckpointConfig
   faults: FaultsConfig
   mesh: MeshConfig
+  hosts: HostsConfig
   pretrain: PretrainConfig
 
   @property
@@ -331,6 +339,9 @@ def _check_numbers(run: RunConfig) -> None:
     ('checkpoint.keep', run.checkpoint.keep),
     ('checkpoint.best_window', run.checkpoint.best_window),
     ('faults.max_failed_saves', run.faults.max_failed_saves),
+    ('hosts.init_seconds', run.hosts.init_seconds),
+    ('hosts.heartbeat_seconds', run.hosts.heartbeat_seconds),
+    ('hosts.barrier_seconds', run.hosts.barrier_seconds),
   ):
     _require(value >= 1, f'config.{where} = {value} must be 1 or more')
   for where, value in (

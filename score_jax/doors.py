@@ -41,6 +41,30 @@ def run_config(holder: flags.FlagHolder) -> 'RunConfig':
   return from_config_dict(holder.value)
 
 
+def define_distributed() -> flags.FlagHolder:
+  """The flag --distributed, for `join_hosts`."""
+  return flags.DEFINE_string(
+    'distributed',
+    'auto',
+    'how this process finds the others of its run: off; tpu or slurm, through JAX; local:HOST:PORT,N,I, number I of N, '
+    'with a free port on number 0; auto: tpu or slurm where TPU_WORKER_HOSTNAMES or SLURM_STEP_NUM_TASKS name several, '
+    'else off',
+  )
+
+
+def join_hosts(holder: flags.FlagHolder, config: 'RunConfig') -> None:
+  """Connects this process with the others of its run; before any device is used."""
+  from score_jax.parallel import hosts
+
+  times = config.hosts
+  hosts.start(
+    holder.value,
+    init_seconds=times.init_seconds,
+    heartbeat_seconds=times.heartbeat_seconds,
+    barrier_seconds=times.barrier_seconds,
+  )
+
+
 def config_name() -> str:
   """The file name of --config, without its ending."""
   return pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
@@ -57,16 +81,24 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
   def guarded(argv: Sequence[str]) -> None:
     try:
       main(*argv[1:])
-    except UserError as error:
-      _fail(error)
-    except OSError as error:
-      if error.errno not in _MACHINE:
-        raise
-      _fail(TryAgainError(f'{error}; mend that, then run the same command again'))
+    except BaseException as error:
+      error = _judged(error)
+      if 'score_jax.parallel.hosts' in sys.modules:  # else this process can not be one of several
+        sys.modules['score_jax.parallel.hosts'].end(error)
+      if isinstance(error, UserError):
+        _fail(error)
+      raise
 
   secrets.guard()
   logging.set_verbosity(logging.WARNING)
   app.run(guarded, flags_parser=functools.partial(_parse, arguments=arguments))
+
+
+def _judged(error: BaseException) -> BaseException:
+  """The error, or what it means to a user where it is the machine's."""
+  if isinstance(error, OSError) and error.errno in _MACHINE:
+    return TryAgainError(f'{error}; mend that, then run the same command again')
+  return error
 
 
 def _fail(error: UserError) -> None:

@@ -57,3 +57,7 @@ class TryAgainError(UserError):
   """The same command, run again, goes on: the run was stopped, or the machine failed it."""
 
   exit_code = 75
+
+
+class HostError(TryAgainError):
+  """A host of the run was lost, came late or fell out of step: nothing is wrong with the input; start all again."""

@@ -17,6 +17,7 @@ from score_jax.errors import ConfigError
 
 _CONFIG = doors.define_config()
 _MODEL = flags.DEFINE_string('model', '', 'an HF folder; default: config.model.path')
+_DISTRIBUTED = doors.define_distributed()
 _OUTPUT = flags.DEFINE_string('output', '', 'also write the result to this JSON file; must not exist')
 _WORKDIR = flags.DEFINE_string(
   'workdir', '', 'also write eval.json and rows/NAME.jsonl.gz to this folder, for score_jax.report; not a run folder'
@@ -44,11 +45,16 @@ def main() -> None:
   config = _changed(doors.run_config(_CONFIG))
   _check_outputs()
 
+  doors.join_hosts(_DISTRIBUTED, config)
+
+  from score_jax.parallel import hosts
   from score_jax.reporting import rows as report_rows
   from score_jax.reporting import terminal
   from score_jax.storage import run_folder
 
   result, rows = _evaluated(config)
+  if not hosts.is_main():
+    return
   name = _MODEL.value or config.model.path
   print(terminal.table({name: result}))
   for text in terminal.compute_lines(result):
@@ -96,26 +102,40 @@ def _check_outputs() -> None:
 
 def _evaluated(config: RunConfig) -> tuple[dict[str, Any], list[Any]]:
   """The result and the rows that it was counted from."""
-  from score_jax.parallel import mesh as meshes
-  from score_jax.reporting import compute
-  from score_jax.storage import hf
   from score_jax.tasks import heldout_problems
   from score_jax.tasks import open_task
-  from score_jax.training import evaluation
-  from score_jax.training import first_attempts
-  from score_jax.training import run
+  from score_jax.training import admission
   from score_jax.verifiers.pool import open_grader
 
   task = open_task(config.task)
   problems = heldout_problems(task, config.eval.problems, config.eval.seed)
   problems = list({problem.id: problem for problem in problems}.values())
+  # Before the devices: grader processes begin with nothing of them.
+  grader = open_grader(task.verifier, config.grading)
+  try:
+    admission.check_hosts(config, task)
+    return _counted(config, problems, grader)
+  except BaseException:
+    grader.close()
+    raise
+
+
+def _counted(config: RunConfig, problems: list[Any], grader: Any) -> tuple[dict[str, Any], list[Any]]:
+  """The rest of `_evaluated`."""
+  from score_jax.parallel import hosts
+  from score_jax.parallel import mesh as meshes
+  from score_jax.reporting import compute
+  from score_jax.storage import hf
+  from score_jax.training import evaluation
+  from score_jax.training import first_attempts
+  from score_jax.training import run
+
   mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
   folder = hf.folder_of(_MODEL.value or config.model.path)
   sampler = run.open_sampler(config, folder, mesh)
   first = None
   if _FIRST.value:
     first = first_attempts.read(pathlib.Path(_FIRST.value), problems, sampler.chat, sampler.budgets[0])
-  grader = open_grader(task.verifier, config.grading)
   params = sampler.layout(hf.read_params(folder, sampler.config, mesh, sampler.dtype, meshes.SAMPLING_RULES))
 
   def sampled(way: str, temperature: float, samples: int = 1) -> list[Any]:
@@ -124,14 +144,15 @@ def _evaluated(config: RunConfig) -> tuple[dict[str, Any], list[Any]]:
     return evaluation.conversations(*settings, way=way, samples=samples, first=first)
 
   found = dict(greedy=sampled('greedy', 0.0), sampled=sampled('sampled', _TEMPERATURE.value, _SAMPLES.value))
+  if _SCALING.value:
+    found['scaling'] = sampled('scaling', _SCALING_TEMPERATURE, 2 * _SCALING.value)
+  if not hosts.is_main():  # which has the rows of all
+    return {}, []
   result = {way: evaluation.accounted(part) for way, part in found.items()}
   if _SAMPLES.value > 1:
     result['sampled']['at_k'] = compute.at_k(compute.sampled(found['sampled']))
   if _SCALING.value:
-    most = 2 * _SCALING.value
-    found['scaling'] = sampled('scaling', _SCALING_TEMPERATURE, most)
-    result['scaling'] = evaluation.accounted(found['scaling'])
-    result['scaling']['curves'] = compute.scaling(compute.sampled(found['scaling']), most)
+    result['scaling']['curves'] = compute.scaling(compute.sampled(found['scaling']), 2 * _SCALING.value)
   return result, [row for part in found.values() for row in part]
 
 

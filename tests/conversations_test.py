@@ -173,18 +173,22 @@ def step(number, problems=3, samples=2):
   return dict(step=number, stage='stage1'), chosen, jax.device_get(rollout), texts, graded
 
 
+def record(path, count, number):
+  recording.add_step(path, count, 5, *step(number), samples=2, number_B=np.arange(6), total=6)
+
+
 def test_training_keeps_the_same_conversations_when_it_is_resumed(tmp_path):
   whole, resumed = tmp_path / 'rows/whole.jsonl', tmp_path / 'rows/resumed.jsonl'
   for number in range(1, 7):
-    recording.add_step(whole, 2, 5, *step(number))
+    record(whole, 2, number)
   for number in range(1, 5):
-    recording.add_step(resumed, 2, 5, *step(number))
+    record(resumed, 2, number)
   with resumed.open('a') as file:
     file.write('{"id": "half')
   recording.cut(resumed, 3)
   assert [row.step for row in rows.read(resumed)] == [1, 1, 2, 2, 3, 3]
   for number in range(4, 7):
-    recording.add_step(resumed, 2, 5, *step(number))
+    record(resumed, 2, number)
   assert resumed.read_bytes() == whole.read_bytes()
   kept = list(rows.read(whole))
   assert all(row.way == 'training' and row.stage == 'stage1' for row in kept)
@@ -196,7 +200,7 @@ def test_training_keeps_the_same_conversations_when_it_is_resumed(tmp_path):
 
 
 def test_no_conversations_are_kept_where_none_are_wanted(tmp_path):
-  recording.add_step(tmp_path / 'rows/train.jsonl', 0, 5, *step(1))
+  record(tmp_path / 'rows/train.jsonl', 0, 1)
   recording.cut(tmp_path / 'rows/train.jsonl', 3)
   assert list(tmp_path.iterdir()) == []
 
@@ -214,7 +218,8 @@ def test_changes_of_a_step_counted_by_hand():
   ]
   texts = [[a, b] for a, b, *_ in table]
   graded = [[Graded(v, p), Graded(w, q)] for _, _, p, q, v, w in table]
-  found = metrics.changes(texts, graded, samples=3)
+  verdicts = np.array([[W, W], [W, W], [W, C], [C, C], [C, C], [C, E]], np.int8)
+  found = metrics.changes(verdicts, metrics.changed(texts, graded), samples=3)
   assert (found['text_changed'], found['answer_changed']) == (4 / 5, 2 / 5)
   assert (found['i_to_i_same'], found['c_to_c']) == (2 / 5, 2 / 5)
   assert found['flat'] == [1.0, 0.0]

@@ -15,9 +15,9 @@ import time
 
 
 def main(kind: str, at: int, marker: pathlib.Path) -> None:
-  from score_jax.training import loop
+  from score_jax.training import step as steps
 
-  work_of, update = loop.work_of, loop.update
+  work_of, update = steps.work_of, steps.update
 
   def hanging(run, data, step):
     if step == at and not marker.exists():
@@ -34,9 +34,9 @@ def main(kind: str, at: int, marker: pathlib.Path) -> None:
     return update(state, frozen, reference, batch, *args, **kwargs)
 
   if kind == 'nan':
-    loop.update = poisoned
+    steps.update = poisoned
   else:
-    loop.work_of = hanging
+    steps.work_of = hanging
 
 
 if __name__ == '__main__':

@@ -188,7 +188,7 @@ def step_line(**more):
     stage(),
     np.array([[C, C], [C, C], [W, C], [W, C], [U, C], [C, E], [U, T], [W, W]], np.int8),
     np.array([[1, 1], [2, 1], [3, 3], [1, 3], [1, 3], [1, 1], [3, 1], [1, 1]], np.int8),
-    np.array([[0, 0, 1, 1, 0, 2, 2, 2], [0, 1, 1, 1, 0, 2, 0, 0]] * 4, np.int8),
+    np.array([[2, 3], [3, 1]] * 4, np.int32),
     update_metrics(**more),
     1e-4,
     dict(rollout=1.0),

@@ -160,6 +160,66 @@ def test_folder_of_another_configuration_is_refused_and_untouched(hf_folder, tmp
   assert folder.config.read_bytes() == before
 
 
+INCOMPATIBLE = {
+  'model: weights': {'model.path': 'weights'},
+  'model: tokenizer': {'model.path': 'tokenizer'},
+  'model: compute_dtype': {'model.dtype': 'bfloat16'},
+  'data': {'task.countdown': dict(max_number=8)},
+  'prompt': {'task.countdown': dict(prompt='get {target} from {numbers}')},
+  'instruction': {'task.instruction': 'Check and retry. Check'},
+  'stages: steps': {'stages.stage1.steps': 3},
+  'stages: order': {'order': ('stage2', 'stage1')},
+  'stages: bonus': {'stages.stage2.bonus': (0.0, 5.0)},
+  'seed': {'seed': 7},
+  'samples': {'batch.samples': 4},
+  'problems': {'batch.problems': 8},
+  'micro-batches': {'batch.micro_batches': 2},
+  'budgets': {'sampling.attempt_tokens': (6, 5)},
+  'loss': {'loss.kl_form': 'k2_seq'},
+  'optimizer': {'optim.b2': 0.99},
+  'learning rate': {'stages.stage2.optim.learning_rate': 0.1},
+  'adapters': {'lora.rank': 2},
+  'offline pool': {'offline_pool': 8},
+  'best': {'checkpoint.best_window': 3},
+}
+
+
+@pytest.fixture(scope='module')
+def begun(hf_folder, tmp_path_factory):
+  """A run folder with a result, and folders of models that differ from its own in one thing."""
+  place = tmp_path_factory.mktemp('begun')
+  tiny.write_hf_folder(place / 'weights', tiny.decoder_config('llama'), seed=1)
+  shutil.copytree(hf_folder, place / 'tokenizer')
+  settings = place / 'tokenizer/tokenizer_config.json'
+  settings.write_text(settings.read_text() + '\n')
+  folder = RunFolder(place / 'run')
+  runs.open_run(tiny.run_config(**{'model.path': str(hf_folder)}), str(folder.path))
+  folder.add_metrics(dict(step=1))
+  return folder, place
+
+
+@pytest.mark.parametrize('what', INCOMPATIBLE)
+def test_an_incompatible_resume_is_refused_and_changes_nothing(begun, hf_folder, what):
+  folder, place = begun
+  before = folder.config.read_bytes()
+  changes = {'model.path': str(hf_folder), **INCOMPATIBLE[what]}
+  if changes['model.path'] in ('weights', 'tokenizer'):
+    changes['model.path'] = str(place / changes['model.path'])
+  with pytest.raises(errors.ConfigError, match='belongs to another run'):
+    runs.open_run(tiny.run_config(**changes), str(folder.path))
+  assert folder.config.read_bytes() == before
+
+
+def test_there_are_more_than_ten_incompatible_resumes_and_some_that_are_not(begun, hf_folder):
+  assert len(INCOMPATIBLE) == 20
+  folder, _ = begun
+  free = {
+    'max_steps': 3, 'eval.problems': 4, 'eval.every': 1, 'checkpoint.keep': 5, 'mesh.fsdp': 2, 'batch.pack': False,
+    'sampling.lanes': 1, 'hosts.heartbeat_seconds': 7,
+  }  # fmt: skip
+  runs.open_run(tiny.run_config(**{'model.path': str(hf_folder)}, **free), str(folder.path))
+
+
 def test_folder_that_is_not_a_run_is_refused_and_untouched(hf_folder, tmp_path):
   (tmp_path / 'thesis.txt').write_text('years of work')
   with pytest.raises(errors.ConfigError, match='not empty and holds no config.json'):

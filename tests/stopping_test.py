@@ -72,11 +72,22 @@ def test_a_request_saves_and_leaves(keeper, monkeypatch):
   assert keeper._checkpoints.steps == [('state 5', 5)]
 
 
-@pytest.mark.parametrize('notice', [True, False])
-def test_under_jax_distributed_the_notifier_is_asked_at_every_step(monkeypatch, notice):
-  asked = []
-  monkeypatch.setattr(signals, '_state', types.SimpleNamespace(signal=None))
-  monkeypatch.setattr(stopping.jax.distributed, 'is_initialized', lambda: True)
-  monkeypatch.setattr(stopping.multihost_utils, 'reached_preemption_sync_point', lambda s: asked.append(s) or notice)
-  assert stopping.requested(7) is notice
-  assert asked == [7]
+@pytest.mark.parametrize(('told', 'ours', 'leaves'), [([False, True], None, True), ([False, False], 15, False)])
+def test_several_hosts_stop_at_the_step_at_which_they_told_each_other(keeper, monkeypatch, told, ours, leaves):
+  said = []
+  state = types.SimpleNamespace(signal=ours)
+  monkeypatch.setattr(signals, '_state', state)
+  monkeypatch.setattr(stopping.hosts, 'gather', lambda what, value: said.append((what, value)) or told)
+  assert stopping.requested(7) is leaves
+  assert said == [('whether to stop after step 7', ours is not None)]
+  assert signals.requested() is (leaves or ours is not None)
+
+
+def test_of_several_hosts_none_saves_alone_when_the_grace_period_is_over(keeper, monkeypatch):
+  keeper.hold('state 5', at(5), dict(step=5))
+  monkeypatch.setattr(stopping.hosts, 'count', lambda: 2)
+  keeper.save_late()
+  assert keeper._checkpoints.steps == [] and steps(keeper) == []
+  monkeypatch.setattr(stopping.hosts, 'count', lambda: 1)
+  keeper.save_late()
+  assert keeper._checkpoints.steps == [('state 5', 5)] and steps(keeper) == [1]

@@ -244,7 +244,7 @@ def _update(plan: Plan) -> Any:
   frozen, reference = _references(plan)
   if not plan.update.reference_in_update:
     reference, batch = None, batch.replace(ref_logp=batch.sampler_logp)
-  # As `loop.stage_values` makes them: on one device, copied to all.
+  # As `step.stage_values` makes them: on one device, copied to all.
   attempts, one = _whole(mesh, jnp.float32, plan.rollout.attempts), _whole(mesh, jnp.float32)
   stage = StageValues(pays=attempts, bonus=attempts, kl=attempts, gamma=one, learning_rate=one)
   optimizer = _optimizer(plan.optim, plan.decoder, plan.lora)

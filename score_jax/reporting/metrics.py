@@ -17,7 +17,7 @@ def step_line(
   stage: Stage,
   verdict_BA: np.ndarray,
   stop_BA: np.ndarray,
-  attempt_BL: np.ndarray,
+  tokens_BA: np.ndarray,
   update: dict[str, np.ndarray],
   learning_rate: float,
   seconds: dict[str, float],
@@ -27,7 +27,8 @@ def step_line(
   Args:
     step: 1-based number of the step just done.
     stage: it was in.
-    verdict_BA, stop_BA, attempt_BL: of its rollout.
+    verdict_BA, stop_BA: of its rollout.
+    tokens_BA: sampled in each attempt.
     update: metrics that the update returned, on the host.
     learning_rate: it used.
     seconds: wall time by phase; the one entry that differs between equal runs.
@@ -35,7 +36,6 @@ def step_line(
   correct_BA = verdict_BA == Verdict.CORRECT
   graded_B = ~np.any(verdict_BA == Verdict.ERROR, axis=1)
   first, last = correct_BA[graded_B, 0], correct_BA[graded_B, -1]
-  A = verdict_BA.shape[1]
   line = dict(
     step=step,
     stage=stage.name,
@@ -55,7 +55,7 @@ def step_line(
     mismatch=float(update['mismatch']),
     rejected=int(update['rejected']),
     learning_rate=learning_rate,
-    tokens=[int((attempt_BL == a).sum()) for a in range(1, A + 1)],
+    tokens=tokens_BA.sum(axis=0).tolist(),
     seconds=seconds,
   )
   if 'gradient_norm_A' in update:
@@ -63,24 +63,36 @@ def step_line(
   return line
 
 
-def changes(texts: Sequence[Sequence[str]], graded: Sequence[Sequence[Graded]], samples: int) -> dict[str, Any]:
+def changed(texts: Sequence[Sequence[str]], graded: Sequence[Sequence[Graded]]) -> np.ndarray:
+  """bool [B, 2]: whether the text and whether the answer changed from the first attempt to the last.
+
+  Args:
+    texts, graded: [B][A].
+  """
+  found = [
+    (text[0] != text[-1], collapsed(grade[0].answer) != collapsed(grade[-1].answer))
+    for text, grade in zip(texts, graded, strict=True)
+  ]
+  return np.array(found, bool).reshape(-1, 2)
+
+
+def changes(verdict_BA: np.ndarray, changed_B2: np.ndarray, samples: int) -> dict[str, Any]:
   """What changed between attempts, and how sure the step's figures are; lists have one entry per attempt.
 
   Args:
-    texts, graded: [B][A], the conversations on one problem side by side.
-    samples: G, how many those are.
+    verdict_BA: the conversations on one problem side by side.
+    changed_B2: of them, from `changed`.
+    samples: G, how many conversations a problem has.
 
   Returns:
     c_to_c, i_to_i_same (wrong twice, with the same answer), answer_changed, text_changed: shares of graded
     conversations; flat: the share of problems whose conversations did equally well, so that they teach nothing;
     accuracy_se, delta_se: standard errors, by what problems differ.
   """
-  verdict_BA = np.array([[one.verdict for one in row] for row in graded], np.int8)
   known_B = ~np.any(verdict_BA == Verdict.ERROR, axis=1)
   correct_BA = verdict_BA == Verdict.CORRECT
   first, last = correct_BA[:, 0], correct_BA[:, -1]
-  text_B = np.array([row[0] != row[-1] for row in texts], bool)
-  answer_B = np.array([collapsed(row[0].answer) != collapsed(row[-1].answer) for row in graded], bool)
+  text_B, answer_B = changed_B2.T
   shares = dict(
     c_to_c=first & last,
     i_to_i_same=~first & ~last & ~answer_B,

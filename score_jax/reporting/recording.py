@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from score_jax.parallel import hosts
 from score_jax.reporting import rows
 from score_jax.states import Rollout
 from score_jax.types import Graded
@@ -23,8 +24,14 @@ def add_step(
   rollout: Rollout,
   texts: Sequence[Sequence[str]],
   graded: Sequence[Sequence[Graded]],
+  *,
+  samples: int,
+  number_B: np.ndarray,
+  total: int,
 ) -> None:
   """Appends `count` conversations of a step, drawn by seed and step alone: a run that is resumed draws the same.
+
+  Every host calls it with its own rows; host 0 writes those that were drawn of all.
 
   Args:
     path: of the file.
@@ -34,16 +41,19 @@ def add_step(
     problems: [B], those of a problem side by side.
     rollout: of them, on the host.
     texts, graded: [B][A].
+    samples: conversations on each problem.
+    number_B: of these rows among all.
+    total: how many those are.
   """
   if not count:
     return
-  chosen = np.sort(np.random.default_rng((seed, line['step'])).permutation(len(problems))[:count])
-  sample, before = [], None
-  for problem in problems:
-    sample.append(sample[-1] + 1 if problem is before else 0)
-    before = problem
+  drawn = np.random.default_rng((seed, line['step'])).permutation(total)[:count]
+  chosen = np.flatnonzero(np.isin(number_B, drawn))
   where = dict(step=line['step'], stage=line['stage'])
-  found = rows.of_rollout(problems, rollout, texts, graded, chosen, 'training', sample, **where)
+  found = rows.of_rollout(problems, rollout, texts, graded, chosen, 'training', number_B % samples, **where)
+  found = rows.of_all_hosts(f'rows of step {line["step"]}', number_B[chosen], found)
+  if not hosts.is_main():
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open('a') as file:
     file.write(rows.lines(found))

@@ -22,6 +22,7 @@ import zlib
 import numpy as np
 
 from score_jax.errors import DataError
+from score_jax.parallel import hosts
 from score_jax.reporting import edits
 from score_jax.reporting.ledger import Outcomes
 from score_jax.states import Rollout
@@ -119,6 +120,21 @@ def of_rollout(
     ratio = edits.ratio(attempts[0].text, attempts[-1].text)
     rows.append(Row(problem.id, problem.question, problem.tags, attempts, ratio, way, int(samples[b]), **where))
   return rows
+
+
+def of_all_hosts(what: str, numbers: Sequence[int], rows: Sequence[Row]) -> list[Row]:
+  """The rows of all hosts by ascending number, on host 0; elsewhere nothing.
+
+  Args:
+    what: a name for messages.
+    numbers: of this host's rows among all.
+    rows: of this host.
+  """
+  if hosts.count() == 1:
+    return list(rows)
+  parts = hosts.to_main(what, [[int(n), row.as_json()] for n, row in zip(numbers, rows, strict=True)])
+  found = {number: row for part in parts for number, row in part}
+  return [of_json(found[number]) for number in sorted(found)]
 
 
 def outcomes(rows: Sequence[Row]) -> Outcomes:

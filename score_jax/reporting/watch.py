@@ -84,6 +84,22 @@ class Watch:
     self._bar.close()
 
 
+class NoWatch:
+  """On hosts that show nothing: in the place of a Watch."""
+
+  def begin(self) -> None:
+    """As `Watch.begin`."""
+
+  def say(self, text: str) -> None:
+    """As `Watch.say`."""
+
+  def after(self, line: dict[str, Any]) -> None:
+    """As `Watch.after`."""
+
+  def close(self) -> None:
+    """As `Watch.close`."""
+
+
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
   """Lines of metrics.jsonl up to the first that is broken; none if there is no file."""
   found = []

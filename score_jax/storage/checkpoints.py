@@ -7,6 +7,7 @@ is written (`manifests.py`), and is compared with it before it is used.
 
 import collections
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
@@ -23,20 +24,27 @@ import jax
 import orbax.checkpoint as ocp
 
 from score_jax.errors import DataError
+from score_jax.errors import HostError
 from score_jax.errors import TryAgainError
+from score_jax.errors import UserError
 from score_jax.faults import secrets
+from score_jax.parallel import hosts
 from score_jax.states import TrainState
 from score_jax.storage import manifests
 from score_jax.storage import repairs
 from score_jax.storage.progress import Progress
 
+_LAST_WAIT = 60.0  # seconds that a save under way may take where several hosts end with an error
 _FIRST_WAIT = 1.0  # seconds before a save that must succeed is tried again; doubled each time
 
 
 class Checkpoints:
   """The `checkpoints/` folder of a run: per step the items `params`, `rest` (of the state) and `progress`.
 
-  One process writes it (`faults.lock`). A save that fails is said, is not counted, and is undone in what comes after.
+  One run writes it (`faults.lock`). A save that fails is said, is not counted, and is undone in what comes after.
+
+  Of several hosts all call the same, in the same order. Host 0 looks at manifests and writes them; a save counts when
+  it succeeded on every host.
   """
 
   def __init__(
@@ -63,8 +71,8 @@ class Checkpoints:
     """
     self._root = repairs.absolute(folder)
     self._keep, self._read_only, self._prepare = keep, read_only, prepare
-    # Of several processes, one whose save failed ends: the others know nothing of it.
-    self._max_failed = max_failed if jax.process_count() == 1 else 1
+    # Several processes end with the first: what Orbax remembers of it can not be undone on all of them.
+    self._max_failed = max_failed if hosts.count() == 1 else 1
     self._needed: collections.deque[set[int]] = collections.deque(maxlen=2)  # steps that the newest two point to
     self._whole: set[int] = set()  # compared with their manifests since the last save
     self._lock = threading.RLock()  # the main thread, or the one that saves after a signal
@@ -74,9 +82,20 @@ class Checkpoints:
     self._progress: Progress | None = None  # of the save under way
     self._before: Progress | None = None  # of the last save that succeeded
     self._failed: list[tuple[int, str]] = []  # saves in a row
-    if not read_only and jax.process_index() == 0:
-      repairs.put_aside_damage(self._root, epath.Path(damaged or self._root.parent / 'damaged'))
+    if not read_only:
+      aside = epath.Path(damaged or self._root.parent / 'damaged')
+      hosts.from_main('the checkpoints', lambda: repairs.put_aside_damage(self._root, aside))
     self._open()
+
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    if error is None or hosts.count() == 1:
+      self.close()
+    elif isinstance(error, UserError) and not isinstance(error, HostError) and self._saving:
+      # Where all end alike the save comes to its end as well; if they do not, it has no end to wait for.
+      futures.wait([self._saving], _LAST_WAIT)
 
   def _open(self) -> None:
     options = ocp.CheckpointManagerOptions(
@@ -89,9 +108,14 @@ class Checkpoints:
   def last_step(self) -> int | None:
     """The newest whole checkpoint; damaged ones above it are said."""
     self._settle()
+    step = hosts.from_main('the last checkpoint', self._last_whole)
+    if step is not None:
+      self._whole.add(step)
+    return step
+
+  def _last_whole(self) -> int | None:
     for step in reversed(repairs.steps(self._root)):
       if step in self._whole or not (problem := manifests.problem(self.path(step))):
-        self._whole.add(step)
         return step
       logging.warning('checkpoint of step %d is not whole and is left out: %s', step, problem)
     return None
@@ -124,8 +148,7 @@ class Checkpoints:
       self._settle()
       progress = self._progress = self._without_lost_best(progress)
       try:
-        self._prepare()
-        self._prune()
+        self._make_ready(self._prepare)
         args = ocp.args.Composite(
           params=ocp.args.StandardSave(state.params),
           rest=ocp.args.StandardSave(state.replace(params=None)),
@@ -161,7 +184,7 @@ class Checkpoints:
     """In the background: waits for Orbax, then writes the manifest, with which the step counts."""
     self._manager.wait_until_finished()
     self._manager.check_for_errors()
-    if jax.process_index() == 0:
+    if hosts.is_main():
       manifests.write(self.path(step))
 
   def _settle(self) -> None:
@@ -169,15 +192,25 @@ class Checkpoints:
     with self._lock:
       if self._saving is None:
         return
-      try:
-        self._saving.result()
-      except Exception as error:
+      error = self._outcome()
+      if error:
         self._needed.pop()
         self._note_failure(error)
       else:
         self._before, self._failed = self._progress, []
       self._saving = None
       self._whole.clear()
+
+  def _outcome(self) -> Exception | None:
+    """Of the save under way, once it has ended on all hosts: what went wrong on this one, else on another."""
+    error = None
+    try:
+      self._saving.result()
+    except Exception as failure:
+      error = failure
+    said = hosts.gather(f'the checkpoint of step {self._progress.step}', str(error) if error else '')
+    others = (OSError(f'host {i}: {reason}') for i, reason in enumerate(said) if reason)
+    return error or next(others, None)
 
   def _note_failure(self, error: Exception) -> None:
     """Undoes what is left of the save, and forgets what Orbax remembers of it.
@@ -189,7 +222,7 @@ class Checkpoints:
       reason = f'{reason[:150]} ... {reason[-200:]}'
     self._failed.append((step, reason))
     print(f'\nwarning: checkpoint of step {step} was not saved: {reason}', file=sys.stderr, flush=True)
-    if jax.process_count() > 1:
+    if hosts.count() > 1:
       return
     for _ in range(2):  # the first ends at the error that is known, the second waits for Orbax's threads
       with contextlib.suppress(Exception):
@@ -209,19 +242,38 @@ class Checkpoints:
       f'{self._failed[-1][1]}. Make room or mend the disk, then run the same command again'
     )
 
-  def _prune(self) -> None:
-    """Drops all but the newest and what the newest two committed checkpoints need.
+  def _make_ready(self, prepare: Callable[[], None] = lambda: None) -> None:
+    """Calls `prepare` on host 0, then drops what is not needed any more.
+
+    Raises:
+      OSError: on all hosts, where the disk of host 0 does not take it.
+    """
+    doomed = self._needless()
+
+    def ready() -> str:
+      try:
+        prepare()
+        for step in doomed:
+          manifests.revoke(self.path(step))
+      except OSError as error:
+        return str(error)
+      return ''
+
+    if problem := hosts.from_main('what comes before a checkpoint', ready):
+      raise OSError(problem)
+    for step in doomed:
+      self._manager.delete(step)
+
+  def _needless(self) -> list[int]:
+    """All but the newest and what the newest two committed checkpoints need.
 
     One save late on purpose: until a new best is committed, the checkpoint before it still points to the old best. And
     should the newest be damaged, the one before it is whole with its best.
     """
     if len(self._needed) < 2:
-      return
-    for step in sorted(self._manager.all_steps())[: -self._keep]:
-      if not any(step in needed for needed in self._needed):
-        if jax.process_index() == 0:
-          manifests.revoke(self.path(step))
-        self._manager.delete(step)
+      return []
+    old = sorted(self._manager.all_steps())[: -self._keep]
+    return [step for step in old if not any(step in needed for needed in self._needed)]
 
   def resume(self, abstract: TrainState, forget_best: bool = False) -> tuple[TrainState, Progress] | None:
     """State and Progress of the newest whole step; None: there is none.
@@ -272,12 +324,16 @@ class Checkpoints:
     self._settle()
     if step in self._whole:
       return
-    if problem := manifests.problem(self.path(step)) if self.path(step).exists() else 'there is no such folder':
-      whole = [s for s in repairs.steps(self._root) if s != step and not manifests.problem(self.path(s))]
-      raise DataError(
-        f'checkpoint of step {step} can not be used: {problem}; whole are: {", ".join(map(str, whole)) or "none"}'
-      )
+    if problem := hosts.from_main(f'whether the checkpoint of step {step} is whole', lambda: self._problem(step)):
+      raise DataError(f'checkpoint of step {step} can not be used: {problem}')
     self._whole.add(step)
+
+  def _problem(self, step: int) -> str:
+    problem = manifests.problem(self.path(step)) if self.path(step).exists() else 'there is no such folder'
+    if not problem:
+      return ''
+    whole = [s for s in repairs.steps(self._root) if s != step and not manifests.problem(self.path(s))]
+    return f'{problem}; whole are: {", ".join(map(str, whole)) or "none"}'
 
   def _restored(self, step: int, **items: Any) -> Any:
     self.check(step)
@@ -287,6 +343,10 @@ class Checkpoints:
       reason = str(error).strip().split('\n')[0]
       raise DataError(f'checkpoint of step {step} can not be restored: {reason}') from error
 
+  def wait(self) -> None:
+    """Waits for the save under way; `settled` tells how it ended."""
+    self._settle()
+
   def close(self) -> None:
     """Waits for the save under way. May be called again."""
     if self._closed:
@@ -294,7 +354,7 @@ class Checkpoints:
     self._closed = True
     self._settle()
     with contextlib.suppress(OSError):  # what is not needed any more stays, then
-      self._prune()
+      self._make_ready()
     self._sealer.shutdown()
     self._manager.close()
 

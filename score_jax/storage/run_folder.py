@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import pathlib
+import time
 from typing import Any
 
 from absl import logging
@@ -25,6 +26,7 @@ from score_jax.faults import lock
 from score_jax.faults import secrets
 from score_jax.storage import manifests
 
+_LOOKS = 30  # seconds until a host sees what another has written
 _OWN = ('config.json.partial', lock.NAME)  # left by a kill before there was a config.json
 
 
@@ -70,6 +72,14 @@ class RunFolder:
         )
     elif self.path.exists() and any(path.name not in _OWN for path in self.path.iterdir()):
       raise ConfigError(f'run folder {self.path} is not empty and holds no config.json; choose another --workdir')
+
+  def sees(self, claimed: str) -> bool:
+    """Whether the folder is the one that another host claimed, by a hash of what is in it; a network takes time."""
+    for _ in range(_LOOKS):
+      if self.path.is_dir() and hash_files(self.path, ('.json',)) == claimed:
+        return True
+      time.sleep(1)
+    return False
 
   def has_begun(self) -> bool:
     """Whether there is more to lose than the configuration of a run that stopped before its first result."""
@@ -166,10 +176,10 @@ def differences(theirs: Any, ours: Any, where: str = '') -> list[str]:
   return [] if theirs == ours else [f'{where} was {theirs!r}, is now {ours!r}']
 
 
-def hash_files(folder: pathlib.Path, suffixes: tuple[str, ...]) -> str:
-  """sha256 over names and contents of the folder's files with these suffixes."""
+def hash_files(folder: pathlib.Path, suffixes: tuple[str, ...], deep: bool = False) -> str:
+  """sha256 over names and contents of the folder's files with these suffixes; `deep`: and of folders within it."""
   total = hashlib.sha256()
-  for path in sorted(folder.iterdir()):
+  for path in sorted(folder.rglob('*') if deep else folder.iterdir()):
     if path.is_file() and path.suffix in suffixes:
       with path.open('rb') as file:
         total.update(f'{path.name}:{hashlib.file_digest(file, "sha256").hexdigest()};'.encode())

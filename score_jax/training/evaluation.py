@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 
 from score_jax.faults import watchdog
+from score_jax.parallel import hosts
+from score_jax.parallel import mesh as meshes
 from score_jax.reporting import rows as report_rows
 from score_jax.reporting.ledger import account
 from score_jax.reporting.rows import Row
@@ -41,6 +42,8 @@ def evaluate(
 ) -> tuple[dict[str, Any], list[Row]]:
   """The ledgers of a policy, {'greedy': ledger, 'sampled': ledger}, and their rows: one conversation a problem each.
 
+  Of several hosts each samples and grades its own rows; all have the ledgers, host 0 the rows.
+
   Args:
     sampler: of the model.
     task: whose held-out problems number 0 .. problems - 1 are used.
@@ -55,7 +58,8 @@ def evaluate(
   found = {
     way: conversations(sampler, grader, params, heldout, spec, seed, rows, way=way) for way, spec in ways.items()
   }
-  return {way: accounted(part) for way, part in found.items()}, [row for part in found.values() for row in part]
+  ledgers = hosts.from_main('an evaluation', lambda: {way: accounted(part) for way, part in found.items()})
+  return ledgers, [row for part in found.values() for row in part]
 
 
 def accounted(rows: Sequence[Row]) -> dict[str, Any]:
@@ -78,6 +82,8 @@ def conversations(
 ) -> list[Row]:
   """Rows of `samples` conversations per problem; the last batch is filled up with repeats, which are dropped.
 
+  Of several hosts each samples and grades its own rows; host 0 has all of them, the others none.
+
   Args:
     sampler, grader, params: as in `evaluate`.
     problems: asked.
@@ -95,14 +101,16 @@ def conversations(
       watchdog.beat()
       part = list(problems[begin : begin + rows])
       filled = part + [part[-1]] * (rows - len(part))
-      forced = None if first is None else np.stack([first[problem.id] for problem in filled])
+      mine = meshes.local_rows(sampler.mesh, rows)
+      own = [filled[i] for i in mine]
+      forced = None if first is None else np.stack([first[problem.id] for problem in own])
       number = sample * len(problems) + begin  # of the first row: sample 0 is what one sample a problem would be
-      rollout = sampler.sample(params, sampler.encoded(filled), key, spec, first_row=number, forced=forced)
-      rollout = jax.device_get(rollout)
-      grades = grade(grader, part, sampler.texts(rollout)[: len(part)])
-      found += report_rows.of_rollout(
-        part, rollout, grades.texts, grades.graded, range(len(part)), way, [sample] * len(part)
-      )
+      rollout = sampler.sample(params, sampler.encoded(own), key, spec, first_row=number, forced=forced)
+      rollout = meshes.fetch_rows(rollout)
+      real = int((mine < len(part)).sum())
+      grades = grade(grader, own[:real], sampler.texts(rollout)[:real])
+      numbered = report_rows.of_rollout(own, rollout, grades.texts, grades.graded, range(real), way, [sample] * real)
+      found += report_rows.of_all_hosts(f'rows {number} and on of an evaluation', mine[:real], numbered)
   return found
 
 
@@ -110,5 +118,5 @@ def grade(grader: Grader, problems: Sequence[Problem], texts: list[list[str]]) -
   """What the verifier says of every attempt."""
   items = [(problem.reference, text) for problem, attempts in zip(problems, texts, strict=True) for text in attempts]
   graded = grader.grade(items)
-  A = len(items) // len(problems)
-  return Grades(texts, [graded[i : i + A] for i in range(0, len(graded), A)])
+  A = len(items) // max(1, len(problems))
+  return Grades(texts, [graded[i : i + A] for i in range(0, len(graded), A or 1)])

@@ -1,7 +1,6 @@
 """A run, opened: everything that stays the same from its first step to its last, wired from the configuration."""
 
 from collections.abc import Mapping
-import contextlib
 import dataclasses
 import hashlib
 import os
@@ -21,6 +20,7 @@ from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
 from score_jax.models.lora import Lora
 from score_jax.models.weights import WeightTable
+from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling.sampler import Sampler
 from score_jax.sampling.sampler import Stream
@@ -33,10 +33,10 @@ from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.run_folder import RunFolder
 from score_jax.tasks import Task
 from score_jax.tasks import chat as chats
-from score_jax.tasks import heldout_problems
 from score_jax.tasks import open_task
 from score_jax.tasks import without_long
 from score_jax.tasks.tokenizer import load_tokenizer
+from score_jax.training import admission
 from score_jax.training import optim
 from score_jax.training import specs
 from score_jax.training.update import UpdateSpec
@@ -182,11 +182,12 @@ def open_run(config: RunConfig, workdir: str) -> Run:
   """
   # Before the devices: grader processes begin with nothing of them, and bad data is told at once.
   task = open_task(config.task)
-  _check_task(config, task)
+  admission.check_task(config, task)
   grader = open_grader(task.verifier, config.grading)
-  if grader.about:
+  if grader.about and hosts.is_main():
     print(grader.about, flush=True)
   try:
+    admission.check_hosts(config, task)
     return _opened(config, workdir, task, grader)
   except BaseException:
     grader.close()
@@ -204,23 +205,20 @@ def _opened(config: RunConfig, workdir: str, task: Task, grader: Grader) -> Run:
   if config.task.long_prompts == 'drop':
     chat = sampler.chat
     task = without_long(task, lambda problem: len(chat.prompt_ids(problem)), chat.prompt_tokens)
-  base = hf.read_params(model_folder, sampler.config, mesh, sampler.dtype)
-  folder = RunFolder(workdir)
   model_identity = dict(
     weights=run_folder.hash_files(model_folder, ('.safetensors',)),
     tokenizer=run_folder.hash_files(model_folder, _TOKENIZER_FILES),
     chat_template=hashlib.sha256(sampler.chat.tokenizer.chat_template.encode()).hexdigest(),
     compute_dtype=sampler.dtype.name,
   )
-  source = None
-  if config.init_from:
-    if not folder.has_begun():  # a run under way has what it took from there
-      _check_init_from(config, model_identity['weights'])
-    source = _source(config.init_from, folder)
+  hosts.agree('the model folder', model_identity)
+  base = hf.read_params(model_folder, sampler.config, mesh, sampler.dtype)
+  folder = RunFolder(workdir)
+  source = _source(config, folder, model_identity['weights']) if config.init_from else None
   identity = configs.identity(config) | dict(model=model_identity, data=task.train.fingerprint)
   if source:
     identity['init_from'] = dict(path=config.init_from, **dataclasses.asdict(source))
-  folder.claim(configs.as_dict(config), identity)
+  admission.claim(folder, config, identity)
   trained = loras.trained_table(sampler.config, config.lora)
   return Run(
     config=config,
@@ -239,48 +237,30 @@ def _opened(config: RunConfig, workdir: str, task: Task, grader: Grader) -> Run:
   )
 
 
-def _source(init_from: str, folder: RunFolder) -> Source:
+def _source(config: RunConfig, folder: RunFolder, weights: str) -> Source:
   """The step of `init_from` that a run begins from: the one it began from, even if that run has a new best since."""
-  if folder.has_begun():
-    known = folder.read_config()['identity'].get('init_from')
-    if isinstance(known, dict) and known.get('path') == init_from:
-      return Source(known['step'], known['sha256'])
-  with open_checkpoints(RunFolder(init_from)) as checkpoints:
-    step = chosen_step(checkpoints, RunFolder(init_from), 'best')
+
+  def known() -> dict[str, Any] | None:
+    if not folder.has_begun():
+      admission.check_init_from(config, weights)
+      return None
+    found = folder.read_config()['identity'].get('init_from')
+    return found if isinstance(found, dict) and found.get('path') == config.init_from else None
+
+  if found := hosts.from_main('what the run began from', known):
+    return Source(found['step'], found['sha256'])
+  with open_checkpoints(RunFolder(config.init_from)) as checkpoints:
+    step = chosen_step(checkpoints, RunFolder(config.init_from), 'best')
     checkpoints.check(step)
-    return Source(step, manifests.digest(checkpoints.path(step)))
-
-
-def _check_task(config: RunConfig, task: Task) -> None:
-  """Whether there are problems to train on, and as many to evaluate on as are asked for."""
-  if task.train.size == 0:
-    raise ConfigError(
-      f'config.task.data.train = {config.task.data.train}: task {config.task.name!r} has no training problems; name '
-      'files, folders or tfds:NAME/SPLIT of them (humaneval has none: it is for config.task.evaluate)'
-    )
-  heldout_problems(task, config.eval.problems, config.eval.seed)
-
-
-def _check_init_from(config: RunConfig, base: str) -> None:
-  """A run can start from another only where both train the same weights; adapters, where the base is the same."""
-  found = RunFolder(config.init_from).read_config()
-  theirs, ours = loras.Lora(**found['config']['lora']), config.lora
-  if (theirs.rank or ours.rank) and found['identity'].get('model', {}).get('weights') != base:
-    raise ConfigError(
-      f'config.init_from = {config.init_from!r} was trained on another base than config.model.path = '
-      f'{config.model.path!r}; adapters fit the base that they were trained on'
-    )
-  if theirs != ours and (theirs.rank or ours.rank):
-    raise ConfigError(
-      f'config.init_from = {config.init_from!r} was trained with config.lora = {theirs}, this run has {ours}; use the '
-      'same, or export that run and name the folder as config.model.path'
-    )
+    source = Source(step, manifests.digest(checkpoints.path(step)))
+  hosts.agree('config.init_from', dataclasses.asdict(source))
+  return source
 
 
 def put_params(mesh: Mesh, table: WeightTable, params: Any, dtype: Any) -> Any:
   """A tree of host or device arrays in the training layout, in `dtype`; always a copy of its own."""
   shardings = meshes.params(mesh, table, meshes.TRAINING_RULES)
-  return jax.tree.map(lambda p, s: jax.device_put(jnp.array(p, dtype, copy=True), s), params, shardings)
+  return jax.tree.map(lambda p, s: meshes.put(jnp.array(p, dtype, copy=True), s), params, shardings)
 
 
 def initial_params(run: Run) -> Any:
@@ -324,7 +304,7 @@ def fresh_state(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh
   """A state at step 0 around given parameters."""
 
   def zero():
-    return jax.device_put(jnp.int32(0), meshes.replicated(mesh))
+    return meshes.put(jnp.int32(0), meshes.replicated(mesh))
 
   return TrainState(
     step=zero(),
@@ -353,11 +333,11 @@ def best_params(folder: RunFolder, mesh: Mesh, table: WeightTable, step: str = '
     return checkpoints.params(chosen, abstract)
 
 
-def open_checkpoints(folder: RunFolder) -> contextlib.closing[Checkpoints]:
+def open_checkpoints(folder: RunFolder) -> Checkpoints:
   """A run's checkpoints, to read."""
   if not folder.checkpoints.is_dir():
     raise ConfigError(f'{folder.path} has no checkpoints; it is not a run folder, or the run has saved none yet')
-  return contextlib.closing(Checkpoints(folder.checkpoints, read_only=True))
+  return Checkpoints(folder.checkpoints, read_only=True)
 
 
 def chosen_step(checkpoints: Checkpoints, folder: RunFolder, step: str) -> int:

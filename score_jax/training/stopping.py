@@ -4,12 +4,10 @@ from collections.abc import Callable
 import threading
 from typing import Any
 
-import jax
-from jax.experimental import multihost_utils
-
 from score_jax.errors import TryAgainError
 from score_jax.faults import signals
 from score_jax.faults import watchdog
+from score_jax.parallel import hosts
 from score_jax.states import TrainState
 from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.progress import Progress
@@ -39,8 +37,24 @@ class Keeper:
   def write(self, line: dict[str, Any]) -> None:
     """Adds the step's line, evaluated."""
     with self._lock:
+      self._add(line)
+
+  def _add(self, line: dict[str, Any]) -> None:
+    if hosts.is_main():
       self._folder.add_metrics(line)
-      self._line = None
+    self._line = None
+
+  def save_late(self) -> None:
+    """From the thread that ends the process when the grace period is over: saves, if this process is alone.
+
+    Several processes save together or not at all, and where the others are is not known: only a save that is under way
+    is waited for.
+    """
+    if hosts.count() == 1:
+      self.save()
+    else:
+      with self._lock:
+        pass
 
   def save(self) -> None:
     """Saves what is held, if it is newer than what the run began with.
@@ -51,8 +65,7 @@ class Keeper:
       if self._progress.step == self._restored:
         return
       if self._line is not None:
-        self._folder.add_metrics(self._line)
-        self._line = None
+        self._add(self._line)
       self._checkpoints.save_now(self._state, self._progress, self._protected(self._progress.step))
 
   def leave_if_asked(self, step: int) -> None:
@@ -70,13 +83,10 @@ class Keeper:
 def requested(step: int) -> bool:
   """Whether this process, or with several all of them at this same step, should end.
 
-  JAX's preemption notifier takes SIGTERM where `jax.distributed` runs; it lets all processes agree on a step, so all
-  must ask, at every step.
+  One that was asked to is enough; all must call it, at every step.
   """
-  if jax.distributed.is_initialized():
-    try:
-      if multihost_utils.reached_preemption_sync_point(step):
-        signals.request()
-    except RuntimeError:  # jax_enable_preemption_service is off: SIGTERM is ours
-      pass
-  return signals.requested()
+  # What they told each other counts: a signal that comes meanwhile is for the next step.
+  asked = any(hosts.gather(f'whether to stop after step {step}', signals.requested()))
+  if asked and not signals.requested():
+    signals.request()
+  return asked
