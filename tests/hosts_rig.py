@@ -125,7 +125,7 @@ def arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def fingerprint(workdir: pathlib.Path) -> dict[str, str]:
-  """Hashes of the last checkpoint's arrays and progress, of the metrics without times, eval.json and the weights."""
+  """Hashes of the last checkpoint's arrays and progress, of the metrics without times, rows, eval.json, the weights."""
   last = max((workdir / 'checkpoints').glob('[0-9]*'), key=lambda path: int(path.name))
   read = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
   parts = dict(
@@ -135,6 +135,7 @@ def fingerprint(workdir: pathlib.Path) -> dict[str, str]:
     eval=(workdir / 'eval.json').read_bytes(),
     weights=(workdir / 'hf/model.safetensors').read_bytes(),
   )
+  parts |= {f'rows/{path.name}': path.read_bytes() for path in sorted((workdir / 'rows').iterdir())}
   for item in ('params', 'rest'):
     for path, array in arrays(last / item).items():
       parts[f'{item}{path}'] = array.tobytes()

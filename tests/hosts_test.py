@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+import types
 
 import hosts_rig
 import numpy as np
@@ -17,6 +18,7 @@ from safetensors.numpy import load_file
 from score_jax import errors
 from score_jax.parallel import hosts
 from score_jax.parallel import meeting
+from score_jax.reporting import rows
 
 DEADLINE = 30.0  # seconds, with hosts.heartbeat_seconds = 10
 KEEP_ALL = '--config.checkpoint.keep=9'
@@ -45,6 +47,18 @@ def metrics(workdir: pathlib.Path) -> list[dict]:
   return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
 
 
+def metrics_without_times(workdir: pathlib.Path) -> list[dict]:
+  return [{name: value for name, value in line.items() if name != 'seconds'} for line in metrics(workdir)]
+
+
+def conversations(workdir: pathlib.Path) -> dict[str, list[tuple]]:
+  """What all hosts said, by file."""
+  return {
+    path.name: [(row.step, row.way, row.id, row.sample, [a.text for a in row.attempts]) for row in rows.read(path)]
+    for path in sorted((workdir / 'rows').iterdir())
+  }
+
+
 def assert_same_lines(found: list[dict], expected: list[dict]):
   """Counts are equal, floats within 1e-5: sums over devices are made in another order."""
   assert len(found) == len(expected)
@@ -64,6 +78,8 @@ def test_two_processes_train_as_one_process_with_as_many_devices(rig, pair, tmp_
   assert_same_lines(metrics(workdir), expected)
   assert any(sum(line['accuracy']) > 0 for line in expected), 'something must have been learned from'
   assert (workdir / 'eval.json').read_text() == (alone / 'eval.json').read_text()
+  assert conversations(workdir) == conversations(alone)
+  assert (workdir / 'report.html').exists()
   np.testing.assert_array_equal(np.load(workdir / 'offline/visit1.npy'), np.load(alone / 'offline/visit1.npy'))
   ours, theirs = (load_file(folder / 'hf/model.safetensors') for folder in (workdir, alone))
   base = load_file(hosts_rig.ROOT / 'score_jax/assets/countdown_base/model.safetensors')
@@ -96,6 +112,23 @@ def test_a_killed_host_ends_all_and_a_restart_ends_the_same(rig, pair, tmp_path,
   assert codes[1 - victim] in hosts_rig.LOST, rig.said(workdir)
   rig.run(2, workdir, KEEP_ALL)
   assert hosts_rig.fingerprint(workdir) == hosts_rig.fingerprint(pair[0])
+
+
+@pytest.mark.parametrize('asked', [1, 0], ids=['worker', 'coordinator'])
+def test_a_signal_to_one_host_stops_all_at_one_step_that_is_saved(rig, pair, tmp_path, asked):
+  workdir, settings = tmp_path / f'asked{asked}', (KEEP_ALL, '--config.checkpoint.every=9')
+  processes = rig.start_all(2, workdir, *settings)
+  while hosts_rig.lines(workdir) < 3 and processes[0].poll() is None:
+    time.sleep(0.005)
+  processes[asked].terminate()
+  codes, _ = hosts_rig.ended(processes, DEADLINE)
+  assert codes == [75, 75], rig.said(workdir)
+  step = hosts_rig.lines(workdir)
+  assert (workdir / f'checkpoints/{step}/manifest.json').exists()
+  for i in range(2):
+    assert f'stopped by SIGTERM after step {step}' in (rig.logs / f'{workdir.name}.{i}').read_text()
+  rig.run(2, workdir, *settings)
+  assert metrics_without_times(workdir) == metrics_without_times(pair[0])
 
 
 def test_a_stopped_host_ends_the_others(rig, pair, tmp_path):
@@ -241,6 +274,7 @@ def test_alone_everything_is_a_plain_call():
   assert (hosts.index(), hosts.count(), hosts.is_main()) == (0, 1, True)
   assert hosts.gather('x', 3) == [3]
   assert hosts.from_main('x', lambda: 4) == 4
+  assert hosts.to_main('x', 5) == [5]
   hosts.agree('x', dict(a=1))
   hosts.end(ValueError())
 
@@ -257,6 +291,34 @@ def test_a_message_of_jax_that_names_a_lost_host_is_not_a_bug():
   for text in ('UNKNOWN: Gloo AllReduce failed: Connection closed by peer', 'DEADLINE_EXCEEDED: Barrier timed out'):
     assert hosts._judged(RuntimeError(text))[0] == 75
   assert hosts._judged(errors.DataError('no such file')) == (65, 'no such file')
+
+
+class Store:
+  """Stands for the coordination service."""
+
+  def __init__(self):
+    self.kept = {}
+
+  def key_value_set_bytes(self, key, value):
+    assert len(value) <= hosts._LONGEST + 8
+    self.kept[key] = value
+
+  def blocking_key_value_get_bytes(self, key, milliseconds):
+    return self.kept[key]
+
+
+@pytest.mark.parametrize('length', [0, 1, 7, 8, 9, 100])
+def test_long_values_go_in_parts(monkeypatch, length):
+  monkeypatch.setattr(hosts, '_LONGEST', 8)
+  monkeypatch.setattr(hosts.distributed.global_state, 'client', Store())
+  value = bytes(range(length))
+  hosts._put('here', value)
+  assert hosts._get('here', 'a test', 'nobody') == value
+
+
+def test_a_signal_that_ends_a_host_is_told_as_one(monkeypatch):
+  monkeypatch.setattr(hosts.signals, '_state', types.SimpleNamespace(signal=15))
+  assert hosts._judged(SystemExit(75)) == (75, 'stopped by SIGTERM')
 
 
 def test_a_bug_keeps_its_traceback(capsys):

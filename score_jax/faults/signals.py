@@ -4,8 +4,8 @@ Python runs a signal's handler between two bytecodes of the main thread, which m
 So there are two parts: the handler, which is polite and may be late, and a thread, woken by the signal itself
 (`signal.set_wakeup_fd`), which counts the grace period and ends the process however busy the main thread is.
 
-Under `jax.distributed` SIGTERM belongs to JAX's preemption notifier, which tells all processes to stop at one step:
-`training/stopping.py` asks both.
+Several processes of one run tell each other after every step whether one of them was asked to stop, and save that step
+together (`training/stopping.py`); JAX's preemption notifier, which would take SIGTERM away, is off.
 """
 
 from collections.abc import Callable
