@@ -143,7 +143,11 @@ class Checkpoints:
     return dataclasses.replace(progress, best_step=before.best_step, best_return=before.best_return)
 
   def save(self, state: TrainState, progress: Progress, protected: tuple[int, ...]) -> None:
-    """Saves in the background; drops what the checkpoints before this one made needless. `settled` tells the end."""
+    """Saves in the background; drops what the checkpoints before this one made needless. `settled` tells the end.
+
+    Raises:
+      TryAgainError: it could not begin, and there are several hosts.
+    """
     with self._lock:
       self._settle()
       progress = self._progress = self._without_lost_best(progress)
@@ -156,8 +160,12 @@ class Checkpoints:
         )
         if not self._manager.save(progress.step, args=args, force=True):
           raise OSError('Orbax did not take the step')
+      except HostError:
+        raise
       except Exception as error:  # whatever it is, the step is not saved and the run goes on
         self._note_failure(error)
+        if hosts.count() > 1:  # or the others would wait within the save
+          raise self._giving_up() from error
         return
       self._saving = self._sealer.submit(self._seal, progress.step)
       self._needed.append({progress.step, progress.best_step, *protected})
@@ -294,6 +302,8 @@ class Checkpoints:
           f'the best policy so far is lost: {error}. Restore that folder from a copy; or give '
           '--config.faults.forget_best=True once, and the best is chosen among the steps to come'
         ) from error
+    path = self.path(step)
+    hosts.agree('the last checkpoint', dict(step=step, manifest=manifests.digest(path) if manifests.has(path) else ''))
     self._before = progress
     return self.state(step, abstract), progress
 
