@@ -183,9 +183,12 @@ function evaluationSection() {
       label: [MANY && run.name, name].filter(Boolean).join(': '),
       edits: found,
       name,
+      steps: run.steps,
     })),
   );
-  const wanted = edits.filter((one) => /^(base|final|evaluation)\/sampled$/.test(one.name));
+  const wanted = edits.filter(
+    (one) => one.name.endsWith('/sampled') && (!one.steps || /^(base|final)\//.test(one.name)),
+  );
   const shown = (wanted.length ? wanted : edits.filter((one) => !one.name.endsWith('/training'))).slice(0, 6);
   const tags = ENTRIES.filter((one) => one === best()).flatMap((one) =>
     Object.entries(one.ledger.by || {}).map(([tag, parts]) => figure(`By ${tag}`, one.label, byTag(tag, parts))),
