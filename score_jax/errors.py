@@ -30,6 +30,12 @@ class StoppedError(UserError):
   exit_code = 76
 
 
+class SandboxError(UserError):
+  """This host can't hold programs that nobody has read, or the sandbox did not start."""
+
+  exit_code = 78
+
+
 class NumericsError(UserError):
   """Training produced non-finite numbers too often in a row."""
 

@@ -64,6 +64,8 @@ def main() -> None:
   ids = [row.value('id') for row in rows]
   items = [(_reference(row), _response(row)) for row in rows]  # all of them, before the first is graded
   grader = open_grader(verifier, spec)
+  if grader.about:
+    print(grader.about)
   counts: dict[str, int] = {}
   partial = output.with_name(output.name + '.partial')
   with partial.open('w') as file:

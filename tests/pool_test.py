@@ -12,6 +12,7 @@ import time
 import pytest
 
 from score_jax.errors import ConfigError
+from score_jax.errors import UserError
 from score_jax.types import Verdict
 from score_jax.verifiers import frames
 from score_jax.verifiers import pool as pools
@@ -24,12 +25,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # A verifier whose answers are orders: what a text says is what its grading does.
 ORDERS = """
-import json, os, sys, time
+import itertools, json, os, sys, time
+from score_jax.errors import DataError
 from score_jax.types import Graded, Verdict
 from score_jax.verifiers import registry, worker
 
 def grade(reference, text):
-  print('noise on standard output')
+  print('noise on standard output', flush=True)
   if text == 'loop':
     while True: pass
   if text == 'swallow':
@@ -38,11 +40,15 @@ def grade(reference, text):
         while True: pass
       except Exception: pass
   if text == 'stuck in C':
-    9 ** 9 ** 9
+    sum(itertools.repeat(0, 10 ** 12))  # never looks at signals
   if text == 'memory':
     bytearray(10 ** 10)
   if text == 'sleep':
     time.sleep(1.0)
+  if text == 'raise':
+    raise OSError('no such thing')
+  if text == 'bad reference':
+    raise DataError('row 3: no tests')
   if text == 'die':
     os.kill(os.getpid(), 9)
   if text == 'die once':
@@ -52,7 +58,7 @@ def grade(reference, text):
       os._exit(3)
   return Graded(Verdict.CORRECT if text == reference.get('answer') else Verdict.WRONG, text[:200])
 
-registry.VERIFIERS['orders'] = registry.Verifier(lambda spec: grade, True)
+registry.VERIFIERS['orders'] = registry.Verifier(lambda spec: registry.Opened(grade, "as told"), True)
 worker.main('orders', registry.GradingSpec(**json.loads(sys.argv[1])))
 """
 
@@ -75,6 +81,7 @@ def test_verdicts_come_in_order_whatever_is_printed(orders):
   graded = orders.grade([(dict(answer=str(i - i % 2)), text) for i, text in enumerate(texts)])
   assert [g.answer for g in graded] == texts
   assert [g.verdict for g in graded] == [Verdict.CORRECT, Verdict.WRONG] * 25
+  assert orders.about == 'as told'
 
 
 @pytest.mark.parametrize('text', ['loop', 'swallow', 'stuck in C', 'memory'])
@@ -97,6 +104,19 @@ def test_a_grader_that_dies_costs_a_retry_and_nothing_else(orders, tmp_path):
 
 def test_a_grader_that_dies_twice_over_one_answer_is_an_error_of_the_host(orders):
   assert verdicts(orders, 'a', 'die', 'a', answer='a') == ['CORRECT', 'ERROR', 'CORRECT']
+
+
+def test_a_verifier_that_fails_is_an_error_of_the_host_and_says_why(orders):
+  graded = orders.grade([(dict(answer='a'), text) for text in ('a', 'raise', 'a')])
+  assert [g.verdict for g in graded] == [Verdict.CORRECT, Verdict.ERROR, Verdict.CORRECT]
+  assert 'OSError: no such thing' in graded[1].answer
+
+
+def test_a_reference_that_is_none_is_the_users_to_mend(orders):
+  with pytest.raises(UserError, match='row 3: no tests') as caught:
+    verdicts(orders, 'a', 'bad reference', 'a', answer='a')
+  assert caught.value.exit_code == 65
+  assert verdicts(orders, 'a', 'a', answer='a') == ['CORRECT', 'CORRECT']
 
 
 def test_killing_every_grader_in_the_middle_changes_no_verdict(orders):
@@ -165,13 +185,13 @@ def test_closing_ends_the_processes(orders):
 
 
 def test_a_verifier_that_can_not_run_here_says_so_at_once(monkeypatch):
-  refuse = ORDERS.replace('lambda spec: grade', 'lambda spec: refuse()').replace(
+  refuse = ORDERS.replace('lambda spec: registry.Opened(grade, "as told")', 'lambda spec: refuse()').replace(
     'registry.VERIFIERS',
     'from score_jax.errors import ConfigError\ndef refuse(): raise ConfigError("no layer")\nregistry.VERIFIERS',
     1,
   )
   monkeypatch.setattr(pools, 'command', lambda name, spec: [sys.executable, '-c', refuse, json.dumps(spec.__dict__)])
-  with pytest.raises(ConfigError, match='no layer') as caught:
+  with pytest.raises(UserError, match='no layer') as caught:
     pools.Pool('orders', SPEC)
   assert caught.value.exit_code == 78
 

@@ -25,7 +25,9 @@ CHANGES = {
   'eval.problems': 0,
 }
 MATH500 = 'What is the smallest positive perfect cube that can be written as the sum of three consecutive integers?'
-HUMANEVAL = dict(task_id='HumanEval/0', prompt='def f():\n', entry_point='f', test='def check(c):\n  assert c() == 1')
+HUMANEVAL = dict(
+  task_id='HumanEval/0', prompt='def f():\n  """One."""\n', entry_point='f', test='def check(c):\n  assert c() == 1'
+)
 
 
 def mbpp_row(number):

@@ -54,7 +54,7 @@ def test_gsm8k_shows_the_question_under_the_papers_prompt_and_keeps_the_gold_fro
   task = tasks.open_task(spec('gsm8k', [train], [test]))
   problem = task.problem(0, 'heldout', 1)
   assert problem.question == prompts.MATH_FIRST + '\n\nProblem: 6 and 6?'
-  assert problem.reference == dict(answer='12') and '12' not in problem.question
+  assert problem.reference == dict(answer='12', question='6 and 6?') and '12' not in problem.question
   assert (task.train.size, task.heldout.size, task.verifier) == (5, 3, 'math')
 
 
@@ -86,13 +86,13 @@ def test_math_holds_out_math500_by_its_list_whichever_file_it_stands_in(tmp_path
   task = tasks.open_task(spec('math', [source]))
   assert len(math.heldout_hashes()) == 500
   assert (task.train.size, task.heldout.size) == (1, 2)
-  assert task.problem(0, 'train', 3).reference == dict(answer='\\frac{1}{2}')
+  assert task.problem(0, 'train', 3).reference == dict(answer='\\frac{1}{2}', question='Another?')
   assert [task.problem(0, 'heldout', i).reference['answer'] for i in range(2)] == ['27', 'p - q']
   assert task.problem(0, 'heldout', 0).tags == dict(level='3', subject='Algebra')
   # MATH500 as it is on the hub has the answer, and numbers for levels.
   hub = write(tmp_path / 'm5.jsonl', [dict(problem=MATH500[0], answer='27', level=2, subject='Algebra')])
   task = tasks.open_task(spec('math', [source], [hub]))
-  assert task.problem(0, 'heldout', 0).reference == dict(answer='27')
+  assert task.problem(0, 'heldout', 0).reference == dict(answer='27', question=MATH500[0])
   assert task.problem(0, 'heldout', 0).tags == dict(level='2', subject='Algebra')
 
 

@@ -27,8 +27,9 @@ def open_set(data: DataSpec, prompt: str) -> tuple[Listed, Listed]:
 
 
 def reference(row: Row) -> dict:
-  """The gold number of a row."""
+  """The gold number of a row; the question too, so that repeating an expression of it is no answer."""
   _, mark, gold = row.text('answer').rpartition('####')
   if not mark or not gold.strip():
     raise DataError(f"{row.where}: column 'answer' has no gold behind ####")
-  return dict(answer=gold.strip())
+  question = row.fields.get('question')
+  return dict(answer=gold.strip()) | (dict(question=question) if isinstance(question, str) else {})

@@ -7,6 +7,7 @@ from score_jax.tasks.problems import DataSpec
 from score_jax.tasks.problems import Listed
 from score_jax.tasks.sources import Row
 from score_jax.types import Problem
+from score_jax.verifiers import references
 
 
 def open_set(data: DataSpec, prompt: str) -> tuple[Listed, Listed]:
@@ -22,4 +23,4 @@ def open_set(data: DataSpec, prompt: str) -> tuple[Listed, Listed]:
 
 def reference(row: Row) -> dict:
   """What completes the prompt to a function, and the `check` that judges it."""
-  return {name: row.text(name) for name in ('prompt', 'entry_point', 'test')}
+  return references.of_value('code', {name: row.text(name) for name in ('prompt', 'entry_point', 'test')}, row.where)

@@ -56,8 +56,11 @@ def open_set(data: DataSpec, prompt: str, spec: JsonlSpec) -> tuple[Listed, List
 
 
 def reference(row: Row, spec: JsonlSpec) -> dict:
-  """What the verifier needs, from the answer's column."""
-  return references.of_value(spec.verifier, row.value(spec.answer), f'{row.where}: column {spec.answer!r}')
+  """What the verifier needs, from the answer's column; for math the question too: repeating it is no answer."""
+  value, where = row.value(spec.answer), f'{row.where}: column {spec.answer!r}'
+  if spec.verifier == 'math' and not isinstance(value, dict):
+    value = dict(answer=value, question=row.text(spec.question))
+  return references.of_value(spec.verifier, value, where)
 
 
 def _is_heldout(row: Row, spec: JsonlSpec) -> bool:

@@ -17,7 +17,7 @@ from score_jax.tasks.problems import DataSpec
 from score_jax.tasks.problems import Listed
 from score_jax.tasks.sources import Row
 from score_jax.types import Problem
-from score_jax.verifiers.math.extract import last_box
+from score_jax.verifiers.math.extract import last_boxes
 
 _LIST = pathlib.Path(__file__).parent.parent / 'assets/math500/problems.txt'
 
@@ -49,13 +49,18 @@ def open_set(data: DataSpec, prompt: str) -> tuple[Listed, Listed]:
 
 
 def reference(row: Row) -> dict:
-  """The gold answer of a row: its column `answer` (as in MATH500), or the last box of its `solution`."""
+  """The gold answer of a row: its column `answer` (as in MATH500), or the last box of its `solution`.
+
+  With the problem, where the row has it: repeating an expression of it is no answer.
+  """
+  problem = row.fields.get('problem')
+  asked = dict(question=problem) if isinstance(problem, str) else {}
   if 'answer' in row.fields:
-    return dict(answer=row.text('answer'))
-  gold = last_box(row.text('solution'))
-  if not gold or not gold.strip():
+    return dict(answer=row.text('answer')) | asked
+  found = last_boxes(row.text('solution'))
+  if not found or not found[1].strip():
     raise DataError(f"{row.where}: column 'solution' has no gold in a \\boxed{{...}}")
-  return dict(answer=gold)
+  return dict(answer=found[1]) | asked
 
 
 def is_heldout(row: Row) -> bool:

@@ -13,6 +13,7 @@ from score_jax.tasks.problems import DataSpec
 from score_jax.tasks.problems import Listed
 from score_jax.tasks.sources import Row
 from score_jax.types import Problem
+from score_jax.verifiers import references
 
 SPLITS = {  # first and last task_id, as published
   'test': (11, 510),
@@ -61,7 +62,7 @@ def reference(row: Row) -> dict:
     raise DataError(f"{row.where}: column 'test_list' is empty: there is nothing to grade by")
   imports = row.texts('test_imports') if 'test_imports' in row.fields else []
   setup = row.fields.get('test_setup_code') or ''
-  return dict(setup='\n'.join([*imports, setup]).strip(), tests=tests)
+  return references.of_value('code', dict(setup='\n'.join([*imports, setup]).strip(), tests=tests), row.where)
 
 
 def _question(row: Row) -> str:

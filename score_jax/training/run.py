@@ -172,6 +172,8 @@ def open_run(config: RunConfig, workdir: str) -> Run:
   task = open_task(config.task)
   _check_task(config, task)
   grader = open_grader(task.verifier, config.grading)
+  if grader.about:
+    print(grader.about, flush=True)
   try:
     return _opened(config, workdir, task, grader)
   except BaseException:

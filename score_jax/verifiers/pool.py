@@ -22,6 +22,7 @@ from typing import Protocol
 from absl import logging
 
 from score_jax.errors import ConfigError
+from score_jax.errors import UserError
 from score_jax.types import Graded
 from score_jax.types import Verdict
 from score_jax.verifiers import frames
@@ -38,6 +39,8 @@ Item = tuple[dict, str]  # reference, an attempt's text
 
 class Grader(Protocol):
   """What grades a batch."""
+
+  about: str  # what a run says of it as it starts; '' if nothing
 
   def grade(self, items: Sequence[Item]) -> list[Graded]:
     """A verdict for each item, in their order."""
@@ -56,7 +59,7 @@ def open_grader(verifier: str, spec: GradingSpec) -> Grader:
   if verifier not in registry.VERIFIERS:
     raise ConfigError(f'verifier {verifier!r} is unknown; use one of {", ".join(registry.VERIFIERS)}')
   chosen = registry.VERIFIERS[verifier]
-  return Pool(verifier, spec) if chosen.apart else InProcess(chosen.open(spec))
+  return Pool(verifier, spec) if chosen.apart else InProcess(chosen.open(spec).grade)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +67,7 @@ class InProcess:
   """A verifier that needs no bounds."""
 
   one: registry.Grade
+  about: str = ''
 
   def grade(self, items: Sequence[Item]) -> list[Graded]:
     """A verdict for each item, in their order."""
@@ -110,6 +114,11 @@ class Pool:
       worker.kill()
 
   @property
+  def about(self) -> str:
+    """What the verifier says of this machine."""
+    return self._workers[0].about
+
+  @property
   def pids(self) -> list[int]:
     """Of the workers."""
     return [worker.pid for worker in self._workers]
@@ -127,8 +136,15 @@ def command(verifier: str, spec: GradingSpec) -> list[str]:
   return [sys.executable, '-m', 'score_jax.verifiers.worker', verifier, json.dumps(dataclasses.asdict(spec))]
 
 
+def _user_error(said: dict) -> UserError:
+  """The error of a worker that is the input's or the machine's fault."""
+  error = UserError(said['error'])
+  error.exit_code = said['exit_code']
+  return error
+
+
 class _Died(Exception):
-  """A worker ended in the middle of an answer, or was silent for too long."""
+  """A worker ended in the middle of an answer, failed at it, or was silent for too long."""
 
   def __init__(self, why: str, own_limit: bool = False):
     super().__init__(why)
@@ -165,10 +181,8 @@ class _Worker:
       raise RuntimeError(f'a grader process did not start ({error!r}, exit {self._process.returncode})') from error
     if 'error' in said:
       self.kill()
-      raised = ConfigError(said['error'])
-      raised.exit_code = said['exit_code']
-      raise raised
-    self._ready = True
+      raise _user_error(said)
+    self._ready, self.about = True, said['about']
 
   def grade(self, reference: dict, text: str) -> Graded:
     """A verdict; ERROR if this host failed twice."""
@@ -205,7 +219,7 @@ class _Worker:
       bufsize=0,
       start_new_session=True,
     )
-    self._ready = False
+    self._ready, self.about = False, ''
 
   def _restart(self) -> None:
     self.kill()
@@ -223,6 +237,10 @@ class _Worker:
       raise _Died(f'died (exit {ended})', own_limit=ended == -signal.SIGXCPU) from error
     except RuntimeError as error:
       raise _Died(str(error)) from error
+    if 'error' in said:
+      raise _user_error(said)
+    if 'raised' in said:
+      raise _Died(f'raised {said["raised"]}')
     if said['last']:
       self._restart()
     return Graded(Verdict(said['verdict']), said['answer'], said['seconds'])

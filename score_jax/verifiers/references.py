@@ -3,6 +3,7 @@
 from typing import Any
 
 from score_jax.errors import DataError
+from score_jax.verifiers import trials
 
 
 def of_value(verifier: str, value: Any, where: str) -> dict:
@@ -31,7 +32,8 @@ def _answer(value: dict, where: str) -> dict:
     answer = str(answer)
   if not isinstance(answer, str) or not answer.strip():
     raise DataError(f'{where} holds no gold answer but {answer!r:.60}')
-  return dict(answer=answer)
+  question = value.get('question')
+  return dict(answer=answer) | (dict(question=question) if isinstance(question, str) else {})
 
 
 def _numbers(value: dict, where: str) -> dict:
@@ -47,13 +49,21 @@ def _tests(value: dict, where: str) -> dict:
     missing = [name for name in ('prompt', 'entry_point', 'test') if not isinstance(value.get(name), str)]
     if missing:
       raise DataError(f'{where} has no text in {", ".join(missing)}')
-    return {name: value[name] for name in ('prompt', 'entry_point', 'test')}
+    return _read({name: value[name] for name in ('prompt', 'entry_point', 'test')}, where)
   tests, setup = value['tests'], value.get('setup') or ''
   if not isinstance(tests, list) or not tests or not all(isinstance(test, str) and test.strip() for test in tests):
     raise DataError(f'{where} holds no list of tests ("assert f(1) == 2") but {tests!r:.60}')
   if not isinstance(setup, str):
     raise DataError(f'{where}: setup = {setup!r:.60} must be a text')
-  return dict(setup=setup, tests=tests)
+  return _read(dict(setup=setup, tests=tests), where)
+
+
+def _read(reference: dict, where: str) -> dict:
+  try:
+    trials.read(reference)
+  except DataError as error:
+    raise DataError(f'{where}: {error}') from error
+  return reference
 
 
 _FIELDS = {  # verifier -> (fields it needs, the first of which a bare value stands for; check)

@@ -31,37 +31,47 @@ DEFAULT = GradingSpec(workers=0, cpu_seconds=5.0, memory_mb=512, unsafe_code=Fal
 
 
 @dataclasses.dataclass(frozen=True)
+class Opened:
+  """A verifier that is ready."""
+
+  grade: Grade
+  about: str = ''  # what a run says of it as it starts
+
+
+@dataclasses.dataclass(frozen=True)
 class Verifier:
   """How one is opened, and whether it needs processes of its own to be bounded."""
 
-  open: Callable[[GradingSpec], Grade]  # raises UserError where this machine can not do it safely
+  open: Callable[[GradingSpec], Opened]  # raises UserError where this machine can not do it safely
   apart: bool
 
 
-def _text(spec: GradingSpec) -> Grade:
+def _text(spec: GradingSpec) -> Opened:
   from score_jax.verifiers import text
 
-  return text.grade
+  return Opened(text.grade)
 
 
-def _countdown(spec: GradingSpec) -> Grade:
+def _countdown(spec: GradingSpec) -> Opened:
   from score_jax.verifiers import countdown
 
-  return countdown.grade
+  return Opened(countdown.grade)
 
 
-def _math(spec: GradingSpec) -> Grade:
+def _math(spec: GradingSpec) -> Opened:
   from score_jax.verifiers import math
 
-  return math.grade
+  return Opened(math.grade)
 
 
-def _code(spec: GradingSpec) -> Grade:
+def _code(spec: GradingSpec) -> Opened:
   from score_jax.verifiers import code
-  from score_jax.verifiers.sandbox import limits
+  from score_jax.verifiers.sandbox.limits import Limits
 
-  bounds = limits.Limits(cpu_seconds=spec.cpu_seconds, memory_mb=spec.memory_mb)
-  return code.CodeGrader(bounds, unsafe=spec.unsafe_code).grade
+  seconds = spec.cpu_seconds
+  limits = Limits(seconds=seconds, wall_seconds=max(60.0, 10 * seconds), memory_mb=spec.memory_mb)
+  grader = code.CodeGrader(limits, unsafe=spec.unsafe_code)
+  return Opened(grader.grade, f'programs are run behind: {grader.layers}')
 
 
 VERIFIERS: dict[str, Verifier] = {

@@ -38,16 +38,23 @@ def main(name: str, spec: GradingSpec) -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's to handle
   signal.signal(signal.SIGPROF, _over_limit)
   try:
-    grade = registry.VERIFIERS[name].open(spec)
+    opened = registry.VERIFIERS[name].open(spec)
   except UserError as error:
     frames.send(answers, dict(error=str(error), exit_code=error.exit_code))
     return
-  frames.send(answers, dict(ready=True))
+  frames.send(answers, dict(about=opened.about))
   os.dup2(sys.stdout.fileno(), sys.stderr.fileno())  # from here on, what is written there is about a model's text
   with contextlib.suppress(frames.Closed):
     for count in range(1, _ANSWERS + 1):
       question = frames.receive(sys.stdin.fileno())
-      graded, whole = _bounded(grade, spec, question['reference'], question['text'])
+      try:
+        graded, whole = _bounded(opened.grade, spec, question['reference'], question['text'])
+      except UserError as error:  # the reference is none: data that nobody has looked at before
+        frames.send(answers, dict(error=str(error), exit_code=error.exit_code))
+        continue
+      except Exception as error:  # a fault of the verifier or of this host; the run tries once more
+        frames.send(answers, dict(raised=f'{type(error).__name__}: {error}'[:500]))
+        return
       last = not whole or count == _ANSWERS
       frames.send(answers, dataclasses.asdict(graded) | dict(last=last))
       if last:
@@ -75,11 +82,13 @@ def _bounded(grade: Grade, spec: GradingSpec, reference: dict, text: str) -> tup
   signal.setitimer(signal.ITIMER_PROF, spec.cpu_seconds)
   try:
     graded, whole = grade(reference, text), True
-    signal.setitimer(signal.ITIMER_PROF, 0)
   except (_OverLimit, MemoryError):
-    signal.setitimer(signal.ITIMER_PROF, 0)
     graded, whole = Graded(Verdict.TIMEOUT), False
-  return dataclasses.replace(graded, seconds=round(time.process_time() - begun, 6)), whole
+  finally:
+    signal.setitimer(signal.ITIMER_PROF, 0)
+  # Of a program's time, what its own processes took is known to its verifier.
+  seconds = graded.seconds or time.process_time() - begun
+  return dataclasses.replace(graded, seconds=round(seconds, 6)), whole
 
 
 if __name__ == '__main__':
