@@ -93,9 +93,18 @@ def test_the_second_ctrl_c_does_not_wait():
 
 def test_a_signal_after_the_work_does_not_change_the_exit_code():
   """Python's own end takes a while, in which it no longer has handlers."""
-  code = AT_WORK.format(
-    work='import atexit; atexit.register(time.sleep, 1)', around='signals.over(); work(); sys.exit(65)'
-  )
+  code = """
+    import os, sys, time
+    from score_jax.faults import signals
+    signals.install()
+    class Last:
+      def __del__(self, write=os.write, sleep=time.sleep):
+        write(1, b'ready\\n')
+        sleep(1)
+    last = Last()
+    signals.over()
+    sys.exit(65)
+    """
   ended, _, _ = when_ready(python(code), signal.SIGTERM)
   assert ended == 65
 

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import dataclasses
 import functools
-import time
 from typing import Any
 
 from absl import logging
@@ -42,6 +41,7 @@ from score_jax.training import offline
 from score_jax.training import optim
 from score_jax.training import run as runs
 from score_jax.training import stopping
+from score_jax.training.clock import Clock
 from score_jax.training.run import Run
 from score_jax.training.update import UpdateSpec
 from score_jax.training.update import reference_logps
@@ -341,17 +341,3 @@ def _finish(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Pro
   evaluations = {name: results[name] for name in ('base', *wanted)}
   print(f'\n{terminal.table(evaluations)}\n')
   print(f'final is step {best}, in {run.folder.hf}; {run.folder.metrics.name} and {run.folder.eval.name} beside it')
-
-
-class Clock:
-  """Wall time by phase."""
-
-  def __init__(self):
-    self.seconds: dict[str, float] = {}
-
-  @contextlib.contextmanager
-  def __call__(self, phase: str):
-    begun = time.perf_counter()
-    with watchdog.phase(phase):
-      yield
-    self.seconds[phase] = round(time.perf_counter() - begun, 4)
