@@ -63,6 +63,8 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
       if error.errno not in _MACHINE:
         raise
       _fail(TryAgainError(f'{error}; mend that, then run the same command again'))
+    finally:
+      signals.over()
 
   secrets.guard()
   logging.set_verbosity(logging.WARNING)

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import dataclasses
 import functools
-import time
 from typing import Any
 
 from absl import logging
@@ -47,6 +46,7 @@ from score_jax.training import offline
 from score_jax.training import optim
 from score_jax.training import run as runs
 from score_jax.training import stopping
+from score_jax.training.clock import Clock
 from score_jax.training.run import Run
 from score_jax.training.update import UpdateSpec
 from score_jax.training.update import checksum
@@ -375,17 +375,3 @@ def _finish(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Pro
   print(f'final is step {best}, in {run.folder.hf}; {run.folder.metrics.name} and {run.folder.eval.name} beside it')
   size = report.write([run.folder.path], run.folder.report)
   print(f'{run.folder.report} shows all of it in a browser ({size / 2**20:.1f} MB)')
-
-
-class Clock:
-  """Wall time by phase."""
-
-  def __init__(self):
-    self.seconds: dict[str, float] = {}
-
-  @contextlib.contextmanager
-  def __call__(self, phase: str):
-    begun = time.perf_counter()
-    with watchdog.phase(phase):
-      yield
-    self.seconds[phase] = round(time.perf_counter() - begun, 4)

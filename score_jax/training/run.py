@@ -1,7 +1,6 @@
 """A run, opened: everything that stays the same from its first step to its last, wired from the configuration."""
 
 from collections.abc import Mapping
-import contextlib
 import dataclasses
 import hashlib
 import os
@@ -16,7 +15,6 @@ import optax
 from score_jax import config as configs
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
-from score_jax.errors import DataError
 from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
 from score_jax.models.lora import Lora
@@ -27,9 +25,7 @@ from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
 from score_jax.states import TrainState
 from score_jax.storage import hf
-from score_jax.storage import manifests
 from score_jax.storage import run_folder
-from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.run_folder import RunFolder
 from score_jax.tasks import Task
 from score_jax.tasks import chat as chats
@@ -38,20 +34,13 @@ from score_jax.tasks import open_task
 from score_jax.tasks import without_long
 from score_jax.tasks.tokenizer import load_tokenizer
 from score_jax.training import optim
+from score_jax.training import sources
 from score_jax.training import specs
 from score_jax.training.update import UpdateSpec
 from score_jax.verifiers.pool import Grader
 from score_jax.verifiers.pool import open_grader
 
 _TOKENIZER_FILES = ('.json', '.jinja', '.model', '.txt')
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-  """A checkpoint of another run that this one began from."""
-
-  step: int
-  sha256: str  # of its manifest, and so of its bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +59,7 @@ class Run:
   optimizer: optax.GradientTransformation
   update_spec: UpdateSpec
   base: Any  # model.path's parameters in the training layout and compute dtype; never donated
-  source: Source | None = None  # what config.init_from gave, as the run began
+  source: sources.Source | None = None  # what config.init_from gave, as the run began
 
   @property
   def frozen(self) -> Any:
@@ -216,7 +205,7 @@ def _opened(config: RunConfig, workdir: str, task: Task, grader: Grader) -> Run:
   if config.init_from:
     if not folder.has_begun():  # a run under way has what it took from there
       _check_init_from(config, model_identity['weights'])
-    source = _source(config.init_from, folder)
+    source = sources.taken(config.init_from, folder)
   identity = configs.identity(config) | dict(model=model_identity, data=task.train.fingerprint)
   if source:
     identity['init_from'] = dict(path=config.init_from, **dataclasses.asdict(source))
@@ -237,18 +226,6 @@ def _opened(config: RunConfig, workdir: str, task: Task, grader: Grader) -> Run:
     base=base,
     source=source,
   )
-
-
-def _source(init_from: str, folder: RunFolder) -> Source:
-  """The step of `init_from` that a run begins from: the one it began from, even if that run has a new best since."""
-  if folder.has_begun():
-    known = folder.read_config()['identity'].get('init_from')
-    if isinstance(known, dict) and known.get('path') == init_from:
-      return Source(known['step'], known['sha256'])
-  with open_checkpoints(RunFolder(init_from)) as checkpoints:
-    step = chosen_step(checkpoints, RunFolder(init_from), 'best')
-    checkpoints.check(step)
-    return Source(step, manifests.digest(checkpoints.path(step)))
 
 
 def _check_task(config: RunConfig, task: Task) -> None:
@@ -290,15 +267,8 @@ def initial_params(run: Run) -> Any:
     DataError: `init_from` no longer has the checkpoint that the run began from.
   """
   if run.source:
-    folder = RunFolder(run.config.init_from)
-    with open_checkpoints(folder) as checkpoints:
-      checkpoints.check(run.source.step)
-      if manifests.digest(checkpoints.path(run.source.step)) != run.source.sha256:
-        raise DataError(
-          f'config.init_from = {run.config.init_from!r}: its checkpoint of step {run.source.step} is not the one that '
-          'this run began from; restore that folder from a copy, or begin a new --workdir'
-        )
-    return best_params(folder, run.mesh, run.trained, str(run.source.step))
+    sources.check(run.source, run.config.init_from)
+    return best_params(RunFolder(run.config.init_from), run.mesh, run.trained, str(run.source.step))
   if run.config.lora.rank:
     return fresh_adapters(run)
   return hf.read_params(run.model_folder, run.decoder, run.mesh, jnp.float32)
@@ -347,26 +317,7 @@ def best_params(folder: RunFolder, mesh: Mesh, table: WeightTable, step: str = '
     ConfigError: `step` is none of these, or the folder holds no checkpoints.
     DataError: there is no such checkpoint, it is not whole, or it is of another model.
   """
-  with open_checkpoints(folder) as checkpoints:
-    chosen = chosen_step(checkpoints, folder, step)
+  with sources.open_checkpoints(folder) as checkpoints:
+    chosen = sources.chosen_step(checkpoints, folder, step)
     abstract = specs.placed(table.abstract(jnp.float32), meshes.params(mesh, table, meshes.TRAINING_RULES))
     return checkpoints.params(chosen, abstract)
-
-
-def open_checkpoints(folder: RunFolder) -> contextlib.closing[Checkpoints]:
-  """A run's checkpoints, to read."""
-  if not folder.checkpoints.is_dir():
-    raise ConfigError(f'{folder.path} has no checkpoints; it is not a run folder, or the run has saved none yet')
-  return contextlib.closing(Checkpoints(folder.checkpoints, read_only=True))
-
-
-def chosen_step(checkpoints: Checkpoints, folder: RunFolder, step: str) -> int:
-  """What 'best', 'last' or a number mean there."""
-  if step.isdigit():
-    return int(step)
-  if step not in ('best', 'last'):
-    raise ConfigError(f"step {step!r} must be 'best', 'last' or a number")
-  last = checkpoints.last_step()
-  if last is None:
-    raise ConfigError(f'{folder.path} has no whole checkpoint yet')
-  return (checkpoints.progress(last).best_step or last) if step == 'best' else last
