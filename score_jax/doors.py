@@ -88,6 +88,8 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
       if isinstance(error, UserError):
         _fail(error)
       raise
+    finally:
+      signals.over()
 
   secrets.guard()
   logging.set_verbosity(logging.WARNING)

@@ -91,6 +91,24 @@ def test_the_second_ctrl_c_does_not_wait():
   process.communicate()
 
 
+def test_a_signal_after_the_work_does_not_change_the_exit_code():
+  """Python's own end takes a while, in which it no longer has handlers."""
+  code = """
+    import os, sys, time
+    from score_jax.faults import signals
+    signals.install()
+    class Last:
+      def __del__(self, write=os.write, sleep=time.sleep):
+        write(1, b'ready\\n')
+        sleep(1)
+    last = Last()
+    signals.over()
+    sys.exit(65)
+    """
+  ended, _, _ = when_ready(python(code), signal.SIGTERM)
+  assert ended == 65
+
+
 # Hangs.
 
 HANGING = """
@@ -185,8 +203,9 @@ def test_what_is_started_again_and_how_often(tmp_path, life, code, lives):
 
 
 def test_steps_that_were_made_before_are_no_progress(tmp_path):
-  """The run falls back to step 1 and comes to step 2 again and again."""
-  life = 'metrics.write_text("".join(json.dumps(dict(step=i)) + "\\n" for i in (1, 2))); sys.exit(75)'
+  """The run comes to step 2, falls back to step 1, comes to step 2 again, and so on."""
+  steps = 'range(1, 2 + len(lives.read_text()) % 2)'
+  life = f'metrics.write_text("".join(json.dumps(dict(step=i + 1)) + "\\n" for i in {steps})); sys.exit(75)'
   assert supervised(tmp_path, life) == (69, 4)
 
 

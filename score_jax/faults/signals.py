@@ -65,6 +65,15 @@ def name() -> str:
   return signal.Signals(_state.signal).name if _state.signal else 'no signal'
 
 
+def over() -> None:
+  """The work is done, for good or bad: what is left of the process keeps its exit code.
+
+  Python, as it ends, would give the signals back their default, which kills.
+  """
+  for number in _SIGNALS:
+    signal.signal(number, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def deferred(grace: float, last_resort: Callable[[], None]) -> Iterator[None]:
   """Inside, a signal only sets `requested`, and who asks for it saves and leaves.

@@ -14,7 +14,7 @@ from typing import Any
 from score_jax.reporting.gather import gather
 
 _ASSETS = pathlib.Path(__file__).parent.parent / 'assets' / 'report'
-_SCRIPTS = ('base.js', 'lines.js', 'figures.js', 'diff.js', 'browser.js', 'page.js')
+_SCRIPTS = ('base.js', 'lines.js', 'figures.js', 'diff.js', 'browser.js', 'sections.js', 'page.js')
 
 
 def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> int:

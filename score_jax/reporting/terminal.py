@@ -19,7 +19,7 @@ class Progress:
   def __init__(self, total: int, done: int):
     self._bar = tqdm.tqdm(total=total, initial=done, unit='step', dynamic_ncols=True, smoothing=0.1)
     on_terminal = sys.stderr.isatty()  # in a log each change would be a line
-    self._below = tqdm.tqdm(bar_format='{desc}', position=1, disable=not on_terminal, dynamic_ncols=True)
+    self._below = tqdm.tqdm(bar_format='{desc}', position=1, disable=not on_terminal, dynamic_ncols=True, leave=False)
 
   def show(self, line: dict[str, Any], lines: Sequence[dict[str, Any]], alarms: Sequence[str]) -> None:
     """Moves the bar one step on.

@@ -15,7 +15,6 @@ import optax
 from score_jax import config as configs
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
-from score_jax.errors import DataError
 from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
 from score_jax.models.lora import Lora
@@ -27,9 +26,7 @@ from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
 from score_jax.states import TrainState
 from score_jax.storage import hf
-from score_jax.storage import manifests
 from score_jax.storage import run_folder
-from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.run_folder import RunFolder
 from score_jax.tasks import Task
 from score_jax.tasks import chat as chats
@@ -38,20 +35,13 @@ from score_jax.tasks import without_long
 from score_jax.tasks.tokenizer import load_tokenizer
 from score_jax.training import admission
 from score_jax.training import optim
+from score_jax.training import sources
 from score_jax.training import specs
 from score_jax.training.update import UpdateSpec
 from score_jax.verifiers.pool import Grader
 from score_jax.verifiers.pool import open_grader
 
 _TOKENIZER_FILES = ('.json', '.jinja', '.model', '.txt')
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-  """A checkpoint of another run that this one began from."""
-
-  step: int
-  sha256: str  # of its manifest, and so of its bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +60,7 @@ class Run:
   optimizer: optax.GradientTransformation
   update_spec: UpdateSpec
   base: Any  # model.path's parameters in the training layout and compute dtype; never donated
-  source: Source | None = None  # what config.init_from gave, as the run began
+  source: sources.Source | None = None  # what config.init_from gave, as the run began
 
   @property
   def frozen(self) -> Any:
@@ -214,7 +204,10 @@ def _opened(config: RunConfig, workdir: str, task: Task, grader: Grader) -> Run:
   hosts.agree('the model folder', model_identity)
   base = hf.read_params(model_folder, sampler.config, mesh, sampler.dtype)
   folder = RunFolder(workdir)
-  source = _source(config, folder, model_identity['weights']) if config.init_from else None
+  source = None
+  if config.init_from:
+    admission.check_init_from(config, folder, model_identity['weights'])
+    source = sources.taken(config.init_from, folder)
   identity = configs.identity(config) | dict(model=model_identity, data=task.train.fingerprint)
   if source:
     identity['init_from'] = dict(path=config.init_from, **dataclasses.asdict(source))
@@ -237,26 +230,6 @@ def _opened(config: RunConfig, workdir: str, task: Task, grader: Grader) -> Run:
   )
 
 
-def _source(config: RunConfig, folder: RunFolder, weights: str) -> Source:
-  """The step of `init_from` that a run begins from: the one it began from, even if that run has a new best since."""
-
-  def known() -> dict[str, Any] | None:
-    if not folder.has_begun():
-      admission.check_init_from(config, weights)
-      return None
-    found = folder.read_config()['identity'].get('init_from')
-    return found if isinstance(found, dict) and found.get('path') == config.init_from else None
-
-  if found := hosts.from_main('what the run began from', known):
-    return Source(found['step'], found['sha256'])
-  with open_checkpoints(RunFolder(config.init_from)) as checkpoints:
-    step = chosen_step(checkpoints, RunFolder(config.init_from), 'best')
-    checkpoints.check(step)
-    source = Source(step, manifests.digest(checkpoints.path(step)))
-  hosts.agree('config.init_from', dataclasses.asdict(source))
-  return source
-
-
 def put_params(mesh: Mesh, table: WeightTable, params: Any, dtype: Any) -> Any:
   """A tree of host or device arrays in the training layout, in `dtype`; always a copy of its own."""
   shardings = meshes.params(mesh, table, meshes.TRAINING_RULES)
@@ -270,15 +243,8 @@ def initial_params(run: Run) -> Any:
     DataError: `init_from` no longer has the checkpoint that the run began from.
   """
   if run.source:
-    folder = RunFolder(run.config.init_from)
-    with open_checkpoints(folder) as checkpoints:
-      checkpoints.check(run.source.step)
-      if manifests.digest(checkpoints.path(run.source.step)) != run.source.sha256:
-        raise DataError(
-          f'config.init_from = {run.config.init_from!r}: its checkpoint of step {run.source.step} is not the one that '
-          'this run began from; restore that folder from a copy, or begin a new --workdir'
-        )
-    return best_params(folder, run.mesh, run.trained, str(run.source.step))
+    sources.check(run.source, run.config.init_from)
+    return best_params(RunFolder(run.config.init_from), run.mesh, run.trained, str(run.source.step))
   if run.config.lora.rank:
     return fresh_adapters(run)
   return hf.read_params(run.model_folder, run.decoder, run.mesh, jnp.float32)
@@ -327,26 +293,7 @@ def best_params(folder: RunFolder, mesh: Mesh, table: WeightTable, step: str = '
     ConfigError: `step` is none of these, or the folder holds no checkpoints.
     DataError: there is no such checkpoint, it is not whole, or it is of another model.
   """
-  with open_checkpoints(folder) as checkpoints:
-    chosen = chosen_step(checkpoints, folder, step)
+  with sources.open_checkpoints(folder) as checkpoints:
+    chosen = sources.chosen_step(checkpoints, folder, step)
     abstract = specs.placed(table.abstract(jnp.float32), meshes.params(mesh, table, meshes.TRAINING_RULES))
     return checkpoints.params(chosen, abstract)
-
-
-def open_checkpoints(folder: RunFolder) -> Checkpoints:
-  """A run's checkpoints, to read."""
-  if not folder.checkpoints.is_dir():
-    raise ConfigError(f'{folder.path} has no checkpoints; it is not a run folder, or the run has saved none yet')
-  return Checkpoints(folder.checkpoints, read_only=True)
-
-
-def chosen_step(checkpoints: Checkpoints, folder: RunFolder, step: str) -> int:
-  """What 'best', 'last' or a number mean there."""
-  if step.isdigit():
-    return int(step)
-  if step not in ('best', 'last'):
-    raise ConfigError(f"step {step!r} must be 'best', 'last' or a number")
-  last = checkpoints.last_step()
-  if last is None:
-    raise ConfigError(f'{folder.path} has no whole checkpoint yet')
-  return (checkpoints.progress(last).best_step or last) if step == 'best' else last

@@ -54,7 +54,13 @@ function accuracies(ledger) {
 
 function section(id, title, lead, ...children) {
   const heading = uid('heading');
-  return el('section', { id, 'aria-labelledby': heading }, el('h2', { id: heading }, title), lead && el('p', { class: 'quiet' }, lead), ...children);
+  return el(
+    'section',
+    { id, 'aria-labelledby': heading },
+    el('h2', { id: heading }, title),
+    lead && el('p', { class: 'quiet' }, lead),
+    ...children,
+  );
 }
 
 function figure(title, caption, ...children) {
@@ -77,11 +83,25 @@ function table(head, rows, name = '') {
     el(
       'table',
       { class: name && 'ledger' },
-      el('thead', {}, el('tr', {}, head.map((cell, i) => el('th', { scope: 'col', class: i && 'n' }, cell)))),
+      el(
+        'thead',
+        {},
+        el(
+          'tr',
+          {},
+          head.map((cell, i) => el('th', { scope: 'col', class: i && 'n' }, cell)),
+        ),
+      ),
       el(
         'tbody',
         {},
-        rows.map((row) => el('tr', {}, row.map((cell, i) => (i ? el('td', { class: 'n' }, cell) : el('th', { scope: 'row' }, cell))))),
+        rows.map((row) =>
+          el(
+            'tr',
+            {},
+            row.map((cell, i) => (i ? el('td', { class: 'n' }, cell) : el('th', { scope: 'row' }, cell))),
+          ),
+        ),
       ),
     ),
   );
@@ -101,7 +121,11 @@ function sized(draw) {
 }
 
 function choice(label, options, onchange) {
-  const select = el('select', {}, options.map(([value, text]) => el('option', { value }, text)));
+  const select = el(
+    'select',
+    {},
+    options.map(([value, text]) => el('option', { value }, text)),
+  );
   select.addEventListener('change', () => onchange(select.value));
   return [el('label', {}, label, select), select];
 }

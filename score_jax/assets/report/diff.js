@@ -49,7 +49,7 @@ function walked(trace, edits, n, m) {
 // A text with what goes in the next attempt struck through and what is new since the one before underlined.
 function marked(list, added, removed) {
   const nodes = [];
-  for (let i = 0; i < list.length; ) {
+  for (let i = 0; i < list.length;) {
     const kind = (added[i] ? 1 : 0) + (removed[i] ? 2 : 0);
     let end = i;
     while (end < list.length && (added[end] ? 1 : 0) + (removed[end] ? 2 : 0) === kind) end += 1;

@@ -15,11 +15,27 @@ function flowPicture(ledger, width) {
   const x = (i) => 2 + (i * (width - bar - 4)) / last;
   const tall = (c) => (c / n) * (space - gap);
   const right = between.map((b) => b[2] + b[3]).concat([between[last - 1][1] + between[last - 1][3]]);
-  const words = between.map((b, i) => `From attempt ${i + 1} to ${i + 2}: ${b[1]} fixed, ${b[2]} broken, ${b[3]} kept right, ${b[0]} still wrong`);
-  const picture = svg('svg', { viewBox: `0 0 ${width} ${height}`, height, role: 'img', 'aria-label': `Of ${n} answers. ${words.join('. ')}.` });
+  const words = between.map(
+    (b, i) =>
+      `From attempt ${i + 1} to ${i + 2}: ${b[1]} fixed, ${b[2]} broken, ${b[3]} kept right, ${b[0]} still wrong`,
+  );
+  const picture = svg('svg', {
+    viewBox: `0 0 ${width} ${height}`,
+    height,
+    role: 'img',
+    'aria-label': `Of ${n} answers. ${words.join('. ')}.`,
+  });
   const hatch = uid('hatch');
   picture.append(
-    svg('defs', {}, svg('pattern', { id: hatch, width: 7, height: 7, patternUnits: 'userSpaceOnUse', patternTransform: 'rotate(45)' }, svg('line', { class: 'hatch', x1: 0, y1: 0, x2: 0, y2: 7 }))),
+    svg(
+      'defs',
+      {},
+      svg(
+        'pattern',
+        { id: hatch, width: 7, height: 7, patternUnits: 'userSpaceOnUse', patternTransform: 'rotate(45)' },
+        svg('line', { class: 'hatch', x1: 0, y1: 0, x2: 0, y2: 7 }),
+      ),
+    ),
   );
   between.forEach(([ii, ic, ci, cc], i) => {
     const [down, up] = [top + tall(right[i]) + gap, top + tall(right[i + 1]) + gap];
@@ -30,7 +46,9 @@ function flowPicture(ledger, width) {
       ['i_to_c', ic, down, top + tall(cc)],
       ['i_to_i', ii, down + tall(ic), up + tall(ci)],
     ];
-    const drawn = parts.map(([kind, c, from, to]) => ribbon(kind, c, n, x(i) + bar, x(i + 1), from, to, tall(c), hatch, width / last > 250));
+    const drawn = parts.map(([kind, c, from, to]) =>
+      ribbon(kind, c, n, x(i) + bar, x(i + 1), from, to, tall(c), hatch, width / last > 250),
+    );
     picture.append(...drawn.flatMap(({ shapes }) => shapes), ...drawn.flatMap(({ texts }) => texts));
   });
   right.forEach((c, i) => {
@@ -39,7 +57,11 @@ function flowPicture(ledger, width) {
     picture.append(
       svg('rect', { class: 'node', x: x(i), y: top, width: bar, height: Math.max(1, tall(c)) }),
       svg('rect', { class: 'i_to_i', x: x(i), y: top + tall(c) + gap, width: bar, height: Math.max(1, tall(n - c)) }),
-      svg('text', { class: 'strong', x: tx, y: 14, 'text-anchor': anchor }, last < 4 || width / last > 90 ? `${percent(c / n)} right` : percent(c / n, 0)),
+      svg(
+        'text',
+        { class: 'strong', x: tx, y: 14, 'text-anchor': anchor },
+        last < 4 || width / last > 90 ? `${percent(c / n)} right` : percent(c / n, 0),
+      ),
     );
   });
   return picture;
@@ -58,7 +80,8 @@ function ribbon(kind, c, n, x0, x1, from, to, thick, hatch, named) {
     const along = { i_to_c: [0.25, 0.1], c_to_i: [0.75, 0.9] }[kind] || [0.5, 0.5];
     const y = from + (to - from) * along[1] + (thick > 16 ? thick / 2 + 4 : thick + 13);
     const stays = along[0] === 0.5;
-    if (thick > 16 || !stays) texts.push(svg('text', { class: 'strong', x: x0 + (x1 - x0) * along[0], y, 'text-anchor': 'middle' }, what));
+    if (thick > 16 || !stays)
+      texts.push(svg('text', { class: 'strong', x: x0 + (x1 - x0) * along[0], y, 'text-anchor': 'middle' }, what));
   }
   return { shapes, texts };
 }
@@ -66,12 +89,28 @@ function ribbon(kind, c, n, x0, x1, from, to, thick, hatch, named) {
 // Rows are the first attempt, columns the last.
 function matrix(ledger) {
   const cell = (kind) =>
-    el('td', { class: kind }, el('b', {}, percent(ledger[kind])), el('span', {}, `${KINDS[kind].sign} ${KINDS[kind].name} \u00b7 ${count(Math.round(ledger[kind] * ledger.n))}`));
+    el(
+      'td',
+      { class: kind },
+      el('b', {}, percent(ledger[kind])),
+      el('span', {}, `${KINDS[kind].sign} ${KINDS[kind].name} \u00b7 ${count(Math.round(ledger[kind] * ledger.n))}`),
+    );
   const row = (name, ...kinds) => el('tr', {}, el('th', { scope: 'row' }, name), kinds.map(cell));
   return el(
     'table',
     { class: 'matrix' },
-    el('thead', {}, el('tr', {}, el('td', { hidden: true }), el('th', { scope: 'col' }, 'first attempt'), el('th', { scope: 'col' }, 'then right'), el('th', { scope: 'col' }, 'then wrong'))),
+    el(
+      'thead',
+      {},
+      el(
+        'tr',
+        {},
+        el('td', { hidden: true }),
+        el('th', { scope: 'col' }, 'first attempt'),
+        el('th', { scope: 'col' }, 'then right'),
+        el('th', { scope: 'col' }, 'then wrong'),
+      ),
+    ),
     el('tbody', {}, row('right', 'c_to_c', 'c_to_i'), row('wrong', 'i_to_c', 'i_to_i')),
   );
 }
@@ -80,7 +119,19 @@ function matrix(ledger) {
 function ledgers(entries) {
   const bounds = entries.flatMap(({ ledger }) => ledger.intervals.delta);
   const most = Math.max(0.02, ...bounds.map(Math.abs)) * 1.05;
-  const head = ['', 'delta', '95 % interval', 'fixed', 'broken', 'fix rate', 'break rate', 'same wrong', 'answers changed', 'McNemar p', 'n'];
+  const head = [
+    '',
+    'delta',
+    '95 % interval',
+    'fixed',
+    'broken',
+    'fix rate',
+    'break rate',
+    'same wrong',
+    'answers changed',
+    'McNemar p',
+    'n',
+  ];
   const attempts = Math.max(...entries.map(({ ledger }) => accuracies(ledger).length));
   const shown = attempts > 4 ? [0, 1, attempts - 1] : [...Array(attempts).keys()];
   head.splice(1, 0, ...shown.map((i) => `Acc@t${i + 1}`));
@@ -91,7 +142,12 @@ function ledgers(entries) {
       label,
       ...shown.map((i) => percent(right[i])),
       el('b', {}, points(ledger.delta)),
-      el('div', { class: 'forest' }, forest(low, ledger.delta, high, most), el('span', { class: 'small quiet' }, `${points(low)} to ${points(high)}`)),
+      el(
+        'div',
+        { class: 'forest' },
+        forest(low, ledger.delta, high, most),
+        el('span', { class: 'small quiet' }, `${points(low)} to ${points(high)}`),
+      ),
       percent(ledger.i_to_c),
       percent(ledger.c_to_i),
       percent(ledger.fix_rate),
@@ -113,7 +169,14 @@ function forest(low, value, high, most) {
     { viewBox: '0 0 220 18', height: 18, preserveAspectRatio: 'none', 'aria-hidden': 'true' },
     svg('line', { class: 'axis', x1: 2, x2: 218, y1: 9, y2: 9 }),
     svg('line', { class: 'rule stage', x1: 110, x2: 110, y1: 0, y2: 18 }),
-    svg('line', { class: `whisker ${color}`, 'stroke-width': 4, x1: x(low), x2: Math.max(x(high), x(low) + 1), y1: 9, y2: 9 }),
+    svg('line', {
+      class: `whisker ${color}`,
+      'stroke-width': 4,
+      x1: x(low),
+      x2: Math.max(x(high), x(low) + 1),
+      y1: 9,
+      y2: 9,
+    }),
     svg('circle', { class: `dot ${color}`, cx: x(value), cy: 9, r: 5.5 }),
   );
 }
@@ -122,7 +185,9 @@ function forest(low, value, high, most) {
 function editHistogram(entries) {
   const there = entries.filter(({ edits }) => edits.n);
   if (!there.length) return el('p', { class: 'quiet' }, 'No conversations were kept.');
-  const used = Math.max(...there.map(({ edits }) => edits.bins.reduce((last, share, i) => (share > 0 ? i + 1 : last), 1)));
+  const used = Math.max(
+    ...there.map(({ edits }) => edits.bins.reduce((last, share, i) => (share > 0 ? i + 1 : last), 1)),
+  );
   const bins = Math.min(20, used + 1);
   const step = 1 / there[0].edits.bins.length;
   const series = there.map(({ label, edits }, i) => ({
@@ -133,7 +198,11 @@ function editHistogram(entries) {
     dash: ['solid', 'dashed', 'dotted'][i % 3],
     dots: true,
   }));
-  const rows = () => series[0].x.map((x, k) => [k ? `${number((k - 1) * step)} to ${number(k * step)}` : 'copy', ...series.map((one) => percent(one.y[k]))]);
+  const rows = () =>
+    series[0].x.map((x, k) => [
+      k ? `${number((k - 1) * step)} to ${number(k * step)}` : 'copy',
+      ...series.map((one) => percent(one.y[k])),
+    ]);
   const plot = sized((width) => [steps(series, step, bins, width)]);
   return el('div', {}, key(series), plot, numbers(['edit ratio', ...series.map((one) => one.name)], rows));
 }
@@ -145,22 +214,41 @@ function steps(series, step, bins, width) {
   const x = (k) => left + (k === 0 ? 0 : (k + 0.6) * wide);
   const y = (share) => height - bottom - (share / most) * (height - bottom - top);
   const about = series.map((one) => `${one.name}: ${percent(one.y[0])} exact copies`).join('; ');
-  const picture = svg('svg', { viewBox: `0 0 ${width} ${height}`, height, role: 'img', 'aria-label': `Share of conversations by edit ratio. ${about}.` });
+  const picture = svg('svg', {
+    viewBox: `0 0 ${width} ${height}`,
+    height,
+    role: 'img',
+    'aria-label': `Share of conversations by edit ratio. ${about}.`,
+  });
   for (const t of ticks(0, most, 4)) {
-    picture.append(svg('line', { class: 'axis', x1: left, x2: width, y1: y(t), y2: y(t) }), svg('text', { x: left - 7, y: y(t) + 4, 'text-anchor': 'end' }, percent(t, 0)));
+    picture.append(
+      svg('line', { class: 'axis', x1: left, x2: width, y1: y(t), y2: y(t) }),
+      svg('text', { x: left - 7, y: y(t) + 4, 'text-anchor': 'end' }, percent(t, 0)),
+    );
   }
   picture.append(svg('text', { x: x(0) + wide / 2, y: height - 22, 'text-anchor': 'middle' }, 'copy'));
   for (let k = 0; k <= bins; k += 1) {
-    if (k % (width < 500 ? 4 : 2) === 0) picture.append(svg('text', { x: x(k + 1), y: height - 22, 'text-anchor': 'middle' }, number(k * step)));
+    if (k % (width < 500 ? 4 : 2) === 0)
+      picture.append(svg('text', { x: x(k + 1), y: height - 22, 'text-anchor': 'middle' }, number(k * step)));
   }
   picture.append(svg('text', { x: x(1 + bins / 2), y: height - 4, 'text-anchor': 'middle' }, 'edit ratio'));
   const inset = (wide * 0.8) / series.length;
   series.forEach((one, i) => {
-    const copies = { x: x(0) + wide * 0.1 + i * inset, y: y(one.y[0]), width: inset, height: y(0) - y(one.y[0]), class: `dot ${one.color}` };
+    const copies = {
+      x: x(0) + wide * 0.1 + i * inset,
+      y: y(one.y[0]),
+      width: inset,
+      height: y(0) - y(one.y[0]),
+      class: `dot ${one.color}`,
+    };
     let path = `M${x(1)},${y(0)}`;
     for (let k = 1; k <= bins; k += 1) path += ` L${x(k)},${y(one.y[k] || 0)} L${x(k + 1)},${y(one.y[k] || 0)}`;
     path += ` L${x(bins + 1)},${y(0)}`;
-    picture.append(svg('rect', copies), svg('path', { class: `band ${one.color}`, d: path }), svg('path', { class: `line ${one.color}`, d: path, 'stroke-dasharray': DASHES[one.dash] }));
+    picture.append(
+      svg('rect', copies),
+      svg('path', { class: `band ${one.color}`, d: path }),
+      svg('path', { class: `line ${one.color}`, d: path, 'stroke-dasharray': DASHES[one.dash] }),
+    );
   });
   return picture;
 }
@@ -171,7 +259,16 @@ function byTag(tag, parts) {
   const rows = values.map(([value, ledger]) => {
     const right = accuracies(ledger);
     const [low, high] = ledger.intervals.delta;
-    return [value, percent(right[0]), percent(right.at(-1)), el('b', {}, points(ledger.delta)), `${points(low)} to ${points(high)}`, percent(ledger.i_to_c), percent(ledger.c_to_i), count(ledger.n)];
+    return [
+      value,
+      percent(right[0]),
+      percent(right.at(-1)),
+      el('b', {}, points(ledger.delta)),
+      `${points(low)} to ${points(high)}`,
+      percent(ledger.i_to_c),
+      percent(ledger.c_to_i),
+      count(ledger.n),
+    ];
   });
   return table([tag, 'first', 'last', 'delta', '95 % interval', 'fixed', 'broken', 'n'], rows, `by ${tag}`);
 }
@@ -183,6 +280,12 @@ function phases(found) {
     inner.style.width = `${100 * share}%`;
     return el('div', { class: 'bar', 'aria-hidden': 'true' }, inner);
   };
-  const rows = Object.entries(found).map(([name, phase]) => [name, bar(phase.total / all), percent(phase.total / all), seconds(phase.total), seconds(phase.median)]);
+  const rows = Object.entries(found).map(([name, phase]) => [
+    name,
+    bar(phase.total / all),
+    percent(phase.total / all),
+    seconds(phase.total),
+    seconds(phase.median),
+  ]);
   return table(['phase', '', 'share', 'in all', 'a step (median)'], rows, 'seconds by phase');
 }

@@ -7,7 +7,8 @@ function ticks(low, high, most) {
   const scale = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 2.5, 5, 10].map((m) => m * scale).find((s) => s >= raw - 1e-12);
   const found = [];
-  for (let t = Math.ceil(low / step - 1e-9) * step; t <= high + step * 1e-6; t += step) found.push(Math.abs(t) < step / 1e6 ? 0 : t);
+  for (let t = Math.ceil(low / step - 1e-9) * step; t <= high + step * 1e-6; t += step)
+    found.push(Math.abs(t) < step / 1e6 ? 0 : t);
   return found;
 }
 
@@ -32,7 +33,18 @@ function key(series) {
       el(
         'li',
         {},
-        svg('svg', { viewBox: '0 0 26 10', 'aria-hidden': 'true' }, svg('line', { x1: 0, x2: 26, y1: 5, y2: 5, class: `line ${one.color}`, 'stroke-dasharray': DASHES[one.dash || 'solid'] })),
+        svg(
+          'svg',
+          { viewBox: '0 0 26 10', 'aria-hidden': 'true' },
+          svg('line', {
+            x1: 0,
+            x2: 26,
+            y1: 5,
+            y2: 5,
+            class: `line ${one.color}`,
+            'stroke-dasharray': DASHES[one.dash || 'solid'],
+          }),
+        ),
         one.name,
       ),
     ),
@@ -49,7 +61,8 @@ function scales(series, options, width, height, margin) {
   [low, high] = [low < 0 || options.zero === false ? low - room : low, high + room];
   const warp = options.log ? Math.log2 : (x) => x;
   const [first, last] = [warp(Math.min(...xs)), warp(Math.max(...xs))];
-  const x = (value) => margin.left + ((warp(value) - first) / (last - first || 1)) * (width - margin.left - margin.right);
+  const x = (value) =>
+    margin.left + ((warp(value) - first) / (last - first || 1)) * (width - margin.left - margin.right);
   const y = (value) => height - margin.bottom - ((value - low) / (high - low)) * (height - margin.top - margin.bottom);
   return { x, y, low, high, xs: [...new Set(xs)].sort((a, b) => a - b) };
 }
@@ -60,18 +73,40 @@ function picture(series, options, width, shown, tip) {
   const scale = scales(series, options, width, height, margin);
   const last = (one) => one.y.filter(known).at(-1);
   const about = `${options.about}. ${series.map((one) => `${one.name}: from ${options.format(one.y.find(known))} to ${options.format(last(one))}`).join('; ')}. Arrow keys read single points.`;
-  const picture = svg('svg', { viewBox: `0 0 ${width} ${height}`, height, role: 'img', 'aria-label': about, tabindex: 0 });
+  const picture = svg('svg', {
+    viewBox: `0 0 ${width} ${height}`,
+    height,
+    role: 'img',
+    'aria-label': about,
+    tabindex: 0,
+  });
   for (const t of ticks(scale.low, scale.high, 4)) {
     picture.append(
       svg('line', { class: 'axis', x1: margin.left, x2: width - margin.right, y1: scale.y(t), y2: scale.y(t) }),
-      svg('text', { x: margin.left - 7, y: scale.y(t) + 4, 'text-anchor': 'end' }, options.tick ? options.tick(t) : number(t)),
+      svg(
+        'text',
+        { x: margin.left - 7, y: scale.y(t) + 4, 'text-anchor': 'end' },
+        options.tick ? options.tick(t) : number(t),
+      ),
     );
   }
   const apart = (found, t) => (found.length && scale.x(t) - scale.x(found.at(-1)) < 40 ? found : [...found, t]);
-  const across = options.log ? scale.xs.reduce(apart, []) : ticks(scale.xs[0], scale.xs.at(-1), Math.max(2, Math.floor(width / 110)));
-  for (const t of across) picture.append(svg('text', { x: scale.x(t), y: height - 8, 'text-anchor': 'middle' }, number(t)));
+  const across = options.log
+    ? scale.xs.reduce(apart, [])
+    : ticks(scale.xs[0], scale.xs.at(-1), Math.max(2, Math.floor(width / 110)));
+  for (const t of across)
+    picture.append(svg('text', { x: scale.x(t), y: height - 8, 'text-anchor': 'middle' }, number(t)));
   for (const [i, stage] of (options.stages || []).entries()) {
-    if (i) picture.append(svg('line', { class: 'rule stage', x1: scale.x(stage.first), x2: scale.x(stage.first), y1: 4, y2: height - margin.bottom }));
+    if (i)
+      picture.append(
+        svg('line', {
+          class: 'rule stage',
+          x1: scale.x(stage.first),
+          x2: scale.x(stage.first),
+          y1: 4,
+          y2: height - margin.bottom,
+        }),
+      );
     picture.append(svg('text', { x: scale.x(Math.max(stage.first, scale.xs[0])) + (i ? 5 : 0), y: 12 }, stage.name));
   }
   for (const one of series) picture.append(...band(one, scale));
@@ -93,9 +128,18 @@ function band(one, scale) {
 function curve(one, scale) {
   const there = one.x.map((x, i) => i).filter((i) => known(one.y[i]));
   const at = (i) => `${scale.x(one.x[i]).toFixed(1)},${scale.y(one.y[i]).toFixed(1)}`;
-  const line = svg('polyline', { class: `line ${one.color}`, points: there.map(at).join(' '), 'stroke-dasharray': DASHES[one.dash || 'solid'] });
+  const line = svg('polyline', {
+    class: `line ${one.color}`,
+    points: there.map(at).join(' '),
+    'stroke-dasharray': DASHES[one.dash || 'solid'],
+  });
   const dots = one.dots || there.length < 3 ? there : [];
-  return [line, ...dots.map((i) => svg('circle', { class: `dot ${one.color}`, cx: scale.x(one.x[i]), cy: scale.y(one.y[i]), r: 3.5 }))];
+  return [
+    line,
+    ...dots.map((i) =>
+      svg('circle', { class: `dot ${one.color}`, cx: scale.x(one.x[i]), cy: scale.y(one.y[i]), r: 3.5 }),
+    ),
+  ];
 }
 
 function pointed(picture, cross, series, options, scale, width, height, margin, shown, tip) {
@@ -104,13 +148,16 @@ function pointed(picture, cross, series, options, scale, width, height, margin, 
     cross.replaceChildren();
     tip.hidden = x === null;
     if (x === null) return;
-    cross.append(svg('line', { class: 'rule', x1: scale.x(x), x2: scale.x(x), y1: margin.top, y2: height - margin.bottom }));
+    cross.append(
+      svg('line', { class: 'rule', x1: scale.x(x), x2: scale.x(x), y1: margin.top, y2: height - margin.bottom }),
+    );
     tip.replaceChildren(el('div', {}, `${options.xname} ${number(x)}`));
     for (const one of series) {
       const i = one.x.indexOf(x);
       if (i < 0 || !known(one.y[i])) continue;
       cross.append(svg('circle', { class: `dot ${one.color}`, cx: scale.x(x), cy: scale.y(one.y[i]), r: 4 }));
-      const sure = one.low && known(one.low[i]) ? ` (${options.format(one.low[i])} to ${options.format(one.high[i])})` : '';
+      const sure =
+        one.low && known(one.low[i]) ? ` (${options.format(one.low[i])} to ${options.format(one.high[i])})` : '';
       tip.append(el('div', {}, `${one.name} ${options.format(one.y[i])}${sure}`));
     }
     const left = scale.x(x) + 12;
