@@ -36,7 +36,6 @@ from score_jax.training import offline
 from score_jax.training import run as runs
 from score_jax.training import step as steps
 from score_jax.training import stopping
-from score_jax.training.clock import Clock
 from score_jax.training.run import Run
 from score_jax.training.step import Visit
 from score_jax.training.step import VisitData

@@ -5,16 +5,13 @@ update runs; host 0 keeps it.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-import contextlib
 import dataclasses
-import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax.faults import watchdog
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import metrics
@@ -29,6 +26,7 @@ from score_jax.training import batches
 from score_jax.training import evaluation
 from score_jax.training import offline
 from score_jax.training import optim
+from score_jax.training.clock import Clock
 from score_jax.training.run import Run
 from score_jax.training.update import UpdateSpec
 from score_jax.training.update import checksum
@@ -179,17 +177,3 @@ def stage_values(stage: Stage, learning_rate: float, kl: tuple[float, ...] = ())
     gamma=jnp.float32(stage.gamma),
     learning_rate=jnp.float32(learning_rate),
   )
-
-
-class Clock:
-  """Wall time by phase."""
-
-  def __init__(self):
-    self.seconds: dict[str, float] = {}
-
-  @contextlib.contextmanager
-  def __call__(self, phase: str):
-    begun = time.perf_counter()
-    with watchdog.phase(phase):
-      yield
-    self.seconds[phase] = round(time.perf_counter() - begun, 4)
