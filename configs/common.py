@@ -15,108 +15,229 @@ def get_config() -> ConfigDict:
   # Where compiled programs are kept for later runs. 'auto': ~/.cache/score_jax if there is an accelerator; '': nowhere.
   config.compile_cache = 'auto'
   config.init_from = ''  # a run folder: start from its best policy, with a fresh optimizer
+  config.model = model()
+  config.lora = lora()
+  config.task = task()
+  config.grading = grading()
+  config.batch = batch()
+  config.sampling = sampling()
+  config.order = ('stage1', 'stage2')  # the run: names of config.stages; name them again to interleave
+  config.stages = ConfigDict(dict(stage1=stage1(), stage2=stage2()))
+  config.offline_pool = 64  # problems whose first attempts the base samples for a stage with offline_first > 0
+  config.loss = loss()
+  config.optim = optim()
+  config.eval = evaluation()
+  config.report = report()
+  config.checkpoint = checkpoint()
+  config.faults = faults()
+  config.mesh = mesh()
+  config.hosts = hosts()
+  config.pretrain = pretrain()
+  return config
 
-  config.model = ConfigDict()
-  config.model.path = 'bundled:countdown_base'  # any HF folder; 'bundled:NAME' is a model shipped in score_jax/assets
-  config.model.dtype = 'auto'  # compute dtype: 'float32', 'bfloat16', 'auto' (bfloat16 on accelerators). Weights: f32
-  config.model.remat = 'none'  # what the backward pass repeats: 'none'; 'dots', all but products; 'full', whole layers
-  config.model.logits_mb = 1024.0  # MB of f32 logits that exist at a time, on each device
 
-  config.lora = ConfigDict()  # train low-rank adapters beside a frozen model, which then is the reference as well
-  config.lora.rank = 0  # R; 0: no adapters, all weights are trained
-  config.lora.alpha = 32.0  # an adapter's output is multiplied by alpha / rank
-  config.lora.targets = '[qkvo]_proj|(gate|up|down)_proj'  # regular expression on the whole names of projections
+def model() -> ConfigDict:
+  """What is trained."""
+  model = ConfigDict()
+  model.path = 'bundled:countdown_base'  # any HF folder; 'bundled:NAME' is a model shipped in score_jax/assets
+  model.dtype = 'auto'  # compute dtype: 'float32', 'bfloat16', 'auto' (bfloat16 on accelerators). Weights: f32
+  model.remat = 'none'  # what the backward pass repeats: 'none'; 'dots', all but products; 'full', whole layers
+  model.logits_mb = 1024.0  # MB of f32 logits that exist at a time, on each device
+  return model
 
-  config.task = ConfigDict()
-  config.task.name = 'countdown'  # a name of score_jax.tasks.TASKS
-  config.task.system = ''  # system prompt; joins the first user turn where the template has no such role
-  config.task.instruction = (
-    'Check and retry.'  # the user turn before every further attempt; never says if one was right
-  )
+
+def lora() -> ConfigDict:
+  """Low-rank adapters beside a frozen model, which then is the reference as well."""
+  lora = ConfigDict()
+  lora.rank = 0  # R; 0: no adapters, all weights are trained
+  lora.alpha = 32.0  # an adapter's output is multiplied by alpha / rank
+  lora.targets = '[qkvo]_proj|(gate|up|down)_proj'  # regular expression on the whole names of projections
+  return lora
+
+
+def task() -> ConfigDict:
+  """Problems and prompts. docs/tasks.md says what each task reads."""
+  task = ConfigDict()
+  task.name = 'countdown'  # a name of score_jax.tasks.TASKS: countdown, gsm8k, math, mbpp, humaneval, jsonl
+  task.evaluate = ''  # the task whose held-out problems are evaluated; '': the same. For mbpp: 'humaneval'
+  task.data = ConfigDict()
+  # Each a tuple of files (.jsonl, .jsonl.gz, .parquet), folders (of a hub repository; 'DIR:test' for files whose path
+  # has the word) or 'tfds:NAME/SPLIT'.
+  task.data.train = ()
+  task.data.heldout = ()
+  task.prompt = ''  # the first user turn around {question}; '': the task's own (score_jax/tasks/prompts.py)
+  # What becomes of training problems whose prompt does not fit sampling.prompt_tokens: 'error', or 'drop' (and say how
+  # many). Held-out ones must fit.
+  task.long_prompts = 'error'
+  task.system = ''  # system prompt; joins the first user turn where the template has no such role
+  task.instruction = 'Check and retry.'  # the user turn before every further attempt; never says if one was right
   # Instead of the tokenizer's own template: a .jinja file, 'bundled:chatml', or 'bundled:plain' for a base model.
-  config.task.chat_template = ''
-  config.task.examples = ''  # few-shot: a .jsonl file of {"messages": [...]}, turns that stand before every question
-  config.task.date = '2024-07-26'  # what a template that writes today's date is told: the same when a run is resumed
-  config.task.countdown = ConfigDict()
-  config.task.countdown.numbers = 4  # numbers a problem gives
-  config.task.countdown.max_number = 10  # numbers are 1..max_number
-  config.task.countdown.max_value = 50  # results stay in 0..max_value
-  config.task.countdown.operations = '+-*'  # what a solution may use, of + - * /
-  config.task.countdown.any_order = True  # whether a solution may need the numbers in another order than shown
-  config.task.countdown.heldout_fraction = 0.1  # of all problems, by hash; never trained on
-  config.task.countdown.prompt = 'reach {target} with {numbers}'  # the first user turn
+  task.chat_template = ''
+  task.examples = ''  # few-shot: a .jsonl file of {"messages": [...]}, turns that stand before every question
+  task.date = '2024-07-26'  # what a template that writes today's date is told: the same when a run is resumed
+  task.countdown = ConfigDict()
+  task.countdown.numbers = 4  # numbers a problem gives
+  task.countdown.max_number = 10  # numbers are 1..max_number
+  task.countdown.max_value = 50  # results stay in 0..max_value
+  task.countdown.operations = '+-*'  # what a solution may use, of + - * /
+  task.countdown.any_order = True  # whether a solution may need the numbers in another order than shown
+  task.countdown.heldout_fraction = 0.1  # of all problems, by hash; never trained on
+  task.countdown.prompt = 'reach {target} with {numbers}'  # the first user turn
+  task.mbpp = ConfigDict()
+  task.mbpp.splits = ('train',)  # published splits that are trained on: 'train' (374), 'validation' (90), 'test' (500)
+  task.jsonl = ConfigDict()  # a file of your own
+  task.jsonl.question = 'question'  # name of the column
+  task.jsonl.answer = 'answer'  # name of the column: an answer, or for code a list of `assert` lines
+  task.jsonl.id = ''  # name of the column; '': a hash of the question
+  task.jsonl.tags = ()  # names of columns by which results are split
+  task.jsonl.verifier = 'math'  # a name of score_jax.verifiers.registry.VERIFIERS: text, math, code, countdown
+  task.jsonl.heldout_fraction = 0.1  # held out by hash where task.data.heldout names nothing
+  return task
 
-  config.batch = ConfigDict()
-  config.batch.problems = 64  # problems a step
-  config.batch.samples = 8  # G: conversations a problem, 2 or more
-  config.batch.micro_batches = 1  # parts of whole problems whose gradients are added; lowers memory
-  config.batch.pack = (
-    False  # conversations end to end in the update, without padding; one program per sixteenth of fill
-  )
 
-  config.sampling = ConfigDict()
-  config.sampling.prompt_tokens = 10  # slots for the prompt; a longer one is an error
-  config.sampling.attempt_tokens = (18, 20)  # budget of each attempt, its end-of-turn included; its length is A
-  config.sampling.lanes = 0  # conversations decoded at a time on each device; the others wait for one to end. 0: all
+def grading() -> ConfigDict:
+  """Processes that grade answers, and what one answer may take."""
+  grading = ConfigDict()
+  grading.workers = 0  # processes; 0: one for each core. Countdown and exact text need none
+  grading.cpu_seconds = 5.0  # own time of an answer (math), or of a program; more is the verdict `timeout`
+  grading.memory_mb = 512  # of an answer or a program
+  grading.unsafe_code = False  # run programs of a model where too little of the sandbox holds. Don't
+  return grading
+
+
+def batch() -> ConfigDict:
+  """Conversations of a step."""
+  batch = ConfigDict()
+  batch.problems = 64  # problems a step
+  batch.samples = 8  # G: conversations a problem, 2 or more
+  batch.micro_batches = 1  # parts of whole problems whose gradients are added; lowers memory
+  batch.pack = False  # conversations end to end in the update, without padding; one program per sixteenth of fill
+  return batch
+
+
+def sampling() -> ConfigDict:
+  """How attempts are sampled."""
+  sampling = ConfigDict()
+  sampling.prompt_tokens = 10  # slots for the prompt; a longer one is an error
+  sampling.attempt_tokens = (18, 20)  # budget of each attempt, its end-of-turn included; its length is A
+  sampling.lanes = 0  # conversations decoded at a time on each device; the others wait for one to end. 0: all
   # Of cached keys and values: 'auto' (the compute dtype), 'float32', 'bfloat16', 'float8_e4m3fn'. Others than the
   # compute dtype take less memory, and on a GPU more time: the decode kernel reads its own dtype alone.
-  config.sampling.cache_dtype = 'auto'
-  config.sampling.temperature = 1.0  # of training rollouts; the method needs 1
-  config.sampling.top_k = 0  # 0: off
-  config.sampling.top_p = 1.0  # 1: off
+  sampling.cache_dtype = 'auto'
+  sampling.temperature = 1.0  # of training rollouts; the method needs 1
+  sampling.top_k = 0  # 0: off
+  sampling.top_p = 1.0  # 1: off
+  return sampling
 
-  config.order = ('stage1', 'stage2')  # the run: names of config.stages; name them again to interleave
-  config.stages = ConfigDict()
-  config.stages.stage1 = stage1()
-  config.stages.stage2 = stage2()
-  config.offline_pool = 64  # problems whose first attempts the base samples for a stage with offline_first > 0
 
-  config.loss = ConfigDict()
-  config.loss.kl_form = 'k1_togo'  # 'k1_togo', 'k1', 'k2_seq': unbiased; 'k2_token', 'exact': prefixes held fixed
-  config.loss.importance_cap = 0.0  # cap of the trainer/sampler weight of a token; 0: no such weight
-  config.loss.attempt_gradient_norms = True  # log each attempt's gradient norm; costs a backward pass per attempt
+def loss() -> ConfigDict:
+  """The estimator. docs/method.md has the equations."""
+  loss = ConfigDict()
+  loss.kl_form = 'k1_togo'  # 'k1_togo', 'k1', 'k2_seq': unbiased; 'k2_token', 'exact': prefixes held fixed
+  loss.importance_cap = 0.0  # cap of the trainer/sampler weight of a token; 0: no such weight
+  loss.attempt_gradient_norms = True  # log each attempt's gradient norm; costs a backward pass per attempt
+  return loss
 
-  config.optim = ConfigDict()
-  config.optim.learning_rate = 4e-4  # peak
-  config.optim.schedule = 'constant'  # 'constant', 'linear' or 'cosine' (to 0), over each stage
-  config.optim.warmup_steps = 5  # linear, at the start of each stage
-  config.optim.b1 = 0.9  # Adam
-  config.optim.b2 = 0.95  # Adam
-  config.optim.eps = 1e-8  # Adam
-  config.optim.weight_decay = 0.0  # AdamW, of matrices; 0: Adam
-  config.optim.clip_norm = 1.0  # global gradient norm; 0: no clipping
-  config.optim.max_rejected_in_a_row = 5  # stop after so many steps with non-finite numbers in a row
 
-  config.eval = ConfigDict()
-  config.eval.problems = 2048  # held-out problems
-  config.eval.seed = 1  # of the held-out problems and their samples
-  config.eval.every = 0  # steps between evaluations during training; 0: before and after only
+def optim() -> ConfigDict:
+  """Adam."""
+  optim = ConfigDict()
+  optim.learning_rate = 4e-4  # peak
+  optim.schedule = 'constant'  # 'constant', 'linear' or 'cosine' (to 0), over each stage
+  optim.warmup_steps = 5  # linear, at the start of each stage
+  optim.b1 = 0.9
+  optim.b2 = 0.95
+  optim.eps = 1e-8
+  optim.weight_decay = 0.0  # AdamW, of matrices; 0: Adam
+  optim.clip_norm = 1.0  # global gradient norm; 0: no clipping
+  optim.max_rejected_in_a_row = 5  # stop after so many steps with non-finite numbers in a row
+  return optim
 
-  config.checkpoint = ConfigDict()
-  config.checkpoint.every = 10  # steps between checkpoints
-  config.checkpoint.keep = 2  # newest checkpoints kept, beside the best
-  config.checkpoint.best_window = 10  # steps of the last stage whose mean training return decides the best
 
-  config.mesh = ConfigDict()
-  config.mesh.data = -1  # copies of the model; -1: all devices that fsdp and tensor leave
-  config.mesh.fsdp = 1  # devices over which parameters and optimizer are spread
-  config.mesh.tensor = 1  # devices over which heads, feed-forward and vocabulary are spread
+def evaluation() -> ConfigDict:
+  """Two-attempt evaluation on held-out problems."""
+  evaluation = ConfigDict()
+  evaluation.problems = 2048  # held-out problems; 0: all there are
+  evaluation.seed = 1  # of the held-out problems and their samples
+  evaluation.every = 0  # steps between evaluations during training; 0: before and after only
+  return evaluation
 
-  config.pretrain = ConfigDict()  # only mode 'pretrain' reads it: configs/pretrain_countdown.py
-  config.pretrain.conversations = 500_000  # made once, then drawn from
-  config.pretrain.rows = 256  # conversations a step
-  config.pretrain.steps = 3600
-  config.pretrain.width = 64  # D
-  config.pretrain.layers = 4  # N
-  config.pretrain.heads = 4  # H = K
-  config.pretrain.ffn = 192  # F
-  config.pretrain.init_scale = 0.05  # standard deviation of initial matrices
-  config.pretrain.mixture = ConfigDict()
-  config.pretrain.mixture.first_wrong = 0.6  # conversations whose first attempt is wrong (context without loss)
-  config.pretrain.mixture.first_forced = 0.5  # of those: chains that write the target down regardless
-  config.pretrain.mixture.look_back = 0.25  # second attempts that judge the first, then repeat or mend it
-  config.pretrain.mixture.wander = 0.08  # second attempts that are a wrong chain; the rest copies the first
-  return config
+
+def report() -> ConfigDict:
+  """What is shown of a run; it changes nothing of the run itself. docs/report.md says how to read it."""
+  report = ConfigDict()
+  report.rows = 4  # conversations of each step kept in rows/train.jsonl; 0: none
+  report.every = 0  # steps between two writings of report.html; 0: at the end only
+  report.kl_budget = 10.0  # nats: KL of attempt 1 to the reference above which an alarm is raised
+  report.stop_on = ()  # names of alarms (score_jax.reporting.alarms.ALARMS) that end the run, e.g. ('sandbagged',)
+  report.tensorboard = False  # write scalars to WORKDIR/tensorboard; needs the extra `tensorboard`
+  report.wandb = ''  # project on Weights & Biases that scalars are sent to; '': none. Needs the extra `wandb`
+  return report
+
+
+def checkpoint() -> ConfigDict:
+  """What is kept."""
+  checkpoint = ConfigDict()
+  checkpoint.every = 10  # steps between checkpoints
+  checkpoint.keep = 2  # newest checkpoints kept, beside the best
+  checkpoint.best_window = 10  # steps of the last stage whose mean training return decides the best
+  return checkpoint
+
+
+def faults() -> ConfigDict:
+  """What ends a run early, and when. docs/faults.md has the exit codes."""
+  faults = ConfigDict()
+  # Seconds that a step may still take after SIGTERM or Ctrl-C; then the state before it is saved. A save comes on top.
+  faults.grace_seconds = 25.0
+  faults.max_failed_saves = 3  # checkpoints in a row that may fail to be saved; then exit code 75
+  faults.forget_best = False  # go on, once, from a run whose best checkpoint is damaged
+  # A phase of a step (sample, reference, grade, update, save, evaluate, ...) that takes longer than `stuck_factor`
+  # times its slowest so far, and than `stuck_seconds`, is stuck: stacks to WORKDIR/stuck-*.txt, exit code 75.
+  faults.stuck_factor = 5.0  # 0: wait for ever
+  faults.stuck_seconds = 300.0
+  faults.stuck_first_seconds = 3600.0  # instead, the first time: programs are compiled
+  faults.max_rejected = 0.01  # share of the newest 200 steps that may be rejected; 0: no such limit
+  # Limits that stop a run (exit code 70) when three steps in a row are above them. 0: none.
+  faults.kl_stop = 0.0  # nats of an attempt's KL to the reference, mean over rows
+  faults.mismatch_stop = 0.0  # nats between sampler and trainer in a token's log-probability, mean of the absolute
+  return faults
+
+
+def mesh() -> ConfigDict:
+  """Devices."""
+  mesh = ConfigDict()
+  mesh.data = -1  # copies of the model; -1: all devices that fsdp and tensor leave
+  mesh.fsdp = 1  # devices over which parameters and optimizer are spread
+  mesh.tensor = 1  # devices over which heads, feed-forward and vocabulary are spread
+  return mesh
+
+
+def hosts() -> ConfigDict:
+  """How long processes wait for each other, where a run has several (--distributed)."""
+  hosts = ConfigDict()
+  hosts.init_seconds = 300  # until all are there
+  hosts.heartbeat_seconds = 100  # without a sign of life after which one is lost
+  hosts.barrier_seconds = 1800  # until one comes where the others are; longer than to export or compile takes
+  return hosts
+
+
+def pretrain() -> ConfigDict:
+  """Only mode 'pretrain' reads it: configs/pretrain_countdown.py."""
+  pretrain = ConfigDict()
+  pretrain.conversations = 500_000  # made once, then drawn from
+  pretrain.rows = 256  # conversations a step
+  pretrain.steps = 3600
+  pretrain.width = 64  # D
+  pretrain.layers = 4  # N
+  pretrain.heads = 4  # H = K
+  pretrain.ffn = 192  # F
+  pretrain.init_scale = 0.05  # standard deviation of initial matrices
+  pretrain.mixture = ConfigDict()
+  pretrain.mixture.first_wrong = 0.6  # conversations whose first attempt is wrong (context without loss)
+  pretrain.mixture.first_forced = 0.5  # of those: chains that write the target down regardless
+  pretrain.mixture.look_back = 0.25  # second attempts that judge the first, then repeat or mend it
+  pretrain.mixture.wander = 0.08  # second attempts that are a wrong chain; the rest copies the first
+  return pretrain
 
 
 def stage1() -> ConfigDict:
@@ -126,6 +247,9 @@ def stage1() -> ConfigDict:
   stage.pays = (0.0, 1.0)  # weight of each attempt's own correctness
   stage.bonus = (0.0, 0.0)  # alpha: weight of the gain over the attempt before
   stage.kl = (0.1, 0.01)  # beta of each attempt: (beta2, beta1) of the paper
+  # KL in nats that each attempt is steered to, its beta multiplied up or down a little every step: e.g. (0.05, 0.0); 0
+  # leaves an attempt's beta as it is, () all of them.
+  stage.kl_budget = ()
   stage.gamma = 0.0  # how far an attempt answers for the rewards of later ones
   stage.reference = 'base'  # what the KL is to: 'base' (model.path), or 'stage_start', the policy as the stage begins
   stage.offline_first = 0.0  # fraction of problems whose first attempts come from the base and are not trained

@@ -2,10 +2,11 @@
 
 compile    the programs of a run for a TPU topology that is not here: seconds, bytes a chip, collectives (--topology)
 import     host memory and seconds of reading an HF folder of that shape into device arrays (Linux; --folder)
+numerics   the fast paths of this machine against the plain ones, in numbers (--shape, --layers)
 rollout    tokens per second of the compiled rollout with random weights (--rows, --prompt, --attempts, --instruction)
 step       seconds by phase of whole training steps, and the devices' idle share (--problems, --folder, ...)
-verify     the fast paths of this machine against the plain ones, in numbers (--shape, --layers)
 update     seconds, share of the matmul rate and memory of the compiled update (--rows, --slots, --remat, ...)
+verify     answers graded per second, and the time of one (--verifier, --rows, --workers)
 """
 
 import dataclasses
@@ -39,6 +40,8 @@ _LAYERS = flags.DEFINE_integer('layers', 0, "update: instead of the shape's own"
 _VOCAB = flags.DEFINE_integer('vocab', 0, "update: instead of the shape's own", lower_bound=0)
 _MESH = flags.DEFINE_list('mesh', ['-1', '1', '1'], 'data,fsdp,tensor')
 _TOPOLOGY = flags.DEFINE_string('topology', 'v5e:4x4', 'compile: a TPU topology')
+_VERIFIER = flags.DEFINE_enum('verifier', 'math', ['text', 'countdown', 'math', 'code'], 'verify: which')
+_WORKERS = flags.DEFINE_integer('workers', 0, 'verify: processes; 0: one for each core', lower_bound=0)
 _PROFILE = flags.DEFINE_string('profile', '', 'a folder: trace the benchmark into it, and print where the time went')
 _REPEATS = flags.DEFINE_integer('repeats', 3, 'rollout, update: the median of so many is given', lower_bound=1)
 
@@ -54,6 +57,7 @@ def main(name: str) -> None:
     'rollout': _rollout,
     'step': _step,
     'update': _update,
+    'numerics': _numerics,
     'verify': _verify,
   }
   if name not in benches:
@@ -100,6 +104,12 @@ def _update() -> dict:
   from score_jax.benchmarks import updates
 
   return updates.measure(_setting(updates.Setting))
+
+
+def _numerics() -> dict:
+  from score_jax.benchmarks import numerics
+
+  return numerics.measure(_setting(numerics.Setting))
 
 
 def _verify() -> dict:

@@ -13,15 +13,20 @@ from score_jax.errors import ConfigError
 from score_jax.models.lora import Lora
 from score_jax.tasks.countdown import CountdownSpec
 from score_jax.tasks.countdown_base import Mixture
+from score_jax.tasks.jsonl import JsonlSpec
+from score_jax.tasks.mbpp import MbppSpec
+from score_jax.tasks.problems import DataSpec
 from score_jax.types import KL_FORMS
 from score_jax.types import REFERENCES
 from score_jax.types import SCHEDULES
 from score_jax.types import Stage
 from score_jax.types import StageOptim
+from score_jax.verifiers.registry import GradingSpec
 
 MODES = ('score', 'pretrain')
 DTYPES = ('auto', 'float32', 'bfloat16')
 CACHE_DTYPES = ('auto', 'float32', 'bfloat16', 'float8_e4m3fn')
+LONG_PROMPTS = ('error', 'drop')
 REMATS = ('none', 'dots', 'full')  # names of models.decoder.REMATS
 
 
@@ -36,12 +41,18 @@ class ModelConfig:
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
   name: str
+  evaluate: str
+  data: DataSpec
+  prompt: str
+  long_prompts: str
   system: str
   instruction: str
   chat_template: str
   examples: str
   date: str
   countdown: CountdownSpec
+  mbpp: MbppSpec
+  jsonl: JsonlSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +102,16 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReportConfig:
+  rows: int
+  every: int
+  kl_budget: float
+  stop_on: tuple[str, ...]
+  tensorboard: bool
+  wandb: str
+
+
+@dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
   every: int
   keep: int
@@ -98,10 +119,30 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class FaultsConfig:
+  grace_seconds: float
+  max_failed_saves: int
+  forget_best: bool
+  stuck_factor: float
+  stuck_seconds: float
+  stuck_first_seconds: float
+  max_rejected: float
+  kl_stop: float
+  mismatch_stop: float
+
+
+@dataclasses.dataclass(frozen=True)
 class MeshConfig:
   data: int
   fsdp: int
   tensor: int
+
+
+@dataclasses.dataclass(frozen=True)
+class HostsConfig:
+  init_seconds: int
+  heartbeat_seconds: int
+  barrier_seconds: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +170,7 @@ class RunConfig:
   model: ModelConfig
   lora: Lora
   task: TaskConfig
+  grading: GradingSpec
   batch: BatchConfig
   sampling: SamplingConfig
   visits: tuple[Stage, ...]
@@ -136,8 +178,11 @@ class RunConfig:
   loss: LossConfig
   optim: OptimConfig
   eval: EvalConfig
+  report: ReportConfig
   checkpoint: CheckpointConfig
+  faults: FaultsConfig
   mesh: MeshConfig
+  hosts: HostsConfig
   pretrain: PretrainConfig
 
   @property
@@ -248,6 +293,7 @@ def _check(run: RunConfig) -> None:
   _one_of('config.mode', run.mode, MODES)
   _one_of('config.model.dtype', run.model.dtype, DTYPES)
   _one_of('config.sampling.cache_dtype', run.sampling.cache_dtype, CACHE_DTYPES)
+  _one_of('config.task.long_prompts', run.task.long_prompts, LONG_PROMPTS)
   _one_of('config.model.remat', run.model.remat, REMATS)
   _require(run.model.logits_mb > 0, f'config.model.logits_mb = {run.model.logits_mb} must be above 0')
   _one_of('config.loss.kl_form', run.loss.kl_form, KL_FORMS)
@@ -265,10 +311,20 @@ def _check(run: RunConfig) -> None:
       f'config.optim.warmup_steps = {run.optim.warmup_steps} must be below config.pretrain.steps = '
       f'{run.pretrain.steps}',
     )
-  try:
-    run.task.countdown.check()
-  except ValueError as error:
-    raise ConfigError(f'config.task.countdown.{error}') from error
+  for where, section in (
+    ('task.countdown', run.task.countdown),
+    ('task.mbpp', run.task.mbpp),
+    ('task.jsonl', run.task.jsonl),
+    ('grading', run.grading),
+  ):
+    try:
+      section.check()
+    except ValueError as error:
+      raise ConfigError(f'config.{where}.{error}') from error
+  _require(
+    not run.task.prompt or (run.task.name != 'countdown' and '{question}' in run.task.prompt),
+    f'config.task.prompt = {run.task.prompt!r} must hold {{question}}; countdown has config.task.countdown.prompt',
+  )
 
 
 def _check_numbers(run: RunConfig) -> None:
@@ -282,18 +338,32 @@ def _check_numbers(run: RunConfig) -> None:
     ('checkpoint.every', run.checkpoint.every),
     ('checkpoint.keep', run.checkpoint.keep),
     ('checkpoint.best_window', run.checkpoint.best_window),
-    ('eval.problems', run.eval.problems),
+    ('faults.max_failed_saves', run.faults.max_failed_saves),
+    ('hosts.init_seconds', run.hosts.init_seconds),
+    ('hosts.heartbeat_seconds', run.hosts.heartbeat_seconds),
+    ('hosts.barrier_seconds', run.hosts.barrier_seconds),
   ):
     _require(value >= 1, f'config.{where} = {value} must be 1 or more')
   for where, value in (
     ('max_steps', run.max_steps),
+    ('eval.problems', run.eval.problems),
     ('eval.every', run.eval.every),
+    ('report.rows', run.report.rows),
+    ('report.every', run.report.every),
+    ('report.kl_budget', run.report.kl_budget),
     ('optim.learning_rate', run.optim.learning_rate),
     ('optim.clip_norm', run.optim.clip_norm),
     ('optim.weight_decay', run.optim.weight_decay),
     ('loss.importance_cap', run.loss.importance_cap),
     ('lora.rank', run.lora.rank),
     ('sampling.lanes', run.sampling.lanes),
+    ('faults.grace_seconds', run.faults.grace_seconds),
+    ('faults.stuck_factor', run.faults.stuck_factor),
+    ('faults.stuck_seconds', run.faults.stuck_seconds),
+    ('faults.stuck_first_seconds', run.faults.stuck_first_seconds),
+    ('faults.max_rejected', run.faults.max_rejected),
+    ('faults.kl_stop', run.faults.kl_stop),
+    ('faults.mismatch_stop', run.faults.mismatch_stop),
   ):
     _require(0 <= value < float('inf'), f'config.{where} = {value} must be 0 or more')
   budgets = run.sampling.attempt_tokens
@@ -347,6 +417,13 @@ def _check_stage(stage: Stage, run: RunConfig) -> None:
     )
   _require(stage.bonus[0] == 0, f'{where}.bonus = {stage.bonus}: the first must be 0, nothing comes before attempt 1')
   _require(min(stage.kl) >= 0, f'{where}.kl = {stage.kl} must not be negative')
+  budgets = stage.kl_budget or (0.0,) * run.attempts
+  _require(
+    len(budgets) == run.attempts
+    and all(budget == 0 or (budget > 0 and beta > 0) for budget, beta in zip(budgets, stage.kl, strict=True)),
+    f'{where}.kl_budget = {stage.kl_budget} must be () or one value per attempt, 0 or above; above 0 it needs a '
+    f'{where}.kl above 0 to begin from',
+  )
   _require(0 <= stage.gamma <= 1, f'{where}.gamma = {stage.gamma} must lie in 0..1')
   _require(0 <= stage.offline_first <= 1, f'{where}.offline_first = {stage.offline_first} must lie in 0..1')
   _require(
@@ -363,15 +440,19 @@ def as_dict(run: RunConfig) -> dict[str, Any]:
 def identity(run: RunConfig) -> dict[str, Any]:
   """What must be the same for a run to be continued; never how long, where, how often saved or evaluated.
 
-  The model and tokenizer are added to it as hashes of their files (`storage.run_folder`).
+  The model, the tokenizer and the training data are added to it as hashes (`training.run`).
   """
   everything = as_dict(run)
-  keep = ('mode', 'seed', 'init_from', 'lora', 'task', 'batch', 'sampling', 'visits', 'offline_pool', 'loss', 'optim')
-  chosen = {name: everything[name] for name in keep}
+  keep = ('mode', 'seed', 'init_from', 'lora', 'task', 'grading', 'batch', 'sampling', 'visits', 'offline_pool')
+  chosen = {name: everything[name] for name in (*keep, 'loss', 'optim')}
   chosen['optim'].pop('max_rejected_in_a_row')
   # Where and in what order the same sums are made, like the mesh.
   chosen['batch'].pop('pack')
   chosen['sampling'].pop('lanes')
+  chosen['grading'].pop('workers')
+  # What is trained on is known by its hash, wherever its files lie; held-out problems decide nothing.
+  chosen['task'].pop('data')
+  chosen['task'].pop('evaluate')
   if not run.lora.rank:
     chosen['lora'] = dict(rank=0)  # the rest means nothing then
   chosen['best'] = dict(window=run.checkpoint.best_window, every=run.checkpoint.every)

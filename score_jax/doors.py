@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import errno
 import functools
 import pathlib
 import runpy
 import sys
+from typing import TYPE_CHECKING
 
 from absl import app
 from absl import flags
@@ -13,10 +15,18 @@ from absl import logging
 from ml_collections import ConfigDict
 from ml_collections import config_flags
 
-from score_jax.config import RunConfig
-from score_jax.config import from_config_dict
 from score_jax.errors import ConfigError
+from score_jax.errors import TryAgainError
 from score_jax.errors import UserError
+from score_jax.faults import secrets
+from score_jax.faults import signals
+
+if TYPE_CHECKING:
+  from score_jax.config import RunConfig
+
+signals.install()  # before jax is imported: a signal in those seconds ends the process as it does later
+# What goes away by itself, or can be mended outside.
+_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 
 
 def define_config() -> flags.FlagHolder:
@@ -24,9 +34,35 @@ def define_config() -> flags.FlagHolder:
   return config_flags.DEFINE_config_file('config', None, 'a configuration file, e.g. configs/quickstart.py')
 
 
-def run_config(holder: flags.FlagHolder) -> RunConfig:
+def run_config(holder: flags.FlagHolder) -> 'RunConfig':
   """The checked configuration of the command line."""
+  from score_jax.config import from_config_dict
+
   return from_config_dict(holder.value)
+
+
+def define_distributed() -> flags.FlagHolder:
+  """The flag --distributed, for `join_hosts`."""
+  return flags.DEFINE_string(
+    'distributed',
+    'auto',
+    'how this process finds the others of its run: off; tpu or slurm, through JAX; local:HOST:PORT,N,I, number I of N, '
+    'with a free port on number 0; auto: tpu or slurm where TPU_WORKER_HOSTNAMES or SLURM_STEP_NUM_TASKS name several, '
+    'else off',
+  )
+
+
+def join_hosts(holder: flags.FlagHolder, config: 'RunConfig') -> None:
+  """Connects this process with the others of its run; before any device is used."""
+  from score_jax.parallel import hosts
+
+  times = config.hosts
+  hosts.start(
+    holder.value,
+    init_seconds=times.init_seconds,
+    heartbeat_seconds=times.heartbeat_seconds,
+    barrier_seconds=times.barrier_seconds,
+  )
 
 
 def config_name() -> str:
@@ -39,21 +75,36 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
 
   Args:
     main: called with the values of `arguments`.
-    arguments: names of what the command line must hold beside flags.
+    arguments: names of what the command line must hold beside flags; after a last '...' there may be more.
   """
 
   def guarded(argv: Sequence[str]) -> None:
     try:
       main(*argv[1:])
-    except UserError as error:
-      _fail(error)
+    except BaseException as error:
+      error = _judged(error)
+      if 'score_jax.parallel.hosts' in sys.modules:  # else this process can not be one of several
+        sys.modules['score_jax.parallel.hosts'].end(error)
+      if isinstance(error, UserError):
+        _fail(error)
+      raise
+    finally:
+      signals.over()
 
+  secrets.guard()
   logging.set_verbosity(logging.WARNING)
   app.run(guarded, flags_parser=functools.partial(_parse, arguments=arguments))
 
 
+def _judged(error: BaseException) -> BaseException:
+  """The error, or what it means to a user where it is the machine's."""
+  if isinstance(error, OSError) and error.errno in _MACHINE:
+    return TryAgainError(f'{error}; mend that, then run the same command again')
+  return error
+
+
 def _fail(error: UserError) -> None:
-  print(f'error: {error}', file=sys.stderr, flush=True)
+  print(secrets.redacted(f'error: {error}'), file=sys.stderr, flush=True)
   sys.exit(error.exit_code)
 
 
@@ -63,6 +114,8 @@ def _parse(argv: Sequence[str], arguments: tuple[str, ...]) -> Sequence[str]:
     if 'config' in flags.FLAGS and not any(arg.startswith('--help') for arg in argv):
       _check_overrides(argv, _config_file(argv))
     rest = flags.FLAGS(argv)
+    if arguments[-1:] == ('...',):
+      arguments = arguments[:-1] + ('',) * (len(rest) - len(arguments))
     if len(rest) - 1 > len(arguments):
       raise ConfigError(f'unknown argument {rest[-1]!r}; flags are written --name=value')
     if len(rest) - 1 < len(arguments):

@@ -1,9 +1,20 @@
-"""What goes wrong for a reason that the user can mend.
+"""What goes wrong for a reason that the user can mend, and what a process's exit code says.
 
 Every message names the field or file, the value found there and the remedy. The doors (`main`, `evaluate`,
 `export`, `inspect`, `bench`) print it as one line and exit with the code beside it; anything else is a bug and keeps
 its traceback.
 """
+
+# The one table of exit codes. 65, 70, 75 and 78 are those of sysexits.h. Code 1 is a bug, with its traceback.
+EXIT_CODES = {
+  0: 'done',
+  65: 'a model folder, data file or checkpoint can not be used: the same command ends the same way',
+  69: 'supervise gave up: too many restarts without progress',
+  70: 'numerics: training left its limits; the last good checkpoint is kept',
+  75: 'stopped or hindered from outside: run the same command again',
+  76: 'stopped by an alarm that config.report.stop_on names; that step is saved',
+  78: 'configuration: a field, flag or folder is wrong',
+}
 
 
 class UserError(Exception):
@@ -24,7 +35,29 @@ class DataError(UserError):
   exit_code = 65
 
 
+class SandboxError(UserError):
+  """This host can't hold programs that nobody has read, or the sandbox did not start."""
+
+  exit_code = 78
+
+
+class StoppedError(UserError):
+  """An alarm that config.report.stop_on names has sounded; everything up to that step is saved."""
+
+  exit_code = 76
+
+
 class NumericsError(UserError):
-  """Training produced non-finite numbers too often in a row."""
+  """Training produced non-finite numbers, or left a limit that the configuration sets."""
 
   exit_code = 70
+
+
+class TryAgainError(UserError):
+  """The same command, run again, goes on: the run was stopped, or the machine failed it."""
+
+  exit_code = 75
+
+
+class HostError(TryAgainError):
+  """A host of the run was lost, came late or fell out of step: nothing is wrong with the input; start all again."""

@@ -1,15 +1,17 @@
 """Trains: `python -m score_jax.main --config=configs/quickstart.py [--workdir=DIR] [--config.FIELD=VALUE ...]`.
 
-The same command goes on with a run that was cut off.
+The same command goes on with a run that was cut off. Several hosts run the same command each, with --distributed.
 """
 
 from absl import flags
 
 from score_jax import doors
+from score_jax.errors import ConfigError
 
 _CONFIG = doors.define_config()
 _WORKDIR = flags.DEFINE_string('workdir', '', 'the run folder; default: runs/<name of the config file>')
 
+_DISTRIBUTED = doors.define_distributed()
 _PROFILE = flags.DEFINE_integer(
   'profile', 0, 'trace so many steps, from the third on, to WORKDIR/profile (TensorBoard, XProf)', lower_bound=0
 )
@@ -17,19 +19,31 @@ _PROFILE = flags.DEFINE_integer(
 
 def main() -> None:
   config = doors.run_config(_CONFIG)
+  doors.join_hosts(_DISTRIBUTED, config)
   workdir = _WORKDIR.value or f'runs/{doors.config_name()}'
+
+  from score_jax.parallel import hosts
+
   if config.mode == 'pretrain':
+    if hosts.count() > 1:
+      raise ConfigError("config.mode = 'pretrain' runs on one host; leave out --distributed")
     from score_jax.training import pretrain
 
     pretrain.pretrain(config, workdir)
   else:
+    from score_jax.faults import watchdog
     from score_jax.reporting import profile
     from score_jax.training import loop
     from score_jax.training import run
 
-    opened = run.open_run(config, workdir)
-    traced = profile.Tracer(opened.folder.path / 'profile', _PROFILE.value) if _PROFILE.value else profile.NO_TRACE
-    loop.train(opened, traced)
+    faults = config.faults
+    patience = watchdog.Patience(faults.stuck_first_seconds, faults.stuck_seconds, faults.stuck_factor)
+    with watchdog.watching(workdir, patience):
+      with watchdog.phase('open'):
+        opened = run.open_run(config, workdir)
+      wanted = _PROFILE.value if hosts.is_main() else 0
+      traced = profile.Tracer(opened.folder.path / 'profile', wanted) if wanted else profile.NO_TRACE
+      loop.train(opened, traced)
 
 
 if __name__ == '__main__':

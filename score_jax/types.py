@@ -23,6 +23,7 @@ class Problem:
   id: str
   question: str  # the first user turn, in full
   reference: dict  # the verifier's; never part of a prompt
+  tags: dict[str, str] = dataclasses.field(default_factory=dict)  # what results are split by: level, subject
 
 
 class Verdict(enum.IntEnum):
@@ -86,3 +87,4 @@ class Stage:
   reference: str  # one of REFERENCES
   offline_first: float  # fraction of problems whose first attempt comes from the base, untrained
   optim: StageOptim
+  kl_budget: tuple[float, ...] = ()  # [A] nats that an attempt's KL is steered to by adapting beta; 0 or (): fixed

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import tiny
 
-from score_jax.benchmarks import compiling
 from score_jax.benchmarks import rollouts
-from score_jax.benchmarks import updates
 from score_jax.models import weights
+from score_jax.planning import floors
 from score_jax.reporting import profile
 
 
@@ -25,20 +24,7 @@ def test_flops_of_an_update_count_products_and_the_causal_half_of_attention(tied
   everything = weights.weight_table(config).parameters()
   looked_up = 0 if tied else config.vocab * config.width
   attention = 6 * config.layers * config.heads * config.head_width * (3**2 + 5**2)
-  assert updates.update_flops(config, np.array([3, 5])) == 6 * (everything - looked_up) * 8 + attention
-
-
-def test_collectives_are_counted_by_kind_with_what_they_yield():
-  program = """
-    %a = bf16[2,500000]{1,0} all-gather(%x), dimensions={0}
-    %b = (f32[10]{0}, f32[250000]{0}) all-gather-start(%y), dimensions={0}
-    %c = (f32[250000]{0}, f32[250000]{0}) all-reduce(%p, %q), to_apply=%add
-    %d = f32[8]{0} add(%e, %f)
-  """
-  assert compiling.collectives(program) == {
-    'all-gather': dict(count=2, mb=3.0),
-    'all-reduce': dict(count=1, mb=2.0),
-  }
+  assert floors.update_flops(config, np.array([3, 5])) == 6 * (everything - looked_up) * 8 + attention
 
 
 def test_idle_time_is_what_no_interval_covers():

@@ -159,38 +159,21 @@ EXAMPLES = tuple(
 )
 
 
-def byte_tokenizer(template, specials=('<|im_start|>', '<|im_end|>'), merges=(), **named):
-  """A byte-level tokenizer, one id a byte but for `merges`, with the special tokens of a template."""
-  import tokenizers
-  from tokenizers import decoders
-  from tokenizers import models
-  from tokenizers import pre_tokenizers
-  import transformers
-
-  pieces = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in merges)]
-  core = tokenizers.Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, list(merges)))
-  core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-  core.decoder = decoders.ByteLevel()
-  return transformers.PreTrainedTokenizerFast(
-    tokenizer_object=core, extra_special_tokens=list(specials), chat_template=template, **named
-  )
-
-
 def chatml_tokenizer():
-  return byte_tokenizer(tokenizer_module._named_template('bundled:chatml'))
+  return tiny.byte_tokenizer(tokenizer_module._named_template('bundled:chatml'))
 
 
 def llama_tokenizer(template=LLAMA32):
   specials = ('<|begin_of_text|>', '<|start_header_id|>', '<|end_header_id|>', '<|eot_id|>')
-  return byte_tokenizer(template, specials, bos_token='<|begin_of_text|>')
+  return tiny.byte_tokenizer(template, specials, bos_token='<|begin_of_text|>')
 
 
 def gemma_tokenizer(template=GEMMA2):
-  return byte_tokenizer(template, ('<bos>', '<eos>', '<start_of_turn>', '<end_of_turn>'), bos_token='<bos>')
+  return tiny.byte_tokenizer(template, ('<bos>', '<eos>', '<start_of_turn>', '<end_of_turn>'), bos_token='<bos>')
 
 
 def mistral_tokenizer(template, specials=('<s>', '</s>', '[INST]', '[/INST]')):
-  return byte_tokenizer(template, specials, bos_token='<s>', eos_token='</s>')
+  return tiny.byte_tokenizer(template, specials, bos_token='<s>', eos_token='</s>')
 
 
 def opened(tokenizer, folder, system='', instructions=(AGAIN,), prompt_tokens=200, examples=(), date=tiny.DATE):
@@ -252,7 +235,7 @@ LLAMA_TEXT = (
 )
 FAMILIES = {
   'chatml': (chatml_tokenizer, CHATML_TEXT, '<|im_end|>', ''),
-  'qwen2.5': (lambda: byte_tokenizer(QWEN25), CHATML_TEXT, '<|im_end|>', ''),
+  'qwen2.5': (lambda: tiny.byte_tokenizer(QWEN25), CHATML_TEXT, '<|im_end|>', ''),
   'llama3.2': (llama_tokenizer, LLAMA_TEXT, '<|eot_id|>', ''),
   'gemma2': (gemma_tokenizer, GEMMA_TEXT, '<end_of_turn>', ''),
   'gemma3': (lambda: gemma_tokenizer(GEMMA3), GEMMA_TEXT, '<end_of_turn>', ''),
@@ -341,14 +324,14 @@ def test_attempts_are_one_more_than_feeds(tmp_path):
 )
 def test_a_template_that_rewrites_history_is_refused_with_both_texts_and_the_remedy(template, difference, tmp_path):
   with pytest.raises(DataError, match=r'rewrites history: ') as error:
-    opened(byte_tokenizer(template), tmp_path)
+    opened(tiny.byte_tokenizer(template), tmp_path)
   assert difference in str(error.value)
   assert "config.task.chat_template='bundled:chatml' or a .jinja file" in str(error.value)
   assert '\n' not in str(error.value)
 
 
 def test_every_seam_is_proved_with_all_earlier_answers_in_place(tmp_path):
-  tokenizer = byte_tokenizer(ONLY_TWO_ANSWERS)
+  tokenizer = tiny.byte_tokenizer(ONLY_TWO_ANSWERS)
   assert len(opened(tokenizer, tmp_path).feeds) == 1
   with pytest.raises(DataError, match='rewrites history'):
     opened(tokenizer, tmp_path, instructions=(AGAIN, THIRD))
@@ -356,11 +339,11 @@ def test_every_seam_is_proved_with_all_earlier_answers_in_place(tmp_path):
 
 def test_a_template_whose_text_after_an_answer_depends_on_it_is_refused(tmp_path):
   with pytest.raises(DataError, match=r"depends on it: is '<\|im_end\|>.* or '!<\|im_end\|>"):
-    opened(byte_tokenizer(THOUGHT_TWICE), tmp_path)
+    opened(tiny.byte_tokenizer(THOUGHT_TWICE), tmp_path)
 
 
 def test_bundled_chatml_is_the_remedy_for_templates_that_delete_thinking(tmp_path):
-  byte_tokenizer(QWEN3).save_pretrained(tmp_path)
+  tiny.byte_tokenizer(QWEN3).save_pretrained(tmp_path)
   with pytest.raises(DataError, match='bundled:chatml'):
     opened(load_tokenizer(tmp_path), tmp_path)
   tokenizer = load_tokenizer(tmp_path, 'bundled:chatml')
@@ -385,7 +368,7 @@ def test_bundled_chatml_is_the_remedy_for_templates_that_delete_thinking(tmp_pat
 )
 def test_a_template_whose_answers_have_no_special_end_is_refused(template, message, tmp_path):
   with pytest.raises(DataError, match=message):
-    opened(byte_tokenizer(template), tmp_path)
+    opened(tiny.byte_tokenizer(template), tmp_path)
 
 
 END_E = (
@@ -403,19 +386,19 @@ END_E = (
 )
 def test_a_template_whose_text_merges_with_answers_is_refused_with_the_tokens(template, merge, message, tmp_path):
   with pytest.raises(DataError, match=message):
-    opened(byte_tokenizer(template, merges=(merge,)), tmp_path)
+    opened(tiny.byte_tokenizer(template, merges=(merge,)), tmp_path)
 
 
 @pytest.mark.parametrize('fails', ["{{ 1 + 'a' }}", '{{ 1 / 0 }}', '{% if %}', "{{ raise_exception('a\nb') }}"])
 def test_a_template_that_fails_is_one_line_of_error(fails, tmp_path):
   with pytest.raises(DataError, match=r'chat template: \w+Error: .*config\.task\.chat_template') as error:
-    opened(byte_tokenizer(fails + QWEN25), tmp_path)
+    opened(tiny.byte_tokenizer(fails + QWEN25), tmp_path)
   assert '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize('system', ['Think hard.', 'question', 'You are a helpful assistant.', ' Think hard. \n'])
 def test_a_system_prompt_takes_the_system_turn(system, tmp_path):
-  tokenizer = byte_tokenizer(QWEN25)
+  tokenizer = tiny.byte_tokenizer(QWEN25)
   made = opened(tokenizer, tmp_path, system=system)
   assert text_of(tokenizer, made.prompt_ids(problem())) == (
     f'<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{FIRST}<|im_end|>\n<|im_start|>assistant\n'
@@ -425,7 +408,7 @@ def test_a_system_prompt_takes_the_system_turn(system, tmp_path):
 
 @pytest.mark.parametrize('template', [REFUSES_SYSTEM + TURN + OPEN + "m['content']" + CLOSE + ASK, IGNORES_SYSTEM])
 def test_a_system_prompt_without_a_system_turn_joins_the_first_user_turn(template, tmp_path):
-  tokenizer = byte_tokenizer(template)
+  tokenizer = tiny.byte_tokenizer(template)
   made = opened(tokenizer, tmp_path, system='Think hard.')
   assert text_of(tokenizer, made.prompt_ids(problem())) == (
     f'<|im_start|>user\nThink hard.\n\n{FIRST}<|im_end|>\n<|im_start|>assistant\n'
@@ -467,15 +450,15 @@ def test_a_system_prompt_without_a_turn_joins_the_first_example(tmp_path):
 
 def test_the_proof_covers_the_examples(tmp_path):
   only_short = "{% if messages|length > 4 %}{{ raise_exception('too many turns') }}{% endif %}" + QWEN25
-  opened(byte_tokenizer(only_short), tmp_path)
+  opened(tiny.byte_tokenizer(only_short), tmp_path)
   with pytest.raises(DataError, match='too many turns'):
-    opened(byte_tokenizer(only_short), tmp_path, examples=EXAMPLES)
+    opened(tiny.byte_tokenizer(only_short), tmp_path, examples=EXAMPLES)
 
 
 @pytest.mark.parametrize('bos', ['<s>', None])
 def test_bundled_plain_prompts_a_base_model_with_examples_that_end_in_eos(bos, tmp_path):
   named = dict(eos_token='</s>') | (dict(bos_token=bos) if bos else {})
-  byte_tokenizer(None, ('<s>', '</s>'), **named).save_pretrained(tmp_path)
+  tiny.byte_tokenizer(None, ('<s>', '</s>'), **named).save_pretrained(tmp_path)
   tokenizer = load_tokenizer(tmp_path, 'bundled:plain')
   made = opened(tokenizer, tmp_path, system='Think hard.', examples=EXAMPLES)
   text = (
@@ -490,7 +473,7 @@ def test_bundled_plain_prompts_a_base_model_with_examples_that_end_in_eos(bos, t
 
 
 def test_bundled_plain_needs_an_eos_token(tmp_path):
-  byte_tokenizer(None).save_pretrained(tmp_path)
+  tiny.byte_tokenizer(None).save_pretrained(tmp_path)
   with pytest.raises(DataError, match='no eos_token'):
     opened(load_tokenizer(tmp_path, 'bundled:plain'), tmp_path)
 
@@ -545,14 +528,14 @@ def test_templates_are_told_the_configured_date_and_never_ask_the_clock(tmp_path
   assert 'Today Date: 05 Mar 2025\n' in text_of(tokenizer, made.prompt_ids(problem()))
   today = rendered(tokenizer, [turn('user', 'a')], date=datetime.date.today().isoformat())
   assert today == tokenizer.apply_chat_template([turn('user', 'a')], tokenize=False, add_generation_prompt=True)
-  times = byte_tokenizer('{{ strftime_now("%Y-%m-%d %H:%M:%S") }}')
+  times = tiny.byte_tokenizer('{{ strftime_now("%Y-%m-%d %H:%M:%S") }}')
   assert rendered(times, [turn('user', 'a')], date='1999-12-31') == '1999-12-31 00:00:00'
 
 
 @pytest.mark.parametrize('start', ['', '\n', '  ', '\n  ', '{# a #}\n', '  {%- if true %}\n  {% endif %}'])
 def test_the_date_changes_nothing_else_of_a_template(start):
   template = start + '{% set day = strftime_now("%Y") %}\n  {% if day %}a{% endif %}\n b'
-  tokenizer = byte_tokenizer(template)
+  tokenizer = tiny.byte_tokenizer(template)
   assert rendered(tokenizer, [turn('user', 'a')]) == tokenizer.apply_chat_template(
     [turn('user', 'a')], tokenize=False, add_generation_prompt=True
   )
@@ -615,7 +598,9 @@ def test_texts_have_neither_an_end_of_turn_that_is_not_special_nor_tidied_spaces
   tidy = dict.fromkeys(
     ('clean_up_tokenization_spaces', 'clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output'), True
   )
-  tokenizer = byte_tokenizer(tokenizer_module._named_template('bundled:chatml').replace('<|im_end|>', '<end>'), **tidy)
+  tokenizer = tiny.byte_tokenizer(
+    tokenizer_module._named_template('bundled:chatml').replace('<|im_end|>', '<end>'), **tidy
+  )
   tokenizer.add_tokens(['<end>'])
   made = opened(tokenizer, tmp_path)
   assert made.end_of_turn not in tokenizer.all_special_ids

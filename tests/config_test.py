@@ -51,6 +51,7 @@ def test_integers_pass_for_floats_and_nothing_else_is_converted():
     ({'batch.samples': 1}, r'config.batch.samples = 1: the leave-one-out baseline needs at least 2'),
     ({'batch.micro_batches': 3}, r'config.batch.micro_batches = 3 must divide config.batch.problems = 4'),
     ({'sampling.attempt_tokens': (6, 0)}, r'config.sampling.attempt_tokens = \(6, 0\)'),
+    ({'report.rows': -1}, r'config.report.rows = -1 must be 0 or more'),
     ({'sampling.lanes': -1}, r'config.sampling.lanes = -1 must be 0 or more'),
     ({'sampling.cache_dtype': 'int8'}, r"config.sampling.cache_dtype = 'int8' is unknown; use one of auto, float32"),
     ({'model.remat': 'some'}, r"config.model.remat = 'some' is unknown; use one of none, dots, full"),
@@ -62,6 +63,13 @@ def test_integers_pass_for_floats_and_nothing_else_is_converted():
     ({'stages.stage1.pays': (1.0,)}, r'config.stages.stage1.pays = \(1.0,\) must have one value per attempt: 2'),
     ({'stages.stage2.bonus': (1.0, 10.0)}, r'config.stages.stage2.bonus = \(1.0, 10.0\): the first must be 0'),
     ({'stages.stage2.kl': (-0.1, 0.1)}, r'config.stages.stage2.kl = .* must not be negative'),
+    ({'stages.stage2.kl_budget': (0.1,)}, r'config.stages.stage2.kl_budget = \(0.1,\) must be \(\) or one value'),
+    (
+      {'stages.stage1.kl': (0.0, 0.1), 'stages.stage1.kl_budget': (0.1, 0.0)},
+      r'needs a config.stages.stage1.kl above 0',
+    ),
+    ({'faults.max_failed_saves': 0}, r'config.faults.max_failed_saves = 0 must be 1 or more'),
+    ({'faults.grace_seconds': -1.0}, r'config.faults.grace_seconds = -1.0 must be 0 or more'),
     ({'stages.stage2.gamma': 1.5}, r'config.stages.stage2.gamma = 1.5 must lie in 0..1'),
     ({'stages.stage2.reference': 'best'}, r"config.stages.stage2.reference = 'best' is unknown"),
     ({'stages.stage1.steps': 0}, r'config.stages.stage1.steps = 0 must be 1 or more'),
@@ -94,6 +102,8 @@ def test_identity_leaves_out_how_long_where_and_how_often():
   base = configs.identity(tiny.run_config())
   same = tiny.run_config(
     **{'max_steps': 3, 'eval.problems': 9, 'mesh.fsdp': 2, 'checkpoint.keep': 5, 'optim.max_rejected_in_a_row': 9},
+    **{'faults.kl_stop': 9.0, 'faults.grace_seconds': 1.0, 'faults.forget_best': True},
+    **{'report.rows': 0, 'report.stop_on': ('copies',)},
     **{'sampling.lanes': 2, 'batch.pack': True, 'model.remat': 'full', 'compile_cache': ''},
   )
   assert configs.identity(same) == base
@@ -102,6 +112,7 @@ def test_identity_leaves_out_how_long_where_and_how_often():
     'optim.b1': 0.8,
     'sampling.cache_dtype': 'bfloat16',
     'stages.stage2.gamma': 0.5,
+    'stages.stage1.kl_budget': (0.1, 0.0),
     'task.instruction': 'Again.',
   }.items():
     assert configs.identity(tiny.run_config(**{field: value})) != base, field

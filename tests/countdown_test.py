@@ -15,7 +15,6 @@ from score_jax.tasks import countdown_base
 from score_jax.tasks import seam
 from score_jax.tasks.countdown import CountdownSpec
 from score_jax.tasks.countdown_base import Mixture
-from score_jax.types import Problem
 from score_jax.types import Verdict
 from score_jax.verifiers.countdown import grade
 from score_jax.verifiers.countdown import result_of
@@ -34,6 +33,10 @@ MIXTURE = Mixture(first_wrong=0.4, first_forced=0.5, look_back=0.3, wander=0.2)
 CONVERSATIONS = 3000
 
 CORRECT, WRONG, UNPARSED = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSED
+
+
+def verdict_of(reference, text):
+  return grade(reference, text).verdict
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,7 @@ CORRECT, WRONG, UNPARSED = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSED
   ],
 )
 def test_verdicts_of_answers_to_81_from_7_12_3(text, verdict):
-  assert grade(Problem('p', '', dict(numbers=[7, 12, 3], target=81)), text) == verdict
+  assert verdict_of(dict(numbers=[7, 12, 3], target=81), text) == verdict
 
 
 @pytest.mark.parametrize(
@@ -107,13 +110,13 @@ def test_verdicts_of_answers_to_81_from_7_12_3(text, verdict):
   ],
 )
 def test_verdicts_of_answers_to_other_problems(numbers, target, text, verdict):
-  assert grade(Problem('p', '', dict(numbers=numbers, target=target)), text) == verdict
+  assert verdict_of(dict(numbers=numbers, target=target), text) == verdict
 
 
 def test_grading_leaves_the_problem_as_it_was():
-  problem = Problem('p', '', dict(numbers=[2, 3], target=5))
-  assert [grade(problem, '2+3=5') for _ in range(2)] == [CORRECT] * 2
-  assert problem.reference == dict(numbers=[2, 3], target=5)
+  reference = dict(numbers=[2, 3], target=5)
+  assert [verdict_of(reference, '2+3=5') for _ in range(2)] == [CORRECT] * 2
+  assert reference == dict(numbers=[2, 3], target=5)
 
 
 def test_a_problem_is_a_function_of_seed_split_and_index_alone():
@@ -150,8 +153,8 @@ def test_generating_solutions_are_correct_and_values_within_limits(split, operat
       assert operation in operations
       assert 0 <= result <= 60
       assert result == result_of(left, operation, right)
-    problem = Problem('p', '', dict(numbers=numbers, target=target))
-    assert grade(problem, countdown.chain_text(steps)) == CORRECT
+    reference = dict(numbers=numbers, target=target)
+    assert verdict_of(reference, countdown.chain_text(steps)) == CORRECT
 
 
 def same_problem(problem):
@@ -265,17 +268,17 @@ def test_supervised_rows_are_a_function_of_the_seed(tokenizer, supervised):
 
 
 def parsed(question):
-  """The problem that a question of SPEC asks."""
+  """What a question of SPEC asks, as the verifier knows it."""
   words = question.split()
-  return Problem('p', question, dict(numbers=[int(word) for word in words[3:]], target=int(words[1])))
+  return dict(numbers=[int(word) for word in words[3:]], target=int(words[1]))
 
 
 def test_conversations_hold_no_heldout_problem_and_say_which_firsts_are_solutions():
   for question, first, second, solved in conversations(MIXTURE)[:500]:
     problem = parsed(question)
-    assert not countdown.is_heldout(SPEC, problem.reference['numbers'], problem.reference['target'])
-    assert (grade(problem, first) == CORRECT) == solved
-    assert grade(problem, second) in (CORRECT, WRONG)
+    assert not countdown.is_heldout(SPEC, **problem)
+    assert (verdict_of(problem, first) == CORRECT) == solved
+    assert verdict_of(problem, second) in (CORRECT, WRONG)
 
 
 def within(share, expected):
@@ -287,7 +290,7 @@ def test_shares_of_first_attempts_are_the_mixtures():
   wrong = [(parsed(question), first) for question, first, _, solved in conversations(MIXTURE) if not solved]
   assert within(len(wrong) / CONVERSATIONS, MIXTURE.first_wrong)
   # A forced one writes the target down as its last result, against arithmetic.
-  forced = sum(first.endswith(f'={problem.reference["target"]}') for problem, first in wrong)
+  forced = sum(first.endswith(f'={problem["target"]}') for problem, first in wrong)
   assert within(forced / CONVERSATIONS, MIXTURE.first_wrong * MIXTURE.first_forced)
 
 
@@ -297,15 +300,15 @@ def test_shares_of_second_attempts_are_the_mixtures_and_looking_back_is_truthful
     remark, _, chain = second.rpartition(':')
     if remark:
       assert remark + ':' == (countdown_base.RIGHT if solved else countdown_base.WRONG)
-      assert grade(parsed(question), chain) == CORRECT
+      assert verdict_of(parsed(question), chain) == CORRECT
       assert not solved or chain == first
       kinds['back'] += 1
     elif solved:
       kinds['wander' if second != first else 'copy'] += 1
-      assert second == first or grade(parsed(question), second) == WRONG
+      assert second == first or verdict_of(parsed(question), second) == WRONG
     else:
       # Here a wandering answer may happen upon the first again: not counted.
-      assert grade(parsed(question), second) == WRONG
+      assert verdict_of(parsed(question), second) == WRONG
   assert within(kinds['back'] / CONVERSATIONS, MIXTURE.look_back)
   right = 1 - MIXTURE.first_wrong
   assert within(kinds['wander'] / CONVERSATIONS, right * MIXTURE.wander)

@@ -10,14 +10,14 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / 'score_jax'
 RANKS = {
   'errors': 0, 'types': 0, 'states': 0,
-  'files': 1, 'algorithm': 1, 'models': 1, 'verifiers': 1,
+  'faults': 1, 'files': 1, 'algorithm': 1, 'models': 1, 'verifiers': 1,
   'tasks': 2, 'parallel': 2,
   'config': 3, 'sampling': 3,
   'storage': 4, 'reporting': 4,
   'training': 5,
-  'doors': 6,
-  'main': 7, 'evaluate': 7, 'export': 7, 'benchmarks': 6,
-  'inspect': 7, 'bench': 7,
+  'doors': 6, 'planning': 6,
+  'main': 7, 'evaluate': 7, 'export': 7, 'doctor': 7, 'benchmarks': 7,
+  'inspect': 7, 'bench': 8, 'grade': 7, 'supervise': 7, 'report': 7,
 }  # fmt: skip
 
 

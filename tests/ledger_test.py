@@ -14,6 +14,7 @@ from score_jax.models import weights
 from score_jax.reporting import metrics
 from score_jax.reporting import terminal
 from score_jax.reporting.ledger import ledger
+from score_jax.reporting.ledger import mcnemar
 from score_jax.reporting.ledger import wilson
 from score_jax.training import offline
 from score_jax.training import optim
@@ -54,12 +55,17 @@ def test_ledger_of_a_table_counted_by_hand():
   assert found['i_to_c'] == 3 / 8
   assert found['c_to_i'] == 1 / 8
   assert found['delta'] == 2 / 8
-  # Differences: three +1, one -1, four 0; variance (4 - 4/8) / 7 = 1/2.
-  margin = 1.959964 * math.sqrt(0.5 / 8)
-  np.testing.assert_allclose(found['intervals']['delta'], [0.25 - margin, 0.25 + margin], rtol=1e-6)
-  assert set(found['intervals']) == {'acc_t1', 'acc_t2', 'i_to_c', 'c_to_i', 'delta'}
-  for name, count in dict(acc_t1=3, acc_t2=5, i_to_c=3, c_to_i=1).items():
+  assert (found['c_to_c'], found['i_to_i']) == (2 / 8, 2 / 8)
+  assert (found['fix_rate'], found['break_rate']) == (3 / 5, 1 / 3)
+  assert found['mcnemar_p'] == 2 * (1 + 4) / 16  # one of four changes is a loss
+  assert found['between'] == [[2, 3, 1, 2]]
+  # Draws of Dirichlet(3.5, 1.5, ...): mean (3.5 - 1.5) / 10, variance (3.5 + 1.5) / 110 - 0.2^2 / 11.
+  low, high = found['intervals']['delta']
+  assert low < 0.2 < high
+  np.testing.assert_allclose(high - low, 2 * 1.96 * math.sqrt(5 / 110 - 0.04 / 11), rtol=0.05)
+  for name, count in dict(acc_t1=3, acc_t2=5, i_to_c=3, c_to_i=1, c_to_c=2, i_to_i=2).items():
     assert found['intervals'][name] == wilson(count, 8)
+  assert (found['intervals']['fix_rate'], found['intervals']['break_rate']) == (wilson(3, 5), wilson(1, 3))
 
 
 def test_three_attempts_are_compared_from_the_first_to_the_last():
@@ -107,15 +113,58 @@ def test_wilson_agrees_with_published_numbers():
     np.testing.assert_allclose(wilson(count, n), interval, atol=5e-5)
 
 
-def test_delta_interval_covers_the_truth_95_times_in_100():
-  # With 3,000 runs the share has a standard error of 0.4 points.
-  rng, joint = np.random.default_rng(1), [0.45, 0.25, 0.1, 0.2]  # both wrong, gained, lost, both right
-  table = np.array([[W, W], [W, C], [C, W], [C, C]])
-  covered = 0
-  for _ in range(3000):
-    low, high = ledger(table[rng.choice(4, 150, p=joint)])['intervals']['delta']
-    covered += low <= 0.15 <= high
-  assert abs(covered / 3000 - 0.95) < 0.02
+TABLE = np.array([[W, W], [W, C], [C, W], [C, C]])  # both wrong, gained, lost, both right
+
+
+@pytest.mark.parametrize(
+  'n, joint', [(150, [0.45, 0.25, 0.1, 0.2]), (500, [0.36, 0.058, 0.014, 0.568]), (500, [0.5, 0.004, 0.002, 0.494])]
+)
+def test_delta_interval_covers_the_truth_95_times_in_100(n, joint):
+  # With 1,000 runs the share has a standard error of 0.7 points. The second is the paper's table, the third has all but
+  # no changes.
+  rng, covered = np.random.default_rng(1), 0
+  for _ in range(1000):
+    low, high = ledger(TABLE[rng.choice(4, n, p=joint)])['intervals']['delta']
+    covered += low <= joint[1] - joint[2] <= high
+  assert abs(covered / 1000 - 0.95) < 0.02
+
+
+def test_intervals_cover_where_problems_have_several_conversations():
+  # A problem's conversations are alike, so rows alone would promise far too much.
+  rng, covered, naive = np.random.default_rng(2), dict(delta=0, acc_t1=0), 0
+  for _ in range(250):
+    right = rng.beta(0.4, 0.6, 80)  # of a problem's first attempts
+    first = rng.random((80, 8)) < right[:, None]
+    gains = rng.random((80, 8)) < rng.beta(0.3, 0.7, 80)[:, None]
+    last = first | gains
+    verdicts = np.stack([first, last], axis=-1).reshape(-1, 2).astype(np.int8)
+    found = ledger(verdicts, np.repeat(np.arange(80), 8))
+    assert found['mcnemar_p'] is None
+    for name, truth in dict(delta=0.6 * 0.3, acc_t1=0.4).items():
+      low, high = found['intervals'][name]
+      covered[name] += low <= truth <= high
+    low, high = ledger(verdicts)['intervals']['acc_t1']
+    naive += low <= 0.4 <= high
+  # 250 runs: a standard error of 1.4 points.
+  assert all(abs(count / 250 - 0.95) < 0.03 for count in covered.values()), covered
+  assert naive / 250 < 0.8
+
+
+@pytest.mark.parametrize('n', [5, 164, 2048])
+def test_no_change_at_all_is_not_certainty(n):
+  low, high = ledger(np.array([[C, C], [W, W]] * n))['intervals']['delta']
+  assert -4 / n < low < -0.3 / n
+  assert 0.3 / n < high < 4 / n
+
+
+def test_mcnemar_is_the_exact_binomial_test():
+  for gains in range(12):
+    for losses in range(12):
+      n = gains + losses
+      # Every outcome of n fair coins that is no more likely than this one.
+      chances = [Fraction(math.comb(n, k), 2**n) for k in range(n + 1)]
+      expected = sum(chance for chance in chances if chance <= chances[gains])
+      assert mcnemar(gains, losses) == pytest.approx(float(expected), abs=1e-15)
 
 
 # What a step and a run show.
@@ -139,7 +188,7 @@ def step_line(**more):
     stage(),
     np.array([[C, C], [C, C], [W, C], [W, C], [U, C], [C, E], [U, T], [W, W]], np.int8),
     np.array([[1, 1], [2, 1], [3, 3], [1, 3], [1, 3], [1, 1], [3, 1], [1, 1]], np.int8),
-    np.array([[0, 0, 1, 1, 0, 2, 2, 2], [0, 1, 1, 1, 0, 2, 0, 0]] * 4, np.int8),
+    np.array([[2, 3], [3, 1]] * 4, np.int32),
     update_metrics(**more),
     1e-4,
     dict(rollout=1.0),
@@ -158,6 +207,7 @@ def test_step_line_of_a_batch_counted_by_hand():
     kl=[0.25, 0.125],
     truncated=[0.25, 0.375],
     other_stop=[0.125, 0.0],
+    verdicts=dict(wrong=[2 + 1, 1], correct=[3, 5], unparsed=[2, 0], timeout=[0, 1], error=[0, 1]),
     unparsed=[0.25, 0.0],
     timeouts=[0.0, 0.125],
     errors=[0.0, 0.125],
@@ -189,9 +239,9 @@ def test_table_shows_every_policy_and_decoding_in_percent():
   lines = terminal.table(evaluations()).split('\n')
   assert lines[0].split() == ['policy', 'decoding', 'acc@t1', 'acc@t2', 'delta', '95', '%', 'i->c', 'c->i', 'n']
   assert set(lines[1]) == {'-', ' '}
-  margin = 100 * 1.959964 * math.sqrt((3 - 0.1) / 9 / 10)  # two gains and a loss among ten
+  low, high = (100 * bound for bound in evaluations()['base']['greedy']['intervals']['delta'])
   assert lines[2].split() == [
-    *('base', 'greedy', '40.0', '50.0', '+10.0', f'{10 - margin:+.1f}', '..', f'{10 + margin:+.1f}'),
+    *('base', 'greedy', '40.0', '50.0', '+10.0', f'{low:+.1f}', '..', f'{high:+.1f}'),
     *('20.0', '10.0', '10'),
   ]
   assert [line.split()[:5] for line in lines[3:]] == [

@@ -123,3 +123,47 @@ def test_several_gpus_compile_by_rows_without_shardy_and_nothing_else_does(platf
 def test_an_axis_of_no_devices_is_refused():
   with pytest.raises(ConfigError, match='fsdp 0, tensor 1 must be 1 or more'):
     meshes.make_mesh(-1, 0, 1)
+
+
+# Several hosts. Devices that only say whose they are stand for real ones.
+
+
+def devices_of(*owners: int):
+  return np.array([type('Device', (), dict(process_index=owner)) for owner in owners])
+
+
+@pytest.mark.parametrize(
+  ('owners', 'tensor', 'expected'),
+  [
+    ((0, 0, 1, 1), 1, [0, 1, 2, 3]),
+    ((1, 1, 0, 0), 1, [4, 5, 6, 7]),
+    ((1, 0, 1, 0), 1, [2, 3, 6, 7]),
+    ((1, 1, 0, 0), 2, [4, 5, 6, 7]),
+    ((1, 1, 1, 1, 0, 0, 1, 1), 2, [4, 5]),
+  ],
+)
+def test_a_host_has_the_rows_of_its_devices(owners, tensor, expected):
+  class Some:
+    devices = devices_of(*owners).reshape(-1, 1, tensor)
+    shape = dict(data=len(owners) // tensor, fsdp=1, tensor=tensor)
+
+  found = meshes.local_rows(Some(), 8)
+  assert found.tolist() == expected
+  assert found.dtype == np.int32
+  assert meshes.all_rows(Some(), len(expected)) == 8
+  with pytest.raises(ConfigError, match=f'{len(owners) + 1} rows can not be spread'):
+    meshes.local_rows(Some(), len(owners) + 1)
+
+
+def test_rows_that_two_hosts_would_grade_are_refused(monkeypatch):
+  monkeypatch.setattr(meshes.hosts, 'count', lambda: 2)
+  with pytest.raises(ConfigError, match=r'mesh\.tensor = 4 would spread the same rows over several hosts'):
+    meshes.make_mesh(-1, 1, 4, list(devices_of(0, 0, 1, 1)))
+
+
+def test_alone_rows_and_whole_arrays_are_all_there_is(mesh):
+  rows = np.arange(8)
+  assert meshes.local_rows(mesh, 8).tolist() == list(range(8))
+  assert meshes.gather_rows(mesh, rows) is rows
+  np.testing.assert_array_equal(meshes.fetch_rows(meshes.put_rows(mesh, rows)), rows)
+  np.testing.assert_array_equal(meshes.fetch_whole(meshes.put_rows(mesh, rows)), rows)

@@ -1,136 +1,140 @@
-"""A run that is killed and started again ends where it would have ended; a foreign run folder is refused."""
+"""A run that is disturbed and started again ends where it would have ended; a foreign run folder is refused.
+
+`chaos.py` disturbs many more runs.
+"""
 
 import dataclasses
-import hashlib
 import json
-import os
-import pathlib
 import random
+import shutil
 import signal
-import subprocess
-import sys
 import time
 
+import damage
+import disturbed
+import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 import tiny
 
 from score_jax import errors
+from score_jax.models import lora as loras
+from score_jax.storage import hf
 from score_jax.storage.checkpoints import Progress
 from score_jax.storage.run_folder import RunFolder
 from score_jax.training import run as runs
 
-ROOT = pathlib.Path(__file__).parent.parent
-
-# Both stages, a reference that is saved with the run, offline first attempts and fresh moments: all that a resume
-# could forget.
-OVERRIDES = {
-  'task.countdown.numbers': 3,
-  'task.countdown.max_number': 9,
-  'task.countdown.max_value': 40,
-  'task.countdown.operations': '+-',
-  'task.countdown.heldout_fraction': 0.2,
-  'batch.problems': 4,
-  'batch.samples': 2,
-  'sampling.prompt_tokens': 9,
-  'sampling.attempt_tokens': '(6,6)',
-  'stages.stage1.steps': 8,
-  'stages.stage2.steps': 12,
-  'stages.stage2.reference': 'stage_start',
-  'stages.stage2.offline_first': 0.5,
-  'stages.stage2.optim.reset_moments': True,
-  'optim.warmup_steps': 2,
-  'eval.problems': 8,
-  'checkpoint.every': 3,
-  'checkpoint.best_window': 4,
-  'offline_pool': 8,
-}
-
-
-def command(hf_folder: pathlib.Path, workdir: pathlib.Path) -> list[str]:
-  return [
-    sys.executable, '-m', 'score_jax.main', '--config=configs/quickstart.py', f'--workdir={workdir}',
-    f'--config.model.path={hf_folder}', *(f'--config.{name}={value}' for name, value in OVERRIDES.items()),
-  ]  # fmt: skip
-
-
-def environment(cache: pathlib.Path) -> dict[str, str]:
-  """One CPU device; programs compiled by an earlier process are read back, so that a restart takes seconds."""
-  env = {**os.environ, 'XLA_FLAGS': '', 'JAX_COMPILATION_CACHE_DIR': str(cache)}
-  return {**env, 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', 'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
-
-
-def fingerprint(workdir: pathlib.Path) -> str:
-  """sha256 over the last checkpoint's arrays and progress, the metrics without times, eval.json and the weights."""
-  total = hashlib.sha256()
-  last = max((workdir / 'checkpoints').glob('[0-9]*'), key=lambda path: int(path.name))
-  for item in ('params', 'rest'):
-    tree = ocp.StandardCheckpointer().restore(last / item)
-    for path, leaf in sorted((str(path), leaf) for path, leaf in ocp.tree.to_flat_dict(tree).items()):
-      total.update(path.encode() + np.asarray(leaf).tobytes())
-  total.update((last / 'progress/metadata').read_bytes())
-  for line in (workdir / 'metrics.jsonl').read_text().splitlines():
-    fields = json.loads(line)
-    del fields['seconds']
-    total.update(json.dumps(fields, sort_keys=True).encode())
-  total.update((workdir / 'eval.json').read_bytes())
-  total.update((workdir / 'hf/model.safetensors').read_bytes())
-  return f'step {last.name}: {total.hexdigest()}'
-
-
-def run_to_the_end(hf_folder, workdir, cache, *more: str) -> None:
-  done = subprocess.run(
-    [*command(hf_folder, workdir), *more],
-    cwd=ROOT,
-    env=environment(cache),
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
-
-
-def kill_at(step: int, delay: float, hf_folder, workdir, cache) -> None:
-  """Starts a run and kills it `delay` seconds after its metrics reach `step` lines."""
-  metrics = workdir / 'metrics.jsonl'
-  with subprocess.Popen(
-    command(hf_folder, workdir), cwd=ROOT, env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-  ) as process:
-    while process.poll() is None and step and not (metrics.exists() and metrics.read_text().count('\n') >= step):
-      time.sleep(0.002)
-    time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-  assert process.returncode == -signal.SIGKILL, 'the run ended before it could be killed'
-
 
 @pytest.fixture(scope='module')
-def uninterrupted(hf_folder, tmp_path_factory):
-  """The fingerprint of a run that nobody disturbed, and the cache of its programs."""
+def uninterrupted(tmp_path_factory):
+  """The folder of a run that nobody disturbed, its fingerprint, and the cache of its programs."""
   cache = tmp_path_factory.mktemp('cache')
   workdir = tmp_path_factory.mktemp('runs') / 'whole'
-  run_to_the_end(hf_folder, workdir, cache)
-  again = tmp_path_factory.mktemp('runs') / 'again'
-  run_to_the_end(hf_folder, again, cache)
-  assert fingerprint(again) == fingerprint(workdir), 'the same command gives the same run twice'
-  return fingerprint(workdir), cache
+  return workdir, disturbed.run_to_the_end(workdir, cache), cache
 
 
-@pytest.mark.parametrize('number', range(5))
-def test_killed_at_a_random_moment_ends_the_same(uninterrupted, hf_folder, tmp_path, number):
-  expected, cache = uninterrupted
-  draw = random.Random(number)
-  # One kill in each fifth of the 20 steps; the delay puts it inside a step, a save or the deletion of an old one.
-  kill_at(4 * number + draw.randrange(4), draw.random() * 0.1, hf_folder, tmp_path / 'run', cache)
-  run_to_the_end(hf_folder, tmp_path / 'run', cache)
-  assert fingerprint(tmp_path / 'run') == expected
+def test_the_run_is_one_that_a_resume_could_get_wrong(uninterrupted):
+  workdir, _, _ = uninterrupted
+  lines = disturbed.lines(workdir)
+  assert len(lines) == disturbed.STEPS
+  assert all(line['gradient_norm'] > 0 for line in lines), 'every step moves the policy'
+  assert len({line['beta'][0] for line in lines[:8]}) == 8, 'beta is another one in every step'
+  assert [line['step'] for line in lines if 'eval' in line] == [7, 14]
+  assert json.loads((workdir / 'eval.json').read_text())['final']['step'] < disturbed.STEPS
 
 
-def test_finished_run_is_left_as_it_is(uninterrupted, hf_folder, tmp_path):
-  expected, cache = uninterrupted
-  run_to_the_end(hf_folder, tmp_path / 'run', cache)
-  run_to_the_end(hf_folder, tmp_path / 'run', cache)
-  assert fingerprint(tmp_path / 'run') == expected
+def test_killed_in_a_save_and_then_stopped_it_ends_the_same(uninterrupted, tmp_path):
+  _, expected, cache = uninterrupted
+  workdir, draw = tmp_path / 'run', random.Random(0)
+  with disturbed.start(workdir, cache) as process:
+    disturbed.wait_for(lambda: any((workdir / 'checkpoints').glob('6[.]*')), process)
+    time.sleep(draw.random() * 0.02)
+    assert disturbed.end(process) == -signal.SIGKILL
+  with disturbed.start(workdir, cache) as process:
+    disturbed.wait_for(lambda: len(disturbed_lines(workdir)) >= 13, process)
+    assert disturbed.end(process, signal.SIGTERM) == 75
+  steps = len(disturbed.lines(workdir))
+  assert 13 <= steps < disturbed.STEPS and disturbed.whole_steps(workdir)[-1] == steps, 'all that is done is saved'
+  assert disturbed.run_to_the_end(workdir, cache) == expected
+
+
+def disturbed_lines(workdir):
+  """Lines of a file that is being written."""
+  path = workdir / 'metrics.jsonl'
+  return path.read_bytes().split(b'\n')[:-1] if path.exists() else []
+
+
+def test_cut_short_by_max_steps_and_then_stuck_it_ends_the_same(uninterrupted, tmp_path):
+  _, expected, cache = uninterrupted
+  workdir, marker = tmp_path / 'run', tmp_path / 'marker'
+  disturbed.run_to_the_end(workdir, cache, '--config.max_steps=13')  # not a step that is saved otherwise
+  assert len(disturbed.lines(workdir)) == 13
+  through = ('tests/faulty.py', 'asleep', '16', str(marker))
+  flags = ('--config.faults.stuck_seconds=5', '--config.faults.stuck_factor=1')
+  with disturbed.start(workdir, cache, *flags, through=through) as process:
+    disturbed.wait_for(marker.exists, process, 0.05)
+    began = time.monotonic()
+    assert process.wait(timeout=60) == 75
+  assert time.monotonic() - began < 30
+  (stacks,) = workdir.glob('stuck-*.txt')
+  assert 'in hanging' in stacks.read_text()
+  assert disturbed.run_to_the_end(workdir, cache) == expected
+
+
+def test_a_damaged_checkpoint_is_said_and_the_run_ends_the_same_and_then_stays_as_it_is(uninterrupted, tmp_path):
+  whole, expected, cache = uninterrupted
+  workdir = tmp_path / 'run'
+  shutil.copytree(whole, workdir)
+  data = max((workdir / f'checkpoints/{disturbed.STEPS}/params').rglob('d/*'), key=lambda path: path.stat().st_size)
+  damage.flip(data, random.Random(0))
+  assert disturbed.run_to_the_end(workdir, cache) == expected
+  log = workdir.with_suffix('.log').read_text()
+  assert f'{data} has other bytes than were written' in log and 'going on from step 18 instead of 20' in log
+  assert disturbed.run_to_the_end(workdir, cache) == expected
+
+
+def test_non_finite_steps_stop_the_run_and_its_last_checkpoint_is_finite(uninterrupted, tmp_path):
+  _, _, cache = uninterrupted
+  workdir = tmp_path / 'run'
+  through = ('tests/faulty.py', 'nan', '10', str(tmp_path))
+  with disturbed.start(workdir, cache, through=through) as process:
+    assert process.wait() == 70
+  assert [line['rejected'] for line in disturbed.lines(workdir)] == [0] * 10 + [1] * 5
+  assert '5 steps in a row had a non-finite' in workdir.with_suffix('.log').read_text()
+  mesh, folder = tiny.one_device_mesh(), hf.folder_of('bundled:countdown_base')
+  table = loras.trained_table(hf.read_config(folder), loras.NONE)
+  params = runs.best_params(RunFolder(workdir), mesh, table, 'last')
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_the_identity_has_the_step_and_the_bytes_that_init_from_gave(uninterrupted, tmp_path):
+  whole, _, _ = uninterrupted
+  source = tmp_path / 'source'
+  shutil.copytree(whole, source)
+  fields = dict(init_from=str(source), compile_cache='')
+  config = dataclasses.replace(tiny.run_config(**{'model.path': 'bundled:countdown_base', **LONG}), **fields)
+  opened = runs.open_run(config, str(tmp_path / 'run'))
+  best = json.loads((whole / 'eval.json').read_text())['final']['step']
+  taken = opened.folder.read_config()['identity']['init_from']
+  assert (taken['path'], taken['step']) == (str(source), best)
+  opened.folder.add_metrics(dict(step=1))
+  # The other run goes on and has no such checkpoint any more: this one knows, and says so when it needs it.
+  shutil.rmtree(source / f'checkpoints/{best}')
+  again = runs.open_run(config, str(tmp_path / 'run'))
+  assert dataclasses.asdict(again.source) == {name: taken[name] for name in ('step', 'sha256')}
+  with pytest.raises(errors.DataError, match=f'step {best} can not be used'):
+    runs.initial_params(again)
+  shutil.copytree(whole / f'checkpoints/{disturbed.STEPS}', source / f'checkpoints/{best}')
+  with pytest.raises(errors.DataError, match='is not the one that this run began from'):
+    runs.initial_params(again)
+
+
+# Prompts and answers as the bundled base has them.
+LONG = {
+  'task.countdown': dict(numbers=4, max_number=10, max_value=50, operations='+-*', any_order=True),
+  'sampling.prompt_tokens': 16,
+  'sampling.attempt_tokens': (18, 20),
+}
 
 
 def test_metrics_beyond_the_checkpoint_and_half_lines_are_cut(tmp_path):
@@ -138,14 +142,6 @@ def test_metrics_beyond_the_checkpoint_and_half_lines_are_cut(tmp_path):
   folder.metrics.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4, "rew')
   folder.cut_metrics(2)
   assert folder.metrics.read_text() == '{"step": 1}\n{"step": 2}\n'
-
-
-def test_a_run_cut_short_by_max_steps_goes_on_to_the_same_end(uninterrupted, hf_folder, tmp_path):
-  expected, cache = uninterrupted
-  run_to_the_end(hf_folder, tmp_path / 'run', cache, '--config.max_steps=13')  # not a step that is saved otherwise
-  assert len((tmp_path / 'run/metrics.jsonl').read_text().splitlines()) == 13
-  run_to_the_end(hf_folder, tmp_path / 'run', cache)
-  assert fingerprint(tmp_path / 'run') == expected
 
 
 def test_folder_of_another_configuration_is_refused_and_untouched(hf_folder, tmp_path):
@@ -158,6 +154,66 @@ def test_folder_of_another_configuration_is_refused_and_untouched(hf_folder, tmp
   with pytest.raises(errors.ConfigError, match='seed was 0, is now 7'):
     runs.open_run(other, str(folder.path))
   assert folder.config.read_bytes() == before
+
+
+INCOMPATIBLE = {
+  'model: weights': {'model.path': 'weights'},
+  'model: tokenizer': {'model.path': 'tokenizer'},
+  'model: compute_dtype': {'model.dtype': 'bfloat16'},
+  'data': {'task.countdown': dict(max_number=8)},
+  'prompt': {'task.countdown': dict(prompt='get {target} from {numbers}')},
+  'instruction': {'task.instruction': 'Check and retry. Check'},
+  'stages: steps': {'stages.stage1.steps': 3},
+  'stages: order': {'order': ('stage2', 'stage1')},
+  'stages: bonus': {'stages.stage2.bonus': (0.0, 5.0)},
+  'seed': {'seed': 7},
+  'samples': {'batch.samples': 4},
+  'problems': {'batch.problems': 8},
+  'micro-batches': {'batch.micro_batches': 2},
+  'budgets': {'sampling.attempt_tokens': (6, 5)},
+  'loss': {'loss.kl_form': 'k2_seq'},
+  'optimizer': {'optim.b2': 0.99},
+  'learning rate': {'stages.stage2.optim.learning_rate': 0.1},
+  'adapters': {'lora.rank': 2},
+  'offline pool': {'offline_pool': 8},
+  'best': {'checkpoint.best_window': 3},
+}
+
+
+@pytest.fixture(scope='module')
+def begun(hf_folder, tmp_path_factory):
+  """A run folder with a result, and folders of models that differ from its own in one thing."""
+  place = tmp_path_factory.mktemp('begun')
+  tiny.write_hf_folder(place / 'weights', tiny.decoder_config('llama'), seed=1)
+  shutil.copytree(hf_folder, place / 'tokenizer')
+  settings = place / 'tokenizer/tokenizer_config.json'
+  settings.write_text(settings.read_text() + '\n')
+  folder = RunFolder(place / 'run')
+  runs.open_run(tiny.run_config(**{'model.path': str(hf_folder)}), str(folder.path))
+  folder.add_metrics(dict(step=1))
+  return folder, place
+
+
+@pytest.mark.parametrize('what', INCOMPATIBLE)
+def test_an_incompatible_resume_is_refused_and_changes_nothing(begun, hf_folder, what):
+  folder, place = begun
+  before = folder.config.read_bytes()
+  changes = {'model.path': str(hf_folder), **INCOMPATIBLE[what]}
+  if changes['model.path'] in ('weights', 'tokenizer'):
+    changes['model.path'] = str(place / changes['model.path'])
+  with pytest.raises(errors.ConfigError, match='belongs to another run'):
+    runs.open_run(tiny.run_config(**changes), str(folder.path))
+  assert folder.config.read_bytes() == before
+
+
+def test_there_are_more_than_ten_incompatible_resumes_and_some_that_are_not(begun, hf_folder):
+  assert len(INCOMPATIBLE) == 20
+  folder, _ = begun
+  free = {
+    'max_steps': 3, 'eval.problems': 4, 'eval.every': 1, 'checkpoint.keep': 5, 'mesh.fsdp': 2, 'batch.pack': False,
+    'sampling.lanes': 1, 'hosts.heartbeat_seconds': 7,
+  }  # fmt: skip
+  runs.open_run(tiny.run_config(**{'model.path': str(hf_folder)}, **free), str(folder.path))
 
 
 def test_folder_that_is_not_a_run_is_refused_and_untouched(hf_folder, tmp_path):

@@ -11,6 +11,8 @@ import numpy as np
 import tiny
 
 from configs import common
+from score_jax.reporting import rows
+from score_jax.reporting.ledger import account
 from score_jax.sampling.rollout import compiled
 from score_jax.storage import hf
 from score_jax.training import loop
@@ -37,16 +39,26 @@ def test_a_run_writes_its_folder_and_compiles_each_program_once(hf_folder, tmp_p
     (4, 'stage2'),
   ]
   for line in lines:
-    for field in ('reward', 'accuracy', 'kl', 'truncated', 'attempt_gradient_norm', 'tokens'):
+    for field in ('reward', 'accuracy', 'kl', 'truncated', 'attempt_gradient_norm', 'tokens', 'flat', 'accuracy_se'):
       assert len(line[field]) == 2, field
     assert {'i_to_c', 'c_to_i', 'mismatch', 'gradient_norm'} <= set(line)
-    assert set(line['seconds']) == {'sample', 'reference', 'grade', 'update'}
+    assert set(line['seconds']) == {'sample', 'reference', 'grade', 'update', 'record'}
     assert line['mismatch'] < 1e-5, 'sampler and trainer are the same policy'
   assert max(map(abs, lines[0]['kl'])) < 1e-5, 'the policy is the reference at step 0'
 
   results = json.loads(opened.folder.eval.read_text())
   assert all(set(results[name][way]) >= LEDGER for name in ('base', 'final') for way in ('greedy', 'sampled'))
   assert hf.read_config(opened.folder.hf) == opened.decoder
+  for name in ('base', 'final'):
+    kept = list(rows.read(opened.folder.rows / f'{name}.jsonl.gz'))
+    for way in ('greedy', 'sampled'):
+      part = [row for row in kept if row.way == way]
+      assert len(part) == 8
+      assert json.loads(json.dumps(account(rows.outcomes(part)))) == results[name][way], 'counted from its rows'
+  trained = list(rows.read(opened.folder.rows / 'train.jsonl'))
+  assert [row.step for row in trained] == [step for step in (1, 2, 3, 4) for _ in range(config.report.rows)]
+  assert {line['reference'] for line in lines} == {lines[0]['reference']}, 'the base is the reference of both stages'
+  assert opened.folder.report.stat().st_size > 50_000
 
   # Training and sampled evaluation share one rollout; greedy evaluation is the other. Both stages share the update.
   assert compiled._cache_size() == 2

@@ -38,6 +38,23 @@ def tokenizer():
   return countdown_base.build_tokenizer(SPEC, INSTRUCTION)
 
 
+def byte_tokenizer(template, specials=('<|im_start|>', '<|im_end|>'), merges=(), **named):
+  """A byte-level tokenizer, one id a byte but for `merges`, with the special tokens of a template."""
+  import tokenizers
+  from tokenizers import decoders
+  from tokenizers import models
+  from tokenizers import pre_tokenizers
+  import transformers
+
+  pieces = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in merges)]
+  core = tokenizers.Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, list(merges)))
+  core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+  core.decoder = decoders.ByteLevel()
+  return transformers.PreTrainedTokenizerFast(
+    tokenizer_object=core, extra_special_tokens=list(specials), chat_template=template, **named
+  )
+
+
 def decoder_config(family: str = 'llama', rope_theta: float = 10000.0, **changes) -> DecoderConfig:
   """Two layers of width 16 with two query heads per key/value head."""
   fields = dict(
@@ -70,10 +87,12 @@ def random_params(config: DecoderConfig, seed: int = 0, scale: float = 0.3):
   return jax.tree.unflatten(tree, noise)
 
 
-def write_hf_folder(path: pathlib.Path, config: DecoderConfig, seed: int = 0, dtype: str = 'float32') -> pathlib.Path:
-  """Writes a random model with the Countdown tokenizer."""
+def write_hf_folder(
+  path: pathlib.Path, config: DecoderConfig, seed: int = 0, dtype: str = 'float32', tokens=None
+) -> pathlib.Path:
+  """Writes a random model, with the Countdown tokenizer unless `tokens` is another."""
   hf_export.write_folder(
-    path, random_params(config, seed), config, source=None, tokenizer=tokenizer(), dtype=hf.DTYPES[dtype]
+    path, random_params(config, seed), config, source=None, tokenizer=tokens or tokenizer(), dtype=hf.DTYPES[dtype]
   )
   return path
 

@@ -23,6 +23,7 @@ from score_jax.storage import hf
 from score_jax.storage.checkpoints import Checkpoints
 from score_jax.training import loop
 from score_jax.training import run as runs
+from score_jax.training import step as steps
 
 _SETTLING = 2  # steps before those that count
 
@@ -65,7 +66,7 @@ def measure(setting: Setting, folder: pathlib.Path) -> dict[str, Any]:
 
     def step(number: int) -> None:
       nonlocal state, work
-      state, line, work = loop.run_step(run, data, state, number, work or loop.work_of(run, data, number))
+      state, line, work = steps.run_step(run, data, state, number, work or steps.work_of(run, data, number))
       lines.append(line)
 
     for number in range(_SETTLING + setting.repeats - 1):

@@ -23,6 +23,7 @@ from score_jax.models import weights
 from score_jax.models.families import DecoderConfig
 from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes
+from score_jax.planning import floors
 from score_jax.states import Batch
 from score_jax.states import StageValues
 from score_jax.training import batches
@@ -94,7 +95,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     raise ValueError('an update of the benchmark was not finite')
   seconds, ref_seconds = (statistics.median(times[1:]) for times in (update_seconds, reference_seconds))
   lengths = np.asarray(batch.length)
-  flops, rate = update_flops(config, lengths), machine.matmul_rate(dtype)
+  flops, rate = floors.update_flops(config, lengths), machine.matmul_rate(dtype)
   return dict(
     bench='update',
     **dataclasses.asdict(setting),
@@ -172,12 +173,3 @@ def _random_batch(setting: Setting, config: DecoderConfig) -> Batch:
 def _stage() -> StageValues:
   values = dict(pays=(1.0, 1.0), bonus=(0.0, 10.0), kl=(0.01, 0.01), gamma=0.0, learning_rate=1e-6)
   return StageValues(**{name: jnp.asarray(value, jnp.float32) for name, value in values.items()})
-
-
-def update_flops(config: DecoderConfig, length_B: np.ndarray) -> float:
-  """Of the policy's forward and backward pass over rows of given lengths."""
-  table = weights.weight_table(config)
-  met = table.parameters() - (0 if config.tied else config.vocab * config.width)  # a lookup is no product
-  lengths = length_B.astype(np.float64)
-  attention = 6 * config.layers * config.heads * config.head_width * np.sum(lengths**2)
-  return 6 * met * lengths.sum() + attention

@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import logging
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import Mesh
@@ -22,6 +23,7 @@ import optax
 from score_jax.errors import ConfigError
 from score_jax.models.weights import Weight
 from score_jax.models.weights import WeightTable
+from score_jax.parallel import hosts
 
 AXES = ('data', 'fsdp', 'tensor')
 
@@ -32,12 +34,15 @@ _ROWS = PartitionSpec(('data', 'fsdp'))
 
 
 def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) -> Mesh:
-  """A mesh over the given devices (default: all); `data` -1 takes what the other axes leave.
+  """A mesh over the given devices (default: all, host by host); `data` -1 takes what the other axes leave.
 
   Raises:
-    ConfigError: the axes do not multiply to the number of devices.
+    ConfigError: the axes do not multiply to the number of devices, or rows would lie on several hosts.
   """
-  devices = devices if devices is not None else jax.devices()
+  if devices is None:
+    devices = jax.devices()
+    if hosts.count() > 1:
+      devices = sorted(devices, key=lambda device: (device.process_index, device.id))
   if min(fsdp, tensor) < 1 or (data < 1 and data != -1):
     raise ConfigError(f'mesh: data {data}, fsdp {fsdp}, tensor {tensor} must be 1 or more (data may be -1)')
   if data == -1:
@@ -48,6 +53,13 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) ->
       f'{len(devices)} devices; set mesh.data to -1 or change mesh.fsdp and mesh.tensor'
     )
   grid = np.asarray(devices).reshape(data, fsdp, tensor)
+  if hosts.count() > 1 and any(
+    len({device.process_index for device in group}) > 1 for group in grid.reshape(-1, tensor)
+  ):
+    raise ConfigError(
+      f'mesh.tensor = {tensor} would spread the same rows over several hosts, each of which grades its own; it must '
+      'divide the number of devices of a host'
+    )
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
@@ -158,16 +170,94 @@ def opt_state(mesh: Mesh, optimizer: optax.GradientTransformation, table: Weight
   )
 
 
+def local_shards(mesh: Mesh) -> list[int]:
+  """Which of the `row_shards` lie on this host."""
+  groups = mesh.devices.reshape(row_shards(mesh), -1)
+  return [number for number, group in enumerate(groups) if group[0].process_index == jax.process_index()]
+
+
+def local_rows(mesh: Mesh, count: int) -> np.ndarray:
+  """i32: the numbers of this host's rows among `count`, ascending. What it makes, grades and reads are these alone.
+
+  Raises:
+    ConfigError: the rows can't be spread evenly.
+  """
+  _check_even(mesh, count)
+  each = count // row_shards(mesh)
+  return np.concatenate([np.arange(each, dtype=np.int32) + shard * each for shard in local_shards(mesh)])
+
+
 def put_rows(mesh: Mesh, tree: Any) -> Any:
-  """Host arrays with a leading B to the devices.
+  """Host arrays with a leading B, this host's rows of each, to the devices as arrays of all rows.
 
   Raises:
     ConfigError: the rows can't be spread evenly.
   """
   for leaf in jax.tree.leaves(tree):
-    if leaf.shape[0] % row_shards(mesh):
-      raise ConfigError(
-        f'{leaf.shape[0]} rows can not be spread over data x fsdp = {row_shards(mesh)} devices; '
-        'change batch.problems, batch.samples or the mesh'
-      )
-  return jax.device_put(tree, rows(mesh))
+    _check_even(mesh, all_rows(mesh, leaf.shape[0]))
+  if hosts.count() == 1:
+    return jax.device_put(tree, rows(mesh))
+
+  def put(x: Any) -> jax.Array:
+    x, shards = np.asarray(x), local_shards(mesh)
+    each = len(x) // len(shards)
+    parts = {shard * each: x[i * each : (i + 1) * each] for i, shard in enumerate(shards)}
+    shape = (all_rows(mesh, len(x)), *x.shape[1:])
+    return jax.make_array_from_callback(shape, rows(mesh), lambda index: parts[index[0].start or 0])
+
+  return jax.tree.map(put, tree)
+
+
+def all_rows(mesh: Mesh, local: int) -> int:
+  """How many rows there are in all where this host has so many."""
+  return local * row_shards(mesh) // len(local_shards(mesh))
+
+
+def _check_even(mesh: Mesh, count: int) -> None:
+  if count % row_shards(mesh):
+    raise ConfigError(
+      f'{count} rows can not be spread over data x fsdp = {row_shards(mesh)} devices; '
+      'change batch.problems, batch.samples or the mesh'
+    )
+
+
+def fetch_rows(tree: Any) -> Any:
+  """Arrays with a leading B, as `put_rows` makes them, to the host: this host's rows of each."""
+  if hosts.count() == 1:
+    return jax.device_get(tree)
+
+  def fetch(x: Any) -> np.ndarray:
+    if isinstance(x, np.ndarray):
+      return x
+    parts = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(parts[first]) for first in sorted(parts)])
+
+  return jax.tree.map(fetch, tree)
+
+
+def gather_rows(mesh: Mesh, tree: Any) -> Any:
+  """Small host arrays of this host's rows -> those of all rows, on every host."""
+  return tree if hosts.count() == 1 else fetch_whole(put_rows(mesh, tree))
+
+
+def fetch_whole(tree: Any) -> Any:
+  """Arrays of any sharding to the host, all of each. Every host must call it."""
+
+  def fetch(x: jax.Array) -> np.ndarray:
+    return np.asarray(x) if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
+
+  return jax.device_get(tree) if hosts.count() == 1 else jax.tree.map(fetch, tree)
+
+
+def put(tree: Any, shardings: Any) -> Any:
+  """Arrays that every host has, on its devices or in its memory, to the devices of all."""
+  if hosts.count() == 1:
+    return jax.device_put(tree, shardings)
+
+  def place(x: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+      return jax.device_put(x, sharding)
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+  return jax.tree.map(place, tree, shardings)

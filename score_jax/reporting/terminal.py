@@ -1,29 +1,43 @@
 """What a run shows in the terminal: a progress bar with the numbers that matter, and the closing table."""
 
+from collections.abc import Sequence
+import sys
 import textwrap
 from typing import Any
 
 import tqdm
 
+from score_jax.reporting.alarms import Alarm
+
+_WINDOW = 10  # steps that the line below the bar is a mean of
 Evaluation = dict[str, dict[str, Any]]  # 'greedy' and 'sampled' -> ledger
 
 
 class Progress:
-  """A live bar over the steps of a run."""
+  """A live bar over the steps of a run; on a terminal, with the ledger of the last steps and the alarms below it."""
 
   def __init__(self, total: int, done: int):
     self._bar = tqdm.tqdm(total=total, initial=done, unit='step', dynamic_ncols=True, smoothing=0.1)
+    on_terminal = sys.stderr.isatty()  # in a log each change would be a line
+    self._below = tqdm.tqdm(bar_format='{desc}', position=1, disable=not on_terminal, dynamic_ncols=True, leave=False)
 
-  def show(self, line: dict[str, Any]) -> None:
-    """Moves the bar one step on, with the step's numbers."""
+  def show(self, line: dict[str, Any], lines: Sequence[dict[str, Any]], alarms: Sequence[str]) -> None:
+    """Moves the bar one step on.
+
+    Args:
+      line: the step's metrics.
+      lines: of all steps up to it.
+      alarms: names of those that sound.
+    """
     accuracy = line['accuracy']
     arrow = ' -> '.join(f'{100 * a:.1f}' for a in accuracy)
     self._bar.set_description(line['stage'], refresh=False)
     self._bar.set_postfix_str(
       f'accuracy {arrow} %, i->c {100 * line["i_to_c"]:.1f}, c->i {100 * line["c_to_i"]:.1f}, '
-      f'KL {line["kl"][0]:.3f} {line["kl"][-1]:.3f}',
+      f'KL {line["kl"][0]:.3f} {line["kl"][-1]:.3f}{_not_graded(line["verdicts"])}',
       refresh=False,
     )
+    self._below.set_description_str(ledger_line(lines[-_WINDOW:], alarms), refresh=True)
     self._bar.update(1)
 
   def say(self, text: str) -> None:
@@ -32,7 +46,37 @@ class Progress:
 
   def close(self) -> None:
     """Leaves the bar as it stands."""
+    self._below.close()
     self._bar.close()
+
+
+def ledger_line(lines: Sequence[dict[str, Any]], alarms: Sequence[str]) -> str:
+  """'last 10: delta +4.1 = fixed 5.2 - broken 1.1, answers changed 12.0, texts 40.1 % | alarms: none'."""
+
+  def mean(name: str) -> float:
+    known = [line[name] for line in lines if name in line]  # lines of an older version lack some
+    return 100 * sum(known) / max(1, len(known))
+
+  fixed, broken = mean('i_to_c'), mean('c_to_i')
+  changed = f'answers changed {mean("answer_changed"):.1f}, texts {mean("text_changed"):.1f} %'
+  return (
+    f'last {len(lines)}: delta {fixed - broken:+.1f} = fixed {fixed:.1f} - broken {broken:.1f}, {changed} | '
+    f'alarms: {", ".join(alarms) or "none"}'
+  )
+
+
+def alarm_text(alarm: Alarm, step: int) -> str:
+  """An alarm that begins to sound."""
+  head = f'alarm {alarm.name} (step {step}): '
+  return '\n'.join(
+    textwrap.wrap(f'{head}{alarm.says}. Likely: {alarm.cause}. Turn: {alarm.field}', 110, subsequent_indent='  ')
+  )
+
+
+def _not_graded(verdicts: dict[str, list[int]]) -> str:
+  """Counts, over all attempts, of the verdicts that are neither right nor wrong; '' if there are none."""
+  counts = {kind: sum(verdicts[kind]) for kind in ('unparsed', 'timeout', 'error')}
+  return ''.join(f', {kind} {count}' for kind, count in counts.items() if count)
 
 
 def facts(rows: list[tuple[str, str]], width: int = 110) -> str:
@@ -96,3 +140,20 @@ def table(evaluations: dict[str, Evaluation]) -> str:
   ]
   lines.insert(1, '  '.join('-' * w for w in widths))
   return '\n'.join(lines)
+
+
+def compute_lines(evaluation: Evaluation) -> list[str]:
+  """What several samples are worth, where an evaluation has them: a line for each figure."""
+  lines = []
+  for way, m in evaluation.items():
+    for attempt, figures in m.get('at_k', {}).items():
+      if isinstance(figures, dict):
+        shown = (f'{name} {100 * f["value"]:.1f}' for name, f in figures.items())
+        lines.append(f'{way}, {attempt}, {m["at_k"]["k"]} samples: ' + ', '.join(shown))
+    curves = m.get('curves', {})
+    for side in ('parallel', 'sequential') if curves else ():
+      points = (f'{p["samples"]}: {100 * p["accuracy"]:.1f} ({p["tokens"]:.0f} tokens)' for p in curves[side])
+      lines.append(f'{way}, majority of {side} samples: ' + ', '.join(points))
+    for point in curves.get('equal_tokens', ()):
+      lines.append(f'{way}, at {point["tokens"]:.0f} tokens: sequential is {100 * point["gain"]:+.1f} ahead')
+  return lines

@@ -215,7 +215,7 @@ def _begin(params, rows: _Rows, config, spec: RolloutSpec, dtype, B: int, refill
   A, L = spec.attempts, P + spec.growth
   # While rows wait, at most refill - 1 lanes are idle; after that the longest conversation decides.
   lines = max(1, spec.growth - 1) if N == B else -(-N * spec.growth // (B - refill + 1)) + spec.growth
-  cached = dict(dtype=dtype, cache_dtype=_cache_dtype(spec, dtype), kernel=spec.kernel)
+  cached = dict(dtype=dtype, cache_dtype=cache_dtype(spec, dtype), kernel=spec.kernel)
   logits_BV, cache = decoder.prefill(params, config, rows.prompt[:B], rows.start[:B], _ring(L, spec), **cached)
   fresh = _fresh(jnp.arange(B, dtype=jnp.int32), rows.start[:B], spec)
   lanes, line = _advance(fresh, logits_BV, jnp.int32(P), rows, spec)
@@ -231,7 +231,7 @@ def _begin(params, rows: _Rows, config, spec: RolloutSpec, dtype, B: int, refill
   )
 
 
-def _cache_dtype(spec: RolloutSpec, dtype) -> jnp.dtype:
+def cache_dtype(spec: RolloutSpec, dtype) -> jnp.dtype:
   return jnp.dtype(dtype if spec.cache_dtype == 'auto' else spec.cache_dtype)
 
 
@@ -268,7 +268,7 @@ def _admit(
   row_R = jnp.minimum(row_R, N - 1)
   taken = _noted(state, lane_R)
   start_R = rows.start[row_R]
-  cached = dict(dtype=dtype, cache_dtype=_cache_dtype(spec, dtype), kernel=spec.kernel)
+  cached = dict(dtype=dtype, cache_dtype=cache_dtype(spec, dtype), kernel=spec.kernel)
   logits_RV, prompts = decoder.prefill(params, config, rows.prompt[row_R], start_R, P, **cached)
   # The prompt lies just behind the clock, so that the first token stands at the time of the other lanes' newest.
   fresh = _fresh(row_R, state.time - P + start_R, spec)

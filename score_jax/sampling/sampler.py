@@ -109,14 +109,17 @@ class Sampler:
 
     Args:
       params: from `layout`.
-      prompts: from `encoded`.
+      prompts: from `encoded`; of several hosts, each gives its own rows (`meshes.local_rows`).
       key: from `stream_key`.
       spec: from `spec`.
       first_row: global number of the first row.
-      forced: i32 [B, F] first attempts given from outside; -1 where the token is sampled.
+      forced: i32 [B, F] first attempts given from outside, rows as those of the prompts; -1 where the token is sampled.
+
+    Returns:
+      all rows, on the devices.
     """
     prompt_BP, start_B = prompts
-    row_B = first_row + np.arange(len(start_B), dtype=np.int32)
+    row_B = first_row + meshes.local_rows(self.mesh, meshes.all_rows(self.mesh, len(start_B)))
     if forced is None:
       forced = no_forced(len(start_B), spec)
     inputs = meshes.put_rows(self.mesh, (prompt_BP, start_B, row_B, forced))
@@ -135,8 +138,8 @@ class Sampler:
     )
 
   def texts(self, rollout_: Rollout) -> list[list[str]]:
-    """[B][A] text of each attempt."""
-    tokens_BL, attempt_BL, stop_BA = jax.device_get((rollout_.tokens, rollout_.attempt, rollout_.stop))
+    """[B][A] text of each attempt of this host's rows."""
+    tokens_BL, attempt_BL, stop_BA = meshes.fetch_rows((rollout_.tokens, rollout_.attempt, rollout_.stop))
     return self.chat.texts(tokens_BL, attempt_BL, stop_BA.shape[1])
 
 

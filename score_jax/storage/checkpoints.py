@@ -1,96 +1,316 @@
-"""Checkpoints of a run: Orbax writes them, this module decides which are kept and which is the best.
+"""Checkpoints of a run: Orbax writes them, this module decides which count, which are kept and which is the best.
 
 A checkpoint is the whole state plus `Progress`. `last` is the newest; `best` is a pointer inside it, so that both
-change in one commit, and a run that is killed and repeated takes the same decisions again.
+change in one commit, and a run that is killed and repeated takes the same decisions again. It counts once its manifest
+is written (`manifests.py`), and is compared with it before it is used.
 """
 
+import collections
+from collections.abc import Callable
+from concurrent import futures
+from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
+import contextlib
 import dataclasses
-import pathlib
+import os
+import sys
+import threading
+import time
 from typing import Any
 
+from absl import logging
+from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
 from score_jax.errors import DataError
+from score_jax.errors import HostError
+from score_jax.errors import TryAgainError
+from score_jax.errors import UserError
+from score_jax.faults import secrets
+from score_jax.parallel import hosts
 from score_jax.states import TrainState
+from score_jax.storage import manifests
+from score_jax.storage import repairs
+from score_jax.storage.progress import Progress
 
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-  """Where a run stands, beside its arrays. Floats survive JSON exactly."""
-
-  step: int  # updates done
-  recent_returns: tuple[float, ...]  # training return of the newest steps of the last stage, at most a window
-  best_step: int  # checkpoint with the highest mean of them; 0: none yet
-  best_return: float  # that mean; 0 while there is none
-
-  @classmethod
-  def start(cls) -> 'Progress':
-    return cls(step=0, recent_returns=(), best_step=0, best_return=0.0)
-
-  def after_step(self, training_return: float | None, window: int) -> 'Progress':
-    """One step further. The return counts only within the last stage: scales differ between stages (None before)."""
-    recent = self.recent_returns if training_return is None else (*self.recent_returns, training_return)[-window:]
-    return dataclasses.replace(self, step=self.step + 1, recent_returns=recent)
-
-  def at_checkpoint(self) -> 'Progress':
-    """With the best updated, if this step's window of returns has the highest mean so far."""
-    if not self.recent_returns:
-      return self
-    mean = sum(self.recent_returns) / len(self.recent_returns)
-    if self.best_step and mean <= self.best_return:
-      return self
-    return dataclasses.replace(self, best_step=self.step, best_return=mean)
+_LAST_WAIT = 60.0  # seconds that a save under way may take where several hosts end with an error
+_FIRST_WAIT = 1.0  # seconds before a save that must succeed is tried again; doubled each time
 
 
 class Checkpoints:
-  """The `checkpoints/` folder of a run: per step the items `params`, `rest` (of the state) and `progress`."""
+  """The `checkpoints/` folder of a run: per step the items `params`, `rest` (of the state) and `progress`.
 
-  def __init__(self, folder: pathlib.Path, keep: int = 1, read_only: bool = False):
-    self._keep = keep
-    self._needed: set[int] | None = None  # steps that the newest checkpoint points to; None before the first save
-    options = ocp.CheckpointManagerOptions(
-      cleanup_tmp_directories=not read_only, read_only=read_only, create=not read_only
-    )
-    self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+  One run writes it (`faults.lock`). A save that fails is said, is not counted, and is undone in what comes after.
 
-  def last_step(self) -> int | None:
-    """The newest whole checkpoint."""
-    self._manager.wait_until_finished()
-    return self._manager.latest_step()
+  Of several hosts all call the same, in the same order. Host 0 looks at manifests and writes them; a save counts when
+  it succeeded on every host.
+  """
 
-  def save(self, state: TrainState, progress: Progress, protected: tuple[int, ...]) -> None:
-    """Saves in the background; drops what the checkpoint before this one made needless.
+  def __init__(
+    self,
+    folder: os.PathLike | str,
+    keep: int = 1,
+    read_only: bool = False,
+    max_failed: int = 1,
+    damaged: os.PathLike | None = None,
+    prepare: Callable[[], None] = lambda: None,
+  ):
+    """Opens the folder; a writer first puts aside what is newer than the newest whole step.
+
+    Args:
+      folder: local, or an address that etils' epath knows.
+      keep: newest steps that are kept, beside what they point to.
+      read_only: nothing is changed.
+      max_failed: saves in a row that may fail.
+      damaged: where damaged steps are moved; beside the folder, if it is not said.
+      prepare: called before a save: what must be on the disk before it.
 
     Raises:
-      DataError: Orbax did not take the step.
+      DataError: there are checkpoints, and none of them is whole.
     """
-    self._manager.wait_until_finished()
-    self._prune()
-    args = ocp.args.Composite(
-      params=ocp.args.StandardSave(state.params),
-      rest=ocp.args.StandardSave(state.replace(params=None)),
-      progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+    self._root = repairs.absolute(folder)
+    self._keep, self._read_only, self._prepare = keep, read_only, prepare
+    # Several processes end with the first: what Orbax remembers of it can not be undone on all of them.
+    self._max_failed = max_failed if hosts.count() == 1 else 1
+    self._needed: collections.deque[set[int]] = collections.deque(maxlen=2)  # steps that the newest two point to
+    self._whole: set[int] = set()  # compared with their manifests since the last save
+    self._lock = threading.RLock()  # the main thread, or the one that saves after a signal
+    self._sealer = ThreadPoolExecutor(1, thread_name_prefix='checkpoint')
+    self._saving: Future[None] | None = None
+    self._closed = False
+    self._progress: Progress | None = None  # of the save under way
+    self._before: Progress | None = None  # of the last save that succeeded
+    self._failed: list[tuple[int, str]] = []  # saves in a row
+    if not read_only:
+      aside = epath.Path(damaged or self._root.parent / 'damaged')
+      hosts.from_main('the checkpoints', lambda: repairs.put_aside_damage(self._root, aside))
+    self._open()
+
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    if error is None or hosts.count() == 1:
+      self.close()
+    elif isinstance(error, UserError) and not isinstance(error, HostError) and self._saving:
+      # Where all end alike the save comes to its end as well; if they do not, it has no end to wait for.
+      futures.wait([self._saving], _LAST_WAIT)
+
+  def _open(self) -> None:
+    options = ocp.CheckpointManagerOptions(
+      cleanup_tmp_directories=not self._read_only, read_only=self._read_only, create=not self._read_only
     )
-    if not self._manager.save(progress.step, args=args, force=True):
-      raise DataError(f'checkpoint of step {progress.step} was not saved')
-    self._needed = {progress.step, progress.best_step, *protected}
+    self._manager = ocp.CheckpointManager(self._root, options=options)
+    # Orbax would ask JAX's preemption notifier itself, from a thread, for steps gone by: the loop asks, at every step.
+    self._manager.reached_preemption = lambda step: False
 
-  def _prune(self) -> None:
-    """Drops all but the newest and what the newest committed checkpoint needs.
+  def last_step(self) -> int | None:
+    """The newest whole checkpoint; damaged ones above it are said."""
+    self._settle()
+    step = hosts.from_main('the last checkpoint', self._last_whole)
+    if step is not None:
+      self._whole.add(step)
+    return step
 
-    One save late on purpose: until a new best is committed, the checkpoint before it still points to the old best.
+  def _last_whole(self) -> int | None:
+    for step in reversed(repairs.steps(self._root)):
+      if step in self._whole or not (problem := manifests.problem(self.path(step))):
+        return step
+      logging.warning('checkpoint of step %d is not whole and is left out: %s', step, problem)
+    return None
+
+  def path(self, step: int) -> epath.Path:
+    """The folder of a step."""
+    return self._root / str(step)
+
+  def settled(self, progress: Progress) -> Progress:
+    """Waits for the save under way; if it failed, `progress` no longer calls its step the best.
+
+    Raises:
+      TryAgainError: as many saves in a row have failed as may.
     """
-    if self._needed is None:
+    with self._lock:
+      self._settle()
+      if len(self._failed) >= self._max_failed:
+        raise self._giving_up()
+      return self._without_lost_best(progress)
+
+  def _without_lost_best(self, progress: Progress) -> Progress:
+    if progress.best_step not in {step for step, _ in self._failed}:
+      return progress
+    before = self._before or Progress.start()
+    return dataclasses.replace(progress, best_step=before.best_step, best_return=before.best_return)
+
+  def save(self, state: TrainState, progress: Progress, protected: tuple[int, ...]) -> None:
+    """Saves in the background; drops what the checkpoints before this one made needless. `settled` tells the end.
+
+    Raises:
+      TryAgainError: it could not begin, and there are several hosts.
+    """
+    with self._lock:
+      self._settle()
+      progress = self._progress = self._without_lost_best(progress)
+      try:
+        self._make_ready(self._prepare)
+        args = ocp.args.Composite(
+          params=ocp.args.StandardSave(state.params),
+          rest=ocp.args.StandardSave(state.replace(params=None)),
+          progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+        )
+        if not self._manager.save(progress.step, args=args, force=True):
+          raise OSError('Orbax did not take the step')
+      except HostError:
+        raise
+      except Exception as error:  # whatever it is, the step is not saved and the run goes on
+        self._note_failure(error)
+        if hosts.count() > 1:  # or the others would wait within the save
+          raise self._giving_up() from error
+        return
+      self._saving = self._sealer.submit(self._seal, progress.step)
+      self._needed.append({progress.step, progress.best_step, *protected})
+
+  def save_now(self, state: TrainState, progress: Progress, protected: tuple[int, ...]) -> None:
+    """Saves, and waits until it is done: for what the run can not go on without. A step that is saved stays as it is.
+
+    Raises:
+      TryAgainError: as many tries in a row have failed as may.
+    """
+    with self._lock:
+      self._settle()
+      wait, done = _FIRST_WAIT, progress.step in repairs.steps(self._root)
+      while not done and (self._before is None or self._before.step != progress.step):
+        if len(self._failed) >= self._max_failed:
+          raise self._giving_up()
+        if self._failed:
+          time.sleep(wait)
+          wait *= 2
+        self.save(state, progress, protected)
+        self._settle()
+
+  def _seal(self, step: int) -> None:
+    """In the background: waits for Orbax, then writes the manifest, with which the step counts."""
+    self._manager.wait_until_finished()
+    self._manager.check_for_errors()
+    if hosts.is_main():
+      manifests.write(self.path(step))
+
+  def _settle(self) -> None:
+    """Waits for the save under way and notes how it ended."""
+    with self._lock:
+      if self._saving is None:
+        return
+      error = self._outcome()
+      if error:
+        self._needed.pop()
+        self._note_failure(error)
+      else:
+        self._before, self._failed = self._progress, []
+      self._saving = None
+      self._whole.clear()
+
+  def _outcome(self) -> Exception | None:
+    """Of the save under way, once it has ended on all hosts: what went wrong on this one, else on another."""
+    error = None
+    try:
+      self._saving.result()
+    except Exception as failure:
+      error = failure
+    said = hosts.gather(f'the checkpoint of step {self._progress.step}', str(error) if error else '')
+    others = (OSError(f'host {i}: {reason}') for i, reason in enumerate(said) if reason)
+    return error or next(others, None)
+
+  def _note_failure(self, error: Exception) -> None:
+    """Undoes what is left of the save, and forgets what Orbax remembers of it.
+
+    Orbax's list of steps holds those that failed: it would call them the newest, and skip others.
+    """
+    step, reason = self._progress.step, secrets.redacted(' '.join(str(error).split()))
+    if len(reason) > 400:  # of a long chain of errors, the last says why
+      reason = f'{reason[:150]} ... {reason[-200:]}'
+    self._failed.append((step, reason))
+    print(f'\nwarning: checkpoint of step {step} was not saved: {reason}', file=sys.stderr, flush=True)
+    if hosts.count() > 1:
       return
-    for step in sorted(self._manager.all_steps())[: -self._keep]:
-      if step not in self._needed:
-        self._manager.delete(step)
+    for _ in range(2):  # the first ends at the error that is known, the second waits for Orbax's threads
+      with contextlib.suppress(Exception):
+        self._manager.close()
+    with contextlib.suppress(OSError):
+      repairs.remove_leftovers(self._root, step)
+    try:
+      self._open()
+    except OSError as again:  # the disk is gone; the next save tries again
+      logging.warning('the checkpoints can not be listed: %s', secrets.redacted(str(again)))
+
+  def _giving_up(self) -> TryAgainError:
+    kept = self._before.step if self._before else 0
+    last = f'the last checkpoint is that of step {kept}' if kept else 'there is no checkpoint yet'
+    return TryAgainError(
+      f'{len(self._failed)} saves in a row failed (config.faults.max_failed_saves); {last} in {self._root}. '
+      f'{self._failed[-1][1]}. Make room or mend the disk, then run the same command again'
+    )
+
+  def _make_ready(self, prepare: Callable[[], None] = lambda: None) -> None:
+    """Calls `prepare` on host 0, then drops what is not needed any more.
+
+    Raises:
+      OSError: on all hosts, where the disk of host 0 does not take it.
+    """
+    doomed = self._needless()
+
+    def ready() -> str:
+      try:
+        prepare()
+        for step in doomed:
+          manifests.revoke(self.path(step))
+      except OSError as error:
+        return str(error)
+      return ''
+
+    if problem := hosts.from_main('what comes before a checkpoint', ready):
+      raise OSError(problem)
+    for step in doomed:
+      self._manager.delete(step)
+
+  def _needless(self) -> list[int]:
+    """All but the newest and what the newest two committed checkpoints need.
+
+    One save late on purpose: until a new best is committed, the checkpoint before it still points to the old best. And
+    should the newest be damaged, the one before it is whole with its best.
+    """
+    if len(self._needed) < 2:
+      return []
+    old = sorted(self._manager.all_steps())[: -self._keep]
+    return [step for step in old if not any(step in needed for needed in self._needed)]
+
+  def resume(self, abstract: TrainState, forget_best: bool = False) -> tuple[TrainState, Progress] | None:
+    """State and Progress of the newest whole step; None: there is none.
+
+    Raises:
+      DataError: the step that is the best so far is lost, unless it may be forgotten.
+    """
+    if (step := self.last_step()) is None:
+      return None
+    progress = self.progress(step)
+    if progress.best_step and forget_best:
+      progress = dataclasses.replace(progress, best_step=0, best_return=0.0)
+    elif progress.best_step:
+      try:
+        self.check(progress.best_step)
+      except DataError as error:
+        raise DataError(
+          f'the best policy so far is lost: {error}. Restore that folder from a copy; or give '
+          '--config.faults.forget_best=True once, and the best is chosen among the steps to come'
+        ) from error
+    path = self.path(step)
+    hosts.agree('the last checkpoint', dict(step=step, manifest=manifests.digest(path) if manifests.has(path) else ''))
+    self._before = progress
+    return self.state(step, abstract), progress
 
   def progress(self, step: int) -> Progress:
     """The Progress saved with a step."""
     fields = dict(self._restored(step, progress=ocp.args.JsonRestore())['progress'])
-    return Progress(**fields | dict(recent_returns=tuple(fields['recent_returns'])))
+    return Progress.from_json(fields)
 
   def params(self, step: int, abstract: Any) -> Any:
     """The parameters saved at a step, in the shapes, dtypes and shardings of `abstract`."""
@@ -105,18 +325,47 @@ class Checkpoints:
     )
     return restored['rest'].replace(params=restored['params'])
 
+  def check(self, step: int) -> None:
+    """Compares a step with its manifest.
+
+    Raises:
+      DataError: it is not there, or not whole; the message names the file and the steps that are whole.
+    """
+    self._settle()
+    if step in self._whole:
+      return
+    if problem := hosts.from_main(f'whether the checkpoint of step {step} is whole', lambda: self._problem(step)):
+      raise DataError(f'checkpoint of step {step} can not be used: {problem}')
+    self._whole.add(step)
+
+  def _problem(self, step: int) -> str:
+    problem = manifests.problem(self.path(step)) if self.path(step).exists() else 'there is no such folder'
+    if not problem:
+      return ''
+    whole = [s for s in repairs.steps(self._root) if s != step and not manifests.problem(self.path(s))]
+    return f'{problem}; whole are: {", ".join(map(str, whole)) or "none"}'
+
   def _restored(self, step: int, **items: Any) -> Any:
+    self.check(step)
     try:
       return self._manager.restore(step, args=ocp.args.Composite(**items))
     except (ValueError, KeyError, FileNotFoundError) as error:
-      known = ', '.join(map(str, sorted(self._manager.all_steps()))) or 'none'
       reason = str(error).strip().split('\n')[0]
-      raise DataError(f'checkpoint of step {step} can not be restored (there are: {known}): {reason}') from error
+      raise DataError(f'checkpoint of step {step} can not be restored: {reason}') from error
+
+  def wait(self) -> None:
+    """Waits for the save under way; `settled` tells how it ended."""
+    self._settle()
 
   def close(self) -> None:
-    """Waits for the save under way."""
-    self._manager.wait_until_finished()
-    self._prune()
+    """Waits for the save under way. May be called again."""
+    if self._closed:
+      return
+    self._closed = True
+    self._settle()
+    with contextlib.suppress(OSError):  # what is not needed any more stays, then
+      self._make_ready()
+    self._sealer.shutdown()
     self._manager.close()
 
 

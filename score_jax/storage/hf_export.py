@@ -18,6 +18,8 @@ from score_jax.models import weights
 from score_jax.models.families import DecoderConfig
 from score_jax.models.lora import Lora
 from score_jax.models.weights import Weight
+from score_jax.parallel import hosts
+from score_jax.parallel import mesh as meshes
 from score_jax.storage import tensor_files
 from score_jax.storage.hf import DTYPES
 from score_jax.storage.hf import INDEX
@@ -40,7 +42,7 @@ def write_folder(
   replace: bool = False,
   max_shard: str = '5GB',
 ) -> None:
-  """Writes an HF folder that transformers opens.
+  """Writes an HF folder that transformers opens. Of several hosts, main writes, and the others give it their parts.
 
   Args:
     out: where; must not exist unless `replace`.
@@ -72,7 +74,11 @@ def write_folder(
       (folder / 'chat_template.jinja').write_text(chat_template)
     _write_weights(folder, params, config, source, dtype, max_shard)
 
-  _write_whole(out, replace, fill)
+  if hosts.is_main():
+    _write_whole(out, replace, fill)
+  else:
+    _write_weights(None, params, config, source, dtype, max_shard)
+  hosts.barrier(f'the export to {out.name}')
 
 
 def write_adapter(
@@ -150,14 +156,14 @@ def _set_dtype(path: pathlib.Path, dtype: np.dtype, new: bool) -> None:
 
 
 def _write_weights(
-  folder: pathlib.Path,
+  folder: pathlib.Path | None,
   params: dict[str, Any],
   config: DecoderConfig,
   source: pathlib.Path | None,
   dtype: np.dtype | dict[str, np.dtype],
   max_shard: str,
 ) -> None:
-  """Writes a policy's weights, one tensor at a time."""
+  """Writes a policy's weights, one tensor at a time. No folder: only takes part where all devices have to."""
   table = weights.weight_table(config)
   sizes = tuple(table.sizes.items())
   names = table.by_hf_name()
@@ -171,17 +177,17 @@ def _write_weights(
     weight, n = names[name]
     to = entries[name][0]
     if '' in given[weight]:
-      return _fitting(name, np.asarray(_taker(weight, sizes, to)(given[weight], n)))
+      return _fitting(name, meshes.fetch_whole(_taker(weight, sizes, to)(given[weight], n)))
     own = stored.where[name].read(name)
     if not given[weight]:
       return _fitting(name, own.astype(to))
-    return _fitting(name, np.asarray(_merger(weight, sizes, to)(own, given[weight], n)))
+    return _fitting(name, meshes.fetch_whole(_merger(weight, sizes, to)(own, given[weight], n)))
 
   write_shards(folder, entries, array_of, max_shard)
 
 
 def write_shards(
-  folder: pathlib.Path,
+  folder: pathlib.Path | None,
   entries: dict[str, tuple[np.dtype, tuple[int, ...]]],
   array_of: Callable[[str], np.ndarray],
   max_shard: str,
@@ -189,7 +195,7 @@ def write_shards(
   """Writes weight files of at most `max_shard` ('5GB'), and their index if they are several.
 
   Args:
-    folder: where.
+    folder: where; None: nowhere, but the tensors are asked for in the same order.
     entries: dtype and shape of every tensor, by HF name.
     array_of: gives a tensor by its name, and is asked once for each.
     max_shard: a tensor larger than this has a file of its own.
@@ -201,8 +207,13 @@ def write_shards(
     filename_pattern='model{suffix}.safetensors',
   )
   for file, held in split.filename_to_tensors.items():
-    tensor_files.write_file(folder / file, {name: entries[name] for name in held}, array_of)
-  if split.is_sharded:
+    declared = {name: entries[name] for name in held}
+    if folder:
+      tensor_files.write_file(folder / file, declared, array_of)
+    else:
+      for name in tensor_files.ordered(declared):
+        array_of(name)
+  if folder and split.is_sharded:
     index = dict(metadata=split.metadata, weight_map=split.tensor_to_filename)
     (folder / INDEX).write_text(json.dumps(index, indent=2) + '\n')
 

@@ -2,8 +2,12 @@
 
 config.json      the configuration as run, and the run's identity
 metrics.jsonl    one line a step
+rows/            conversations of evaluations and, some, of training steps (reporting/rows.py)
+report.html      all of it, to look at
 eval.json        base, final (and last, where it is not the final), each greedy and sampled
 checkpoints/     storage/checkpoints.py
+damaged/         checkpoints that were found damaged
+stuck-*.txt      what a run that was ended for hanging was doing
 offline/         first attempts sampled from the base, as token ids
 hf/              the final policy as an HF folder
 """
@@ -12,11 +16,18 @@ import hashlib
 import json
 import os
 import pathlib
+import time
 from typing import Any
 
-from score_jax.errors import ConfigError
+from absl import logging
 
-_PARTIAL_CONFIG = 'config.json.partial'  # left by a kill within `write_text`
+from score_jax.errors import ConfigError
+from score_jax.faults import lock
+from score_jax.faults import secrets
+from score_jax.storage import manifests
+
+_LOOKS = 30  # seconds until a host sees what another has written
+_OWN = ('config.json.partial', lock.NAME)  # left by a kill before there was a config.json
 
 
 class RunFolder:
@@ -29,28 +40,46 @@ class RunFolder:
     self.eval = self.path / 'eval.json'
     self.checkpoints = self.path / 'checkpoints'
     self.offline = self.path / 'offline'
+    self.damaged = self.path / 'damaged'
     self.hf = self.path / 'hf'
+    self._waiting: list[str] = []  # lines of metrics.jsonl that the disk has not taken
+    self.rows = self.path / 'rows'
+    self.report = self.path / 'report.html'
 
   def claim(self, config: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Takes the folder for this run, or goes on with it.
+    """Takes the folder for this run, or goes on with it, and locks it until the process ends.
 
     Raises:
-      ConfigError: it belongs to another run; the message names the first fields that differ. Nothing is changed.
+      ConfigError: it belongs to another run, and the message names the first fields that differ; or another process is
+        at work in it. Nothing is changed.
     """
+    identity = secrets.redacted_tree(json.loads(json.dumps(identity)))
+    self._check_claim(identity)
+    self.path.mkdir(parents=True, exist_ok=True)
+    lock.take(self.path)
+    self._check_claim(identity)  # it may have been claimed meanwhile
+    write_json(self.config, dict(config=secrets.redacted_tree(config), identity=identity))
+
+  def _check_claim(self, ours: dict[str, Any]) -> None:
     if self.path.exists() and not self.path.is_dir():
       raise ConfigError(f'--workdir={self.path} is a file; name a folder')
     if self.config.exists():
       theirs = self.read_config()['identity']
-      ours = json.loads(json.dumps(identity))
       if theirs != ours and self.has_begun():
         raise ConfigError(
           f'run folder {self.path} belongs to another run: {"; ".join(differences(theirs, ours)[:5])}. '
           'Choose another --workdir, or repeat the command that began it'
         )
-    elif self.path.exists() and any(path.name != _PARTIAL_CONFIG for path in self.path.iterdir()):
+    elif self.path.exists() and any(path.name not in _OWN for path in self.path.iterdir()):
       raise ConfigError(f'run folder {self.path} is not empty and holds no config.json; choose another --workdir')
-    self.path.mkdir(parents=True, exist_ok=True)
-    write_json(self.config, dict(config=config, identity=identity))
+
+  def sees(self, claimed: str) -> bool:
+    """Whether the folder is the one that another host claimed, by a hash of what is in it; a network takes time."""
+    for _ in range(_LOOKS):
+      if self.path.is_dir() and hash_files(self.path, ('.json',)) == claimed:
+        return True
+      time.sleep(1)
+    return False
 
   def has_begun(self) -> bool:
     """Whether there is more to lose than the configuration of a run that stopped before its first result."""
@@ -85,9 +114,42 @@ class RunFolder:
     write_text(self.metrics, ''.join(line + '\n' for line in kept))
 
   def add_metrics(self, line: dict[str, Any]) -> None:
-    """Appends a step's line."""
-    with self.metrics.open('a') as file:
-      file.write(json.dumps(line) + '\n')
+    """Appends a step's line. One that a full disk does not take waits for the next, or for `sync_metrics`."""
+    self._waiting.append(json.dumps(secrets.redacted_tree(line)) + '\n')
+    try:
+      self._write_waiting()
+    except OSError as error:
+      logging.warning('%s can not be written (%s); the line waits', self.metrics, error.strerror)
+
+  def sync_metrics(self) -> None:
+    """Makes the lines so far durable: a checkpoint must not be newer than its metrics.
+
+    Raises:
+      OSError: the disk does not take them.
+    """
+    self._write_waiting()
+    if self.metrics.exists():
+      with self.metrics.open('rb') as file:
+        os.fsync(file.fileno())
+
+  def last_metrics(self) -> dict[str, Any]:
+    """The newest line; {} before there is one."""
+    lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
+    return json.loads(lines[-1]) if lines else {}
+
+  def _write_waiting(self) -> None:
+    if not self._waiting:
+      return
+    with self.metrics.open('ab', buffering=0) as file:
+      size = file.tell()
+      try:
+        rest = ''.join(self._waiting).encode()
+        while rest:
+          rest = rest[file.write(rest) :]
+      except OSError:
+        file.truncate(size)  # no half line before the next one
+        raise
+    self._waiting.clear()
 
   def read_eval(self) -> dict[str, Any]:
     """eval.json, or {} before there is one."""
@@ -95,7 +157,7 @@ class RunFolder:
 
   def write_eval(self, results: dict[str, Any]) -> None:
     """Replaces eval.json."""
-    write_json(self.eval, results)
+    write_json(self.eval, secrets.redacted_tree(results))
 
 
 def differences(theirs: Any, ours: Any, where: str = '') -> list[str]:
@@ -114,10 +176,10 @@ def differences(theirs: Any, ours: Any, where: str = '') -> list[str]:
   return [] if theirs == ours else [f'{where} was {theirs!r}, is now {ours!r}']
 
 
-def hash_files(folder: pathlib.Path, suffixes: tuple[str, ...]) -> str:
-  """sha256 over names and contents of the folder's files with these suffixes."""
+def hash_files(folder: pathlib.Path, suffixes: tuple[str, ...], deep: bool = False) -> str:
+  """sha256 over names and contents of the folder's files with these suffixes; `deep`: and of folders within it."""
   total = hashlib.sha256()
-  for path in sorted(folder.iterdir()):
+  for path in sorted(folder.rglob('*') if deep else folder.iterdir()):
     if path.is_file() and path.suffix in suffixes:
       with path.open('rb') as file:
         total.update(f'{path.name}:{hashlib.file_digest(file, "sha256").hexdigest()};'.encode())
@@ -136,3 +198,4 @@ def write_text(path: pathlib.Path, text: str) -> None:
     file.flush()
     os.fsync(file.fileno())
   partial.replace(path)
+  manifests.fsync(path.parent)

@@ -133,8 +133,8 @@ def write_file(path: pathlib.Path, entries: dict[str, _Declared], array_of: Call
   Args:
     path: of the file.
     entries: dtype and shape of every tensor, by name.
-    array_of: gives a tensor by its name. It is asked once for each, by dtype in the order of `DTYPES`, then by name;
-      what it gave is written and forgotten before the next.
+    array_of: gives a tensor by its name. It is asked once for each, in the order of `ordered`; what it gave is written
+      and forgotten before the next.
 
   Raises:
     ValueError: a dtype is none of `DTYPES`, a name is reserved, or an array differs from its entry.
@@ -142,7 +142,7 @@ def write_file(path: pathlib.Path, entries: dict[str, _Declared], array_of: Call
   for name, (dtype, _) in entries.items():
     if name == _METADATA or dtype not in _NAMES:
       raise ValueError(f'{path}: a file has no place for tensor {name!r} of {dtype}')
-  names = sorted(entries, key=lambda name: (list(_NAMES).index(entries[name][0]), name))
+  names = ordered(entries)
   # 0o644: others may read a model, as far as the umask lets them.
   with open(path, 'wb', opener=lambda file, flags: os.open(file, flags, 0o644)) as file:
     file.write(_header({name: entries[name] for name in names}))
@@ -150,6 +150,11 @@ def write_file(path: pathlib.Path, entries: dict[str, _Declared], array_of: Call
       _write_tensor(file, name, entries[name], array_of)
     file.flush()
     os.fsync(file.fileno())
+
+
+def ordered(entries: dict[str, _Declared]) -> list[str]:
+  """Names in the order in which a file holds them: by dtype in the order of `DTYPES`, then by name."""
+  return sorted(entries, key=lambda name: (list(_NAMES).index(entries[name][0]), name))
 
 
 def _header_length(path: pathlib.Path, start: bytes, size: int, max_tensors: int) -> int:

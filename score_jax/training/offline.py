@@ -5,11 +5,15 @@ step's problems, whole groups of G rows, takes its first attempts from a pool of
 """
 
 import dataclasses
+import hashlib
 import os
+import pathlib
 
-import jax
 import numpy as np
 
+from score_jax.faults import watchdog
+from score_jax.parallel import hosts
+from score_jax.parallel import mesh as meshes
 from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
 from score_jax.training.run import Run
@@ -36,16 +40,26 @@ def offline_count(stage: Stage, problems: int) -> int:
 
 
 def open_pool(run: Run, visit_index: int, stage: Stage) -> OfflinePool:
-  """The pool of a visit: read from the run folder, or sampled from the base and written there."""
+  """The pool of a visit: read from the run folder, or sampled from the base and written there. All hosts have it."""
   size = run.config.offline_pool
   if offline_count(stage, run.config.batch.problems) == 0:
     return OfflinePool((), np.zeros((0, run.config.batch.samples, run.config.sampling.attempt_tokens[0]), np.int32))
   # Indices below zero: problems that no training step draws.
   problems = tuple(run.task.problem(run.config.seed, 'train', -1 - visit_index * size - i) for i in range(size))
   path = run.folder.offline / f'visit{visit_index}.npy'
-  if path.exists():
-    return OfflinePool(problems, np.load(path, allow_pickle=False))
-  first = _sample_first(run, problems, visit_index)
+  if hosts.from_main('the pool of offline attempts', path.exists):
+    first = np.load(path, allow_pickle=False)
+  else:
+    first = _sample_first(run, problems, visit_index)
+    if hosts.is_main():
+      _write(path, first)
+  digest = hashlib.sha256(np.ascontiguousarray(first)).hexdigest()
+  hosts.agree('the pool of offline attempts', dict(file=str(path), shape=list(first.shape), sha256=digest))
+  return OfflinePool(problems, first)
+
+
+def _write(path: pathlib.Path, first: np.ndarray) -> None:
+  """Writes a pool, whole or not at all."""
   path.parent.mkdir(exist_ok=True)
   partial = path.with_suffix('.partial')
   with partial.open('wb') as file:
@@ -53,7 +67,6 @@ def open_pool(run: Run, visit_index: int, stage: Stage) -> OfflinePool:
     file.flush()
     os.fsync(file.fileno())
   partial.replace(path)
-  return OfflinePool(problems, first)
 
 
 def _sample_first(run: Run, problems: tuple[Problem, ...], visit_index: int) -> np.ndarray:
@@ -63,10 +76,11 @@ def _sample_first(run: Run, problems: tuple[Problem, ...], visit_index: int) -> 
   key = stream_key(run.config.seed, Stream.OFFLINE, visit_index)
   parts = []
   for begin in range(0, len(problems), per_call):
+    watchdog.beat()
     part = [problems[min(begin + i, len(problems) - 1)] for i in range(per_call)]
-    prompts = run.sampler.encoded([p for p in part for _ in range(G)])
+    prompts = run.sampler.encoded([part[row // G] for row in meshes.local_rows(run.mesh, per_call * G)])
     rollout = run.sampler.sample(params, prompts, key, spec, first_row=begin * G)
-    tokens_BL, attempt_BL = jax.device_get((rollout.tokens, rollout.attempt))
+    tokens_BL, attempt_BL = meshes.fetch_whole((rollout.tokens, rollout.attempt))
     first_BF = np.full((len(tokens_BL), spec.budgets[0]), -1, np.int32)
     for row, (tokens, labels) in enumerate(zip(tokens_BL, attempt_BL, strict=True)):
       ids = tokens[labels == 1]

@@ -25,11 +25,13 @@ from score_jax.storage import hf_export
 from score_jax.storage import run_folder
 from score_jax.storage.run_folder import RunFolder
 from score_jax.tasks import countdown_base
+from score_jax.tasks import open_task
 from score_jax.training import evaluation
 from score_jax.training import optim
 from score_jax.training import run as runs
 from score_jax.training.update import supervised_update
 from score_jax.types import Stage
+from score_jax.verifiers.pool import open_grader
 
 _STEPS_A_CALL = 100
 
@@ -78,9 +80,11 @@ def pretrain(config: RunConfig, workdir: str) -> None:
     folder.hf, params, decoder, source=None, tokenizer=tokenizer, dtype=hf.DTYPES['float32'], replace=True
   )
   sampler = runs.open_sampler(config, folder.hf, mesh)
-  result = evaluation.evaluate(
+  task = open_task(config.task)
+  result, _ = evaluation.evaluate(
     sampler,
-    runs.open_task(config),
+    task,
+    open_grader(task.verifier, config.grading),
     sampler.layout(params),
     problems=config.eval.problems,
     seed=config.eval.seed,

@@ -15,11 +15,11 @@ import optax
 from score_jax import config as configs
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
-from score_jax.models import flash
 from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
 from score_jax.models.lora import Lora
 from score_jax.models.weights import WeightTable
+from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling.sampler import Sampler
 from score_jax.sampling.sampler import Stream
@@ -27,14 +27,19 @@ from score_jax.sampling.sampler import stream_key
 from score_jax.states import TrainState
 from score_jax.storage import hf
 from score_jax.storage import run_folder
-from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.run_folder import RunFolder
-from score_jax.tasks import TASKS
 from score_jax.tasks import Task
 from score_jax.tasks import chat as chats
+from score_jax.tasks import open_task
+from score_jax.tasks import without_long
 from score_jax.tasks.tokenizer import load_tokenizer
+from score_jax.training import admission
 from score_jax.training import optim
+from score_jax.training import sources
+from score_jax.training import specs
 from score_jax.training.update import UpdateSpec
+from score_jax.verifiers.pool import Grader
+from score_jax.verifiers.pool import open_grader
 
 _TOKENIZER_FILES = ('.json', '.jinja', '.model', '.txt')
 
@@ -49,11 +54,13 @@ class Run:
   mesh: Mesh
   decoder: DecoderConfig
   task: Task
+  grader: Grader
   sampler: Sampler
   trained: WeightTable  # the weights that training changes: all, or adapters
   optimizer: optax.GradientTransformation
   update_spec: UpdateSpec
   base: Any  # model.path's parameters in the training layout and compute dtype; never donated
+  source: sources.Source | None = None  # what config.init_from gave, as the run began
 
   @property
   def frozen(self) -> Any:
@@ -115,13 +122,6 @@ def compute_dtype(name: str) -> Any:
   return jnp.dtype(name)
 
 
-def open_task(config: RunConfig) -> Task:
-  """The configured task."""
-  if config.task.name not in TASKS:
-    raise ConfigError(f'config.task.name = {config.task.name!r} is unknown; use one of {", ".join(TASKS)}')
-  return TASKS[config.task.name](config.task)
-
-
 def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> Sampler:
   """Tokenizer, template proof and sampling settings of a model folder."""
   tokenizer = load_tokenizer(model_folder, config.task.chat_template)
@@ -170,35 +170,48 @@ def open_run(config: RunConfig, workdir: str) -> Run:
   Raises:
     UserError: what is wrong with the configuration, the model folder or the run folder; nothing has been written.
   """
+  # Before the devices: grader processes begin with nothing of them, and bad data is told at once.
+  task = open_task(config.task)
+  admission.check_task(config, task)
+  grader = open_grader(task.verifier, config.grading)
+  if grader.about and hosts.is_main():
+    print(grader.about, flush=True)
+  try:
+    admission.check_hosts(config, task)
+    return _opened(config, workdir, task, grader)
+  except BaseException:
+    grader.close()
+    raise
+
+
+def _opened(config: RunConfig, workdir: str, task: Task, grader: Grader) -> Run:
+  """The rest of `open_run`."""
   if folder := compile_cache(config.compile_cache, jax.default_backend(), os.environ):
     jax.config.update('jax_compilation_cache_dir', folder)
   mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-  part = config.batch.problems // config.batch.micro_batches * config.batch.samples
-  if part % meshes.row_shards(mesh):
-    raise ConfigError(
-      f'a micro-batch of {part} rows (config.batch) can not be spread over {meshes.row_shards(mesh)} devices; '
-      'change batch.problems, batch.samples, batch.micro_batches or the mesh'
-    )
-  if config.batch.pack and config.batch.problems % (meshes.row_shards(mesh) * config.batch.micro_batches):
-    raise ConfigError(
-      f'config.batch.pack needs whole problems on each of {meshes.row_shards(mesh)} devices in each of '
-      f'config.batch.micro_batches = {config.batch.micro_batches} parts; config.batch.problems = '
-      f'{config.batch.problems} is no multiple of their product'
-    )
-  task = open_task(config)
+  specs.check_spread(config, mesh)
   model_folder = hf.folder_of(config.model.path)
   sampler = open_sampler(config, model_folder, mesh)
-  base = hf.read_params(model_folder, sampler.config, mesh, sampler.dtype)
-  folder = RunFolder(workdir)
+  if config.task.long_prompts == 'drop':
+    chat = sampler.chat
+    task = without_long(task, lambda problem: len(chat.prompt_ids(problem)), chat.prompt_tokens)
   model_identity = dict(
     weights=run_folder.hash_files(model_folder, ('.safetensors',)),
     tokenizer=run_folder.hash_files(model_folder, _TOKENIZER_FILES),
     chat_template=hashlib.sha256(sampler.chat.tokenizer.chat_template.encode()).hexdigest(),
     compute_dtype=sampler.dtype.name,
   )
-  if config.init_from and not folder.has_begun():  # a run under way has what it took from there
-    _check_init_from(config, model_identity['weights'])
-  folder.claim(configs.as_dict(config), configs.identity(config) | dict(model=model_identity))
+  hosts.agree('the model folder', model_identity)
+  base = hf.read_params(model_folder, sampler.config, mesh, sampler.dtype)
+  folder = RunFolder(workdir)
+  source = None
+  if config.init_from:
+    admission.check_init_from(config, folder, model_identity['weights'])
+    source = sources.taken(config.init_from, folder)
+  identity = configs.identity(config) | dict(model=model_identity, data=task.train.fingerprint)
+  if source:
+    identity['init_from'] = dict(path=config.init_from, **dataclasses.asdict(source))
+  admission.claim(folder, config, identity)
   trained = loras.trained_table(sampler.config, config.lora)
   return Run(
     config=config,
@@ -207,53 +220,31 @@ def open_run(config: RunConfig, workdir: str) -> Run:
     mesh=mesh,
     decoder=sampler.config,
     task=task,
+    grader=grader,
     sampler=sampler,
     trained=trained,
     optimizer=optim.make_optimizer(config.optim, trained),
-    update_spec=UpdateSpec(
-      config=sampler.config,
-      lora=config.lora,
-      dtype=sampler.dtype,
-      group=config.batch.samples,
-      micro_batches=config.batch.micro_batches,
-      kl_form=config.loss.kl_form,
-      importance_cap=config.loss.importance_cap,
-      remat=config.model.remat,
-      logits_mb=config.model.logits_mb,
-      attempt_gradient_norms=config.loss.attempt_gradient_norms,
-      how=flash.best(sampler.config, sampler.dtype, mesh),
-      shards=meshes.row_shards(mesh),
-    ),
+    update_spec=specs.update_spec(config, sampler.config, sampler.dtype, mesh),
     base=base,
+    source=source,
   )
-
-
-def _check_init_from(config: RunConfig, base: str) -> None:
-  """A run can start from another only where both train the same weights; adapters, where the base is the same."""
-  found = RunFolder(config.init_from).read_config()
-  theirs, ours = loras.Lora(**found['config']['lora']), config.lora
-  if (theirs.rank or ours.rank) and found['identity'].get('model', {}).get('weights') != base:
-    raise ConfigError(
-      f'config.init_from = {config.init_from!r} was trained on another base than config.model.path = '
-      f'{config.model.path!r}; adapters fit the base that they were trained on'
-    )
-  if theirs != ours and (theirs.rank or ours.rank):
-    raise ConfigError(
-      f'config.init_from = {config.init_from!r} was trained with config.lora = {theirs}, this run has {ours}; use the '
-      'same, or export that run and name the folder as config.model.path'
-    )
 
 
 def put_params(mesh: Mesh, table: WeightTable, params: Any, dtype: Any) -> Any:
   """A tree of host or device arrays in the training layout, in `dtype`; always a copy of its own."""
   shardings = meshes.params(mesh, table, meshes.TRAINING_RULES)
-  return jax.tree.map(lambda p, s: jax.device_put(jnp.array(p, dtype, copy=True), s), params, shardings)
+  return jax.tree.map(lambda p, s: meshes.put(jnp.array(p, dtype, copy=True), s), params, shardings)
 
 
 def initial_params(run: Run) -> Any:
-  """f32 parameters at step 0: those of `init_from`'s best policy if it is set, else the base's or fresh adapters."""
-  if run.config.init_from:
-    return best_params(RunFolder(run.config.init_from), run.mesh, run.trained)
+  """f32 parameters at step 0: those of `init_from`'s best policy if it is set, else the base's or fresh adapters.
+
+  Raises:
+    DataError: `init_from` no longer has the checkpoint that the run began from.
+  """
+  if run.source:
+    sources.check(run.source, run.config.init_from)
+    return best_params(RunFolder(run.config.init_from), run.mesh, run.trained, str(run.source.step))
   if run.config.lora.rank:
     return fresh_adapters(run)
   return hf.read_params(run.model_folder, run.decoder, run.mesh, jnp.float32)
@@ -272,28 +263,14 @@ def initial_state(run: Run) -> TrainState:
 
 def abstract_state(run: Run) -> TrainState:
   """Shapes, dtypes and shardings of the state."""
-
-  def placed(shapes: Any, shardings: Any) -> Any:
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-
-  params = run.trained.abstract(jnp.float32)
-  number = jax.ShapeDtypeStruct((), jnp.int32, sharding=meshes.replicated(run.mesh))
-  return TrainState(
-    step=number,
-    params=placed(params, meshes.params(run.mesh, run.trained, meshes.TRAINING_RULES)),
-    opt_state=placed(
-      jax.eval_shape(run.optimizer.init, params), meshes.opt_state(run.mesh, run.optimizer, run.trained)
-    ),
-    rejected=number,
-    rejected_in_a_row=number,
-  )
+  return specs.abstract_state_of(run.mesh, run.trained, run.optimizer)
 
 
 def fresh_state(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh, table: WeightTable) -> TrainState:
   """A state at step 0 around given parameters."""
 
   def zero():
-    return jax.device_put(jnp.int32(0), meshes.replicated(mesh))
+    return meshes.put(jnp.int32(0), meshes.replicated(mesh))
 
   return TrainState(
     step=zero(),
@@ -314,26 +291,9 @@ def best_params(folder: RunFolder, mesh: Mesh, table: WeightTable, step: str = '
 
   Raises:
     ConfigError: `step` is none of these, or the folder holds no checkpoints.
-    DataError: there is no such checkpoint, or it is of another model.
+    DataError: there is no such checkpoint, it is not whole, or it is of another model.
   """
-  if not folder.checkpoints.is_dir():
-    raise ConfigError(f'{folder.path} has no checkpoints; it is not a run folder, or the run has saved none yet')
-  checkpoints = Checkpoints(folder.checkpoints, read_only=True)
-  last = checkpoints.last_step()
-  if last is None:
-    raise ConfigError(f'{folder.path} has no whole checkpoint yet')
-  if step == 'last':
-    chosen = last
-  elif step == 'best':
-    chosen = checkpoints.progress(last).best_step or last
-  elif step.isdigit():
-    chosen = int(step)
-  else:
-    raise ConfigError(f"step {step!r} must be 'best', 'last' or a number")
-  shardings = meshes.params(mesh, table, meshes.TRAINING_RULES)
-  abstract = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), table.abstract(jnp.float32), shardings
-  )
-  params = checkpoints.params(chosen, abstract)
-  checkpoints.close()
-  return params
+  with sources.open_checkpoints(folder) as checkpoints:
+    chosen = sources.chosen_step(checkpoints, folder, step)
+    abstract = specs.placed(table.abstract(jnp.float32), meshes.params(mesh, table, meshes.TRAINING_RULES))
+    return checkpoints.params(chosen, abstract)

@@ -201,9 +201,16 @@ def _row_metrics(token_scores: losses.TokenScores, ratio_BA: jax.Array, part: Ba
 
 
 def apply(
-  state: TrainState, grads: tuple[Any, ...], loss_A: jax.Array, learning_rate: jax.Array, optimizer
+  state: TrainState,
+  grads: tuple[Any, ...],
+  loss_A: jax.Array,
+  learning_rate: jax.Array,
+  optimizer,
+  seen: tuple[jax.Array, ...] = (),
 ) -> tuple[TrainState, Metrics]:
   """The optimizer's step, or none at all: any non-finite loss, gradient, parameter or moment rejects the whole step.
+
+  So does anything non-finite in `seen`: what the loss was made of, where it may have been multiplied with 0.
 
   The step is worked out twice: once for the question whether it is finite, of which only a few numbers are kept, and
   once in the place of the old state. Worked out once, it would stand beside the old state until the question is
@@ -219,6 +226,7 @@ def apply(
   params, opt_state = stepped(state.params, state.opt_state, grads)
   # The gradient's norm is finite only if all its entries are; the same for parameters and moments.
   checks = [jnp.sum(loss_A), norm, optax.tree.norm(params), *(jnp.sum(x) for x in jax.tree.leaves(opt_state))]
+  checks += [jnp.sum(x) for x in seen]
   finite = functools.reduce(jnp.logical_and, [jnp.isfinite(check) for check in checks])
   finite, *old, grads = jax.lax.optimization_barrier((finite, state.params, state.opt_state, grads))
   new = stepped(*old, grads)
@@ -259,8 +267,10 @@ def update(
     the new state, and metrics as arrays: reward_A, kl_A, loss_A, gradient_norm, gradient_norm_A, mismatch, ...
   """
   loss_A, grads, sums = gradients(state.params, frozen, reference, batch, stage, spec)
-  state, metrics = apply(state, grads, loss_A, stage.learning_rate, optimizer)
   reward_BA = rewards.attempt_rewards(batch.verdict, stage.pays, stage.bonus)
+  # Log-probabilities of sampler, trainer and reference, in their sums, and the rewards.
+  seen = (sums['gap'], sums['kl_A'], reward_BA)
+  state, metrics = apply(state, grads, loss_A, stage.learning_rate, optimizer, seen)
   # A failed grader must not earn the next attempt a bonus here either: `best` is chosen by these rewards.
   known_BA = rewards.reward_is_known(batch.verdict, stage.pays, stage.bonus)
   metrics |= dict(
@@ -270,6 +280,17 @@ def update(
     mismatch=sums['gap'] / jnp.maximum(sums['tokens'], 1),
   )
   return state, metrics
+
+
+@jax.jit
+def checksum(tree: Any) -> jax.Array:
+  """u32 sum, modulo 2**32, of the bits of all leaves: the same on every mesh, and another if a weight is touched."""
+
+  def bits(leaf: jax.Array) -> jax.Array:
+    words = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f'uint{8 * leaf.dtype.itemsize}'))
+    return jnp.sum(words.astype(jnp.uint32), dtype=jnp.uint32)
+
+  return sum((bits(leaf) for leaf in jax.tree.leaves(tree)), jnp.uint32(0))
 
 
 @functools.partial(jax.jit, static_argnames=('config', 'optimizer', 'dtype'), donate_argnames=('state',))

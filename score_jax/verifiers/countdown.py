@@ -8,35 +8,41 @@ is the target.
 
 import re
 
-from score_jax.types import Problem
+from score_jax.types import Graded
 from score_jax.types import Verdict
 
 _STEP = re.compile(r'\s*([0-9]{1,9})\s*([-+*/])\s*([0-9]{1,9})\s*=\s*([0-9]{1,9})\s*')  # ASCII digits alone
 _LONGEST = 4096  # characters; a longer answer is not an answer to this task
 
 
-def grade(problem: Problem, text: str) -> Verdict:
+def grade(reference: dict, text: str) -> Graded:
   """CORRECT, WRONG, or UNPARSED when the text is not a chain of steps.
 
   Args:
-    problem: with reference {'numbers': [int, ...], 'target': int}.
+    reference: {'numbers': [int, ...], 'target': int}.
     text: the attempt, decoded without special tokens.
   """
   if len(text) > _LONGEST:
-    return Verdict.UNPARSED
-  steps = parse_steps(text.rpartition(':')[-1])
+    return Graded(Verdict.UNPARSED)
+  answer = text.rpartition(':')[-1]
+  steps = parse_steps(answer)
   if not steps:
-    return Verdict.UNPARSED
-  there = list(problem.reference['numbers'])
+    return Graded(Verdict.UNPARSED)
+  reached = _reaches(steps, reference['numbers'], reference['target'])
+  return Graded(Verdict.CORRECT if reached else Verdict.WRONG, answer.strip()[:200])
+
+
+def _reaches(steps: list[tuple[int, str, int, int]], numbers: list[int], target: int) -> bool:
+  there = list(numbers)
   for left, operation, right, result in steps:
     for operand in (left, right):
       if operand not in there:
-        return Verdict.WRONG
+        return False
       there.remove(operand)
     if result_of(left, operation, right) != result:
-      return Verdict.WRONG
+      return False
     there.append(result)
-  return Verdict.CORRECT if there == [problem.reference['target']] else Verdict.WRONG
+  return there == [target]
 
 
 def parse_steps(text: str) -> list[tuple[int, str, int, int]]:

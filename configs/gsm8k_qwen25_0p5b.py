@@ -1,0 +1,27 @@
+r"""SCoRe on GSM8K with Qwen2.5-0.5B-Instruct: one GPU, or a small pod.
+
+  python -m score_jax.main --config=configs/gsm8k_qwen25_0p5b.py --config.model.path=DIR \
+      --config.task.data.train="('tfds:gsm8k/train',)" --config.task.data.heldout="('tfds:gsm8k/test',)"
+
+DIR is a downloaded Qwen/Qwen2.5-0.5B-Instruct. The data may as well be the published .jsonl files or a hub folder. The
+paper has no GSM8K: its settings for MATH, but shorter answers, fewer steps and a higher rate for a smaller model.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import math_gemma2_2b
+
+
+def get_config() -> ConfigDict:
+  config = math_gemma2_2b.get_config()
+  config.model.path = 'Qwen2.5-0.5B-Instruct'
+  config.task.name = 'gsm8k'
+  config.sampling.prompt_tokens = 384
+  config.sampling.attempt_tokens = (400, 400)
+  config.batch.micro_batches = 8
+  config.optim.learning_rate = 1e-5
+  config.stages.stage1.steps = 200
+  config.stages.stage2.steps = 300
+  config.eval.problems = 1319
+  config.eval.every = 50
+  return config

@@ -1,0 +1,42 @@
+r"""SCoRe on MATH with Gemma 2 2B, the paper's open model (arXiv 2409.12917, table 8 and appendix A.1).
+
+  python -m score_jax.main --config=configs/math_gemma2_2b.py --config.model.path=DIR \
+      --config.task.data.train="('data/math_train.jsonl','data/math_test.jsonl')"
+
+DIR is a downloaded google/gemma-2-2b-it. The data are the 12,500 problems of MATH, as JSON lines or a hub folder; the
+500 of MATH500 are held out by their text. From the paper: learning rate, steps in all, conversations a step, alpha,
+both betas, temperature, prompts, greedy evaluation. Left open there and chosen here: marked below.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from score_jax.tasks import prompts
+
+
+def get_config() -> ConfigDict:
+  config = common.get_config()
+  config.model.path = 'gemma-2-2b-it'  # chosen: the paper does not say whether base or instruction-tuned
+  config.model.remat = 'full'
+  config.task.name = 'math'
+  config.task.instruction = prompts.MATH_AGAIN
+  config.task.long_prompts = 'drop'  # chosen
+  config.sampling.prompt_tokens = 512  # chosen
+  config.sampling.attempt_tokens = (1024, 1024)  # chosen
+  config.sampling.lanes = 128  # chosen; answers differ in length
+  config.batch.problems = 128  # chosen: 512 conversations as 128 problems x 4 samples
+  config.batch.samples = 4
+  config.batch.micro_batches = 16
+  config.batch.pack = True
+  config.optim.learning_rate = 5e-6
+  config.optim.warmup_steps = 20  # chosen, like schedule, Adam's betas and clipping of configs/common.py
+  config.stages.stage1.steps = 1500  # 3,000 in all; how they are divided is chosen
+  config.stages.stage2.steps = 1500
+  config.stages.stage1.kl = (0.1, 0.01)  # beta2, beta1
+  config.stages.stage2.kl = (0.01, 0.01)
+  config.stages.stage2.bonus = (0.0, 10.0)  # alpha
+  config.stages.stage2.optim.learning_rate = 0.0  # the paper has one rate
+  config.eval.problems = 500  # MATH500
+  config.eval.every = 100
+  config.checkpoint.every = 50
+  return config

@@ -1,0 +1,19 @@
+"""Adapting beta to a budget of KL: the proportional controller of Ziegler et al. (arXiv 1909.08593, section 2.2)."""
+
+_GAIN = 0.1
+_LARGEST_ERROR = 0.2  # of one step, relative
+_WIDEST = 100.0  # how far a beta may move from the stage's own, either way
+
+
+def next_scale(scale: float, kl: float, budget: float) -> float:
+  """What the stage's beta is multiplied with in the next step (eq. 6); unchanged where the budget is 0.
+
+  Args:
+    scale: of this step; 1 as a stage begins.
+    kl: of this step, in nats: an attempt's summed log-ratio, mean over rows. A sample: it may be negative.
+    budget: what it should be.
+  """
+  if not budget:
+    return scale
+  error = min(max(kl / budget - 1, -_LARGEST_ERROR), _LARGEST_ERROR)
+  return min(max(scale * (1 + _GAIN * error), 1 / _WIDEST), _WIDEST)

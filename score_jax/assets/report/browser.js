@@ -1,0 +1,195 @@
+// Conversations, filtered by what became of the answer; the attempts side by side, with what differs marked.
+
+const PAGE = 60;
+const VERDICTS = {
+  correct: '\u2713 right',
+  wrong: '\u2717 wrong',
+  unparsed: '\u2717 no answer found',
+  timeout: '\u2717 took too long',
+  error: '? not graded',
+};
+const STOPS = {
+  none: 'never ran',
+  end_of_turn: 'ended its turn',
+  other: 'ended by another stop token',
+  budget: 'cut by its budget',
+};
+
+function browser(runs) {
+  const rows = runs.flatMap((run) => run.conversations.rows.map((row) => ({ ...row, of: label(runs, run, row.of) })));
+  const counts = {};
+  for (const run of runs)
+    for (const [of, found] of Object.entries(run.conversations.counts)) counts[label(runs, run, of)] = found;
+  const sources = Object.keys(counts);
+  if (!rows.length) return el('p', { class: 'quiet' }, 'No conversations were kept in this folder.');
+  const state = {
+    of: sources.at(-1).endsWith('training') && sources.length > 1 ? sources.at(-2) : sources.at(-1),
+    kind: '',
+    words: '',
+    most: PAGE,
+  };
+  const [list, detail, chips] = [
+    el('ul', { class: 'list', 'aria-label': 'conversations' }),
+    el('div', { class: 'detail', 'aria-live': 'polite' }),
+    el('div', { class: 'chips', role: 'group', 'aria-label': 'what became of the answer' }),
+  ];
+  const note = el('p', { class: 'small quiet', role: 'status' });
+  const draw = () => {
+    const found = rows.filter(
+      (row) => row.of === state.of && (!state.kind || row.kind === state.kind) && matches(row, state.words),
+    );
+    drawChips(chips, counts[state.of], state, draw);
+    const total = Object.entries(counts[state.of]).reduce(
+      (sum, [kind, n]) => sum + (!state.kind || state.kind === kind ? n : 0),
+      0,
+    );
+    note.replaceChildren(`${count(found.length)} of ${count(total)} conversations are in this file.`);
+    drawList(list, detail, found, state, draw);
+  };
+  const [select, chosen] = choice(
+    'evaluation',
+    sources.map((name) => [name, name]),
+    (value) => redraw({ of: value }),
+  );
+  const search = el('input', {
+    type: 'search',
+    placeholder: 'a word, a number, an id',
+    oninput: (event) => redraw({ words: event.target.value.toLowerCase() }),
+  });
+  const redraw = (change) => {
+    Object.assign(state, { most: PAGE }, change);
+    draw();
+  };
+  chosen.value = state.of;
+  draw();
+  return [
+    el('div', { class: 'controls' }, select, el('label', {}, 'find', search)),
+    chips,
+    note,
+    el('div', { class: 'browser' }, list, detail),
+  ];
+}
+
+const label = (runs, run, of) => (runs.length > 1 ? `${run.name}: ${of}` : of);
+
+const matches = (row, words) =>
+  !words ||
+  [row.id, row.question, ...row.attempts.flatMap((a) => [a.text, a.answer])].some((text) =>
+    text.toLowerCase().includes(words),
+  );
+
+function drawChips(chips, counts, state, draw) {
+  const all = Object.values(counts).reduce((sum, n) => sum + n, 0);
+  const chip = (kind, text) =>
+    el(
+      'button',
+      {
+        type: 'button',
+        'data-kind': kind,
+        'aria-pressed': state.kind === kind ? 'true' : 'false',
+        onclick: () => {
+          Object.assign(state, { kind, most: PAGE });
+          draw();
+          chips.querySelector(`[data-kind="${kind}"]`).focus();
+        },
+      },
+      text,
+    );
+  const kinds = Object.entries(KINDS).filter(([kind]) => kind !== 'error' || counts.error);
+  chips.replaceChildren(
+    chip('', `all ${count(all)}`),
+    ...kinds.map(([kind, { name, sign }]) => chip(kind, [`${sign} ${name} ${count(counts[kind])}`])),
+  );
+}
+
+function drawList(list, detail, found, state, draw) {
+  const buttons = found.slice(0, state.most).map((row) => {
+    const button = el(
+      'button',
+      { type: 'button', onclick: () => open(button, row) },
+      el(
+        'b',
+        {},
+        el('i', { class: row.kind, 'aria-label': KINDS[row.kind].name }, KINDS[row.kind].sign),
+        ` ${row.question.split('\n').find((line) => line.trim()) || row.id}`,
+      ),
+      el('span', {}, [row.step ? `step ${row.step}` : row.id, ...Object.values(row.tags)].join(', ')),
+    );
+    return button;
+  });
+  const open = (button, row) => {
+    for (const other of buttons) other.removeAttribute('aria-current');
+    button.setAttribute('aria-current', 'true');
+    detail.replaceChildren(...conversation(row));
+  };
+  list.replaceChildren(...buttons.map((button) => el('li', {}, button)));
+  if (found.length > state.most) {
+    const more = () => {
+      state.most += PAGE;
+      draw();
+    };
+    list.append(
+      el(
+        'li',
+        {},
+        el('button', { type: 'button', onclick: more }, `show more (${count(found.length - state.most)} left)`),
+      ),
+    );
+  }
+  if (buttons.length) open(buttons[0], found[0]);
+  else detail.replaceChildren(el('p', { class: 'quiet' }, 'None of these.'));
+}
+
+function conversation(row) {
+  const marks = differences(row.attempts.map((attempt) => attempt.text));
+  const cards = row.attempts.map((attempt, i) =>
+    el(
+      'article',
+      { class: 'attempt' },
+      el(
+        'h3',
+        { class: attempt.verdict === 'correct' ? 'fixed' : attempt.verdict === 'error' ? 'quiet' : 'broken' },
+        `Attempt ${i + 1}: ${VERDICTS[attempt.verdict]}`,
+      ),
+      el(
+        'div',
+        { class: 'text', tabindex: 0, role: 'region', 'aria-label': `text of attempt ${i + 1}` },
+        marks[i].length ? marks[i] : el('span', { class: 'quiet' }, '(empty)'),
+      ),
+      el(
+        'footer',
+        {},
+        [
+          attempt.answer && `answer ${attempt.answer}`,
+          `${attempt.tokens} tokens`,
+          STOPS[attempt.stop],
+          `log-probability ${number(attempt.logp)}`,
+        ]
+          .filter(Boolean)
+          .join(' \u00b7 '),
+      ),
+    ),
+  );
+  const facts = [
+    `${KINDS[row.kind].sign} ${KINDS[row.kind].about}`,
+    row.id,
+    row.step && `step ${row.step}`,
+    row.sample && `sample ${row.sample + 1}`,
+    ...Object.entries(row.tags).map(([name, value]) => `${name} ${value}`),
+    known(row.edit) && `edit ratio ${number(row.edit)}`,
+  ];
+  return [
+    el('p', { class: 'small quiet' }, facts.filter(Boolean).join(' \u00b7 ')),
+    el('div', { class: 'text question', tabindex: 0, role: 'region', 'aria-label': 'question' }, row.question),
+    el('div', { class: 'attempts' }, cards),
+    row.attempts.length > 1 &&
+      el(
+        'p',
+        { class: 'small quiet' },
+        el('del', {}, 'struck through'),
+        ': not in the next attempt. ',
+        el('ins', {}, 'underlined'),
+        ': not in the one before.',
+      ),
+  ].filter(Boolean);
+}

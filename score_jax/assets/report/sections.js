@@ -1,0 +1,215 @@
+// The sections of evaluations and of training; what they draw is named in `page.js`.
+
+// One or two columns of every run as series; a single run's have colours with a meaning.
+function series(columns, error) {
+  return RUNS.filter((run) => run.curves.step).flatMap((run, r) =>
+    columns(run.curves.attempts).map(({ name, of, color, dash, se }) => {
+      const y = run.curves[of];
+      const bound = (sign) =>
+        error &&
+        se &&
+        y.map((value, i) =>
+          known(value) && known(run.curves[se][i]) ? value + sign * 1.96 * run.curves[se][i] : null,
+        );
+      return {
+        name: MANY ? `${run.name}, ${name}` : name,
+        x: run.curves.step,
+        y,
+        low: bound(-1),
+        high: bound(1),
+        color: MANY ? `s${r % 6}` : color,
+        dash: dash || 'solid',
+      };
+    }),
+  );
+}
+
+const eachAttempt =
+  (of, colors = ['s5', 's0']) =>
+  (attempts) =>
+    [...Array(attempts).keys()].map((i) => ({
+      name: `attempt ${i + 1}`,
+      of: `${of}/${i + 1}`,
+      se: `${of}_se/${i + 1}`,
+      color: i === attempts - 1 ? colors[1] : i ? `s${1 + (i % 5)}` : colors[0],
+      dash: i === attempts - 1 ? 'solid' : i ? 'dotted' : 'dashed',
+    }));
+
+// The curves of training: title, caption, columns, and what is out of the ordinary.
+const CURVES = [
+  ['Accuracy', 'Of all conversations, by attempt.', eachAttempt('accuracy'), { band: true, zero: false }],
+  [
+    'Delta',
+    'Last attempt minus first.',
+    () => [{ name: 'delta', of: 'delta', se: 'delta_se', color: 's0' }],
+    { band: true },
+  ],
+  [
+    'Fixed and broken',
+    'Wrong then right, right then wrong.',
+    () => [
+      { name: '\u25b2 fixed', of: 'i_to_c', color: 'cfixed' },
+      { name: '\u25bc broken', of: 'c_to_i', color: 'cbroken', dash: 'dashed' },
+    ],
+  ],
+  [
+    'What changes',
+    'Answers and texts that differ between first and last attempt; wrong answers that stay the same.',
+    () => [
+      { name: 'text', of: 'text_changed', color: 's5', dash: 'dotted' },
+      { name: 'answer', of: 'answer_changed', color: 's0' },
+      { name: 'same wrong', of: 'i_to_i_same', color: 's1', dash: 'dashed' },
+    ],
+  ],
+  ['KL to the reference', 'Nats an attempt.', eachAttempt('kl'), { format: number }],
+  ['Reward', 'Mean of each attempt, bonus included.', eachAttempt('reward'), { format: number }],
+  ['Cut by the budget', 'Attempts that did not end by themselves.', eachAttempt('truncated')],
+  ['No answer found', 'Attempts that the verifier could not read.', eachAttempt('unparsed')],
+  ['Nothing to learn from', 'Problems whose conversations all did equally well.', eachAttempt('flat')],
+  ['Gradient norm', 'Before clipping.', () => [{ name: 'norm', of: 'gradient_norm', color: 's0' }], { format: number }],
+];
+
+function curveSection() {
+  const inPercent = {
+    format: (share) => percent(share),
+    tick: (t) => percent(t, Math.abs(t) < 0.02 && t !== 0 ? 1 : 0),
+  };
+  const charts = CURVES.map(([title, caption, columns, more = {}]) => {
+    const shared = { xname: 'step', stages: MANY ? [] : RUNS[0].stages, about: `${title} over training steps` };
+    const options = { ...(more.format ? {} : inPercent), ...shared, ...more, series: series(columns, more.band) };
+    return figure(title, caption, lineChart(options));
+  });
+  const lead = MANY
+    ? 'One colour a run.'
+    : `${count(RUNS[0].steps)} steps. Bands are 95 % intervals over the problems of a step.`;
+  return section('curves', 'Training', lead, el('div', { class: 'grid' }, charts));
+}
+
+function heldoutChart() {
+  const colors = { greedy: 's5', sampled: 's0' };
+  const found = RUNS.flatMap((run, r) =>
+    ['greedy', 'sampled'].flatMap((way) => {
+      const at = run.heldout.filter((one) => one.way === way);
+      const bound = (i) => at.map((one) => one.ledger.intervals.delta[i]);
+      return at.length
+        ? [
+            {
+              name: MANY ? `${run.name}, ${way}` : way,
+              x: at.map((one) => one.step),
+              y: at.map((one) => one.ledger.delta),
+              low: bound(0),
+              high: bound(1),
+              color: MANY ? `s${r % 6}` : colors[way],
+              dash: way === 'greedy' ? 'dashed' : 'solid',
+              dots: true,
+            },
+          ]
+        : [];
+    }),
+  );
+  return (
+    found.length > 0 &&
+    figure(
+      'Delta on held-out problems, on the way',
+      'With 95 % intervals.',
+      lineChart({
+        series: found,
+        format: percent,
+        tick: (t) => percent(t, 0),
+        xname: 'step',
+        stages: MANY ? [] : RUNS[0].stages,
+        about: 'Held-out delta over training steps',
+      }),
+    )
+  );
+}
+
+function scalingFigures() {
+  return ENTRIES.filter((one) => one.ledger.curves).map(({ label, ledger }) => {
+    const side = (name, color, dash, of) => ({
+      name,
+      x: of.map((p) => p.tokens),
+      y: of.map((p) => p.accuracy),
+      low: of.map((p) => p.interval[0]),
+      high: of.map((p) => p.interval[1]),
+      color,
+      dash,
+      dots: true,
+    });
+    const { parallel, sequential, equal_tokens: equal } = ledger.curves;
+    const last = equal.at(-1);
+    const caption =
+      `${label}: majority of 2K first attempts against majority of K corrected ones; each point doubles the samples.` +
+      (last
+        ? ` At ${number(last.tokens)} tokens, sequential is ${(100 * Math.abs(last.gain)).toFixed(1)} points ${last.gain < 0 ? 'behind' : 'ahead'}.`
+        : '');
+    return figure(
+      'The same tokens, spent in two ways',
+      caption,
+      lineChart({
+        series: [side('parallel', 's5', 'dashed', parallel), side('sequential', 's0', 'solid', sequential)],
+        format: percent,
+        tick: (t) => percent(t, 0),
+        xname: 'tokens',
+        log: true,
+        zero: false,
+        height: 280,
+        about: 'Majority accuracy by sampled tokens',
+      }),
+    );
+  });
+}
+
+function samplesTable() {
+  return ENTRIES.filter((one) => one.ledger.at_k).map(({ label, ledger }) => {
+    const sides = Object.entries(ledger.at_k).filter(([, value]) => typeof value === 'object');
+    const names = Object.keys(sides[0][1]);
+    const cell = (f) => `${percent(f.value)} (${percent(f.interval[0])} to ${percent(f.interval[1])})`;
+    return figure(
+      'Several samples',
+      `${label}, ${ledger.at_k.k} conversations a problem.`,
+      table(
+        ['', ...names],
+        sides.map(([name, figures]) => [name.replace('t', 'attempt '), ...names.map((n) => cell(figures[n]))]),
+        'several samples',
+      ),
+    );
+  });
+}
+
+function evaluationSection() {
+  const edits = RUNS.flatMap((run) =>
+    Object.entries(run.edits).map(([name, found]) => ({
+      label: [MANY && run.name, name].filter(Boolean).join(': '),
+      edits: found,
+      name,
+      steps: run.steps,
+    })),
+  );
+  const wanted = edits.filter(
+    (one) => one.name.endsWith('/sampled') && (!one.steps || /^(base|final)\//.test(one.name)),
+  );
+  const shown = (wanted.length ? wanted : edits.filter((one) => !one.name.endsWith('/training'))).slice(0, 6);
+  const tags = ENTRIES.filter((one) => one === best()).flatMap((one) =>
+    Object.entries(one.ledger.by || {}).map(([tag, parts]) => figure(`By ${tag}`, one.label, byTag(tag, parts))),
+  );
+  return section(
+    'evaluations',
+    'Evaluations',
+    'Shares of all conversations; fix and break rate of those that were wrong, and right, at first. Delta = fixed \u2212 broken.',
+    ENTRIES.length && ledgers(ENTRIES),
+    el(
+      'div',
+      { class: 'grid' },
+      figure(
+        'How much is rewritten',
+        'Edit distance between first and last attempt over the length of both; a copy is 0.',
+        editHistogram(shown),
+      ),
+      heldoutChart(),
+      ...scalingFigures(),
+    ),
+    ...samplesTable(),
+    ...tags,
+  );
+}

@@ -1,0 +1,124 @@
+"""SIGTERM and Ctrl-C: the process ends with exit code 75, and a training run saves what is done first.
+
+Python runs a signal's handler between two bytecodes of the main thread, which may be minutes away while XLA compiles.
+So there are two parts: the handler, which is polite and may be late, and a thread, woken by the signal itself
+(`signal.set_wakeup_fd`), which counts the grace period and ends the process however busy the main thread is.
+
+Several processes of one run tell each other after every step whether one of them was asked to stop, and save that step
+together (`training/stopping.py`); JAX's preemption notifier, which would take SIGTERM away, is off.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+_CODE = 75
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_GRACE_SECONDS = 25.0  # where no run has set its own
+
+
+class _State:
+  """One of a process, as signals are."""
+
+  def __init__(self):
+    self.signal: int | None = None  # the first that came
+    self.deferred = False
+    self.grace = _GRACE_SECONDS
+    self.last_resort: Callable[[], None] | None = None
+    self.wakeups: socket.socket | None = None
+
+
+_state = _State()
+
+
+def install() -> None:
+  """Takes SIGTERM and SIGINT. Called by the doors, in the main thread, before anything slow is imported."""
+  if _state.wakeups is not None:
+    return
+  ours, pythons = socket.socketpair()
+  pythons.setblocking(False)
+  signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+  _state.wakeups = pythons  # kept open
+  threading.Thread(target=_count_down, args=(ours,), name='signals', daemon=True).start()
+  for number in _SIGNALS:
+    signal.signal(number, _handle)
+
+
+def requested() -> bool:
+  """Whether a signal asked this process to end."""
+  return _state.signal is not None
+
+
+def request(number: int = signal.SIGTERM) -> None:
+  """As if the signal had come: for a notice that arrives by another way."""
+  _state.signal = number
+
+
+def name() -> str:
+  """Of the signal that came."""
+  return signal.Signals(_state.signal).name if _state.signal else 'no signal'
+
+
+def over() -> None:
+  """The work is done, for good or bad: what is left of the process keeps its exit code.
+
+  Python, as it ends, would give the signals back their default, which kills.
+  """
+  for number in _SIGNALS:
+    signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def deferred(grace: float, last_resort: Callable[[], None]) -> Iterator[None]:
+  """Inside, a signal only sets `requested`, and who asks for it saves and leaves.
+
+  Args:
+    grace: seconds until that must have happened.
+    last_resort: called from a thread after them, before the process is ended; it may save.
+  """
+  _state.deferred, _state.grace, _state.last_resort = True, grace, last_resort
+  try:
+    yield
+  finally:
+    _state.deferred, _state.last_resort = False, None
+
+
+def _handle(number: int, frame: object) -> None:
+  del frame
+  if _state.signal is not None:
+    if number == signal.SIGINT:
+      _say('stopped at once; run the same command again to go on from the last checkpoint')
+      os._exit(_CODE)
+    return
+  _state.signal = number
+  if _state.deferred:
+    _say(f'{name()}: stopping after this step (at most {_state.grace:.0f} s)')
+    return
+  _say(f'stopped by {name()}; run the same command again')
+  raise SystemExit(_CODE)  # no Exception: nothing that is being imported or loaded may catch it
+
+
+def _count_down(wakeups: socket.socket) -> None:
+  """Waits for the first signal, then for the grace period; if the process is still there, ends it."""
+  while not set(wakeups.recv(64)) & set(_SIGNALS):
+    pass
+  time.sleep(_state.grace)
+  if (save := _state.last_resort) is not None:
+    # The one that saves may be stuck as well, in a file system that hangs.
+    saving = threading.Thread(target=save, name='last resort', daemon=True)
+    saving.start()
+    saving.join(_state.grace)
+  _say(f'the work under way outlasted {_state.grace:.0f} s; stopped, run the same command again')
+  os._exit(_CODE)
+
+
+def _say(text: str) -> None:
+  # Not print: the handler may have interrupted one.
+  with contextlib.suppress(OSError):
+    os.write(sys.__stderr__.fileno(), f'\n{text}\n'.encode())

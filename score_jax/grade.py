@@ -1,0 +1,117 @@
+"""Grades answers in a file: `python -m score_jax.grade --task=math --input=IN.jsonl --output=OUT.jsonl`.
+
+A row of the input is {"id", "response"} and what the answer is known by: "reference", or the task's own fields as
+published (gsm8k: answer; math: answer or solution; mbpp: test_list, test_setup_code; humaneval: prompt, entry_point,
+test; countdown: numbers, target). A row of the output is {"id", "verdict", "answer", "seconds"}, in the input's order.
+"""
+
+from collections.abc import Callable
+import json
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from score_jax import doors
+from score_jax.errors import ConfigError
+from score_jax.errors import DataError
+from score_jax.tasks import gsm8k
+from score_jax.tasks import humaneval
+from score_jax.tasks import math
+from score_jax.tasks import mbpp
+from score_jax.tasks import sources
+from score_jax.tasks.sources import Row
+from score_jax.types import Graded
+from score_jax.verifiers import references
+from score_jax.verifiers import registry
+from score_jax.verifiers.pool import open_grader
+from score_jax.verifiers.registry import GradingSpec
+
+_AT_A_TIME = 1000  # rows, whose verdicts are written together
+
+
+_TASKS: dict[str, tuple[str, Callable[[Row], dict]]] = {
+  # name -> (verifier, what it needs to know, from a row's own fields)
+  'countdown': ('countdown', lambda row: references.of_value('countdown', row.fields, row.where)),
+  'gsm8k': ('math', gsm8k.reference),
+  'humaneval': ('code', humaneval.reference),
+  'math': ('math', math.reference),
+  'mbpp': ('code', mbpp.reference),
+  'text': ('text', lambda row: references.of_value('text', row.fields, row.where)),
+}
+
+_TASK = flags.DEFINE_enum('task', None, sorted(_TASKS), 'whose answers they are')
+_INPUT = flags.DEFINE_string('input', '', 'a .jsonl, .jsonl.gz or .parquet file')
+_OUTPUT = flags.DEFINE_string('output', '', 'a .jsonl file; not one with something in it, unless --overwrite')
+_OVERWRITE = flags.DEFINE_bool('overwrite', False, 'replace the output')
+_WORKERS = flags.DEFINE_integer('workers', registry.DEFAULT.workers, 'grader processes; 0: one for each core')
+_CPU_SECONDS = flags.DEFINE_float('cpu_seconds', registry.DEFAULT.cpu_seconds, 'own time of an answer or a program')
+_MEMORY_MB = flags.DEFINE_integer('memory_mb', registry.DEFAULT.memory_mb, 'of an answer or a program')
+_UNSAFE_CODE = flags.DEFINE_bool('unsafe_code', False, 'run programs where too little of the sandbox holds')
+
+
+def main() -> None:
+  if not _TASK.value:
+    raise ConfigError(f'--task is missing; use one of {", ".join(sorted(_TASKS))}')
+  spec = GradingSpec(_WORKERS.value, _CPU_SECONDS.value, _MEMORY_MB.value, _UNSAFE_CODE.value)
+  try:
+    spec.check()
+  except ValueError as error:
+    raise ConfigError(f'--{error}') from error
+  output = _output()
+  verifier, _ = _TASKS[_TASK.value]
+  rows = sources.read(_INPUT.value)
+  ids = [row.value('id') for row in rows]
+  items = [(_reference(row), _response(row)) for row in rows]  # all of them, before the first is graded
+  grader = open_grader(verifier, spec)
+  if grader.about:
+    print(grader.about)
+  counts: dict[str, int] = {}
+  partial = output.with_name(output.name + '.partial')
+  with partial.open('w') as file:
+    for first in range(0, len(items), _AT_A_TIME):
+      for id_, graded in zip(ids[first:], grader.grade(items[first : first + _AT_A_TIME]), strict=False):
+        line = _line(id_, graded)
+        counts[line['verdict']] = counts.get(line['verdict'], 0) + 1
+        file.write(json.dumps(line) + '\n')
+      file.flush()
+  partial.replace(output)
+  grader.close()
+  print(f'{len(rows)} graded: ' + ', '.join(f'{count} {name}' for name, count in sorted(counts.items())))
+
+
+def _output() -> pathlib.Path:
+  if not _INPUT.value or not _OUTPUT.value:
+    raise ConfigError('give --input=FILE and --output=FILE')
+  output = pathlib.Path(_OUTPUT.value)
+  if not output.parent.is_dir():
+    raise ConfigError(f'--output={output}: there is no such folder')
+  if output.is_dir() or (output.exists() and output.stat().st_size and not _OVERWRITE.value):
+    raise ConfigError(f'--output={output} exists already; choose another file, or give --overwrite')
+  return output
+
+
+def _reference(row: Row) -> dict:
+  """What the verifier needs to know: the row's own fields, or its `reference`."""
+  verifier, of_row = _TASKS[_TASK.value]
+  if 'reference' not in row.fields:
+    return of_row(row)
+  value = row.fields['reference']
+  if _TASK.value == 'gsm8k' and isinstance(value, str) and '####' in value:
+    return gsm8k.reference(Row(dict(answer=value), row.where))
+  return references.of_value(verifier, value, f"{row.where}: column 'reference'")
+
+
+def _response(row: Row) -> str:
+  response = row.value('response')
+  if not isinstance(response, str):
+    raise DataError(f"{row.where}: column 'response' holds {response!r:.60}, not a text")
+  return response
+
+
+def _line(id_: Any, graded: Graded) -> dict[str, Any]:
+  return dict(id=id_, verdict=graded.verdict.name.lower(), answer=graded.answer, seconds=graded.seconds)
+
+
+if __name__ == '__main__':
+  doors.run(main)

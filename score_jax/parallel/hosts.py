@@ -1,0 +1,310 @@
+"""Several processes as one run: how they start, agree, wait for each other, and end when one of them is gone.
+
+A host is a process with devices of its own; on one machine there may be several. All of them run the same program and
+take the same decisions. What only one may do (the run folder, the terminal) is done by host 0, `main`. Small values go
+from host to host through JAX's coordination service, with a deadline; rows and parameters go from device to device.
+
+Alone, every function here is a plain call: nothing is connected, nothing waits.
+"""
+
+from collections.abc import Callable
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import re
+import sys
+import time
+import traceback
+from typing import Any
+
+import jax
+from jax._src import distributed  # of the coordination service's client, which has no public name
+
+from score_jax.errors import ConfigError
+from score_jax.errors import HostError
+from score_jax.errors import UserError
+from score_jax.faults import secrets
+from score_jax.faults import signals
+from score_jax.parallel import meeting
+
+AUTO, OFF, TPU, SLURM, LOCAL = 'auto', 'off', 'tpu', 'slurm', 'local:'
+_SLICE_MS = 1000  # a wait looks so often whether a host has failed
+_LONGEST = 1 << 20  # bytes of a message to the coordination service; longer values go in parts
+_FAREWELL = 5.0  # seconds in which others can read why this host ends
+_LOST = re.compile(
+  r'gloo|nccl|connection (closed|reset|refused)|socket closed|broken pipe|heartbeat|coordination service|'
+  r'UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED',
+  re.IGNORECASE,
+)
+
+
+@dataclasses.dataclass
+class _Group:
+  """The hosts of this run, as one of them sees them."""
+
+  index: int
+  count: int
+  patience: float  # seconds to wait for another host
+  numbers: Any = dataclasses.field(default_factory=itertools.count)  # of the exchanges, the same on all hosts
+
+
+_group = _Group(0, 1, 0.0)
+
+
+def index() -> int:
+  """Number of this host."""
+  return _group.index
+
+
+def count() -> int:
+  """Hosts of this run."""
+  return _group.count
+
+
+def is_main() -> bool:
+  """Whether this is the host that writes and prints."""
+  return _group.index == 0
+
+
+def start(choice: str, *, init_seconds: int, heartbeat_seconds: int, barrier_seconds: int) -> None:
+  """Connects this process with the others of its run. Call before any device is used.
+
+  Args:
+    choice: 'off'; 'tpu' or 'slurm', where JAX finds the others itself; 'local:HOST:PORT,N,I', this process being
+      number I of N, and HOST:PORT a free port on number 0; 'auto', 'tpu' or 'slurm' where the environment names
+      several hosts, else 'off'.
+    init_seconds: to wait for all to be there.
+    heartbeat_seconds: without a sign of life after which a host counts as lost.
+    barrier_seconds: to wait for another host at an exchange: longer than the longest that one host may be behind.
+
+  Raises:
+    ConfigError: `choice` is malformed, or not the same on all hosts.
+    HostError: somebody did not come, or the port is taken.
+  """
+  global _group
+  choice = detected(os.environ) if choice == AUTO else choice
+  if choice == OFF:
+    return
+  settings: dict[str, Any] = {}
+  if choice.startswith(LOCAL):
+    host, port, hosts, number = parsed(choice)
+    if hosts == 1:
+      return
+    meeting.meet(host, port, hosts, number, init_seconds)
+    settings = dict(coordinator_address=f'{host}:{port}', num_processes=hosts, process_id=number)
+    settings |= dict(cluster_detection_method='deactivate')
+  elif choice == SLURM:
+    settings = dict(cluster_detection_method='slurm')
+  elif choice != TPU:
+    raise ConfigError(f'--distributed={choice} is unknown; use auto, off, tpu, slurm or local:HOST:PORT,N,I')
+  # JAX's preemption service would swallow SIGTERM, also where no step asks it; `training/stopping.py` agrees on a stop.
+  jax.config.update('jax_enable_preemption_service', False)
+  try:
+    jax.distributed.initialize(
+      **settings, initialization_timeout=init_seconds, heartbeat_timeout_seconds=heartbeat_seconds
+    )
+  except (RuntimeError, ValueError) as error:
+    raise HostError(f'--distributed={choice}: {_first_line(error)}; start all hosts again') from error
+  state = distributed.global_state
+  _group = _Group(state.process_id, state.num_processes, float(barrier_seconds))
+
+
+def detected(environment: Any) -> str:
+  """What 'auto' means here: only an environment that names several hosts makes this run one of several."""
+  if ',' in environment.get('TPU_WORKER_HOSTNAMES', ''):
+    return TPU
+  if int(environment.get('SLURM_STEP_NUM_TASKS') or 1) > 1 and 'SLURM_PROCID' in environment:
+    return SLURM
+  return OFF
+
+
+def parsed(choice: str) -> tuple[str, int, int, int]:
+  """HOST, PORT, N and I of 'local:HOST:PORT,N,I'.
+
+  Raises:
+    ConfigError: it is something else.
+  """
+  found = re.fullmatch(r'local:(.+):(\d+),(\d+),(\d+)', choice)
+  if not found:
+    raise ConfigError(f'--distributed={choice} must be local:HOST:PORT,N,I, e.g. local:10.0.0.1:7654,2,0')
+  host, port, hosts, number = found[1], *map(int, found.groups()[1:])
+  if not 0 < port < 65536 or not 0 <= number < hosts:
+    raise ConfigError(f'--distributed={choice}: PORT must be 1..65535, I one of 0..N-1')
+  return host, port, hosts, number
+
+
+def gather(what: str, value: Any) -> list[Any]:
+  """The values that all hosts have for something, by host. Every host must call it, in the same order.
+
+  Args:
+    what: a name for messages.
+    value: JSON.
+
+  Raises:
+    HostError: a host did not come in time, failed, or is elsewhere in the program.
+  """
+  if _group.count == 1:
+    return [value]
+  client, number = distributed.global_state.client, next(_group.numbers)
+  here = f'score_jax/{number}'
+  _put(f'{here}/{_group.index}', json.dumps([what, value]).encode())
+  if is_main():
+    parts = [_get(f'{here}/{i}', what, f'host {i}') for i in range(_group.count)]
+    _put(f'{here}/all', b'[' + b','.join(parts) + b']')
+    # All have read the exchange before, or they would not have come to this one.
+    client.key_value_delete(f'score_jax/{number - 1}/')
+  return _values(what, json.loads(_get(f'{here}/all', what, 'host 0')))
+
+
+def to_main(what: str, value: Any) -> list[Any]:
+  """As `gather`, for what may be long: on host 0 the values of all hosts, elsewhere nothing, and nobody waits there."""
+  if _group.count == 1:
+    return [value]
+  number = next(_group.numbers)
+  _put(f'score_jax/{number}/{_group.index}', json.dumps([what, value]).encode())
+  if not is_main():
+    return []
+  found = [json.loads(_get(f'score_jax/{number}/{i}', what, f'host {i}')) for i in range(_group.count)]
+  distributed.global_state.client.key_value_delete(f'score_jax/{number - 1}/')
+  return _values(what, found)
+
+
+def _values(what: str, found: list[Any]) -> list[Any]:
+  for i, (theirs, _) in enumerate(found):
+    if theirs != what:
+      raise HostError(f'host {i} is at {theirs!r}, host {_group.index} at {what!r}: they no longer do the same')
+  return [value for _, value in found]
+
+
+def _put(key: str, value: bytes) -> None:
+  """Sets a key, whose first bytes say how many more there are."""
+  client, parts = distributed.global_state.client, range(0, max(1, len(value)), _LONGEST)
+  for i, begin in reversed(list(enumerate(parts))):
+    head = b'%8d' % len(parts) if i == 0 else b''
+    client.key_value_set_bytes(f'{key}.{i}', head + value[begin : begin + _LONGEST])
+
+
+def _get(key: str, what: str, whom: str) -> bytes:
+  """What `_put` set, once it is there."""
+  first = _wait(f'{key}.0', what, whom)
+  return first[8:] + b''.join(_wait(f'{key}.{i}', what, whom) for i in range(1, int(first[:8])))
+
+
+def _wait(key: str, what: str, whom: str) -> bytes:
+  """The value of a key, once it is there."""
+  client, deadline = distributed.global_state.client, time.monotonic() + _group.patience
+  while True:
+    try:
+      return client.blocking_key_value_get_bytes(key, _SLICE_MS)
+    except jax.errors.JaxRuntimeError as error:
+      if 'DEADLINE_EXCEEDED' not in str(error):
+        raise
+      _raise_if_failed()
+      if time.monotonic() > deadline:
+        raise HostError(
+          f'{whom} did not come to {what!r} within config.hosts.barrier_seconds = {_group.patience:g}; '
+          'look at its last messages, and start all hosts again'
+        ) from error
+
+
+def barrier(what: str) -> None:
+  """Waits for all hosts."""
+  gather(what, None)
+
+
+def from_main(what: str, make: Callable[[], Any]) -> Any:
+  """What `make` returns on host 0 (JSON), on every host."""
+  return gather(what, make() if is_main() else None)[0]
+
+
+def agree(what: str, value: dict[str, Any]) -> None:
+  """Checks that all hosts have the same.
+
+  Raises:
+    ConfigError: they don't; the message names a host and the fields.
+  """
+  ours, *others = (_flat(value) for value in gather(what, value))
+  for i, theirs in enumerate(others, start=1):
+    # As text: two numbers that are not finite agree.
+    names = [name for name in sorted(ours | theirs) if json.dumps(ours.get(name)) != json.dumps(theirs.get(name))]
+    if names:
+      found = '; '.join(
+        f'{name} is {ours.get(name)!r:.80} on host 0, {theirs.get(name)!r:.80} on it' for name in names[:5]
+      )
+      raise ConfigError(f'host {i} differs in {what}: {found}')
+
+
+def _flat(value: Any, where: str = '') -> dict[str, Any]:
+  """{'a': {'b': 1}} -> {'a.b': 1}."""
+  if not isinstance(value, dict):
+    return {where: value}
+  return {
+    path: leaf for name, part in value.items() for path, leaf in _flat(part, f'{where}.{name}'.strip('.')).items()
+  }
+
+
+def end(error: BaseException) -> None:
+  """Ends this process, if it is one of several, with a message and an exit code; returns if it is alone.
+
+  It tells the others why, and does not wait for them as Python's own exit would: they may wait for this one.
+  """
+  if _group.count == 1:
+    return
+  told = _failed()
+  if told:
+    host, code, message = told
+    print(f'error: host {_group.index} ends, as host {host} has: {message}', file=sys.stderr, flush=True)
+  else:
+    code, message = _judged(error)
+    message = secrets.redacted(message)
+    print(f'error: host {_group.index}: {message}', file=sys.stderr, flush=True)
+  _say_farewell(code, message)
+  os._exit(code)
+
+
+def _judged(error: BaseException) -> tuple[int, str]:
+  """Exit code and message; the traceback is printed of what is not the user's to mend."""
+  if isinstance(error, UserError):
+    return error.exit_code, str(error)
+  if isinstance(error, SystemExit):
+    code = error.code if isinstance(error.code, int) else 1
+    return code, f'stopped by {signals.name()}' if signals.requested() else f'left with exit code {code}'
+  chain = error
+  while chain is not None:
+    if _LOST.search(f'{type(chain).__name__} {chain}'):
+      return HostError.exit_code, f'lost another host ({_first_line(chain)}); start all hosts again'
+    chain = chain.__cause__ or chain.__context__
+  traceback.print_exception(error)
+  return (130 if isinstance(error, KeyboardInterrupt) else 1), f'{type(error).__name__}: {_first_line(error)}'
+
+
+def _say_farewell(code: int, message: str) -> None:
+  """Leaves word why this host ends; host 0, through which word goes, waits a moment for the others to read it."""
+  client, deadline = distributed.global_state.client, time.monotonic() + _FAREWELL
+  with contextlib.suppress(Exception):
+    client.key_value_set_bytes(f'score_jax/ends/{_group.index}', json.dumps([_group.index, code, message]).encode())
+    while is_main() and time.monotonic() < deadline:
+      if len(client.key_value_dir_get_bytes('score_jax/ends/')) == _group.count:
+        break
+      time.sleep(0.1)
+
+
+def _failed() -> tuple[int, int, str] | None:
+  """Host, exit code and message of a host that has said why it ends; of several, rather one that lost no other."""
+  with contextlib.suppress(Exception):
+    words = distributed.global_state.client.key_value_dir_get_bytes('score_jax/ends/')
+    told = sorted((json.loads(word) for _, word in words), key=lambda word: (word[1] == HostError.exit_code, word[0]))
+    return tuple(told[0]) if told else None
+  return None
+
+
+def _raise_if_failed() -> None:
+  told = _failed()
+  if told:
+    raise HostError(f'host {told[0]} ended: {told[2]}')
+
+
+def _first_line(error: BaseException) -> str:
+  return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,43 @@
+"""Shows runs in a browser: `python -m score_jax.report RUN [RUN ...] [--out=FILE] [--png=DIR]`.
+
+RUN is the folder of a run or of `score_jax.evaluate --workdir`; several are compared. The file needs no network and
+holds nothing that runs but its own script. A run writes its own report.html at the end.
+"""
+
+import pathlib
+
+from absl import flags
+
+from score_jax import doors
+from score_jax.errors import ConfigError
+
+_OUT = flags.DEFINE_string('out', '', 'the file; default: report.html, in the folder itself if there is one RUN alone')
+_PNG = flags.DEFINE_string('png', '', 'also draw the main figures as PNG files into this folder (extra `report`)')
+
+
+def main(*runs: str) -> None:
+  folders = [pathlib.Path(run) for run in runs]
+  for folder in folders:
+    if not folder.is_dir():
+      raise ConfigError(f'{folder}: there is no such folder; name runs')
+  out = (
+    pathlib.Path(_OUT.value) if _OUT.value else (folders[0] if len(folders) == 1 else pathlib.Path()) / 'report.html'
+  )
+  if out.is_dir() or not out.parent.is_dir():
+    raise ConfigError(f'--out={out}: name a file in a folder that exists')
+
+  from score_jax.reporting import gather
+  from score_jax.reporting import report
+
+  data = gather.gather(folders)
+  size = report.write_page(data, out)
+  print(f'{out} ({size / 2**20:.1f} MB): open it in a browser')
+  if _PNG.value:
+    from score_jax.reporting import figures
+
+    for path in figures.draw(data, pathlib.Path(_PNG.value)):
+      print(path)
+
+
+if __name__ == '__main__':
+  doors.run(main, arguments=('RUN', '...'))

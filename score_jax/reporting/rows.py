@@ -1,0 +1,244 @@
+"""Conversations as rows of a file: what every figure of an evaluation can be counted from again.
+
+WORKDIR/rows/<name>.jsonl.gz has one row per problem, way of decoding and sample; rows/train.jsonl some of every
+training step. A row, with the texts as the model wrote them (not trusted: JSON's escapes keep them from a terminal):
+
+  {"id", "way", "sample", "step", "stage", "tags": {"level": ..}, "question", "edit_ratio",
+   "attempts": [{"text", "answer", "verdict", "stop", "tokens", "logp"}, ...]}
+"""
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import gzip
+import json
+import os
+import pathlib
+from typing import Any
+import zlib
+
+import numpy as np
+
+from score_jax.errors import DataError
+from score_jax.parallel import hosts
+from score_jax.reporting import edits
+from score_jax.reporting.ledger import Outcomes
+from score_jax.states import Rollout
+from score_jax.types import Graded
+from score_jax.types import Problem
+from score_jax.types import Stop
+from score_jax.types import Verdict
+
+_LONGEST_LINE = 64 * 2**20  # bytes of a row that is read back
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+  """One answer."""
+
+  text: str
+  answer: str  # what the verifier read out of it
+  verdict: Verdict
+  stop: Stop
+  tokens: int  # sampled, its end included
+  logp: float  # sum over its tokens, under the sampler at T=1
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One conversation."""
+
+  id: str  # of the problem
+  question: str
+  tags: dict[str, str]
+  attempts: tuple[Attempt, ...]
+  edit_ratio: float  # between the texts of the first attempt and the last; NaN: not measured
+  way: str  # of decoding: 'greedy', 'sampled', ...
+  sample: int  # number among the conversations on this problem
+  step: int = 0  # of training that it was sampled in; 0: an evaluation
+  stage: str = ''
+
+  @property
+  def first(self) -> Attempt:
+    return self.attempts[0]
+
+  @property
+  def last(self) -> Attempt:
+    return self.attempts[-1]
+
+  def as_json(self) -> dict[str, Any]:
+    """The row of the file."""
+    row = dict(id=self.id, way=self.way, sample=self.sample)
+    if self.step:
+      row |= dict(step=self.step, stage=self.stage)
+    row |= dict(tags=self.tags, question=self.question)
+    row['edit_ratio'] = None if np.isnan(self.edit_ratio) else self.edit_ratio
+    row['attempts'] = [
+      dataclasses.asdict(a) | dict(verdict=a.verdict.name.lower(), stop=a.stop.name.lower()) for a in self.attempts
+    ]
+    return row
+
+
+def of_rollout(
+  problems: Sequence[Problem],
+  rollout: Rollout,
+  texts: Sequence[Sequence[str]],
+  graded: Sequence[Sequence[Graded]],
+  chosen: Iterable[int],
+  way: str,
+  samples: Sequence[int],
+  **where: Any,
+) -> list[Row]:
+  """Rows of some conversations.
+
+  Args:
+    problems: [B].
+    rollout: of them, on the host; it may have more rows behind.
+    texts, graded: [B][A].
+    chosen: which conversations.
+    way: of decoding.
+    samples: [B] number of each conversation among its problem's.
+    where: step and stage, for those of training.
+  """
+  rows = []
+  for b in chosen:
+    labels, logp = rollout.attempt[b], rollout.logp[b]
+    attempts = tuple(
+      Attempt(
+        text=text,
+        answer=grade.answer,
+        verdict=grade.verdict,
+        stop=Stop(int(rollout.stop[b, i])),
+        tokens=int((labels == i + 1).sum()),
+        logp=round(float(logp[labels == i + 1].sum(dtype=np.float64)), 4),
+      )
+      for i, (text, grade) in enumerate(zip(texts[b], graded[b], strict=True))
+    )
+    problem = problems[b]
+    ratio = edits.ratio(attempts[0].text, attempts[-1].text)
+    rows.append(Row(problem.id, problem.question, problem.tags, attempts, ratio, way, int(samples[b]), **where))
+  return rows
+
+
+def of_all_hosts(what: str, numbers: Sequence[int], rows: Sequence[Row]) -> list[Row]:
+  """The rows of all hosts by ascending number, on host 0; elsewhere nothing.
+
+  Args:
+    what: a name for messages.
+    numbers: of this host's rows among all.
+    rows: of this host.
+  """
+  if hosts.count() == 1:
+    return list(rows)
+  parts = hosts.to_main(what, [[int(n), row.as_json()] for n, row in zip(numbers, rows, strict=True)])
+  found = {number: row for part in parts for number, row in part}
+  return [of_json(found[number]) for number in sorted(found)]
+
+
+def outcomes(rows: Sequence[Row]) -> Outcomes:
+  """The columns of a ledger."""
+  numbers: dict[str, int] = {}
+  return Outcomes(
+    verdict=np.array([[a.verdict for a in row.attempts] for row in rows], np.int8),
+    stop=np.array([[a.stop for a in row.attempts] for row in rows], np.int8),
+    answer_changed=np.array([collapsed(row.first.answer) != collapsed(row.last.answer) for row in rows], bool),
+    text_changed=np.array([row.first.text != row.last.text for row in rows], bool),
+    edit_ratio=np.array([row.edit_ratio for row in rows], np.float64),
+    problem=np.array([numbers.setdefault(row.id, len(numbers)) for row in rows], np.int64),
+  )
+
+
+def collapsed(answer: str) -> str:
+  """An answer with its white space as single spaces: what makes two answers the same."""
+  return ' '.join(answer.split())
+
+
+def write(path: pathlib.Path, rows: Iterable[Row]) -> None:
+  """Writes a .jsonl.gz file whole or not at all; equal rows give equal bytes."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(path.name + '.partial')
+  with partial.open('wb') as file:
+    with gzip.GzipFile('', 'wb', 4, file, mtime=0) as packed:
+      packed.write(lines(rows).encode())
+    file.flush()
+    os.fsync(file.fileno())
+  partial.replace(path)
+
+
+def lines(rows: Iterable[Row]) -> str:
+  """JSON lines in ASCII."""
+  return ''.join(json.dumps(row.as_json()) + '\n' for row in rows)
+
+
+def read(path: pathlib.Path) -> Iterator[Row]:
+  """The rows of a file, .jsonl or .jsonl.gz; a half-written last line is left out.
+
+  Raises:
+    DataError: it can't be read, or holds something else.
+  """
+  for number, found in enumerate(read_json(path), 1):
+    try:
+      row = of_json(found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+      raise DataError(f'{path}, line {number}: is not a row of conversations ({error!r:.200})') from error
+    yield row
+
+
+def read_json(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """The objects of a file of JSON lines.
+
+  Raises:
+    DataError: it can't be read, or holds something else.
+  """
+  number = 0
+  try:
+    with path.open('rb') as file, gzip.open(file) if path.suffix == '.gz' else contextlib.nullcontext(file) as plain:
+      while line := plain.readline(_LONGEST_LINE):
+        number += 1
+        if not line.endswith(b'\n'):
+          if len(line) == _LONGEST_LINE:
+            raise ValueError('a line of 64 MB')
+          return
+        found = json.loads(line)
+        if not isinstance(found, dict):
+          raise ValueError('not an object')
+        yield found
+  except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+    raise DataError(f'{path}, line {number}: can not be read as JSON lines ({error!r:.200})') from error
+
+
+def of_json(row: dict[str, Any]) -> Row:
+  """A row of a file. Raises KeyError, TypeError or ValueError where it is none."""
+  attempts = tuple(
+    Attempt(
+      text=_text(a['text']),
+      answer=_text(a['answer']),
+      verdict=Verdict[_text(a['verdict']).upper()],
+      stop=Stop[_text(a['stop']).upper()],
+      tokens=int(a['tokens']),
+      logp=float(a['logp']),
+    )
+    for a in row['attempts']
+  )
+  if not attempts:
+    raise ValueError('a row without attempts')
+  ratio = row.get('edit_ratio')
+  return Row(
+    id=_text(row['id']),
+    question=_text(row.get('question', '')),
+    tags={_text(name): _text(value) for name, value in row.get('tags', {}).items()},
+    attempts=attempts,
+    edit_ratio=float('nan') if ratio is None else float(ratio),
+    way=_text(row.get('way', '')),
+    sample=int(row.get('sample', 0)),
+    step=int(row.get('step', 0)),
+    stage=_text(row.get('stage', '')),
+  )
+
+
+def _text(value: Any) -> str:
+  if not isinstance(value, str):
+    raise TypeError(f'{value!r:.60} is not a text')
+  return value

@@ -1,0 +1,35 @@
+"""GSM8K (Cobbe et al., arXiv 2110.14168): word problems of grade-school arithmetic; gold numbers behind `####`."""
+
+from score_jax.errors import DataError
+from score_jax.tasks import problems
+from score_jax.tasks import prompts
+from score_jax.tasks import sources
+from score_jax.tasks.problems import DataSpec
+from score_jax.tasks.problems import Listed
+from score_jax.tasks.sources import Row
+from score_jax.types import Problem
+
+
+def open_set(data: DataSpec, prompt: str) -> tuple[Listed, Listed]:
+  """The published train and test files, or the splits of TFDS's gsm8k."""
+  train = sources.read_all(data.train)
+  heldout = sources.read_all(data.heldout)
+
+  def of(row: Row) -> Problem:
+    question = row.text('question')
+    return Problem(
+      id=f'gsm8k/{problems.text_hash(question)}',
+      question=problems.asked(prompt or prompts.MATH_QUESTION, question=question),
+      reference=reference(row),
+    )
+
+  return problems.divided(train, heldout, of)
+
+
+def reference(row: Row) -> dict:
+  """The gold number of a row; the question too, so that repeating an expression of it is no answer."""
+  _, mark, gold = row.text('answer').rpartition('####')
+  if not mark or not gold.strip():
+    raise DataError(f"{row.where}: column 'answer' has no gold behind ####")
+  question = row.fields.get('question')
+  return dict(answer=gold.strip()) | (dict(question=question) if isinstance(question, str) else {})

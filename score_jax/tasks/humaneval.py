@@ -1,0 +1,26 @@
+"""HumanEval (Chen et al., arXiv 2107.03374): 164 Python functions to complete. For evaluation alone."""
+
+from score_jax.tasks import problems
+from score_jax.tasks import prompts
+from score_jax.tasks import sources
+from score_jax.tasks.problems import DataSpec
+from score_jax.tasks.problems import Listed
+from score_jax.tasks.sources import Row
+from score_jax.types import Problem
+from score_jax.verifiers import references
+
+
+def open_set(data: DataSpec, prompt: str) -> tuple[Listed, Listed]:
+  """All problems, held out; there is nothing to train on."""
+  rows = sources.read_all(data.heldout)
+
+  def of(row: Row) -> Problem:
+    question = problems.asked(prompt or prompts.HUMANEVAL_QUESTION, question=row.text('prompt').strip())
+    return Problem(id=row.text('task_id'), question=question, reference=reference(row))
+
+  return Listed((), shuffled=True), Listed(tuple(of(row) for row in rows), shuffled=False)
+
+
+def reference(row: Row) -> dict:
+  """What completes the prompt to a function, and the `check` that judges it."""
+  return references.of_value('code', {name: row.text(name) for name in ('prompt', 'entry_point', 'test')}, row.where)

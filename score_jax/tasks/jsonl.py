@@ -1,0 +1,68 @@
+"""A task of your own: rows of a file, with the columns and the verifier that the configuration names."""
+
+import dataclasses
+import hashlib
+
+from score_jax.tasks import problems
+from score_jax.tasks import sources
+from score_jax.tasks.problems import DataSpec
+from score_jax.tasks.problems import Listed
+from score_jax.tasks.sources import Row
+from score_jax.types import Problem
+from score_jax.verifiers import references
+from score_jax.verifiers import registry
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonlSpec:
+  """Which columns, and which verifier. Documented in configs/common.py."""
+
+  question: str
+  answer: str
+  id: str
+  tags: tuple[str, ...]
+  verifier: str
+  heldout_fraction: float
+
+  def check(self) -> None:
+    """Raises ValueError with the field, its value and the remedy."""
+    if self.verifier not in registry.VERIFIERS:
+      raise ValueError(f'verifier = {self.verifier!r} is unknown; use one of {", ".join(registry.VERIFIERS)}')
+    if not self.question or not self.answer:
+      raise ValueError(f'question = {self.question!r}, answer = {self.answer!r}: name the column of each')
+    if not 0 < self.heldout_fraction < 1:
+      raise ValueError(f'heldout_fraction = {self.heldout_fraction}: it must lie between 0 and 1')
+
+
+def open_set(data: DataSpec, prompt: str, spec: JsonlSpec) -> tuple[Listed, Listed]:
+  """Rows of `data.train` and `data.heldout`; without the latter, a fraction is held out by a hash of the question."""
+  train = sources.read_all(data.train)
+  if data.heldout:
+    heldout = sources.read_all(data.heldout)
+  else:
+    heldout = [row for row in train if _is_heldout(row, spec)]
+    train = [row for row in train if not _is_heldout(row, spec)]
+
+  def of(row: Row) -> Problem:
+    question = row.text(spec.question)
+    return Problem(
+      id=str(row.value(spec.id)) if spec.id else f'jsonl/{problems.text_hash(question)}',
+      question=problems.asked(prompt or '{question}', question=question),
+      reference=reference(row, spec),
+      tags={name: str(row.value(name)) for name in spec.tags},
+    )
+
+  return problems.divided(train, heldout, of)
+
+
+def reference(row: Row, spec: JsonlSpec) -> dict:
+  """What the verifier needs, from the answer's column; for math the question too: repeating it is no answer."""
+  value, where = row.value(spec.answer), f'{row.where}: column {spec.answer!r}'
+  if spec.verifier == 'math' and not isinstance(value, dict):
+    value = dict(answer=value, question=row.text(spec.question))
+  return references.of_value(spec.verifier, value, where)
+
+
+def _is_heldout(row: Row, spec: JsonlSpec) -> bool:
+  key = problems.collapsed(row.text(spec.question)).encode('utf-8', 'surrogatepass')
+  return int.from_bytes(hashlib.sha256(key).digest()[:4], 'big') < spec.heldout_fraction * 2**32

@@ -1,0 +1,94 @@
+"""MBPP (Austin et al., arXiv 2108.07732): short Python programs from a sentence and three tests.
+
+First attempts are asked for with the three solved problems of its paper, tasks 2 to 4, as SCoRe does.
+"""
+
+import dataclasses
+
+from score_jax.errors import DataError
+from score_jax.tasks import problems
+from score_jax.tasks import prompts
+from score_jax.tasks import sources
+from score_jax.tasks.problems import DataSpec
+from score_jax.tasks.problems import Listed
+from score_jax.tasks.sources import Row
+from score_jax.types import Problem
+from score_jax.verifiers import references
+
+SPLITS = {  # first and last task_id, as published
+  'test': (11, 510),
+  'validation': (511, 600),
+  'train': (601, 974),
+}
+_SHOWN = (2, 3, 4)  # similar_elements, is_not_prime, heap_queue_largest
+
+
+@dataclasses.dataclass(frozen=True)
+class MbppSpec:
+  """Which problems are trained on. Documented in configs/common.py."""
+
+  splits: tuple[str, ...]
+
+  def check(self) -> None:
+    """Raises ValueError with the field, its value and the remedy."""
+    if not self.splits or set(self.splits) - set(SPLITS):
+      raise ValueError(f'splits = {self.splits}: name one or more of {", ".join(SPLITS)}')
+
+
+def open_set(data: DataSpec, prompt: str, spec: MbppSpec) -> tuple[Listed, Listed]:
+  """Training problems of `spec.splits`; held out are those of the published test split, if not trained on."""
+  rows = {_task_id(row): row for row in sources.read_all(data.train + data.heldout)}
+  shown = ''.join(_solved(rows, number) for number in _SHOWN) if rows else ''
+  train = [row for number, row in rows.items() if _split(number) in spec.splits]
+  heldout = [row for number, row in rows.items() if _split(number) == 'test' and 'test' not in spec.splits]
+  if data.train and not train:
+    raise DataError(
+      f'config.task.mbpp.splits = {spec.splits}: the files of config.task.data.train hold no problem of them; '
+      f'their task_id is that of {SPLITS}'
+    )
+
+  def of(row: Row) -> Problem:
+    tests = row.texts('test_list')
+    asked = problems.asked(prompt or prompts.MBPP_PROBLEM, question=_question(row), tests='\n'.join(tests))
+    return Problem(id=f'mbpp/{_task_id(row)}', question=shown + asked, reference=reference(row))
+
+  return problems.divided(train, heldout, of)
+
+
+def reference(row: Row) -> dict:
+  """The tests of a row, which must be there, and what runs before them."""
+  tests = row.texts('test_list')
+  if not tests:
+    raise DataError(f"{row.where}: column 'test_list' is empty: there is nothing to grade by")
+  imports = row.texts('test_imports') if 'test_imports' in row.fields else []
+  setup = row.fields.get('test_setup_code') or ''
+  return references.of_value('code', dict(setup='\n'.join([*imports, setup]).strip(), tests=tests), row.where)
+
+
+def _question(row: Row) -> str:
+  """The sentence: `text` in the whole set, `prompt` in the sanitized one."""
+  return row.text('text' if 'text' in row.fields else 'prompt')
+
+
+def _task_id(row: Row) -> int:
+  value = row.value('task_id')
+  if not isinstance(value, int):
+    raise DataError(f"{row.where}: column 'task_id' holds {value!r}, not a number")
+  return value
+
+
+def _split(number: int) -> str:
+  return next((name for name, (first, last) in SPLITS.items() if first <= number <= last), 'prompt')
+
+
+def _solved(rows: dict[int, Row], number: int) -> str:
+  if number not in rows:
+    raise DataError(
+      f'config.task.data.train: task {number} of MBPP is missing, which is shown solved before every problem; name the '
+      'whole data set (mbpp.jsonl, or the hub folder with its prompt split)'
+    )
+  row = rows[number]
+  code = row.text('code').replace('\r\n', '\n').strip()
+  return problems.asked(
+    prompts.MBPP_SOLVED, question=_question(row), tests='\n'.join(row.texts('test_list')), code=code
+  )

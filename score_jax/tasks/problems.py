@@ -1,0 +1,107 @@
+"""The problems of a task: made from an index, or listed in files."""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+import dataclasses
+import functools
+import hashlib
+import json
+import random
+
+from absl import logging
+
+from score_jax.errors import DataError
+from score_jax.tasks.sources import Row
+from score_jax.types import Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+  """Where problems come from. Its fields are documented in configs/common.py."""
+
+  train: tuple[str, ...]
+  heldout: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+  """As many problems as are asked for, each a pure function of (seed, index)."""
+
+  at: Callable[[int, int], Problem]
+  size: None = None
+  fingerprint: str = ''  # what they are like is in the configuration
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+  """A fixed list. For training it is gone through in another order each time; held-out ones stand as in their files."""
+
+  problems: tuple[Problem, ...]
+  shuffled: bool
+
+  def at(self, seed: int, index: int) -> Problem:
+    """Problem number `index`, which is below `size` if the list is not shuffled."""
+    if not self.shuffled:
+      return self.problems[index]
+    round_, place = divmod(index, self.size)
+    return self.problems[_order(seed, round_, self.size)[place]]
+
+  @property
+  def size(self) -> int:
+    """How many problems there are."""
+    return len(self.problems)
+
+  @property
+  def fingerprint(self) -> str:
+    """SHA-256 of the problems in their order: a run that is resumed must have the same."""
+    digest = hashlib.sha256()
+    for problem in self.problems:
+      digest.update(json.dumps([problem.question, problem.reference], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+Problems = Made | Listed
+
+
+@functools.lru_cache(maxsize=8)
+def _order(seed: int, round_: int, size: int) -> tuple[int, ...]:
+  """A permutation that depends on nothing else."""
+  order = list(range(size))
+  random.Random(f'{seed}/train/{round_}').shuffle(order)
+  return tuple(order)
+
+
+def divided(train: Iterable[Row], heldout: Iterable[Row], problem: Callable[[Row], Problem]) -> tuple[Listed, Listed]:
+  """Training and held-out problems of rows.
+
+  Training problems that are held out as well, by their question, are left out and counted.
+
+  Raises:
+    DataError: a row lacks what a problem needs, or no problem is left to train on.
+  """
+  held = tuple(problem(row) for row in heldout)
+  questions = {collapsed(p.question) for p in held}
+  everything = [problem(row) for row in train]
+  kept = tuple(p for p in everything if collapsed(p.question) not in questions)
+  if everything and not kept:
+    raise DataError('config.task.data.train: every problem is held out as well; name a file of other problems')
+  if len(kept) < len(everything):
+    logging.warning('%d training problems are held out as well and were left out', len(everything) - len(kept))
+  return Listed(kept, shuffled=True), Listed(held, shuffled=False)
+
+
+def collapsed(text: str) -> str:
+  """White space as single spaces."""
+  return ' '.join(text.split())
+
+
+def text_hash(text: str) -> str:
+  """16 hexadecimal digits of a problem's text, whatever its white space."""
+  return hashlib.sha256(collapsed(text).encode('utf-8', 'surrogatepass')).hexdigest()[:16]
+
+
+def asked(prompt: str, **fields: str) -> str:
+  """A prompt with {field}s filled in. Other braces, which LaTeX is full of, stay as they are."""
+  for name, value in fields.items():
+    prompt = prompt.replace('{' + name + '}', value)
+  return prompt

@@ -1,0 +1,192 @@
+"""Rows of published data: JSON lines, Parquet, downloaded hub folders, and prepared TFDS data sets.
+
+A source is a string:
+
+  data/train.jsonl[.gz]    a file of one JSON object a line
+  data/train.parquet       columns as fields
+  data/hendrycks_math      a folder, such as a downloaded hub repository: all such files below it, in order of name;
+                           only those whose path has the word, with `:WORD` behind it (`data/gsm8k:test`)
+  tfds:gsm8k/train         a data set of tensorflow-datasets, prepared (or downloaded) in its own folder
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import dataclasses
+import gzip
+import json
+import pathlib
+import re
+from typing import Any
+
+from score_jax.errors import DataError
+
+_ENDINGS = ('.jsonl', '.jsonl.gz', '.parquet')
+_LONGEST_LINE = 16 * 2**20  # bytes of a line of JSON
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One row and where it stands, for messages."""
+
+  fields: dict[str, Any]
+  where: str  # 'data/train.jsonl, row 12' (1-based)
+
+  def text(self, column: str) -> str:
+    """The text of a column.
+
+    Raises:
+      DataError: the column is missing, empty or no text.
+    """
+    value = self.value(column)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+      value = str(value)
+    if not isinstance(value, str) or not value.strip():
+      raise DataError(f'{self.where}: column {column!r} holds {_short(value)}, not a text')
+    return value
+
+  def texts(self, column: str) -> list[str]:
+    """The list of texts of a column, which may be empty."""
+    value = self.value(column)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+      raise DataError(f'{self.where}: column {column!r} holds {_short(value)}, not a list of texts')
+    return value
+
+  def value(self, column: str) -> Any:
+    """What a column holds.
+
+    Raises:
+      DataError: there is no such column.
+    """
+    if column not in self.fields:
+      known = ', '.join(map(repr, list(self.fields)[:12])) or 'none'
+      raise DataError(f'{self.where}: column {column!r} is missing; there are: {known}')
+    return self.fields[column]
+
+
+def read(source: str) -> list[Row]:
+  """All rows of a source.
+
+  Raises:
+    DataError: there is no such source, it is empty, or a row is not an object; the message names source and row.
+  """
+  if source.startswith('tfds:'):
+    rows = _from_tfds(source)
+  else:
+    rows = [row for path in _files(source) for row in _from_file(path)]
+  if not rows:
+    raise DataError(f'{source}: there are no rows in it')
+  return rows
+
+
+def read_all(sources: tuple[str, ...]) -> list[Row]:
+  """Rows of several sources, in their order.
+
+  Raises:
+    DataError: one can not be read.
+  """
+  return [row for source in sources for row in read(source)]
+
+
+def _files(source: str) -> list[pathlib.Path]:
+  path, word = pathlib.Path(source), ''
+  if not path.exists() and ':' in source:
+    before, _, word = source.rpartition(':')
+    path = pathlib.Path(before)
+  try:
+    if path.is_file():
+      return [path]
+    if not path.is_dir():
+      raise DataError(f'{source}: there is no such file or folder')
+    found = sorted(file for file in path.rglob('*') if file.is_file() and file.name.endswith(_ENDINGS))
+  except OSError as error:
+    raise DataError(f'{source}: {error.strerror}') from error
+  words = {file: re.split(r'[^A-Za-z0-9]+', str(file.relative_to(path))) for file in found}
+  chosen = [file for file in found if not word or word in words[file]]
+  if not chosen:
+    of = f' with the word {word!r} in the path' if word else ''
+    raise DataError(f'{source}: the folder holds no {", ".join(_ENDINGS)} file{of}')
+  return chosen
+
+
+def _from_file(path: pathlib.Path) -> Iterator[Row]:
+  if not path.name.endswith(_ENDINGS):
+    raise DataError(f'{path}: the ending must be one of {", ".join(_ENDINGS)}')
+  try:
+    yield from (_from_parquet if path.suffix == '.parquet' else _from_lines)(path)
+  except (OSError, EOFError) as error:
+    raise DataError(f'{path}: {getattr(error, "strerror", None) or error}') from error
+
+
+def _from_lines(path: pathlib.Path) -> Iterator[Row]:
+  opened: Callable[..., Any] = gzip.open if path.suffix == '.gz' else open
+  with opened(path, 'rb') as file:
+    number = 0
+    while line := file.readline(_LONGEST_LINE + 1):
+      number += 1
+      where = f'{path}, row {number}'
+      if len(line) > _LONGEST_LINE:
+        raise DataError(f'{where}: the line is longer than {_LONGEST_LINE} bytes')
+      if line.strip():
+        yield Row(parsed(line, where), where)
+
+
+def parsed(line: bytes, where: str) -> dict[str, Any]:
+  """A line of JSON as an object.
+
+  Raises:
+    DataError: it is not UTF-8, not JSON, or no object.
+  """
+  try:
+    fields = json.loads(line.decode('utf-8-sig'))
+  except UnicodeDecodeError as error:
+    raise DataError(f'{where}: not UTF-8 at byte {error.start}; convert the file to UTF-8') from error
+  except (ValueError, RecursionError) as error:
+    raise DataError(f'{where}: not JSON ({error})') from error
+  if not isinstance(fields, dict):
+    raise DataError(f'{where}: {_short(fields)} is not an object with fields')
+  return fields
+
+
+def _from_parquet(path: pathlib.Path) -> Iterator[Row]:
+  import pyarrow
+  from pyarrow import parquet
+
+  try:
+    table = parquet.read_table(path)
+  except pyarrow.ArrowException as error:
+    raise DataError(f'{path}: not a Parquet file ({" ".join(str(error).split())[:200]})') from error
+  for number, fields in enumerate(table.to_pylist(), 1):
+    yield Row(fields, f'{path}, row {number}')
+
+
+def _from_tfds(source: str) -> list[Row]:
+  name, _, split = source.removeprefix('tfds:').rpartition('/')
+  if not name or not split:
+    raise DataError(f'{source}: write tfds:NAME/SPLIT, such as tfds:gsm8k/train')
+  import tensorflow_datasets as tfds
+
+  try:
+    data = tfds.data_source(name, split=split)
+  except Exception as error:  # a folder, a network, an unknown name: each kind has its own exception
+    reason = ' '.join(str(error).split())[:300]
+    raise DataError(
+      f'{source}: tensorflow-datasets could not open it ({type(error).__name__}: {reason}); prepare it once where '
+      "there is a network, with file_format='array_record', and point TFDS_DATA_DIR to it"
+    ) from error
+  return [Row({k: _plain(v) for k, v in fields.items()}, f'{source}, row {i}') for i, fields in enumerate(data, 1)]
+
+
+def _plain(value: Any) -> Any:
+  """Bytes as text and arrays as lists."""
+  if isinstance(value, bytes):
+    return value.decode()
+  if hasattr(value, 'tolist'):
+    return _plain(value.tolist())
+  if isinstance(value, list):
+    return [_plain(item) for item in value]
+  return value
+
+
+def _short(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 60 else f'{text[:57]}...'

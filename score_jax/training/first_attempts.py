@@ -1,0 +1,59 @@
+"""First attempts of another model, given to this one: what it corrects when the mistakes are not its own."""
+
+from collections.abc import Sequence
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from score_jax.errors import DataError
+from score_jax.reporting import rows
+from score_jax.tasks.chat import Chat
+from score_jax.types import Problem
+
+
+def read(path: pathlib.Path, problems: Sequence[Problem], chat: Chat, budget: int) -> dict[str, np.ndarray]:
+  """Token ids [budget] of a first attempt for each problem, its end-of-turn included, -1 behind.
+
+  Args:
+    path: .jsonl or .jsonl.gz with rows {"id", "text"}, or rows as an evaluation writes them, of which the first
+      attempts are taken. The first row of a problem counts.
+    problems: that need one.
+    chat: whose tokens they become.
+    budget: of the first attempt.
+
+  Raises:
+    DataError: a problem has none, or one is too long or holds special tokens.
+  """
+  texts: dict[str, str] = {}
+  for row in rows.read_json(path):
+    try:
+      text = row['text'] if 'text' in row else row['attempts'][0]['text']
+      if not isinstance(row['id'], str) or not isinstance(text, str):
+        raise TypeError
+    except (KeyError, TypeError, IndexError) as error:
+      raise DataError(f'{path}: a row must have "id" and "text", or be one of an evaluation') from error
+    texts.setdefault(row['id'], text)
+  missing = [problem.id for problem in problems if problem.id not in texts]
+  if missing:
+    raise DataError(
+      f'{path}: no first attempt for {len(missing)} of {len(problems)} problems, {missing[0]!r} the first; sample them '
+      'on the same held-out problems (config.eval.problems, config.eval.seed)'
+    )
+  return {problem.id: _ids(texts[problem.id], f'{path}, {problem.id}', chat, budget) for problem in problems}
+
+
+def _ids(text: str, where: str, chat: Chat, budget: int) -> np.ndarray:
+  ids = chat.opening.ids(text)
+  tokenizer: Any = chat.tokenizer
+  special = {*chat.stops, *tokenizer.all_special_ids}
+  if special & set(ids):
+    token = tokenizer.convert_ids_to_tokens(next(id_ for id_ in ids if id_ in special))
+    raise DataError(f'{where}: the text holds {token!r}, which would end the attempt or begin another turn; drop it')
+  if len(ids) > budget:
+    raise DataError(
+      f'{where}: the text has {len(ids)} tokens, more than config.sampling.attempt_tokens[0] = {budget}; raise it'
+    )
+  found = np.full(budget, -1, np.int32)
+  found[: len(ids) + 1] = [*ids, chat.end_of_turn][:budget]  # one that fills the budget is cut by it, as it was before
+  return found

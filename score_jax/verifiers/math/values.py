@@ -1,0 +1,119 @@
+"""What an answer can be. Every type is frozen; a scalar is a tree of `Node`."""
+
+import dataclasses
+from fractions import Fraction
+from typing import NamedTuple
+
+
+class Node(NamedTuple):
+  """One operation of a scalar expression.
+
+  Kinds and arguments: num (Fraction, significant digits or 0 if exact), sym (name), const ('pi' | 'e' | 'i' | 'inf'),
+  add (nodes...), neg (node), mul (nodes...), div (a, b), pow (a, b), root (a, q), fact (a), binom (n, k),
+  fn (name, node), log (base, node), abs (a), floor (a), ceil (a), deg (a), percent (a), pm (sign, a),
+  apply (name, nodes...), big (what, nodes...).
+  """
+
+  kind: str
+  args: tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Scalar:
+  """A number or expression, with the unit it was written with ('' if none)."""
+
+  node: Node
+  unit: str = ''
+  percent: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequence:
+  """Several answers: 'tuple' is ordered; 'list' (bare, or joined by and / or) and 'set' are not."""
+
+  kind: str
+  items: tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+  """Real numbers between two bounds."""
+
+  low: Node
+  high: Node
+  low_closed: bool
+  high_closed: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class SetOperation:
+  """`left` cup, cap or setminus `right`."""
+
+  kind: str
+  left: object
+  right: object
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+  """Rows of nodes."""
+
+  rows: tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Relation:
+  """`parts[0] ops[0] parts[1] ops[1] ...`"""
+
+  parts: tuple
+  ops: tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """Words, lower case, blanks and punctuation taken out."""
+
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Based:
+  """A numeral in a base, as written."""
+
+  digits: str
+  base: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+  """a:b or a:b:c."""
+
+  items: tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+  """A time of day; `half` is 'am', 'pm' or ''."""
+
+  hour: int
+  minute: int
+  half: str
+
+
+def number(value: Fraction | int, digits: int = 0) -> Node:
+  return Node('num', (Fraction(value), digits))
+
+
+def symbol(name: str) -> Node:
+  return Node('sym', (name,))
+
+
+def const(name: str) -> Node:
+  return Node('const', (name,))
+
+
+def numeral_like(node: Node) -> bool:
+  """True for a number written without symbols."""
+  if not isinstance(node, Node):
+    return True
+  return node.kind not in ('sym', 'apply') and node != const('i') and all(numeral_like(arg) for arg in node.args)

@@ -1,0 +1,71 @@
+"""Words that stand in answers: units, functions written without a backslash, separators; and text compared as text."""
+
+import re
+
+
+def _set(text: str) -> frozenset[str]:
+  return frozenset(text.split())
+
+
+_UNIT_NAMES = {
+  'degree': 'degrees deg', 'dollar': 'dollars usd bucks', 'cent': 'cents', 'euro': 'euros', 'yuan': 'yuan',
+  'percent': 'pct percentage', 'cm': 'centimeter centimeters centimetre centimetres', 'mm': 'millimeter millimeters',
+  'm': 'meter meters metre metres', 'km': 'kilometer kilometers kilometre kilometres', 'ft': 'foot feet',
+  'inch': 'inches', 'yd': 'yard yards', 'mile': 'miles mi', 'kg': 'kilogram kilograms', 'g': 'gram grams gm',
+  'mg': 'milligrams', 'lb': 'pound pounds lbs', 'oz': 'ounce ounces', 'ton': 'tons', 'l': 'liter liters litre litres',
+  'ml': 'milliliter milliliters', 'gallon': 'gallons gal', 'cup': 'cups', 'hour': 'hours hr hrs',
+  'min': 'minute minutes mins',
+  'sec': 'second seconds', 'day': 'days', 'week': 'weeks', 'month': 'months', 'year': 'years yr yrs',
+  'mph': '', 'kmh': 'kph', 'hz': '', 'rad': 'radian radians', 'unit': 'units', 'pi': '',
+}  # fmt: skip
+UNITS = {word: name for name, words in _UNIT_NAMES.items() if name != 'pi' for word in [name, *words.split()]}
+AMBIGUOUS = {'in', 'm', 'g', 'l', 'min', 'deg', 'sec'}  # also a symbol, a relation or a function
+FUNCTIONS = _set(
+  'sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh ln log lg exp abs max min gcd lcm'
+)
+PLAIN = {  # names that may be written without a backslash
+  'sqrt': 'sqrt', 'pi': 'pi', 'infinity': 'infty', 'infty': 'infty', 'inf': 'infty', 'oo': 'infty', 'theta': 'theta',
+  'alpha': 'alpha', 'beta': 'beta', 'gamma': 'gamma', 'lambda': 'lambda', 'sin': 'sin', 'cos': 'cos', 'tan': 'tan',
+  'cot': 'cot', 'sec': 'sec', 'csc': 'csc', 'arcsin': 'arcsin', 'arccos': 'arccos', 'arctan': 'arctan',
+  'asin': 'arcsin',
+  'acos': 'arccos', 'atan': 'arctan', 'ln': 'ln', 'log': 'log', 'lg': 'lg', 'exp': 'exp', 'abs': 'abs', 'cup': 'cup',
+  'choose': 'choose', 'frac': 'frac', 'times': 'times', 'cdot': 'cdot', 'degrees': 'degree', 'degree': 'degree',
+  'percent': 'percent', 'pct': 'percent', 'percentage': 'percent', 'le': 'le', 'ge': 'ge', 'leq': 'le',
+  'geq': 'ge', 'phi': 'phi', 'omega': 'omega', 'emptyset': 'emptyset', 'pm': 'pm',
+}  # fmt: skip
+SEPARATORS = frozenset(('and', 'or', '&'))
+FILLERS = _set('the a an is are about approximately exactly only so then thus equals')
+WORDS = _set('yes no odd even true false none all neither both east west north south am pm')
+
+
+def unit_name(words: str) -> str:
+  """'square inches' -> 'inch^2'; a word that is no known unit -> ''."""
+  names = []
+  power = ''
+  for word in re.findall(r'[a-z]+|\^?[0-9]', words.lower()):
+    if word in ('square', 'sq'):
+      power = '^2'
+    elif word in ('cubic', 'cu'):
+      power = '^3'
+    elif word[-1].isdigit():
+      power = '^' + word[-1]
+    elif word in UNITS:
+      names.append(UNITS[word])
+    elif word == 'in' and not names:
+      names.append('inch')
+    elif word == 's' and names:
+      names.append('sec')
+    elif word == 'h' and names:
+      names.append('hour')
+  if names in (['km', 'hour'], ['kmh']):
+    return 'kmh'
+  if names in (['mile', 'hour'], ['mph']):
+    return 'mph'
+  return '' if names in ([], ['unit']) else '/'.join(names) + power
+
+
+def plain_text(text: str) -> str:
+  """Text as it is compared: letters and digits, lower case; articles and LaTeX macros taken out."""
+  text = re.sub(r'\\[a-zA-Z]+', ' ', text.lower())
+  words = re.findall(r'[^\W_]+|[-+]', text)
+  return ' '.join(word for word in words if word not in ('the', 'a', 'an') or len(words) == 1)

@@ -1,0 +1,34 @@
+"""What a job may use up."""
+
+import dataclasses
+
+from score_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """Limits of one job: a program and the tests that call it.
+
+  The job's own time is the wall time less the time in which its processes were ready to run and other processes had the
+  processor, so that a loaded host does not turn a pass into a timeout. Sleeping is own time.
+  """
+
+  seconds: float = 5.0  # own time; beyond it: TIMEOUT
+  wall_seconds: float = 60.0  # on the clock on the wall; beyond it the host was too slow: ERROR
+  memory_mb: int = 512  # address space of each process, beyond the interpreter's own
+  stack_mb: int = 64
+  source_bytes: int = 100_000  # of the program; a longer one is WRONG
+  output_bytes: int = 2_000_000  # of all that the program returns, together
+  calls: int = 10_000  # of the program by its tests
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      if not getattr(self, field.name) > 0:
+        raise ConfigError(f'limits.{field.name} is {getattr(self, field.name)!r}; it must be greater than 0')
+    if self.wall_seconds < 2 * self.seconds:
+      raise ConfigError(f'limits.wall_seconds is {self.wall_seconds}; it must be at least twice limits.seconds')
+
+  @property
+  def cpu_seconds(self) -> int:
+    """The kernel's own limit per process (RLIMIT_CPU counts whole seconds): it stands behind the client's clock."""
+    return int(self.seconds) + 2

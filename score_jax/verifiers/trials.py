@@ -1,0 +1,170 @@
+"""References of coding problems as work for a judge: which names the program gives, and what the tests bring
+themselves.
+
+A name in a test means, in this order: what the test binds itself; what the reference's own source defines, run on the
+judge's side; a built-in; a module of the standard library that is only used for its attributes; and otherwise the
+program's.
+"""
+
+import ast
+import builtins
+import dataclasses
+import functools
+import hashlib
+import json
+import sys
+
+from score_jax.errors import DataError
+
+_BUILTINS = frozenset(dir(builtins))
+_CHECK = 'check'  # the function that a HumanEval test defines
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+  """A reference, read."""
+
+  names: tuple[str, ...]  # that the program is expected to define
+  prompt: str  # what the program may complete
+  before: tuple[str, ...]  # sources that the program's process runs before the program
+  after: tuple[str, ...]  # and after it
+  tests: dict  # for judge.py
+  seed: int  # of the program
+
+
+def read(reference: dict) -> Trial:
+  """Reads {'setup', 'tests'} with or without 'challenge' (MBPP), or {'prompt', 'entry_point', 'test'} (HumanEval).
+
+  Raises DataError if it is neither.
+  """
+  try:
+    return _read(json.dumps(reference, sort_keys=True))
+  except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as error:
+    raise DataError(
+      f'reference {str(reference)[:200]!r}: {type(error).__name__} {error}; expected setup and tests (MBPP), '
+      'or prompt, entry_point and test (HumanEval), all of them Python'
+    ) from None
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(text: str) -> Trial:
+  reference = json.loads(text)
+  digest = hashlib.sha256(text.encode()).digest()
+  seeds = int.from_bytes(digest[:4], 'big'), int.from_bytes(digest[4:8], 'big')
+  if 'test' in reference:
+    return _function(reference['prompt'], reference['entry_point'], reference['test'], seeds)
+  tests = [*reference['tests'], *reference.get('challenge', ())]
+  if not tests or not all(type(test) is str for test in tests):
+    raise ValueError('there are no tests')
+  return _asserts(reference.get('setup') or '', tests, seeds)
+
+
+def _function(prompt: str, entry: str, test: str, seeds: tuple[int, int]) -> Trial:
+  tree = ast.parse(prompt)
+  if entry not in _bound(tree):
+    raise ValueError(f'the prompt does not define {entry}')
+  header = ast.unparse(ast.Module([node for node in tree.body if getattr(node, 'name', None) != entry], []))
+  if _CHECK not in _bound(ast.parse(test)):
+    raise ValueError(f'the test does not define {_CHECK}')
+  return Trial((entry,), prompt, (header,), (), _tests(header, [test], seeds[0], entry), seeds[1])
+
+
+def _asserts(setup: str, tests: list[str], seeds: tuple[int, int]) -> Trial:
+  setup = setup.replace('\r\n', '\n')
+  work = _tests(setup, [test.strip() for test in tests], seeds[0])
+  tree = ast.parse(setup)
+  closed = not _free(tree) - _BUILTINS
+  before, after = ((setup,), ()) if closed else ((), (setup,))
+  given = _bound(tree)
+  names = tuple(name for name in work['remote'] if name not in given)
+  return Trial(names, '', before, after, work, seeds[1])
+
+
+def _tests(own: str, sources: list[str], seed: int, entry: str | None = None) -> dict:
+  """The judge's part: `own` is what the reference brings along, `entry` what a check() is called with."""
+  trusted = _trusted(ast.parse(own))
+  trees = [ast.parse(source) for source in sources]
+  known = _bound(trusted) | {name for tree in trees for name in _bound(tree)}
+  free = {name for tree in trees for name in _free(tree)} - known
+  modules = {name for name in free - _BUILTINS if name in sys.stdlib_module_names and _only_attributes(trees, name)}
+  remote = free - _BUILTINS - modules
+  if not remote and entry is None:  # then a program is asked for that redefines a built-in
+    remote = {_called(tree) for tree in trees}
+  return {
+    'tests': sources,
+    'trusted': ast.unparse(trusted),
+    'modules': sorted(modules),
+    'remote': sorted({*remote, entry} - {_CHECK} if entry else remote),
+    'check': _CHECK if entry else '',
+    'entry': entry or '',
+    'seed': seed,
+  }
+
+
+def _trusted(tree: ast.Module) -> ast.Module:
+  """What of a setup the judge runs: imports, constants, and functions that need nothing else. The rest is the
+  program's."""
+  kept = []
+  for node in tree.body:
+    plain = isinstance(node, ast.Assign) and _literal(node.value) and all(isinstance(t, ast.Name) for t in node.targets)
+    if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef) or plain:
+      kept.append(node)
+  while True:
+    known = _BUILTINS.union(*(_bound(node) for node in kept))
+    closed = [node for node in kept if not _free(node) - known]
+    if len(closed) == len(kept):
+      return ast.Module(kept, [])
+    kept = closed
+
+
+def _literal(node: ast.expr) -> bool:
+  try:
+    ast.literal_eval(node)
+  except ValueError:
+    return False
+  return True
+
+
+def _bound(tree: ast.AST) -> set[str]:
+  """Names that the module's own statements, not those inside its functions and classes, give a value."""
+  found, waiting = set(), [tree]
+  while waiting:
+    node = waiting.pop()
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+      found.add(node.name)
+      continue
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+      found.add(node.id)
+    elif isinstance(node, ast.alias):
+      found.add((node.asname or node.name).split('.')[0])
+    waiting += ast.iter_child_nodes(node)
+  return found
+
+
+def _free(tree: ast.AST) -> set[str]:
+  """Names that are read and nowhere given a value; scopes inside are taken as one."""
+  read, given = set(), set()
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Name):
+      (read if isinstance(node.ctx, ast.Load) else given).add(node.id)
+    elif isinstance(node, ast.arg):
+      given.add(node.arg)
+    elif isinstance(node, ast.alias):
+      given.add((node.asname or node.name).split('.')[0])
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ExceptHandler):
+      given.add(node.name)
+  return read - given
+
+
+def _only_attributes(trees: list[ast.Module], name: str) -> bool:
+  """Whether `name` is used as in `name.attribute` alone."""
+  nodes = [node for tree in trees for node in ast.walk(tree)]
+  bases = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
+  return all(id(node) in bases for node in nodes if isinstance(node, ast.Name) and node.id == name)
+
+
+def _called(tree: ast.Module) -> str:
+  """The name of the outermost call of an assert's left side."""
+  test = tree.body[-1].test
+  call = test.left if isinstance(test, ast.Compare) else test
+  return call.func.id

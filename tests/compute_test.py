@@ -1,0 +1,95 @@
+"""Several samples a problem: against plain enumeration, and by hand."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from score_jax.reporting import compute
+from score_jax.reporting.rows import Attempt
+from score_jax.reporting.rows import Row
+from score_jax.types import Stop
+from score_jax.types import Verdict
+
+
+def attempt(answer, right, tokens=1):
+  verdict = Verdict.CORRECT if right else Verdict.WRONG
+  return Attempt(f'text {answer}', answer, verdict, Stop.END_OF_TURN, tokens, -1.0)
+
+
+def row(id_, sample, *attempts):
+  return Row(id_, '?', {}, attempts, 0.0, 'sampled', sample)
+
+
+@pytest.mark.parametrize('n', [1, 4, 7])
+def test_pass_at_k_is_the_share_of_subsets_with_a_correct_one(n):
+  for correct, k in itertools.product(range(n + 1), range(1, n + 1)):
+    subsets = list(itertools.combinations([True] * correct + [False] * (n - correct), k))
+    assert compute.pass_at(n, correct, k) == pytest.approx(np.mean([any(s) for s in subsets]), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+  ('answers', 'correct', 'expected'),
+  [
+    (['a', 'a', 'b'], [1, 1, 0], 1.0),
+    (['b', 'b', 'a'], [0, 0, 1], 0.0),
+    (['a', 'b'], [1, 0], 0.5),  # a tie is worth its share
+    (['a', 'b', 'c'], [0, 0, 1], 1 / 3),
+    (['a', 'b', 'c', 'd'], [1, 0, 0, 1], 0.5),  # two spellings of the truth vote apart
+    (['', '', 'a'], [0, 0, 1], 1.0),  # what could not be read does not vote
+    (['', ''], [0, 0], 0.0),
+    (['a', 'a', 'b', 'b'], [1, 0, 0, 0], 0.25),  # the same text, graded in two ways, within a tie
+  ],
+)
+def test_majority_by_hand(answers, correct, expected):
+  assert compute.majority(answers, correct) == pytest.approx(expected)
+
+
+def tiny_table():
+  """Two problems, four samples; the first attempts of p vote 2:2, its corrections 3:1; q is right once at first."""
+  p = [('x', 0, 'r', 1), ('r', 1, 'r', 1), ('r', 1, 'r', 1), ('x', 0, 'x', 0)]
+  q = [('r', 1, 'r', 1), ('y', 0, 'y', 0), ('y', 0, 'r', 1), ('z', 0, 'y', 0)]
+  rows = []
+  for id_, four in (('p', p), ('q', q)):
+    for i, (first, first_right, last, last_right) in enumerate(four):
+      rows.append(row(id_, i, attempt(first, first_right, 2), attempt(last, last_right, 3)))
+  return compute.sampled(rows[::-1])  # whatever their order in the file
+
+
+def test_at_k_of_two_problems_by_hand():
+  found = compute.at_k(tiny_table())
+  values = {name: {key: f['value'] for key, f in found[name].items()} for name in ('t1', 't2')}
+  assert values['t1'] == pytest.approx(
+    {'avg': 3 / 8, 'maj': (0.5 + 0) / 2, 'pass@1': 3 / 8, 'pass@2': (5 / 6 + 1 / 2) / 2, 'pass@4': 1.0}
+  )
+  # q's corrections vote 2:2.
+  assert values['t2'] == pytest.approx(
+    {'avg': 5 / 8, 'maj': (1 + 0.5) / 2, 'pass@1': 5 / 8, 'pass@2': (1 + 5 / 6) / 2, 'pass@4': 1.0}
+  )
+  assert (found['k'], found['problems']) == (4, 2)
+
+
+def test_scaling_of_two_problems_by_hand():
+  found = compute.scaling(tiny_table(), 4)
+  parallel, sequential = found['parallel'], found['sequential']
+  # Two samples: groups (1, 2) and (3, 4). p: ties x:r and r:x; q: a tie r:y, then y:z without a right one.
+  # Four: p ties 2:2, q is outvoted by y.
+  assert [(p['samples'], p['tokens']) for p in parallel] == [(2, 4.0), (4, 8.0)]
+  assert [p['accuracy'] for p in parallel] == pytest.approx([(1 / 2 + 1 / 4) / 2, (1 / 2 + 0) / 2])
+  # One corrected sample: 3 of 4 and 2 of 4 right. Two: p wins, then ties; q ties twice.
+  assert [(s['samples'], s['tokens']) for s in sequential] == [(2, 5.0), (4, 10.0)]
+  assert [s['accuracy'] for s in sequential] == pytest.approx([(3 / 4 + 2 / 4) / 2, (3 / 4 + 1 / 2) / 2])
+  # At 5 tokens parallel samples stand a quarter of the way from their first point to their second; 10 are beyond.
+  assert len(found['equal_tokens']) == 1
+  there = 3 / 8 - (3 / 8 - 1 / 4) / 4
+  assert found['equal_tokens'][0] == pytest.approx(dict(tokens=5.0, parallel=there, gain=5 / 8 - there))
+  assert all(p['interval'][0] <= p['accuracy'] <= p['interval'][1] for p in parallel + sequential)
+
+
+def test_problems_with_a_failed_grader_do_not_vote_and_uneven_samples_are_refused():
+  good = [row('a', i, attempt('1', True), attempt('1', True)) for i in range(2)]
+  failed = Attempt('', '', Verdict.ERROR, Stop.BUDGET, 1, 0.0)
+  bad = [row('b', 0, attempt('1', True), failed), row('b', 1, attempt('1', True), attempt('1', True))]
+  assert compute.sampled(good + bad).correct.shape == (1, 2, 2)
+  with pytest.raises(ValueError, match='differ in how many samples'):
+    compute.sampled(good + bad[:1])

@@ -1,0 +1,124 @@
+"""What `score_jax.evaluate` can ask of a model: more attempts, several samples, given first attempts, other words."""
+
+import dataclasses
+import json
+import pathlib
+
+from absl import flags
+from absl.testing import flagsaver
+import pytest
+import tiny
+
+from score_jax import evaluate
+from score_jax.errors import ConfigError
+from score_jax.errors import DataError
+from score_jax.reporting import rows
+from score_jax.tasks import prompts
+from score_jax.training import evaluation
+from score_jax.training import first_attempts
+from score_jax.training import run as runs
+
+
+@pytest.fixture(autouse=True)
+def parsed():
+  """Flags at their defaults."""
+  flags.FLAGS.mark_as_parsed()
+  with flagsaver.flagsaver():
+    yield
+
+
+@pytest.fixture(scope='module')
+def config(hf_folder):
+  return tiny.run_config(**{'model.path': str(hf_folder), 'eval.problems': 6})
+
+
+def test_more_attempts_repeat_the_last_budget():
+  config = dataclasses.replace(
+    tiny.run_config(), sampling=dataclasses.replace(tiny.run_config().sampling, attempt_tokens=(6, 9))
+  )
+  with flagsaver.flagsaver(attempts=10):
+    assert evaluate._changed(config).sampling.attempt_tokens == (6, *[9] * 9)
+  with flagsaver.flagsaver(attempts=2):
+    assert evaluate._changed(config) == config
+  with flagsaver.flagsaver(attempts=1), pytest.raises(ConfigError, match='--attempts=1: give 2 or more'):
+    evaluate._changed(config)
+
+
+def test_an_instruction_is_a_name_or_a_text():
+  config = tiny.run_config()
+  for name, text in (('paper_math', prompts.MATH_AGAIN), ('self_refine', prompts.SELF_REFINE), ('Again.', 'Again.')):
+    with flagsaver.flagsaver(instruction=name):
+      assert evaluate._changed(config).task.instruction == text
+
+
+def test_samples_scaling_attempts_and_given_first_attempts_together(config, tmp_path):
+  sampler = runs.open_sampler(config, pathlib.Path(config.model.path), tiny.one_device_mesh())
+  problems = evaluate_problems(config)
+  texts = ['1+1=2', '9-1=8', '4;4', '', '7', '5-5=0']  # the last fills its budget but for its end
+  file = tmp_path / 'first.jsonl'
+  file.write_text(''.join(json.dumps(dict(id=p.id, text=t)) + '\n' for p, t in zip(problems, texts, strict=True)))
+  with flagsaver.flagsaver(attempts=3, samples=2, scaling=1, first_attempts=str(file)):
+    result, found = evaluate._evaluated(evaluate._changed(config))
+  assert {(row.way, len([r for r in found if r.way == row.way])) for row in found} == {
+    ('greedy', 6),
+    ('sampled', 12),
+    ('scaling', 12),
+  }
+  given = dict(zip((p.id for p in problems), texts, strict=True))
+  for row in found:
+    assert len(row.attempts) == 3
+    assert row.first.text == given[row.id]
+    assert row.first.tokens == len(sampler.chat.opening.ids(given[row.id])) + 1, 'its end is part of it'
+  assert any(row.attempts[1].text for row in found)
+  assert result['sampled'] | {'at_k': 0} == json.loads(
+    json.dumps(evaluation.accounted([row for row in found if row.way == 'sampled']) | {'at_k': 0})
+  )
+  assert result['sampled']['at_k']['k'] == 2 and set(result['sampled']['at_k']) == {'k', 'problems', 't1', 't3'}
+  assert [p['samples'] for p in result['scaling']['curves']['parallel']] == [2]
+  first, second = ([row for row in found if row.way == 'sampled' and row.sample == k] for k in (0, 1))
+  assert [row.id for row in first] == [row.id for row in second] == [p.id for p in problems]
+  assert [row.attempts[1:] for row in first] != [row.attempts[1:] for row in second]
+
+
+def evaluate_problems(config):
+  from score_jax.tasks import heldout_problems
+  from score_jax.tasks import open_task
+
+  return heldout_problems(open_task(config.task), config.eval.problems, config.eval.seed)
+
+
+def test_first_attempts_are_read_from_an_evaluation_and_mistakes_are_named(config, tmp_path):
+  chat = runs.open_sampler(config, pathlib.Path(config.model.path), tiny.one_device_mesh()).chat
+  problems = evaluate_problems(config)[:1]
+  path, id_ = tmp_path / 'rows.jsonl', problems[0].id
+
+  def read(row):
+    path.write_text(json.dumps(row) + '\n')
+    return first_attempts.read(path, problems, chat, 6)[id_].tolist()
+
+  assert read(dict(id=id_, attempts=[dict(text='1+1=2'), dict(text='3')])) == read(dict(id=id_, text='1+1=2'))
+  ids = chat.opening.ids('1+1=2')
+  assert read(dict(id=id_, text='1+1=2')) == [*ids, chat.end_of_turn, *[-1] * (5 - len(ids))]
+  full = '1+1=2;'
+  assert len(chat.opening.ids(full)) == 6 and read(dict(id=id_, text=full)) == chat.opening.ids(full)
+  with pytest.raises(DataError, match=r'7 tokens, more than config.sampling.attempt_tokens\[0\] = 6'):
+    read(dict(id=id_, text=full + '2'))
+  with pytest.raises(DataError, match=r"holds '<\|end\|>', which would end the attempt"):
+    read(dict(id=id_, text='1<|end|>2'))
+  with pytest.raises(DataError, match='no first attempt for 1 of 1 problems'):
+    read(dict(id='other', text='1'))
+  with pytest.raises(DataError, match='a row must have "id" and "text"'):
+    read(dict(id=id_))
+
+
+def test_results_have_a_place_before_anything_is_computed(tmp_path):
+  (tmp_path / 'config.json').write_text('{}')
+  rows.write(tmp_path / 'mine/rows/a.jsonl.gz', [])
+  for settings, message in (
+    (dict(workdir=str(tmp_path)), 'is the folder of a run'),
+    (dict(workdir=str(tmp_path / 'mine'), name='a'), "has an evaluation 'a' already"),
+    (dict(name='../a'), "--name='../a': use letters"),
+    (dict(output=str(tmp_path / 'none/a.json')), 'there is no such folder'),
+  ):
+    with flagsaver.flagsaver(**settings), pytest.raises(ConfigError, match=message):
+      evaluate._check_outputs()

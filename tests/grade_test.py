@@ -1,0 +1,106 @@
+"""`python -m score_jax.grade` as its users see it."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def grade(tmp_path, task, rows, *flags, output='out.jsonl'):
+  """Exit code, what was printed, and the rows written."""
+  source, target = tmp_path / 'in.jsonl', tmp_path / output
+  content = rows if isinstance(rows, bytes) else ''.join(json.dumps(row) + '\n' for row in rows).encode()
+  source.write_bytes(content)
+  ran = subprocess.run(
+    [sys.executable, '-m', 'score_jax.grade', f'--task={task}', f'--input={source}', f'--output={target}', *flags],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )  # fmt: skip
+  written = target.read_text() if target.is_file() else ''
+  return ran.returncode, ran.stdout + ran.stderr, [json.loads(line) for line in written.splitlines()]
+
+
+def test_math_rows_of_every_kind(tmp_path):
+  rows = [
+    dict(id='a', reference='\\frac{1}{2}', response='so it is \\boxed{0.5}.'),
+    dict(id=2, solution='Thus \\boxed{7}.', response='Final Answer: The final answer is $7$. I hope it is correct.'),
+    dict(id='c', answer='7', response='\\boxed{8}'),
+    dict(id='d', reference=dict(answer='7'), response=''),
+  ]
+  code, said, written = grade(tmp_path, 'math', rows)
+  assert code == 0 and '4 graded: 2 correct, 1 unparsed, 1 wrong' in said
+  assert [row['id'] for row in written] == ['a', 2, 'c', 'd']
+  assert [row['verdict'] for row in written] == ['correct', 'correct', 'wrong', 'unparsed']
+  assert written[2]['answer'] == '8' and all(set(row) == {'id', 'verdict', 'answer', 'seconds'} for row in written)
+  assert all(0 <= row['seconds'] < 5 for row in written)
+
+
+def test_gsm8k_and_countdown_rows(tmp_path):
+  rows = [
+    dict(id=1, answer='Adds up.\n#### 1,200', response='\\boxed{1200}'),
+    dict(id=2, reference='3 + 4 #### 7', response='#### 7'),
+  ]
+  assert [row['verdict'] for row in grade(tmp_path, 'gsm8k', rows)[2]] == ['correct', 'correct']
+  (tmp_path / 'out.jsonl').unlink()
+  rows = [dict(id=1, numbers=[7, 12, 3], target=81, response='7*12=84;84-3=81')]
+  assert [row['verdict'] for row in grade(tmp_path, 'countdown', rows)[2]] == ['correct']
+
+
+def test_programs(tmp_path):
+  tests = ['assert add(1, 2) == 3', 'assert add(0, 0) == 0']
+  program = 'Here:\n```python\ndef add(a, b):\n  return a {} b\n```'
+  rows = [dict(id=op, test_list=tests, response=program.replace('{}', op)) for op in '+-']
+  code, said, written = grade(tmp_path, 'mbpp', rows)
+  assert code == 0, said
+  assert [row['verdict'] for row in written] == ['correct', 'wrong']
+  (tmp_path / 'out.jsonl').unlink()
+  whole = dict(
+    prompt='def one():\n  """One."""\n', entry_point='one', test='def check(candidate):\n  assert candidate() == 1\n'
+  )
+  rows = [whole | dict(id=text, response=text) for text in ('  return 1', '  return 2')]
+  assert [row['verdict'] for row in grade(tmp_path, 'humaneval', rows)[2]] == ['correct', 'wrong']
+
+
+@pytest.mark.parametrize(
+  'task, rows, message',
+  [
+    ('math', [dict(id=1, reference='1')], "row 1: column 'response' is missing"),
+    ('math', [dict(id=1, reference='1', response=None)], "row 1: column 'response' holds None, not a text"),
+    ('math', [dict(reference='1', response='1')], "row 1: column 'id' is missing"),
+    (
+      'math',
+      [dict(id=1, reference='1', response='1'), dict(id=2, response='1')],
+      "row 2: column 'solution' is missing",
+    ),
+    ('math', [dict(id=1, reference='', response='1')], "row 1: column 'reference' holds no gold answer"),
+    ('gsm8k', [dict(id=1, answer='no mark', response='1')], "row 1: column 'answer' has no gold behind ####"),
+    ('mbpp', [dict(id=1, response='x')], "row 1: column 'test_list' is missing"),
+    ('humaneval', [dict(id=1, prompt='x', test='y', response='x')], "row 1: column 'entry_point' is missing"),
+    ('countdown', [dict(id=1, numbers=['7'], target=7, response='x')], 'row 1: numbers'),
+    ('maths', [dict(id=1, reference='1', response='1')], 'task'),
+    ('math', b'', 'there are no rows'),
+    ('math', b'{"id": 1, "response": "\xe9"}', 'row 1: not UTF-8'),
+  ],
+)
+def test_bad_rows_are_one_line_with_their_number_and_nothing_is_written(tmp_path, task, rows, message):
+  code, said, written = grade(tmp_path, task, rows)
+  assert code in (65, 78) and message in said and 'Traceback' not in said
+  assert written == [] and not (tmp_path / 'out.jsonl').exists()
+
+
+def test_outputs_are_not_overwritten_unless_asked(tmp_path):
+  rows = [dict(id=1, reference='1', response='1')]
+  (tmp_path / 'out.jsonl').write_text('{"id": "kept"}\n')
+  code, said, written = grade(tmp_path, 'text', rows)
+  assert code == 78 and 'exists already' in said and written == [dict(id='kept')]
+  code, said, written = grade(tmp_path, 'text', rows, '--overwrite')
+  assert code == 0 and written[0]['verdict'] == 'correct'
+  for flag, message in (('--input=/nowhere/a.jsonl', 'no such file'), ('--output=/nowhere/b.jsonl', 'no such folder')):
+    code, said, _ = grade(tmp_path, 'text', rows, '--overwrite', flag)
+    assert code in (65, 78) and message in said
+  assert 'cpu_seconds = -1.0' in grade(tmp_path, 'text', rows, '--overwrite', '--cpu_seconds=-1')[1]

@@ -1,0 +1,326 @@
+"""Several processes train as one, notice when one is gone, and go on where they were; mistakes of a launch are told."""
+
+import json
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import threading
+import time
+import types
+
+import hosts_rig
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from score_jax import errors
+from score_jax.parallel import hosts
+from score_jax.parallel import meeting
+from score_jax.reporting import rows
+
+DEADLINE = 30.0  # seconds, with hosts.heartbeat_seconds = 10
+KEEP_ALL = '--config.checkpoint.keep=9'
+FLOATS = ('reward', 'kl', 'loss', 'gradient_norm', 'attempt_gradient_norm', 'mismatch', 'learning_rate')
+
+
+@pytest.fixture(scope='module')
+def rig(tmp_path_factory):
+  return hosts_rig.Rig(tmp_path_factory.mktemp('cache'), tmp_path_factory.mktemp('logs'))
+
+
+@pytest.fixture(scope='module')
+def pair(rig, tmp_path_factory):
+  """A run of two processes, and what became of a third that came when they were under way."""
+  workdir, port = tmp_path_factory.mktemp('runs') / 'pair', hosts_rig.free_port()
+  processes = [rig.start(f'local:127.0.0.1:{port},2,{i}', workdir, KEEP_ALL) for i in range(2)]
+  while hosts_rig.lines(workdir) < 1 and processes[0].poll() is None:
+    time.sleep(0.05)
+  late = rig.start(f'local:127.0.0.1:{port},2,1', workdir.with_name('late'), KEEP_ALL)
+  codes, _ = hosts_rig.ended(processes, 300)
+  assert codes == [0, 0], rig.said(workdir)
+  return workdir, late.wait(60)
+
+
+def metrics(workdir: pathlib.Path) -> list[dict]:
+  return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def metrics_without_times(workdir: pathlib.Path) -> list[dict]:
+  return [{name: value for name, value in line.items() if name != 'seconds'} for line in metrics(workdir)]
+
+
+def conversations(workdir: pathlib.Path) -> dict[str, list[tuple]]:
+  """What all hosts said, by file."""
+  return {
+    path.name: [(row.step, row.way, row.id, row.sample, [a.text for a in row.attempts]) for row in rows.read(path)]
+    for path in sorted((workdir / 'rows').iterdir())
+  }
+
+
+def assert_same_lines(found: list[dict], expected: list[dict]):
+  """Counts are equal, floats within 1e-5: sums over devices are made in another order."""
+  assert len(found) == len(expected)
+  for ours, theirs in zip(found, expected, strict=True):
+    assert ours.keys() == theirs.keys()
+    for name in ours.keys() - {'seconds'}:
+      if name in FLOATS:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-5, err_msg=name)
+      else:
+        assert ours[name] == theirs[name], name
+
+
+def test_two_processes_train_as_one_process_with_as_many_devices(rig, pair, tmp_path):
+  alone, (workdir, _) = tmp_path / 'alone', pair
+  rig.run(1, alone, devices=2)
+  expected = metrics(alone)
+  assert_same_lines(metrics(workdir), expected)
+  assert any(sum(line['accuracy']) > 0 for line in expected), 'something must have been learned from'
+  assert (workdir / 'eval.json').read_text() == (alone / 'eval.json').read_text()
+  assert conversations(workdir) == conversations(alone)
+  assert (workdir / 'report.html').exists()
+  np.testing.assert_array_equal(np.load(workdir / 'offline/visit1.npy'), np.load(alone / 'offline/visit1.npy'))
+  ours, theirs = (load_file(folder / 'hf/model.safetensors') for folder in (workdir, alone))
+  base = load_file(hosts_rig.ROOT / 'score_jax/assets/countdown_base/model.safetensors')
+  assert ours.keys() == theirs.keys()
+  for name in theirs:
+    np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5, err_msg=name)
+  assert max(np.abs(theirs[name] - base[name]).max() for name in base) > 1e-3, 'training moved the weights'
+
+
+def test_only_one_process_prints_and_the_other_says_nothing_of_its_own(rig, pair):
+  assert 'final is step' in (rig.logs / 'pair.0').read_text()
+  said = [line for line in (rig.logs / 'pair.1').read_text().splitlines() if line and not line.startswith('[Gloo]')]
+  assert not said, said
+
+
+def test_a_host_that_comes_late_ends_and_leaves_the_run_alone(rig, pair):
+  assert pair[1] == errors.HostError.exit_code == 75
+  assert 'the run there has begun without this host' in (rig.logs / 'late.1').read_text()
+
+
+@pytest.mark.parametrize(('victim', 'step'), [(1, 2), (0, 4)], ids=['worker', 'coordinator'])
+def test_a_killed_host_ends_all_and_a_restart_ends_the_same(rig, pair, tmp_path, victim, step):
+  workdir = tmp_path / f'killed{victim}'
+  processes = rig.start_all(2, workdir, KEEP_ALL)
+  while hosts_rig.lines(workdir) < step and processes[0].poll() is None:
+    time.sleep(0.005)
+  processes[victim].kill()
+  codes, _ = hosts_rig.ended(processes, DEADLINE)
+  assert codes[victim] == -signal.SIGKILL
+  assert codes[1 - victim] in hosts_rig.LOST, rig.said(workdir)
+  rig.run(2, workdir, KEEP_ALL)
+  assert hosts_rig.fingerprint(workdir) == hosts_rig.fingerprint(pair[0])
+
+
+@pytest.mark.parametrize('asked', [1, 0], ids=['worker', 'coordinator'])
+def test_a_signal_to_one_host_stops_all_at_one_step_that_is_saved(rig, pair, tmp_path, asked):
+  workdir, settings = tmp_path / f'asked{asked}', (KEEP_ALL, '--config.checkpoint.every=9')
+  processes = rig.start_all(2, workdir, *settings)
+  while hosts_rig.lines(workdir) < 3 and processes[0].poll() is None:
+    time.sleep(0.005)
+  processes[asked].terminate()
+  codes, _ = hosts_rig.ended(processes, DEADLINE)
+  assert codes == [75, 75], rig.said(workdir)
+  step = hosts_rig.lines(workdir)
+  assert (workdir / f'checkpoints/{step}/manifest.json').exists()
+  for i in range(2):
+    assert f'stopped by SIGTERM after step {step}' in (rig.logs / f'{workdir.name}.{i}').read_text()
+  rig.run(2, workdir, *settings)
+  assert metrics_without_times(workdir) == metrics_without_times(pair[0])
+
+
+def test_a_stopped_host_ends_the_others(rig, pair, tmp_path):
+  workdir = tmp_path / 'stopped'
+  shutil.copytree(pair[0] / 'checkpoints', workdir / 'checkpoints')
+  for name in ('config.json', 'eval.json'):
+    shutil.copy(pair[0] / name, workdir)
+  before = (workdir / 'config.json').stat().st_mtime_ns
+  processes = rig.start_all(2, workdir, KEEP_ALL, '--config.eval.problems=1000')  # evaluates the base anew, for long
+  while (workdir / 'config.json').stat().st_mtime_ns == before and processes[0].poll() is None:
+    time.sleep(0.05)
+  time.sleep(1)
+  processes[1].send_signal(signal.SIGSTOP)
+  codes, _ = hosts_rig.ended(processes[:1], DEADLINE)
+  processes[1].kill()
+  processes[1].wait()
+  assert codes[0] in hosts_rig.LOST, rig.said(workdir)
+
+
+def gradient(workdir: pathlib.Path, step: int, b1: float = 0.9) -> np.ndarray:
+  """That of a step, read from Adam's first moments before and after it."""
+
+  def moments(at: int) -> np.ndarray:
+    rest = hosts_rig.arrays(workdir / f'checkpoints/{at}/rest')
+    return np.concatenate([rest[path].astype(np.float64).ravel() for path in rest if "'mu'" in path])
+
+  return (moments(step) - b1 * moments(step - 1)) / (1 - b1)
+
+
+@pytest.mark.parametrize(('count', 'devices'), [(1, 1), (2, 2)], ids=['one device', 'four devices of two hosts'])
+def test_a_run_goes_on_with_other_devices_at_the_same_gradient(rig, pair, tmp_path, count, devices):
+  workdir, step = tmp_path / f'on{devices}', 4
+  shutil.copytree(pair[0], workdir)
+  for path in (workdir / 'checkpoints').glob('[0-9]*'):
+    if int(path.name) >= step:
+      shutil.rmtree(path)
+  processes = rig.start_all(count, workdir, KEEP_ALL, devices=devices)
+  begun = time.monotonic()
+  # The end of the run is the same as that of others: it need not be waited for.
+  while not (workdir / f'checkpoints/{step}/commit_success.txt').exists() and time.monotonic() < begun + 200:
+    assert processes[0].poll() is None, rig.said(workdir)
+    time.sleep(0.05)
+  for process in processes:
+    process.kill()
+    process.wait()
+  assert_same_lines(metrics(workdir)[:step], metrics(pair[0])[:step])  # accuracies, tokens: the same problems and keys
+  expected = gradient(pair[0], step)
+  assert np.linalg.norm(expected) > 1e-3
+  assert np.linalg.norm(gradient(workdir, step) - expected) < 1e-5 * np.linalg.norm(expected)
+
+
+# Meeting, without devices.
+
+
+def meet_all(calls: list[tuple], seconds: float = 2.0) -> list[Exception | None]:
+  """`meeting.meet(host, port, count, index)` in threads; what each raised."""
+  found: list[Exception | None] = [None] * len(calls)
+
+  def call(number: int):
+    try:
+      meeting.meet(*calls[number], seconds)
+    except errors.UserError as error:
+      found[number] = error
+
+  threads = [threading.Thread(target=call, args=(number,)) for number in range(len(calls))]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  return found
+
+
+def test_hosts_that_are_all_there_go_on():
+  port = hosts_rig.free_port()
+  assert meet_all([('127.0.0.1', port, 3, i) for i in (2, 0, 1)]) == [None] * 3
+
+
+@pytest.mark.parametrize(
+  ('others', 'code', 'message'),
+  [
+    ([(2, 1)], 75, r'of 3 hosts these did not come in time .*: 2; start all'),
+    ([(2, 1), (3, 2)], 78, r'host 1 was told of 2 hosts, host 0 of 3'),
+    ([(3, 1), (3, 1)], 78, r'index 1 of 3 hosts was given to two of them'),
+  ],
+  ids=['missing', 'count', 'twice'],
+)
+def test_a_wrong_launch_ends_all_hosts_with_one_message(others, code, message):
+  others = [(3, 1)] if code == 75 else others
+  port = hosts_rig.free_port()
+  found = meet_all([('127.0.0.1', port, 3, 0), *(('127.0.0.1', port, count, index) for count, index in others)])
+  assert all(error.exit_code in (code, 75) for error in found)
+  assert found[0].exit_code == code and re.search(message, str(found[0]))
+  assert any(re.search(message, str(error)) for error in found[1:])
+
+
+def test_a_taken_port_ends_all_processes(rig, tmp_path):
+  with socket.create_server(('', 0), family=socket.AF_INET6, dualstack_ipv6=True) as other:
+    port = other.getsockname()[1]
+    settings = ['--config.hosts.init_seconds=3']
+    processes = [rig.start(f'local:127.0.0.1:{port},2,{i}', tmp_path / 'taken', *settings) for i in range(2)]
+    codes, _ = hosts_rig.ended(processes, DEADLINE)
+  assert codes == [75, 75]
+  assert f'port {port} of host 0 can not be taken' in (rig.logs / 'taken.0').read_text()
+  assert 'does not answer as a host 0 that waits' in (rig.logs / 'taken.1').read_text()
+  assert not (tmp_path / 'taken').exists()
+
+
+def test_hosts_of_another_configuration_are_refused_by_field(rig, tmp_path):
+  port = hosts_rig.free_port()
+  processes = [
+    rig.start(f'local:127.0.0.1:{port},2,{i}', tmp_path / 'differ', f'--config.optim.b2=0.9{i}') for i in range(2)
+  ]
+  codes, _ = hosts_rig.ended(processes, DEADLINE)
+  assert codes == [78, 78], rig.said(tmp_path / 'differ')
+  for i in range(2):
+    said = (rig.logs / f'differ.{i}').read_text()
+    assert 'host 1 differs in what it runs: config.optim.b2 is 0.9 on host 0, 0.91 on it' in said
+  assert not (tmp_path / 'differ').exists()
+
+
+@pytest.mark.parametrize('choice', ['local:here', 'local:h:1,2', 'local:h:0,2,0', 'local:h:99,2,2', 'cloud'])
+def test_a_malformed_flag_is_refused(choice):
+  with pytest.raises(errors.ConfigError, match='--distributed=' + re.escape(choice)):
+    hosts.start(choice, init_seconds=1, heartbeat_seconds=1, barrier_seconds=1)
+
+
+@pytest.mark.parametrize(
+  ('environment', 'choice'),
+  [
+    ({}, 'off'),
+    ({'TPU_WORKER_HOSTNAMES': 'localhost'}, 'off'),
+    ({'TPU_WORKER_HOSTNAMES': 'a,b'}, 'tpu'),
+    ({'SLURM_NTASKS': '4', 'SLURM_PROCID': '0'}, 'off'),  # within sbatch, before srun
+    ({'SLURM_STEP_NUM_TASKS': '4', 'SLURM_PROCID': '0'}, 'slurm'),
+  ],
+)
+def test_auto_is_several_hosts_only_where_the_environment_names_them(environment, choice):
+  assert hosts.detected(environment) == choice
+
+
+def test_alone_everything_is_a_plain_call():
+  hosts.start('local:nowhere:1,1,0', init_seconds=1, heartbeat_seconds=1, barrier_seconds=1)
+  assert (hosts.index(), hosts.count(), hosts.is_main()) == (0, 1, True)
+  assert hosts.gather('x', 3) == [3]
+  assert hosts.from_main('x', lambda: 4) == 4
+  assert hosts.to_main('x', 5) == [5]
+  hosts.agree('x', dict(a=1))
+  hosts.end(ValueError())
+
+
+def test_a_difference_is_named_by_host_and_field(monkeypatch):
+  monkeypatch.setattr(hosts, 'gather', lambda what, value: [value, value, dict(a=dict(b=2), c=[1])])
+  with pytest.raises(errors.ConfigError, match=r'^host 2 differs in the plan: a\.b is 1 on host 0, 2 on it$'):
+    hosts.agree('the plan', dict(a=dict(b=1), c=[1]))
+  monkeypatch.setattr(hosts, 'gather', lambda what, value: [value, json.loads(json.dumps(value))])
+  hosts.agree('a step whose loss is not finite', dict(loss=[1.0, float('nan')]))
+
+
+def test_a_message_of_jax_that_names_a_lost_host_is_not_a_bug():
+  for text in ('UNKNOWN: Gloo AllReduce failed: Connection closed by peer', 'DEADLINE_EXCEEDED: Barrier timed out'):
+    assert hosts._judged(RuntimeError(text))[0] == 75
+  assert hosts._judged(errors.DataError('no such file')) == (65, 'no such file')
+
+
+class Store:
+  """Stands for the coordination service."""
+
+  def __init__(self):
+    self.kept = {}
+
+  def key_value_set_bytes(self, key, value):
+    assert len(value) <= hosts._LONGEST + 8
+    self.kept[key] = value
+
+  def blocking_key_value_get_bytes(self, key, milliseconds):
+    return self.kept[key]
+
+
+@pytest.mark.parametrize('length', [0, 1, 7, 8, 9, 100])
+def test_long_values_go_in_parts(monkeypatch, length):
+  monkeypatch.setattr(hosts, '_LONGEST', 8)
+  monkeypatch.setattr(hosts.distributed.global_state, 'client', Store())
+  value = bytes(range(length))
+  hosts._put('here', value)
+  assert hosts._get('here', 'a test', 'nobody') == value
+
+
+def test_a_signal_that_ends_a_host_is_told_as_one(monkeypatch):
+  monkeypatch.setattr(hosts.signals, '_state', types.SimpleNamespace(signal=15))
+  assert hosts._judged(SystemExit(75)) == (75, 'stopped by SIGTERM')
+
+
+def test_a_bug_keeps_its_traceback(capsys):
+  assert hosts._judged(ZeroDivisionError('by zero'))[0] == 1
+  assert 'ZeroDivisionError: by zero' in capsys.readouterr().err

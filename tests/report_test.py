@@ -1,0 +1,280 @@
+"""The report: what a model says is inert in it, it stays small, and a browser draws it without a complaint."""
+
+import base64
+import hashlib
+import html.parser
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from score_jax.errors import ConfigError
+from score_jax.errors import DataError
+from score_jax.reporting import figures
+from score_jax.reporting import gather
+from score_jax.reporting import report
+from score_jax.reporting import rows
+from score_jax.reporting.ledger import account
+from score_jax.reporting.rows import Attempt
+from score_jax.reporting.rows import Row
+from score_jax.reporting.safe import safe
+from score_jax.reporting.safe import safe_line
+from score_jax.types import Stop
+from score_jax.types import Verdict
+
+ROOT = pathlib.Path(__file__).parent.parent
+METRICS = pathlib.Path(__file__).parent / 'testdata/quickstart_metrics.jsonl'
+MARKUP = '</script><script>document.title="owned"</script><img src=x onerror=\'document.title="owned"\'><!--&amp;'
+STEERING = '\x1b]0;owned\x07\x1b[2J\u202egnp.exe\u2066\u200b\r\b\x00\x9b\ud800\ufeff'
+
+
+def conversation(i, text, **changes):
+  right = [Verdict(int(v)) for v in np.random.default_rng(i).integers(0, 2, 2)]
+  attempts = tuple(Attempt(f'{text} {i} {k}', text[:200], right[k], Stop.END_OF_TURN, 9, -3.0) for k in range(2))
+  fields = dict(
+    id=f'p{i}', question=text, tags={'level': text}, attempts=attempts, edit_ratio=0.2, way='sampled', sample=0
+  )
+  return Row(**fields | changes)
+
+
+def run_folder(path, found, steps=60):
+  """A run's folder around some conversations, with the curves of a quickstart, repeated."""
+  path.mkdir(parents=True)
+  (path / 'config.json').write_text(json.dumps(dict(config=dict(model=dict(path=MARKUP)), identity={})))
+  lines = [json.loads(line) for line in METRICS.read_text().splitlines()]
+  with (path / 'metrics.jsonl').open('w') as file:
+    for i in range(steps):
+      file.write(json.dumps(lines[i % 60] | dict(step=i + 1, visit=0, seconds=dict(sample=1.0, update=2.0))) + '\n')
+  rows.write(path / 'rows/final.jsonl.gz', found)
+  ledger = account(rows.outcomes(found), [row.tags for row in found])
+  (path / 'eval.json').write_text(json.dumps(dict(final=dict(sampled=ledger, step=60))))
+  return path
+
+
+@pytest.fixture(scope='module')
+def hostile(tmp_path_factory):
+  """A run of a model that attacks whoever looks at it."""
+  texts = [MARKUP, STEERING, 'x' * 2**20, '\u2028\u2029', '__proto__', '\u0301' * 5000, '']
+  found = [conversation(i, texts[i % len(texts)]) for i in range(40)]
+  return run_folder(tmp_path_factory.mktemp('hostile') / 'run<b>\u202e', found)
+
+
+# Text.
+
+
+@pytest.mark.parametrize(
+  ('text', 'shown'),
+  [
+    ('a\x1b[31mb', 'a<U+001B>[31mb'),
+    ('\u202eabc', '<U+202E>abc'),
+    ('\ud800', '<U+D800>'),
+    ('tab\there\n', 'tab<U+0009>here<U+000A>'),
+    ('naïve 日本 \U0001f600', 'naïve 日本 \U0001f600'),
+    ('no\xa0break\u200b', 'no<U+00A0>break<U+200B>'),
+    ('<U+202E>', '<U+202E>'),
+  ],
+)
+def test_what_steers_is_written_out(text, shown):
+  assert safe(text) == shown
+
+
+def test_every_character_is_shown_or_written_out():
+  everything = ''.join(map(chr, range(sys.maxunicode + 1)))
+  shown = safe(everything, most=0)
+  assert shown.isprintable()
+  assert safe_line(everything, most=0).isascii()
+  kept = safe('a\tb\nc\rd', keep='\n\t')
+  assert kept == 'a\tb\nc<U+000D>d'
+
+
+def test_long_text_is_cut_with_a_note():
+  assert safe('ab' * 500_000, most=4) == 'abab [cut: 1,000,000 characters in all]'
+  assert safe('abab', most=4) == 'abab'
+
+
+# The file.
+
+
+class Parsed(html.parser.HTMLParser):
+  """Elements and the texts of scripts."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.elements, self.scripts, self._inside = [], [], False
+    self.feed(text)
+
+  def handle_starttag(self, tag, attrs):
+    self.elements.append(tag)
+    self._inside = tag == 'script'
+    if self._inside:
+      self.scripts.append((dict(attrs), ''))
+
+  def handle_data(self, data):
+    if self._inside:
+      attrs, text = self.scripts[-1]
+      self.scripts[-1] = (attrs, text + data)
+
+  def handle_endtag(self, tag):
+    self._inside = False
+
+
+def test_hostile_text_is_data_and_nothing_else(hostile, tmp_path):
+  out = tmp_path / 'report.html'
+  report.write([hostile], out)
+  text = out.read_bytes().decode('ascii')
+  parsed = Parsed(text)
+  assert parsed.elements.count('script') == 2 and 'img' not in parsed.elements
+  (attrs, data), (_, script) = parsed.scripts
+  assert attrs['type'] == 'application/json'
+  assert not re.search(r'[<>&\x00-\x1f\u2028\u2029]', data)
+  assert json.loads(data) == gather.gather([hostile])
+  strings = []
+
+  def walk(value):
+    if isinstance(value, str):
+      strings.append(value)
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+      walk(inner)
+
+  walk(json.loads(data))
+  assert MARKUP in strings, 'markup is shown as it was written'
+  assert all(s.replace('\n', '').replace('\t', '').isprintable() and len(s) < 30_000 for s in strings)
+  policy = re.search(r'content="(default-src[^"]*)"', text)[1]
+  digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+  assert policy.startswith("default-src 'none'; ") and f"script-src 'sha256-{digest}'" in policy
+  assert 'unsafe' not in policy and not re.search(r'https?://(?!www\.w3\.org/2000/svg)', text)
+
+
+def test_scripts_write_text_nodes_alone():
+  for path in (ROOT / 'score_jax/assets/report').glob('*.js'):
+    assert not re.search(
+      r'innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|Function\(|fetch\(|import\(', path.read_text()
+    )
+
+
+def test_a_thousand_steps_of_long_answers_stay_below_5_mb(tmp_path):
+  words = ' '.join(np.random.default_rng(0).choice(['add', '\u4e00\u4e8c', 'so', '\n'], 4000))
+  found = [conversation(i, words) for i in range(600)]
+  folder = run_folder(tmp_path / 'long', found, steps=1000)
+  size = report.write([folder], tmp_path / 'report.html')
+  assert 1e6 < size < 5e6
+  assert size == (tmp_path / 'report.html').stat().st_size
+  again = report.write([folder, run_folder(tmp_path / 'other', found, steps=1000)], tmp_path / 'two.html')
+  assert again < 5e6
+
+
+def test_curves_are_means_that_never_mix_stages():
+  lines = [
+    dict(step=i + 1, stage='a' if i < 5 else 'b', accuracy=[i / 10, 0.5], accuracy_se=[0.3, 0.1], kl=[0.0, None])
+    for i in range(9)
+  ]
+  found = gather.curves(lines, points=5)
+  assert found['step'] == [1.5, 3.5, 5.0, 6.5, 8.5]
+  assert found['accuracy/1'] == pytest.approx([0.05, 0.25, 0.4, 0.55, 0.75])
+  assert found['accuracy_se/1'] == pytest.approx(
+    [0.3 / 2**0.5, 0.3 / 2**0.5, 0.3, 0.3 / 2**0.5, 0.3 / 2**0.5], rel=1e-5
+  )
+  assert found['delta'] == pytest.approx([0.45, 0.25, 0.1, -0.05, -0.25])
+  assert found['kl/2'] == found['reward/1'] == [None] * 5
+
+
+def test_conversations_of_every_kind_are_shown_however_rare():
+  right, wrong = (Attempt('t', 'a', v, Stop.END_OF_TURN, 1, 0.0) for v in (Verdict.CORRECT, Verdict.WRONG))
+  common = [conversation(i, 'q', attempts=(wrong, wrong)) for i in range(5000)]
+  rare = conversation(5001, 'rare', attempts=(right, wrong))
+  found = gather.conversations([('final', [*common, rare])], most_bytes=20_000)
+  assert found['counts'] == {'final/sampled': dict(i_to_i=5000, i_to_c=0, c_to_i=1, c_to_c=0, error=0)}
+  assert 'rare' in [row['question'] for row in found['rows']]
+  assert len(json.dumps(found['rows'])) < 21_000
+  numbers = [int(row['id'][1:]) for row in found['rows'] if row['kind'] == 'i_to_i']
+  assert max(numbers) > 4000 and numbers == sorted(numbers), 'from all over the file'
+
+
+def test_histogram_keeps_copies_apart():
+  found = gather.histogram([0.0, 0.0, 0.01, 0.05, 0.99, 1.0, float('nan')])
+  assert (found['n'], found['copies']) == (6, pytest.approx(2 / 6, abs=1e-6))
+  assert (found['bins'][0], found['bins'][1], found['bins'][-1]) == pytest.approx((1 / 6, 1 / 6, 2 / 6), abs=1e-6)
+
+
+def test_folders_that_are_no_runs_and_broken_ones_are_one_error(tmp_path):
+  with pytest.raises(ConfigError, match='holds neither metrics.jsonl nor eval.json'):
+    gather.gather([tmp_path])
+  (tmp_path / 'eval.json').write_text('{')
+  with pytest.raises(DataError, match=r'eval.json can not be read'):
+    gather.gather([tmp_path])
+  done = subprocess.run(
+    [sys.executable, '-m', 'score_jax.report', str(tmp_path / 'none')],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert (done.returncode, 'there is no such folder' in done.stderr) == (78, True)
+
+
+def test_runs_are_named_by_what_tells_them_apart(hostile, tmp_path):
+  same = run_folder(tmp_path / 'x' / hostile.name, [conversation(0, 'q')])
+  names = [run['name'] for run in gather.gather([hostile, same])['runs']]
+  assert len(set(names)) == 2 and all('<U+202E>' in name for name in names)
+
+
+def test_png_without_matplotlib_names_the_extra(hostile, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'matplotlib', None)
+  with pytest.raises(ConfigError, match=r'score_jax\[report\]'):
+    figures.draw(gather.gather([hostile]), tmp_path)
+
+
+def test_png_of_a_hostile_run(hostile, tmp_path):
+  pytest.importorskip('matplotlib', reason='needs the extra `report`')
+  written = figures.draw(gather.gather([hostile]), tmp_path / 'png')
+  assert [path.stem for path in written] == ['accuracy', 'transitions', 'delta', 'edits']
+  assert all(path.read_bytes().startswith(b'\x89PNG') for path in written)
+
+
+# In a browser.
+
+
+def drawn(path, width=1280):
+  """The document that a browser makes of a file, and what it complains about."""
+  names = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
+  browser = next(filter(None, map(shutil.which, names)), None)
+  if not browser:
+    pytest.skip(f'needs a browser: none of {", ".join(names)} is installed')
+  flags = ['--headless', '--no-sandbox', '--disable-gpu', '--enable-logging=stderr', '--virtual-time-budget=2000']
+  command = [browser, *flags, f'--window-size={width},900', f'--user-data-dir={path.parent / "profile"}', '--dump-dom']
+  done = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+  return done.stdout, [line for line in done.stderr.splitlines() if 'CONSOLE' in line]
+
+
+def without_scripts(dom):
+  return re.sub('<script.*?</script>', '', dom, flags=re.DOTALL)
+
+
+def test_a_browser_draws_a_hostile_run_as_text(hostile, tmp_path):
+  out = tmp_path / 'report.html'
+  report.write([hostile], out)
+  dom, complaints = drawn(out)
+  assert complaints == []
+  elements = Parsed(dom).elements
+  assert elements.count('script') == 2 and 'img' not in elements
+  assert 'owned' not in re.search('<title>(.*?)</title>', dom)[1]
+  for part in ('Where answers go', 'No alarm sounded', 'Attempt 2:', '&lt;/script&gt;', '[cut: 1,048,576 characters'):
+    assert part in without_scripts(dom), part
+  shown = without_scripts(dom)
+  assert shown.count('<svg') > 15 and 'NaN' not in shown and 'undefined' not in shown
+
+
+def test_a_browser_draws_several_runs_and_folders_without_training(hostile, tmp_path):
+  other = run_folder(tmp_path / 'other', [conversation(i, 'q') for i in range(9)])
+  for name in ('metrics.jsonl', 'config.json'):
+    (other / name).unlink()
+  report.write([hostile, other], tmp_path / 'report.html')
+  dom, complaints = drawn(tmp_path / 'report.html', width=390)
+  assert complaints == []
+  shown = without_scripts(dom)
+  assert 'against other' in shown and 'NaN' not in shown and 'undefined' not in shown

@@ -1,0 +1,116 @@
+"""What the TPU's compiler makes of a run's programs, small enough to be compiled in a minute without a TPU.
+
+Skipped where libtpu is not installed (`pip install 'jax[tpu]'`, the extra `tpu` of setup.py).
+"""
+
+import functools
+import importlib.util
+import math
+import re
+
+import jax.numpy as jnp
+import pytest
+import tiny
+
+from score_jax.planning import collectives
+from score_jax.planning import memory
+from score_jax.planning import programs
+from score_jax.planning import search
+from score_jax.planning import settings
+
+# Letters of `types.py`; sizes are told apart by their numbers, which no two arrays that are looked for share.
+B, P, BUDGET, FEED, V = 16, 128, 60, 8, 4096
+L = P + 2 * BUDGET + FEED
+SHARDS, TENSOR = 2, 2
+_ARRAY = re.compile(r'\b(pred|[sufbc]+\d+\w*)\[([\d,]+)\]')
+
+pytestmark = pytest.mark.skipif(
+  importlib.util.find_spec('libtpu') is None,
+  reason="libtpu, the TPU's compiler, is not installed: pip install 'jax[tpu]'",
+)
+
+
+@pytest.fixture(scope='module')
+def plan():
+  decoder = tiny.decoder_config(
+    'llama', vocab=V, width=512, layers=2, heads=4, kv_heads=2, head_width=128, ffn=1024, max_positions=1024
+  )
+  changes = {
+    'mesh.data': 1,
+    'mesh.fsdp': SHARDS,
+    'mesh.tensor': TENSOR,
+    'batch.problems': B // 4,
+    'batch.samples': 4,
+    'sampling.prompt_tokens': P,
+    'sampling.attempt_tokens': (BUDGET, BUDGET),
+    'model.remat': 'full',
+    'model.logits_mb': 1.0,
+    'loss.attempt_gradient_norms': False,
+  }
+  config = tiny.run_config(**changes)
+  devices = tuple(programs.topology_mesh('v5e:2x2', (1, SHARDS, TENSOR)).devices.flat)
+  rollout = settings.assumed_rollout(config, FEED)
+  return search.Wanted(config, decoder, rollout, jnp.dtype('bfloat16'), devices, 1e12).plan(config)
+
+
+@pytest.fixture(scope='module')
+def compiled(plan):
+  """`compiled(name)`: a program and its text, compiled when it is first asked for."""
+  return functools.cache(lambda name: programs.compiled(plan, name))
+
+
+def arrays(text):
+  """(dtype, shape) of everything that a program's text computes or is given."""
+  return {(kind, tuple(map(int, shape.split(',')))) for kind, shape in _ARRAY.findall(text)}
+
+
+def extents(shape):
+  """The axes of a shape, whatever their order and without those of 1."""
+  return sorted(extent for extent in shape if extent > 1)
+
+
+def test_the_cache_is_in_16_bits_and_nowhere_copied_to_32(plan, compiled):
+  heads = plan.decoder.kv_heads // TENSOR
+  cache = extents((B // SHARDS, L, heads, plan.decoder.head_width))
+  found = {kind for kind, shape in arrays(compiled('rollout')[1]) if extents(shape) == cache}
+  assert found == {'bf16'}
+
+
+def test_no_decode_step_gathers_the_model(plan, compiled):
+  program, _ = compiled('rollout')
+  step = {sent.kind: sent for sent in program.sent if sent.place == collectives.PASS}
+  assert 'all-reduce' in step, 'tensor-parallel devices add up what they hold parts of'
+  layer = memory.sizes(plan).policy / (plan.decoder.layers + 2)
+  assert sum(sent.bytes for sent in step.values()) < layer / 4
+  # Nor are weights gathered before the steps: they come in the sampler's own layout.
+  assert sum(sent.bytes for sent in program.sent if sent.kind == 'all-gather') < layer / 4
+
+
+@pytest.mark.parametrize('name', ['reference', 'update'])
+def test_logits_never_exist_for_the_whole_sequence(plan, compiled, name):
+  program, text = compiled(name)
+  assert not program.refused
+  everything = B // SHARDS * L * V // TENSOR
+  found = [shape for _, shape in arrays(text)]
+  assert max(map(math.prod, found)) < everything
+  of_the_vocabulary = [shape for shape in found if {V, V // TENSOR} & set(shape)]
+  assert max(map(math.prod, of_the_vocabulary)) < everything / 2
+
+
+def test_a_program_that_is_too_large_is_told_by_how_much():
+  decoder = tiny.decoder_config('llama', vocab=2**22, width=1024, layers=1, heads=8, kv_heads=8, head_width=128)
+  config = tiny.run_config()
+  devices = tuple(programs.topology_mesh('v5e:2x2', (4, 1, 1)).devices.flat)
+  rollout = settings.assumed_rollout(config, FEED)
+  wanted = search.Wanted(config, decoder, rollout, jnp.dtype('bfloat16'), devices, 1e12)
+  program, text = programs.compiled(wanted.plan(config), 'layout')
+  assert program.refused and not text
+  # Embedding and head, 2^32 numbers each, in f32 and again in bf16; a v5e has 15.75 GiB.
+  assert program.peak > 2**34
+
+
+def test_what_the_compiler_takes_is_what_was_added_up(plan, compiled):
+  sizes = memory.sizes(plan)
+  program, _ = compiled('update')
+  assert sizes.parameters + sizes.moments <= program.arguments < 1.02 * (sizes.parameters + sizes.moments) + 1e6
+  assert program.temporary < 40 * sizes.parameters

@@ -1,0 +1,184 @@
+"""A run that is watched: alarms that are said and that end it, boards, the terminal."""
+
+import json
+import sys
+import time
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from score_jax.errors import ConfigError
+from score_jax.errors import StoppedError
+from score_jax.reporting import alarms
+from score_jax.reporting import boards
+from score_jax.reporting import terminal
+from score_jax.reporting import watch as watching
+from score_jax.storage.checkpoints import Checkpoints
+from score_jax.training import loop
+from score_jax.training import run as runs
+from score_jax.training.update import checksum
+
+
+def line(step, **changes):
+  fields = dict(
+    step=step,
+    stage='stage1',
+    accuracy=[0.5, 0.6],
+    i_to_c=0.15,
+    c_to_i=0.05,
+    kl=[0.1, 0.2],
+    answer_changed=0.3,
+    text_changed=0.5,
+    mismatch=0.01,
+    verdicts=dict(unparsed=[0, 0], timeout=[0, 0], error=[0, 0]),
+    seconds=dict(sample=1.5),
+  )
+  return fields | changes
+
+
+def watch(tmp_path, **changes):
+  settings = {f'report.{name}': value for name, value in changes.items()}
+  written = []
+  found = watching.Watch(
+    tiny.run_config(**settings).report,
+    tmp_path,
+    tmp_path / 'metrics.jsonl',
+    20,
+    0,
+    shown={},
+    write_report=lambda: written.append(1),
+  )
+  found.begin()
+  return found, written
+
+
+def test_an_alarm_is_said_once_and_ends_the_run_only_if_asked(tmp_path, capsys):
+  quiet, _ = watch(tmp_path)
+  stopping, written = watch(tmp_path, stop_on=('mismatch',))
+  for step in range(1, 9):
+    stopped = stopping.after(line(step, mismatch=0.3))
+    assert quiet.after(line(step, mismatch=0.3)) is None
+    if step < 5:
+      assert stopped is None and not written
+  assert isinstance(stopped, StoppedError) and stopped.exit_code == 76
+  assert "alarm 'mismatch' sounds after step 8" in str(stopped) and 'sampling.cache_dtype' in str(stopped)
+  assert written
+  said = capsys.readouterr()
+  assert (said.out + said.err).count('alarm mismatch (') == 2, 'once by each'
+
+
+def test_a_resumed_run_remembers_its_lines(tmp_path):
+  with (tmp_path / 'metrics.jsonl').open('w') as file:
+    for step in range(1, 5):
+      file.write(json.dumps(line(step, mismatch=0.3)) + '\n')
+    file.write('{"step": 5, "sta')
+  found, _ = watch(tmp_path, stop_on=('mismatch',))
+  assert found.after(line(5, mismatch=0.3)) is not None
+
+
+def test_unknown_alarms_are_refused(tmp_path):
+  with pytest.raises(ConfigError, match="config.report.stop_on names 'copy'; use copies, sandbagged"):
+    watch(tmp_path, stop_on=('copy',))
+
+
+def test_the_report_is_written_on_the_way(tmp_path):
+  found, written = watch(tmp_path, every=3)
+  counts = [(found.after(line(step)), len(written))[1] for step in range(1, 8)]
+  assert counts == [0, 0, 1, 1, 1, 2, 2]
+
+
+def test_a_run_that_an_alarm_stops_is_saved(hf_folder, tmp_path, monkeypatch):
+  fault = alarms.Alarm('copies', 'says', 'cause', 'field', 1, lambda lines, *_: np.arange(len(lines)) >= 2)
+  monkeypatch.setitem(alarms.ALARMS, 'copies', fault)
+  changes = {'model.path': str(hf_folder), 'checkpoint.every': 10}
+  config = tiny.run_config(**changes, **{'report.stop_on': ('copies',)})
+  with pytest.raises(StoppedError, match="alarm 'copies' sounds after step 3"):
+    loop.train(runs.open_run(config, str(tmp_path / 'run')))
+  saved = Checkpoints(tmp_path / 'run/checkpoints', read_only=True)
+  assert saved.last_step() == 3
+  saved.close()
+  assert (tmp_path / 'run/report.html').exists()
+
+
+# The reference's checksum.
+
+
+def test_checksum_sees_one_bit_of_one_weight_in_any_dtype():
+  tree = dict(a=jnp.ones((3, 4), jnp.bfloat16), b=jnp.full((5,), -2.5, jnp.float32))
+  before = int(checksum(tree))
+  words = 12 * 0x3F80 + 5 * 0xC0200000
+  assert before == words % 2**32
+  assert int(checksum(jax.tree.map(jnp.copy, tree))) == before
+  tree['b'] = tree['b'].at[2].set(np.nextafter(np.float32(-2.5), np.float32(0)))
+  assert int(checksum(tree)) == before - 1
+
+
+# Boards.
+
+
+def test_scalars_have_a_name_for_every_number():
+  found = boards.scalars(
+    line(
+      3,
+      attempt_gradient_norm=[1.0, 2.0],
+      eval=dict(greedy=dict(delta=0.1, fix_rate=None, intervals=dict(delta=[0, 1]))),
+    )
+  )
+  assert found['accuracy/2'] == 0.6 and found['delta'] == pytest.approx(0.1) and found['seconds/sample'] == 1.5
+  assert found['eval/greedy/delta'] == 0.1
+  assert not {name for name in found if 'interval' in name or 'fix_rate' in name or name in ('step', 'stage')}
+
+
+def test_tensorboard_gets_every_step(tmp_path):
+  pytest.importorskip('tensorboardX', reason='needs the extra `tensorboard`')
+  [send] = boards.open_boards(True, '', tmp_path, {})
+  for step in (1, 2):
+    send(step, dict(delta=0.5))
+  [file] = (tmp_path / 'tensorboard').iterdir()
+  for _ in range(100):  # a thread writes
+    if file.read_bytes().count(b'delta') == 2:
+      return
+    time.sleep(0.1)
+  pytest.fail('not written')
+
+
+def test_weights_and_biases_gets_every_step_and_is_never_required(tmp_path, monkeypatch):
+  logged, begun = [], []
+  run = types.SimpleNamespace(log=lambda values, step: logged.append((step, values)))
+  monkeypatch.setitem(sys.modules, 'wandb', types.SimpleNamespace(init=lambda **kw: begun.append(kw) or run))
+  [send] = boards.open_boards(False, 'mine', tmp_path, dict(seed=0))
+  send(4, dict(delta=0.5))
+  assert logged == [(4, dict(delta=0.5))] and begun[0]['project'] == 'mine' and begun[0]['config'] == dict(seed=0)
+  for name, asked in (('wandb', (False, 'mine')), ('tensorboardX', (True, ''))):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigError, match=r'pip install .score_jax\[(wandb|tensorboard)\]'):
+      boards.open_boards(*asked, tmp_path, {})
+  assert boards.open_boards(False, '', tmp_path, {}) == []
+
+
+# The terminal.
+
+
+def test_the_line_below_the_bar_is_the_ledger_of_the_last_steps():
+  lines = [line(1, i_to_c=0.1, c_to_i=0.0), line(2, i_to_c=0.2, c_to_i=0.1)]
+  assert terminal.ledger_line(lines, ['copies', 'format']) == (
+    'last 2: delta +10.0 = fixed 15.0 - broken 5.0, answers changed 30.0, texts 50.0 % | alarms: copies, format'
+  )
+  assert terminal.ledger_line(lines, []).endswith('alarms: none')
+
+
+def test_samples_are_printed_where_an_evaluation_has_them():
+  at_k = dict(k=4, problems=9, t1=dict(avg=dict(value=0.5), maj=dict(value=0.25)))
+  point = dict(samples=2, tokens=10.0, accuracy=0.5)
+  curves = dict(parallel=[point], sequential=[point], equal_tokens=[dict(tokens=10.0, gain=-0.015)])
+  lines = terminal.compute_lines(dict(greedy=dict(), sampled=dict(at_k=at_k), scaling=dict(curves=curves)))
+  assert lines == [
+    'sampled, t1, 4 samples: avg 50.0, maj 25.0',
+    'scaling, majority of parallel samples: 2: 50.0 (10 tokens)',
+    'scaling, majority of sequential samples: 2: 50.0 (10 tokens)',
+    'scaling, at 10 tokens: sequential is -1.5 ahead',
+  ]
