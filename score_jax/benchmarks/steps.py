@@ -18,6 +18,7 @@ from score_jax.benchmarks import importing
 from score_jax.benchmarks import machine
 from score_jax.errors import ConfigError
 from score_jax.models.shapes import SHAPES
+from score_jax.planning import checks
 from score_jax.reporting import profile
 from score_jax.storage import hf
 from score_jax.storage.checkpoints import Checkpoints
@@ -60,6 +61,7 @@ def measure(setting: Setting, folder: pathlib.Path) -> dict[str, Any]:
   compiles = machine.Compiles()
   with tempfile.TemporaryDirectory(dir=folder) as workdir:
     run = runs.open_run(run_config(setting, model), workdir)
+    planned = _planned_mb(run.config)
     state, work, lines = runs.initial_state(run), None, []
     visit = loop.visit_at(run.config.visits, 0)
     state, data = loop.enter(run, visit, state, 0, Checkpoints(run.folder.checkpoints, keep=1))
@@ -91,7 +93,14 @@ def measure(setting: Setting, folder: pathlib.Path) -> dict[str, Any]:
     compiles=compiled,
     compiles_after_settling=compiles.count - compiled,
     peak_mb=machine.peak_mb(),
+    planned_mb=planned,
   )
+
+
+def _planned_mb(config: configs.RunConfig) -> float | None:
+  """The peak on a device that `score_jax.doctor` would foresee; None if it would say that the run does not fit."""
+  asked = checks.memory_here(config, tries=0)[0].asked
+  return asked and round(max(map(asked.most, asked.programs)) / 1e6, 1)
 
 
 def run_config(setting: Setting, model: pathlib.Path) -> configs.RunConfig:

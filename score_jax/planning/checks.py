@@ -192,11 +192,16 @@ def _usable(device: Any) -> Chip:
   raise Skipped(f'{device.device_kind} does not say how much memory it has')
 
 
-def _memory(config: RunConfig, tries: int) -> str:
+def memory_here(config: RunConfig, tries: int) -> tuple[ask.Answer, Chip]:
+  """Whether the run fits the devices here, and what these are; its model folder decides what is compiled."""
   sampler = runs.open_sampler(config, hf.folder_of(config.model.path), _mesh(config))
   devices, chip = tuple(jax.devices()), _usable(jax.devices()[0])
   wanted = search.Wanted(config, sampler.config, sampler.spec(), sampler.dtype, devices, chip.usable)
-  found = ask.answer(wanted, chip, tries, lambda text: None)
+  return ask.answer(wanted, chip, tries, lambda text: None), chip
+
+
+def _memory(config: RunConfig, tries: int) -> str:
+  found, chip = memory_here(config, tries)
   if found.fits:
     most = {name: found.asked.most(name) / chips.GIB for name in found.asked.programs}
     worst = max(most, key=most.get)
