@@ -56,8 +56,7 @@ def mixed(xp, q, k, v):
   return q * xp.repeat(k, q.shape[1] // k.shape[1], axis=1) + xp.repeat(v, q.shape[1] // v.shape[1], axis=1)
 
 
-@pytest.mark.parametrize('rows', [16, 32])
-@pytest.mark.parametrize('changes', [{}, dict(qkv_bias=True, norm_offset=1.0)])
+@pytest.mark.parametrize(('rows', 'changes'), [(16, {}), (32, dict(qkv_bias=True, norm_offset=1.0))])
 def test_layers_are_those_of_numpy(rows, changes):
   config = config_of(**changes)
   params = params_of(config, jnp.float32)

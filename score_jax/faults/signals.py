@@ -31,7 +31,7 @@ class _State:
     self.deferred = False
     self.grace = _GRACE_SECONDS
     self.last_resort: Callable[[], None] | None = None
-    self.wakeups: socket.socket | None = None
+    self.wakeups: int | None = None  # file descriptor
 
 
 _state = _State()
@@ -43,8 +43,8 @@ def install() -> None:
     return
   ours, pythons = socket.socketpair()
   pythons.setblocking(False)
-  signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
-  _state.wakeups = pythons  # kept open
+  _state.wakeups = pythons.detach()  # stays open as long as the process
+  signal.set_wakeup_fd(_state.wakeups, warn_on_full_buffer=False)
   threading.Thread(target=_count_down, args=(ours,), name='signals', daemon=True).start()
   for number in _SIGNALS:
     signal.signal(number, _handle)
