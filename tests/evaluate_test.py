@@ -12,11 +12,14 @@ import tiny
 from score_jax import evaluate
 from score_jax.errors import ConfigError
 from score_jax.errors import DataError
+from score_jax.errors import TryAgainError
 from score_jax.reporting import rows
 from score_jax.tasks import prompts
 from score_jax.training import evaluation
 from score_jax.training import first_attempts
 from score_jax.training import run as runs
+from score_jax.types import Stop
+from score_jax.types import Verdict
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +81,23 @@ def test_samples_scaling_attempts_and_given_first_attempts_together(config, tmp_
   first, second = ([row for row in found if row.way == 'sampled' and row.sample == k] for k in (0, 1))
   assert [row.id for row in first] == [row.id for row in second] == [p.id for p in problems]
   assert [row.attempts[1:] for row in first] != [row.attempts[1:] for row in second]
+
+
+def test_an_evaluation_that_could_not_be_graded_is_to_be_tried_again():
+  graded = row_of(Verdict.CORRECT, Verdict.WRONG)
+  failed = row_of(Verdict.WRONG, Verdict.ERROR)
+  assert evaluation.accounted([graded, failed])['errors'] == 1
+  with pytest.raises(TryAgainError, match='grader failed on all 2 conversations'):
+    evaluation.accounted([failed, failed])
+
+
+def row_of(*verdicts):
+  """A row with these verdicts."""
+  attempts = tuple(
+    rows.Attempt(text='a', answer='a', verdict=verdict, stop=Stop.END_OF_TURN, tokens=1, logp=0.0)
+    for verdict in verdicts
+  )
+  return rows.Row('1', 'q', {}, attempts, edit_ratio=0.0, way='greedy', sample=0)
 
 
 def evaluate_problems(config):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from score_jax.errors import TryAgainError
 from score_jax.faults import watchdog
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
@@ -21,6 +22,7 @@ from score_jax.tasks import Task
 from score_jax.tasks import heldout_problems
 from score_jax.types import Graded
 from score_jax.types import Problem
+from score_jax.types import Verdict
 from score_jax.verifiers.pool import Grader
 
 
@@ -63,7 +65,16 @@ def evaluate(
 
 
 def accounted(rows: Sequence[Row]) -> dict[str, Any]:
-  """The ledger of rows."""
+  """The ledger of rows.
+
+  Raises:
+    TryAgainError: in every row the grader itself failed, so nothing is known.
+  """
+  if all(any(attempt.verdict == Verdict.ERROR for attempt in row.attempts) for row in rows):
+    raise TryAgainError(
+      f'the grader failed on all {len(rows)} conversations of an evaluation: look at its messages above '
+      '(config.grading has what an answer may take), then run the same command again'
+    )
   return account(report_rows.outcomes(rows), [row.tags for row in rows])
 
 
