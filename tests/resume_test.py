@@ -169,7 +169,7 @@ INCOMPATIBLE = {
   'seed': {'seed': 7},
   'samples': {'batch.samples': 4},
   'problems': {'batch.problems': 8},
-  'micro-batches': {'batch.micro_batches': 2},
+  'micro-batches': {'batch.micro_batches': 2, 'mesh.tensor': 2},
   'budgets': {'sampling.attempt_tokens': (6, 5)},
   'loss': {'loss.kl_form': 'k2_seq'},
   'optimizer': {'optim.b2': 0.99},
