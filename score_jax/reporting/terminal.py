@@ -10,7 +10,7 @@ import tqdm
 
 from score_jax.reporting.alarms import Alarm
 
-_DUMB_WIDTH = 130
+_DUMB_WIDTH = 120  # columns
 _WINDOW = 10  # steps that the line below the bar is a mean of
 Evaluation = dict[str, dict[str, Any]]  # 'greedy' and 'sampled' -> ledger
 
