@@ -222,7 +222,7 @@ def hosts() -> ConfigDict:
 
 
 def pretrain() -> ConfigDict:
-  """Only mode 'pretrain' reads it: configs/pretrain_countdown.py."""
+  """Only mode 'pretrain' reads it: configs/pretrain_countdown.py, configs/suites/countdown_base.py."""
   pretrain = ConfigDict()
   pretrain.conversations = 500_000  # made once, then drawn from
   pretrain.rows = 256  # conversations a step
@@ -237,6 +237,16 @@ def pretrain() -> ConfigDict:
   pretrain.mixture.first_forced = 0.5  # of those: chains that write the target down regardless
   pretrain.mixture.look_back = 0.25  # second attempts that judge the first, then repeat or mend it
   pretrain.mixture.wander = 0.08  # second attempts that are a wrong chain; the rest copies the first
+  # Rounds of training on the model's own first attempts, right or wrong, so that its samples come near its greedy
+  # answer. 0: none.
+  pretrain.sharpen_rounds = 0
+  pretrain.sharpen_temperature = 0.3  # of those attempts
+  pretrain.sharpen_conversations = 200_000  # sampled in each round
+  pretrain.sharpen_rows = 4096  # of them at a time
+  pretrain.sharpen_steps = 1000  # in each round, of pretrain.rows conversations
+  pretrain.sharpen_learning_rate = 1e-3  # peak, in each round
+  pretrain.sharpen_look_back = 0.1  # in the place of mixture.look_back
+  pretrain.sharpen_wander = 0.08  # in the place of mixture.wander
   return pretrain
 
 

@@ -156,6 +156,14 @@ class PretrainConfig:
   ffn: int
   init_scale: float
   mixture: Mixture
+  sharpen_rounds: int
+  sharpen_temperature: float
+  sharpen_conversations: int
+  sharpen_rows: int
+  sharpen_steps: int
+  sharpen_learning_rate: float
+  sharpen_look_back: float
+  sharpen_wander: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,6 +319,7 @@ def _check(run: RunConfig) -> None:
       f'config.optim.warmup_steps = {run.optim.warmup_steps} must be below config.pretrain.steps = '
       f'{run.pretrain.steps}',
     )
+    _check_pretrain(run.pretrain)
   for where, section in (
     ('task.countdown', run.task.countdown),
     ('task.mbpp', run.task.mbpp),
@@ -371,6 +380,35 @@ def _check_numbers(run: RunConfig) -> None:
     min(budgets, default=0) >= 1,
     f'config.sampling.attempt_tokens = {budgets}: give each attempt a budget of 1 or more',
   )
+
+
+def _check_pretrain(pretrain: PretrainConfig) -> None:
+  """Bounds of what makes a base."""
+  for name in ('conversations', 'rows', 'steps', 'width', 'layers', 'heads', 'ffn'):
+    _require(getattr(pretrain, name) >= 1, f'config.pretrain.{name} = {getattr(pretrain, name)} must be 1 or more')
+  _require(
+    pretrain.width % (2 * pretrain.heads) == 0,
+    f'config.pretrain.heads = {pretrain.heads} must divide config.pretrain.width = {pretrain.width} into even widths',
+  )
+  mixture = pretrain.mixture
+  for name, back, wander in (
+    ('mixture.', mixture.look_back, mixture.wander),
+    ('sharpen_', pretrain.sharpen_look_back, pretrain.sharpen_wander),
+  ):
+    _require(
+      min(back, wander) >= 0 and back + wander <= 1,
+      f'config.pretrain.{name}look_back = {back} and {name}wander = {wander} are shares of second attempts: 0 or more, '
+      '1 at most together',
+    )
+  _require(
+    pretrain.sharpen_rounds >= 0, f'config.pretrain.sharpen_rounds = {pretrain.sharpen_rounds} must be 0 or more'
+  )
+  _require(
+    pretrain.sharpen_temperature >= 0,
+    f'config.pretrain.sharpen_temperature = {pretrain.sharpen_temperature} must be 0 or more',
+  )
+  for name in ('sharpen_conversations', 'sharpen_rows', 'sharpen_steps'):
+    _require(getattr(pretrain, name) >= 1, f'config.pretrain.{name} = {getattr(pretrain, name)} must be 1 or more')
 
 
 def _check_lora(lora: Lora) -> None:

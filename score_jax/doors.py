@@ -128,7 +128,7 @@ def _parse(argv: Sequence[str], arguments: tuple[str, ...]) -> Sequence[str]:
 
 
 def _config_file(argv: Sequence[str]) -> pathlib.Path:
-  """The file that --config names; its neighbours become importable as `configs.NAME`.
+  """The file that --config names; the folder `configs` that it lies in, however deep, becomes importable.
 
   Raises:
     ConfigError: none is named, or there is no such file.
@@ -140,7 +140,8 @@ def _config_file(argv: Sequence[str]) -> pathlib.Path:
   path = pathlib.Path(given[-1])
   if not path.is_file():
     raise ConfigError(f'--config={given[-1]}: there is no such file')
-  sys.path.insert(0, str(path.resolve().parent.parent))
+  folders = path.resolve().parents
+  sys.path.insert(0, str(next((folder.parent for folder in folders if folder.name == 'configs'), folders[1])))
   return path
 
 

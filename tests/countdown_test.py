@@ -213,6 +213,10 @@ def tokenizer():
   return countdown_base.build_tokenizer(SPEC, tiny.INSTRUCTION)
 
 
+def supervised_rows(tokenizer, seed):
+  return countdown_base.supervised_rows(SPEC, MIXTURE, tokenizer.get_vocab(), tiny.INSTRUCTION, 40, seed)
+
+
 @pytest.fixture
 def supervised(tokenizer, monkeypatch):
   """tokens, weights, and the conversations that they were made from."""
@@ -223,7 +227,7 @@ def supervised(tokenizer, monkeypatch):
     return made[-1]
 
   monkeypatch.setattr(countdown_base, 'conversation', recorded)
-  tokens, weights = countdown_base.supervised_rows(SPEC, MIXTURE, tokenizer, tiny.INSTRUCTION, 40, 0)
+  tokens, weights = supervised_rows(tokenizer, '0')
   return tokens, weights, made
 
 
@@ -260,8 +264,7 @@ def test_loss_is_on_solutions_and_second_attempts_with_their_end_of_turn(tokeniz
 
 
 def test_supervised_rows_are_a_function_of_the_seed(tokenizer, supervised):
-  again = countdown_base.supervised_rows(SPEC, MIXTURE, tokenizer, tiny.INSTRUCTION, 40, 0)
-  other = countdown_base.supervised_rows(SPEC, MIXTURE, tokenizer, tiny.INSTRUCTION, 40, 1)
+  again, other = supervised_rows(tokenizer, '0'), supervised_rows(tokenizer, '1')
   np.testing.assert_array_equal(again[0], supervised[0])
   np.testing.assert_array_equal(again[1], supervised[1])
   assert not np.array_equal(other[0][:, :12], again[0][:, :12])
