@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
   config.eval = evaluation()
   config.report = report()
   config.checkpoint = checkpoint()
+  config.selection = selection()
   config.faults = faults()
   config.mesh = mesh()
   config.hosts = hosts()
@@ -182,6 +183,16 @@ def checkpoint() -> ConfigDict:
   checkpoint.keep = 2  # newest checkpoints kept, beside the best
   checkpoint.best_window = 10  # steps of the last stage whose mean training return decides the best
   return checkpoint
+
+
+def selection() -> ConfigDict:
+  """What the best checkpoint is chosen by where methods are compared: the same for each, whatever it trains with."""
+  selection = ConfigDict()
+  # Training problems that the policy answers at every checkpoint of the last stage. 0: the training return decides.
+  selection.problems = 0
+  selection.pays = (1.0, 1.0)  # as a stage's: Stage II of the paper
+  selection.bonus = (0.0, 10.0)
+  return selection
 
 
 def faults() -> ConfigDict:

@@ -119,6 +119,13 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SelectionConfig:
+  problems: int
+  pays: tuple[float, ...]
+  bonus: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class FaultsConfig:
   grace_seconds: float
   max_failed_saves: int
@@ -188,6 +195,7 @@ class RunConfig:
   eval: EvalConfig
   report: ReportConfig
   checkpoint: CheckpointConfig
+  selection: SelectionConfig
   faults: FaultsConfig
   mesh: MeshConfig
   hosts: HostsConfig
@@ -309,6 +317,7 @@ def _check(run: RunConfig) -> None:
   _check_numbers(run)
   _check_lora(run.lora)
   _require(bool(run.visits), 'config.order is empty: name at least one stage of config.stages')
+  _check_selection(run)
   if run.mode == 'score':
     _check_method(run)
     for stage in run.visits:
@@ -357,6 +366,7 @@ def _check_numbers(run: RunConfig) -> None:
     ('max_steps', run.max_steps),
     ('eval.problems', run.eval.problems),
     ('eval.every', run.eval.every),
+    ('selection.problems', run.selection.problems),
     ('report.rows', run.report.rows),
     ('report.every', run.report.every),
     ('report.kl_budget', run.report.kl_budget),
@@ -379,6 +389,23 @@ def _check_numbers(run: RunConfig) -> None:
   _require(
     min(budgets, default=0) >= 1,
     f'config.sampling.attempt_tokens = {budgets}: give each attempt a budget of 1 or more',
+  )
+
+
+def _check_selection(run: RunConfig) -> None:
+  """What the best checkpoint is chosen by, where it is measured."""
+  if not run.selection.problems:
+    return
+  for field in ('pays', 'bonus'):
+    value = getattr(run.selection, field)
+    _require(
+      len(value) == run.attempts,
+      f'config.selection.{field} = {value} must have one value per attempt: {run.attempts}, as '
+      'config.sampling.attempt_tokens',
+    )
+  _require(
+    run.selection.bonus[0] == 0,
+    f'config.selection.bonus = {run.selection.bonus}: the first must be 0, nothing comes before attempt 1',
   )
 
 
@@ -494,6 +521,8 @@ def identity(run: RunConfig) -> dict[str, Any]:
   if not run.lora.rank:
     chosen['lora'] = dict(rank=0)  # the rest means nothing then
   chosen['best'] = dict(window=run.checkpoint.best_window, every=run.checkpoint.every)
+  if run.selection.problems:
+    chosen['best'] = dict(every=run.checkpoint.every, selection=everything['selection'])
   if run.mode == 'pretrain':
     chosen['pretrain'] = everything['pretrain']
   return chosen

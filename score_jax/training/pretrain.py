@@ -36,6 +36,7 @@ from score_jax.reporting.rows import Row
 from score_jax.sampling.sampler import Sampler
 from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
+from score_jax.states import Batch
 from score_jax.storage import hf
 from score_jax.storage import hf_export
 from score_jax.storage import run_folder
@@ -46,6 +47,7 @@ from score_jax.tasks import open_task
 from score_jax.training import evaluation
 from score_jax.training import optim
 from score_jax.training import run as runs
+from score_jax.training import specs
 from score_jax.training.update import supervised_update
 from score_jax.types import Problem
 from score_jax.types import Stage
@@ -226,6 +228,8 @@ class _Trainer:
     self._config, self._mesh = config, mesh
     table = weights.weight_table(decoder)
     self._optimizer = optim.make_optimizer(config.optim, table)
+    self._spec = specs.update_spec(config, decoder, runs.compute_dtype(config.model.dtype), mesh)
+    self._spec = dataclasses.replace(self._spec, group=1, micro_batches=1)
     params = weights.initial_params(decoder, jax.random.key(config.seed), config.pretrain.init_scale)
     self.state = runs.fresh_state(runs.put_params(mesh, table, params, jnp.float32), self._optimizer, mesh, table)
 
@@ -233,9 +237,8 @@ class _Trainer:
     """Steps on rows drawn with replacement, at a rate that warms up to `peak` and follows the run's schedule."""
     many = functools.partial(
       _many_steps,
-      config=self.decoder,
+      spec=self._spec,
       optimizer=self._optimizer,
-      dtype=runs.compute_dtype(self._config.model.dtype),
       rows=rows,
     )
     data = jax.device_put((tokens, weight), meshes.replicated(self._mesh))
@@ -262,17 +265,23 @@ def _rates(config: RunConfig, steps: int, peak: float) -> jax.Array:
   return jnp.array([optim.learning_rate(stage, step) for step in range(steps)], jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnames=('config', 'optimizer', 'dtype', 'rows'), donate_argnames=('state',))
-def _many_steps(state, tokens, weight, key, rates, *, config, optimizer, dtype, rows):
+@functools.partial(jax.jit, static_argnames=('spec', 'optimizer', 'rows'), donate_argnames=('state',))
+def _many_steps(state, tokens, weight, key, rates, *, spec, optimizer, rows):
   """Steps with the given learning rates, each on rows drawn with replacement; returns the mean loss."""
 
   def step(state, inputs):
     number, rate = inputs
     chosen = jax.random.randint(jax.random.fold_in(key, number), (rows,), 0, tokens.shape[0])
-    state, metrics = supervised_update(
-      state, tokens[chosen], weight[chosen], rate, config=config, optimizer=optimizer, dtype=dtype
+    batch = Batch(
+      tokens=tokens[chosen],
+      attempt=weight[chosen].astype(jnp.int8),  # one attempt is what carries loss
+      sampler_logp=None,
+      length=jnp.full((rows,), tokens.shape[1], jnp.int32),
+      verdict=None,
+      trained=jnp.ones((rows, 1), bool),
     )
-    return state, metrics['loss']
+    state, metrics = supervised_update(state, {}, batch, rate, spec=spec, optimizer=optimizer)
+    return state, metrics['loss_A'][0]
 
   state, losses = jax.lax.scan(step, state, (jnp.arange(rates.shape[0]), rates))
   return state, jnp.mean(losses)
