@@ -3,8 +3,8 @@
   python -m score_jax.main --config=configs/multi_turn.py --config.order="('final',)"
   python -m score_jax.main --config=configs/multi_turn.py --config.order="('sum',)"
 
-The paper can be read in two ways. 'final': the reward of the second attempt alone, on its own tokens; the first is sampled
-from the policy and not trained (figures 5 and 6, and equation 1 of the first version). 'sum': both attempts are
+The paper can be read in two ways. 'final': the reward of the second attempt alone, on its own tokens; the first is
+sampled from the policy and not trained (figures 5 and 6, and equation 1 of the first version). 'sum': both attempts are
 rewarded for being right, each on its own tokens (equation 1 of the second version), which is Stage II without its bonus
 and without a Stage I. KL beta1 on what is trained; learning rate as in Stage II (chosen).
 """

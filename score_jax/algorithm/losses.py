@@ -127,5 +127,5 @@ def trained_mask(attempt_BL: jax.Array, trained_BA: jax.Array, dtype: jnp.dtype)
 
 
 def supervised_losses(logp_BL: jax.Array, mask_BLA: jax.Array, tokens: jax.Array) -> jax.Array:
-  """loss_A of a micro-batch: the negative log-probability of the tokens in `mask_BLA`, over those of the whole batch."""
+  """loss_A of a micro-batch: negative log-probability of the tokens in `mask_BLA`, over those of the whole batch."""
   return -jnp.einsum('bl,bla->a', logp_BL, mask_BLA) / jnp.maximum(tokens, 1)

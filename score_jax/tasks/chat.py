@@ -66,7 +66,7 @@ class Chat:
     start_B = np.zeros(len(problems), np.int32)
     known: dict[str, list[int]] = {}
     for row, problem in enumerate(problems):
-      ids = known.get(problem.id) or known.setdefault(problem.id, self.prompt_ids(problem))
+      ids = known.get(problem.question) or known.setdefault(problem.question, self.prompt_ids(problem))
       if len(ids) > self.prompt_tokens:
         raise DataError(
           f'problem {problem.id}: its prompt has {len(ids)} tokens, but config.sampling.prompt_tokens = '
