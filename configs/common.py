@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   """The defaults: SCoRe on the bundled Countdown base, Stage I and then Stage II."""
   config = ConfigDict()
-  config.mode = 'score'  # 'score': train self-correction; 'pretrain': make the bundled base
+  # 'score': train self-correction; 'supervised': a supervised baseline (docs/baselines.md); 'pretrain': make a base
+  config.mode = 'score'
   config.seed = 0  # of problems, samples and initialization
   config.max_steps = 0  # stop cleanly after this many steps in all; 0: after all stages
   # Where compiled programs are kept for later runs. 'auto': ~/.cache/score_jax if there is an accelerator; '': nowhere.
@@ -33,6 +34,7 @@ def get_config() -> ConfigDict:
   config.faults = faults()
   config.mesh = mesh()
   config.hosts = hosts()
+  config.supervised = supervised()
   config.pretrain = pretrain()
   return config
 
@@ -230,6 +232,19 @@ def hosts() -> ConfigDict:
   hosts.heartbeat_seconds = 100  # without a sign of life after which one is lost
   hosts.barrier_seconds = 1800  # until one comes where the others are; longer than to export or compile takes
   return hosts
+
+
+def supervised() -> ConfigDict:
+  """Only mode 'supervised' reads it: configs/pair_sft.py, configs/star.py. docs/baselines.md has the definitions."""
+  supervised = ConfigDict()
+  supervised.dataset = 'star'  # pairs: 'star', of one conversation; 'sft', with a random right answer to the problem
+  supervised.plus = False  # also pairs whose first attempt is right: the paper's D+
+  supervised.iterations = 3  # each from where the run began, on conversations of the model before it
+  supervised.steps = 20  # updates in each, of batch.problems x batch.samples pairs
+  supervised.problems = 1280  # training problems that are answered for each
+  supervised.samples = 8  # conversations on each of them
+  supervised.loss_on = (False, True)  # which attempts carry loss
+  return supervised
 
 
 def pretrain() -> ConfigDict:
