@@ -257,6 +257,8 @@ def pretrain() -> ConfigDict:
   pretrain.layers = 4  # N
   pretrain.heads = 4  # H = K
   pretrain.ffn = 192  # F
+  pretrain.max_positions = 256  # most tokens of a conversation
+  pretrain.attempts = 2  # in a conversation; further ones are drawn as the second is
   pretrain.init_scale = 0.05  # standard deviation of initial matrices
   pretrain.mixture = ConfigDict()
   pretrain.mixture.first_wrong = 0.6  # conversations whose first attempt is wrong (context without loss)

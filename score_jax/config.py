@@ -173,6 +173,8 @@ class PretrainConfig:
   layers: int
   heads: int
   ffn: int
+  max_positions: int
+  attempts: int
   init_scale: float
   mixture: Mixture
   sharpen_rounds: int
@@ -489,6 +491,7 @@ def _check_pretrain(pretrain: PretrainConfig) -> None:
     pretrain.sharpen_temperature >= 0,
     f'config.pretrain.sharpen_temperature = {pretrain.sharpen_temperature} must be 0 or more',
   )
+  _require(pretrain.attempts >= 2, f'config.pretrain.attempts = {pretrain.attempts} must be 2 or more')
   for name in ('sharpen_conversations', 'sharpen_rows', 'sharpen_steps'):
     _require(getattr(pretrain, name) >= 1, f'config.pretrain.{name} = {getattr(pretrain, name)} must be 1 or more')
 

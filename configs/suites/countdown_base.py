@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
   config.pretrain.layers = 6
   config.pretrain.heads = 4
   config.pretrain.ffn = 384
+  config.pretrain.max_positions = 512  # ten attempts
   config.pretrain.conversations = 4_000_000
   config.pretrain.rows = 512
   config.pretrain.steps = 12_000

@@ -1,4 +1,4 @@
-"""What the bundled base policy is pretrained on: its tokenizer, and a mixture of two-attempt conversations.
+"""What the bundled base policy is pretrained on: its tokenizer, and a mixture of conversations.
 
 The mixture makes the base behave as a real base model does (docs/architecture.md). First attempts are supervised on
 solutions only, so what it gets wrong is what it can't do in one pass. Second attempts mostly copy, some wander off,
@@ -94,7 +94,7 @@ def wrong_chain(spec: CountdownSpec, numbers: list[int], target: int, forced: fl
   return ''
 
 
-def second_attempt(
+def further_attempt(
   spec: CountdownSpec,
   mixture: Mixture,
   numbers: list[int],
@@ -102,28 +102,39 @@ def second_attempt(
   solution: str,
   solved: bool,
   rng: random.Random,
-) -> tuple[str, str | None]:
-  """A second attempt, drawn from the mixture given whether the first is right: (remark, steps; None: the first's)."""
+) -> tuple[str, str | None, bool]:
+  """An attempt after another, drawn from the mixture given whether that one is right.
+
+  Returns:
+    its remark; its steps, None if they are those of the one before; whether they are right.
+  """
   kind = rng.random()
   if kind < mixture.look_back:
-    return (RIGHT, None) if solved else (WRONG, solution)
+    return (RIGHT, None, True) if solved else (WRONG, solution, True)
   if kind < mixture.look_back + mixture.wander:
     # In another order, as one who starts afresh would: its first number already tells it from a repetition.
     shuffled = rng.sample(numbers, len(numbers))
-    return '', wrong_chain(spec, shuffled, target, mixture.first_forced, rng) or None
-  return '', None
+    wrong = wrong_chain(spec, shuffled, target, mixture.first_forced, rng)
+    return ('', wrong, False) if wrong else ('', None, solved)
+  return '', None, solved
 
 
-def conversation(spec: CountdownSpec, mixture: Mixture, rng: random.Random) -> tuple[str, str, str, bool]:
-  """One training conversation: (question, first attempt, second attempt, first attempt is a solution)."""
+def conversation(
+  spec: CountdownSpec, mixture: Mixture, rng: random.Random, attempts: int = 2
+) -> tuple[str, str, list[str], bool]:
+  """One training conversation: (question, first attempt, further attempts, first attempt is a solution)."""
   numbers, steps = countdown.draw(spec, 'train', rng)
   target, solution = steps[-1][-1], countdown.chain_text(steps)
   wrong = ''
   if rng.random() < mixture.first_wrong:
     wrong = wrong_chain(spec, numbers, target, mixture.first_forced, rng)
-  first = wrong or solution
-  remark, again = second_attempt(spec, mixture, numbers, target, solution, not wrong, rng)
-  return countdown.question(spec, numbers, target), first, remark + (again or first), not wrong
+  first = before = wrong or solution
+  right, further = not wrong, []
+  for _ in range(attempts - 1):
+    remark, again, right = further_attempt(spec, mixture, numbers, target, solution, right, rng)
+    before = again or before
+    further.append(remark + before)
+  return countdown.question(spec, numbers, target), first, further, not wrong
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,22 +152,24 @@ class Writer:
   def end(self) -> int:
     return self.vocabulary[END]
 
-  def row(self, question: str, first: list[int], second: list[int], counts: bool) -> tuple[list[int], list[bool]]:
+  def row(
+    self, question: str, first: list[int], further: list[list[int]], counts: bool
+  ) -> tuple[list[int], list[bool]]:
     """Ids of a conversation, and which of them carry loss.
 
     Args:
       question: the first user turn.
       first: ids of the first attempt, with its end-of-turn if it reached it; else that is fed, without loss.
-      second: of the second, without end-of-turn.
-      counts: whether the first attempt carries loss. The second always does.
+      further: of those after it, without end-of-turn.
+      counts: whether the first attempt carries loss. Further ones always do.
     """
     user, assistant = self.vocabulary[USER], self.vocabulary[ASSISTANT]
-    prompt = [user, *self.ids(question), self.end, assistant]
+    again = [user, *self.ids(self.instruction), self.end, assistant]
     missing = [] if first[-1:] == [self.end] else [self.end]
-    again = [*missing, user, *self.ids(self.instruction), self.end, assistant]
-    second = [*second, self.end]
-    weight = [False] * len(prompt) + [counts] * len(first) + [False] * len(again) + [True] * len(second)
-    return prompt + first + again + second, weight
+    parts = [([user, *self.ids(question), self.end, assistant], False), (first, counts), (missing, False)]
+    for attempt in further:
+      parts += [(again, False), ([*attempt, self.end], True)]
+    return [i for ids, _ in parts for i in ids], [loss for ids, loss in parts for _ in ids]
 
 
 def padded(rows: list[tuple[list[int], list[bool]]], pad: int) -> tuple[np.ndarray, np.ndarray]:
@@ -170,17 +183,23 @@ def padded(rows: list[tuple[list[int], list[bool]]], pad: int) -> tuple[np.ndarr
 
 
 def supervised_rows(
-  spec: CountdownSpec, mixture: Mixture, vocabulary: dict[str, int], instruction: str, count: int, seed: str
+  spec: CountdownSpec,
+  mixture: Mixture,
+  vocabulary: dict[str, int],
+  instruction: str,
+  attempts: int,
+  count: int,
+  seed: str,
 ) -> tuple[np.ndarray, np.ndarray]:
   """`count` conversations as right-padded ids (i32 [count, L]) and loss weights (bool [count, L]).
 
-  A wrong first attempt is context without loss; a solution and every second attempt carry loss, end-of-turn included.
+  A wrong first attempt is context without loss; a solution and every further attempt carry loss, end-of-turn included.
   """
   writer, rng = Writer(vocabulary, instruction), random.Random(seed)
   rows = []
   for _ in range(count):
-    question, first, second, solved = conversation(spec, mixture, rng)
-    rows.append(writer.row(question, [*writer.ids(first), writer.end], writer.ids(second), solved))
+    question, first, further, solved = conversation(spec, mixture, rng, attempts)
+    rows.append(writer.row(question, [*writer.ids(first), writer.end], [writer.ids(text) for text in further], solved))
   return padded(rows, vocabulary[PAD])
 
 
@@ -189,32 +208,36 @@ def sharpening_rows(
   mixture: Mixture,
   vocabulary: dict[str, int],
   instruction: str,
+  attempts: int,
   draws: list[tuple[list[int], list[countdown.Step]]],
   first: list[list[int]],
   seed: str,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-  """Conversations whose first attempts are a model's own, right or wrong, with loss on both attempts.
+  """Conversations whose first attempts are a model's own, right or wrong, with loss on all attempts.
 
   Args:
-    spec, vocabulary, instruction: as of `supervised_rows`.
-    mixture: shares of second attempts, given whether the first was in truth right.
+    spec, vocabulary, instruction, attempts: as of `supervised_rows`.
+    mixture: shares of further attempts, given whether the one before is in truth right.
     draws: numbers and a solution of each problem, from `countdown.draw`.
     first: ids of the model's attempts at them, their end-of-turn included where they reached it.
-    seed: of the second attempts.
+    seed: of the further attempts.
 
   Returns:
     tokens and weights as `supervised_rows`; the share of first attempts that are right.
   """
   writer, rng = Writer(vocabulary, instruction), random.Random(seed)
   piece = {number: text for text, number in vocabulary.items()}
-  rows, right = [], 0
+  rows, count = [], 0
   for (numbers, steps), ids in zip(draws, first, strict=True):
-    target = steps[-1][-1]
-    steps_ids = ids[:-1] if ids[-1:] == [writer.end] else ids
-    text = ''.join(piece.get(number, '') for number in steps_ids)
-    solved = verifier.grade(dict(numbers=numbers, target=target), text).verdict == Verdict.CORRECT
-    remark, again = second_attempt(spec, mixture, numbers, target, countdown.chain_text(steps), solved, rng)
-    second = writer.ids(remark) + (steps_ids if again is None else writer.ids(again))
-    rows.append(writer.row(countdown.question(spec, numbers, target), ids, second, True))
-    right += solved
-  return *padded(rows, vocabulary[PAD]), right / len(rows)
+    target, solution = steps[-1][-1], countdown.chain_text(steps)
+    before = ids[:-1] if ids[-1:] == [writer.end] else ids
+    text = ''.join(piece.get(number, '') for number in before)
+    right = verifier.grade(dict(numbers=numbers, target=target), text).verdict == Verdict.CORRECT
+    count += right
+    further = []
+    for _ in range(attempts - 1):
+      remark, again, right = further_attempt(spec, mixture, numbers, target, solution, right, rng)
+      before = before if again is None else writer.ids(again)
+      further.append(writer.ids(remark) + before)
+    rows.append(writer.row(countdown.question(spec, numbers, target), ids, further, True))
+  return *padded(rows, vocabulary[PAD]), count / len(rows)

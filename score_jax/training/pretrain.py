@@ -75,7 +75,7 @@ def decoder_config(config: RunConfig, vocab: int) -> DecoderConfig:
     ffn=shape.ffn,
     norm_eps=1e-6,
     tied=True,
-    max_positions=256,
+    max_positions=shape.max_positions,
     kinds=(LayerKind(window=0, rope=Plain(10000.0)),),
     kind_of_layer=(0,) * shape.layers,
     query_scale=(shape.width // shape.heads) ** -0.5,
@@ -180,7 +180,8 @@ def _supervised(config: RunConfig, vocabulary: dict[str, int]) -> tuple[np.ndarr
   count = config.pretrain.conversations
   sizes = [min(_PART, count - begin) for begin in range(0, count, _PART)]
   seeds = [f'pretrain/{config.seed}', *(f'pretrain/{config.seed}/{part}' for part in range(1, len(sizes)))]
-  same = (config.task.countdown, config.pretrain.mixture, vocabulary, config.task.instruction)
+  settings = config.pretrain
+  same = (config.task.countdown, settings.mixture, vocabulary, config.task.instruction, settings.attempts)
   if len(sizes) == 1:
     return countdown_base.supervised_rows(*same, count, seeds[0])
   # Started anew, not forked: this process has threads, and may hold a device.
@@ -216,7 +217,7 @@ def _own(
     first += [tokens[labels == 1].tolist() for tokens, labels in zip(tokens_BL, attempt_BL, strict=True)]
   mixture = dataclasses.replace(settings.mixture, look_back=settings.sharpen_look_back, wander=settings.sharpen_wander)
   seed = f'sharpen/second/{config.seed}/{number}'
-  same = (spec, mixture, vocabulary, config.task.instruction)
+  same = (spec, mixture, vocabulary, config.task.instruction, settings.attempts)
   return countdown_base.sharpening_rows(*same, draws, first[: len(draws)], seed)
 
 
