@@ -140,9 +140,16 @@ def _config_file(argv: Sequence[str]) -> pathlib.Path:
   path = pathlib.Path(given[-1])
   if not path.is_file():
     raise ConfigError(f'--config={given[-1]}: there is no such file')
-  folders = path.resolve().parents
-  sys.path.insert(0, str(next((folder.parent for folder in folders if folder.name == 'configs'), folders[1])))
+  make_configs_importable(path)
   return path
+
+
+def make_configs_importable(path: pathlib.Path) -> None:
+  """So that a configuration file can say `from configs import common`, wherever it lies in that folder."""
+  folders = path.resolve().parents
+  root = str(next((folder.parent for folder in folders if folder.name == 'configs'), folders[1]))
+  if root not in sys.path:
+    sys.path.insert(0, root)
 
 
 def _check_overrides(argv: Sequence[str], path: pathlib.Path) -> None:

@@ -17,6 +17,7 @@ RANKS = {
   'training': 5,
   'doors': 6, 'planning': 6, 'baselines': 6,
   'main': 7, 'evaluate': 7, 'export': 7, 'doctor': 7, 'benchmarks': 7,
+  'suites': 7, 'suite': 8,
   'inspect': 7, 'bench': 8, 'grade': 7, 'supervise': 7, 'report': 7,
 }  # fmt: skip
 
