@@ -25,6 +25,7 @@ _JOBS = flags.DEFINE_integer('jobs', 1, 'processes at once on the device', lower
 _BUDGET = flags.DEFINE_float('budget_seconds', 0.0, 'stop all after so many seconds, to be gone on with. 0: never', 0.0)
 _ONLY = flags.DEFINE_list('only', '', 'methods; default: all of the suite')
 _SEEDS = flags.DEFINE_list('seeds', '', "seeds; default: the suite's")
+_FIELDS = flags.DEFINE_multi_string('field', [], "NAME=VALUE: a field of every run, over the suite's; may be repeated")
 _EXTRAS = flags.DEFINE_bool('extras', True, 'also the further evaluations (many attempts, inference compute)')
 _DRY = flags.DEFINE_bool('dry_run', False, 'show jobs and budgets, and run nothing')
 _PAGE = flags.DEFINE_string('page', '', 'where the page of results goes, e.g. docs/results.md; default: OUT/results.md')
@@ -34,7 +35,7 @@ def main() -> None:
   from score_jax.suites import plan
   from score_jax.suites import runner
 
-  suite, out = plan.read(_SUITE.value), pathlib.Path(_OUT.value)
+  suite, out = plan.read(_SUITE.value, _FIELDS.value), pathlib.Path(_OUT.value)
   seeds = _seeds(suite)
   spent = plan.budgets(suite)
   only = plan.chosen(suite, _ONLY.value)
@@ -127,7 +128,8 @@ def _summarize(suite, out: pathlib.Path, base: str) -> None:
     print("suite: no figures: they need matplotlib, pip install 'score_jax[report]'", flush=True)
   page = pathlib.Path(_PAGE.value) if _PAGE.value else out / 'results.md'
   figures = os.path.relpath(out / 'figures', page.parent)
-  command = f'python -m score_jax.suite --suite={_SUITE.value} --out={_OUT.value} --jobs={_JOBS.value}'
+  fields = ''.join(f" --field='{field}'" for field in _FIELDS.value)
+  command = f'python -m score_jax.suite --suite={_SUITE.value} --out={_OUT.value} --jobs={_JOBS.value}{fields}'
   run_folder.write_text(page, results.page(found, command, figures, drawn))
   print(results.table(found, 'greedy') if found['methods'] else 'suite: nothing to count yet')
   print(f'\n{out / "summary.json"}, {page}')

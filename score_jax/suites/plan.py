@@ -3,6 +3,7 @@
 A suite file (configs/suites/countdown.py) has `get_suite()`, which returns the fields of `Suite` as plain data.
 """
 
+import ast
 from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
@@ -87,8 +88,12 @@ class Budget:
     return Budget(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
 
-def read(path: str) -> Suite:
+def read(path: str, fields: Iterable[str] = ()) -> Suite:
   """The suite of a file.
+
+  Args:
+    path: of the file.
+    fields: 'NAME=VALUE', each over the file's own `fields`.
 
   Raises:
     ConfigError: there is no such file, or a field of it is wrong.
@@ -102,9 +107,20 @@ def read(path: str) -> Suite:
   raw = dict(module['get_suite']())
   for name, cls in (('methods', Method), ('extras', Extra)):
     raw[name] = {key: _built(cls, value, f'{name}.{key}') for key, value in raw.get(name, {}).items()}
+  raw['fields'] = dict(raw.get('fields', {})) | dict(map(_field, fields))
   suite = _built(Suite, raw, 'suite')
   _check(suite)
   return suite
+
+
+def _field(text: str) -> tuple[str, Any]:
+  name, there, value = text.partition('=')
+  if not there:
+    raise ConfigError(f'--field={text}: write NAME=VALUE, e.g. --field=optim.learning_rate=1e-4')
+  try:
+    return name, ast.literal_eval(value)
+  except (ValueError, SyntaxError):
+    return name, value
 
 
 def _built(cls: type, values: Any, where: str) -> Any:
