@@ -106,13 +106,14 @@ def test_a_failed_job_is_named_and_stops_only_those_that_need_it(tmp_path):
   jobs = [
     job('bad', tmp_path / 'bad', "print('the reason'); sys.exit(65)"),
     job('empty', tmp_path / 'empty', 'pass'),
+    job('late', tmp_path / 'late', f'{WRITES}; sys.exit(70)'),
     job('good', tmp_path / 'good', WRITES),
     job('after', tmp_path / 'after', WRITES, 'good'),
     job('blocked', tmp_path / 'blocked', WRITES, 'bad'),
     job('further', tmp_path / 'further', WRITES, 'blocked'),
   ]
   outcome, said = run(jobs, tmp_path)
-  assert outcome == runner.Outcome(('good', 'after'), ('bad', 'empty'), ('blocked', 'further'), ())
+  assert outcome == runner.Outcome(('good', 'after'), ('bad', 'empty', 'late'), ('blocked', 'further'), ())
   assert any('bad failed (exit code 65): the reason' in text for text in said)
   assert any('empty failed (its outputs are missing)' in text for text in said)
   # What is done is not run again; what failed is tried again.
