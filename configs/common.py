@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   """The defaults: SCoRe on the bundled Countdown base, Stage I and then Stage II."""
   config = ConfigDict()
-  config.mode = 'score'  # 'score': train self-correction; 'pretrain': make the bundled base
+  # 'score': train self-correction; 'supervised': a supervised baseline (docs/baselines.md); 'pretrain': make a base
+  config.mode = 'score'
   config.seed = 0  # of problems, samples and initialization
   config.max_steps = 0  # stop cleanly after this many steps in all; 0: after all stages
   # Where compiled programs are kept for later runs. 'auto': ~/.cache/score_jax if there is an accelerator; '': nowhere.
@@ -29,9 +30,11 @@ def get_config() -> ConfigDict:
   config.eval = evaluation()
   config.report = report()
   config.checkpoint = checkpoint()
+  config.selection = selection()
   config.faults = faults()
   config.mesh = mesh()
   config.hosts = hosts()
+  config.supervised = supervised()
   config.pretrain = pretrain()
   return config
 
@@ -185,6 +188,16 @@ def checkpoint() -> ConfigDict:
   return checkpoint
 
 
+def selection() -> ConfigDict:
+  """What the best checkpoint is chosen by where methods are compared: the same for each, whatever it trains with."""
+  selection = ConfigDict()
+  # Training problems that the policy answers at every checkpoint of the last stage. 0: the training return decides.
+  selection.problems = 0
+  selection.pays = (1.0, 1.0)  # as a stage's: Stage II of the paper
+  selection.bonus = (0.0, 10.0)
+  return selection
+
+
 def faults() -> ConfigDict:
   """What ends a run early, and when. docs/faults.md has the exit codes."""
   faults = ConfigDict()
@@ -222,8 +235,21 @@ def hosts() -> ConfigDict:
   return hosts
 
 
+def supervised() -> ConfigDict:
+  """Only mode 'supervised' reads it: configs/pair_sft.py, configs/star.py. docs/baselines.md has the definitions."""
+  supervised = ConfigDict()
+  supervised.dataset = 'star'  # pairs: 'star', of one conversation; 'sft', with a random right answer to the problem
+  supervised.plus = False  # also pairs whose first attempt is right: the paper's D+
+  supervised.iterations = 3  # each from where the run began, on conversations of the model before it
+  supervised.steps = 20  # updates in each, of batch.problems x batch.samples pairs
+  supervised.problems = 1280  # training problems that are answered for each
+  supervised.samples = 8  # conversations on each of them
+  supervised.loss_on = (False, True)  # which attempts carry loss
+  return supervised
+
+
 def pretrain() -> ConfigDict:
-  """Only mode 'pretrain' reads it: configs/pretrain_countdown.py."""
+  """Only mode 'pretrain' reads it: configs/pretrain_countdown.py, configs/suites/countdown_base.py."""
   pretrain = ConfigDict()
   pretrain.conversations = 500_000  # made once, then drawn from
   pretrain.rows = 256  # conversations a step
@@ -232,12 +258,24 @@ def pretrain() -> ConfigDict:
   pretrain.layers = 4  # N
   pretrain.heads = 4  # H = K
   pretrain.ffn = 192  # F
+  pretrain.max_positions = 256  # most tokens of a conversation
+  pretrain.attempts = 2  # in a conversation; further ones are drawn as the second is
   pretrain.init_scale = 0.05  # standard deviation of initial matrices
   pretrain.mixture = ConfigDict()
   pretrain.mixture.first_wrong = 0.6  # conversations whose first attempt is wrong (context without loss)
   pretrain.mixture.first_forced = 0.5  # of those: chains that write the target down regardless
   pretrain.mixture.look_back = 0.25  # second attempts that judge the first, then repeat or mend it
   pretrain.mixture.wander = 0.08  # second attempts that are a wrong chain; the rest copies the first
+  # Rounds of training on the model's own first attempts, right or wrong, so that its samples come near its greedy
+  # answer. 0: none.
+  pretrain.sharpen_rounds = 0
+  pretrain.sharpen_temperature = 0.3  # of those attempts
+  pretrain.sharpen_conversations = 200_000  # sampled in each round
+  pretrain.sharpen_rows = 4096  # of them at a time
+  pretrain.sharpen_steps = 1000  # in each round, of pretrain.rows conversations
+  pretrain.sharpen_learning_rate = 1e-3  # peak, in each round
+  pretrain.sharpen_look_back = 0.1  # in the place of mixture.look_back
+  pretrain.sharpen_wander = 0.08  # in the place of mixture.wander
   return pretrain
 
 

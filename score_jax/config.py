@@ -23,7 +23,8 @@ from score_jax.types import Stage
 from score_jax.types import StageOptim
 from score_jax.verifiers.registry import GradingSpec
 
-MODES = ('score', 'pretrain')
+MODES = ('score', 'supervised', 'pretrain')
+DATASETS = ('star', 'sft')  # names of baselines.pairs.DATASETS
 DTYPES = ('auto', 'float32', 'bfloat16')
 CACHE_DTYPES = ('auto', 'float32', 'bfloat16', 'float8_e4m3fn')
 LONG_PROMPTS = ('error', 'drop')
@@ -119,6 +120,13 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SelectionConfig:
+  problems: int
+  pays: tuple[float, ...]
+  bonus: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class FaultsConfig:
   grace_seconds: float
   max_failed_saves: int
@@ -146,6 +154,17 @@ class HostsConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SupervisedConfig:
+  dataset: str
+  plus: bool
+  iterations: int
+  steps: int
+  problems: int
+  samples: int
+  loss_on: tuple[bool, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class PretrainConfig:
   conversations: int
   rows: int
@@ -154,8 +173,18 @@ class PretrainConfig:
   layers: int
   heads: int
   ffn: int
+  max_positions: int
+  attempts: int
   init_scale: float
   mixture: Mixture
+  sharpen_rounds: int
+  sharpen_temperature: float
+  sharpen_conversations: int
+  sharpen_rows: int
+  sharpen_steps: int
+  sharpen_learning_rate: float
+  sharpen_look_back: float
+  sharpen_wander: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,9 +209,11 @@ class RunConfig:
   eval: EvalConfig
   report: ReportConfig
   checkpoint: CheckpointConfig
+  selection: SelectionConfig
   faults: FaultsConfig
   mesh: MeshConfig
   hosts: HostsConfig
+  supervised: SupervisedConfig
   pretrain: PretrainConfig
 
   @property
@@ -223,7 +254,10 @@ def from_config_dict(config: ConfigDict) -> RunConfig:
   if not isinstance(stages, dict) or not isinstance(order, (tuple, list)):
     raise ConfigError('config.stages must be a ConfigDict of stages and config.order a tuple of their names')
   optim = _built(OptimConfig, raw.get('optim', {}), 'config.optim')
-  run = _built(RunConfig, raw | dict(visits=_visits(stages, order, optim)), 'config')
+  visits = _visits(stages, order, optim)
+  if raw.get('mode') == 'supervised':
+    visits = _iterations(_built(SupervisedConfig, raw.get('supervised', {}), 'config.supervised'), optim)
+  run = _built(RunConfig, raw | dict(visits=visits), 'config')
   _check(run)
   return run
 
@@ -279,6 +313,15 @@ def _visits(stages: dict[str, Any], order: tuple[str, ...], optim: OptimConfig) 
   return tuple(visits)
 
 
+def _iterations(settings: SupervisedConfig, optim: OptimConfig) -> tuple[Stage, ...]:
+  """Iterations of supervised training as stages: nothing is rewarded, and each begins with fresh moments."""
+  one = StageOptim(optim.learning_rate, optim.schedule, optim.warmup_steps, reset_moments=True)
+  return tuple(
+    Stage(f'iteration{i + 1}', settings.steps, (0.0,) * 2, (0.0,) * 2, (0.0,) * 2, 0.0, 'base', 0.0, one)
+    for i in range(settings.iterations)
+  )
+
+
 def _require(condition: bool, message: str) -> None:
   if not condition:
     raise ConfigError(message)
@@ -300,17 +343,24 @@ def _check(run: RunConfig) -> None:
   _one_of('config.optim.schedule', run.optim.schedule, SCHEDULES)
   _check_numbers(run)
   _check_lora(run.lora)
-  _require(bool(run.visits), 'config.order is empty: name at least one stage of config.stages')
+  _check_selection(run)
+  if run.mode == 'supervised':
+    _check_supervised(run)
+  else:
+    _require(bool(run.visits), 'config.order is empty: name at least one stage of config.stages')
+  if run.mode != 'pretrain':
+    _check_batch(run)
   if run.mode == 'score':
     _check_method(run)
     for stage in run.visits:
       _check_stage(stage, run)
-  else:
+  if run.mode == 'pretrain':
     _require(
       run.optim.warmup_steps < run.pretrain.steps,
       f'config.optim.warmup_steps = {run.optim.warmup_steps} must be below config.pretrain.steps = '
       f'{run.pretrain.steps}',
     )
+    _check_pretrain(run.pretrain)
   for where, section in (
     ('task.countdown', run.task.countdown),
     ('task.mbpp', run.task.mbpp),
@@ -348,6 +398,7 @@ def _check_numbers(run: RunConfig) -> None:
     ('max_steps', run.max_steps),
     ('eval.problems', run.eval.problems),
     ('eval.every', run.eval.every),
+    ('selection.problems', run.selection.problems),
     ('report.rows', run.report.rows),
     ('report.every', run.report.every),
     ('report.kl_budget', run.report.kl_budget),
@@ -373,6 +424,78 @@ def _check_numbers(run: RunConfig) -> None:
   )
 
 
+def _check_supervised(run: RunConfig) -> None:
+  """What supervised baselines need."""
+  settings = run.supervised
+  _one_of('config.supervised.dataset', settings.dataset, DATASETS)
+  for name in ('iterations', 'steps', 'problems', 'samples'):
+    _require(getattr(settings, name) >= 1, f'config.supervised.{name} = {getattr(settings, name)} must be 1 or more')
+  _require(
+    run.attempts == 2,
+    f'config.sampling.attempt_tokens = {run.sampling.attempt_tokens}: supervised baselines are of two attempts',
+  )
+  _require(
+    len(settings.loss_on) == 2 and any(settings.loss_on),
+    f'config.supervised.loss_on = {settings.loss_on} must say for both attempts whether they carry loss, and one must',
+  )
+  _require(
+    run.selection.problems > 0,
+    'config.selection.problems = 0: a supervised run has no training return to choose its best checkpoint by; give it '
+    'problems, e.g. 1024',
+  )
+  _require(
+    run.optim.warmup_steps < settings.steps,
+    f'config.optim.warmup_steps = {run.optim.warmup_steps} must be below config.supervised.steps = {settings.steps}',
+  )
+
+
+def _check_selection(run: RunConfig) -> None:
+  """What the best checkpoint is chosen by, where it is measured."""
+  if not run.selection.problems:
+    return
+  for field in ('pays', 'bonus'):
+    value = getattr(run.selection, field)
+    _require(
+      len(value) == run.attempts,
+      f'config.selection.{field} = {value} must have one value per attempt: {run.attempts}, as '
+      'config.sampling.attempt_tokens',
+    )
+  _require(
+    run.selection.bonus[0] == 0,
+    f'config.selection.bonus = {run.selection.bonus}: the first must be 0, nothing comes before attempt 1',
+  )
+
+
+def _check_pretrain(pretrain: PretrainConfig) -> None:
+  """Bounds of what makes a base."""
+  for name in ('conversations', 'rows', 'steps', 'width', 'layers', 'heads', 'ffn'):
+    _require(getattr(pretrain, name) >= 1, f'config.pretrain.{name} = {getattr(pretrain, name)} must be 1 or more')
+  _require(
+    pretrain.width % (2 * pretrain.heads) == 0,
+    f'config.pretrain.heads = {pretrain.heads} must divide config.pretrain.width = {pretrain.width} into even widths',
+  )
+  mixture = pretrain.mixture
+  for name, back, wander in (
+    ('mixture.', mixture.look_back, mixture.wander),
+    ('sharpen_', pretrain.sharpen_look_back, pretrain.sharpen_wander),
+  ):
+    _require(
+      min(back, wander) >= 0 and back + wander <= 1,
+      f'config.pretrain.{name}look_back = {back} and {name}wander = {wander} are shares of second attempts: 0 or more, '
+      '1 at most together',
+    )
+  _require(
+    pretrain.sharpen_rounds >= 0, f'config.pretrain.sharpen_rounds = {pretrain.sharpen_rounds} must be 0 or more'
+  )
+  _require(
+    pretrain.sharpen_temperature >= 0,
+    f'config.pretrain.sharpen_temperature = {pretrain.sharpen_temperature} must be 0 or more',
+  )
+  _require(pretrain.attempts >= 2, f'config.pretrain.attempts = {pretrain.attempts} must be 2 or more')
+  for name in ('sharpen_conversations', 'sharpen_rows', 'sharpen_steps'):
+    _require(getattr(pretrain, name) >= 1, f'config.pretrain.{name} = {getattr(pretrain, name)} must be 1 or more')
+
+
 def _check_lora(lora: Lora) -> None:
   _require(
     not lora.rank or 0 < lora.alpha < float('inf'),
@@ -387,13 +510,17 @@ def _check_method(run: RunConfig) -> None:
     f'config.batch.samples = {run.batch.samples}: the leave-one-out baseline needs at least 2 samples a problem',
   )
   _require(
-    run.batch.problems % run.batch.micro_batches == 0,
-    f'config.batch.micro_batches = {run.batch.micro_batches} must divide config.batch.problems = {run.batch.problems}',
-  )
-  _require(
     run.loss.importance_cap == 0 or run.loss.kl_form in ('k1', 'k1_togo'),
     f'config.loss.importance_cap = {run.loss.importance_cap} weighs only the k1 forms of the KL, not '
     f'kl_form = {run.loss.kl_form!r}; set it to 0 or choose k1_togo',
+  )
+
+
+def _check_batch(run: RunConfig) -> None:
+  """What is sampled, and how it is cut."""
+  _require(
+    run.batch.problems % run.batch.micro_batches == 0,
+    f'config.batch.micro_batches = {run.batch.micro_batches} must divide config.batch.problems = {run.batch.problems}',
   )
   _require(
     (run.sampling.temperature, run.sampling.top_k, run.sampling.top_p) == (1.0, 0, 1.0),
@@ -456,6 +583,10 @@ def identity(run: RunConfig) -> dict[str, Any]:
   if not run.lora.rank:
     chosen['lora'] = dict(rank=0)  # the rest means nothing then
   chosen['best'] = dict(window=run.checkpoint.best_window, every=run.checkpoint.every)
+  if run.selection.problems:
+    chosen['best'] = dict(every=run.checkpoint.every, selection=everything['selection'])
+  if run.mode == 'supervised':
+    chosen['supervised'] = everything['supervised']
   if run.mode == 'pretrain':
     chosen['pretrain'] = everything['pretrain']
   return chosen

@@ -33,6 +33,8 @@ _JSON = flags.DEFINE_string('json', '', 'also write what was found to this file'
 
 def main() -> None:
   config = doors.run_config(_CONFIG)
+  if config.mode != 'score':
+    raise ConfigError(f"config.mode = {config.mode!r}: the doctor knows the programs of mode 'score' alone")
   if _JSON.value and not pathlib.Path(_JSON.value).resolve().parent.is_dir():
     raise ConfigError(f'--json={_JSON.value}: there is no such folder')
   good, data = _plan(config) if _TOPOLOGY.value else _check(config)

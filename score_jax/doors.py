@@ -128,7 +128,7 @@ def _parse(argv: Sequence[str], arguments: tuple[str, ...]) -> Sequence[str]:
 
 
 def _config_file(argv: Sequence[str]) -> pathlib.Path:
-  """The file that --config names; its neighbours become importable as `configs.NAME`.
+  """The file that --config names; the folder `configs` that it lies in, however deep, becomes importable.
 
   Raises:
     ConfigError: none is named, or there is no such file.
@@ -140,8 +140,16 @@ def _config_file(argv: Sequence[str]) -> pathlib.Path:
   path = pathlib.Path(given[-1])
   if not path.is_file():
     raise ConfigError(f'--config={given[-1]}: there is no such file')
-  sys.path.insert(0, str(path.resolve().parent.parent))
+  make_configs_importable(path)
   return path
+
+
+def make_configs_importable(path: pathlib.Path) -> None:
+  """So that a configuration file can say `from configs import common`, wherever it lies in that folder."""
+  folders = path.resolve().parents
+  root = str(next((folder.parent for folder in folders if folder.name == 'configs'), folders[1]))
+  if root not in sys.path:
+    sys.path.insert(0, root)
 
 
 def _check_overrides(argv: Sequence[str], path: pathlib.Path) -> None:

@@ -35,6 +35,7 @@ def main() -> None:
 
     pretrain.pretrain(config, workdir)
   else:
+    from score_jax.baselines import supervised
     from score_jax.faults import watchdog
     from score_jax.reporting import profile
     from score_jax.training import loop
@@ -47,7 +48,7 @@ def main() -> None:
         opened = run.open_run(config, workdir)
       wanted = _PROFILE.value if hosts.is_main() else 0
       traced = profile.Tracer(opened.folder.path / 'profile', wanted) if wanted else profile.NO_TRACE
-      loop.train(opened, traced)
+      loop.train(opened, traced, supervised.Supervised() if config.mode == 'supervised' else None)
 
 
 if __name__ == '__main__':

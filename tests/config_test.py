@@ -48,7 +48,7 @@ def test_integers_pass_for_floats_and_nothing_else_is_converted():
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'mode': 'train'}, r"config.mode = 'train' is unknown; use one of score, pretrain"),
+    ({'mode': 'train'}, r"config.mode = 'train' is unknown; use one of score, supervised, pretrain"),
     ({'batch.samples': 1}, r'config.batch.samples = 1: the leave-one-out baseline needs at least 2'),
     ({'batch.micro_batches': 3}, r'config.batch.micro_batches = 3 must divide config.batch.problems = 4'),
     ({'sampling.attempt_tokens': (6, 0)}, r'config.sampling.attempt_tokens = \(6, 0\)'),

@@ -1,5 +1,6 @@
 """Countdown: the verifier, the problems, and the conversations that the bundled base learns from."""
 
+import collections
 import dataclasses
 import itertools
 import math
@@ -213,6 +214,10 @@ def tokenizer():
   return countdown_base.build_tokenizer(SPEC, tiny.INSTRUCTION)
 
 
+def supervised_rows(tokenizer, seed):
+  return countdown_base.supervised_rows(SPEC, MIXTURE, tokenizer.get_vocab(), tiny.INSTRUCTION, 2, 40, seed)
+
+
 @pytest.fixture
 def supervised(tokenizer, monkeypatch):
   """tokens, weights, and the conversations that they were made from."""
@@ -223,7 +228,7 @@ def supervised(tokenizer, monkeypatch):
     return made[-1]
 
   monkeypatch.setattr(countdown_base, 'conversation', recorded)
-  tokens, weights = countdown_base.supervised_rows(SPEC, MIXTURE, tokenizer, tiny.INSTRUCTION, 40, 0)
+  tokens, weights = supervised_rows(tokenizer, '0')
   return tokens, weights, made
 
 
@@ -235,7 +240,7 @@ def conversations(mixture, seed=0):
 def test_supervised_ids_are_the_tokenizers_own_of_the_rendered_conversation(tokenizer, supervised):
   tokens, _, made = supervised
   assert len(tokens) == len(made) == 40
-  for row, (question, first, second, _) in zip(tokens, made, strict=True):
+  for row, (question, first, [second], _) in zip(tokens, made, strict=True):
     messages = [
       dict(role='user', content=question),
       dict(role='assistant', content=first),
@@ -251,7 +256,7 @@ def test_loss_is_on_solutions_and_second_attempts_with_their_end_of_turn(tokeniz
   tokens, weights, made = supervised
   assert weights.dtype == bool
   assert {solved for *_, solved in made} == {True, False}
-  for row, weight, (_, first, second, solved) in zip(tokens, weights, made, strict=True):
+  for row, weight, (_, first, [second], solved) in zip(tokens, weights, made, strict=True):
     ended = [text + countdown_base.END for text in ([first] if solved else []) + [second]]
     expected = [i for text in ended for i in tokenizer(text, add_special_tokens=False)['input_ids']]
     assert row[weight].tolist() == expected
@@ -260,8 +265,7 @@ def test_loss_is_on_solutions_and_second_attempts_with_their_end_of_turn(tokeniz
 
 
 def test_supervised_rows_are_a_function_of_the_seed(tokenizer, supervised):
-  again = countdown_base.supervised_rows(SPEC, MIXTURE, tokenizer, tiny.INSTRUCTION, 40, 0)
-  other = countdown_base.supervised_rows(SPEC, MIXTURE, tokenizer, tiny.INSTRUCTION, 40, 1)
+  again, other = supervised_rows(tokenizer, '0'), supervised_rows(tokenizer, '1')
   np.testing.assert_array_equal(again[0], supervised[0])
   np.testing.assert_array_equal(again[1], supervised[1])
   assert not np.array_equal(other[0][:, :12], again[0][:, :12])
@@ -274,7 +278,7 @@ def parsed(question):
 
 
 def test_conversations_hold_no_heldout_problem_and_say_which_firsts_are_solutions():
-  for question, first, second, solved in conversations(MIXTURE)[:500]:
+  for question, first, [second], solved in conversations(MIXTURE)[:500]:
     problem = parsed(question)
     assert not countdown.is_heldout(SPEC, **problem)
     assert (verdict_of(problem, first) == CORRECT) == solved
@@ -296,7 +300,7 @@ def test_shares_of_first_attempts_are_the_mixtures():
 
 def test_shares_of_second_attempts_are_the_mixtures_and_looking_back_is_truthful():
   kinds = dict(back=0, wander=0, copy=0)
-  for question, first, second, solved in conversations(MIXTURE):
+  for question, first, [second], solved in conversations(MIXTURE):
     remark, _, chain = second.rpartition(':')
     if remark:
       assert remark + ':' == (countdown_base.RIGHT if solved else countdown_base.WRONG)
@@ -319,7 +323,7 @@ def test_numbers_with_one_value_alone_have_no_wrong_chain_and_end_in_a_solution(
   spec = dataclasses.replace(SPEC, operations='+')
   rng = random.Random(0)
   for _ in range(20):
-    _, first, second, solved = countdown_base.conversation(spec, Mixture(1.0, 0.0, 0.0, 1.0), rng)
+    _, first, [second], solved = countdown_base.conversation(spec, Mixture(1.0, 0.0, 0.0, 1.0), rng)
     assert solved
     assert first == second
 
@@ -329,3 +333,60 @@ def test_settings_without_problems_are_refused_instead_of_searched_for_ever(monk
   spec = dataclasses.replace(tiny.SPEC, numbers=2, max_number=1, operations='-')
   with pytest.raises(DataError, match='100 draws gave no train problem'):
     countdown.problem(spec, 0, 'train', 0)
+
+
+def test_an_attempt_after_another_keeps_to_the_truth_of_the_one_before():
+  rng, kinds = random.Random(3), collections.Counter()
+  for _ in range(2000):
+    question, first, further, _ = countdown_base.conversation(SPEC, Mixture(0.6, 0.5, 0.4, 0.2), rng, attempts=4)
+    before = first
+    for text in further:
+      remark, _, chain = text.rpartition(':')
+      right = verdict_of(parsed(question), before) == CORRECT
+      assert remark in ('', 'right' if right else 'wrong')
+      if remark == 'right' or not remark and chain == before:
+        kinds['kept'] += 1
+        assert chain == before
+      else:
+        kinds[remark or 'wander'] += 1
+        assert verdict_of(parsed(question), chain) == (CORRECT if remark else WRONG)
+      before = chain
+  assert set(kinds) == {'kept', 'wrong', 'wander'} and min(kinds.values()) > 500
+
+
+def test_sharpening_is_on_the_models_own_attempts_and_judges_them_by_the_verifier(tokenizer):
+  vocabulary = tokenizer.get_vocab()
+  writer, rng = countdown_base.Writer(vocabulary, tiny.INSTRUCTION), random.Random(0)
+  numbers, steps = countdown.draw(SPEC, 'train', rng)
+  solution = writer.ids(countdown.chain_text(steps))
+  target, end = steps[-1][-1], writer.end
+  own = [
+    [*solution, end],
+    [*writer.ids(f'{target}={target}'), end],  # unparsed
+    [*solution[:3], end],
+    solution[:4],  # cut by its budget: no end of turn
+  ]
+  draws = [(numbers, steps)] * len(own)
+  same = (SPEC, Mixture(0.0, 0.0, 1.0, 0.0), vocabulary, tiny.INSTRUCTION, 2)
+  tokens, weight, right = countdown_base.sharpening_rows(*same, draws, own, 'seed')
+  assert right == 0.25
+  judged = [writer.ids('right:'), *[writer.ids('wrong:')] * 3]
+  for row, counts, ids, remark in zip(tokens, weight, own, judged, strict=True):
+    assert row[counts].tolist() == [*ids, *remark, *solution, end]
+    begin = row.tolist().index(vocabulary[countdown_base.ASSISTANT]) + 1
+    after = begin + len(ids) + (ids[-1] != end)
+    assert row[begin : begin + len(ids)].tolist() == ids
+    assert row[after - 1 : after + 1].tolist() == [end, vocabulary[countdown_base.USER]], (
+      'a cut attempt is ended, unpaid'
+    )
+    assert not counts[after - 1] or ids[-1] == end
+
+
+def test_a_copy_of_an_own_attempt_is_that_attempt_token_for_token(tokenizer):
+  vocabulary = tokenizer.get_vocab()
+  writer = countdown_base.Writer(vocabulary, tiny.INSTRUCTION)
+  odd = [vocabulary[countdown_base.USER], 7, 9]
+  numbers, steps = countdown.draw(SPEC, 'train', random.Random(1))
+  same = (SPEC, Mixture(0.0, 0.0, 0.0, 0.0), vocabulary, tiny.INSTRUCTION, 3)
+  tokens, weight, right = countdown_base.sharpening_rows(*same, [(numbers, steps)], [[*odd, writer.end]], 'seed')
+  assert tokens[0][weight[0]].tolist() == [*odd, writer.end] * 3 and right == 0

@@ -209,8 +209,11 @@ def test_an_unknown_kl_form_is_refused_by_name():
     run(STAGE_2, 'k3')
 
 
-def test_the_supervised_loss_is_the_mean_over_the_tokens_with_weight():
-  logp_BL = jnp.array([[-1.0, -2.0, -4.0], [-8.0, -16.0, -32.0]])
-  weight_BL = jnp.array([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
-  assert losses.supervised_loss(logp_BL, weight_BL) == (1 + 4 + 16) / 3
-  assert losses.supervised_loss(logp_BL, jnp.zeros_like(weight_BL)) == 0
+def test_the_supervised_loss_is_the_mean_over_the_tokens_of_trained_attempts():
+  logp_BL = -jnp.array([[1.0, 2.0, 4.0, 8.0], [16.0, 32.0, 64.0, 128.0]])
+  attempt_BL = jnp.array([[0, 1, 2, 2], [1, 0, 2, 0]], jnp.int8)
+  trained_BA = jnp.array([[False, True], [True, True]])
+  mask_BLA = losses.trained_mask(attempt_BL, trained_BA, jnp.float32)
+  assert losses.supervised_losses(logp_BL, mask_BLA, jnp.sum(mask_BLA)).tolist() == [16 / 4, (4 + 8 + 64) / 4]
+  nothing = losses.trained_mask(attempt_BL, jnp.zeros_like(trained_BA), jnp.float32)
+  assert losses.supervised_losses(logp_BL, nothing, jnp.sum(nothing)).tolist() == [0, 0]

@@ -120,6 +120,12 @@ def importance_weights(logp_BL: jax.Array, sampler_logp_BL: jax.Array, cap: floa
   return jnp.minimum(jnp.exp(jax.lax.stop_gradient(logp_BL) - sampler_logp_BL), cap)
 
 
-def supervised_loss(logp_BL: jax.Array, weight_BL: jax.Array) -> jax.Array:
-  """Mean negative log-probability of the tokens with weight, for pretraining the bundled base."""
-  return -jnp.sum(logp_BL * weight_BL) / jnp.maximum(jnp.sum(weight_BL), 1)
+def trained_mask(attempt_BL: jax.Array, trained_BA: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  """mask_BLA of the tokens that supervision reaches: those of attempts that are trained."""
+  mask_BLA = attempt_mask(attempt_BL, trained_BA.shape[1], dtype)
+  return mask_BLA * trained_BA.astype(dtype)[:, None]
+
+
+def supervised_losses(logp_BL: jax.Array, mask_BLA: jax.Array, tokens: jax.Array) -> jax.Array:
+  """loss_A of a micro-batch: negative log-probability of the tokens in `mask_BLA`, over those of the whole batch."""
+  return -jnp.einsum('bl,bla->a', logp_BL, mask_BLA) / jnp.maximum(tokens, 1)

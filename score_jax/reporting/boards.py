@@ -50,7 +50,8 @@ def scalars(line: dict[str, Any]) -> dict[str, float]:
   for name, value in line.items():
     if name not in ('step', 'stage', 'reference'):
       add(name, value)
-  found['delta'] = line['accuracy'][-1] - line['accuracy'][0]
+  if line['accuracy'][0] is not None:  # a supervised step samples nothing
+    found['delta'] = line['accuracy'][-1] - line['accuracy'][0]
   return found
 
 

@@ -34,15 +34,10 @@ class Progress:
       lines: of all steps up to it.
       alarms: names of those that sound.
     """
-    accuracy = line['accuracy']
-    arrow = ' -> '.join(f'{100 * a:.1f}' for a in accuracy)
     self._bar.set_description(line['stage'], refresh=False)
-    self._bar.set_postfix_str(
-      f'accuracy {arrow} %, i->c {100 * line["i_to_c"]:.1f}, c->i {100 * line["c_to_i"]:.1f}, '
-      f'KL {line["kl"][0]:.3f} {line["kl"][-1]:.3f}{_not_graded(line["verdicts"])}',
-      refresh=False,
-    )
-    self._below.set_description_str(ledger_line(lines[-_WINDOW:], alarms), refresh=True)
+    self._bar.set_postfix_str(_figures(line), refresh=False)
+    if 'i_to_c' in line:  # else nothing was sampled
+      self._below.set_description_str(ledger_line(lines[-_WINDOW:], alarms), refresh=True)
     self._bar.update(1)
 
   def say(self, text: str) -> None:
@@ -53,6 +48,17 @@ class Progress:
     """Leaves the bar as it stands."""
     self._below.close()
     self._bar.close()
+
+
+def _figures(line: dict[str, Any]) -> str:
+  """What a step is known by: how its conversations went, or the loss of one that is supervised."""
+  if 'i_to_c' not in line:
+    return f'loss {sum(line["loss"]):.3f}, epoch {line["epoch"]:.2f} of {line["pairs"]} pairs'
+  arrow = ' -> '.join(f'{100 * a:.1f}' for a in line['accuracy'])
+  return (
+    f'accuracy {arrow} %, i->c {100 * line["i_to_c"]:.1f}, c->i {100 * line["c_to_i"]:.1f}, '
+    f'KL {line["kl"][0]:.3f} {line["kl"][-1]:.3f}{_not_graded(line["verdicts"])}'
+  )
 
 
 def ledger_line(lines: Sequence[dict[str, Any]], alarms: Sequence[str]) -> str:

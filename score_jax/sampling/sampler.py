@@ -33,6 +33,7 @@ class Stream(enum.IntEnum):
   EVALUATION = 1
   OFFLINE = 2
   ADAPTERS = 3
+  COLLECT = 4
 
 
 def stream_key(seed: int, stream: Stream, step: int) -> jax.Array:

@@ -32,11 +32,11 @@ class Progress:
     recent = self.recent_returns if training_return is None else (*self.recent_returns, training_return)[-window:]
     return dataclasses.replace(self, step=self.step + 1, recent_returns=recent)
 
-  def at_checkpoint(self) -> 'Progress':
-    """With the best updated, if this step's window of returns has the highest mean so far."""
-    if not self.recent_returns:
+  def at_checkpoint(self, measured: float | None = None) -> 'Progress':
+    """With the best updated, if this step's return is the highest so far: `measured`, else the mean of its window."""
+    if measured is None and not self.recent_returns:
       return self
-    mean = sum(self.recent_returns) / len(self.recent_returns)
+    mean = sum(self.recent_returns) / len(self.recent_returns) if measured is None else measured
     if self.best_step and mean <= self.best_return:
       return self
     return dataclasses.replace(self, best_step=self.step, best_return=mean)

@@ -8,7 +8,7 @@ eval.json        base, final (and last, where it is not the final), each greedy 
 checkpoints/     storage/checkpoints.py
 damaged/         checkpoints that were found damaged
 stuck-*.txt      what a run that was ended for hanging was doing
-offline/         first attempts sampled from the base, as token ids
+offline/         what was sampled once and trained from: first attempts of the base, conversations for supervision
 hf/              the final policy as an HF folder
 """
 
@@ -192,9 +192,14 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a file whole or not at all: a reader finds the old text or the new one."""
+  write_bytes(path, text.encode())
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+  """As `write_text`."""
   partial = path.with_name(path.name + '.partial')
-  with partial.open('w') as file:
-    file.write(text)
+  with partial.open('wb') as file:
+    file.write(content)
     file.flush()
     os.fsync(file.fileno())
   partial.replace(path)

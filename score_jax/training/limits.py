@@ -30,7 +30,7 @@ def after_step(
   config: RunConfig, stage: Stage, progress: Progress, line: dict[str, Any], in_last_stage: bool, ends_stage: bool
 ) -> Progress:
   """Progress after a step whose metrics are `line`."""
-  training_return = metrics.training_return(line) if in_last_stage else None
+  training_return = metrics.training_return(line) if in_last_stage and 'reward' in line else None
   over = tuple(
     count + 1 if limit and not worst <= limit else 0  # NaN is over any limit
     for count, (_, worst, limit) in zip(progress.over_limit, _limits(config.faults, line), strict=True)
@@ -54,10 +54,10 @@ def _next_scales(stage: Stage, progress: Progress, line: dict[str, Any]) -> tupl
 
 
 def _limits(faults: FaultsConfig, line: dict[str, Any]) -> tuple[tuple[str, float, float], ...]:
-  """(field, what the step had, limit)."""
+  """(field, what the step had, limit). A supervised step has neither a KL nor a sampler."""
   return (
-    ('kl_stop', max(line['kl'], key=lambda x: math.inf if math.isnan(x) else x), faults.kl_stop),
-    ('mismatch_stop', line['mismatch'], faults.mismatch_stop),
+    ('kl_stop', max(line.get('kl', (0.0,)), key=lambda x: math.inf if math.isnan(x) else x), faults.kl_stop),
+    ('mismatch_stop', line.get('mismatch', 0.0), faults.mismatch_stop),
   )
 
 

@@ -6,6 +6,7 @@ killed and started again ends where it would have ended.
 
 import functools
 from typing import Any
+from typing import Protocol
 
 from absl import logging
 import numpy as np
@@ -34,6 +35,7 @@ from score_jax.training import evaluation
 from score_jax.training import limits
 from score_jax.training import offline
 from score_jax.training import run as runs
+from score_jax.training import selection
 from score_jax.training import step as steps
 from score_jax.training import stopping
 from score_jax.training.run import Run
@@ -52,8 +54,47 @@ def visit_at(visits: tuple[Stage, ...], step: int) -> Visit:
   raise ValueError(f'step {step} lies beyond the last stage')
 
 
-def train(run: Run, tracer: profile.Tracer = profile.NO_TRACE) -> None:
+class Method(Protocol):
+  """How a run's steps are made; everything around them is the loop's."""
+
+  def enter(
+    self, run: Run, visit: Visit, state: TrainState, step: int, checkpoints: Checkpoints
+  ) -> tuple[TrainState, Any]:
+    """What a visit needs, whether it is entered at its start or resumed in its middle; it has a field `visit`."""
+
+  def work_of(self, run: Run, data: Any, step: int) -> Any:
+    """What the host can make ready of a step."""
+
+  def run_step(
+    self, run: Run, data: Any, state: TrainState, step: int, work: Any, kl: tuple[float, ...]
+  ) -> tuple[TrainState, dict[str, Any], Any]:
+    """The new state, the step's line of metrics, and the next step's work, if it is of the same visit."""
+
+
+class Score:
+  """The method itself: reinforcement on the policy's own attempts."""
+
+  def enter(
+    self, run: Run, visit: Visit, state: TrainState, step: int, checkpoints: Checkpoints
+  ) -> tuple[TrainState, VisitData]:
+    return enter(run, visit, state, step, checkpoints)
+
+  def work_of(self, run: Run, data: VisitData, step: int) -> steps.Work:
+    return steps.work_of(run, data, step)
+
+  def run_step(
+    self, run: Run, data: VisitData, state: TrainState, step: int, work: steps.Work, kl: tuple[float, ...]
+  ) -> tuple[TrainState, dict[str, Any], steps.Work | None]:
+    return steps.run_step(run, data, state, step, work, kl)
+
+
+def train(run: Run, tracer: profile.Tracer = profile.NO_TRACE, method: Method | None = None) -> None:
   """Trains from where the run folder stands to the end; then evaluates, exports and reports the best policy.
+
+  Args:
+    run: opened.
+    tracer: of its first steps.
+    method: how its steps are made; None: SCoRe's.
 
   Raises:
     TryAgainError: it was asked to stop, or could not save; what is done is saved.
@@ -73,15 +114,16 @@ def train(run: Run, tracer: profile.Tracer = profile.NO_TRACE) -> None:
     if hosts.is_main():
       run.folder.cut_metrics(progress.step)
       recording.cut(run.folder.rows / 'train.jsonl', progress.step)
-    _make_up_evaluation(run, state, progress.step)
+    progress = _make_up(run, state, progress)
     watch = _watch(run, progress.step)
     _evaluate_base(run)
-    state, progress = _train_steps(run, checkpoints, state, progress, tracer, watch)
+    state, progress = _train_steps(run, method or Score(), checkpoints, state, progress, tracer, watch)
     _finish(run, checkpoints, state, progress)
 
 
 def _train_steps(
   run: Run,
+  method: Method,
   checkpoints: Checkpoints,
   state: TrainState,
   progress: Progress,
@@ -98,22 +140,24 @@ def _train_steps(
       visit = visit_at(config.visits, progress.step)
       if data is None or data.visit != visit:
         with watchdog.phase('enter'):
-          state, data = enter(run, visit, state, progress.step, checkpoints)
+          state, data = method.enter(run, visit, state, progress.step, checkpoints)
       with tracer.step():
         kl = limits.kl_weights(visit.stage, progress)
-        work = work or steps.work_of(run, data, progress.step)
-        state, line, work = steps.run_step(run, data, state, progress.step, work, kl)
+        work = work or method.work_of(run, data, progress.step)
+        state, line, work = method.run_step(run, data, state, progress.step, work, kl)
       ends = progress.step + 1 == visit.first_step + visit.stage.steps
       progress = limits.after_step(config, visit.stage, progress, line, visit.is_last, ends)
       keeper.hold(state, progress, line)
       if config.eval.every and line['step'] % config.eval.every == 0:
         line['eval'] = _evaluate(run, run.policy(state.params), f'step{line["step"]}')
         watch.say(terminal.evaluation_line(f'step {line["step"]}', line['eval']))
+      if _is_measured(run, progress.step):
+        line['selection'] = selection.measure(run, state.params)
       keeper.write(line)
       stopped = _stopped_by_alarm(watch, line)
       limits.check(config, progress, line, int(state.rejected_in_a_row), run.folder.checkpoints)
       if _is_due(run, progress.step, total) or stopped:
-        progress = _save(run, checkpoints, state, progress, total)
+        progress = _save(run, checkpoints, state, progress, total, line)
         keeper.hold(state, progress)
       if stopped:
         checkpoints.wait()
@@ -130,13 +174,12 @@ def _stopped_by_alarm(watch: Watch | NoWatch, line: dict[str, Any]) -> StoppedEr
   return StoppedError(said) if said else None
 
 
-def _save(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Progress, total: int) -> Progress:
+def _save(
+  run: Run, checkpoints: Checkpoints, state: TrainState, progress: Progress, total: int, line: dict[str, Any]
+) -> Progress:
   """Saves a step, in the background unless the run could not go on without it; its Progress as it was saved."""
   with watchdog.phase('save'):
-    progress = checkpoints.settled(progress)
-    # A run cut short by max_steps must not consider a step that the whole run would not.
-    if _is_due(run, progress.step, run.config.total_steps):
-      progress = progress.at_checkpoint()
+    progress = _considered(run, checkpoints.settled(progress), line)
     needed = _needed_later(run, progress.step)
     if progress.step == total or progress.step in needed:
       checkpoints.save_now(state, progress, protected=needed)
@@ -157,14 +200,21 @@ def _restored_or_fresh(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, 
   return found
 
 
-def _make_up_evaluation(run: Run, state: TrainState, step: int) -> None:
-  """Evaluates a step that was saved when the run was stopped in its evaluation."""
-  every, line = run.config.eval.every, hosts.from_main('metrics.jsonl', run.folder.last_metrics)
-  if step and every and step % every == 0 and line.get('step') == step and 'eval' not in line:
-    line['eval'] = _evaluate(run, run.policy(state.params), f'step{step}')
-    if hosts.is_main():
-      run.folder.cut_metrics(step - 1)
-      run.folder.add_metrics(line)
+def _make_up(run: Run, state: TrainState, progress: Progress) -> Progress:
+  """Evaluates and measures a step that was saved when the run was stopped there; Progress that knows of it."""
+  step, every = progress.step, run.config.eval.every
+  line = hosts.from_main('metrics.jsonl', run.folder.last_metrics)
+  if not step or line.get('step') != step:
+    return progress
+  missing = dict(line)
+  if every and step % every == 0 and 'eval' not in line:
+    missing['eval'] = _evaluate(run, run.policy(state.params), f'step{step}')
+  if _is_measured(run, step) and 'selection' not in line:
+    missing['selection'] = selection.measure(run, state.params)
+  if missing != line and hosts.is_main():
+    run.folder.cut_metrics(step - 1)
+    run.folder.add_metrics(missing)
+  return _considered(run, progress, missing) if _is_measured(run, step) else progress
 
 
 def enter(
@@ -191,6 +241,22 @@ def _is_due(run: Run, step: int, total: int) -> bool:
   """Whether to save after `step` steps: on the interval, at the end, and where a stage begins (its reference)."""
   starts = np.cumsum([stage.steps for stage in run.config.visits])
   return step % run.config.checkpoint.every == 0 or step == total or step in starts
+
+
+def _is_measured(run: Run, step: int) -> bool:
+  """Whether the policy after `step` steps answers the problems of config.selection: at all regular checkpoints."""
+  return bool(run.config.selection.problems) and _is_due(run, step, run.config.total_steps)
+
+
+def _considered(run: Run, progress: Progress, line: dict[str, Any]) -> Progress:
+  """With the best updated, if the step is a checkpoint of the last stage.
+
+  A run cut short by max_steps must not consider a step that the whole run would not.
+  """
+  in_last_stage = visit_at(run.config.visits, progress.step - 1).is_last
+  if not in_last_stage or not _is_due(run, progress.step, run.config.total_steps):
+    return progress
+  return progress.at_checkpoint(line['selection']['return'] if run.config.selection.problems else None)
 
 
 def _needed_later(run: Run, step: int) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ The reference scores a rollout in a call of its own, so that a device has work w
 both distributions at the same prefix; there, and there alone, the update runs the reference too.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
@@ -173,9 +174,14 @@ def gradients(
     grads = tuple(pullback(row)[0] for row in jnp.eye(terms, dtype=loss_A.dtype))
     return loss_A, grads, metrics
 
+  return _added_up(micro, (batch, credit), spec)
+
+
+def _added_up(micro: Callable[[Any], Any], inputs: Any, spec: UpdateSpec) -> Any:
+  """The sum of what `micro` gives for each micro-batch of `inputs`; f32 where there are several."""
   if spec.micro_batches == 1:
-    return micro((batch, credit))
-  parts = micro_batched((batch, credit), spec.micro_batches, spec.group)
+    return micro(inputs)
+  parts = micro_batched(inputs, spec.micro_batches, spec.group)
   zeros = jax.tree.map(
     lambda x: jnp.zeros(x.shape, jnp.float32), jax.eval_shape(micro, jax.tree.map(lambda x: x[0], parts))
   )
@@ -293,17 +299,45 @@ def checksum(tree: Any) -> jax.Array:
   return sum((bits(leaf) for leaf in jax.tree.leaves(tree)), jnp.uint32(0))
 
 
-@functools.partial(jax.jit, static_argnames=('config', 'optimizer', 'dtype'), donate_argnames=('state',))
+@functools.partial(jax.jit, static_argnames=('spec', 'optimizer'), donate_argnames=('state',))
 def supervised_update(
-  state: TrainState, tokens_BL, weight_BL, learning_rate, *, config: DecoderConfig, optimizer, dtype
+  state: TrainState,
+  frozen: Any,
+  batch: Batch,
+  learning_rate: jax.Array,
+  *,
+  spec: UpdateSpec,
+  optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, Metrics]:
-  """One supervised update on right-padded rows, for pretraining the bundled base."""
-  rows = row_layouts.left_aligned(jnp.full(tokens_BL.shape[:1], tokens_BL.shape[1], jnp.int32), tokens_BL.shape[1])
+  """One supervised update: the mean negative log-probability of the tokens of attempts that are trained.
 
-  def loss(params):
-    logp_BL = scoring.token_logps(params, config, tokens_BL, rows, dtype=dtype)
-    return losses.supervised_loss(logp_BL, weight_BL.astype(logp_BL.dtype))
+  Args:
+    state: donated.
+    frozen: as of `gradients`.
+    batch: conversations; its verdicts and reference scores are not read.
+    learning_rate: f32 [].
+    spec: what is compiled in; of the KL, nothing.
+    optimizer: of the state.
 
-  value, grad = jax.value_and_grad(loss)(state.params)
-  state, metrics = apply(state, (grad,), value[None], learning_rate, optimizer)
-  return state, metrics | dict(loss=value)
+  Returns:
+    the new state, and metrics: loss_A (attempts add up to the loss), gradient_norm, rejected, tokens (with loss).
+  """
+  cast = jax.tree.map(lambda leaf: leaf.astype(spec.dtype), state.params) if not spec.lora.rank else state.params
+
+  def mask(part: Batch) -> jax.Array:
+    return losses.trained_mask(part.attempt, part.trained, jnp.float32)
+
+  tokens = jnp.sum(mask(batch))
+
+  def micro(part: Batch):
+    def loss(params):
+      (logp_BL,) = _scored(loras.joined(frozen, params, spec.lora), None, part, spec, spec.remat)
+      loss_A = losses.supervised_losses(logp_BL, mask(part), tokens)
+      return jnp.sum(loss_A), loss_A
+
+    grad, loss_A = jax.grad(loss, has_aux=True)(cast)
+    return loss_A, grad
+
+  loss_A, grad = _added_up(micro, batch, spec)
+  state, metrics = apply(state, (grad,), loss_A, learning_rate, optimizer)
+  return state, metrics | dict(loss_A=loss_A, tokens=tokens)

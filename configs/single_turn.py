@@ -1,0 +1,24 @@
+"""Single-turn RL: only the first attempt is rewarded (the paper's ablation "without multi-turn training").
+
+  python -m score_jax.main --config=configs/single_turn.py
+
+The second attempt is sampled, so that the run can be evaluated and its best checkpoint chosen as any other's, and is
+not trained: pays, bonus and KL are 0. A step so trains half as many attempts; with twice the problems it trains as many
+as SCoRe does. Left open by the paper and chosen here: KL and learning rate as in Stage II.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+  config = common.get_config()
+  config.batch.problems = 128
+  config.order = ('single_turn',)
+  config.stages.single_turn = stage = common.stage2()
+  stage.steps = 60  # as many as Stage I and II together
+  stage.pays = (1.0, 0.0)
+  stage.bonus = (0.0, 0.0)
+  stage.kl = (0.01, 0.0)
+  return config

@@ -1,0 +1,20 @@
+"""STaR: supervised on its own conversations whose second attempt is right and whose first is wrong, three times over.
+
+  python -m score_jax.main --config=configs/star.py
+  python -m score_jax.main --config=configs/star.py --config.supervised.plus=True            # D_STaR+
+  python -m score_jax.main --config=configs/star.py --config.init_from=runs/stage1           # in the place of Stage II
+
+Each iteration trains from the base (or init_from) on conversations of the model before it. Samples and updates add up
+to those of configs/quickstart.py. docs/baselines.md says what the paper leaves open.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+  config = common.get_config()
+  config.mode = 'supervised'
+  config.selection.problems = 1024
+  return config

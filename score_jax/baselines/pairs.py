@@ -1,0 +1,50 @@
+"""Pairs of attempts for supervision, made of sampled conversations and their verdicts. Pure functions of arrays.
+
+The paper's definitions (arXiv 2409.12917, first version, section 4.1): D_STaR holds (x, wrong y1, right y2) of one
+conversation; D_SFT holds (x, wrong y1, a random right answer to x), drawn from the first and the second attempts of all
+conversations on x. With '+' each also holds pairs whose first attempt is right.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+def star(right_N2: np.ndarray, problem_N: np.ndarray, plus: bool, rng: np.random.Generator) -> np.ndarray:
+  """D_STaR, or D_STaR+: conversations as they are, whose second attempt is right.
+
+  Args:
+    right_N2: bool, whether each attempt of a conversation is right.
+    problem_N: which problem a conversation is on.
+    plus: whether right first attempts are taken too.
+    rng: not read; pairs are not drawn.
+
+  Returns:
+    i64 [n, 3]: (conversation of the first attempt, conversation of the second, which of its attempts that is, 0 or 1).
+  """
+  del problem_N, rng
+  row = np.flatnonzero(right_N2[:, 1] & (plus | ~right_N2[:, 0]))
+  return np.stack([row, row, np.ones_like(row)], axis=1)
+
+
+def sft(right_N2: np.ndarray, problem_N: np.ndarray, plus: bool, rng: np.random.Generator) -> np.ndarray:
+  """D_SFT, or D_SFT+: first attempts, each with a right answer to its problem drawn from all that were given to it.
+
+  First attempts at problems that nobody answered rightly are left out. A right first attempt may draw itself.
+
+  Args, Returns: as `star`.
+  """
+  row_R, attempt_R = np.nonzero(right_N2)
+  order = np.argsort(problem_N[row_R], kind='stable')
+  row_R, attempt_R = row_R[order], attempt_R[order]
+  begin_N = np.searchsorted(problem_N[row_R], problem_N, side='left')
+  count_N = np.searchsorted(problem_N[row_R], problem_N, side='right') - begin_N
+  first = np.flatnonzero((count_N > 0) & (plus | ~right_N2[:, 0]))
+  drawn = begin_N[first] + rng.integers(0, np.maximum(count_N[first], 1))
+  return np.stack([first, row_R[drawn], attempt_R[drawn]], axis=1).astype(np.int64)
+
+
+DATASETS: dict[str, Callable[[np.ndarray, np.ndarray, bool, np.random.Generator], np.ndarray]] = {
+  'star': star,
+  'sft': sft,
+}

@@ -1,0 +1,157 @@
+"""Compares methods: `python -m score_jax.suite --suite=configs/suites/countdown.py --out=results/countdown`.
+
+Runs every method of a suite with every seed, several at once (--jobs), and evaluates them on the same problems; then
+writes OUT/summary.json, evaluations.json, figures/ and a page of results. The same command goes on with what was
+stopped; --budget_seconds=S stops it cleanly after S seconds (exit code 75). --only, --seeds and --extras run parts of
+it, and --dry_run shows what would be run and what it may spend.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+from absl import flags
+
+from score_jax import doors
+from score_jax.errors import ConfigError
+from score_jax.errors import DataError
+from score_jax.errors import TryAgainError
+
+_SUITE = flags.DEFINE_string('suite', 'configs/suites/countdown.py', 'a suite file')
+_OUT = flags.DEFINE_string('out', 'results/countdown', 'folder of the results; runs lie in its work/')
+_BASE = flags.DEFINE_string('base', '', 'an HF folder to start from; default: the base that the suite makes')
+_JOBS = flags.DEFINE_integer('jobs', 1, 'processes at once on the device', lower_bound=1)
+_BUDGET = flags.DEFINE_float('budget_seconds', 0.0, 'stop all after so many seconds, to be gone on with. 0: never', 0.0)
+_ONLY = flags.DEFINE_list('only', '', 'methods; default: all of the suite')
+_SEEDS = flags.DEFINE_list('seeds', '', "seeds; default: the suite's")
+_FIELDS = flags.DEFINE_multi_string('field', [], "NAME=VALUE: a field of every run, over the suite's; may be repeated")
+_EXTRAS = flags.DEFINE_bool('extras', True, 'also the further evaluations (many attempts, inference compute)')
+_DRY = flags.DEFINE_bool('dry_run', False, 'show jobs and budgets, and run nothing')
+_PAGE = flags.DEFINE_string('page', '', 'where the page of results goes, e.g. docs/results.md; default: OUT/results.md')
+
+
+def main() -> None:
+  from score_jax.suites import plan
+  from score_jax.suites import runner
+
+  suite, out = plan.read(_SUITE.value, _FIELDS.value), pathlib.Path(_OUT.value)
+  seeds = _seeds(suite)
+  spent = plan.budgets(suite)
+  only = plan.chosen(suite, _ONLY.value)
+  base = _checked_base()
+  jobs = plan.jobs(suite, out / 'work', only, seeds, base)
+  if not _EXTRAS.value:
+    jobs = [job for job in jobs if job.name.split('/')[0] not in suite.extras]
+  if _DRY.value:
+    _show(suite, jobs, spent)
+    return
+  _claim(out)
+  outcome = runner.run(
+    jobs,
+    out / 'work',
+    at_once=_JOBS.value,
+    seconds=_BUDGET.value,
+    environment=runner.environment(_JOBS.value, dict(os.environ)),
+    say=lambda text: print(f'suite: {text}', flush=True),
+  )
+  if not outcome.left:
+    _summarize(suite, out, base)
+  if outcome.failed:
+    blocked = f'; not begun because of that: {", ".join(outcome.blocked)}' if outcome.blocked else ''
+    raise DataError(
+      f'{len(outcome.failed)} jobs failed: {", ".join(outcome.failed)} (logs in {out}/work/jobs){blocked}'
+    )
+  if outcome.left:
+    raise TryAgainError(f'{len(outcome.done)} of {len(jobs)} jobs are done; run the same command again to go on')
+
+
+def _seeds(suite) -> tuple[int, ...]:
+  if not _SEEDS.value:
+    return suite.seeds
+  if not all(seed.isdigit() and int(seed) in suite.seeds for seed in _SEEDS.value):
+    raise ConfigError(f'--seeds={",".join(_SEEDS.value)}: the suite has {", ".join(map(str, suite.seeds))}')
+  return tuple(int(seed) for seed in _SEEDS.value)
+
+
+def _checked_base() -> str:
+  if _BASE.value and not (pathlib.Path(_BASE.value) / 'config.json').is_file():
+    raise ConfigError(f'--base={_BASE.value} is no HF folder; name one, or leave it out')
+  return _BASE.value
+
+
+def _claim(out: pathlib.Path) -> None:
+  """The folder of the runs, which is large and made again by a command: not for a repository."""
+  (out / 'work').mkdir(parents=True, exist_ok=True)
+  (out / 'work/.gitignore').write_text('*\n')
+
+
+def _show(suite, jobs, spent) -> None:
+  from score_jax.suites import plan
+
+  wanted = spent[suite.reference]
+  for name, budget in spent.items():
+    same = [f for f in ('conversations', 'attempts', 'updates') if getattr(budget, f) == getattr(wanted, f)]
+    what = f'{budget.conversations:,} conversations, {budget.attempts:,} attempts, {budget.updates:,} updates'
+    how = f'{budget.trained:,} attempts trained'
+    note = f'; {suite.methods[name].note}' if suite.methods[name].note else ''
+    print(f'{name}: {what}, {how} ({"as the reference" if len(same) == 3 else "another budget"}{note})')
+  for job in jobs:
+    needs = f' (after {", ".join(job.needs)})' if job.needs else ''
+    print(f'{job.name}{needs}: {plan.shown(job.command)}')
+
+
+def _summarize(suite, out: pathlib.Path, base: str) -> None:
+  """Everything that is made of what is done so far, by this call or an earlier one."""
+  from score_jax.storage import run_folder
+  from score_jax.suites import drawing
+  from score_jax.suites import plan
+  from score_jax.suites import results
+  from score_jax.suites import runner
+  from score_jax.suites import summary
+
+  work = out / 'work'
+  jobs = plan.jobs(suite, work, tuple(suite.methods), suite.seeds, base)
+  records = runner.Records(work)
+  names = {job.name for job in jobs if runner.is_done(job, records)}
+  done = {
+    method: tuple(seed for seed in plan.seeds_of(suite, method, suite.seeds) if f'{method}/seed{seed}' in names)
+    for method in suite.methods
+  }
+  found = summary.summary(suite, work, done, jobs, _machine(work))
+  run_folder.write_json(out / 'summary.json', found)
+  run_folder.write_json(out / 'evaluations.json', summary.evaluations(suite, work, done))
+  try:
+    drawn = drawing.draw(found, out / 'figures')
+  except ImportError:
+    drawn = []
+    print("suite: no figures: they need matplotlib, pip install 'score_jax[report]'", flush=True)
+  page = pathlib.Path(_PAGE.value) if _PAGE.value else out / 'results.md'
+  figures = os.path.relpath(out / 'figures', page.parent)
+  fields = ''.join(f" --field='{field}'" for field in _FIELDS.value)
+  command = f'python -m score_jax.suite --suite={_SUITE.value} --out={_OUT.value} --jobs={_JOBS.value}{fields}'
+  run_folder.write_text(page, results.page(found, command, figures, drawn))
+  print(results.table(found, 'greedy') if found['methods'] else 'suite: nothing to count yet')
+  print(f'\n{out / "summary.json"}, {page}')
+
+
+def _machine(work: pathlib.Path) -> str:
+  """What the jobs ran on: asked once, in a process of its own, so that this one holds no device."""
+  known = work / 'machine.txt'
+  if not known.exists():
+    code = (
+      'import jax, os, platform; d = jax.devices(); '
+      "print(f'{len(d)} x {d[0].device_kind}, {os.cpu_count()} CPU cores, {platform.system()}')"
+    )
+    environment = {**os.environ, 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
+    asked = subprocess.run(
+      [sys.executable, '-c', code], capture_output=True, text=True, check=False, env=environment, timeout=300
+    )
+    if asked.returncode:
+      raise TryAgainError(f'the devices can not be named: {asked.stderr.strip().splitlines()[-1:]}')
+    known.write_text(asked.stdout)
+  return known.read_text().strip()
+
+
+if __name__ == '__main__':
+  doors.run(main)

@@ -1,0 +1,328 @@
+"""Suites: budgets, jobs that are stopped and gone on with, figures against plain numpy, a whole one in miniature."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+from score_jax.errors import ConfigError
+from score_jax.errors import DataError
+from score_jax.reporting import rows as report_rows
+from score_jax.suites import counting
+from score_jax.suites import plan
+from score_jax.suites import results
+from score_jax.suites import runner
+from score_jax.suites import summary
+from score_jax.suites.counting import Answers
+from score_jax.suites.plan import Job
+from score_jax.types import Stop
+from score_jax.types import Verdict
+
+ROOT = pathlib.Path(__file__).parent.parent
+COUNTDOWN = 'configs/suites/countdown.py'
+
+
+@pytest.fixture(autouse=True)
+def at_home(monkeypatch):
+  monkeypatch.chdir(ROOT)
+
+
+# The plan.
+
+
+def test_methods_of_the_benchmark_have_one_budget_or_say_why():
+  suite = plan.read(COUNTDOWN)
+  found = plan.budgets(suite)
+  score = found['score']
+  # 300 steps of 128 problems x 8 samples, by hand.
+  assert dataclasses.astuple(score) == (307_200, 614_400, 300, 307_200, 614_400)
+  for name, spent in found.items():
+    method = suite.methods[name]
+    assert spent.updates == 300 or not method.shown
+    if method.shown and not method.note:
+      assert (spent.conversations, spent.attempts) == (score.conversations, score.attempts), name
+  assert found['single_turn'].trained == found['multi_turn_sum'].trained == score.trained
+  assert found['offline_first'].trained == score.trained - 150 * 128 * 8
+  assert found['star_stage2'].conversations == score.conversations, 'Stage I counts'
+  assert len(suite.seeds) == 3 and suite.fields['eval.problems'] >= 4000
+  assert {dataclasses.astuple(plan.run_config(suite, m).selection) for m in suite.methods.values()
+          if not m.config.endswith('three_attempts.py')} == {(2048, (1.0, 1.0), (0.0, 10.0))}  # fmt: skip
+
+
+def test_another_budget_needs_a_reason(tmp_path):
+  text = pathlib.Path(COUNTDOWN).read_text()
+  file = tmp_path / 'configs/suite.py'
+  file.parent.mkdir()
+  file.write_text(text.replace("note='it trains one attempt", "remark='it trains one attempt"))
+  with pytest.raises(ConfigError, match='methods.single_turn.remark is not a field of a suite'):
+    plan.read(str(file))
+  file.write_text(text.replace("    note='as many conversations, of three attempts',\n", '').replace(
+    "      note='as many conversations, of three attempts',\n", ''))  # fmt: skip
+  with pytest.raises(ConfigError, match='methods.three_attempts has 921,600 attempts where the reference has 614,400'):
+    plan.budgets(plan.read(str(file)))
+
+
+def test_jobs_come_after_what_they_need():
+  suite = plan.read(COUNTDOWN, ['optim.learning_rate=0.5', 'task.instruction=Again.'])
+  only = plan.chosen(suite, ['star_stage2', 'base'])
+  assert only == ('base', 'star_stage2', 'stage1')
+  jobs = plan.jobs(suite, pathlib.Path('work'), only, (1,), base='')
+  assert [(job.name, job.needs) for job in jobs] == [
+    ('base', ()),
+    ('stage1/seed1', ('base',)),
+    ('star_stage2/seed1', ('base', 'stage1/seed1')),
+  ], 'the evaluation of the base has the first seed alone'
+  command = jobs[2].command
+  assert '--config.init_from=work/runs/stage1/seed1' in command and '--config.seed=1' in command
+  assert '--config.model.path=work/base/hf' in command
+  assert {'--config.optim.learning_rate=0.5', '--config.task.instruction=Again.'} <= set(command)
+  assert plan.jobs(suite, pathlib.Path('work'), only, (1,), base='mine')[0].needs == ()
+  with pytest.raises(ConfigError, match="--only names 'scroe'"):
+    plan.chosen(suite, ['scroe'])
+
+
+# The runner.
+
+
+def job(name, folder, code, *needs, **more):
+  command = (sys.executable, '-c', f'import pathlib, sys, time\nout = pathlib.Path({str(folder)!r})\n{code}')
+  return Job(name, command, folder, ('done.txt',), needs, **more)
+
+
+WRITES = "out.mkdir(parents=True, exist_ok=True); (out / 'done.txt').write_text('')"
+
+
+def run(jobs, work, at_once=2, seconds=0.0):
+  said = []
+  outcome = runner.run(jobs, work, at_once=at_once, seconds=seconds, environment=dict(os.environ), say=said.append)
+  return outcome, said
+
+
+def test_a_failed_job_is_named_and_stops_only_those_that_need_it(tmp_path):
+  jobs = [
+    job('bad', tmp_path / 'bad', "print('the reason'); sys.exit(65)"),
+    job('empty', tmp_path / 'empty', 'pass'),
+    job('late', tmp_path / 'late', f'{WRITES}; sys.exit(70)'),
+    job('good', tmp_path / 'good', WRITES),
+    job('after', tmp_path / 'after', WRITES, 'good'),
+    job('blocked', tmp_path / 'blocked', WRITES, 'bad'),
+    job('further', tmp_path / 'further', WRITES, 'blocked'),
+  ]
+  outcome, said = run(jobs, tmp_path)
+  assert outcome == runner.Outcome(('good', 'after'), ('bad', 'empty', 'late'), ('blocked', 'further'), ())
+  assert any('bad failed (exit code 65): the reason' in text for text in said)
+  assert any('empty failed (its outputs are missing)' in text for text in said)
+  # What is done is not run again; what failed is tried again.
+  again, said = run(jobs, tmp_path)
+  assert again == outcome and not any(text.startswith(('good', 'after')) for text in said)
+
+
+def test_a_piece_ends_in_time_and_the_next_goes_on(tmp_path):
+  waits = """
+import signal
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+out.mkdir(exist_ok=True)
+(out / 'begun.txt').open('a').write('x')
+while len((out / 'begun.txt').read_text()) < 2: time.sleep(0.05)
+(out / 'done.txt').write_text('')
+"""
+  jobs = [job('slow', tmp_path / 'slow', waits), job('then', tmp_path / 'then', WRITES, 'slow')]
+  outcome, said = run(jobs, tmp_path, seconds=2.0)
+  assert outcome.left == ('slow', 'then') and not outcome.failed and 'slow was stopped' in said
+  outcome, _ = run(jobs, tmp_path)
+  assert outcome.done == ('slow', 'then')
+  record = runner.Records(tmp_path).read('slow')
+  assert record['pieces'] == 2 and record['seconds'] >= 2.0 and record['done']
+
+
+def test_what_can_not_go_on_begins_afresh_and_a_changed_command_is_refused(tmp_path):
+  folder = tmp_path / 'one'
+  folder.mkdir()
+  (folder / 'half.txt').write_text('')
+  fresh = job('one', folder, WRITES, fresh=True)
+  assert run([fresh], tmp_path)[0].done == ('one',) and not (folder / 'half.txt').exists()
+  changed = dataclasses.replace(fresh, command=(*fresh.command, '--more'))
+  with pytest.raises(ConfigError, match='job one in .* was begun with less, and the suite now has --more'):
+    run([changed], tmp_path)
+
+
+def test_jobs_that_share_a_device_share_its_memory():
+  assert runner.environment(1, {'A': '1'}) == {'A': '1'}
+  assert runner.environment(3, {'A': '1'}) == {
+    'A': '1', 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false', 'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.300',
+  }  # fmt: skip
+  assert runner.environment(3, {'XLA_PYTHON_CLIENT_MEM_FRACTION': '.5'})['XLA_PYTHON_CLIENT_MEM_FRACTION'] == '.5'
+
+
+# The figures.
+
+
+def made(shape, rates, seed):
+  """Answers whose attempts are right at the given rates, alike within a problem."""
+  rng = np.random.default_rng(seed)
+  S, P = shape
+  ease = rng.uniform(size=(1, P, 1))
+  return Answers((0.5 * ease + 0.5 * rng.uniform(size=(S, P, len(rates)))) < np.array(rates))
+
+
+def test_figures_are_those_of_plain_numpy():
+  of = dict(a=made((3, 200), (0.4, 0.5), 0), b=made((2, 200), (0.5, 0.5, 0.7), 1))
+  found = counting.count(of, 'a')
+  for name, answers in of.items():
+    first, last = answers.right[:, :, 0], answers.right[:, :, -1]
+    expected = dict(
+      acc_t1=[sum(map(bool, row)) / 200 for row in first],
+      delta=[sum(int(y) - int(x) for x, y in zip(*pair, strict=True)) / 200 for pair in zip(first, last, strict=True)],
+      i_to_c=[
+        sum(bool(y and not x) for x, y in zip(*pair, strict=True)) / 200 for pair in zip(first, last, strict=True)
+      ],
+      c_to_i=[
+        sum(bool(x and not y) for x, y in zip(*pair, strict=True)) / 200 for pair in zip(first, last, strict=True)
+      ],
+    )
+    for figure, values in expected.items():
+      assert found[name][figure]['by_seed'] == pytest.approx(values, abs=1e-6)
+      assert found[name][figure]['mean'] == pytest.approx(sum(values) / len(values), abs=1e-6)
+      low, high = found[name][figure]['interval']
+      assert low < found[name][figure]['mean'] < high
+  assert 'acc_t3' in found['b'] and 'difference' not in found['a']
+  difference = found['b']['difference']['delta']
+  assert difference['mean'] == pytest.approx(found['b']['delta']['mean'] - found['a']['delta']['mean'])
+  low, high = difference['interval']
+  assert low < difference['mean'] < high
+
+
+def test_differences_are_paired_by_problem():
+  """Two methods that differ on few problems: the paired interval is far shorter than its parts'."""
+  rng = np.random.default_rng(0)
+  right = rng.uniform(size=(1, 1000, 2)) < 0.5
+  other = right.copy()
+  other[0, :30, 1] = True
+  found = counting.count(dict(a=Answers(right), b=Answers(other)), 'a')
+
+  def width(interval):
+    return interval[1] - interval[0]
+
+  paired, alone = found['b']['difference']['delta']['interval'], found['b']['delta']['interval']
+  assert width(paired) < 0.4 * width(alone)
+  assert paired[0] > 0, 'and so finds what they differ in'
+
+
+@pytest.mark.parametrize('seeds, between, most', [(1, 0.0, 0.99), (3, 0.03, 1.0)])
+def test_intervals_cover_the_truth_as_often_as_they_say_and_with_several_seeds_rather_more(seeds, between, most):
+  """Delta, whose truth is known: problems with rates of their own, and runs that differ."""
+  rng, hits, tries = np.random.default_rng(1), 0, 150
+  for _ in range(tries):
+    gain = 0.1 + between * rng.standard_normal((seeds, 1))
+    rate_P = rng.uniform(0.2, 0.6, (1, 150))
+    right = np.stack([rng.uniform(size=(seeds, 150)) < rate_P, rng.uniform(size=(seeds, 150)) < rate_P + gain], axis=2)
+    low, high = counting.count(dict(a=Answers(right)), 'a')['a']['delta']['interval']
+    hits += low <= 0.1 <= high
+  assert 0.9 <= hits / tries <= most
+
+
+def test_no_change_at_all_is_not_certainty():
+  right = np.repeat(np.arange(500)[None, :, None] % 2 == 0, 2, axis=2)
+  low, high = counting.count(dict(a=Answers(right)), 'a')['a']['delta']['interval']
+  assert -0.02 < low < 0 < high < 0.02
+
+
+def row(id_, *verdicts):
+  attempts = tuple(report_rows.Attempt(str(v), str(v), Verdict(v), Stop.END_OF_TURN, 1, 0.0) for v in verdicts)
+  return report_rows.Row(id_, '', {}, attempts, 0.0, 'greedy', 0)
+
+
+def test_methods_are_counted_on_problems_that_all_were_asked_and_all_were_graded_on():
+  a = [row('x', 0, 1), row('y', 1, 1), row('z', 4, 1)]
+  b = [row('y', 0, 0), row('z', 1, 1), row('x', 1, 0)]
+  of, problems, left_out = counting.answers(dict(a=[a], b=[b]))
+  assert (problems, left_out) == (2, 1)
+  assert of['a'].right.tolist() == [[[False, True], [True, True]]]
+  assert of['b'].right.tolist() == [[[True, False], [False, False]]]
+  with pytest.raises(DataError, match='b was asked other problems'):
+    counting.answers(dict(a=[a], b=[b[:2]]))
+
+
+# All of it.
+
+SUITE = """
+from typing import Any
+
+FIELDS = {
+  'batch.problems': 4, 'batch.samples': 2, 'stages.stage1.steps': 2, 'stages.stage2.steps': 2, 'eval.problems': 24,
+  'selection.problems': 8, 'checkpoint.every': 1, 'optim.warmup_steps': 0, 'report.rows': 0,
+}
+
+
+def get_suite() -> dict[str, Any]:
+  quick = 'configs/quickstart.py'
+  return dict(
+    name='tiny', base_config=quick, base_fields={}, fields=FIELDS, seeds=(0,), reference='score', paper='a paper',
+    methods=dict(
+      base=dict(title='Base', config=quick, kind='evaluate', paper=(52.6, 41.4, -11.2)),
+      score=dict(title='SCoRe', config=quick),
+    ),
+    extras=dict(),
+  )
+"""
+
+
+def test_further_evaluations_are_means_over_seeds_that_are_done(tmp_path):
+  suite = plan.read(COUNTDOWN)
+  for seed, shift in ((0, 0.0), (1, 0.2), (2, 0.4)):
+    curve = [dict(samples=2, tokens=10.0, accuracy=0.1 + shift, interval=[0, 1])]
+    ledger = dict(acc_t1=0.1 + shift, acc_t2=0.2 + shift, acc_t3=0.3 + shift, acc_t4=0.4 + shift)
+    folder = plan.extra_folder(tmp_path, 'scaling', 'score', seed)
+    folder.mkdir(parents=True)
+    scaling = dict(curves=dict(parallel=curve, sequential=curve))
+    (folder / 'eval.json').write_text(json.dumps(dict(final=dict(greedy=ledger, scaling=scaling))))
+    runner.Records(tmp_path).write(f'scaling/score/seed{seed}', dict(done=seed < 2))
+  shown = dict(base=(0,), score=(0, 1, 2))
+  found = summary._extra(suite, 'scaling', tmp_path, shown, runner.Records(tmp_path))
+  assert set(found) == {'score'} and found['score']['seeds'] == 2
+  assert found['score']['accuracy'] == pytest.approx([0.2, 0.3, 0.4, 0.5])
+  assert found['score']['scaling']['sequential'] == [dict(samples=2.0, tokens=10.0, accuracy=pytest.approx(0.2))]
+
+
+def test_a_suite_stopped_in_a_run_goes_on_to_its_summary_figures_and_page(tmp_path, monkeypatch):
+  file, work = tmp_path / 'configs/tiny.py', tmp_path / 'work'
+  file.parent.mkdir()
+  file.write_text(SUITE)
+  suite = plan.read(str(file))
+  base = str(ROOT / 'score_jax/assets/countdown_base')
+  jobs = plan.jobs(suite, work, tuple(suite.methods), suite.seeds, base)
+  environment = {**os.environ, 'XLA_FLAGS': '', 'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'cache')}
+  environment['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+  metrics = plan.folder_of(work, 'score', 0) / 'metrics.jsonl'
+  settings = dict(at_once=2, seconds=0.0, environment=environment, say=print)
+  with monkeypatch.context() as patched:
+    patched.setattr(runner.signals, 'requested', metrics.exists)
+    first = runner.run(jobs, work, **settings)
+  steps = len(metrics.read_text().splitlines())
+  assert 'score/seed0' in first.left and not first.failed and 1 <= steps < 4
+  outcome = runner.run(jobs, work, **settings)
+  assert outcome.done == tuple(job.name for job in jobs)
+  assert runner.Records(work).read('score/seed0')['pieces'] == 2
+
+  done = dict(base=(0,), score=(0,))
+  found = summary.summary(suite, work, done, jobs, 'a machine')
+  found = json.loads(json.dumps(found))
+  ledger = json.loads((plan.folder_of(work, 'score', 0) / 'eval.json').read_text())['final']
+  for way in summary.WAYS:
+    for figure in ('acc_t1', 'acc_t2', 'delta', 'i_to_c', 'c_to_i'):
+      assert found['methods']['score'][way][figure]['mean'] == pytest.approx(ledger[way][figure], abs=1e-6)
+  assert found['methods']['score']['chosen_step'] == [ledger['step']] and not found['missing']
+  assert found['methods']['score']['curve']['step'] == [1, 2, 3, 4]
+
+  page = results.page(found, 'the command', 'figures', ['deltas'])
+  share = f'{100 * ledger["greedy"]["acc_t1"]:.1f}'
+  assert f'| SCoRe | {share} |' in page and '| Base | 52.6 | 41.4 | -11.2 |' in page
+  assert 'Incomplete' not in page and 'a machine' in page and 'the command' in page
+  assert str(jobs[1].command[3]) in page
+  drawing = pytest.importorskip('score_jax.suites.drawing')
+  pytest.importorskip('matplotlib', reason='needs the extra `report`')
+  assert drawing.draw(found, tmp_path / 'figures') == ['deltas', 'edits', 'changes']
