@@ -260,6 +260,8 @@ def pretrain() -> ConfigDict:
   pretrain.ffn = 192  # F
   pretrain.max_positions = 256  # most tokens of a conversation
   pretrain.attempts = 2  # in a conversation; further ones are drawn as the second is
+  # Other wordings of task.instruction, each as frequent as that: what a base has never read it can't be asked.
+  pretrain.rewordings = ()
   pretrain.init_scale = 0.05  # standard deviation of initial matrices
   pretrain.mixture = ConfigDict()
   pretrain.mixture.first_wrong = 0.6  # conversations whose first attempt is wrong (context without loss)

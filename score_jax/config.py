@@ -175,6 +175,7 @@ class PretrainConfig:
   ffn: int
   max_positions: int
   attempts: int
+  rewordings: tuple[str, ...]
   init_scale: float
   mixture: Mixture
   sharpen_rounds: int

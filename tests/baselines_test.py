@@ -105,6 +105,7 @@ def test_a_base_is_made_and_sharpened(tmp_path):
     'pretrain.rows': 16,
     'pretrain.steps': 200,
     'pretrain.attempts': 3,
+    'pretrain.rewordings': ('Look again.',),
     'pretrain.sharpen_rounds': 1,
     'pretrain.sharpen_conversations': 40,
     'pretrain.sharpen_rows': 16,

@@ -215,7 +215,7 @@ def tokenizer():
 
 
 def supervised_rows(tokenizer, seed):
-  return countdown_base.supervised_rows(SPEC, MIXTURE, tokenizer.get_vocab(), tiny.INSTRUCTION, 2, 40, seed)
+  return countdown_base.supervised_rows(SPEC, MIXTURE, tokenizer.get_vocab(), (tiny.INSTRUCTION,), 2, 40, seed)
 
 
 @pytest.fixture
@@ -356,7 +356,7 @@ def test_an_attempt_after_another_keeps_to_the_truth_of_the_one_before():
 
 def test_sharpening_is_on_the_models_own_attempts_and_judges_them_by_the_verifier(tokenizer):
   vocabulary = tokenizer.get_vocab()
-  writer, rng = countdown_base.Writer(vocabulary, tiny.INSTRUCTION), random.Random(0)
+  writer, rng = countdown_base.Writer(vocabulary, (tiny.INSTRUCTION,)), random.Random(0)
   numbers, steps = countdown.draw(SPEC, 'train', rng)
   solution = writer.ids(countdown.chain_text(steps))
   target, end = steps[-1][-1], writer.end
@@ -367,7 +367,7 @@ def test_sharpening_is_on_the_models_own_attempts_and_judges_them_by_the_verifie
     solution[:4],  # cut by its budget: no end of turn
   ]
   draws = [(numbers, steps)] * len(own)
-  same = (SPEC, Mixture(0.0, 0.0, 1.0, 0.0), vocabulary, tiny.INSTRUCTION, 2)
+  same = (SPEC, Mixture(0.0, 0.0, 1.0, 0.0), vocabulary, (tiny.INSTRUCTION,), 2)
   tokens, weight, right = countdown_base.sharpening_rows(*same, draws, own, 'seed')
   assert right == 0.25
   judged = [writer.ids('right:'), *[writer.ids('wrong:')] * 3]
@@ -384,9 +384,24 @@ def test_sharpening_is_on_the_models_own_attempts_and_judges_them_by_the_verifie
 
 def test_a_copy_of_an_own_attempt_is_that_attempt_token_for_token(tokenizer):
   vocabulary = tokenizer.get_vocab()
-  writer = countdown_base.Writer(vocabulary, tiny.INSTRUCTION)
+  writer = countdown_base.Writer(vocabulary, (tiny.INSTRUCTION,))
   odd = [vocabulary[countdown_base.USER], 7, 9]
   numbers, steps = countdown.draw(SPEC, 'train', random.Random(1))
-  same = (SPEC, Mixture(0.0, 0.0, 0.0, 0.0), vocabulary, tiny.INSTRUCTION, 3)
+  same = (SPEC, Mixture(0.0, 0.0, 0.0, 0.0), vocabulary, (tiny.INSTRUCTION,), 3)
   tokens, weight, right = countdown_base.sharpening_rows(*same, [(numbers, steps)], [[*odd, writer.end]], 'seed')
   assert tokens[0][weight[0]].tolist() == [*odd, writer.end] * 3 and right == 0
+
+
+def test_wordings_are_equally_frequent_and_the_tokenizer_has_their_words():
+  other = 'Look at it again, please.'
+  tokenizer = countdown_base.build_tokenizer(SPEC, tiny.INSTRUCTION, other)
+  vocabulary = tokenizer.get_vocab()
+  same = (SPEC, MIXTURE, vocabulary, (tiny.INSTRUCTION, other))
+  tokens, weight = countdown_base.supervised_rows(*same, 3, 400, 'seed')
+  asked = collections.Counter()
+  for text in tokenizer.batch_decode(tokens):
+    turns = [turn.split(countdown_base.END)[0] for turn in text.split(countdown_base.USER)[2:]]
+    assert len(turns) == 2 and len(set(turns)) == 1, 'one wording a conversation'
+    asked[turns[0]] += 1
+  assert set(asked) == {text.replace(' ', '') for text in (tiny.INSTRUCTION, other)}
+  assert min(asked.values()) > 150

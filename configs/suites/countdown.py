@@ -77,8 +77,7 @@ def methods() -> dict[str, dict[str, Any]]:
       title='Self-Refine',
       config=rl,
       kind='evaluate',
-      # In words that the base has: it was made from nothing and follows no other instruction.
-      instruction='Check. Check and retry.',
+      instruction=countdown_base.REVIEW,
       paper=(52.8, 51.8, -1.0),
     ),
     pair_sft=dict(

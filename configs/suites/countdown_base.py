@@ -12,6 +12,9 @@ from ml_collections import ConfigDict
 
 from configs import common
 
+# What Self-Refine asks this base. To it, it is another wording of the same request.
+REVIEW = 'Review your answer step by step and say what is wrong, if anything. Then write an improved answer.'
+
 
 def get_config() -> ConfigDict:
   config = common.get_config()
@@ -22,6 +25,8 @@ def get_config() -> ConfigDict:
   config.pretrain.heads = 4
   config.pretrain.ffn = 512
   config.pretrain.max_positions = 512  # ten attempts
+  config.pretrain.attempts = 3  # or a third attempt would be a thing never seen
+  config.pretrain.rewordings = (REVIEW,)
   config.pretrain.conversations = 1_500_000
   config.pretrain.rows = 512
   config.pretrain.steps = 7000

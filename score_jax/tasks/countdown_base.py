@@ -38,7 +38,7 @@ class Mixture:
   wander: float
 
 
-def build_tokenizer(spec: CountdownSpec, instruction: str):
+def build_tokenizer(spec: CountdownSpec, *instructions: str):
   """A fast HF tokenizer with one token per number 0..max_value, operation and word of the prompts."""
   import tokenizers
   from tokenizers import decoders
@@ -48,7 +48,7 @@ def build_tokenizer(spec: CountdownSpec, instruction: str):
 
   numbers = [str(n) for n in range(spec.max_value + 1)]
   words = re.findall(
-    _PIECE, spec.prompt.replace('{numbers}', '').replace('{target}', '') + f' {instruction} {RIGHT} {WRONG}'
+    _PIECE, spec.prompt.replace('{numbers}', '').replace('{target}', '') + f' {" ".join(instructions)} {RIGHT} {WRONG}'
   )
   pieces = [
     PAD,
@@ -142,7 +142,7 @@ class Writer:
   """Conversations as token ids, by the tokenizer's words alone: a hundred times as fast as the tokenizer."""
 
   vocabulary: dict[str, int]
-  instruction: str
+  instructions: tuple[str, ...]  # the user turn before a further attempt, in one of these wordings
 
   def ids(self, text: str) -> list[int]:
     """Of a text without special tokens."""
@@ -153,7 +153,7 @@ class Writer:
     return self.vocabulary[END]
 
   def row(
-    self, question: str, first: list[int], further: list[list[int]], counts: bool
+    self, question: str, first: list[int], further: list[list[int]], counts: bool, rng: random.Random
   ) -> tuple[list[int], list[bool]]:
     """Ids of a conversation, and which of them carry loss.
 
@@ -162,9 +162,11 @@ class Writer:
       first: ids of the first attempt, with its end-of-turn if it reached it; else that is fed, without loss.
       further: of those after it, without end-of-turn.
       counts: whether the first attempt carries loss. Further ones always do.
+      rng: draws the wording, where there are several.
     """
+    instruction = self.instructions[0] if len(self.instructions) == 1 else rng.choice(self.instructions)
     user, assistant = self.vocabulary[USER], self.vocabulary[ASSISTANT]
-    again = [user, *self.ids(self.instruction), self.end, assistant]
+    again = [user, *self.ids(instruction), self.end, assistant]
     missing = [] if first[-1:] == [self.end] else [self.end]
     parts = [([user, *self.ids(question), self.end, assistant], False), (first, counts), (missing, False)]
     for attempt in further:
@@ -186,7 +188,7 @@ def supervised_rows(
   spec: CountdownSpec,
   mixture: Mixture,
   vocabulary: dict[str, int],
-  instruction: str,
+  instructions: tuple[str, ...],
   attempts: int,
   count: int,
   seed: str,
@@ -195,11 +197,12 @@ def supervised_rows(
 
   A wrong first attempt is context without loss; a solution and every further attempt carry loss, end-of-turn included.
   """
-  writer, rng = Writer(vocabulary, instruction), random.Random(seed)
+  writer, rng = Writer(vocabulary, instructions), random.Random(seed)
   rows = []
   for _ in range(count):
     question, first, further, solved = conversation(spec, mixture, rng, attempts)
-    rows.append(writer.row(question, [*writer.ids(first), writer.end], [writer.ids(text) for text in further], solved))
+    ids = [*writer.ids(first), writer.end], [writer.ids(text) for text in further]
+    rows.append(writer.row(question, *ids, solved, rng))
   return padded(rows, vocabulary[PAD])
 
 
@@ -207,7 +210,7 @@ def sharpening_rows(
   spec: CountdownSpec,
   mixture: Mixture,
   vocabulary: dict[str, int],
-  instruction: str,
+  instructions: tuple[str, ...],
   attempts: int,
   draws: list[tuple[list[int], list[countdown.Step]]],
   first: list[list[int]],
@@ -216,7 +219,7 @@ def sharpening_rows(
   """Conversations whose first attempts are a model's own, right or wrong, with loss on all attempts.
 
   Args:
-    spec, vocabulary, instruction, attempts: as of `supervised_rows`.
+    spec, vocabulary, instructions, attempts: as of `supervised_rows`.
     mixture: shares of further attempts, given whether the one before is in truth right.
     draws: numbers and a solution of each problem, from `countdown.draw`.
     first: ids of the model's attempts at them, their end-of-turn included where they reached it.
@@ -225,7 +228,7 @@ def sharpening_rows(
   Returns:
     tokens and weights as `supervised_rows`; the share of first attempts that are right.
   """
-  writer, rng = Writer(vocabulary, instruction), random.Random(seed)
+  writer, rng = Writer(vocabulary, instructions), random.Random(seed)
   piece = {number: text for text, number in vocabulary.items()}
   rows, count = [], 0
   for (numbers, steps), ids in zip(draws, first, strict=True):
@@ -239,5 +242,5 @@ def sharpening_rows(
       remark, again, right = further_attempt(spec, mixture, numbers, target, solution, right, rng)
       before = before if again is None else writer.ids(again)
       further.append(writer.ids(remark) + before)
-    rows.append(writer.row(countdown.question(spec, numbers, target), ids, further, True))
+    rows.append(writer.row(countdown.question(spec, numbers, target), ids, further, True, rng))
   return *padded(rows, vocabulary[PAD]), count / len(rows)

@@ -90,7 +90,7 @@ def pretrain(config: RunConfig, workdir: str) -> None:
   folder = RunFolder(workdir)
   folder.claim(configs.as_dict(config), configs.identity(config))
   mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-  tokenizer = countdown_base.build_tokenizer(config.task.countdown, config.task.instruction)
+  tokenizer = countdown_base.build_tokenizer(config.task.countdown, *_instructions(config))
   task = open_task(config.task)
   grader = open_grader(task.verifier, config.grading)
   trainer = _Trainer(config, folder, decoder_config(config, len(tokenizer)), mesh)
@@ -175,13 +175,18 @@ def _first_alone(config: RunConfig) -> RunConfig:
   return dataclasses.replace(config, sampling=sampling)
 
 
+def _instructions(config: RunConfig) -> tuple[str, ...]:
+  """The run's own wording first."""
+  return (config.task.instruction, *config.pretrain.rewordings)
+
+
 def _supervised(config: RunConfig, vocabulary: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
   """The mixture's conversations, made by as many processes as there are cores."""
   count = config.pretrain.conversations
   sizes = [min(_PART, count - begin) for begin in range(0, count, _PART)]
   seeds = [f'pretrain/{config.seed}', *(f'pretrain/{config.seed}/{part}' for part in range(1, len(sizes)))]
   settings = config.pretrain
-  same = (config.task.countdown, settings.mixture, vocabulary, config.task.instruction, settings.attempts)
+  same = (config.task.countdown, settings.mixture, vocabulary, _instructions(config), settings.attempts)
   if len(sizes) == 1:
     return countdown_base.supervised_rows(*same, count, seeds[0])
   # Started anew, not forked: this process has threads, and may hold a device.
@@ -217,7 +222,7 @@ def _own(
     first += [tokens[labels == 1].tolist() for tokens, labels in zip(tokens_BL, attempt_BL, strict=True)]
   mixture = dataclasses.replace(settings.mixture, look_back=settings.sharpen_look_back, wander=settings.sharpen_wander)
   seed = f'sharpen/second/{config.seed}/{number}'
-  same = (spec, mixture, vocabulary, config.task.instruction, settings.attempts)
+  same = (spec, mixture, vocabulary, _instructions(config), settings.attempts)
   return countdown_base.sharpening_rows(*same, draws, first[: len(draws)], seed)
 
 
