@@ -43,7 +43,8 @@ def model() -> ConfigDict:
   """What is trained."""
   model = ConfigDict()
   model.path = 'bundled:countdown_base'  # any HF folder; 'bundled:NAME' is a model shipped in score_jax/assets
-  model.dtype = 'auto'  # compute dtype: 'float32', 'bfloat16', 'auto' (bfloat16 on accelerators). Weights: f32
+  # Compute dtype: 'float32', 'bfloat16', 'auto' (bfloat16 on accelerators that have it; a T4 has not). Weights: f32
+  model.dtype = 'auto'
   model.remat = 'none'  # what the backward pass repeats: 'none'; 'dots', all but products; 'full', whole layers
   model.logits_mb = 1024.0  # MB of f32 logits that exist at a time, on each device
   return model

@@ -4,7 +4,7 @@
 #   bash launch/slurm.sh --nodes=2 --gpus=8 --time=24:00:00 [--partition=P] [--account=A] [--restarts=20] \
 #     -- --config=configs/F.py --workdir=/shared/runs/NAME ...
 #
-# --gpus: of each node. The folder, .venv in it and the workdir lie where all nodes see them (or --workdir=gs://...).
+# --gpus: of each node. The folder, .venv in it and the workdir lie where all nodes see them.
 # --dry-run prints the job and the command. A job that ends with 75 (try again) or is preempted is queued anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -4,7 +4,7 @@
 #
 #   bash launch/tpu.sh create  --name=N --zone=Z --type=v5litepod-16 --runtime=v2-alpha-tpuv5-lite [--spot]
 #   bash launch/tpu.sh install --name=N --zone=Z
-#   bash launch/tpu.sh run     --name=N --zone=Z [--restarts=20] -- --config=configs/F.py --workdir=gs://BUCKET/RUN ...
+#   bash launch/tpu.sh run     --name=N --zone=Z [--restarts=20] -- --config=configs/F.py --workdir=/mnt/runs/RUN ...
 #   bash launch/tpu.sh log     --name=N --zone=Z
 #   bash launch/tpu.sh keep    (all flags of create and run) -- ...    create, install, run; again after each preemption
 #   bash launch/tpu.sh delete  --name=N --zone=Z
@@ -66,7 +66,7 @@ PYTHON=\$python bash -c 'source launch/venv.sh; make_venv tpu'"
 }
 
 run() {
-  ((${#rest[@]})) || fail 'the arguments of the run stand after --, e.g. -- --config=configs/math_gemma2_2b.py --workdir=gs://...'
+  ((${#rest[@]})) || fail 'the arguments of the run stand after --, e.g. -- --config=configs/math_gemma2_2b.py --workdir=/mnt/...'
   local line
   line="$(command_line .venv/bin/python tpu "${rest[@]}")"
   # Its own session on each worker, so that it outlives this connection. run.code holds its exit code at the end.

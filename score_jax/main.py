@@ -21,6 +21,10 @@ def main() -> None:
   config = doors.run_config(_CONFIG)
   doors.join_hosts(_DISTRIBUTED, config)
   workdir = _WORKDIR.value or f'runs/{doors.config_name()}'
+  if '://' in workdir:
+    raise ConfigError(
+      f'--workdir={workdir}: a run needs a file system; mount the bucket (docs/howto_pod.md) and name the folder'
+    )
 
   from score_jax.parallel import hosts
 

@@ -1,4 +1,4 @@
-"""Shows runs in a browser: `python -m score_jax.report RUN [RUN ...] [--out=FILE] [--png=DIR]`.
+"""Shows runs in a browser: `python -m score_jax.report RUN [RUN ...] [--out=FILE] [--png=DIR] [--text=N]`.
 
 RUN is the folder of a run or of `score_jax.evaluate --workdir`; several are compared. The file needs no network and
 holds nothing that runs but its own script. A run writes its own report.html at the end.
@@ -13,6 +13,7 @@ from score_jax.errors import ConfigError
 
 _OUT = flags.DEFINE_string('out', '', 'the file; default: report.html, in the folder itself if there is one RUN alone')
 _PNG = flags.DEFINE_string('png', '', 'also draw the main figures as PNG files into this folder (extra `report`)')
+_TEXT = flags.DEFINE_integer('text', None, 'also print the table, and so many conversations of each RUN', lower_bound=0)
 
 
 def main(*runs: str) -> None:
@@ -37,6 +38,12 @@ def main(*runs: str) -> None:
 
     for path in figures.draw(data, pathlib.Path(_PNG.value)):
       print(path)
+  if _TEXT.value is not None:
+    from score_jax.reporting import transcript
+
+    for text in (transcript.table(data), transcript.conversations(data, _TEXT.value)):
+      if text:
+        print(f'\n{text}')
 
 
 if __name__ == '__main__':

@@ -12,6 +12,7 @@ import os
 import pathlib
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -83,7 +84,11 @@ def stick(workdir: pathlib.Path, cache: pathlib.Path, draw: random.Random, kind:
   with disturbed.start(workdir, cache, *flags, through=through) as process:
     disturbed.wait_for(marker.exists, process, 0.05)
     began = time.monotonic()
-    code = process.wait(timeout=120)
+    try:
+      code = process.wait(timeout=120)
+    except subprocess.TimeoutExpired:
+      process.kill()
+      raise
     took = time.monotonic() - began
   stacks = [path.read_text() for path in workdir.glob('stuck-*.txt')]
   said = f'{kind} in step {at}: gone after {took:.1f} s, exit {code}, {len(stacks)} file of stacks'

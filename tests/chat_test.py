@@ -217,6 +217,15 @@ def test_the_bundled_base_passes_the_proof(tmp_path):
   assert made.pad == tokenizer.convert_tokens_to_ids(countdown_base.PAD)
 
 
+def test_problems_of_one_id_have_their_own_prompts(tmp_path):
+  made = opened(tiny.tokenizer(), tmp_path, instructions=(tiny.INSTRUCTION,))
+  problems = [Problem('1', f'reach {target} with 1 2 3 4', {}) for target in (5, 6)]
+  prompt_BP, _ = made.prompts(problems)
+  for row, problem in enumerate(problems):
+    assert prompt_BP[row].tolist()[-len(made.prompt_ids(problem)) :] == made.prompt_ids(problem)
+  assert (prompt_BP[0] != prompt_BP[1]).any()
+
+
 # What is written of the system prompt 'Think hard.', the question, an answer, the instruction and what opens the next.
 CHATML_TEXT = (
   '<|im_start|>system\nThink hard.<|im_end|>\n<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n',

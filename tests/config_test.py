@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 import tiny
@@ -141,6 +142,25 @@ def test_door_prints_one_line_and_exits_with_its_code(arguments, code, message, 
   lines = [line for line in done.stderr.splitlines() if line]
   assert len(lines) == 1 and lines[0].startswith('error: ') and message in lines[0]
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_folder_is_no_address():
+  done = door('--config=configs/quickstart.py', '--workdir=gs://bucket/run')
+  assert (done.returncode, 'needs a file system' in done.stderr) == (78, True)
+  assert not (ROOT / 'gs:').exists()
+
+
+@pytest.mark.parametrize(
+  ('platform', 'capability', 'has'),
+  [('cpu', None, False), ('tpu', None, True), ('gpu', '7.5', False), ('gpu', '8.0', True), ('gpu', '10.0', True)],
+)
+def test_bfloat16_is_for_devices_that_multiply_it(platform, capability, has):
+  device = types.SimpleNamespace(platform=platform)
+  if capability:
+    device.compute_capability = capability
+  assert runs.has_bfloat16(device) is has
+  if platform == 'gpu':  # another maker's has no such number
+    assert runs.has_bfloat16(types.SimpleNamespace(platform=platform, compute_capability='gfx942'))
 
 
 def test_export_and_evaluate_refuse_to_overwrite(tmp_path, hf_folder):

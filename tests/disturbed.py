@@ -45,7 +45,8 @@ def command(workdir: pathlib.Path, *more: str, through: tuple[str, ...] = ('-m',
 
 def environment(cache: pathlib.Path, **more: str) -> dict[str, str]:
   """One CPU device; programs compiled by an earlier process are read back, so that a restart takes seconds."""
-  env = {**os.environ, 'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu', 'HF_HUB_OFFLINE': '1', 'PYTHONPATH': str(ROOT)}
+  fast = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+  env = {**os.environ, 'XLA_FLAGS': fast, 'JAX_PLATFORMS': 'cpu', 'HF_HUB_OFFLINE': '1', 'PYTHONPATH': str(ROOT)}
   env |= {'JAX_COMPILATION_CACHE_DIR': str(cache), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
   return {**env, 'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1', **more}
 

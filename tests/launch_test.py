@@ -11,7 +11,7 @@ import yaml
 ROOT = pathlib.Path(__file__).parent.parent
 ARGUMENTS = (
   '--config=configs/math_gemma2_2b.py',
-  '--workdir=gs://bucket/run',
+  '--workdir=/mnt/runs/math',
   "--config.task.data.train=('a b.jsonl',)",
 )
 TPU = ('--name=pod', '--zone=us-west4-a')

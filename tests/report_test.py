@@ -1,6 +1,7 @@
 """The report: what a model says is inert in it, it stays small, and a browser draws it without a complaint."""
 
 import base64
+import dataclasses
 import hashlib
 import html.parser
 import json
@@ -19,11 +20,13 @@ from score_jax.reporting import figures
 from score_jax.reporting import gather
 from score_jax.reporting import report
 from score_jax.reporting import rows
+from score_jax.reporting import transcript
 from score_jax.reporting.ledger import account
 from score_jax.reporting.rows import Attempt
 from score_jax.reporting.rows import Row
 from score_jax.reporting.safe import safe
 from score_jax.reporting.safe import safe_line
+from score_jax.reporting.safe import safe_lines
 from score_jax.types import Stop
 from score_jax.types import Verdict
 
@@ -95,6 +98,51 @@ def test_every_character_is_shown_or_written_out():
 def test_long_text_is_cut_with_a_note():
   assert safe('ab' * 500_000, most=4) == 'abab [cut: 1,000,000 characters in all]'
   assert safe('abab', most=4) == 'abab'
+
+
+def test_lines_are_wrapped_indented_and_not_too_many():
+  assert safe_lines('a\n\n  b\tc', margin=2) == ['  a', '', '    b c']
+  assert safe_lines('one two', width=5) == ['one', 'two']
+  assert safe_lines('x' * 9, width=6, margin=2) == ['  xxxx', '  xxxx', '  x']
+  assert safe_lines('\x85\u2028\r\x0b') == ['<U+0085><U+2028><U+000D><U+000B>'], 'only \\n makes a line'
+  assert safe_lines('\n' * 99, most=0)[-1] == '[cut: 100 lines in all]'
+  assert safe_lines('ab' * 99, most=4) == ['abab [cut: 198 characters in all]']
+
+
+# As text.
+
+
+def test_a_hostile_run_as_text_is_text(hostile):
+  data = gather.gather([hostile])
+  shown = f'{transcript.table(data)}\n{transcript.conversations(data, 8)}'
+  assert re.fullmatch('[ -~\n]*', shown)
+  assert 'final   sampled' in shown and '</script><script>document.title="owned"' in shown
+  assert '<U+001B>]0;owned<U+0007>' in shown and '(empty)' not in transcript.conversations(data, 0)
+  heads = [line.split(' | ')[0] for line in shown.splitlines() if ' | final/sampled | ' in line]
+  kinds = ['fixed (wrong, then right)', 'broken (right, then wrong)', 'still wrong', 'kept right']
+  assert heads == [kind for kind in kinds for _ in range(2)]
+
+
+def test_attempts_of_different_numbers_have_tables_of_their_own(tmp_path):
+  folder = run_folder(tmp_path / 'run', [conversation(i, 'q') for i in range(9)])
+  three = [conversation(i, 'q') for i in range(9)]
+  three = [dataclasses.replace(row, attempts=(*row.attempts, row.attempts[0])) for row in three]
+  evaluations = json.loads((folder / 'eval.json').read_text())
+  evaluations['three'] = dict(sampled=account(rows.outcomes(three)))
+  (folder / 'eval.json').write_text(json.dumps(evaluations))
+  tables = transcript.table(gather.gather([folder])).split('\n\n')
+  assert [len(table.splitlines()) for table in tables] == [3, 3]
+  assert 'acc@t3' in tables[1] and 'acc@t3' not in tables[0]
+
+
+def test_text_is_printed_where_it_is_asked_for(hostile, tmp_path):
+  command = [sys.executable, '-m', 'score_jax.report', str(hostile), f'--out={tmp_path / "report.html"}']
+  outputs = [
+    subprocess.run([*command, *text], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for text in ([], ['--text=0'], ['--text=1'])
+  ]
+  assert ['acc@t1' in output for output in outputs] == [False, True, True]
+  assert [output.count('attempt 2: ') for output in outputs] == [0, 0, 1]
 
 
 # The file.

@@ -47,6 +47,7 @@ def fields() -> dict[str, Any]:
     'batch.samples': SAMPLES,
     'stages.stage1.steps': STEPS,
     'stages.stage2.steps': STEPS,
+    'optim.learning_rate': 2e-4,
     'loss.attempt_gradient_norms': False,
     'eval.problems': 4096,
     'selection.problems': SELECTION,

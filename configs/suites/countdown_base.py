@@ -20,17 +20,19 @@ def get_config() -> ConfigDict:
   config = common.get_config()
   config.mode = 'pretrain'
   task(config)
-  config.pretrain.width = 128
+  config.pretrain.width = 192
   config.pretrain.layers = 6
   config.pretrain.heads = 4
-  config.pretrain.ffn = 384
+  config.pretrain.ffn = 512
   config.pretrain.max_positions = 512  # ten attempts
   config.pretrain.attempts = 3  # or a third attempt would be a thing never seen
   config.pretrain.rewordings = (REVIEW,)
-  config.pretrain.conversations = 4_000_000
+  config.pretrain.conversations = 1_500_000
   config.pretrain.rows = 512
-  config.pretrain.steps = 12_000
+  config.pretrain.steps = 7000
   config.pretrain.sharpen_rounds = 2
+  config.pretrain.sharpen_conversations = 60_000
+  config.pretrain.sharpen_steps = 400
   config.batch.problems = 4096  # with batch.samples, conversations at a time in its evaluation
   config.batch.samples = 1
   config.optim.learning_rate = 2e-3

@@ -22,6 +22,7 @@ import time
 _CODE = 75
 _TICK = 0.5  # seconds between looks at the clock
 _ASLEEP = 10.0  # a gap between looks that means that all of this process was suspended
+_BETWEEN = 'what lies between phases'  # a phase like any other, so that nothing is unwatched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,16 +44,17 @@ class Watchdog:
   def __init__(self, folder: pathlib.Path, patience: Patience):
     self._folder, self._patience = folder, patience
     self._slowest: dict[str, float] = {}
-    self._phases: list[str] = []
-    self._begun = time.monotonic()
-    self._deadline = float('inf')
+    self._phases = [_BETWEEN]
     self._closed = threading.Event()
     self._start_watcher()
+    self.beat(learn=False)
     threading.Thread(target=self._watch, name='watchdog', daemon=True).start()
 
   @contextlib.contextmanager
   def phase(self, name: str) -> Iterator[None]:
     """Around a piece of work of a kind; within another one, that one's clock begins anew afterwards."""
+    if self._phases == [_BETWEEN]:
+      self._learn()
     self._phases.append(name)
     self.beat(learn=False)
     try:
@@ -67,10 +69,7 @@ class Watchdog:
     if learn:
       self._learn()
     self._begun = time.monotonic()
-    if self._phases:
-      self._set_deadline(self._begun + self._patience.of(self._slowest.get(self._phases[-1])))
-    else:
-      self._set_deadline(float('inf'))
+    self._set_deadline(self._begun + self._patience.of(self._slowest.get(self._phases[-1])))
 
   def close(self) -> None:
     """Watches no longer."""
@@ -81,9 +80,8 @@ class Watchdog:
     self._watcher.wait()
 
   def _learn(self) -> None:
-    if self._phases:
-      name, took = self._phases[-1], time.monotonic() - self._begun
-      self._slowest[name] = max(took, self._slowest.get(name, 0.0))
+    name, took = self._phases[-1], time.monotonic() - self._begun
+    self._slowest[name] = max(took, self._slowest.get(name, 0.0))
 
   def _start_watcher(self) -> None:
     """Two pipes: deadlines go there; stacks are written into the other by faulthandler's own C code."""
@@ -114,16 +112,15 @@ class Watchdog:
     before = time.monotonic()
     while not self._closed.wait(_TICK):
       now = time.monotonic()
-      if now - before > _ASLEEP and self._deadline < float('inf'):  # suspended with the main thread, by a person
+      if now - before > _ASLEEP:  # suspended with the main thread, by a person
         self._set_deadline(self._deadline + now - before)
       before = now
       if now > self._deadline:
         self._end(now)
 
   def _end(self, now: float) -> None:
-    name = self._phases[-1] if self._phases else 'nothing'
     say = (
-      f'stuck in {name} for {now - self._begun:.1f} s; ended, run the same command again '
+      f'stuck in {self._phases[-1]} for {now - self._begun:.1f} s; ended, run the same command again '
       '(config.faults.stuck_* say how long a phase may take)'
     )
     with contextlib.suppress(Exception):

@@ -1,5 +1,6 @@
 """Scalars of a run for boards that people keep open: TensorBoard and Weights & Biases, where they are installed."""
 
+import atexit
 from collections.abc import Callable
 import pathlib
 from typing import Any
@@ -61,12 +62,13 @@ def _tensorboard(folder: pathlib.Path) -> Send:
     raise ConfigError(
       "config.report.tensorboard = True needs tensorboardX: pip install 'score_jax[tensorboard]', or set it to False"
     ) from error
-  writer = SummaryWriter(str(folder))
+  # A thread of its own writes; its flush() does not wait for what is on the way to it.
+  writer = SummaryWriter(str(folder), flush_secs=1)
+  atexit.register(writer.close)
 
   def send(step: int, values: dict[str, float]) -> None:
     for name, value in values.items():
       writer.add_scalar(name, value, step)
-    writer.flush()
 
   return send
 

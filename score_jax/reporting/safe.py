@@ -1,8 +1,10 @@
 """Text of a model, made harmless to look at: what would steer a terminal or reorder a line is written out."""
 
 import re
+import textwrap
 
 MOST = 4000  # characters shown of one text
+_MOST_LINES = 40  # of one text, so that one can't push the others away
 _NOT_PLAIN = re.compile(r'[^ -~]')
 
 
@@ -25,6 +27,23 @@ def safe(text: str, most: int = MOST, keep: str = '') -> str:
 def safe_line(text: str, most: int = 120) -> str:
   """For a terminal: on one line, and in ASCII, since a terminal's width of other letters is not known."""
   return ''.join(c if c < '\x7f' else f'<U+{ord(c):04X}>' for c in safe(text, most))
+
+
+def safe_lines(text: str, most: int = MOST, width: int = 110, margin: int = 0) -> list[str]:
+  """For a terminal: in ASCII, lines as the text has them, wrapped and indented.
+
+  Args:
+    text: as in `safe`.
+    most: characters of the text that are shown; 0: all.
+    width: of a line, its margin included.
+    margin: spaces before every line.
+  """
+  lines = []
+  for line in safe(text, most, keep='\n\t').split('\n'):
+    lines += textwrap.wrap(safe_line(line.expandtabs(4), 0), width - margin) or ['']
+  if len(lines) > _MOST_LINES:
+    lines[_MOST_LINES:] = [f'[cut: {len(lines):,} lines in all]']
+  return [' ' * margin + line if line else '' for line in lines]
 
 
 def _written(character: str, keep: str) -> str:

@@ -1,6 +1,7 @@
 """What a run shows in the terminal: a progress bar with the numbers that matter, and the closing table."""
 
 from collections.abc import Sequence
+import os
 import sys
 import textwrap
 from typing import Any
@@ -9,6 +10,7 @@ import tqdm
 
 from score_jax.reporting.alarms import Alarm
 
+_DUMB_WIDTH = 120  # columns
 _WINDOW = 10  # steps that the line below the bar is a mean of
 Evaluation = dict[str, dict[str, Any]]  # 'greedy' and 'sampled' -> ledger
 
@@ -17,8 +19,11 @@ class Progress:
   """A live bar over the steps of a run; on a terminal, with the ledger of the last steps and the alarms below it."""
 
   def __init__(self, total: int, done: int):
-    self._bar = tqdm.tqdm(total=total, initial=done, unit='step', dynamic_ncols=True, smoothing=0.1)
-    on_terminal = sys.stderr.isatty()  # in a log each change would be a line
+    # TERM=dumb is a terminal, as a notebook's is, whose lines may be long and whose cursor can't go up.
+    dumb = os.environ.get('TERM') == 'dumb'
+    width = dict(ncols=_DUMB_WIDTH) if dumb else dict(dynamic_ncols=True)
+    self._bar = tqdm.tqdm(total=total, initial=done, unit='step', smoothing=0.1, **width)
+    on_terminal = sys.stderr.isatty() and not dumb  # in a log each change would be a line
     self._below = tqdm.tqdm(bar_format='{desc}', position=1, disable=not on_terminal, dynamic_ncols=True, leave=False)
 
   def show(self, line: dict[str, Any], lines: Sequence[dict[str, Any]], alarms: Sequence[str]) -> None:

@@ -113,13 +113,23 @@ def compile_cache(setting: str, backend: str, environment: Mapping[str, str]) ->
 
 
 def compute_dtype(name: str) -> Any:
-  """The compute dtype of config.model.dtype; 'auto' is bfloat16 on accelerators and float32 on CPU."""
+  """The compute dtype of config.model.dtype; 'auto' is bfloat16 on accelerators that have it, elsewhere float32."""
   if name == 'auto':
-    name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+    name = 'bfloat16' if has_bfloat16(jax.devices()[0]) else 'float32'
   if name == 'float32':
     # Accelerators otherwise round the inputs of f32 products (TF32, bf16 passes).
     jax.config.update('jax_default_matmul_precision', 'highest')
   return jnp.dtype(name)
+
+
+def has_bfloat16(device: Any) -> bool:
+  """Whether a device multiplies bfloat16. NVIDIA's do from compute capability 8 (Ampere) on, and Triton, in which the
+  kernels of the 16-bit paths are written, takes no older ones; a T4 has 7.5.
+  """
+  if device.platform == 'gpu':
+    major, _, minor = str(getattr(device, 'compute_capability', '')).partition('.')
+    return not (major.isdigit() and minor.isdigit()) or int(major) >= 8  # other makers' are named otherwise
+  return device.platform != 'cpu'
 
 
 def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> Sampler:
