@@ -102,7 +102,7 @@ def test_a_base_is_made_and_sharpened(tmp_path):
     'pretrain.heads': 2,
     'pretrain.ffn': 16,
     'pretrain.conversations': 200,
-    'pretrain.rows': 16,
+    'pretrain.rows': 8,
     'pretrain.steps': 200,
     'pretrain.attempts': 3,
     'pretrain.rewordings': ('Look again.',),

@@ -295,7 +295,8 @@ def test_a_suite_stopped_in_a_run_goes_on_to_its_summary_figures_and_page(tmp_pa
   suite = plan.read(str(file))
   base = str(ROOT / 'score_jax/assets/countdown_base')
   jobs = plan.jobs(suite, work, tuple(suite.methods), suite.seeds, base)
-  environment = {**os.environ, 'XLA_FLAGS': '', 'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'cache')}
+  fast = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+  environment = {**os.environ, 'XLA_FLAGS': fast, 'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'cache')}
   environment['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
   metrics = plan.folder_of(work, 'score', 0) / 'metrics.jsonl'
   settings = dict(at_once=2, seconds=0.0, environment=environment, say=print)

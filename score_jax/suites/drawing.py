@@ -118,8 +118,8 @@ def _three(summary: dict[str, Any], axes: Any) -> bool:
 
 
 def _styles() -> Any:
-  """A color and a dash for each line."""
-  return itertools.cycle(zip(_COLORS, itertools.cycle(_DASHES)))
+  """A color and a dash for each line; all pairs of them before one comes again."""
+  return itertools.cycle((color, _DASHES[(i + turn) % 4]) for turn in range(4) for i, color in enumerate(_COLORS))
 
 
 def _with_legend(axes: Any, found: Any) -> bool:
