@@ -102,6 +102,19 @@ def test_a_uniform_that_no_sum_exceeds_takes_the_last_possible_token():
   assert jax.jit(choose.inverse_cdf)(probability, np.array([1.0], np.float32)).tolist() == [1]
 
 
+@pytest.mark.parametrize('backend', ['cpu', 'gpu'])
+def test_the_outermost_tokens_are_those_of_plain_python(monkeypatch, backend):
+  """Both forms: a GPU's is another."""
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  draw = np.random.default_rng(0)
+  possible_BV = draw.random((64, 9)) < 0.4
+  reached_BV = possible_BV & (draw.random((64, 9)) < 0.3)
+  possible_BV[:, 4] = True  # one at least
+  first_B, last_B = choose._outermost(reached_BV, possible_BV)
+  assert first_B.tolist() == [next((t for t in range(9) if row[t]), 9) for row in reached_BV] and 9 in first_B
+  assert last_B.tolist() == [max(t for t in range(9) if row[t]) for row in possible_BV]
+
+
 def test_unnormalised_weights_are_drawn_by_their_shares():
   weights = np.tile(np.array([0.1, 0.0, 0.3], np.float32), (8, 1))
   uniform = np.array([0, 0.1, 0.2, 0.24, 0.26, 0.5, 0.9, LARGEST_U], np.float32)

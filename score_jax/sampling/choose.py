@@ -85,11 +85,22 @@ def inverse_cdf(probability_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
   cdf_BV = jnp.cumsum(probability_BV, axis=-1)
   possible_BV = probability_BV > 0
   reached_BV = possible_BV & (cdf_BV > (uniform_B * cdf_BV[:, -1])[:, None])
-  token_V, V = jnp.arange(probability_BV.shape[-1], dtype=jnp.int32), probability_BV.shape[-1]
-  # Least and greatest of integers, which a GPU finds sooner than an argmax over truth values.
-  first_B = jnp.min(jnp.where(reached_BV, token_V[None], V), axis=-1)
-  last_B = jnp.max(jnp.where(possible_BV, token_V[None], 0), axis=-1)
-  return jnp.where(first_B < V, first_B, last_B)
+  first_B, last_B = _outermost(reached_BV, possible_BV)
+  return jnp.where(first_B < probability_BV.shape[-1], first_B, last_B)
+
+
+def _outermost(reached_BV: jax.Array, possible_BV: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """i32 [B] each: the first token reached, V if none is; the last possible one."""
+  V = reached_BV.shape[-1]
+  token_V = jnp.arange(V, dtype=jnp.int32)
+  if jax.default_backend() == 'gpu':  # which finds the least of integers sooner than an argmax over truth values
+    first_B = jnp.min(jnp.where(reached_BV, token_V[None], V), axis=-1)
+    return first_B, jnp.max(jnp.where(possible_BV, token_V[None], 0), axis=-1)
+  # From the form above the TPU's partitioner concludes that tensor-parallel devices should share the rows out among
+  # themselves, and gathers weights for it (tests/tpu_programs_test.py).
+  first_B = jnp.where(jnp.any(reached_BV, axis=-1), jnp.argmax(reached_BV, axis=-1), V)
+  last_B = V - 1 - jnp.argmax(possible_BV[:, ::-1], axis=-1)
+  return first_B.astype(jnp.int32), last_B.astype(jnp.int32)
 
 
 def _keep_top_k(probability_BV: jax.Array, k: int) -> jax.Array:
