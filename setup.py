@@ -37,11 +37,14 @@ setuptools.setup(
   extras_require={
     'tpu': ['jax[tpu]'],
     'cuda': ['jax[cuda13]'],
+    'gcs': ['gcsfs>=2026.1', 'google-cloud-storage>=3'],
     'report': ['matplotlib>=3.8'],
     'notebook': ['ipython>=7.34'],
     'tensorboard': ['tensorboardX>=2.6'],
     'wandb': ['wandb>=0.17'],
     'test': [
+      'gcsfs>=2026.1',
+      'google-cloud-storage>=3',
       'ipykernel>=6.17',
       'matplotlib>=3.8',
       'nbclient>=0.10',

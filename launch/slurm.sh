@@ -4,7 +4,8 @@
 #   bash launch/slurm.sh --nodes=2 --gpus=8 --time=24:00:00 [--partition=P] [--account=A] [--restarts=20] \
 #     -- --config=configs/F.py --workdir=/shared/runs/NAME ...
 #
-# --gpus: of each node. The folder, .venv in it and the workdir lie where all nodes see them.
+# --gpus: of each node. The folder and .venv in it lie where all nodes see them; so does the workdir, unless checkpoints go to
+# a bucket (--config.checkpoint.path=gs://BUCKET/runs/NAME).
 # --dry-run prints the job and the command. A job that ends with 75 (try again) or is preempted is queued anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

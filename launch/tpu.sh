@@ -4,7 +4,8 @@
 #
 #   bash launch/tpu.sh create  --name=N --zone=Z --type=v5litepod-16 --runtime=v2-alpha-tpuv5-lite [--spot]
 #   bash launch/tpu.sh install --name=N --zone=Z
-#   bash launch/tpu.sh run     --name=N --zone=Z [--restarts=20] -- --config=configs/F.py --workdir=/mnt/runs/RUN ...
+#   bash launch/tpu.sh run     --name=N --zone=Z [--restarts=20] -- \
+#              --config=configs/F.py --workdir=/tmp/RUN --config.checkpoint.path=gs://BUCKET/runs/RUN ...
 #   bash launch/tpu.sh log     --name=N --zone=Z
 #   bash launch/tpu.sh keep    (all flags of create and run) -- ...    create, install, run; again after each preemption
 #   bash launch/tpu.sh delete  --name=N --zone=Z
@@ -62,11 +63,11 @@ if [ -z \"\$python\" ]; then
   python3 -m pip install --quiet --user uv; \$HOME/.local/bin/uv python install --quiet 3.12
   python=\$(\$HOME/.local/bin/uv python find 3.12)
 fi
-PYTHON=\$python bash -c 'source launch/venv.sh; make_venv tpu'"
+PYTHON=\$python bash -c 'source launch/venv.sh; make_venv tpu,gcs'"
 }
 
 run() {
-  ((${#rest[@]})) || fail 'the arguments of the run stand after --, e.g. -- --config=configs/math_gemma2_2b.py --workdir=/mnt/...'
+  ((${#rest[@]})) || fail 'the arguments of the run stand after --, e.g. -- --config=configs/math_gemma2_2b.py --workdir=/tmp/...'
   local line
   line="$(command_line .venv/bin/python tpu "${rest[@]}")"
   # Its own session on each worker, so that it outlives this connection. run.code holds its exit code at the end.

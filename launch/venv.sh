@@ -1,5 +1,5 @@
 # Sourced by the other scripts: `make_venv EXTRA` makes .venv in the project's folder, installs the project and, if
-# named, an extra of setup.py, all in the tested versions of constraints.txt, and activates it.
+# named, extras of setup.py (tpu,gcs), all in the tested versions of constraints.txt, and activates it.
 # Set PYTHON to choose the interpreter (3.11 to 3.13), VENV to choose the folder.
 # shellcheck shell=bash
 

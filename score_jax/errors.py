@@ -59,5 +59,17 @@ class TryAgainError(UserError):
   exit_code = 75
 
 
+class StoreError(TryAgainError, OSError):
+  """An object store did not answer, or broke off. What was to be written there is not written."""
+
+
+class StoreRefusalError(ConfigError, OSError):
+  """An object store does not let this process in: no such bucket, no permission, no credentials."""
+
+
+class TakenOverError(ConfigError):
+  """Another process goes on with this run where its checkpoints are; starting this one again would disturb it."""
+
+
 class HostError(TryAgainError):
   """A host of the run was lost, came late or fell out of step: nothing is wrong with the input; start all again."""

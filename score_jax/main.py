@@ -23,7 +23,8 @@ def main() -> None:
   workdir = _WORKDIR.value or f'runs/{doors.config_name()}'
   if '://' in workdir:
     raise ConfigError(
-      f'--workdir={workdir}: a run needs a file system; mount the bucket (docs/howto_pod.md) and name the folder'
+      f'--workdir={workdir}: a run folder needs a file system; name a folder of this machine, and give the address as '
+      '--config.checkpoint.path: what the run needs to go on in an empty folder is kept there'
     )
 
   from score_jax.parallel import hosts

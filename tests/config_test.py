@@ -69,6 +69,9 @@ def test_integers_pass_for_floats_and_nothing_else_is_converted():
       {'stages.stage1.kl': (0.0, 0.1), 'stages.stage1.kl_budget': (0.1, 0.0)},
       r'needs a config.stages.stage1.kl above 0',
     ),
+    ({'checkpoint.path': 's3://bucket/run'}, r"config.checkpoint.path = 's3://bucket/run' must be a folder or gs://"),
+    ({'checkpoint.path': 'gs://bucket'}, r"config.checkpoint.path = 'gs://bucket' must be"),
+    ({'checkpoint.path': 'gs://bucket/a[1]'}, r"config.checkpoint.path = 'gs://bucket/a\[1\]' must be"),
     ({'faults.max_failed_saves': 0}, r'config.faults.max_failed_saves = 0 must be 1 or more'),
     ({'faults.grace_seconds': -1.0}, r'config.faults.grace_seconds = -1.0 must be 0 or more'),
     ({'stages.stage2.gamma': 1.5}, r'config.stages.stage2.gamma = 1.5 must lie in 0..1'),
@@ -102,7 +105,14 @@ def test_unknown_and_missing_fields_are_named():
 def test_identity_leaves_out_how_long_where_and_how_often():
   base = configs.identity(tiny.run_config())
   same = tiny.run_config(
-    **{'max_steps': 3, 'eval.problems': 9, 'mesh.fsdp': 2, 'checkpoint.keep': 5, 'optim.max_rejected_in_a_row': 9},
+    **{
+      'max_steps': 3,
+      'eval.problems': 9,
+      'mesh.fsdp': 2,
+      'checkpoint.keep': 5,
+      'checkpoint.path': 'gs://bucket/run',
+      'optim.max_rejected_in_a_row': 9,
+    },
     **{'faults.kl_stop': 9.0, 'faults.grace_seconds': 1.0, 'faults.forget_best': True},
     **{'report.rows': 0, 'report.stop_on': ('copies',)},
     **{'sampling.lanes': 2, 'batch.pack': True, 'model.remat': 'full', 'compile_cache': ''},
@@ -146,7 +156,7 @@ def test_door_prints_one_line_and_exits_with_its_code(arguments, code, message, 
 
 def test_a_run_folder_is_no_address():
   done = door('--config=configs/quickstart.py', '--workdir=gs://bucket/run')
-  assert (done.returncode, 'needs a file system' in done.stderr) == (78, True)
+  assert (done.returncode, 'give the address as --config.checkpoint.path' in done.stderr) == (78, True)
   assert not (ROOT / 'gs:').exists()
 
 

@@ -20,6 +20,7 @@ from score_jax.errors import ConfigError
 NAME = '.lock'
 _BEAT = 5.0  # seconds between changes of the text
 _PATIENCE = 3 * _BEAT + 1
+_LENGTH = 512  # bytes of the file, always: a new text is laid over the old one, so that no reader finds half of it
 _NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 _held: dict[pathlib.Path, '_Lock'] = {}
@@ -47,7 +48,7 @@ class _Lock:
 
   def __init__(self, path: pathlib.Path):
     self._path, self._beats = path, 0
-    self._file = path.open('a+')
+    self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     flock = True
     try:
       fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -60,27 +61,27 @@ class _Lock:
     if self._is_anothers(flock):
       raise self._refusal()
     self._ended = threading.Event()
+    os.ftruncate(self._file, 0)  # whatever wrote it, it may have been longer
     self._write()
-    threading.Thread(target=self._beat, name='lock', daemon=True).start()
+    self._thread = threading.Thread(target=self._beat, name='lock', daemon=True)
+    self._thread.start()
 
   def release(self) -> None:
     self._ended.set()
+    self._thread.join()  # the number of a closed file may soon be another's
     with contextlib.suppress(OSError):
-      self._file.truncate(0)
-    self._file.close()
+      os.ftruncate(self._file, 0)
+    os.close(self._file)
 
   def _beat(self) -> None:
     while not self._ended.wait(_BEAT):
-      with contextlib.suppress(OSError, ValueError):
+      with contextlib.suppress(OSError):
         self._write()
 
   def _write(self) -> None:
     self._beats += 1
-    text = json.dumps(dict(_ourselves(), beat=self._beats)) + '\n'
-    self._file.seek(0)
-    self._file.truncate()
-    self._file.write(text)
-    self._file.flush()
+    text = json.dumps(dict(ourselves(), beat=self._beats)).ljust(_LENGTH - 1) + '\n'
+    os.pwrite(self._file, text.encode(), 0)
 
   def _text(self) -> str:
     with contextlib.suppress(OSError):
@@ -96,12 +97,12 @@ class _Lock:
 
   def _is_anothers(self, flock: bool) -> bool:
     """Whether a living process that flock does not show holds the folder."""
-    holder, ours = self._holder(), _ourselves()
+    holder, ours = self._holder(), ourselves()
     if not holder:
       return False
     if holder.get('host') == ours['host']:
       same_boot = holder.get('boot') == ours['boot']
-      return not flock and same_boot and holder.get('pid') != ours['pid'] and _is_alive(holder.get('pid'))
+      return not flock and same_boot and holder.get('pid') != ours['pid'] and is_alive(holder.get('pid'))
     before, until = self._text(), time.monotonic() + _PATIENCE
     while time.monotonic() < until:
       time.sleep(0.2)
@@ -111,14 +112,15 @@ class _Lock:
 
   def _refusal(self) -> ConfigError:
     holder = self._holder()
-    self._file.close()
+    os.close(self._file)
     return ConfigError(
       f'run folder {self._path.parent} is in use by process {holder.get("pid", "?")} on {holder.get("host", "?")}; '
       'wait for it, end it, or choose another --workdir'
     )
 
 
-def _is_alive(pid: object) -> bool:
+def is_alive(pid: object) -> bool:
+  """Whether there is a process of this number on this machine."""
   try:
     os.kill(int(pid), 0)
   except (TypeError, ValueError, ProcessLookupError):
@@ -128,7 +130,8 @@ def _is_alive(pid: object) -> bool:
   return True
 
 
-def _ourselves() -> dict:
+def ourselves() -> dict:
+  """What tells this process from others, on all machines."""
   boot = ''
   with contextlib.suppress(OSError):
     boot = pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()

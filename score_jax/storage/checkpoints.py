@@ -25,11 +25,14 @@ import orbax.checkpoint as ocp
 
 from score_jax.errors import DataError
 from score_jax.errors import HostError
+from score_jax.errors import TakenOverError
 from score_jax.errors import TryAgainError
 from score_jax.errors import UserError
 from score_jax.faults import secrets
 from score_jax.parallel import hosts
 from score_jax.states import TrainState
+from score_jax.storage import addresses
+from score_jax.storage import carried
 from score_jax.storage import manifests
 from score_jax.storage import repairs
 from score_jax.storage.progress import Progress
@@ -55,22 +58,30 @@ class Checkpoints:
     max_failed: int = 1,
     damaged: os.PathLike | None = None,
     prepare: Callable[[], None] = lambda: None,
+    carry: Callable[[int], dict[str, bytes]] | None = None,
+    fence: Callable[[], None] = lambda: None,
   ):
     """Opens the folder; a writer first puts aside what is newer than the newest whole step.
 
     Args:
-      folder: local, or an address that etils' epath knows.
+      folder: local, or an address of an object store (`addresses.py`).
       keep: newest steps that are kept, beside what they point to.
       read_only: nothing is changed.
       max_failed: saves in a row that may fail.
       damaged: where damaged steps are moved; beside the folder, if it is not said.
       prepare: called before a save: what must be on the disk before it.
+      carry: called before a save: the files that go with this step (`carried.py`).
+      fence: called before anything is written or deleted; raises if this process may not any more.
 
     Raises:
       DataError: there are checkpoints, and none of them is whole.
+      StoreError: the store does not answer.
     """
     self._root = repairs.absolute(folder)
-    self._keep, self._read_only, self._prepare = keep, read_only, prepare
+    addresses.prepare(self._root)
+    self._keep, self._read_only = keep, read_only
+    self._prepare, self._carry, self._fence = prepare, carry, fence
+    self._carried: dict[str, bytes] | None = None  # with the save under way
     # Several processes end with the first: what Orbax remembers of it can not be undone on all of them.
     self._max_failed = max_failed if hosts.count() == 1 else 1
     self._needed: collections.deque[set[int]] = collections.deque(maxlen=2)  # steps that the newest two point to
@@ -84,7 +95,8 @@ class Checkpoints:
     self._failed: list[tuple[int, str]] = []  # saves in a row
     if not read_only:
       aside = epath.Path(damaged or self._root.parent / 'damaged')
-      hosts.from_main('the checkpoints', lambda: repairs.put_aside_damage(self._root, aside))
+      whole = hosts.from_main('the checkpoints', lambda: self._put_aside_damage(aside))
+      self._whole |= {whole} - {None}
     self._open()
 
   def __enter__(self) -> 'Checkpoints':
@@ -97,11 +109,18 @@ class Checkpoints:
       # Where all end alike the save comes to its end as well; if they do not, it has no end to wait for.
       futures.wait([self._saving], _LAST_WAIT)
 
+  def _put_aside_damage(self, aside: epath.Path) -> int | None:
+    self._fence()
+    return repairs.put_aside_damage(self._root, aside)
+
   def _open(self) -> None:
+    # At an address Orbax takes what was copied there from a disk for a save that was cut off.
+    cleanup = not self._read_only and not addresses.is_address(self._root)
     options = ocp.CheckpointManagerOptions(
-      cleanup_tmp_directories=not self._read_only, read_only=self._read_only, create=not self._read_only
+      cleanup_tmp_directories=cleanup, read_only=self._read_only, create=not self._read_only
     )
-    self._manager = ocp.CheckpointManager(self._root, options=options)
+    with addresses.errors(self._root):
+      self._manager = ocp.CheckpointManager(self._root, options=options)
     # Orbax would ask JAX's preemption notifier itself, from a thread, for steps gone by: the loop asks, at every step.
     self._manager.reached_preemption = lambda step: False
 
@@ -152,7 +171,7 @@ class Checkpoints:
       self._settle()
       progress = self._progress = self._without_lost_best(progress)
       try:
-        self._make_ready(self._prepare)
+        self._make_ready(progress.step)
         args = ocp.args.Composite(
           params=ocp.args.StandardSave(state.params),
           rest=ocp.args.StandardSave(state.replace(params=None)),
@@ -160,7 +179,7 @@ class Checkpoints:
         )
         if not self._manager.save(progress.step, args=args, force=True):
           raise OSError('Orbax did not take the step')
-      except HostError:
+      except (HostError, TakenOverError):
         raise
       except Exception as error:  # whatever it is, the step is not saved and the run goes on
         self._note_failure(error)
@@ -178,7 +197,7 @@ class Checkpoints:
     """
     with self._lock:
       self._settle()
-      wait, done = _FIRST_WAIT, progress.step in repairs.steps(self._root)
+      wait, done = _FIRST_WAIT, hosts.from_main('whether the step is saved', lambda: self._has(progress.step))
       while not done and (self._before is None or self._before.step != progress.step):
         if len(self._failed) >= self._max_failed:
           raise self._giving_up()
@@ -188,12 +207,19 @@ class Checkpoints:
         self.save(state, progress, protected)
         self._settle()
 
+  def _has(self, step: int) -> bool:
+    return step in repairs.steps(self._root) and manifests.has(self.path(step))
+
   def _seal(self, step: int) -> None:
     """In the background: waits for Orbax, then writes the manifest, with which the step counts."""
     self._manager.wait_until_finished()
     self._manager.check_for_errors()
-    if hosts.is_main():
-      manifests.write(self.path(step))
+    if not hosts.is_main():
+      return
+    if self._carried is not None:
+      with addresses.errors(self._root):
+        (self.path(step) / carried.NAME).write_bytes(carried.packed(self._carried))
+    manifests.write(self.path(step), self._fence)
 
   def _settle(self) -> None:
     """Waits for the save under way and notes how it ended."""
@@ -236,6 +262,7 @@ class Checkpoints:
       with contextlib.suppress(Exception):
         self._manager.close()
     with contextlib.suppress(OSError):
+      self._fence()  # another process may be at the same step by now
       repairs.remove_leftovers(self._root, step)
     try:
       self._open()
@@ -250,27 +277,32 @@ class Checkpoints:
       f'{self._failed[-1][1]}. Make room or mend the disk, then run the same command again'
     )
 
-  def _make_ready(self, prepare: Callable[[], None] = lambda: None) -> None:
-    """Calls `prepare` on host 0, then drops what is not needed any more.
+  def _make_ready(self, step: int | None = None) -> None:
+    """On host 0, readies what is outside of the step to be saved; then drops what is not needed any more.
 
     Raises:
       OSError: on all hosts, where the disk of host 0 does not take it.
+      TakenOverError: another process writes there now.
     """
     doomed = self._needless()
 
     def ready() -> str:
       try:
-        prepare()
-        for step in doomed:
-          manifests.revoke(self.path(step))
+        self._fence()
+        if step is not None:
+          self._prepare()
+          self._carried = self._carry(step) if self._carry else None
+        for old in doomed:
+          manifests.revoke(self.path(old))
       except OSError as error:
         return str(error)
       return ''
 
     if problem := hosts.from_main('what comes before a checkpoint', ready):
       raise OSError(problem)
-    for step in doomed:
-      self._manager.delete(step)
+    for old in doomed:
+      with addresses.errors(self._root):
+        self._manager.delete(old)
 
   def _needless(self) -> list[int]:
     """All but the newest and what the newest two committed checkpoints need.
@@ -347,8 +379,14 @@ class Checkpoints:
 
   def _restored(self, step: int, **items: Any) -> Any:
     self.check(step)
+    if addresses.is_address(self._root) and step not in self._manager.all_steps():
+      raise DataError(
+        f'checkpoint of step {step} in {self._root} was not saved there but copied: Orbax marks what it saves at an '
+        'address, and takes anything else for cut off. Use it where it came from, on a file system'
+      )
     try:
-      return self._manager.restore(step, args=ocp.args.Composite(**items))
+      with addresses.errors(self._root):
+        return self._manager.restore(step, args=ocp.args.Composite(**items))
     except (ValueError, KeyError, FileNotFoundError) as error:
       reason = str(error).strip().split('\n')[0]
       raise DataError(f'checkpoint of step {step} can not be restored: {reason}') from error
@@ -363,7 +401,7 @@ class Checkpoints:
       return
     self._closed = True
     self._settle()
-    with contextlib.suppress(OSError):  # what is not needed any more stays, then
+    with contextlib.suppress(OSError, TakenOverError):  # what is not needed any more stays, then
       self._make_ready()
     self._sealer.shutdown()
     self._manager.close()

@@ -54,10 +54,28 @@ def check_hosts(config: RunConfig, task: Task) -> None:
   )
 
 
+def look(folder: RunFolder) -> None:
+  """Looks what of the run there is where its checkpoints are, if they are elsewhere; nothing is written."""
+
+  def looked() -> None:
+    folder.place.probe()
+    folder.look()
+
+  if folder.place:
+    hosts.from_main('config.checkpoint.path', looked)
+
+
 def claim(folder: RunFolder, config: RunConfig, identity: dict[str, Any]) -> None:
-  """Takes the folder for this run. Main does, and the others check that it is the same folder."""
+  """Takes the folder for this run. Main does, and the others check that it is the same folder.
+
+  With checkpoints at an address nothing else has to be seen by all, and each host may have a folder of its own.
+  """
   if hosts.is_main():
     folder.claim(configs.as_dict(config), identity)
+  if folder.place and folder.place.is_address:
+    hosts.barrier('the run folder')
+    folder.path.mkdir(parents=True, exist_ok=True)
+    return
   claimed = hosts.from_main('the run folder', lambda: run_folder.hash_files(folder.path, ('.json',)))
   if not hosts.is_main() and not folder.sees(claimed):
     raise ConfigError(

@@ -13,6 +13,7 @@ import numpy as np
 
 from score_jax import config as configs
 from score_jax.errors import StoppedError
+from score_jax.errors import TryAgainError
 from score_jax.faults import signals
 from score_jax.faults import watchdog
 from score_jax.models import lora as loras
@@ -108,17 +109,28 @@ def train(run: Run, tracer: profile.Tracer = profile.NO_TRACE, method: Method | 
     max_failed=config.faults.max_failed_saves,
     damaged=run.folder.damaged,
     prepare=run.folder.sync_metrics,
+    **dict(carry=run.folder.small_files, fence=run.folder.place.check) if run.folder.place else {},
   )
   with checkpoints:
     state, progress = _restored_or_fresh(run, checkpoints)
     if hosts.is_main():
       run.folder.cut_metrics(progress.step)
+      _check_metrics(run, progress.step)
       recording.cut(run.folder.rows / 'train.jsonl', progress.step)
     progress = _make_up(run, state, progress)
     watch = _watch(run, progress.step)
     _evaluate_base(run)
     state, progress = _train_steps(run, method or Score(), checkpoints, state, progress, tracer, watch)
     _finish(run, checkpoints, state, progress)
+
+
+def _check_metrics(run: Run, step: int) -> None:
+  """Where checkpoints are elsewhere, an owner that had not stopped yet may have saved one after this run looked."""
+  if run.folder.place and run.folder.last_metrics().get('step', 0) != step:
+    raise TryAgainError(
+      f'{run.folder.metrics} ends before step {step}, from which the run is to go on: the checkpoint came while this '
+      'process began. Run the same command again'
+    )
 
 
 def _train_steps(
@@ -344,4 +356,8 @@ def _finish(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Pro
   print(f'\n{terminal.table(evaluations)}\n')
   print(f'final is step {best}, in {run.folder.hf}; {run.folder.metrics.name} and {run.folder.eval.name} beside it')
   size = report.write([run.folder.path], run.folder.report)
+  if run.folder.place:
+    with watchdog.phase('export'):
+      run.folder.place.publish(run.folder.path)
+    print(f'all of it is also in {run.folder.place}')
   print(f'{run.folder.report} shows all of it in a browser ({size / 2**20:.1f} MB)')

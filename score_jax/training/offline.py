@@ -4,8 +4,10 @@ The paper adds first attempts of the base model as prompts for the second turn (
 step's problems, whole groups of G rows, takes its first attempts from a pool of such problems.
 """
 
+import base64
 import dataclasses
 import hashlib
+import io
 import os
 import pathlib
 
@@ -47,15 +49,20 @@ def open_pool(run: Run, visit_index: int, stage: Stage) -> OfflinePool:
   # Indices below zero: problems that no training step draws.
   problems = tuple(run.task.problem(run.config.seed, 'train', -1 - visit_index * size - i) for i in range(size))
   path = run.folder.offline / f'visit{visit_index}.npy'
-  if hosts.from_main('the pool of offline attempts', path.exists):
-    first = np.load(path, allow_pickle=False)
+  # Sent, not read by each: hosts may have no folder in common.
+  if stored := hosts.from_main('the stored pool', lambda: base64.b64encode(_read(path)).decode()):
+    first = np.load(io.BytesIO(base64.b64decode(stored)), allow_pickle=False)
   else:
     first = _sample_first(run, problems, visit_index)
     if hosts.is_main():
       _write(path, first)
   digest = hashlib.sha256(np.ascontiguousarray(first)).hexdigest()
-  hosts.agree('the pool of offline attempts', dict(file=str(path), shape=list(first.shape), sha256=digest))
+  hosts.agree('the pool of offline attempts', dict(shape=list(first.shape), sha256=digest))
   return OfflinePool(problems, first)
+
+
+def _read(path: pathlib.Path) -> bytes:
+  return path.read_bytes() if path.exists() else b''
 
 
 def _write(path: pathlib.Path, first: np.ndarray) -> None:

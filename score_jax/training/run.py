@@ -27,6 +27,7 @@ from score_jax.sampling.sampler import stream_key
 from score_jax.states import TrainState
 from score_jax.storage import hf
 from score_jax.storage import run_folder
+from score_jax.storage.places import Place
 from score_jax.storage.run_folder import RunFolder
 from score_jax.tasks import Task
 from score_jax.tasks import chat as chats
@@ -200,6 +201,8 @@ def _opened(config: RunConfig, workdir: str, task: Task, grader: Grader) -> Run:
     jax.config.update('jax_compilation_cache_dir', folder)
   mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
   specs.check_spread(config, mesh)
+  folder = RunFolder(workdir, Place(config.checkpoint.path) if config.checkpoint.path else None)
+  admission.look(folder)
   model_folder = hf.folder_of(config.model.path)
   sampler = open_sampler(config, model_folder, mesh)
   if config.task.long_prompts == 'drop':
@@ -213,7 +216,6 @@ def _opened(config: RunConfig, workdir: str, task: Task, grader: Grader) -> Run:
   )
   hosts.agree('the model folder', model_identity)
   base = hf.read_params(model_folder, sampler.config, mesh, sampler.dtype)
-  folder = RunFolder(workdir)
   source = None
   if config.init_from:
     admission.check_init_from(config, folder, model_identity['weights'])

@@ -8,7 +8,10 @@ from score_jax.errors import ConfigError
 from score_jax.errors import DataError
 from score_jax.parallel import hosts
 from score_jax.storage import manifests
+from score_jax.storage import repairs
+from score_jax.storage import run_folder
 from score_jax.storage.checkpoints import Checkpoints
+from score_jax.storage.places import Place
 from score_jax.storage.run_folder import RunFolder
 
 
@@ -54,10 +57,15 @@ def check(source: Source, init_from: str) -> None:
 
 
 def open_checkpoints(folder: RunFolder) -> contextlib.closing[Checkpoints]:
-  """A run's checkpoints, to read."""
-  if not folder.checkpoints.is_dir():
+  """A run's checkpoints, to read, wherever it keeps them."""
+  root = folder.checkpoints
+  if folder.config.exists() and (elsewhere := run_folder.saved_at(folder.read_config()['config'])):
+    place = Place(elsewhere)
+    place.probe()
+    root = place.checkpoints
+  if not repairs.steps(repairs.absolute(root)):
     raise ConfigError(f'{folder.path} has no checkpoints; it is not a run folder, or the run has saved none yet')
-  return contextlib.closing(Checkpoints(folder.checkpoints, read_only=True))
+  return contextlib.closing(Checkpoints(root, read_only=True))
 
 
 def chosen_step(checkpoints: Checkpoints, folder: RunFolder, step: str) -> int:

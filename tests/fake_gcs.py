@@ -1,0 +1,296 @@
+"""A small Google Cloud Storage in this process: the part of its JSON API that TensorStore, gcsfs and Orbax use.
+
+Written from the public description of the API, and no more than these clients ask for: buckets, objects with
+generations and preconditions, lists by prefix and delimiter, uploads in one piece, multipart and resumable, rewrites.
+It keeps objects in memory, so tests can look at them, flip their bits and take them away. Against Google, gcsfs deletes
+in batches; elsewhere, as here, one by one.
+"""
+
+import base64
+import collections
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import hashlib
+import http.server
+import itertools
+import json
+import re
+import threading
+from typing import Any
+import urllib.parse
+
+
+class FakeGcs:
+  """The server and what is in it: `objects[bucket][name]` is (bytes, generation)."""
+
+  def __init__(self, *buckets: str):
+    self.objects: dict[str, dict[str, tuple[bytes, int]]] = {bucket: {} for bucket in buckets}
+    self.requests: collections.Counter[str] = collections.Counter()  # 'METHOD kind'
+    self.lock = threading.RLock()
+    self.fault: Callable[[str, str, str], int] = lambda method, kind, name: 0  # HTTP status instead of an answer
+    self.generations = itertools.count(1_700_000_000_000_000)
+    self.sessions: dict[str, tuple[str, str, dict[str, str], bytearray]] = {}  # of resumable uploads
+    self._server = _Server(('127.0.0.1', 0), _Handler)
+    self._server.fake = self
+    threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+  @property
+  def url(self) -> str:
+    return f'http://127.0.0.1:{self._server.server_address[1]}'
+
+  def environment(self) -> dict[str, str]:
+    """What sends the clients here instead of to Google."""
+    return dict(
+      TENSORSTORE_GCS_HTTP_URL=self.url,
+      GOOGLE_AUTH_TOKEN_FOR_TESTING='nobody',
+      STORAGE_EMULATOR_HOST=self.url,
+      GOOGLE_CLOUD_PROJECT='none',
+    )
+
+  def close(self) -> None:
+    self._server.shutdown()
+    self._server.server_close()
+
+  def names(self, bucket: str, prefix: str = '') -> list[str]:
+    with self.lock:
+      return sorted(name for name in self.objects[bucket] if name.startswith(prefix))
+
+  def read(self, bucket: str, name: str) -> bytes:
+    return self.objects[bucket][name][0]
+
+  def put(self, bucket: str, name: str, data: bytes) -> int:
+    with self.lock:
+      generation = next(self.generations)
+      self.objects[bucket][name] = (data, generation)
+      return generation
+
+  def delete(self, bucket: str, name: str) -> None:
+    with self.lock:
+      del self.objects[bucket][name]
+
+
+@contextlib.contextmanager
+def serving(*buckets: str) -> Iterator[FakeGcs]:
+  """A server with these buckets, empty."""
+  fake = FakeGcs(*buckets)
+  try:
+    yield fake
+  finally:
+    fake.close()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+  daemon_threads = True
+  request_queue_size = 128
+  fake: FakeGcs
+
+  def handle_error(self, request: Any, client_address: Any) -> None:
+    """Clients that are killed leave their connections."""
+
+
+class _Answer(Exception):
+  """Ends a request."""
+
+  def __init__(self, status: int, body: Any = None, headers: dict[str, str] | None = None):
+    super().__init__(status)
+    self.status, self.body, self.headers = status, body, headers or {}
+
+
+def _error(status: int, message: str) -> _Answer:
+  return _Answer(status, dict(error=dict(code=status, message=message, errors=[dict(message=message)])))
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+  protocol_version = 'HTTP/1.1'
+  disable_nagle_algorithm = True
+
+  def log_message(self, *args: Any) -> None:
+    pass
+
+  def _serve(self) -> None:
+    body = self._read_body()
+    answer = self._answer(self.command, self.path, body, self.headers)
+    self._send(answer)
+
+  do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _serve
+
+  def _read_body(self) -> bytes:
+    if 'chunked' in self.headers.get('Transfer-Encoding', ''):
+      parts = []
+      while size := int(self.rfile.readline().split(b';')[0], 16):
+        parts.append(self.rfile.read(size))
+        self.rfile.readline()
+      self.rfile.readline()
+      return b''.join(parts)
+    return self.rfile.read(int(self.headers.get('Content-Length') or 0))
+
+  def _send(self, answer: _Answer) -> None:
+    body = answer.body
+    if not isinstance(body, bytes):
+      body = json.dumps(body).encode() if body is not None else b''
+      answer.headers.setdefault('Content-Type', 'application/json; charset=UTF-8')
+    self.send_response(answer.status)
+    for name, value in answer.headers.items():
+      self.send_header(name, value)
+    if answer.status != 204:
+      self.send_header('Content-Length', str(len(body)))
+    self.end_headers()
+    if self.command != 'HEAD' and answer.status != 204:
+      self.wfile.write(body)
+
+  def _answer(self, method: str, path: str, body: bytes, headers: Any) -> _Answer:
+    try:
+      return _route(self.server.fake, method, path, body, headers)
+    except _Answer as answer:
+      return answer
+
+
+def _route(fake: FakeGcs, method: str, path: str, body: bytes, headers: Any) -> _Answer:
+  url = urllib.parse.urlsplit(path)
+  query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
+  found = re.fullmatch(r'(/upload|/download)?(?:/storage/v1)?/b/([^/]+)(?:/(o)(?:/(.+))?|/storageLayout)?', url.path)
+  if not found:
+    raise _error(404, f'no such resource: {url.path}')
+  place, bucket, objects, rest = found.groups()
+  bucket, rest = urllib.parse.unquote(bucket), rest or ''
+  source, _, target = rest.partition('/rewriteTo/b/')
+  if not target:
+    source, _, target = rest.partition('/copyTo/b/')
+  name = urllib.parse.unquote(source) or query.get('name', '')
+  kind = 'upload' if place == '/upload' else 'bucket' if not objects else 'object' if rest else 'list'
+  if kind == 'upload' and not name and 'upload_id' not in query:
+    name = _described(body, headers)['name']
+  kind = 'copy' if target else 'media' if query.get('alt') == 'media' else kind
+  fake.requests[f'{method} {kind}'] += 1
+  if status := fake.fault(method, kind, name):
+    raise _error(status, f'{method} of {name!r} is answered with {status}')
+  if bucket not in fake.objects:
+    raise _error(404, 'The specified bucket does not exist.')
+  with fake.lock:
+    if kind == 'bucket':
+      return _Answer(200, dict(kind='storage#bucket', id=bucket, name=bucket, location='US', locationType='region'))
+    if kind == 'upload':
+      return _upload(fake, bucket, name, query, body, headers)
+    if kind == 'list':
+      return _list(fake, bucket, query)
+    if kind == 'copy':
+      other, _, copied = target.partition('/o/')
+      data = _existing(fake, bucket, name)[0]
+      fake.put(other, urllib.parse.unquote(copied), data)
+      resource = _resource(fake, other, urllib.parse.unquote(copied))
+      return _Answer(200, dict(kind='storage#rewriteResponse', done=True, resource=resource))
+    data, generation = _existing(fake, bucket, name, query)
+    if method == 'DELETE':
+      fake.delete(bucket, name)
+      return _Answer(204)
+    if kind == 'media':
+      return _media(data, generation, headers)
+    return _Answer(200, _resource(fake, bucket, name))
+
+
+def _existing(fake: FakeGcs, bucket: str, name: str, query: dict[str, str] | None = None) -> tuple[bytes, int]:
+  """An object that is there, if the preconditions allow."""
+  stored = fake.objects[bucket].get(name)
+  _check(stored[1] if stored else 0, query or {})
+  if stored is None or (query or {}).get('generation', str(stored[1])) != str(stored[1]):
+    raise _error(404, f'No such object: {bucket}/{name}')
+  return stored
+
+
+def _check(generation: int, query: dict[str, str]) -> None:
+  if 'ifGenerationMatch' in query and int(query['ifGenerationMatch']) != generation:
+    raise _error(412, 'At least one of the pre-conditions you specified did not hold.')
+  if 'ifGenerationNotMatch' in query and int(query['ifGenerationNotMatch']) == generation:
+    raise _Answer(304)
+
+
+def _resource(fake: FakeGcs, bucket: str, name: str) -> dict[str, Any]:
+  data, generation = fake.objects[bucket][name]
+  time = '2026-01-01T00:00:00.000Z'
+  return dict(
+    kind='storage#object', id=f'{bucket}/{name}/{generation}', name=name, bucket=bucket, generation=str(generation),
+    metageneration='1', contentType='application/octet-stream', storageClass='STANDARD', size=str(len(data)),
+    md5Hash=base64.b64encode(hashlib.md5(data).digest()).decode(), etag='e', timeCreated=time, updated=time,
+  )  # fmt: skip
+
+
+def _media(data: bytes, generation: int, headers: Any) -> _Answer:
+  about = {'X-Goog-Generation': str(generation), 'Content-Type': 'application/octet-stream', 'ETag': '"e"'}
+  wanted = re.fullmatch(r'bytes=(\d*)-(\d*)', headers.get('Range') or '')
+  if not wanted:
+    return _Answer(200, data, about)
+  begin, end = wanted.groups()
+  if not begin:  # the last bytes
+    begin, end = max(0, len(data) - int(end)), len(data) - 1
+  begin, end = int(begin), min(int(end) if end != '' else len(data) - 1, len(data) - 1)
+  if begin >= len(data):
+    return _Answer(416, b'', about | {'Content-Range': f'bytes */{len(data)}'})
+  return _Answer(206, data[begin : end + 1], about | {'Content-Range': f'bytes {begin}-{end}/{len(data)}'})
+
+
+def _list(fake: FakeGcs, bucket: str, query: dict[str, str]) -> _Answer:
+  prefix, delimiter = query.get('prefix', ''), query.get('delimiter', '')
+  items, prefixes = [], []
+  for name in fake.names(bucket, prefix):
+    if name < query.get('startOffset', '') or ('endOffset' in query and name >= query['endOffset']):
+      continue
+    if name <= query.get('pageToken', ''):
+      continue
+    if delimiter and delimiter in name[len(prefix) :]:
+      folder = name[: name.index(delimiter, len(prefix)) + len(delimiter)]
+      if folder not in prefixes:
+        prefixes.append(folder)
+      continue
+    items.append(_resource(fake, bucket, name))
+    if len(items) == int(query.get('maxResults', 1000)):
+      break
+  found: dict[str, Any] = dict(kind='storage#objects', items=items, prefixes=prefixes)
+  if len(items) == int(query.get('maxResults', 1000)):
+    found['nextPageToken'] = items[-1]['name']
+  return _Answer(200, {key: value for key, value in found.items() if value})
+
+
+def _described(body: bytes, headers: Any) -> dict[str, Any]:
+  """What an upload says of its object: the whole body, or the first part of several."""
+  if found := re.search(r'boundary="?([^";]+)', headers.get('Content-Type') or ''):
+    _, body, _ = body.split(b'--' + found[1].strip("'").encode(), 2)
+    body = re.split(rb'\r?\n\r?\n', body, maxsplit=1)[1]
+  return json.loads(body)
+
+
+def _upload(fake: FakeGcs, bucket: str, name: str, query: dict[str, str], body: bytes, headers: Any) -> _Answer:
+  if 'upload_id' in query:
+    return _continued(fake, query['upload_id'], body, headers)
+  kind = query['uploadType']
+  if kind == 'resumable':
+    number = f'session{next(fake.generations)}'
+    fake.sessions[number] = (bucket, name, query, bytearray())
+    address = f'{fake.url}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={number}'
+    return _Answer(200, b'', {'Location': address})
+  if kind == 'multipart':
+    boundary = re.search(r'boundary="?([^";]+)', headers['Content-Type'])[1].strip("'").encode()
+    _, _, rest = body.split(b'--' + boundary, 2)
+    data = re.split(rb'\r?\n\r?\n', rest, maxsplit=1)[1]
+    data = data[: data.rindex(b'--' + boundary)]
+    data = data[:-2] if data.endswith(b'\r\n') else data[:-1]
+    return _stored(fake, bucket, name, data, query)
+  return _stored(fake, bucket, name, body, query)
+
+
+def _stored(fake: FakeGcs, bucket: str, name: str, data: bytes, query: dict[str, str]) -> _Answer:
+  stored = fake.objects[bucket].get(name)
+  _check(stored[1] if stored else 0, query)
+  fake.put(bucket, name, data)
+  return _Answer(200, _resource(fake, bucket, name))
+
+
+def _continued(fake: FakeGcs, number: str, body: bytes, headers: Any) -> _Answer:
+  """A part of a resumable upload; the last one says how long the whole is."""
+  bucket, name, query, data = fake.sessions[number]
+  wanted = re.fullmatch(r'bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)', headers.get('Content-Range') or '')
+  data += body
+  if wanted and wanted[3] == '*' or wanted and int(wanted[3]) != len(data):
+    return _Answer(308, b'', {'Range': f'bytes=0-{len(data) - 1}'} if data else {})
+  del fake.sessions[number]
+  return _stored(fake, bucket, name, bytes(data), query)
