@@ -270,7 +270,10 @@ def pretrain() -> ConfigDict:
   pretrain.mixture.first_wrong = 0.6  # conversations whose first attempt is wrong (context without loss)
   pretrain.mixture.first_forced = 0.5  # of those: chains that write the target down regardless
   pretrain.mixture.look_back = 0.25  # second attempts that judge the first, then repeat or mend it
-  pretrain.mixture.wander = 0.08  # second attempts that are a wrong chain; the rest copies the first
+  pretrain.mixture.wander = 0.08  # second attempts that are a wrong chain
+  # Second attempts that answer as if there were no first one: a solution here, another attempt of the model's own in
+  # sharpening. The rest copies the first.
+  pretrain.mixture.afresh = 0.0
   # Rounds of training on the model's own first attempts, right or wrong, so that its samples come near its greedy
   # answer. 0: none.
   pretrain.sharpen_rounds = 0
@@ -281,6 +284,7 @@ def pretrain() -> ConfigDict:
   pretrain.sharpen_learning_rate = 1e-3  # peak, in each round
   pretrain.sharpen_look_back = 0.1  # in the place of mixture.look_back
   pretrain.sharpen_wander = 0.08  # in the place of mixture.wander
+  pretrain.sharpen_afresh = 0.0  # in the place of mixture.afresh
   return pretrain
 
 

@@ -3,10 +3,14 @@
   python -m score_jax.main --config=configs/multi_turn.py --config.order="('final',)"
   python -m score_jax.main --config=configs/multi_turn.py --config.order="('sum',)"
 
-The paper can be read in two ways. 'final': the reward of the second attempt alone, on its own tokens; the first is
+  python -m score_jax.main --config=configs/multi_turn.py --config.order="('episode',)"
+
+The paper can be read in several ways. 'final': the reward of the second attempt alone, on its own tokens; the first is
 sampled from the policy and not trained (figures 5 and 6, and equation 1 of the first version). 'sum': both attempts are
 rewarded for being right, each on its own tokens (equation 1 of the second version), which is Stage II without its bonus
-and without a Stage I. KL beta1 on what is trained; learning rate as in Stage II (chosen).
+and without a Stage I. 'episode': the reward of the second attempt alone, and both attempts answer for it (gamma 1), as
+in any policy gradient on the reward at the end of an episode. KL beta1 on what is trained; learning rate as in
+Stage II (chosen).
 """
 
 from ml_collections import ConfigDict
@@ -17,10 +21,15 @@ from configs import common
 def get_config() -> ConfigDict:
   config = common.get_config()
   config.order = ('final',)
-  for name, pays, kl in (('final', (0.0, 1.0), (0.0, 0.01)), ('sum', (1.0, 1.0), (0.01, 0.01))):
+  for name, pays, kl, gamma in (
+    ('final', (0.0, 1.0), (0.0, 0.01), 0.0),
+    ('sum', (1.0, 1.0), (0.01, 0.01), 0.0),
+    ('episode', (0.0, 1.0), (0.01, 0.01), 1.0),
+  ):
     config.stages[name] = stage = common.stage2()
     stage.steps = 60  # as many as Stage I and II together
     stage.pays = pays
     stage.bonus = (0.0, 0.0)
     stage.kl = kl
+    stage.gamma = gamma
   return config

@@ -188,6 +188,7 @@ class PretrainConfig:
   sharpen_learning_rate: float
   sharpen_look_back: float
   sharpen_wander: float
+  sharpen_afresh: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -488,14 +489,14 @@ def _check_pretrain(pretrain: PretrainConfig) -> None:
     f'config.pretrain.heads = {pretrain.heads} must divide config.pretrain.width = {pretrain.width} into even widths',
   )
   mixture = pretrain.mixture
-  for name, back, wander in (
-    ('mixture.', mixture.look_back, mixture.wander),
-    ('sharpen_', pretrain.sharpen_look_back, pretrain.sharpen_wander),
+  for name, *shares in (
+    ('mixture.', mixture.look_back, mixture.wander, mixture.afresh),
+    ('sharpen_', pretrain.sharpen_look_back, pretrain.sharpen_wander, pretrain.sharpen_afresh),
   ):
     _require(
-      min(back, wander) >= 0 and back + wander <= 1,
-      f'config.pretrain.{name}look_back = {back} and {name}wander = {wander} are shares of second attempts: 0 or more, '
-      '1 at most together',
+      min(shares) >= 0 and sum(shares) <= 1,
+      f'config.pretrain.{name}look_back = {shares[0]}, {name}wander = {shares[1]} and {name}afresh = {shares[2]} are '
+      'shares of second attempts: 0 or more, 1 at most together',
     )
   _require(
     pretrain.sharpen_rounds >= 0, f'config.pretrain.sharpen_rounds = {pretrain.sharpen_rounds} must be 0 or more'

@@ -50,16 +50,16 @@ def trained(path, monkeypatch, stages, **changes):
 
 
 def test_single_turn_and_naive_multi_turn_train_the_attempts_that_they_pay(tmp_path, monkeypatch):
-  stages = stage_fields('single_turn', ['single_turn']) | stage_fields('multi_turn', ['final', 'sum'])
+  stages = stage_fields('single_turn', ['single_turn']) | stage_fields('multi_turn', ['final', 'sum', 'episode'])
   run, lines = trained(tmp_path / 'run', monkeypatch, stages, **{'selection.problems': 8})
   moved = {line['stage']: [norm > 0 for norm in line['attempt_gradient_norm']] for line in lines}
-  assert moved == dict(single_turn=[True, False], final=[False, True], sum=[True, True])
+  assert moved == dict(single_turn=[True, False], final=[False, True], sum=[True, True], episode=[True, True])
   for line in lines:
     right = line['accuracy']
     assert line['reward'] == pytest.approx([r * p for r, p in zip(right, stages[line['stage']]['pays'], strict=True)])
-  assert [set(line['selection']) for line in lines] == [{'return', 'accuracy', 'answer_changed', 'text_changed'}] * 3
+  assert [set(line['selection']) for line in lines] == [{'return', 'accuracy', 'answer_changed', 'text_changed'}] * 4
   final = run.folder.read_eval()['final']['step']
-  assert final == 3, 'the best is of the last stage, however good the others were'
+  assert final == 4, 'the best is of the last stage, however good the others were'
 
 
 def test_three_attempts_hold_the_first_two_near_what_the_stage_before_has_made(tmp_path, monkeypatch):

@@ -368,7 +368,7 @@ def test_sharpening_is_on_the_models_own_attempts_and_judges_them_by_the_verifie
   ]
   draws = [(numbers, steps)] * len(own)
   same = (SPEC, Mixture(0.0, 0.0, 1.0, 0.0), vocabulary, (tiny.INSTRUCTION,), 2)
-  tokens, weight, right = countdown_base.sharpening_rows(*same, draws, own, 'seed')
+  tokens, weight, right = countdown_base.sharpening_rows(*same, draws, own, None, 'seed')
   assert right == 0.25
   judged = [writer.ids('right:'), *[writer.ids('wrong:')] * 3]
   for row, counts, ids, remark in zip(tokens, weight, own, judged, strict=True):
@@ -388,8 +388,30 @@ def test_a_copy_of_an_own_attempt_is_that_attempt_token_for_token(tokenizer):
   odd = [vocabulary[countdown_base.USER], 7, 9]
   numbers, steps = countdown.draw(SPEC, 'train', random.Random(1))
   same = (SPEC, Mixture(0.0, 0.0, 0.0, 0.0), vocabulary, (tiny.INSTRUCTION,), 3)
-  tokens, weight, right = countdown_base.sharpening_rows(*same, [(numbers, steps)], [[*odd, writer.end]], 'seed')
+  tokens, weight, right = countdown_base.sharpening_rows(*same, [(numbers, steps)], [[*odd, writer.end]], None, 'seed')
   assert tokens[0][weight[0]].tolist() == [*odd, writer.end] * 3 and right == 0
+
+
+def test_answering_afresh_is_a_solution_or_another_attempt_of_the_models_own(tokenizer):
+  mixture = Mixture(0.5, 0.5, 0.0, 0.0, 0.3)
+  found = collections.Counter(
+    (solved, second == first, verdict_of(parsed(question), second) == CORRECT)
+    for question, first, [second], solved in conversations(mixture)
+  )
+  assert set(found) == {(True, True, True), (False, True, False), (False, False, True)}
+  assert within(found[False, False, True] / CONVERSATIONS, 0.5 * 0.3)
+
+  vocabulary = tokenizer.get_vocab()
+  writer = countdown_base.Writer(vocabulary, (tiny.INSTRUCTION,))
+  numbers, steps = countdown.draw(SPEC, 'train', random.Random(1))
+  solution, wrong = writer.ids(countdown.chain_text(steps)), writer.ids('1+1=2')
+  same = (SPEC, Mixture(0.0, 0.0, 0.0, 0.0, 1.0), vocabulary, (tiny.INSTRUCTION,), 2)
+  fresh = [[*wrong, writer.end], [*solution, writer.end], solution, [vocabulary[countdown_base.USER], writer.end]]
+  first = [[*solution, writer.end], *[[*wrong, writer.end]] * 3]
+  tokens, weight, _ = countdown_base.sharpening_rows(*same, [(numbers, steps)] * 4, first, fresh, 'seed')
+  seconds = [row[counts].tolist()[len(ids) :] for row, counts, ids in zip(tokens, weight, first, strict=True)]
+  assert seconds[:2] == fresh[:2]
+  assert seconds[2:] == first[2:], 'what was cut off or is no text can not be written again: a copy'
 
 
 def test_wordings_are_equally_frequent_and_the_tokenizer_has_their_words():

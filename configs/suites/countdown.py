@@ -113,6 +113,11 @@ def methods() -> dict[str, dict[str, Any]]:
       config='configs/multi_turn.py',
       fields={'order': ('sum',), 'stages.sum.steps': ALL},
     ),
+    multi_turn_episode=dict(
+      title='Multi-turn RL, one reward for both',
+      config='configs/multi_turn.py',
+      fields={'order': ('episode',), 'stages.episode.steps': ALL},
+    ),
     score=dict(title='SCoRe', config=rl, paper=(60.0, 64.4, 4.4)),
     no_stage1=dict(title='SCoRe without Stage I', config=rl, fields=second, paper=(59.2, 61.4, 2.2)),
     no_shaping=dict(

@@ -1,12 +1,13 @@
 """What the bundled base policy is pretrained on: its tokenizer, and a mixture of conversations.
 
 The mixture makes the base behave as a real base model does (docs/architecture.md). First attempts are supervised on
-solutions only, so what it gets wrong is what it can't do in one pass. Second attempts mostly copy, some wander off,
-and a few look back first: they say whether the first attempt was right or wrong, and repeat or mend it. Training has
-to turn that rare skill into a habit.
+solutions only, so what it gets wrong is what it can't do in one pass. Second attempts mostly copy, some wander off or
+answer afresh as if there were no first one, and a few look back: they say whether the first attempt was right or wrong,
+and repeat or mend it. Training has to turn that rare skill into a habit.
 """
 
 import dataclasses
+import functools
 import random
 import re
 
@@ -36,6 +37,7 @@ class Mixture:
   first_forced: float
   look_back: float
   wander: float
+  afresh: float = 0.0
 
 
 def build_tokenizer(spec: CountdownSpec, *instructions: str):
@@ -100,10 +102,17 @@ def further_attempt(
   numbers: list[int],
   target: int,
   solution: str,
+  fresh: tuple[str, bool],
   solved: bool,
   rng: random.Random,
 ) -> tuple[str, str | None, bool]:
   """An attempt after another, drawn from the mixture given whether that one is right.
+
+  Args:
+    spec, mixture, numbers, target, solution: of the conversation.
+    fresh: the answer of one who has not read the attempt before, and whether it is right; ('', _): there is none.
+    solved: whether the attempt before is right.
+    rng: draws.
 
   Returns:
     its remark; its steps, None if they are those of the one before; whether they are right.
@@ -116,6 +125,8 @@ def further_attempt(
     shuffled = rng.sample(numbers, len(numbers))
     wrong = wrong_chain(spec, shuffled, target, mixture.first_forced, rng)
     return ('', wrong, False) if wrong else ('', None, solved)
+  if kind < mixture.look_back + mixture.wander + mixture.afresh and fresh[0]:
+    return '', *fresh
   return '', None, solved
 
 
@@ -131,7 +142,7 @@ def conversation(
   first = before = wrong or solution
   right, further = not wrong, []
   for _ in range(attempts - 1):
-    remark, again, right = further_attempt(spec, mixture, numbers, target, solution, right, rng)
+    remark, again, right = further_attempt(spec, mixture, numbers, target, solution, (solution, True), right, rng)
     before = again or before
     further.append(remark + before)
   return countdown.question(spec, numbers, target), first, further, not wrong
@@ -147,6 +158,19 @@ class Writer:
   def ids(self, text: str) -> list[int]:
     """Of a text without special tokens."""
     return [self.vocabulary[piece] for piece in re.findall(_PIECE, text)]
+
+  def text(self, ids: list[int]) -> str:
+    """Their words in a row."""
+    return ''.join(self._words.get(number, '') for number in ids)
+
+  def rewritable(self, ids: list[int]) -> str:
+    """Their text, if it gives the same ids again; '' if not."""
+    text = self.text(ids)
+    return text if [self.vocabulary.get(piece) for piece in re.findall(_PIECE, text)] == ids else ''
+
+  @functools.cached_property
+  def _words(self) -> dict[int, str]:
+    return {number: word for word, number in self.vocabulary.items()}
 
   @property
   def end(self) -> int:
@@ -214,6 +238,7 @@ def sharpening_rows(
   attempts: int,
   draws: list[tuple[list[int], list[countdown.Step]]],
   first: list[list[int]],
+  fresh: list[list[int]] | None,
   seed: str,
 ) -> tuple[np.ndarray, np.ndarray, float]:
   """Conversations whose first attempts are a model's own, right or wrong, with loss on all attempts.
@@ -223,24 +248,29 @@ def sharpening_rows(
     mixture: shares of further attempts, given whether the one before is in truth right.
     draws: numbers and a solution of each problem, from `countdown.draw`.
     first: ids of the model's attempts at them, their end-of-turn included where they reached it.
+    fresh: other attempts at the same problems, alike: what answering afresh gives; None: there are none.
     seed: of the further attempts.
 
   Returns:
     tokens and weights as `supervised_rows`; the share of first attempts that are right.
   """
   writer, rng = Writer(vocabulary, instructions), random.Random(seed)
-  piece = {number: text for text, number in vocabulary.items()}
   rows, count = [], 0
-  for (numbers, steps), ids in zip(draws, first, strict=True):
+  for (numbers, steps), ids, others in zip(draws, first, fresh or [[]] * len(first), strict=True):
     target, solution = steps[-1][-1], countdown.chain_text(steps)
     before = ids[:-1] if ids[-1:] == [writer.end] else ids
-    text = ''.join(piece.get(number, '') for number in before)
-    right = verifier.grade(dict(numbers=numbers, target=target), text).verdict == Verdict.CORRECT
+    right = _is_right(numbers, target, writer.text(before))
     count += right
+    other = writer.rewritable(others[:-1]) if others[-1:] == [writer.end] else ''
+    afresh = (other, _is_right(numbers, target, other))
     further = []
     for _ in range(attempts - 1):
-      remark, again, right = further_attempt(spec, mixture, numbers, target, solution, right, rng)
+      remark, again, right = further_attempt(spec, mixture, numbers, target, solution, afresh, right, rng)
       before = before if again is None else writer.ids(again)
       further.append(writer.ids(remark) + before)
     rows.append(writer.row(countdown.question(spec, numbers, target), ids, further, True, rng))
   return *padded(rows, vocabulary[PAD]), count / len(rows)
+
+
+def _is_right(numbers: list[int], target: int, text: str) -> bool:
+  return verifier.grade(dict(numbers=numbers, target=target), text).verdict == Verdict.CORRECT

@@ -211,19 +211,30 @@ def _own(
     sampler.layout(trainer.state.params),
     sampler.spec(temperature=settings.sharpen_temperature),
   )
+
+  def answers(key: jax.Array) -> list[list[int]]:
+    found: list[list[int]] = []
+    for begin in range(0, len(draws), settings.sharpen_rows):
+      part = draws[begin : begin + settings.sharpen_rows]
+      part += part[-1:] * (settings.sharpen_rows - len(part))
+      problems = [Problem('', countdown.question(spec, numbers, steps[-1][-1]), {}) for numbers, steps in part]
+      sampled = sampler.sample(params, sampler.encoded(problems), key, rollout_spec, first_row=begin)
+      tokens_BL, attempt_BL = meshes.fetch_rows((sampled.tokens, sampled.attempt))
+      found += [tokens[labels == 1].tolist() for tokens, labels in zip(tokens_BL, attempt_BL, strict=True)]
+    return found[: len(draws)]
+
   key = stream_key(config.seed, Stream.OFFLINE, number)
-  first: list[list[int]] = []
-  for begin in range(0, len(draws), settings.sharpen_rows):
-    part = draws[begin : begin + settings.sharpen_rows]
-    part += part[-1:] * (settings.sharpen_rows - len(part))
-    problems = [Problem('', countdown.question(spec, numbers, steps[-1][-1]), {}) for numbers, steps in part]
-    sampled = sampler.sample(params, sampler.encoded(problems), key, rollout_spec, first_row=begin)
-    tokens_BL, attempt_BL = meshes.fetch_rows((sampled.tokens, sampled.attempt))
-    first += [tokens[labels == 1].tolist() for tokens, labels in zip(tokens_BL, attempt_BL, strict=True)]
-  mixture = dataclasses.replace(settings.mixture, look_back=settings.sharpen_look_back, wander=settings.sharpen_wander)
+  first = answers(key)
+  fresh = answers(jax.random.fold_in(key, 1)) if settings.sharpen_afresh else None
+  mixture = dataclasses.replace(
+    settings.mixture,
+    look_back=settings.sharpen_look_back,
+    wander=settings.sharpen_wander,
+    afresh=settings.sharpen_afresh,
+  )
   seed = f'sharpen/second/{config.seed}/{number}'
   same = (spec, mixture, vocabulary, _instructions(config), settings.attempts)
-  return countdown_base.sharpening_rows(*same, draws, first[: len(draws)], seed)
+  return countdown_base.sharpening_rows(*same, draws, first, fresh, seed)
 
 
 class _Trainer:
