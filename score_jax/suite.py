@@ -22,6 +22,7 @@ _SUITE = flags.DEFINE_string('suite', 'configs/suites/countdown.py', 'a suite fi
 _OUT = flags.DEFINE_string('out', 'results/countdown', 'folder of the results; runs lie in its work/')
 _BASE = flags.DEFINE_string('base', '', 'an HF folder to start from; default: the base that the suite makes')
 _JOBS = flags.DEFINE_integer('jobs', 1, 'processes at once on the device', lower_bound=1)
+_GPUS = flags.DEFINE_list('gpus', '', 'numbers of the GPUs that jobs are spread over, each on one')
 _BUDGET = flags.DEFINE_float('budget_seconds', 0.0, 'stop all after so many seconds, to be gone on with. 0: never', 0.0)
 _ONLY = flags.DEFINE_list('only', '', 'methods; default: all of the suite')
 _SEEDS = flags.DEFINE_list('seeds', '', "seeds; default: the suite's")
@@ -52,7 +53,8 @@ def main() -> None:
     out / 'work',
     at_once=_JOBS.value,
     seconds=_BUDGET.value,
-    environment=runner.environment(_JOBS.value, dict(os.environ)),
+    environment=runner.environment(-(-_JOBS.value // max(1, len(_GPUS.value))), dict(os.environ)),
+    gpus=_GPUS.value,
     say=lambda text: print(f'suite: {text}', flush=True),
   )
   if not outcome.left:
@@ -104,6 +106,7 @@ def _show(suite, jobs, spent) -> None:
 def _summarize(suite, out: pathlib.Path, base: str) -> None:
   """Everything that is made of what is done so far, by this call or an earlier one."""
   from score_jax.storage import run_folder
+  from score_jax.suites import counting
   from score_jax.suites import drawing
   from score_jax.suites import plan
   from score_jax.suites import results
@@ -118,9 +121,10 @@ def _summarize(suite, out: pathlib.Path, base: str) -> None:
     method: tuple(seed for seed in plan.seeds_of(suite, method, suite.seeds) if f'{method}/seed{seed}' in names)
     for method in suite.methods
   }
-  found = summary.summary(suite, work, done, jobs, _machine(work))
+  found, answers = summary.summary(suite, work, done, jobs, _machine(work))
   run_folder.write_json(out / 'summary.json', found)
   run_folder.write_json(out / 'evaluations.json', summary.evaluations(suite, work, done))
+  counting.write(out / 'answers.npz', answers)
   try:
     drawn = drawing.draw(found, out / 'figures')
   except ImportError:

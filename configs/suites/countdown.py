@@ -11,7 +11,7 @@ from typing import Any
 
 from configs.suites import countdown_base
 
-STEPS = 150  # of Stage I, and of Stage II
+STEPS = 102  # of Stage I, and of Stage II; a third of it is an iteration of STaR
 PROBLEMS, SAMPLES = 128, 8  # of a step
 SELECTION = 2048
 ALL = 2 * STEPS  # steps

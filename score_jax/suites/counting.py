@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import math
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,21 @@ def answers(found: Mapping[str, Sequence[Sequence[Row]]]) -> tuple[dict[str, Ans
     for method, seeds in tables.items()
   }
   return made, len(kept), len(ids) - len(kept)
+
+
+def write(path: pathlib.Path, found: Mapping[str, Mapping[str, Answers]]) -> None:
+  """Answers by way and method as one .npz of bool [S, P, A], from which `count` makes every figure again."""
+  np.savez_compressed(path, **{f'{way}/{method}': a.right for way, of in found.items() for method, a in of.items()})
+
+
+def read(path: pathlib.Path) -> dict[str, dict[str, Answers]]:
+  """What `write` was given: way -> method -> answers."""
+  found: dict[str, dict[str, Answers]] = {}
+  with np.load(path, allow_pickle=False) as arrays:
+    for name, right in arrays.items():
+      way, _, method = name.partition('/')
+      found.setdefault(way, {})[method] = Answers(right)
+  return found
 
 
 def count(of: Mapping[str, Answers], reference: str) -> dict[str, dict[str, Any]]:

@@ -33,6 +33,7 @@ class _Active:
   job: Job
   process: subprocess.Popen
   begun: float
+  gpu: str  # that it sees alone; '': whatever there is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,7 @@ def run(
   at_once: int,
   seconds: float,
   environment: dict[str, str],
+  gpus: Sequence[str] = (),
   say: Callable[[str], None],
 ) -> Outcome:
   """Runs what is not done yet.
@@ -98,6 +100,7 @@ def run(
     at_once: processes.
     seconds: after which all are asked to stop; 0: never.
     environment: of the processes.
+    gpus: numbers of the devices that jobs are spread over, each job on one; (): every job sees all.
     say: called with a line at each event.
   """
   records = Records(work)
@@ -117,7 +120,7 @@ def run(
   with signals.deferred(_GRACE, lambda: _kill(active)):
     while not stopping():
       for job in ready()[: at_once - len(active)]:
-        active.append(_start(job, records, environment))
+        active.append(_start(job, records, environment, _idlest(gpus, active)))
         say(f'{job.name} begins')
       if not active:
         break
@@ -157,7 +160,11 @@ def _blocked(jobs: Sequence[Job], failed: set[str]) -> set[str]:
   return found - failed
 
 
-def _start(job: Job, records: Records, environment: dict[str, str]) -> _Active:
+def _idlest(gpus: Sequence[str], active: Sequence[_Active]) -> str:
+  return min(gpus, key=lambda gpu: sum(one.gpu == gpu for one in active), default='')
+
+
+def _start(job: Job, records: Records, environment: dict[str, str], gpu: str) -> _Active:
   if job.fresh and job.folder.exists():
     shutil.rmtree(job.folder)
   job.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -169,9 +176,14 @@ def _start(job: Job, records: Records, environment: dict[str, str]) -> _Active:
   with records.path(job.name, 'log').open('ab') as log:
     # A group of its own: Ctrl-C comes to the suite alone, which passes it on once.
     process = subprocess.Popen(
-      job.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, process_group=0
+      job.command,
+      stdout=log,
+      stderr=log,
+      stdin=subprocess.DEVNULL,
+      env=environment | (dict(CUDA_VISIBLE_DEVICES=gpu) if gpu else {}),
+      process_group=0,
     )
-  return _Active(job, process, time.monotonic())
+  return _Active(job, process, time.monotonic(), gpu)
 
 
 def _ended(one: _Active, records: Records) -> int:

@@ -28,7 +28,7 @@ _WINDOW = 10  # steps that a point of a curve is a mean of
 
 def summary(
   suite: Suite, work: pathlib.Path, done: Mapping[str, tuple[int, ...]], jobs: Sequence[plan.Job], machine: str
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, Mapping[str, counting.Answers]]]:
   """Everything that tables, figures and the page of results are made of, as plain JSON data.
 
   Args:
@@ -37,6 +37,9 @@ def summary(
     done: seeds of every method that are done.
     jobs: of the suite, for their commands.
     machine: what they ran on, in words.
+
+  Returns:
+    the data; and, by way of decoding, the answers of every method that its figures are counted from.
 
   Raises:
     DataError: rows can't be read, or methods were asked different problems.
@@ -74,15 +77,16 @@ def summary(
       edits=gather.histogram([row.edit_ratio for seed_rows in rows[name] for row in seed_rows['greedy']]),
       curve=_curve([plan.folder_of(work, name, seed) for seed in seeds]),
     )
+  answers: dict[str, Mapping[str, counting.Answers]] = {}
   for way in WAYS if shown else ():
-    answers, problems, left_out = counting.answers({name: [part[way] for part in rows[name]] for name in rows})
+    answers[way], problems, left_out = counting.answers({name: [part[way] for part in rows[name]] for name in rows})
     result['problems'] = dict(counted=problems, left_out=left_out)
-    for name, figures in counting.count(answers, suite.reference).items():
+    for name, figures in counting.count(answers[way], suite.reference).items():
       result['methods'][name][way] = figures
   result['extras'] = {extra: found for extra in suite.extras if (found := _extra(suite, extra, work, shown, records))}
   result['commands'] = {job.name: plan.shown(job.command) for job in jobs}
   result['seconds'] = round(sum(records.read(job.name).get('seconds', 0.0) for job in jobs), 1)
-  return result
+  return result, answers
 
 
 def evaluations(suite: Suite, work: pathlib.Path, done: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
