@@ -285,6 +285,7 @@ def pretrain() -> ConfigDict:
   pretrain.sharpen_look_back = 0.1  # in the place of mixture.look_back
   pretrain.sharpen_wander = 0.08  # in the place of mixture.wander
   pretrain.sharpen_afresh = 0.0  # in the place of mixture.afresh
+  pretrain.sharpen_attempts = 2  # in the place of pretrain.attempts: as many as a policy made of it may be asked for
   return pretrain
 
 

@@ -189,6 +189,7 @@ class PretrainConfig:
   sharpen_look_back: float
   sharpen_wander: float
   sharpen_afresh: float
+  sharpen_attempts: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -505,7 +506,8 @@ def _check_pretrain(pretrain: PretrainConfig) -> None:
     pretrain.sharpen_temperature >= 0,
     f'config.pretrain.sharpen_temperature = {pretrain.sharpen_temperature} must be 0 or more',
   )
-  _require(pretrain.attempts >= 2, f'config.pretrain.attempts = {pretrain.attempts} must be 2 or more')
+  for name in ('attempts', 'sharpen_attempts'):
+    _require(getattr(pretrain, name) >= 2, f'config.pretrain.{name} = {getattr(pretrain, name)} must be 2 or more')
   for name in ('sharpen_conversations', 'sharpen_rows', 'sharpen_steps'):
     _require(getattr(pretrain, name) >= 1, f'config.pretrain.{name} = {getattr(pretrain, name)} must be 1 or more')
 

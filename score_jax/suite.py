@@ -1,9 +1,10 @@
 """Compares methods: `python -m score_jax.suite --suite=configs/suites/countdown.py --out=results/countdown`.
 
 Runs every method of a suite with every seed, several at once (--jobs), and evaluates them on the same problems; then
-writes OUT/summary.json, evaluations.json, figures/ and a page of results. The same command goes on with what was
-stopped; --budget_seconds=S stops it cleanly after S seconds (exit code 75). --only, --seeds and --extras run parts of
-it, and --dry_run shows what would be run and what it may spend.
+writes OUT/summary.json, evaluations.json, answers.npz, commands.txt, figures/ and a page of results, into which
+OUT/remarks.md goes if somebody has written it. The same command goes on with what was stopped; --budget_seconds=S stops
+it cleanly after S seconds (exit code 75). --only, --seeds and --extras run parts of it, and --dry_run shows what would
+be run and what it may spend.
 """
 
 import os
@@ -132,9 +133,13 @@ def _summarize(suite, out: pathlib.Path, base: str) -> None:
     print("suite: no figures: they need matplotlib, pip install 'score_jax[report]'", flush=True)
   page = pathlib.Path(_PAGE.value) if _PAGE.value else out / 'results.md'
   figures = os.path.relpath(out / 'figures', page.parent)
-  fields = ''.join(f" --field='{field}'" for field in _FIELDS.value)
-  command = f'python -m score_jax.suite --suite={_SUITE.value} --out={_OUT.value} --jobs={_JOBS.value}{fields}'
-  run_folder.write_text(page, results.page(found, command, figures, drawn))
+  flags = f' --gpus={",".join(_GPUS.value)}' if _GPUS.value else ''
+  flags += ''.join(f" --field='{field}'" for field in _FIELDS.value)
+  command = f'python -m score_jax.suite --suite={_SUITE.value} --out={_OUT.value} --jobs={_JOBS.value}{flags}'
+  remarks = out / 'remarks.md'
+  said = remarks.read_text() if remarks.exists() else ''
+  run_folder.write_text(page, results.page(found, command, figures, drawn, said))
+  run_folder.write_text(out / 'commands.txt', results.commands(found))
   print(results.table(found, 'greedy') if found['methods'] else 'suite: nothing to count yet')
   print(f'\n{out / "summary.json"}, {page}')
 

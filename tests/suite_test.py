@@ -339,7 +339,8 @@ def test_a_suite_stopped_in_a_run_goes_on_to_its_summary_figures_and_page(tmp_pa
   share = f'{100 * ledger["greedy"]["acc_t1"]:.1f}'
   assert f'| SCoRe | {share} |' in page and '| Base | 52.6 | 41.4 | -11.2 |' in page
   assert 'Incomplete' not in page and 'a machine' in page and 'the command' in page
-  assert str(jobs[1].command[3]) in page
+  assert f'score/seed0: {plan.shown(jobs[1].command)}' in results.commands(found).splitlines()
+  assert 'what it means' in results.page(found, 'the command', 'figures', [], 'what it means\n')
   drawing = pytest.importorskip('score_jax.suites.drawing')
   pytest.importorskip('matplotlib', reason='needs the extra `report`')
   assert drawing.draw(found, tmp_path / 'figures') == ['deltas', 'edits', 'changes']

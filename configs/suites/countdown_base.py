@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
   config.pretrain.sharpen_look_back = 0.02
   config.pretrain.sharpen_wander = 0.0
   config.pretrain.sharpen_afresh = 0.3
+  config.pretrain.sharpen_attempts = 3
   config.batch.problems = 4096  # with batch.samples, conversations at a time in its evaluation
   config.batch.samples = 1
   config.optim.learning_rate = 2e-3

@@ -13,7 +13,7 @@ _CAPTIONS = {
 }
 
 
-def page(summary: dict[str, Any], command: str, figures: str, drawn: Sequence[str]) -> str:
+def page(summary: dict[str, Any], command: str, figures: str, drawn: Sequence[str], remarks: str = '') -> str:
   """Markdown.
 
   Args:
@@ -21,15 +21,18 @@ def page(summary: dict[str, Any], command: str, figures: str, drawn: Sequence[st
     command: that made it.
     figures: address of the folder of figures, from where the page lies.
     drawn: names of figures.
+    remarks: what somebody has to say of it, as Markdown.
   """
   parts = [
     f'# Results: {summary["suite"]}',
-    'Written from `summary.json` by `python -m score_jax.suite`; not by hand. docs/baselines.md defines the methods.',
+    'Written from `summary.json` by `python -m score_jax.suite`, remarks apart; [baselines.md](baselines.md) defines '
+    'the methods.',
     _incomplete(summary),
     '## Held-out problems, greedy',
     _about(summary),
     table(summary, 'greedy'),
     _differences(summary),
+    remarks.strip(),
     '## Sampled, T=1',
     table(summary, 'sampled'),
     _paper(summary),
@@ -152,11 +155,17 @@ def _extras(summary: dict[str, Any]) -> str:
 
 def _made(summary: dict[str, Any], command: str) -> str:
   versions = ', '.join(f'{name} {version}' for name, version in summary['versions'].items())
-  commands = '\n'.join(f'{name}: {text}' for name, text in summary['commands'].items())
   return (
     f'```\n{command}\n```\n\n{summary["machine"]}; {summary["seconds"] / 3600:.1f} hours of jobs, several at once. '
-    f'Python {summary["python"]}, {versions}. Every job:\n\n```\n{commands}\n```'
+    f'Python {summary["python"]}, {versions}. `commands.txt` beside `summary.json` has the command of every job, '
+    '`evaluations.json` every count, `answers.npz` which problems were answered right: '
+    '`suites.counting.count(counting.read(path)[way], reference)` makes the tables again.'
   )
+
+
+def commands(summary: dict[str, Any]) -> str:
+  """Of every job, a line each."""
+  return ''.join(f'{name}: {text}\n' for name, text in summary['commands'].items())
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

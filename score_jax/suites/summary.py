@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+import score_jax
 from score_jax.reporting import gather
 from score_jax.reporting import rows as report_rows
 from score_jax.reporting.rows import Row
@@ -168,6 +169,8 @@ def _mean_curves(curves: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, f
 
 
 def _version(package: str) -> str:
+  if package == score_jax.__name__:
+    return score_jax.__version__  # it may be run from its folder, not installed
   try:
     return importlib.metadata.version(package)
   except importlib.metadata.PackageNotFoundError:

@@ -233,7 +233,7 @@ def _own(
     afresh=settings.sharpen_afresh,
   )
   seed = f'sharpen/second/{config.seed}/{number}'
-  same = (spec, mixture, vocabulary, _instructions(config), settings.attempts)
+  same = (spec, mixture, vocabulary, _instructions(config), settings.sharpen_attempts)
   return countdown_base.sharpening_rows(*same, draws, first, fresh, seed)
 
 
