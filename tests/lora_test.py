@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from score_jax import config as configs
+from score_jax.errors import ConfigError
 from score_jax.models import config_json
 from score_jax.models import decoder
 from score_jax.models import lora as loras
@@ -262,6 +262,6 @@ def test_a_run_shares_one_base_between_policy_and_reference(hf_folder, tmp_path)
 
 def test_a_pattern_without_a_target_is_a_configuration_error(hf_folder, tmp_path):
   config = tiny.run_config(**{'model.path': str(hf_folder), 'lora.rank': 2, 'lora.targets': 'kv'})
-  with pytest.raises(configs.ConfigError, match=r"config\.lora\.targets = 'kv' names none of"):
+  with pytest.raises(ConfigError, match=r"config\.lora\.targets = 'kv' names none of"):
     runs.open_run(config, str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()

@@ -51,6 +51,7 @@ from score_jax.training import specs
 from score_jax.training.update import supervised_update
 from score_jax.types import Problem
 from score_jax.types import Stage
+from score_jax.types import StageOptim
 from score_jax.types import Verdict
 from score_jax.verifiers.pool import open_grader
 
@@ -277,7 +278,7 @@ class _Trainer:
 def _rates(config: RunConfig, steps: int, peak: float) -> jax.Array:
   """Learning rate of every step: the run's optimizer settings as one stage, with a peak of its own."""
   settings = config.optim
-  stage_optim = configs.StageOptim(peak, settings.schedule, min(settings.warmup_steps, steps - 1), False)
+  stage_optim = StageOptim(peak, settings.schedule, min(settings.warmup_steps, steps - 1), False)
   stage = Stage('pretrain', steps, (), (), (), 0.0, 'base', 0.0, stage_optim)
   return jnp.array([optim.learning_rate(stage, step) for step in range(steps)], jnp.float32)
 

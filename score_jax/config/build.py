@@ -1,0 +1,138 @@
+"""From the ConfigDict of a config file to frozen dataclasses. The only module that knows ConfigDict."""
+
+import dataclasses
+import typing
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from score_jax.config.checks import check
+from score_jax.config.fields import OptimConfig
+from score_jax.config.fields import RunConfig
+from score_jax.config.fields import SupervisedConfig
+from score_jax.errors import ConfigError
+from score_jax.types import Stage
+from score_jax.types import StageOptim
+
+
+@dataclasses.dataclass(frozen=True)
+class _StageOverrides:
+  """`optim` of a stage in a config file; the given value of each field means "the run's own"."""
+
+  learning_rate: float  # 0
+  schedule: str  # ''
+  warmup_steps: int  # -1
+  reset_moments: bool
+
+
+def from_config_dict(config: ConfigDict) -> RunConfig:
+  """Builds and checks a RunConfig.
+
+  Raises:
+    ConfigError: an unknown, missing or ill-typed field, or fields that contradict each other. The message names the
+      field, its value and the remedy.
+  """
+  raw = config.to_dict()
+  stages, order = raw.pop('stages', None), raw.pop('order', None)
+  if not isinstance(stages, dict) or not isinstance(order, (tuple, list)):
+    raise ConfigError('config.stages must be a ConfigDict of stages and config.order a tuple of their names')
+  optim = _built(OptimConfig, raw.get('optim', {}), 'config.optim')
+  visits = _visits(stages, order, optim)
+  if raw.get('mode') == 'supervised':
+    visits = _iterations(_built(SupervisedConfig, raw.get('supervised', {}), 'config.supervised'), optim)
+  run = _built(RunConfig, raw | dict(visits=visits), 'config')
+  check(run)
+  return run
+
+
+def _built(cls: type, values: Any, where: str) -> Any:
+  """A dataclass from a dict, field by field, with types checked."""
+  if dataclasses.is_dataclass(values):
+    return values
+  if not isinstance(values, dict):
+    raise ConfigError(f'{where} = {values!r} must be a section with the fields of configs/common.py')
+  hints = typing.get_type_hints(cls)
+  for name in values:
+    if name not in hints:
+      raise ConfigError(f'{where}.{name} is not a field; known fields: {", ".join(hints)}')
+  for name in hints:
+    if name not in values:
+      raise ConfigError(f'{where}.{name} is missing; configs/common.py has its default')
+  return cls(**{name: _typed(hint, values[name], f'{where}.{name}') for name, hint in hints.items()})
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+  """`value` as the annotated type: ints pass for floats, lists for tuples, nothing else is converted."""
+  if dataclasses.is_dataclass(hint):
+    return _built(hint, value, where)
+  if typing.get_origin(hint) is tuple:
+    if not isinstance(value, (tuple, list)):
+      raise ConfigError(f'{where} = {value!r} must be a tuple')
+    inner = typing.get_args(hint)[0]
+    return tuple(_typed(inner, item, f'{where}[{i}]') for i, item in enumerate(value))
+  if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    value = float(value)
+  if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+    raise ConfigError(f'{where} = {value!r} must be of type {hint.__name__}, not {type(value).__name__}')
+  return value
+
+
+def _visits(stages: dict[str, Any], order: tuple[str, ...], optim: OptimConfig) -> tuple[Stage, ...]:
+  """The stages in the order of the run, with the run's optimizer settings filled in."""
+  visits = []
+  for name in order:
+    if name not in stages:
+      raise ConfigError(f'config.order names {name!r}, which is not in config.stages ({", ".join(stages)})')
+    where = f'config.stages.{name}'
+    fields = dict(stages[name])
+    own = _built(_StageOverrides, fields.pop('optim', None), f'{where}.optim')
+    merged = StageOptim(
+      learning_rate=own.learning_rate or optim.learning_rate,
+      schedule=own.schedule or optim.schedule,
+      warmup_steps=optim.warmup_steps if own.warmup_steps < 0 else own.warmup_steps,
+      reset_moments=own.reset_moments,
+    )
+    visits.append(_built(Stage, fields | dict(name=name, optim=merged), where))
+  return tuple(visits)
+
+
+def _iterations(settings: SupervisedConfig, optim: OptimConfig) -> tuple[Stage, ...]:
+  """Iterations of supervised training as stages: nothing is rewarded, and each begins with fresh moments."""
+  one = StageOptim(optim.learning_rate, optim.schedule, optim.warmup_steps, reset_moments=True)
+  return tuple(
+    Stage(f'iteration{i + 1}', settings.steps, (0.0,) * 2, (0.0,) * 2, (0.0,) * 2, 0.0, 'base', 0.0, one)
+    for i in range(settings.iterations)
+  )
+
+
+def as_dict(run: RunConfig) -> dict[str, Any]:
+  """The configuration as plain JSON data."""
+  return dataclasses.asdict(run)
+
+
+def identity(run: RunConfig) -> dict[str, Any]:
+  """What must be the same for a run to be continued; never how long, where, how often saved or evaluated.
+
+  The model, the tokenizer and the training data are added to it as hashes (`training.run`).
+  """
+  everything = as_dict(run)
+  keep = ('mode', 'seed', 'init_from', 'lora', 'task', 'grading', 'batch', 'sampling', 'visits', 'offline_pool')
+  chosen = {name: everything[name] for name in (*keep, 'loss', 'optim')}
+  chosen['optim'].pop('max_rejected_in_a_row')
+  # Where and in what order the same sums are made, like the mesh.
+  chosen['batch'].pop('pack')
+  chosen['sampling'].pop('lanes')
+  chosen['grading'].pop('workers')
+  # What is trained on is known by its hash, wherever its files lie; held-out problems decide nothing.
+  chosen['task'].pop('data')
+  chosen['task'].pop('evaluate')
+  if not run.lora.rank:
+    chosen['lora'] = dict(rank=0)  # the rest means nothing then
+  chosen['best'] = dict(window=run.checkpoint.best_window, every=run.checkpoint.every)
+  if run.selection.problems:
+    chosen['best'] = dict(every=run.checkpoint.every, selection=everything['selection'])
+  if run.mode == 'supervised':
+    chosen['supervised'] = everything['supervised']
+  if run.mode == 'pretrain':
+    chosen['pretrain'] = everything['pretrain']
+  return chosen

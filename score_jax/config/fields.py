@@ -1,0 +1,227 @@
+"""The fields of a configuration, as frozen dataclasses.
+
+`configs/common.py` documents every field, once, with its unit and default; nothing here has a default of its own.
+"""
+
+import dataclasses
+
+from score_jax.models.lora import Lora
+from score_jax.tasks.countdown import CountdownSpec
+from score_jax.tasks.countdown_base import Mixture
+from score_jax.tasks.jsonl import JsonlSpec
+from score_jax.tasks.mbpp import MbppSpec
+from score_jax.tasks.problems import DataSpec
+from score_jax.types import Stage
+from score_jax.verifiers.registry import GradingSpec
+
+MODES = ('score', 'supervised', 'pretrain')
+DATASETS = ('star', 'sft')  # names of baselines.pairs.DATASETS
+DTYPES = ('auto', 'float32', 'bfloat16')
+CACHE_DTYPES = ('auto', 'float32', 'bfloat16', 'float8_e4m3fn')
+LONG_PROMPTS = ('error', 'drop')
+REMATS = ('none', 'dots', 'full')  # names of models.decoder.REMATS
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  path: str
+  dtype: str
+  remat: str
+  logits_mb: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+  name: str
+  evaluate: str
+  data: DataSpec
+  prompt: str
+  long_prompts: str
+  system: str
+  instruction: str
+  chat_template: str
+  examples: str
+  date: str
+  countdown: CountdownSpec
+  mbpp: MbppSpec
+  jsonl: JsonlSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchConfig:
+  problems: int
+  samples: int
+  micro_batches: int
+  pack: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+  prompt_tokens: int
+  attempt_tokens: tuple[int, ...]
+  lanes: int
+  cache_dtype: str
+  temperature: float
+  top_k: int
+  top_p: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+  kl_form: str
+  importance_cap: float
+  attempt_gradient_norms: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+  learning_rate: float
+  schedule: str
+  warmup_steps: int
+  b1: float
+  b2: float
+  eps: float
+  weight_decay: float
+  clip_norm: float
+  max_rejected_in_a_row: int
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  problems: int
+  seed: int
+  every: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+  rows: int
+  every: int
+  kl_budget: float
+  stop_on: tuple[str, ...]
+  tensorboard: bool
+  wandb: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+  path: str
+  every: int
+  keep: int
+  best_window: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectionConfig:
+  problems: int
+  pays: tuple[float, ...]
+  bonus: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class FaultsConfig:
+  grace_seconds: float
+  max_failed_saves: int
+  forget_best: bool
+  stuck_factor: float
+  stuck_seconds: float
+  stuck_first_seconds: float
+  max_rejected: float
+  kl_stop: float
+  mismatch_stop: float
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  data: int
+  fsdp: int
+  tensor: int
+
+
+@dataclasses.dataclass(frozen=True)
+class HostsConfig:
+  init_seconds: int
+  heartbeat_seconds: int
+  barrier_seconds: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SupervisedConfig:
+  dataset: str
+  plus: bool
+  iterations: int
+  steps: int
+  problems: int
+  samples: int
+  loss_on: tuple[bool, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+  conversations: int
+  rows: int
+  steps: int
+  width: int
+  layers: int
+  heads: int
+  ffn: int
+  max_positions: int
+  attempts: int
+  rewordings: tuple[str, ...]
+  init_scale: float
+  mixture: Mixture
+  sharpen_rounds: int
+  sharpen_temperature: float
+  sharpen_conversations: int
+  sharpen_rows: int
+  sharpen_steps: int
+  sharpen_learning_rate: float
+  sharpen_look_back: float
+  sharpen_wander: float
+  sharpen_afresh: float
+  sharpen_attempts: int
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """A whole run. `visits` is the run's list of stages, in the order in which they are trained."""
+
+  mode: str
+  seed: int
+  max_steps: int
+  init_from: str
+  compile_cache: str
+  model: ModelConfig
+  lora: Lora
+  task: TaskConfig
+  grading: GradingSpec
+  batch: BatchConfig
+  sampling: SamplingConfig
+  visits: tuple[Stage, ...]
+  offline_pool: int
+  loss: LossConfig
+  optim: OptimConfig
+  eval: EvalConfig
+  report: ReportConfig
+  checkpoint: CheckpointConfig
+  selection: SelectionConfig
+  faults: FaultsConfig
+  mesh: MeshConfig
+  hosts: HostsConfig
+  supervised: SupervisedConfig
+  pretrain: PretrainConfig
+
+  @property
+  def attempts(self) -> int:
+    """A."""
+    return len(self.sampling.attempt_tokens)
+
+  @property
+  def rows(self) -> int:
+    """B of a training step."""
+    return self.batch.problems * self.batch.samples
+
+  @property
+  def total_steps(self) -> int:
+    """Steps of all visits, before `max_steps`."""
+    return sum(stage.steps for stage in self.visits)
