@@ -15,6 +15,7 @@ import hashlib
 import http.server
 import itertools
 import json
+import pathlib
 import re
 import threading
 from typing import Any
@@ -58,6 +59,13 @@ class FakeGcs:
 
   def read(self, bucket: str, name: str) -> bytes:
     return self.objects[bucket][name][0]
+
+  def download(self, bucket: str, prefix: str, folder: pathlib.Path) -> None:
+    """Everything below a prefix, as files."""
+    for name in self.names(bucket, prefix):
+      path = folder / name.removeprefix(prefix)
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_bytes(self.read(bucket, name))
 
   def put(self, bucket: str, name: str, data: bytes) -> int:
     with self.lock:

@@ -10,6 +10,7 @@ import threading
 import time
 import types
 
+import fake_gcs
 import hosts_rig
 import numpy as np
 import pytest
@@ -111,6 +112,34 @@ def test_a_killed_coordinator_ends_all_and_a_restart_ends_the_same(rig, pair, tm
   assert codes[1 - victim] in hosts_rig.LOST, rig.said(workdir)
   rig.run(2, workdir, KEEP_ALL)
   assert hosts_rig.fingerprint(workdir) == hosts_rig.fingerprint(pair[0])
+
+
+def test_hosts_that_share_a_bucket_and_no_disk_lose_both_disks_and_end_the_same(rig, pair, tmp_path, monkeypatch):
+  pytest.importorskip('gcsfs', reason='needs the extra `gcs`')
+  settings = (KEEP_ALL, '--config.checkpoint.path=gs://bucket/pod')
+
+  def start(name: str):
+    port = hosts_rig.free_port()
+    folders = [tmp_path / f'{name}{i}' for i in range(2)]
+    return [rig.start(f'local:127.0.0.1:{port},2,{i}', folder, *settings) for i, folder in enumerate(folders)]
+
+  with fake_gcs.serving('bucket') as store:
+    for name, value in store.environment().items():
+      monkeypatch.setenv(name, value)
+    processes = start('first')
+    while not store.names('bucket', 'pod/checkpoints/3/') and processes[0].poll() is None:
+      time.sleep(0.005)
+    processes[1].kill()
+    codes, _ = hosts_rig.ended(processes, DEADLINE)
+    assert codes[1] == -signal.SIGKILL and codes[0] in hosts_rig.LOST, (rig.logs / 'first0.0').read_text()[-2000:]
+    for i in range(2):
+      shutil.rmtree(tmp_path / f'first{i}')
+    saved = store.objects['bucket']['pod/checkpoints/1/manifest.json']
+    codes, _ = hosts_rig.ended(start('second'), 300)
+    assert codes == [0, 0], [(rig.logs / f'second{i}.{i}').read_text()[-2000:] for i in range(2)]
+    assert store.objects['bucket']['pod/checkpoints/1/manifest.json'] == saved, 'it went on, and did not begin again'
+    store.download('bucket', 'pod/', tmp_path / 'store')
+  assert hosts_rig.fingerprint(tmp_path / 'store') == hosts_rig.fingerprint(pair[0])
 
 
 def test_a_signal_to_one_host_stops_all_at_one_step_that_is_saved(rig, pair, tmp_path):
