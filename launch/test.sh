@@ -4,6 +4,13 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh
 make_venv test
+# The TPU's compiler lies beside the packages, not among them: there, JAX would look for TPUs in every run of this .venv.
+export LIBTPU="$VIRTUAL_ENV/libtpu"
+if [[ ! -d $LIBTPU ]]; then
+  wanted=$(python -c 'import importlib.metadata as m; print(*[r.split(";")[0] for r in m.requires("jax") if "libtpu" in r])')
+  python -m pip install --quiet --disable-pip-version-check --no-deps --target "$LIBTPU" "$wanted" ||
+    echo "no $wanted for this machine: the tests of TPU programs are skipped"
+fi
 ruff check .
 ruff format --check .
 exec python -m pytest -n 2 --dist loadfile "$@"

@@ -1,13 +1,17 @@
 """What the TPU's compiler makes of a run's programs, small enough to be compiled in a minute without a TPU.
 
-Skipped where libtpu is not installed (`pip install 'jax[tpu]'`, the extra `tpu` of setup.py).
+Skipped where libtpu is neither installed (`pip install 'jax[tpu]'`, the extra `tpu` of setup.py) nor in the folder
+LIBTPU, where launch/test.sh puts it.
 """
 
 import functools
-import importlib.util
+import importlib.machinery
 import math
+import os
 import re
+import sys
 
+import jax
 import jax.numpy as jnp
 import pytest
 import tiny
@@ -24,10 +28,20 @@ L = P + 2 * BUDGET + FEED
 SHARDS, TENSOR = 2, 2
 _ARRAY = re.compile(r'\b(pred|[sufbc]+\d+\w*)\[([\d,]+)\]')
 
+_PLACES = [*sys.path, *filter(None, [os.environ.get('LIBTPU')])]
+
 pytestmark = pytest.mark.skipif(
-  importlib.util.find_spec('libtpu') is None,
+  importlib.machinery.PathFinder.find_spec('libtpu', _PLACES) is None,
   reason="libtpu, the TPU's compiler, is not installed: pip install 'jax[tpu]'",
 )
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiler():
+  jax.devices()  # before JAX can see a libtpu: it would look for its TPUs
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sys, 'path', _PLACES)
+    yield
 
 
 @pytest.fixture(scope='module')
