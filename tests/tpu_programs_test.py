@@ -4,6 +4,7 @@ Skipped where libtpu is neither installed (`pip install 'jax[tpu]'`, the extra `
 LIBTPU, where launch/test.sh puts it.
 """
 
+from collections import Counter
 import functools
 import importlib.machinery
 import math
@@ -109,6 +110,17 @@ def test_logits_never_exist_for_the_whole_sequence(plan, compiled, name):
   assert max(map(math.prod, found)) < everything
   of_the_vocabulary = [shape for shape in found if {V, V // TENSOR} & set(shape)]
   assert max(map(math.prod, of_the_vocabulary)) < everything / 2
+
+
+@pytest.mark.parametrize(('name', 'times'), [('reference', 16), ('update', 32)])
+def test_the_head_is_not_sent_for_every_chunk_of_logits(plan, compiled, name, times):
+  # 37 chunks, forward and (update) backward: 78 gatherings of the head, and as many sums of its gradient.
+  head = V * plan.decoder.width // TENSOR * plan.dtype.itemsize
+  sent = Counter()
+  for one in compiled(name)[0].sent:
+    sent[one.kind] += one.bytes
+  assert 0 < sent['all-gather'] + sent['collective-permute'] < times * head
+  assert 0 < sent['all-reduce'] + sent['reduce-scatter'] < times * head
 
 
 def test_a_program_that_is_too_large_is_told_by_how_much():

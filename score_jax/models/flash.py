@@ -41,6 +41,26 @@ class Attention:
       return x_X
     return jax.lax.with_sharding_constraint(x_X, NamedSharding(self.mesh, PartitionSpec(('data', 'fsdp'))))
 
+  @property
+  def shards(self) -> int:
+    """Into how many parts rows are cut."""
+    return 1 if self.mesh is None else self.mesh.shape['data'] * self.mesh.shape['fsdp']
+
+  def whole(self, head_VD: jax.Array) -> jax.Array:
+    """The output head as chunks of logits read it: gathered once, not for each of them."""
+    return self._cut_by_vocabulary(head_VD, None)
+
+  def partial(self, sum_SVD: jax.Array) -> jax.Array:
+    """A part of the head's gradient on each shard of rows: what is added up there before anything is sent."""
+    return self._cut_by_vocabulary(sum_SVD, ('data', 'fsdp'))
+
+  def _cut_by_vocabulary(self, x: jax.Array, rows: tuple[str, ...] | None) -> jax.Array:
+    if self.mesh is None or self.mesh.size == 1:
+      return x
+    tensor = None if x.shape[-2] % self.mesh.shape['tensor'] else 'tensor'
+    axes = (tensor, None) if rows is None else (rows, tensor, None)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*axes)))
+
 
 PLAIN = Attention()
 

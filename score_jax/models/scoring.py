@@ -39,7 +39,8 @@ def token_logps(
   stream at a time, forward and backward; one f32 a token is kept between.
   """
   hidden_XTD = decoder.hidden_states(params, config, tokens_XT, rows, dtype=dtype, remat=remat, how=how)
-  return _shifted(_next_token_logps(hidden_XTD, decoder.head(params, dtype), _next(tokens_XT), config, chunk))
+  head_VD = decoder.head(params, dtype)
+  return _shifted(_next_token_logps(hidden_XTD, head_VD, _next(tokens_XT), config, chunk, how))
 
 
 def token_logps_and_kl(
@@ -62,7 +63,7 @@ def token_logps_and_kl(
   settings = dict(dtype=dtype, how=how)
   hidden_XTD = decoder.hidden_states(params, config, tokens_XT, rows, remat=remat, **settings)
   ref_hidden_XTD = decoder.hidden_states(reference, config, tokens_XT, rows, **settings)
-  head_VD, ref_head_VD = decoder.head(params, dtype), decoder.head(reference, dtype)
+  head_VD, ref_head_VD = (how.whole(decoder.head(tree, dtype)) for tree in (params, reference))
 
   @jax.checkpoint
   def score(inputs):
@@ -107,18 +108,20 @@ def _joined(tree: Any, places: int) -> Any:
   return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :places], tree)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _next_token_logps(
-  hidden_XTD: jax.Array, head_VD: jax.Array, token_XT: jax.Array, config: DecoderConfig, chunk: int
+  hidden_XTD: jax.Array, head_VD: jax.Array, token_XT: jax.Array, config: DecoderConfig, chunk: int, how: Attention
 ) -> jax.Array:
   """f32 log-probability of `token` after each place."""
-  return _forward(hidden_XTD, head_VD, token_XT, config, chunk)[0]
+  return _forward(hidden_XTD, head_VD, token_XT, config, chunk, how)[0]
 
 
-def _forward(hidden_XTD, head_VD, token_XT, config, chunk):
+def _forward(hidden_XTD, head_VD, token_XT, config, chunk, how):
+  whole_VD = how.whole(head_VD)
+
   def score(inputs):
     hidden_XCD, token_XC = inputs
-    logits_XCV = decoder.logits(hidden_XCD, head_VD, config)
+    logits_XCV = decoder.logits(hidden_XCD, whole_VD, config)
     total_XC = jax.nn.logsumexp(logits_XCV, axis=-1)
     return _at(logits_XCV, token_XC) - total_XC, total_XC
 
@@ -127,25 +130,30 @@ def _forward(hidden_XTD, head_VD, token_XT, config, chunk):
   return logp_XT, (hidden_XTD, head_VD, token_XT, total_XT)
 
 
-def _backward(config, chunk, kept, cotangent_XT):
-  """d logp / d logits = onehot - p, written once in the compute dtype, as the two products that read it take it."""
+def _backward(config, chunk, how, kept, cotangent_XT):
+  """d logp / d logits = onehot - p, written once in the compute dtype, as the two products that read it take it.
+
+  The head's gradient is added up on each shard of rows, and over them when all chunks are done.
+  """
   hidden_XTD, head_VD, token_XT, total_XT = kept
+  whole_VD, S = how.whole(head_VD), how.shards
   vocabulary_V = jnp.arange(head_VD.shape[0], dtype=jnp.int32)
 
-  def backward(sum_VD, inputs):
+  def backward(sum_SVD, inputs):
     hidden_XCD, token_XC, total_XC, cotangent_XC = inputs
-    logits_XCV = decoder.logits(hidden_XCD, head_VD, config)
+    logits_XCV = decoder.logits(hidden_XCD, whole_VD, config)
     chosen_XCV = (token_XC[..., None] == vocabulary_V[None, None]).astype(jnp.float32)
     d_XCV = cotangent_XC[..., None] * (chosen_XCV - jnp.exp(logits_XCV - total_XC[..., None]))
     if config.final_softcap:
       d_XCV *= 1 - jnp.square(logits_XCV / config.final_softcap)  # of c tanh(x / c)
     d_XCV = d_XCV.astype(hidden_XCD.dtype)
-    d_head_VD = jnp.einsum('xcv,xcd->vd', d_XCV, hidden_XCD, preferred_element_type=jnp.float32)
-    return sum_VD + d_head_VD, jnp.einsum('xcv,vd->xcd', d_XCV, head_VD)
+    d_SXCV, hidden_SXCD = (x.reshape(S, -1, *x.shape[1:]) for x in (d_XCV, hidden_XCD))
+    d_head_SVD = jnp.einsum('sxcv,sxcd->svd', d_SXCV, hidden_SXCD, preferred_element_type=jnp.float32)
+    return how.partial(sum_SVD + d_head_SVD), jnp.einsum('xcv,vd->xcd', d_XCV, whole_VD)
 
   inputs = _cut((hidden_XTD, token_XT, total_XT, cotangent_XT), chunk)
-  sum_VD, d_hidden = jax.lax.scan(backward, jnp.zeros(head_VD.shape, jnp.float32), inputs)
-  return _joined(d_hidden, token_XT.shape[1]), sum_VD.astype(head_VD.dtype), None
+  sum_SVD, d_hidden = jax.lax.scan(backward, how.partial(jnp.zeros((S, *head_VD.shape), jnp.float32)), inputs)
+  return _joined(d_hidden, token_XT.shape[1]), jnp.sum(sum_SVD, axis=0).astype(head_VD.dtype), None
 
 
 _next_token_logps.defvjp(_forward, _backward)
