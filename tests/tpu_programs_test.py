@@ -40,7 +40,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope='module', autouse=True)
 def compiler():
   jax.devices()  # before JAX can see a libtpu: it would look for its TPUs
-  with pytest.MonkeyPatch.context() as patch:
+  # A run in float32 leaves a precision behind that kernels of 16 bits do not have.
+  with pytest.MonkeyPatch.context() as patch, jax.default_matmul_precision('default'):
     patch.setattr(sys, 'path', _PLACES)
     yield
 
