@@ -33,11 +33,11 @@ def get_config() -> ConfigDict:
   config.pretrain.mixture.afresh = 0.15
   config.pretrain.sharpen_rounds = 2
   config.pretrain.sharpen_conversations = 60_000
-  config.pretrain.sharpen_steps = 400
+  config.pretrain.sharpen_steps = 500
   config.pretrain.sharpen_look_back = 0.02
   config.pretrain.sharpen_wander = 0.0
   config.pretrain.sharpen_afresh = 0.3
-  config.pretrain.sharpen_attempts = 3
+  config.pretrain.sharpen_attempts = 10
   config.batch.problems = 4096  # with batch.samples, conversations at a time in its evaluation
   config.batch.samples = 1
   config.optim.learning_rate = 2e-3
