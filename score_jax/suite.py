@@ -3,14 +3,16 @@
 Runs every method of a suite with every seed, several at once (--jobs), and evaluates them on the same problems; then
 writes OUT/summary.json, evaluations.json, answers.npz, commands.txt, figures/ and a page of results, into which
 OUT/remarks.md goes if somebody has written it. The same command goes on with what was stopped; --budget_seconds=S stops
-it cleanly after S seconds (exit code 75). --only, --seeds and --extras run parts of it, and --dry_run shows what would
-be run and what it may spend.
+it cleanly after S seconds (exit code 75). --only, --seeds and --extras run parts of it, --dry_run shows what would be
+run and what it may spend, and --redraw writes figures and page again from OUT/summary.json.
 """
 
+import json
 import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -30,6 +32,7 @@ _SEEDS = flags.DEFINE_list('seeds', '', "seeds; default: the suite's")
 _FIELDS = flags.DEFINE_multi_string('field', [], "NAME=VALUE: a field of every run, over the suite's; may be repeated")
 _EXTRAS = flags.DEFINE_bool('extras', True, 'also the further evaluations (many attempts, inference compute)')
 _DRY = flags.DEFINE_bool('dry_run', False, 'show jobs and budgets, and run nothing')
+_REDRAW = flags.DEFINE_bool('redraw', False, 'figures and page again from OUT/summary.json and remarks; run nothing')
 _PAGE = flags.DEFINE_string('page', '', 'where the page of results goes, e.g. docs/results.md; default: OUT/results.md')
 
 
@@ -37,7 +40,11 @@ def main() -> None:
   from score_jax.suites import plan
   from score_jax.suites import runner
 
-  suite, out = plan.read(_SUITE.value, _FIELDS.value), pathlib.Path(_OUT.value)
+  out = pathlib.Path(_OUT.value)
+  if _REDRAW.value:
+    _draw(_known(out), out)
+    return
+  suite = plan.read(_SUITE.value, _FIELDS.value)
   seeds = _seeds(suite)
   spent = plan.budgets(suite)
   only = plan.chosen(suite, _ONLY.value)
@@ -108,7 +115,6 @@ def _summarize(suite, out: pathlib.Path, base: str) -> None:
   """Everything that is made of what is done so far, by this call or an earlier one."""
   from score_jax.storage import run_folder
   from score_jax.suites import counting
-  from score_jax.suites import drawing
   from score_jax.suites import plan
   from score_jax.suites import results
   from score_jax.suites import runner
@@ -123,24 +129,43 @@ def _summarize(suite, out: pathlib.Path, base: str) -> None:
     for method in suite.methods
   }
   found, answers = summary.summary(suite, work, done, jobs, _machine(work))
+  options = f' --base={base}' if base else ''
+  options += f' --gpus={",".join(_GPUS.value)}' if _GPUS.value else ''
+  options += ''.join(f" --field='{field}'" for field in _FIELDS.value)
+  found['command'] = (
+    f'python -m score_jax.suite --suite={_SUITE.value} --out={_OUT.value} --jobs={_JOBS.value}{options}'
+  )
   run_folder.write_json(out / 'summary.json', found)
   run_folder.write_json(out / 'evaluations.json', summary.evaluations(suite, work, done))
+  run_folder.write_text(out / 'commands.txt', results.commands(found))
   counting.write(out / 'answers.npz', answers)
+  _draw(found, out)
+  print(results.table(found, 'greedy') if found['methods'] else 'suite: nothing to count yet')
+
+
+def _known(out: pathlib.Path) -> dict[str, Any]:
+  """The summary of an earlier call."""
+  try:
+    return json.loads((out / 'summary.json').read_text())
+  except (OSError, ValueError) as error:
+    raise DataError(f'{out / "summary.json"}: {error}; --redraw needs what a suite has written there') from error
+
+
+def _draw(found: dict[str, Any], out: pathlib.Path) -> None:
+  """The figures and the page of a summary."""
+  from score_jax.storage import run_folder
+  from score_jax.suites import drawing
+  from score_jax.suites import results
+
   try:
     drawn = drawing.draw(found, out / 'figures')
   except ImportError:
     drawn = []
     print("suite: no figures: they need matplotlib, pip install 'score_jax[report]'", flush=True)
   page = pathlib.Path(_PAGE.value) if _PAGE.value else out / 'results.md'
-  figures = os.path.relpath(out / 'figures', page.parent)
-  flags = f' --gpus={",".join(_GPUS.value)}' if _GPUS.value else ''
-  flags += ''.join(f" --field='{field}'" for field in _FIELDS.value)
-  command = f'python -m score_jax.suite --suite={_SUITE.value} --out={_OUT.value} --jobs={_JOBS.value}{flags}'
   remarks = out / 'remarks.md'
   said = remarks.read_text() if remarks.exists() else ''
-  run_folder.write_text(page, results.page(found, command, figures, drawn, said))
-  run_folder.write_text(out / 'commands.txt', results.commands(found))
-  print(results.table(found, 'greedy') if found['methods'] else 'suite: nothing to count yet')
+  run_folder.write_text(page, results.page(found, os.path.relpath(out / 'figures', page.parent), drawn, said))
   print(f'\n{out / "summary.json"}, {page}')
 
 

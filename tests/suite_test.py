@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import subprocess
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ from score_jax.errors import ConfigError
 from score_jax.errors import DataError
 from score_jax.reporting import rows as report_rows
 from score_jax.suites import counting
+from score_jax.suites import drawing
 from score_jax.suites import plan
 from score_jax.suites import results
 from score_jax.suites import runner
@@ -335,12 +337,38 @@ def test_a_suite_stopped_in_a_run_goes_on_to_its_summary_figures_and_page(tmp_pa
   assert found['methods']['score']['chosen_step'] == [ledger['step']] and not found['missing']
   assert found['methods']['score']['curve']['step'] == [1, 2, 3, 4]
 
-  page = results.page(found, 'the command', 'figures', ['deltas'])
+  found['command'] = 'the command'
+  page = results.page(found, 'figures', ['deltas'])
   share = f'{100 * ledger["greedy"]["acc_t1"]:.1f}'
   assert f'| SCoRe | {share} |' in page and '| Base | 52.6 | 41.4 | -11.2 |' in page
   assert 'Incomplete' not in page and 'a machine' in page and 'the command' in page
   assert f'score/seed0: {plan.shown(jobs[1].command)}' in results.commands(found).splitlines()
-  assert 'what it means' in results.page(found, 'the command', 'figures', [], 'what it means\n')
+  assert 'what it means' in results.page(found, 'figures', [], 'what it means\n')
   drawing = pytest.importorskip('score_jax.suites.drawing')
   pytest.importorskip('matplotlib', reason='needs the extra `report`')
   assert drawing.draw(found, tmp_path / 'figures') == ['deltas', 'edits', 'changes']
+
+
+@pytest.mark.parametrize(
+  ('name', 'page'), [('countdown', 'docs/results.md'), ('quickstart', 'docs/results_quickstart.md')]
+)
+def test_published_pages_are_those_of_their_summaries_and_those_count_the_answers(name, page):
+  out = pathlib.Path('results') / name
+  summary_json, remarks = json.loads((out / 'summary.json').read_text()), (out / 'remarks.md').read_text()
+  drawn = [figure for figure in drawing.FIGURES if (out / f'figures/{figure}.png').exists()]
+  written = results.page(summary_json, f'../{out}/figures', drawn, remarks)
+  assert pathlib.Path(page).read_text() == written, f'python -m score_jax.suite --out={out} --page={page} --redraw'
+  for way, answers in counting.read(out / 'answers.npz').items():
+    for method, found in answers.items():
+      told = summary_json['methods'][method][way]
+      last = told[f'acc_t{found.right.shape[-1]}']
+      for figure, right in ((told['acc_t1'], found.right[..., 0]), (last, found.right[..., -1])):
+        assert figure['mean'] == pytest.approx(right.mean(), abs=1e-9), (way, method)
+
+
+def test_redraw_needs_a_summary(tmp_path):
+  command = [sys.executable, '-m', 'score_jax.suite', f'--out={tmp_path}', '--redraw']
+  ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+  assert ended.returncode == 65 and len(ended.stderr.strip().splitlines()) == 1
+  assert f'{tmp_path}/summary.json' in ended.stderr and '--redraw' in ended.stderr
+  assert not list(tmp_path.iterdir())

@@ -40,6 +40,7 @@ def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[str]:
 
 def _deltas(summary: dict[str, Any], figure: Any) -> bool:
   """Delta of every method with its interval."""
+  figure.set_size_inches(8, 1.2 + 0.25 * len(summary['methods']))
   axes = figure.add_subplot()
   for method in summary['methods'].values():
     found = method['greedy']['delta']
@@ -89,7 +90,7 @@ def _panels(
     return False
   columns = math.ceil(math.sqrt(len(found)))
   rows = math.ceil(len(found) / columns)
-  figure.set_size_inches(8, 0.6 + 1.5 * rows)
+  figure.set_size_inches(max(8, 2 * columns), 0.6 + 1.5 * rows)
   axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
   for axis, (name, method) in zip(axes, found.items(), strict=False):
     if name != summary['reference'] in found:

@@ -13,12 +13,11 @@ _CAPTIONS = {
 }
 
 
-def page(summary: dict[str, Any], command: str, figures: str, drawn: Sequence[str], remarks: str = '') -> str:
+def page(summary: dict[str, Any], figures: str, drawn: Sequence[str], remarks: str = '') -> str:
   """Markdown.
 
   Args:
     summary: of a suite.
-    command: that made it.
     figures: address of the folder of figures, from where the page lies.
     drawn: names of figures.
     remarks: what somebody has to say of it, as Markdown.
@@ -31,10 +30,11 @@ def page(summary: dict[str, Any], command: str, figures: str, drawn: Sequence[st
     '## Held-out problems, greedy',
     _about(summary),
     table(summary, 'greedy'),
-    _differences(summary),
+    _differences(summary, 'greedy'),
     remarks.strip(),
     '## Sampled, T=1',
     table(summary, 'sampled'),
+    _differences(summary, 'sampled'),
     _paper(summary),
     '## Budgets',
     _budgets(summary),
@@ -42,7 +42,7 @@ def page(summary: dict[str, Any], command: str, figures: str, drawn: Sequence[st
     *(f'{_CAPTIONS[name]}\n\n![{_CAPTIONS[name]}]({figures}/{name}.png)' for name in drawn),
     _extras(summary),
     '## How it was made',
-    _made(summary, command),
+    _made(summary),
   ]
   return '\n\n'.join(part for part in parts if part) + '\n'
 
@@ -85,10 +85,10 @@ def _incomplete(summary: dict[str, Any]) -> str:
   return f'**Incomplete.** Not run yet: {missing}.'
 
 
-def _differences(summary: dict[str, Any]) -> str:
+def _differences(summary: dict[str, Any], way: str) -> str:
   rows = []
   for method in summary['methods'].values():
-    if found := method['greedy'].get('difference'):
+    if found := method[way].get('difference'):
       cells = (method['title'],)
       for name in ('delta', 'acc_t1', 'acc_t2'):
         cells += (_points(found[name]['mean']), _range(found[name]['interval'])) if name in found else ('', '')
@@ -97,7 +97,7 @@ def _differences(summary: dict[str, Any]) -> str:
     return ''
   title = summary['methods'][summary['reference']]['title']
   head = (f'minus {title}', 'delta', '95 %', 'Acc@t1', '95 %', 'Acc@t2', '95 %')
-  return f'Differences to {title} on the same problems, in points, greedy:\n\n{_markdown(head, rows)}'
+  return f'Differences to {title} on the same problems, in points, {way}:\n\n{_markdown(head, rows)}'
 
 
 def _paper(summary: dict[str, Any]) -> str:
@@ -153,10 +153,11 @@ def _extras(summary: dict[str, Any]) -> str:
   return '\n\n'.join(parts)
 
 
-def _made(summary: dict[str, Any], command: str) -> str:
+def _made(summary: dict[str, Any]) -> str:
   versions = ', '.join(f'{name} {version}' for name, version in summary['versions'].items())
   return (
-    f'```\n{command}\n```\n\n{summary["machine"]}; {summary["seconds"] / 3600:.1f} hours of jobs, several at once. '
+    f'```\n{summary["command"]}\n```\n\n'
+    f'{summary["machine"]}; {summary["seconds"] / 3600:.1f} hours of jobs, several at once. '
     f'Python {summary["python"]}, {versions}. `commands.txt` beside `summary.json` has the command of every job, '
     '`evaluations.json` every count, `answers.npz` which problems were answered right: '
     '`suites.counting.count(counting.read(path)[way], reference)` makes the tables again.'
