@@ -97,10 +97,10 @@ def _panels(
       paint(axis, found[summary['reference']], _PALE)
     paint(axis, method, _AHEAD if name == summary['reference'] else _COLORS[0])
     axis.set_title(textwrap.fill(method['title'], 24), fontsize=8)
-    axis.set_ylim(bottom=0)
     axis.tick_params(labelsize=7)
   for axis in axes[len(found) :]:
     axis.set_axis_off()
+  axes[0].set_ylim(bottom=0)  # shared, and only now is it known how high they all are
   figure.supxlabel(xlabel, fontsize=9)
   figure.supylabel(ylabel, fontsize=9)
   return True
