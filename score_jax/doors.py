@@ -91,7 +91,10 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
     finally:
       signals.over()
 
+  from score_jax.tasks import torchless
+
   secrets.guard()
+  torchless.ask()
   logging.set_verbosity(logging.WARNING)
   app.run(guarded, flags_parser=functools.partial(_parse, arguments=arguments))
 

@@ -134,6 +134,27 @@ def door(*arguments: str, module: str = 'score_jax.main') -> subprocess.Complete
   return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.parametrize('command', [True, False])
+def test_commands_read_tokenizers_without_torch_and_others_keep_theirs(command, tmp_path):
+  code = f"""
+import pathlib, sys
+from score_jax import doors
+from score_jax.tasks.tokenizer import load_tokenizer
+
+def main(folder):
+  load_tokenizer(pathlib.Path('score_jax/assets/countdown_base')).save_pretrained(folder)
+  print('torch' in sys.modules)
+  import torch
+  print(torch.__name__)
+
+doors.run(main, arguments=('FOLDER',)) if {command} else main(sys.argv[1])
+"""
+  ended = subprocess.run(
+    [sys.executable, '-c', code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+  )
+  assert ended.stdout.split() == [str(not command), 'torch']
+
+
 @pytest.mark.parametrize(
   ('arguments', 'code', 'message'),
   [

@@ -14,6 +14,7 @@ import re
 import numpy as np
 
 from score_jax.tasks import countdown
+from score_jax.tasks import torchless
 from score_jax.tasks.countdown import CountdownSpec
 from score_jax.types import Verdict
 from score_jax.verifiers import countdown as verifier
@@ -40,6 +41,7 @@ class Mixture:
   afresh: float = 0.0
 
 
+@torchless.tokenizers_alone()
 def build_tokenizer(spec: CountdownSpec, *instructions: str):
   """A fast HF tokenizer with one token per number 0..max_value, operation and word of the prompts."""
   import tokenizers

@@ -10,6 +10,7 @@ from typing import Any
 from score_jax.errors import DataError
 from score_jax.tasks import seam
 from score_jax.tasks import sentencepiece_bpe
+from score_jax.tasks import torchless
 from score_jax.tasks.tokenizer_files import ADDED
 from score_jax.tasks.tokenizer_files import FAST
 from score_jax.tasks.tokenizer_files import MOST_BYTES
@@ -25,6 +26,7 @@ _VOCABULARIES = (FAST, SENTENCEPIECE, 'vocab.json', 'vocab.txt', 'merges.txt', '
 _BESIDE = ('config.json', SETTINGS, SPECIALS, ADDED, 'chat_template.jinja', 'chat_template.json')
 
 
+@torchless.tokenizers_alone()
 def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
   """The folder's HF tokenizer, with another chat template if one is named. No code of the folder is ever run.
 
