@@ -1,6 +1,9 @@
 """Eight CPU devices, strict promotion, and the small things that many tests share."""
 
+import hashlib
+import importlib.util
 import os
+import types
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 # Programs of tests are tiny and run for a moment: compiled fast rather than well, all tests take half the time.
@@ -23,3 +26,32 @@ jax.config.update('jax_threefry_partitionable', True)
 def hf_folder(tmp_path_factory):
   """A tiny random Llama with the Countdown tokenizer, as an HF folder."""
   return tiny.write_hf_folder(tmp_path_factory.mktemp('hf') / 'tiny', tiny.decoder_config('llama'), seed=0)
+
+
+@pytest.fixture(scope='module')
+def fake():
+  """A store of objects; clients in this process see no other."""
+  import fake_gcs
+
+  if importlib.util.find_spec('gcsfs') is None:
+    pytest.skip('needs the extra `gcs`')
+  with fake_gcs.serving('bucket') as server, pytest.MonkeyPatch.context() as patch:
+    for name, value in server.environment().items():
+      patch.setenv(name, value)
+    yield server
+
+
+@pytest.fixture
+def root(fake, request, monkeypatch):
+  """An address in it of a test's own; the store answers, and clients that try again don't wait."""
+  from score_jax.storage import addresses
+
+  retry = importlib.import_module(addresses.filesystem().__module__.partition('.')[0] + '.retry')
+
+  async def at_once(seconds):
+    del seconds
+
+  fake.fault = lambda method, kind, name: 0
+  monkeypatch.setattr(retry, 'asyncio', types.SimpleNamespace(sleep=at_once))
+  yield f'gs://bucket/runs/{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}'
+  fake.fault = lambda method, kind, name: 0

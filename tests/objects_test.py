@@ -1,19 +1,15 @@
 """Checkpoints in an object store: against a fake of Google's API (`fake_gcs.py`), never against Google's service."""
 
 import functools
-import hashlib
-import importlib.util
 import json
 import os
 import shutil
 import signal
 import sys
-import types
 
 from checkpoints_test import progress
 from checkpoints_test import state
 import disturbed
-import fake_gcs
 import jax
 import numpy as np
 import pytest
@@ -34,31 +30,6 @@ from score_jax.training import sources
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 
 SMALL = {'config.json': b'{}', 'metrics.jsonl': b'{"step": 1}\n'}
-
-
-@pytest.fixture(scope='module')
-def fake():
-  """The store; clients in this process see no other."""
-  if importlib.util.find_spec('gcsfs') is None:
-    pytest.skip('needs the extra `gcs`')
-  with fake_gcs.serving('bucket') as server, pytest.MonkeyPatch.context() as patch:
-    for name, value in server.environment().items():
-      patch.setenv(name, value)
-    yield server
-
-
-@pytest.fixture
-def root(fake, request, monkeypatch):
-  """An address of a test's own; the store answers, and clients that try again don't wait."""
-  retry = importlib.import_module(addresses.filesystem().__module__.partition('.')[0] + '.retry')
-
-  async def at_once(seconds):
-    del seconds
-
-  fake.fault = lambda method, kind, name: 0
-  monkeypatch.setattr(retry, 'asyncio', types.SimpleNamespace(sleep=at_once))
-  yield f'gs://bucket/runs/{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}'
-  fake.fault = lambda method, kind, name: 0
 
 
 def opened(root, **settings):

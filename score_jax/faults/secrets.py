@@ -27,6 +27,7 @@ _FORMS = re.compile(
   r'|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b'  # AWS
   r'|\bgh[pousr]_[A-Za-z0-9]{30,}'  # GitHub
   r'|\bsk-[\w-]{20,}'
+  r'|(?<=upload_id=)[\w-]+'  # of an upload to Google under way: who has it may write
   r'|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)'
   r'|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)'  # user:password of an address
   # 40 hexadecimal digits are a commit too: a key only where its name stands beside it.

@@ -140,6 +140,22 @@ def sizes(folder: epath.Path) -> dict[str, int]:
   }
 
 
+def folders(folder: epath.Path) -> list[str]:
+  """Names of what lies directly below an address and has something in it; [] if nothing does.
+
+  One list that raises when it fails: asked whether each is a folder, gcsfs says no where a request had no answer, and a
+  step would not be there.
+  """
+  own = os.fspath(folder).removeprefix(SCHEME).rstrip('/')
+  with errors(folder):
+    try:
+      found = filesystem().ls(os.fspath(folder), detail=True)
+    except FileNotFoundError:
+      return []
+  paths = (about['name'].rstrip('/') for about in found if about['type'] == 'directory')
+  return [path.rpartition('/')[2] for path in paths if path != own]
+
+
 def blocks(path: epath.Path, size: int) -> Iterator[bytes]:
   """The bytes of an object, as they come."""
   with errors(path):

@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 
 from score_jax.errors import DataError
 from score_jax.errors import HostError
+from score_jax.errors import StoreError
 from score_jax.errors import TakenOverError
 from score_jax.errors import TryAgainError
 from score_jax.errors import UserError
@@ -37,6 +38,7 @@ from score_jax.storage import manifests
 from score_jax.storage import repairs
 from score_jax.storage.progress import Progress
 
+_ORBAX_MARK = 'commit_success.txt'  # what Orbax writes last into a step at an address
 _LAST_WAIT = 60.0  # seconds that a save under way may take where several hosts end with an error
 _FIRST_WAIT = 1.0  # seconds before a save that must succeed is tried again; doubled each time
 
@@ -86,6 +88,8 @@ class Checkpoints:
     self._max_failed = max_failed if hosts.count() == 1 else 1
     self._needed: collections.deque[set[int]] = collections.deque(maxlen=2)  # steps that the newest two point to
     self._whole: set[int] = set()  # compared with their manifests since the last save
+    self._dropped: set[int] = set()  # gone, though Orbax still lists them
+    self._kept: set[int] = set()  # could not be deleted, which has been said
     self._lock = threading.RLock()  # the main thread, or the one that saves after a signal
     self._sealer = ThreadPoolExecutor(1, thread_name_prefix='checkpoint')
     self._saving: Future[None] | None = None
@@ -186,6 +190,7 @@ class Checkpoints:
         if hosts.count() > 1:  # or the others would wait within the save
           raise self._giving_up() from error
         return
+      self._dropped.discard(progress.step)
       self._saving = self._sealer.submit(self._seal, progress.step)
       self._needed.append({progress.step, progress.best_step, *protected})
 
@@ -286,23 +291,48 @@ class Checkpoints:
     """
     doomed = self._needless()
 
-    def ready() -> str:
+    def ready() -> dict[str, Any]:
       try:
         self._fence()
         if step is not None:
           self._prepare()
           self._carried = self._carry(step) if self._carry else None
-        for old in doomed:
-          manifests.revoke(self.path(old))
       except OSError as error:
-        return str(error)
-      return ''
+        return dict(problem=str(error))
+      return dict(problem='', revoked=[old for old in doomed if self._revoked(old)])
 
-    if problem := hosts.from_main('what comes before a checkpoint', ready):
-      raise OSError(problem)
-    for old in doomed:
+    found = hosts.from_main('what comes before a checkpoint', ready)
+    if found['problem']:
+      raise OSError(found['problem'])
+    for old in found['revoked']:
+      self._drop(old)
+
+  def _revoked(self, old: int) -> bool:
+    """Whether a step that is not needed any more has ceased to count."""
+    try:
+      manifests.revoke(self.path(old))
+    except OSError as error:
+      self._note_kept(old, error)
+      return False
+    return True
+
+  def _drop(self, old: int) -> None:
+    """Deletes a step that does not count any more. What can't be deleted stays, and is tried again at the next save."""
+    try:
       with addresses.errors(self._root):
         self._manager.delete(old)
+    except FileNotFoundError:  # the store did as it was asked, and its answer was lost
+      self._dropped.add(old)
+    except OSError as error:
+      if hosts.count() > 1:  # or they would no longer agree on what there is
+        raise
+      self._note_kept(old, error)
+
+  def _note_kept(self, old: int, error: OSError) -> None:
+    if old not in self._kept:
+      self._kept.add(old)
+      reason = secrets.redacted(' '.join(str(error).split()))[:400]
+      print(f'\nwarning: checkpoint of step {old}, which is not needed, stays: {reason}', file=sys.stderr, flush=True)
 
   def _needless(self) -> list[int]:
     """All but the newest and what the newest two committed checkpoints need.
@@ -313,7 +343,7 @@ class Checkpoints:
     if len(self._needed) < 2:
       return []
     old = sorted(self._manager.all_steps())[: -self._keep]
-    return [step for step in old if not any(step in needed for needed in self._needed)]
+    return [step for step in old if step not in self._dropped and not any(step in needed for needed in self._needed)]
 
   def resume(self, abstract: TrainState, forget_best: bool = False) -> tuple[TrainState, Progress] | None:
     """State and Progress of the newest whole step; None: there is none.
@@ -380,6 +410,8 @@ class Checkpoints:
   def _restored(self, step: int, **items: Any) -> Any:
     self.check(step)
     if addresses.is_address(self._root) and step not in self._manager.all_steps():
+      if _ORBAX_MARK in addresses.sizes(self.path(step)):
+        raise StoreError(f'{self.path(step)} was not seen as {self._root} was listed; run the same command again')
       raise DataError(
         f'checkpoint of step {step} in {self._root} was not saved there but copied: Orbax marks what it saves at an '
         'address, and takes anything else for cut off. Use it where it came from, on a file system'

@@ -6,6 +6,7 @@ PLACE/owner.json     the process that writes there
 PLACE/hf/, ...       copies of what the run has made, once it has ended
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ from typing import Any
 import uuid
 
 from score_jax.errors import TakenOverError
+from score_jax.errors import TryAgainError
 from score_jax.faults import lock
 from score_jax.storage import addresses
 from score_jax.storage import repairs
@@ -67,6 +69,10 @@ class Place:
     with addresses.errors(self.root):
       if not self.is_address:
         self.root.mkdir(parents=True, exist_ok=True)
+      # Old steps are deleted: whether that is allowed is known before anything is worth deleting.
+      tried = self.root / f'{self._token}.tried'
+      tried.write_text('')
+      tried.unlink()
       (self.root / 'owner.json').write_text(json.dumps(about) + '\n')
 
   def check(self) -> None:
@@ -74,8 +80,16 @@ class Place:
 
     Raises:
       TakenOverError: another process has taken the place since.
+      TryAgainError: owner.json is gone, and with it what keeps two processes apart.
     """
-    if self._token and (owner := self._owner()).get('token') != self._token:
+    if not self._token:
+      return
+    if not (owner := self._owner()):
+      raise TryAgainError(
+        f'{self.root / "owner.json"} is gone or unreadable: somebody cleared it away, and nothing keeps two runs apart '
+        'there. Run the same command again, which writes it anew'
+      )
+    if owner.get('token') != self._token:
       raise TakenOverError(
         f'config.checkpoint.path = {str(self)!r} was taken over by process {owner.get("pid", "?")} on '
         f'{owner.get("host", "?")} at {owner.get("since", "?")}, which goes on with the run; this one stops. Nothing '
@@ -93,6 +107,9 @@ class Place:
 
   def publish(self, folder: pathlib.Path) -> None:
     """Copies there what a run has made. A model's config.json comes last: without it hf/ is not a model yet."""
+    self.check()
+    with contextlib.suppress(FileNotFoundError), addresses.errors(self.root):
+      (self.root / 'hf' / 'config.json').unlink()  # of another policy, if these are not the first results
     paths = [folder / name for name in _RESULTS] + sorted(folder.glob('rows/*.jsonl*'))
     paths += sorted((folder / 'hf').iterdir(), key=lambda path: (path.name == 'config.json', path.name))
     for path in paths:

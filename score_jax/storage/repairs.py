@@ -1,5 +1,6 @@
 """What to do with checkpoints that are not whole: nothing is used, nothing of value is deleted, everything is said."""
 
+import contextlib
 import os
 import sys
 
@@ -20,10 +21,11 @@ def steps(root: epath.Path) -> list[int]:
 
   At an address Orbax writes in the place itself, so a step there may also be one whose save was cut off.
   """
-  with addresses.errors(root):
-    if not root.exists():
-      return []
-    return sorted(int(path.name) for path in root.iterdir() if path.name.isdigit() and path.is_dir())
+  if addresses.is_address(root):
+    names = addresses.folders(root)
+  else:
+    names = [path.name for path in root.iterdir() if path.is_dir()] if root.exists() else []
+  return sorted(int(name) for name in names if name.isdigit())
 
 
 def put_aside_damage(root: epath.Path, damaged: epath.Path) -> int | None:
@@ -82,7 +84,9 @@ def _move(source: epath.Path, target: epath.Path) -> None:
 
 def remove_leftovers(root: epath.Path, step: int) -> None:
   """What a failed save left behind, so that it takes no room and is never taken for a checkpoint."""
-  with addresses.errors(root):
+  if addresses.is_address(root):
+    names = addresses.folders(root)
+  else:
     names = [path.name for path in root.iterdir()] if root.exists() else []
   for name in names:
     partial = name.startswith(f'{step}.') and 'tmp' in name
@@ -92,5 +96,6 @@ def remove_leftovers(root: epath.Path, step: int) -> None:
 
 
 def _remove(folder: epath.Path) -> None:
-  with addresses.errors(folder):
+  # Not there: another start has cleared it away, or the store did as it was asked and its answer was lost.
+  with contextlib.suppress(FileNotFoundError), addresses.errors(folder):
     folder.rmtree()

@@ -82,11 +82,11 @@ class RunFolder:
     self._lacks = bool(self._carried) and not (self.config.exists() and lines and json.loads(lines[-1])['step'] == step)
 
   def _arrive(self) -> None:
-    """Writes what the folder lacks; config.json is the claim's to write."""
-    for name, data in self._carried.items():
-      if name != self.config.name:
-        (self.path / name).parent.mkdir(exist_ok=True)
-        write_bytes(self.path / name, data)
+    """Writes what the folder lacks: first what makes it this run's, last what says that it lacks nothing any more."""
+    order = {self.config.name: 0, self.metrics.name: 2}
+    for name, data in sorted(self._carried.items(), key=lambda item: order.get(item[0], 1)):
+      (self.path / name).parent.mkdir(exist_ok=True)
+      write_bytes(self.path / name, data)
     logging.info('took %s from %s', ', '.join(self._carried), self.place)
     self._lacks = False
 
