@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   """The defaults: SCoRe on the bundled Countdown base, Stage I and then Stage II."""
   config = ConfigDict()
-  # 'score': train self-correction; 'supervised': a supervised baseline (docs/baselines.md); 'pretrain': make a base
+  # 'score': train self-correction; 'supervised': a supervised baseline (docs/baselines.md)
   config.mode = 'score'
   config.seed = 0  # of problems, samples and initialization
   config.max_steps = 0  # stop cleanly after this many steps in all; 0: after all stages
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
   config.grading = grading()
   config.batch = batch()
   config.sampling = sampling()
-  config.order = ('stage1', 'stage2')  # the run: names of config.stages; name them again to interleave
+  config.schedule = ('stage1', 'stage2')  # the run: names of config.stages; name them again to interleave
   config.stages = ConfigDict(dict(stage1=stage1(), stage2=stage2()))
   config.offline_pool = 64  # problems whose first attempts the base samples for a stage with offline_first > 0
   config.loss = loss()
@@ -35,7 +35,6 @@ def get_config() -> ConfigDict:
   config.mesh = mesh()
   config.hosts = hosts()
   config.supervised = supervised()
-  config.pretrain = pretrain()
   return config
 
 
@@ -94,7 +93,7 @@ def task() -> ConfigDict:
   task.jsonl.answer = 'answer'  # name of the column: an answer, or for code a list of `assert` lines
   task.jsonl.id = ''  # name of the column; '': a hash of the question
   task.jsonl.tags = ()  # names of columns by which results are split
-  task.jsonl.verifier = 'math'  # a name of score_jax.verifiers.registry.VERIFIERS: text, math, code, countdown
+  task.jsonl.verifier = 'math'  # a name of score_jax.graders.registry.VERIFIERS: text, math, code, countdown
   task.jsonl.heldout_fraction = 0.1  # held out by hash where task.data.heldout names nothing
   return task
 
@@ -124,7 +123,7 @@ def sampling() -> ConfigDict:
   sampling = ConfigDict()
   sampling.prompt_tokens = 10  # slots for the prompt; a longer one is an error
   sampling.attempt_tokens = (18, 20)  # budget of each attempt, its end-of-turn included; its length is A
-  sampling.lanes = 0  # conversations decoded at a time on each device; the others wait for one to end. 0: all
+  sampling.decode_slots = 0  # conversations decoded at a time on each device; the others wait for one to end. 0: all
   # Of cached keys and values: 'auto' (the compute dtype), 'float32', 'bfloat16', 'float8_e4m3fn'. Others than the
   # compute dtype take less memory, and on a GPU more time: the decode kernel reads its own dtype alone.
   sampling.cache_dtype = 'auto'
@@ -172,7 +171,7 @@ def report() -> ConfigDict:
   report = ConfigDict()
   report.rows = 4  # conversations of each step kept in rows/train.jsonl; 0: none
   report.every = 0  # steps between two writings of report.html; 0: at the end only
-  report.kl_budget = 10.0  # nats: KL of attempt 1 to the reference above which an alarm is raised
+  report.kl_alarm = 10.0  # nats: KL of attempt 1 to the reference above which an alarm is raised
   report.stop_on = ()  # names of alarms (score_jax.reporting.alarms.ALARMS) that end the run, e.g. ('sandbagged',)
   report.tensorboard = False  # write scalars to WORKDIR/tensorboard; needs the extra `tensorboard`
   report.wandb = ''  # project on Weights & Biases that scalars are sent to; '': none. Needs the extra `wandb`
@@ -196,7 +195,7 @@ def selection() -> ConfigDict:
   selection = ConfigDict()
   # Training problems that the policy answers at every checkpoint of the last stage. 0: the training return decides.
   selection.problems = 0
-  selection.pays = (1.0, 1.0)  # as a stage's: Stage II of the paper
+  selection.reward_weights = (1.0, 1.0)  # as a stage's: Stage II of the paper
   selection.bonus = (0.0, 10.0)
   return selection
 
@@ -215,7 +214,7 @@ def faults() -> ConfigDict:
   faults.stuck_first_seconds = 3600.0  # instead, the first time: programs are compiled
   faults.max_rejected = 0.01  # share of the newest 200 steps that may be rejected; 0: no such limit
   # Limits that stop a run (exit code 70) when three steps in a row are above them. 0: none.
-  faults.kl_stop = 0.0  # nats of an attempt's KL to the reference, mean over rows
+  faults.kl_limit = 0.0  # nats of an attempt's KL to the reference, mean over rows
   faults.mismatch_stop = 0.0  # nats between sampler and trainer in a token's log-probability, mean of the absolute
   return faults
 
@@ -251,54 +250,16 @@ def supervised() -> ConfigDict:
   return supervised
 
 
-def pretrain() -> ConfigDict:
-  """Only mode 'pretrain' reads it: configs/pretrain_countdown.py, configs/suites/countdown_base.py."""
-  pretrain = ConfigDict()
-  pretrain.conversations = 500_000  # made once, then drawn from
-  pretrain.rows = 256  # conversations a step
-  pretrain.steps = 3600
-  pretrain.width = 64  # D
-  pretrain.layers = 4  # N
-  pretrain.heads = 4  # H = K
-  pretrain.ffn = 192  # F
-  pretrain.max_positions = 256  # most tokens of a conversation
-  pretrain.attempts = 2  # in a conversation; further ones are drawn as the second is
-  # Other wordings of task.instruction, each as frequent as that: what a base has never read it can't be asked.
-  pretrain.rewordings = ()
-  pretrain.init_scale = 0.05  # standard deviation of initial matrices
-  pretrain.mixture = ConfigDict()
-  pretrain.mixture.first_wrong = 0.6  # conversations whose first attempt is wrong (context without loss)
-  pretrain.mixture.first_forced = 0.5  # of those: chains that write the target down regardless
-  pretrain.mixture.look_back = 0.25  # second attempts that judge the first, then repeat or mend it
-  pretrain.mixture.wander = 0.08  # second attempts that are a wrong chain
-  # Second attempts that answer as if there were no first one: a solution here, another attempt of the model's own in
-  # sharpening. The rest copies the first.
-  pretrain.mixture.afresh = 0.0
-  # Rounds of training on the model's own first attempts, right or wrong, so that its samples come near its greedy
-  # answer. 0: none.
-  pretrain.sharpen_rounds = 0
-  pretrain.sharpen_temperature = 0.3  # of those attempts
-  pretrain.sharpen_conversations = 200_000  # sampled in each round
-  pretrain.sharpen_rows = 4096  # of them at a time
-  pretrain.sharpen_steps = 1000  # in each round, of pretrain.rows conversations
-  pretrain.sharpen_learning_rate = 1e-3  # peak, in each round
-  pretrain.sharpen_look_back = 0.1  # in the place of mixture.look_back
-  pretrain.sharpen_wander = 0.08  # in the place of mixture.wander
-  pretrain.sharpen_afresh = 0.0  # in the place of mixture.afresh
-  pretrain.sharpen_attempts = 2  # in the place of pretrain.attempts: as many as a policy made of it may be asked for
-  return pretrain
-
-
 def stage1() -> ConfigDict:
   """Stage I: only the second attempt is rewarded, and the first is held near the reference (beta2)."""
   stage = ConfigDict()
-  stage.steps = 30  # updates per visit
-  stage.pays = (0.0, 1.0)  # weight of each attempt's own correctness
+  stage.steps = 30  # updates each time it runs
+  stage.reward_weights = (0.0, 1.0)  # weight of each attempt's own correctness
   stage.bonus = (0.0, 0.0)  # alpha: weight of the gain over the attempt before
-  stage.kl = (0.1, 0.01)  # beta of each attempt: (beta2, beta1) of the paper
+  stage.kl_weights = (0.1, 0.01)  # beta of each attempt: (beta2, beta1) of the paper
   # KL in nats that each attempt is steered to, its beta multiplied up or down a little every step: e.g. (0.05, 0.0); 0
   # leaves an attempt's beta as it is, () all of them.
-  stage.kl_budget = ()
+  stage.kl_target = ()
   stage.gamma = 0.0  # how far an attempt answers for the rewards of later ones
   stage.reference = 'base'  # what the KL is to: 'base' (model.path), or 'stage_start', the policy as the stage begins
   stage.offline_first = 0.0  # fraction of problems whose first attempts come from the base and are not trained
@@ -314,8 +275,8 @@ def stage2() -> ConfigDict:
   """Stage II: both attempts are rewarded, the second with a bonus alpha for improving on the first."""
   stage = stage1()
   stage.steps = 30
-  stage.pays = (1.0, 1.0)
+  stage.reward_weights = (1.0, 1.0)
   stage.bonus = (0.0, 10.0)
-  stage.kl = (0.01, 0.01)
+  stage.kl_weights = (0.01, 0.01)
   stage.optim.learning_rate = 2e-4  # lower: the bonus moves the policy faster, and the first attempt with it
   return stage

@@ -12,7 +12,7 @@ model add plain words and room for reasoning, for example:
 
 from ml_collections import ConfigDict
 
-from configs import common
+from score_jax.configs import common
 
 
 def get_config() -> ConfigDict:

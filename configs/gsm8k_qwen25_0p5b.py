@@ -9,7 +9,7 @@ paper has no GSM8K: its settings for MATH, but shorter answers, fewer steps and 
 
 from ml_collections import ConfigDict
 
-from configs import math_gemma2_2b
+from score_jax.configs import math_gemma2_2b
 
 
 def get_config() -> ConfigDict:

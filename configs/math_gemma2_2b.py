@@ -10,7 +10,7 @@ both betas, temperature, prompts, greedy evaluation. Left open there and chosen 
 
 from ml_collections import ConfigDict
 
-from configs import common
+from score_jax.configs import common
 from score_jax.tasks import prompts
 
 
@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
   config.task.long_prompts = 'drop'  # chosen
   config.sampling.prompt_tokens = 512  # chosen
   config.sampling.attempt_tokens = (1024, 1024)  # chosen
-  config.sampling.lanes = 128  # chosen; answers differ in length
+  config.sampling.decode_slots = 128  # chosen; answers differ in length
   config.batch.problems = 128  # chosen: 512 conversations as 128 problems x 4 samples
   config.batch.samples = 4
   config.batch.micro_batches = 16
@@ -32,8 +32,8 @@ def get_config() -> ConfigDict:
   config.optim.warmup_steps = 20  # chosen, like schedule, Adam's betas and clipping of configs/common.py
   config.stages.stage1.steps = 1500  # 3,000 in all; how they are divided is chosen
   config.stages.stage2.steps = 1500
-  config.stages.stage1.kl = (0.1, 0.01)  # beta2, beta1
-  config.stages.stage2.kl = (0.01, 0.01)
+  config.stages.stage1.kl_weights = (0.1, 0.01)  # beta2, beta1
+  config.stages.stage2.kl_weights = (0.01, 0.01)
   config.stages.stage2.bonus = (0.0, 10.0)  # alpha
   config.stages.stage2.optim.learning_rate = 0.0  # the paper has one rate
   config.eval.problems = 500  # MATH500

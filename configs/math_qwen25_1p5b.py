@@ -9,7 +9,7 @@ base and 61.9 -> 63.9 for its own SCoRe on MATH500, sampled.
 
 from ml_collections import ConfigDict
 
-from configs import math_gemma2_2b
+from score_jax.configs import math_gemma2_2b
 
 
 def get_config() -> ConfigDict:

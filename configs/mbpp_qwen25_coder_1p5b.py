@@ -10,7 +10,7 @@ model are run in a sandbox (docs/sandbox.md); the run does not start where too l
 
 from ml_collections import ConfigDict
 
-from configs import common
+from score_jax.configs import common
 from score_jax.tasks import prompts
 
 
@@ -33,8 +33,8 @@ def get_config() -> ConfigDict:
   config.optim.warmup_steps = 20  # chosen
   config.stages.stage1.steps = 750  # 1,500 in all; how they are divided is chosen
   config.stages.stage2.steps = 750
-  config.stages.stage1.kl = (0.25, 0.01)  # beta2, beta1
-  config.stages.stage2.kl = (0.01, 0.01)
+  config.stages.stage1.kl_weights = (0.25, 0.01)  # beta2, beta1
+  config.stages.stage2.kl_weights = (0.01, 0.01)
   config.stages.stage2.bonus = (0.0, 10.0)  # alpha
   config.stages.stage2.optim.learning_rate = 0.0  # the paper has one rate
   config.eval.problems = 164

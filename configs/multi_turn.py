@@ -1,9 +1,9 @@
 """Naive multi-turn RL: both attempts are sampled, and nothing keeps the second from becoming a copy of the first.
 
-  python -m score_jax.main --config=configs/multi_turn.py --config.order="('final',)"
-  python -m score_jax.main --config=configs/multi_turn.py --config.order="('sum',)"
+  python -m score_jax.main --config=configs/multi_turn.py --config.schedule="('final',)"
+  python -m score_jax.main --config=configs/multi_turn.py --config.schedule="('sum',)"
 
-  python -m score_jax.main --config=configs/multi_turn.py --config.order="('episode',)"
+  python -m score_jax.main --config=configs/multi_turn.py --config.schedule="('episode',)"
 
 The paper can be read in several ways. 'final': the reward of the second attempt alone, on its own tokens; the first is
 sampled from the policy and not trained (figures 5 and 6, and equation 1 of the first version). 'sum': both attempts are
@@ -15,21 +15,21 @@ Stage II (chosen).
 
 from ml_collections import ConfigDict
 
-from configs import common
+from score_jax.configs import common
 
 
 def get_config() -> ConfigDict:
   config = common.get_config()
-  config.order = ('final',)
-  for name, pays, kl, gamma in (
+  config.schedule = ('final',)
+  for name, reward_weights, kl, gamma in (
     ('final', (0.0, 1.0), (0.0, 0.01), 0.0),
     ('sum', (1.0, 1.0), (0.01, 0.01), 0.0),
     ('episode', (0.0, 1.0), (0.01, 0.01), 1.0),
   ):
     config.stages[name] = stage = common.stage2()
     stage.steps = 60  # as many as Stage I and II together
-    stage.pays = pays
+    stage.reward_weights = reward_weights
     stage.bonus = (0.0, 0.0)
-    stage.kl = kl
+    stage.kl_weights = kl
     stage.gamma = gamma
   return config

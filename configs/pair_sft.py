@@ -9,7 +9,7 @@ paper has one epoch: the best checkpoint may be an earlier one. docs/baselines.m
 
 from ml_collections import ConfigDict
 
-from configs import common
+from score_jax.configs import common
 
 
 def get_config() -> ConfigDict:

@@ -7,7 +7,7 @@ Stage I and Stage II on Countdown, from the bundled base. README.md says what to
 
 from ml_collections import ConfigDict
 
-from configs import common
+from score_jax.configs import common
 
 
 def get_config() -> ConfigDict:

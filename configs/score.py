@@ -5,10 +5,10 @@ python -m score_jax.main --config=configs/score.py --config.model.path=DIR
 
 from ml_collections import ConfigDict
 
-from configs import common
+from score_jax.configs import common
 
 
 def get_config() -> ConfigDict:
   config = common.get_config()
-  config.order = ('stage1', 'stage2', 'stage1', 'stage2')
+  config.schedule = ('stage1', 'stage2', 'stage1', 'stage2')
   return config

@@ -3,22 +3,22 @@
   python -m score_jax.main --config=configs/single_turn.py
 
 The second attempt is sampled, so that the run can be evaluated and its best checkpoint chosen as any other's, and is
-not trained: pays, bonus and KL are 0. A step so trains half as many attempts; with twice the problems it trains as many
+not trained: reward_weights, bonus and KL are 0. A step so trains half as many attempts; with twice the problems it trains as many
 as SCoRe does. Left open by the paper and chosen here: KL and learning rate as in Stage II.
 """
 
 from ml_collections import ConfigDict
 
-from configs import common
+from score_jax.configs import common
 
 
 def get_config() -> ConfigDict:
   config = common.get_config()
   config.batch.problems = 128
-  config.order = ('single_turn',)
+  config.schedule = ('single_turn',)
   config.stages.single_turn = stage = common.stage2()
   stage.steps = 60  # as many as Stage I and II together
-  stage.pays = (1.0, 0.0)
+  stage.reward_weights = (1.0, 0.0)
   stage.bonus = (0.0, 0.0)
-  stage.kl = (0.01, 0.0)
+  stage.kl_weights = (0.01, 0.0)
   return config

@@ -6,10 +6,10 @@ python -m score_jax.main --config=configs/stage2.py --config.init_from=runs/stag
 
 from ml_collections import ConfigDict
 
-from configs import common
+from score_jax.configs import common
 
 
 def get_config() -> ConfigDict:
   config = common.get_config()
-  config.order = ('stage1',)
+  config.schedule = ('stage1',)
   return config

@@ -7,10 +7,10 @@ Without `init_from` it starts from the base itself: the paper's ablation "withou
 
 from ml_collections import ConfigDict
 
-from configs import common
+from score_jax.configs import common
 
 
 def get_config() -> ConfigDict:
   config = common.get_config()
-  config.order = ('stage2',)
+  config.schedule = ('stage2',)
   return config

@@ -10,7 +10,7 @@ to those of configs/quickstart.py. docs/baselines.md says what the paper leaves 
 
 from ml_collections import ConfigDict
 
-from configs import common
+from score_jax.configs import common
 
 
 def get_config() -> ConfigDict:

@@ -10,7 +10,7 @@ in I(a) (none: it is neither rewarded nor held), and steps.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from score_jax.configs import common
 
 BETA1, BETA2, ALPHA = 0.01, 0.1, 10.0
 
@@ -18,14 +18,14 @@ BETA1, BETA2, ALPHA = 0.01, 0.1, 10.0
 def get_config() -> ConfigDict:
   config = common.get_config()
   config.sampling.attempt_tokens = (18, 20, 20)
-  config.order = ('stage1a', 'stage1b', 'stage2')
+  config.schedule = ('stage1a', 'stage1b', 'stage2')
   config.stages.stage1a = stage = common.stage1()
-  stage.pays, stage.bonus, stage.kl = (0.0, 1.0, 0.0), (0.0, 0.0, 0.0), (BETA2, BETA1, 0.0)
+  stage.reward_weights, stage.bonus, stage.kl_weights = (0.0, 1.0, 0.0), (0.0, 0.0, 0.0), (BETA2, BETA1, 0.0)
   config.stages.stage1b = stage = common.stage1()
-  stage.pays, stage.bonus, stage.kl = (0.0, 0.0, 1.0), (0.0, 0.0, 0.0), (BETA2, BETA2, BETA1)
+  stage.reward_weights, stage.bonus, stage.kl_weights = (0.0, 0.0, 1.0), (0.0, 0.0, 0.0), (BETA2, BETA2, BETA1)
   stage.reference = 'stage_start'
   stage = config.stages.stage2
-  stage.pays, stage.bonus, stage.kl = (1.0, 1.0, 1.0), (0.0, ALPHA, ALPHA), (BETA1, BETA1, BETA1)
-  config.selection.pays = (1.0, 1.0, 1.0)
+  stage.reward_weights, stage.bonus, stage.kl_weights = (1.0, 1.0, 1.0), (0.0, ALPHA, ALPHA), (BETA1, BETA1, BETA1)
+  config.selection.reward_weights = (1.0, 1.0, 1.0)
   config.selection.bonus = (0.0, ALPHA, ALPHA)
   return config

@@ -16,10 +16,10 @@ from typing import Any
 
 from absl import flags
 
-from score_jax import doors
+from score_jax import cli
 from score_jax.errors import ConfigError
 
-_CONFIG = doors.define_config()
+_CONFIG = cli.define_config()
 _TOPOLOGY = flags.DEFINE_string('topology', '', 'TPUs that need not be here, e.g. v5e:4x4; default: the devices here')
 _MODEL = flags.DEFINE_string(
   'model', '', 'an HF folder, or with --topology a name of score_jax.models.shapes.SHAPES; default: config.model.path'
@@ -32,7 +32,7 @@ _JSON = flags.DEFINE_string('json', '', 'also write what was found to this file'
 
 
 def main() -> None:
-  config = doors.run_config(_CONFIG)
+  config = cli.run_config(_CONFIG)
   if config.mode != 'score':
     raise ConfigError(f"config.mode = {config.mode!r}: the doctor knows the programs of mode 'score' alone")
   if _JSON.value and not pathlib.Path(_JSON.value).resolve().parent.is_dir():
@@ -52,7 +52,7 @@ def _check(config: Any) -> tuple[bool, Any]:
 
   if _MODEL.value:
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=_MODEL.value))
-  workdir = _WORKDIR.value or f'runs/{doors.config_name()}'
+  workdir = _WORKDIR.value or f'runs/{cli.config_name()}'
   found = []
   for check in checks.of(config, workdir, tries=_TRIES.value, dry_run=_DRY_RUN.value):
     print(check.line, flush=True)
@@ -83,4 +83,4 @@ def _plan(config: Any) -> tuple[bool, Any]:
 
 
 if __name__ == '__main__':
-  doors.run(main)
+  cli.run(main)

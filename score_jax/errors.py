@@ -1,6 +1,6 @@
 """What goes wrong for a reason that the user can mend, and what a process's exit code says.
 
-Every message names the field or file, the value found there and the remedy. The doors (`main`, `evaluate`,
+Every message names the field or file, the value found there and the remedy. The cli (`main`, `evaluate`,
 `export`, `inspect`, `bench`) print it as one line and exit with the code beside it; anything else is a bug and keeps
 its traceback.
 """

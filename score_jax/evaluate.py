@@ -11,13 +11,13 @@ from typing import Any
 
 from absl import flags
 
-from score_jax import doors
+from score_jax import cli
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
 
-_CONFIG = doors.define_config()
+_CONFIG = cli.define_config()
 _MODEL = flags.DEFINE_string('model', '', 'an HF folder; default: config.model.path')
-_DISTRIBUTED = doors.define_distributed()
+_DISTRIBUTED = cli.define_distributed()
 _OUTPUT = flags.DEFINE_string('output', '', 'also write the result to this JSON file; must not exist')
 _WORKDIR = flags.DEFINE_string(
   'workdir', '', 'also write eval.json and rows/NAME.jsonl.gz to this folder, for score_jax.report; not a run folder'
@@ -42,10 +42,10 @@ _SCALING_TEMPERATURE = 0.7  # paper, section 6.2
 
 
 def main() -> None:
-  config = _changed(doors.run_config(_CONFIG))
+  config = _changed(cli.run_config(_CONFIG))
   _check_outputs()
 
-  doors.join_hosts(_DISTRIBUTED, config)
+  cli.join_hosts(_DISTRIBUTED, config)
 
   from score_jax.parallel import hosts
   from score_jax.reporting import rows as report_rows
@@ -105,7 +105,7 @@ def _evaluated(config: RunConfig) -> tuple[dict[str, Any], list[Any]]:
   from score_jax.tasks import heldout_problems
   from score_jax.tasks import open_task
   from score_jax.training import admission
-  from score_jax.verifiers.pool import open_grader
+  from score_jax.graders.pool import open_grader
 
   task = open_task(config.task)
   problems = heldout_problems(task, config.eval.problems, config.eval.seed)
@@ -157,4 +157,4 @@ def _counted(config: RunConfig, problems: list[Any], grader: Any) -> tuple[dict[
 
 
 if __name__ == '__main__':
-  doors.run(main)
+  cli.run(main)

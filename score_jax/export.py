@@ -7,7 +7,7 @@ import pathlib
 
 from absl import flags
 
-from score_jax import doors
+from score_jax import cli
 from score_jax.errors import ConfigError
 
 _RUN = flags.DEFINE_string('run', '', 'a run folder')
@@ -61,4 +61,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  doors.run(main)
+  cli.run(main)

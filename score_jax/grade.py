@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import flags
 
-from score_jax import doors
+from score_jax import cli
 from score_jax.errors import ConfigError
 from score_jax.errors import DataError
 from score_jax.tasks import gsm8k
@@ -21,11 +21,11 @@ from score_jax.tasks import math
 from score_jax.tasks import mbpp
 from score_jax.tasks import sources
 from score_jax.tasks.sources import Row
-from score_jax.types import Graded
-from score_jax.verifiers import references
-from score_jax.verifiers import registry
-from score_jax.verifiers.pool import open_grader
-from score_jax.verifiers.registry import GradingSpec
+from score_jax.core_types import Graded
+from score_jax.graders import references
+from score_jax.graders import registry
+from score_jax.graders.pool import open_grader
+from score_jax.graders.registry import GradingSpec
 
 _AT_A_TIME = 1000  # rows, whose verdicts are written together
 
@@ -114,4 +114,4 @@ def _line(id_: Any, graded: Graded) -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-  doors.run(main)
+  cli.run(main)

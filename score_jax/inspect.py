@@ -7,7 +7,7 @@ import sys
 
 from absl import flags
 
-from score_jax import doors
+from score_jax import cli
 from score_jax.errors import DataError
 
 _TEMPLATE = flags.DEFINE_string('chat_template', '', "as config.task.chat_template, e.g. 'bundled:chatml'")
@@ -28,4 +28,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == '__main__':
-  doors.run(main, arguments=('DIR',))
+  cli.run(main, arguments=('DIR',))

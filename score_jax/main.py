@@ -5,22 +5,22 @@ The same command goes on with a run that was cut off. Several hosts run the same
 
 from absl import flags
 
-from score_jax import doors
+from score_jax import cli
 from score_jax.errors import ConfigError
 
-_CONFIG = doors.define_config()
+_CONFIG = cli.define_config()
 _WORKDIR = flags.DEFINE_string('workdir', '', 'the run folder; default: runs/<name of the config file>')
 
-_DISTRIBUTED = doors.define_distributed()
+_DISTRIBUTED = cli.define_distributed()
 _PROFILE = flags.DEFINE_integer(
   'profile', 0, 'trace so many steps, from the third on, to WORKDIR/profile (TensorBoard, XProf)', lower_bound=0
 )
 
 
 def main() -> None:
-  config = doors.run_config(_CONFIG)
-  doors.join_hosts(_DISTRIBUTED, config)
-  workdir = _WORKDIR.value or f'runs/{doors.config_name()}'
+  config = cli.run_config(_CONFIG)
+  cli.join_hosts(_DISTRIBUTED, config)
+  workdir = _WORKDIR.value or f'runs/{cli.config_name()}'
   if '://' in workdir:
     raise ConfigError(
       f'--workdir={workdir}: a run folder needs a file system; name a folder of this machine, and give the address as '
@@ -29,28 +29,21 @@ def main() -> None:
 
   from score_jax.parallel import hosts
 
-  if config.mode == 'pretrain':
-    if hosts.count() > 1:
-      raise ConfigError("config.mode = 'pretrain' runs on one host; leave out --distributed")
-    from score_jax.training import pretrain
+  from score_jax.baselines import supervised
+  from score_jax.faults import watchdog
+  from score_jax.reporting import profile
+  from score_jax.training import loop
+  from score_jax.training import run
 
-    pretrain.pretrain(config, workdir)
-  else:
-    from score_jax.baselines import supervised
-    from score_jax.faults import watchdog
-    from score_jax.reporting import profile
-    from score_jax.training import loop
-    from score_jax.training import run
-
-    faults = config.faults
-    patience = watchdog.Patience(faults.stuck_first_seconds, faults.stuck_seconds, faults.stuck_factor)
-    with watchdog.watching(workdir, patience):
-      with watchdog.phase('open'):
-        opened = run.open_run(config, workdir)
-      wanted = _PROFILE.value if hosts.is_main() else 0
-      traced = profile.Tracer(opened.folder.path / 'profile', wanted) if wanted else profile.NO_TRACE
-      loop.train(opened, traced, supervised.Supervised() if config.mode == 'supervised' else None)
+  faults = config.faults
+  patience = watchdog.Patience(faults.stuck_first_seconds, faults.stuck_seconds, faults.stuck_factor)
+  with watchdog.watching(workdir, patience):
+    with watchdog.phase('open'):
+      opened = run.open_run(config, workdir)
+    wanted = _PROFILE.value if hosts.is_main() else 0
+    traced = profile.Tracer(opened.folder.path / 'profile', wanted) if wanted else profile.NO_TRACE
+    loop.train(opened, traced, supervised.Supervised() if config.mode == 'supervised' else None)
 
 
 if __name__ == '__main__':
-  doors.run(main)
+  cli.run(main)

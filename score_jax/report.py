@@ -8,7 +8,7 @@ import pathlib
 
 from absl import flags
 
-from score_jax import doors
+from score_jax import cli
 from score_jax.errors import ConfigError
 
 _OUT = flags.DEFINE_string('out', '', 'the file; default: report.html, in the folder itself if there is one RUN alone')
@@ -47,4 +47,4 @@ def main(*runs: str) -> None:
 
 
 if __name__ == '__main__':
-  doors.run(main, arguments=('RUN', '...'))
+  cli.run(main, arguments=('RUN', '...'))

@@ -1,6 +1,6 @@
 """The device's data: what one rollout returns, what one update reads, what a run carries from step to step.
 
-All are frozen, complete when built, and registered as trees (`flax.struct`). Letters: `types.py`.
+All are frozen, complete when built, and registered as trees (`flax.struct`). Letters: `core_types.py`.
 """
 
 from typing import Any
@@ -38,9 +38,9 @@ class Batch:
 class StageValues:
   """A stage as the numbers that the compiled update reads, so that every stage shares one program."""
 
-  pays: jax.Array  # f32 [A]
+  reward_weights: jax.Array  # f32 [A]
   bonus: jax.Array  # f32 [A]
-  kl: jax.Array  # f32 [A]
+  kl_weights: jax.Array  # f32 [A]
   gamma: jax.Array  # f32 []
   learning_rate: jax.Array  # f32 []
 

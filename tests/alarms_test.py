@@ -10,7 +10,7 @@ from score_jax.reporting import alarms
 from score_jax.reporting.alarms import ALARMS
 from score_jax.reporting.alarms import Limits
 
-LIMITS = Limits(kl_budget=10.0)
+LIMITS = Limits(kl_alarm=10.0)
 FAULT = 60  # step from which a fault is there
 STEPS = 140
 
@@ -28,7 +28,7 @@ def healthy(seed=0, first=0.45, gain=0.12, steps=STEPS):
       dict(
         step=t + 1,
         stage='stage1' if t < 50 else 'stage2',
-        visit=int(t >= 50),
+        stage_run=int(t >= 50),
         accuracy=[one, float(np.clip(one + fixed - broken + noise, 0, 1))],
         accuracy_se=[0.03, 0.03],
         i_to_c=fixed + noise,
@@ -174,7 +174,7 @@ def test_trailing_mean_by_hand():
 
 @pytest.mark.parametrize('alarm', ALARMS.values(), ids=lambda alarm: alarm.name)
 def test_an_alarm_names_fields_that_exist(alarm):
-  from configs import common
+  from score_jax.configs import common
 
   config = common.get_config().to_dict()
   fields = [word.strip('(),') for word in alarm.field.split() if '.' in word]

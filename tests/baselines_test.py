@@ -6,15 +6,15 @@ import json
 import pytest
 import tiny
 
-from configs import common
+from score_jax.configs import common
 from score_jax import config as configs
 from score_jax.config import from_config_dict
 from score_jax.reporting import rows
 from score_jax.training import loop
-from score_jax.training import pretrain
+from experiments.countdown_base import pretrain
 from score_jax.training import run as runs
-from score_jax.types import Stop
-from score_jax.types import Verdict
+from score_jax.core_types import Stop
+from score_jax.core_types import Verdict
 
 # The bundled base, which earns rewards.
 BUNDLED = {
@@ -44,7 +44,7 @@ def trained(path, monkeypatch, stages, **changes):
     return config
 
   monkeypatch.setattr(common, 'get_config', with_stages)
-  run = runs.open_run(tiny.run_config(**{**BUNDLED, 'order': tuple(stages), **changes}), str(path))
+  run = runs.open_run(tiny.run_config(**{**BUNDLED, 'schedule': tuple(stages), **changes}), str(path))
   loop.train(run)
   return run, [json.loads(line) for line in run.folder.metrics.read_text().splitlines()]
 
@@ -56,7 +56,7 @@ def test_single_turn_and_naive_multi_turn_train_the_attempts_that_they_pay(tmp_p
   assert moved == dict(single_turn=[True, False], final=[False, True], sum=[True, True], episode=[True, True])
   for line in lines:
     right = line['accuracy']
-    assert line['reward'] == pytest.approx([r * p for r, p in zip(right, stages[line['stage']]['pays'], strict=True)])
+    assert line['reward'] == pytest.approx([r * p for r, p in zip(right, stages[line['stage']]['reward_weights'], strict=True)])
   assert [set(line['selection']) for line in lines] == [{'return', 'accuracy', 'answer_changed', 'text_changed'}] * 4
   final = run.folder.read_eval()['final']['step']
   assert final == 4, 'the best is of the last stage, however good the others were'
@@ -67,7 +67,7 @@ def test_three_attempts_hold_the_first_two_near_what_the_stage_before_has_made(t
   stages = stage_fields('three_attempts', names)
   changes = {
     'sampling.attempt_tokens': (18, 20, 20),
-    'selection.pays': (1.0,) * 3,
+    'selection.reward_weights': (1.0,) * 3,
     'selection.bonus': (0.0, 10.0, 10.0),
     'optim.learning_rate': 3e-3,
     'loss.attempt_gradient_norms': False,

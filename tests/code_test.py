@@ -7,11 +7,11 @@ import pytest
 import sandbox_measure
 
 from score_jax.errors import DataError
-from score_jax.types import Verdict
-from score_jax.verifiers import programs
-from score_jax.verifiers import trials
-from score_jax.verifiers.code import CodeGrader
-from score_jax.verifiers.sandbox.limits import Limits
+from score_jax.core_types import Verdict
+from score_jax.graders import programs
+from score_jax.graders import trials
+from score_jax.graders.code import CodeGrader
+from score_jax.graders.sandbox.limits import Limits
 
 CORRECT, WRONG, UNPARSED, TIMEOUT, ERROR = (
   Verdict.CORRECT,
@@ -304,7 +304,7 @@ def test_the_reason_is_printable(grader):
 
 
 def test_graders_do_not_import_jax():
-  check = 'import sys, score_jax.verifiers.code; sys.exit("jax" in sys.modules or "numpy" in sys.modules)'
+  check = 'import sys, score_jax.graders.code; sys.exit("jax" in sys.modules or "numpy" in sys.modules)'
   assert subprocess.run([sys.executable, '-c', check], cwd=sandbox_measure.ROOT, check=False).returncode == 0
 
 

@@ -8,7 +8,7 @@ import types
 import pytest
 import tiny
 
-from configs import common
+from score_jax.configs import common
 from score_jax import config as configs
 from score_jax.errors import ConfigError
 from score_jax.training import run as runs
@@ -26,14 +26,14 @@ def test_every_file_of_configs_builds(name):
 
 def test_stages_take_the_order_and_the_run_optimizer_unless_they_have_their_own():
   config = common.get_config()
-  config.order = ('stage1', 'stage2', 'stage1')
+  config.schedule = ('stage1', 'stage2', 'stage1')
   config.optim.learning_rate = 3e-4
   config.stages.stage2.optim.learning_rate = 1e-4
   config.stages.stage2.optim.warmup_steps = 0
   run = configs.from_config_dict(config)
-  assert [(s.name, s.optim.learning_rate) for s in run.visits] == [('stage1', 3e-4), ('stage2', 1e-4), ('stage1', 3e-4)]
-  assert run.visits[1].optim.warmup_steps == 0
-  assert run.visits[0].optim.warmup_steps == config.optim.warmup_steps
+  assert [(s.name, s.optim.learning_rate) for s in run.stage_runs] == [('stage1', 3e-4), ('stage2', 1e-4), ('stage1', 3e-4)]
+  assert run.stage_runs[1].optim.warmup_steps == 0
+  assert run.stage_runs[0].optim.warmup_steps == config.optim.warmup_steps
 
 
 def test_integers_pass_for_floats_and_nothing_else_is_converted():
@@ -53,21 +53,21 @@ def test_integers_pass_for_floats_and_nothing_else_is_converted():
     ({'batch.micro_batches': 3}, r'config.batch.micro_batches = 3 must divide config.batch.problems = 4'),
     ({'sampling.attempt_tokens': (6, 0)}, r'config.sampling.attempt_tokens = \(6, 0\)'),
     ({'report.rows': -1}, r'config.report.rows = -1 must be 0 or more'),
-    ({'sampling.lanes': -1}, r'config.sampling.lanes = -1 must be 0 or more'),
+    ({'sampling.decode_slots': -1}, r'config.sampling.decode_slots = -1 must be 0 or more'),
     ({'sampling.cache_dtype': 'int8'}, r"config.sampling.cache_dtype = 'int8' is unknown; use one of auto, float32"),
     ({'model.remat': 'some'}, r"config.model.remat = 'some' is unknown; use one of none, dots, full"),
     ({'model.logits_mb': 0.0}, r'config.model.logits_mb = 0.0 must be above 0'),
     ({'sampling.temperature': 0.7}, r'temperature 0.7.*only at temperature 1'),
     ({'sampling.top_p': 0.9}, r'top_p 0.9'),
-    ({'order': ()}, r'config.order is empty'),
-    ({'order': ('stage3',)}, r"names 'stage3', which is not in config.stages \(stage1, stage2\)"),
-    ({'stages.stage1.pays': (1.0,)}, r'config.stages.stage1.pays = \(1.0,\) must have one value per attempt: 2'),
+    ({'schedule': ()}, r'config.schedule is empty'),
+    ({'schedule': ('stage3',)}, r"names 'stage3', which is not in config.stages \(stage1, stage2\)"),
+    ({'stages.stage1.reward_weights': (1.0,)}, r'config.stages.stage1.reward_weights = \(1.0,\) must have one value per attempt: 2'),
     ({'stages.stage2.bonus': (1.0, 10.0)}, r'config.stages.stage2.bonus = \(1.0, 10.0\): the first must be 0'),
-    ({'stages.stage2.kl': (-0.1, 0.1)}, r'config.stages.stage2.kl = .* must not be negative'),
-    ({'stages.stage2.kl_budget': (0.1,)}, r'config.stages.stage2.kl_budget = \(0.1,\) must be \(\) or one value'),
+    ({'stages.stage2.kl_weights': (-0.1, 0.1)}, r'config.stages.stage2.kl_weights = .* must not be negative'),
+    ({'stages.stage2.kl_target': (0.1,)}, r'config.stages.stage2.kl_target = \(0.1,\) must be \(\) or one value'),
     (
-      {'stages.stage1.kl': (0.0, 0.1), 'stages.stage1.kl_budget': (0.1, 0.0)},
-      r'needs a config.stages.stage1.kl above 0',
+      {'stages.stage1.kl_weights': (0.0, 0.1), 'stages.stage1.kl_target': (0.1, 0.0)},
+      r'needs a config.stages.stage1.kl_weights above 0',
     ),
     ({'checkpoint.path': 's3://bucket/run'}, r"config.checkpoint.path = 's3://bucket/run' must be a folder or gs://"),
     ({'checkpoint.path': 'gs://bucket'}, r"config.checkpoint.path = 'gs://bucket' must be"),
@@ -113,9 +113,9 @@ def test_identity_leaves_out_how_long_where_and_how_often():
       'checkpoint.path': 'gs://bucket/run',
       'optim.max_rejected_in_a_row': 9,
     },
-    **{'faults.kl_stop': 9.0, 'faults.grace_seconds': 1.0, 'faults.forget_best': True},
+    **{'faults.kl_limit': 9.0, 'faults.grace_seconds': 1.0, 'faults.forget_best': True},
     **{'report.rows': 0, 'report.stop_on': ('copies',)},
-    **{'sampling.lanes': 2, 'batch.pack': True, 'model.remat': 'full', 'compile_cache': ''},
+    **{'sampling.decode_slots': 2, 'batch.pack': True, 'model.remat': 'full', 'compile_cache': ''},
   )
   assert configs.identity(same) == base
   for field, value in {
@@ -123,7 +123,7 @@ def test_identity_leaves_out_how_long_where_and_how_often():
     'optim.b1': 0.8,
     'sampling.cache_dtype': 'bfloat16',
     'stages.stage2.gamma': 0.5,
-    'stages.stage1.kl_budget': (0.1, 0.0),
+    'stages.stage1.kl_target': (0.1, 0.0),
     'task.instruction': 'Again.',
   }.items():
     assert configs.identity(tiny.run_config(**{field: value})) != base, field
@@ -138,7 +138,7 @@ def door(*arguments: str, module: str = 'score_jax.main') -> subprocess.Complete
 def test_commands_read_tokenizers_without_torch_and_others_keep_theirs(command, tmp_path):
   code = f"""
 import pathlib, sys
-from score_jax import doors
+from score_jax import cli
 from score_jax.tasks.tokenizer import load_tokenizer
 
 def main(folder):
@@ -147,7 +147,7 @@ def main(folder):
   import torch
   print(torch.__name__)
 
-doors.run(main, arguments=('FOLDER',)) if {command} else main(sys.argv[1])
+cli.run(main, arguments=('FOLDER',)) if {command} else main(sys.argv[1])
 """
   ended = subprocess.run(
     [sys.executable, '-c', code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True

@@ -16,10 +16,10 @@ from score_jax.reporting.ledger import account
 from score_jax.reporting.rows import Attempt
 from score_jax.reporting.rows import Row
 from score_jax.states import Rollout
-from score_jax.types import Graded
-from score_jax.types import Problem
-from score_jax.types import Stop
-from score_jax.types import Verdict
+from score_jax.core_types import Graded
+from score_jax.core_types import Problem
+from score_jax.core_types import Stop
+from score_jax.core_types import Verdict
 
 HOSTILE = '</script><img src=x onerror=alert(1)>\x1b]0;owned\x07\u202eevil\u2028\ud800\x00'
 

@@ -12,13 +12,13 @@ import tiny
 
 from score_jax.errors import DataError
 from score_jax.tasks import countdown
-from score_jax.tasks import countdown_base
+from experiments.countdown_base import mixture as countdown_base
 from score_jax.tasks import seam
 from score_jax.tasks.countdown import CountdownSpec
-from score_jax.tasks.countdown_base import Mixture
-from score_jax.types import Verdict
-from score_jax.verifiers.countdown import grade
-from score_jax.verifiers.countdown import result_of
+from experiments.countdown_base.mixture import Mixture
+from score_jax.core_types import Verdict
+from score_jax.graders.countdown import grade
+from score_jax.graders.countdown import result_of
 
 # With + and * among the operations, any three of these numbers have chains to more than one value.
 SPEC = CountdownSpec(

@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 import tiny
 
-from score_jax.benchmarks import rollouts
+from benchmarks import rollouts
 from score_jax.models import attention
 from score_jax.models import decode_layers
 from score_jax.models import decoder

@@ -14,7 +14,7 @@ import pytest
 from score_jax.algorithm import losses
 from score_jax.algorithm import rewards
 from score_jax.states import StageValues
-from score_jax.types import KL_FORMS
+from score_jax.core_types import KL_FORMS
 
 V, ATTEMPTS, SPAN = 2, 2, 3  # tokens, attempts, tokens of an attempt
 L = ATTEMPTS * SPAN
@@ -24,9 +24,9 @@ PREFIXES = (V**L - 1) // (V - 1)
 WHOLE_ATTEMPT = ('k1', 'k1_togo', 'k2_seq')  # forms whose gradient is that of the whole attempt's KL
 GAMMAS = (0.0, 0.6, 1.0)
 STAGES = {
-  'stage 1': dict(pays=(0, 1), bonus=(0, 0), kl=(0.7, 0.3)),
-  'stage 2': dict(pays=(1, 1), bonus=(0, 10), kl=(0.3, 0.3)),
-  'stage 2 without bonus': dict(pays=(1, 1), bonus=(0, 0), kl=(0.3, 0.3)),
+  'stage 1': dict(reward_weights=(0, 1), bonus=(0, 0), kl_weights=(0.7, 0.3)),
+  'stage 2': dict(reward_weights=(1, 1), bonus=(0, 10), kl_weights=(0.3, 0.3)),
+  'stage 2 without bonus': dict(reward_weights=(1, 1), bonus=(0, 0), kl_weights=(0.3, 0.3)),
 }
 
 
@@ -50,8 +50,8 @@ def world():
   return tokens_NL, prefix_NL, correct_NA, policy_XV, reference_XV
 
 
-def stage_values(pays, bonus, kl, gamma):
-  return StageValues(*(jnp.array(x, jnp.float64) for x in (pays, bonus, kl, gamma, 0.0)))
+def stage_values(reward_weights, bonus, kl, gamma):
+  return StageValues(*(jnp.array(x, jnp.float64) for x in (reward_weights, bonus, kl, gamma, 0.0)))
 
 
 def token_logps(table_XV):
@@ -103,7 +103,7 @@ def loss_gradient(stage, kl_form):
 def reward_table(stage):
   """reward_NA, spelled out for two attempts."""
   r1_N, r2_N = world()[2].T
-  (pays_1, pays_2), (_, alpha) = stage['pays'], stage['bonus']
+  (pays_1, pays_2), (_, alpha) = stage['reward_weights'], stage['bonus']
   return np.stack([pays_1 * r1_N, pays_2 * r2_N + alpha * (r2_N - r1_N)], axis=1).astype(np.float64)
 
 
@@ -136,7 +136,7 @@ def _field(reward_NA, kl_A, gamma, frozen_prefixes):
 
 def field(stage, gamma, frozen_prefixes=False):
   """[A, X, V]: what the tokens of each attempt follow, i.e. the gradient of its own return with the rest held fixed."""
-  return _field(reward_table(stage), np.array(stage['kl']), gamma, frozen_prefixes)
+  return _field(reward_table(stage), np.array(stage['kl_weights']), gamma, frozen_prefixes)
 
 
 @jax.jit
@@ -153,7 +153,7 @@ def _objective_gradient(reward_NA, kl_A):
 
 def objective_gradient(stage):
   """[X, V]: gradient of E[sum_i R_i - beta_i log-ratio_i], everything moving."""
-  return _objective_gradient(reward_table(stage), np.array(stage['kl']))
+  return _objective_gradient(reward_table(stage), np.array(stage['kl_weights']))
 
 
 def assert_same(a, b):
@@ -178,7 +178,7 @@ def test_the_forms_by_token_follow_the_kl_with_prefixes_held_fixed(kl_form, name
 
 @pytest.mark.parametrize('kl_form', ['k2_token', 'exact'])
 def test_holding_prefixes_fixed_is_another_gradient(kl_form):
-  only_kl = stage_values(pays=(0, 0), bonus=(0, 0), kl=(1, 1), gamma=0)
+  only_kl = stage_values(reward_weights=(0, 0), bonus=(0, 0), kl_weights=(1, 1), gamma=0)
   whole_AXV, frozen_AXV = (np.asarray(loss_gradient(only_kl, form)) for form in ('k1_togo', kl_form))
   for i in range(ATTEMPTS):
     assert np.linalg.norm(whole_AXV[i] - frozen_AXV[i]) > 0.1 * np.linalg.norm(whole_AXV[i])
@@ -199,7 +199,7 @@ def test_gamma_0_is_not_the_gradient_of_the_printed_objective():
 
 
 def test_stage_1_moves_attempt_1_by_its_reward_under_gamma_1_alone():
-  stage = STAGES['stage 1'] | dict(kl=(0, 0))
+  stage = STAGES['stage 1'] | dict(kl_weights=(0, 0))
   before_XV = np.asarray(loss_gradient(stage_values(**stage, gamma=0.0), 'k1_togo'))[0]
   after_XV = np.asarray(loss_gradient(stage_values(**stage, gamma=1.0), 'k1_togo'))[0]
   assert not before_XV.any()
@@ -209,13 +209,13 @@ def test_stage_1_moves_attempt_1_by_its_reward_under_gamma_1_alone():
 @pytest.mark.parametrize('kl_form', KL_FORMS)
 def test_at_gamma_0_the_bonus_pays_attempt_2_like_eleven_times_its_own_reward(kl_form):
   """-alpha r1 is settled before attempt 2 begins, so it moves nothing."""
-  with_bonus, without = STAGES['stage 2'], STAGES['stage 2'] | dict(pays=(1, 11), bonus=(0, 0))
+  with_bonus, without = STAGES['stage 2'], STAGES['stage 2'] | dict(reward_weights=(1, 11), bonus=(0, 0))
   gradients = [loss_gradient(stage_values(**stage, gamma=0.0), kl_form) for stage in (with_bonus, without)]
   assert_same(*gradients)
 
 
 def test_at_gamma_1_the_bonus_reaches_attempt_1():
-  with_bonus, without = STAGES['stage 2'], STAGES['stage 2'] | dict(pays=(1, 11), bonus=(0, 0))
+  with_bonus, without = STAGES['stage 2'], STAGES['stage 2'] | dict(reward_weights=(1, 11), bonus=(0, 0))
   first, second = (loss_gradient(stage_values(**stage, gamma=1.0), 'k1_togo') for stage in (with_bonus, without))
   assert np.linalg.norm(first[0] - second[0]) > 0.1
   assert_same(first[1], second[1])

@@ -18,8 +18,8 @@ from score_jax.tasks import prompts
 from score_jax.training import evaluation
 from score_jax.training import first_attempts
 from score_jax.training import run as runs
-from score_jax.types import Stop
-from score_jax.types import Verdict
+from score_jax.core_types import Stop
+from score_jax.core_types import Verdict
 
 
 @pytest.fixture(autouse=True)

@@ -315,10 +315,10 @@ def test_logs_and_tracebacks_of_a_door_hold_no_secret():
   code = f"""
     import logging, os, sys, threading
     os.environ['HF_TOKEN'] = '{CANARY}'
-    from score_jax import doors
+    from score_jax import cli
     from absl import logging as absl_logging
     absl_logging.use_absl_handler()
-    doors.secrets.guard()
+    cli.secrets.guard()
     def fail(where):
       raise ValueError(where + os.environ['HF_TOKEN'])
     absl_logging.error('absl %s', os.environ['HF_TOKEN'])
@@ -352,7 +352,7 @@ DOORS = {
 
 @pytest.mark.parametrize('door', DOORS)
 def test_errors_of_every_door_hold_no_secret(door, tmp_path):
-  if door == 'grade' and not (ROOT / 'score_jax/verifiers/math').exists():
+  if door == 'grade' and not (ROOT / 'score_jax/graders/math').exists():
     pytest.skip('its verifier is not here')
   command = [sys.executable, '-m', f'score_jax.{door}', *(flag.format(tmp=tmp_path) for flag in DOORS[door])]
   done = subprocess.run(

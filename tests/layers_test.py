@@ -9,13 +9,13 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / 'score_jax'
 RANKS = {
-  'errors': 0, 'types': 0, 'states': 0,
-  'faults': 1, 'files': 1, 'algorithm': 1, 'models': 1, 'verifiers': 1,
+  'errors': 0, 'core_types': 0, 'states': 0,
+  'faults': 1, 'files': 1, 'algorithm': 1, 'models': 1, 'graders': 1,
   'tasks': 2, 'parallel': 2,
   'config': 3, 'sampling': 3,
   'storage': 4, 'reporting': 4,
   'training': 5,
-  'doors': 6, 'planning': 6, 'baselines': 6,
+  'cli': 6, 'planning': 6, 'baselines': 6,
   'main': 7, 'evaluate': 7, 'export': 7, 'doctor': 7, 'benchmarks': 7,
   'suites': 7, 'suite': 8,
   'inspect': 7, 'bench': 8, 'grade': 7, 'supervise': 7, 'report': 7,
@@ -50,7 +50,7 @@ def test_imports_go_down(path):
 
 
 def test_graders_do_not_import_jax():
-  code = 'import sys, score_jax.verifiers.countdown; sys.exit("jax" in sys.modules)'
+  code = 'import sys, score_jax.graders.countdown; sys.exit("jax" in sys.modules)'
   assert subprocess.run([sys.executable, '-c', code], cwd=PACKAGE.parent, check=False).returncode == 0
 
 

@@ -18,11 +18,11 @@ from score_jax.reporting.ledger import mcnemar
 from score_jax.reporting.ledger import wilson
 from score_jax.training import offline
 from score_jax.training import optim
-from score_jax.types import Problem
-from score_jax.types import Stage
-from score_jax.types import StageOptim
-from score_jax.types import Stop
-from score_jax.types import Verdict
+from score_jax.core_types import Problem
+from score_jax.core_types import Stage
+from score_jax.core_types import StageOptim
+from score_jax.core_types import Stop
+from score_jax.core_types import Verdict
 
 W, C, U, T, E = Verdict.WRONG, Verdict.CORRECT, Verdict.UNPARSED, Verdict.TIMEOUT, Verdict.ERROR
 
@@ -33,9 +33,9 @@ def stage(**changes):
   stage_fields = dict(
     name='stage2',
     steps=10,
-    pays=(1.0, 1.0),
+    reward_weights=(1.0, 1.0),
     bonus=(0.0, 10.0),
-    kl=(0.01, 0.01),
+    kl_weights=(0.01, 0.01),
     gamma=0.0,
     reference='base',
     offline_first=0.0,

@@ -28,7 +28,7 @@ def after(config, lines, stage=0):
   """Progress after steps with these metrics."""
   progress = Progress.start()
   for one in lines:
-    progress = limits.after_step(config, config.visits[stage], progress, one, False, False)
+    progress = limits.after_step(config, config.stage_runs[stage], progress, one, False, False)
   return progress
 
 
@@ -47,21 +47,21 @@ def test_beta_follows_the_controller_of_the_paper_by_hand():
 
 
 def test_beta_is_adapted_within_a_stage_and_not_by_a_rejected_step():
-  config = tiny.run_config(**{'stages.stage1.kl_budget': (0.05, 0.0), 'stages.stage1.kl': (0.2, 0.1)})
-  stage = config.visits[0]
+  config = tiny.run_config(**{'stages.stage1.kl_target': (0.05, 0.0), 'stages.stage1.kl_weights': (0.2, 0.1)})
+  stage = config.stage_runs[0]
   assert limits.kl_weights(stage, Progress.start()) == (0.2, 0.1)
   progress = after(config, [line(), line(kl=[9.0, 9.0]), line(rejected=1, kl=[0.0, 0.0]), line(kl=[float('nan'), 0.0])])
   assert limits.kl_weights(stage, progress) == pytest.approx((0.2 * 1.02 * 1.02, 0.1))
   ended = limits.after_step(config, stage, progress, line(), False, True)
-  assert limits.kl_weights(config.visits[1], ended) == config.visits[1].kl
+  assert limits.kl_weights(config.stage_runs[1], ended) == config.stage_runs[1].kl_weights
   assert after(config, [line()], stage=1).kl_scale == ()
 
 
 @pytest.mark.parametrize(
   ('field', 'metrics', 'cause'),
   [
-    ('kl_stop', dict(kl=[0.1, 3.5]), 'the policy has left the reference'),
-    ('kl_stop', dict(kl=[float('nan'), 0.1]), 'the policy has left the reference'),
+    ('kl_limit', dict(kl=[0.1, 3.5]), 'the policy has left the reference'),
+    ('kl_limit', dict(kl=[float('nan'), 0.1]), 'the policy has left the reference'),
     ('mismatch_stop', dict(mismatch=3.5), 'disagree on the policy'),
   ],
 )
@@ -140,7 +140,7 @@ def nan_sampler_logp(batch):
 
 def nan_reward(batch):
   del batch
-  return dict(stage=updating.stage_values(pays=(1, np.nan)))
+  return dict(stage=updating.stage_values(reward_weights=(1, np.nan)))
 
 
 @pytest.mark.parametrize('inputs', [nan_sampler_logp, nan_reward])

@@ -219,7 +219,7 @@ def compiled_update(config, lora):
     ref_logp=array((4, 8), jnp.float32),
   )
   pair, one = array((2,), jnp.float32), array((), jnp.float32)
-  values = StageValues(pays=pair, bonus=pair, kl=pair, gamma=one, learning_rate=one)
+  values = StageValues(reward_weights=pair, bonus=pair, kl_weights=pair, gamma=one, learning_rate=one)
   spec = updates.UpdateSpec(
     config=config,
     dtype=jnp.float32,

@@ -10,8 +10,8 @@ import pytest
 from score_jax.algorithm import losses
 from score_jax.algorithm import rewards
 from score_jax.states import StageValues
-from score_jax.types import KL_FORMS
-from score_jax.types import Verdict
+from score_jax.core_types import KL_FORMS
+from score_jax.core_types import Verdict
 
 W, C, T, E = Verdict.WRONG, Verdict.CORRECT, Verdict.TIMEOUT, Verdict.ERROR
 # Two problems of two rows: prompt, attempt 1, instruction, attempt 2 (and in A3 a third attempt), padding.
@@ -26,12 +26,12 @@ A3_BL = np.array(
 )
 ATTEMPT_BL = np.where(A3_BL == 3, 0, A3_BL).astype(np.int8)
 VERDICT_BA = np.array([[C, W], [W, C], [W, W], [W, C]], np.int8)
-STAGE_1 = dict(pays=(0, 1), bonus=(0, 0))
-STAGE_2 = dict(pays=(1, 1), bonus=(0, 10))
+STAGE_1 = dict(reward_weights=(0, 1), bonus=(0, 0))
+STAGE_2 = dict(reward_weights=(1, 1), bonus=(0, 10))
 
 
-def stage_values(pays, bonus, kl=(0, 0), gamma=0):
-  return StageValues(*(jnp.array(x, jnp.float32) for x in (pays, bonus, kl, gamma, 0)))
+def stage_values(reward_weights, bonus, kl_weights=(0, 0), gamma=0):
+  return StageValues(*(jnp.array(x, jnp.float32) for x in (reward_weights, bonus, kl_weights, gamma, 0)))
 
 
 def token_scores(seed=0):
@@ -69,17 +69,17 @@ def run(stage, kl_form='k1_togo', *, scores=None, attempt=ATTEMPT_BL, verdict=VE
 @pytest.mark.parametrize('kl_form', KL_FORMS)
 def test_stage_1_at_gamma_0_reaches_attempt_1_through_its_kl_alone(kl_form):
   first_BL = ATTEMPT_BL == 1
-  _, _, by_logp_BL, by_kl_BL = run(STAGE_1 | dict(kl=(0, 0.1)), kl_form)
+  _, _, by_logp_BL, by_kl_BL = run(STAGE_1 | dict(kl_weights=(0, 0.1)), kl_form)
   assert not by_logp_BL[first_BL].any() and not by_kl_BL[first_BL].any()
   assert by_logp_BL[ATTEMPT_BL == 2].any()
-  _, _, by_logp_BL, by_kl_BL = run(STAGE_1 | dict(kl=(0.1, 0.1)), kl_form)
+  _, _, by_logp_BL, by_kl_BL = run(STAGE_1 | dict(kl_weights=(0.1, 0.1)), kl_form)
   assert (by_kl_BL if kl_form == 'exact' else by_logp_BL)[first_BL].all()
 
 
 def test_an_answer_that_times_out_loses_probability():
   attempt_BL = jnp.array([[1, 2], [1, 2]], jnp.int8)
   verdict_BA, trained_BA = jnp.array([[C, C], [T, T]], jnp.int8), jnp.ones((2, 2), bool)
-  stage, ones_BL = stage_values(pays=(1, 1), bonus=(0, 0)), jnp.ones((2, 2))
+  stage, ones_BL = stage_values(reward_weights=(1, 1), bonus=(0, 0)), jnp.ones((2, 2))
 
   def loss(logits_V):
     """Row 0 answers with token 0 both times, row 1 with token 1; the policy is the reference."""
@@ -97,7 +97,7 @@ def test_an_answer_that_times_out_loses_probability():
 
 @pytest.mark.parametrize('kl_form', KL_FORMS)
 def test_context_and_padding_have_exactly_no_gradient(kl_form):
-  _, _, by_logp_BL, by_kl_BL = run(STAGE_2 | dict(kl=(0.2, 0.1), gamma=0.5), kl_form)
+  _, _, by_logp_BL, by_kl_BL = run(STAGE_2 | dict(kl_weights=(0.2, 0.1), gamma=0.5), kl_form)
   assert not by_logp_BL[ATTEMPT_BL == 0].any() and not by_kl_BL[ATTEMPT_BL == 0].any()
   assert by_logp_BL[ATTEMPT_BL > 0].all()
 
@@ -106,7 +106,7 @@ def test_context_and_padding_have_exactly_no_gradient(kl_form):
 def test_at_the_reference_there_is_policy_gradient_alone(kl_form):
   scores = token_scores()
   scores = scores.replace(ref_logp=scores.logp, kl=np.zeros_like(scores.kl))
-  loss_A, ratio_BA, by_logp_BL, _ = run(STAGE_2 | dict(kl=(0.2, 0.1)), kl_form, scores=scores)
+  loss_A, ratio_BA, by_logp_BL, _ = run(STAGE_2 | dict(kl_weights=(0.2, 0.1)), kl_form, scores=scores)
   # Rewards of attempt 1: 1 0 | 0 0; of attempt 2: -10 11 | 0 11. The baseline is the other row's; a share is 1/4.
   advantage_BA = np.array([[1, -21], [-1, 21], [0, -11], [0, 11]], np.float32)
   weight_BL = np.zeros(ATTEMPT_BL.shape, np.float32)
@@ -120,8 +120,8 @@ def test_at_the_reference_there_is_policy_gradient_alone(kl_form):
 
 @pytest.mark.parametrize('kl_form', KL_FORMS)
 def test_a_third_attempt_without_weights_changes_nothing(kl_form):
-  two = STAGE_2 | dict(kl=(0.2, 0.1), gamma=0.5)
-  three = dict(pays=(1, 1, 0), bonus=(0, 10, 0), kl=(0.2, 0.1, 0), gamma=0.5)
+  two = STAGE_2 | dict(kl_weights=(0.2, 0.1), gamma=0.5)
+  three = dict(reward_weights=(1, 1, 0), bonus=(0, 10, 0), kl_weights=(0.2, 0.1, 0), gamma=0.5)
   verdict_BA = np.concatenate([VERDICT_BA, [[C], [W], [W], [C]]], axis=1).astype(np.int8)
   loss_A, _, by_logp_BL, by_kl_BL = run(three, kl_form, attempt=A3_BL, verdict=verdict_BA)
   expected_A, _, expected_logp_BL, expected_kl_BL = run(two, kl_form)
@@ -132,7 +132,7 @@ def test_a_third_attempt_without_weights_changes_nothing(kl_form):
 
 @pytest.mark.parametrize('kl_form', KL_FORMS)
 def test_an_offline_attempt_has_no_gradient_and_no_place_in_the_mean(kl_form):
-  stage = STAGE_2 | dict(kl=(0.2, 0.1), gamma=0.5)
+  stage = STAGE_2 | dict(kl_weights=(0.2, 0.1), gamma=0.5)
   trained_BA = np.array([[False, True]] * 2 + [[True, True]] * 2)
   verdict_BA = VERDICT_BA[::-1].copy()  # the last two rows differ in attempt 1
   loss_A, _, *gradients = run(stage, kl_form, trained=trained_BA, verdict=verdict_BA)
@@ -153,9 +153,9 @@ def test_an_offline_attempt_has_no_gradient_and_no_place_in_the_mean(kl_form):
 @pytest.mark.parametrize('kl_form', KL_FORMS)
 def test_the_kl_of_a_row_that_could_not_be_graded_still_acts(kl_form):
   failed_BA = np.array([[E, E], [W, C], [W, W], [W, C]], np.int8)
-  stage = STAGE_2 | dict(kl=(0.2, 0.1))
+  stage = STAGE_2 | dict(kl_weights=(0.2, 0.1))
   _, _, *gradients = run(stage, kl_form, verdict=failed_BA)
-  _, _, *kl_alone = run(stage | dict(pays=(0, 0), bonus=(0, 0)), kl_form)
+  _, _, *kl_alone = run(stage | dict(reward_weights=(0, 0), bonus=(0, 0)), kl_form)
   for got_BL, expected_BL in zip(gradients, kl_alone, strict=True):
     np.testing.assert_allclose(got_BL[0], expected_BL[0], rtol=1e-6)
   assert kl_alone[1 if kl_form == 'exact' else 0][0].any()
@@ -163,7 +163,7 @@ def test_the_kl_of_a_row_that_could_not_be_graded_still_acts(kl_form):
 
 @pytest.mark.parametrize('kl_form', ['k1', 'k1_togo'])
 def test_an_importance_weight_scales_its_own_token(kl_form):
-  stage = STAGE_2 | dict(kl=(0.2, 0.1), gamma=0.5)
+  stage = STAGE_2 | dict(kl_weights=(0.2, 0.1), gamma=0.5)
   weight_BL = np.random.default_rng(3).uniform(0.5, 2, ATTEMPT_BL.shape).astype(np.float32)
   _, _, weighted_BL, _ = run(stage, kl_form, importance=weight_BL)
   _, _, plain_BL, _ = run(stage, kl_form)

@@ -7,17 +7,17 @@ import random
 
 import pytest
 
-from score_jax.types import Verdict
-from score_jax.verifiers.math import balls
-from score_jax.verifiers.math import grade
-from score_jax.verifiers.math import policy
-from score_jax.verifiers.math import readable
-from score_jax.verifiers.math.budget import Budget
-from score_jax.verifiers.math.budget import Unreadable
-from score_jax.verifiers.math.clean import clean
-from score_jax.verifiers.math.equal import Scalars
-from score_jax.verifiers.math.policy import POLICIES
-from score_jax.verifiers.math.reading import read
+from score_jax.core_types import Verdict
+from score_jax.graders.math import balls
+from score_jax.graders.math import grade
+from score_jax.graders.math import policy
+from score_jax.graders.math import readable
+from score_jax.graders.math.budget import Budget
+from score_jax.graders.math.budget import Unreadable
+from score_jax.graders.math.clean import clean
+from score_jax.graders.math.equal import Scalars
+from score_jax.graders.math.policy import POLICIES
+from score_jax.graders.math.reading import read
 
 
 @pytest.mark.parametrize('row', POLICIES, ids=lambda row: row.name)

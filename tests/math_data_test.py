@@ -10,10 +10,10 @@ import re
 
 import pytest
 
-from score_jax.types import Verdict
-from score_jax.verifiers.math import grade
-from score_jax.verifiers.math import readable
-from score_jax.verifiers.math.extract import last_boxes
+from score_jax.core_types import Verdict
+from score_jax.graders.math import grade
+from score_jax.graders.math import readable
+from score_jax.graders.math.extract import last_boxes
 
 DATA = pathlib.Path(__file__).parent.parent.parent / 'shared' / 'data'
 FORMS = (r'Hence it is \boxed{%s}.', 'Final Answer: The final answer is $%s$. I hope it is correct.')

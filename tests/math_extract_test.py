@@ -2,9 +2,9 @@
 
 import pytest
 
-from score_jax.types import Verdict
-from score_jax.verifiers.math import grade
-from score_jax.verifiers.math.extract import extract
+from score_jax.core_types import Verdict
+from score_jax.graders.math import grade
+from score_jax.graders.math.extract import extract
 
 FOUND = [
   (r'so \boxed{\frac{1}{2}} it is', r'\frac{1}{2}'),

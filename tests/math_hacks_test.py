@@ -9,9 +9,9 @@ import pathlib
 
 import pytest
 
-from score_jax.types import Verdict
-from score_jax.verifiers import math
-from score_jax.verifiers.math import grade
+from score_jax.core_types import Verdict
+from score_jax.graders import math
+from score_jax.graders.math import grade
 
 HACKS = r"""
 5 ## \boxed{4 \text{ or } 5}
@@ -286,7 +286,7 @@ def test_nothing_is_evaluated_and_nothing_else_imported(path):
     if isinstance(node, ast.Import):
       assert {alias.name for alias in node.names} <= allowed
     elif isinstance(node, ast.ImportFrom):
-      assert node.module in allowed or node.module.startswith(('score_jax.types', 'score_jax.verifiers.math'))
+      assert node.module in allowed or node.module.startswith(('score_jax.core_types', 'score_jax.graders.math'))
     elif isinstance(node, ast.Name):
       assert node.id not in {'eval', 'exec', 'compile', 'open', '__import__', 'getattr', 'globals'}
 

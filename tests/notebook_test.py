@@ -22,8 +22,8 @@ from score_jax.reporting import notebook as notebooks
 from score_jax.reporting import rows
 from score_jax.reporting.rows import Attempt
 from score_jax.reporting.rows import Row
-from score_jax.types import Stop
-from score_jax.types import Verdict
+from score_jax.core_types import Stop
+from score_jax.core_types import Verdict
 
 ROOT = pathlib.Path(__file__).parent.parent
 PATH = ROOT / 'launch/colab.ipynb'

@@ -226,7 +226,7 @@ def test_arguments_of_the_compiled_programs_are_what_was_added_up():
 
 
 def test_a_cache_is_two_numbers_a_layer_slot_and_head():
-  plan = plan_of(sharded_config(**{'sampling.lanes': 4}))
+  plan = plan_of(sharded_config(**{'sampling.decode_slots': 4}))
   rows, slots, heads = 4, 9 + 6 + 6 + 5, DECODER.kv_heads // 2
   assert memory.sizes(plan).cache == 2 * DECODER.layers * rows * slots * heads * DECODER.head_width * 4
 
@@ -336,7 +336,7 @@ def test_an_answer_is_a_setting_that_was_compiled_and_fits(compiles):
 def test_a_setting_that_changes_the_lanes_alone_has_only_its_rollout_compiled(compiles):
   config, compiler = tiny.run_config(), search.Compiler(print)
   compiler.programs(plan_of(config))
-  compiler.programs(plan_of(settings.changed(config, lanes=1)))
+  compiler.programs(plan_of(settings.changed(config, decode_slots=1)))
   assert [name for name, _ in compiles] == [*programs.NAMES, 'rollout']
 
 

@@ -13,12 +13,12 @@ import pytest
 
 from score_jax.errors import ConfigError
 from score_jax.errors import UserError
-from score_jax.types import Verdict
-from score_jax.verifiers import frames
-from score_jax.verifiers import pool as pools
-from score_jax.verifiers import references
-from score_jax.verifiers.registry import VERIFIERS
-from score_jax.verifiers.registry import GradingSpec
+from score_jax.core_types import Verdict
+from score_jax.graders import frames
+from score_jax.graders import pool as pools
+from score_jax.graders import references
+from score_jax.graders.registry import VERIFIERS
+from score_jax.graders.registry import GradingSpec
 
 SPEC = GradingSpec(workers=2, cpu_seconds=0.3, memory_mb=512, unsafe_code=False)
 ROOT = pathlib.Path(__file__).parent.parent
@@ -27,8 +27,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 ORDERS = """
 import itertools, json, os, sys, time
 from score_jax.errors import DataError
-from score_jax.types import Graded, Verdict
-from score_jax.verifiers import registry, worker
+from score_jax.core_types import Graded, Verdict
+from score_jax.graders import registry, worker
 
 def grade(reference, text):
   print('noise on standard output', flush=True)
@@ -149,8 +149,8 @@ def test_hostile_text_passes_through_unchanged(orders):
 def test_graders_see_no_environment_and_leave_with_the_run(tmp_path):
   code = (
     'import sys, time\n'
-    'from score_jax.verifiers.pool import open_grader\n'
-    'from score_jax.verifiers.registry import GradingSpec\n'
+    'from score_jax.graders.pool import open_grader\n'
+    'from score_jax.graders.registry import GradingSpec\n'
     'pool = open_grader("math", GradingSpec(2, 5.0, 512, False))\n'
     'print(*pool.pids, flush=True)\n'
     'time.sleep(60)\n'

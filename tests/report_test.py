@@ -27,8 +27,8 @@ from score_jax.reporting.rows import Row
 from score_jax.reporting.safe import safe
 from score_jax.reporting.safe import safe_line
 from score_jax.reporting.safe import safe_lines
-from score_jax.types import Stop
-from score_jax.types import Verdict
+from score_jax.core_types import Stop
+from score_jax.core_types import Verdict
 
 ROOT = pathlib.Path(__file__).parent.parent
 METRICS = pathlib.Path(__file__).parent / 'testdata/quickstart_metrics.jsonl'
@@ -52,7 +52,7 @@ def run_folder(path, found, steps=60):
   lines = [json.loads(line) for line in METRICS.read_text().splitlines()]
   with (path / 'metrics.jsonl').open('w') as file:
     for i in range(steps):
-      file.write(json.dumps(lines[i % 60] | dict(step=i + 1, visit=0, seconds=dict(sample=1.0, update=2.0))) + '\n')
+      file.write(json.dumps(lines[i % 60] | dict(step=i + 1, stage_run=0, seconds=dict(sample=1.0, update=2.0))) + '\n')
   rows.write(path / 'rows/final.jsonl.gz', found)
   ledger = account(rows.outcomes(found), [row.tags for row in found])
   (path / 'eval.json').write_text(json.dumps(dict(final=dict(sampled=ledger, step=60))))

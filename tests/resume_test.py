@@ -69,7 +69,7 @@ def test_cut_short_by_max_steps_and_then_stuck_it_ends_the_same(uninterrupted, t
   workdir, marker = tmp_path / 'run', tmp_path / 'marker'
   disturbed.run_to_the_end(workdir, cache, '--config.max_steps=13')  # not a step that is saved otherwise
   assert len(disturbed.lines(workdir)) == 13
-  through = ('tests/faulty.py', 'asleep', '16', str(marker))
+  through = ('tests/rigs/faulty.py', 'asleep', '16', str(marker))
   flags = ('--config.faults.stuck_seconds=5', '--config.faults.stuck_factor=1')
   with disturbed.start(workdir, cache, *flags, through=through) as process:
     disturbed.wait_for(marker.exists, process, 0.05)
@@ -96,7 +96,7 @@ def test_a_damaged_checkpoint_is_said_and_the_run_ends_the_same_and_then_stays_a
 def test_non_finite_steps_stop_the_run_and_its_last_checkpoint_is_finite(uninterrupted, tmp_path):
   _, _, cache = uninterrupted
   workdir = tmp_path / 'run'
-  through = ('tests/faulty.py', 'nan', '10', str(tmp_path))
+  through = ('tests/rigs/faulty.py', 'nan', '10', str(tmp_path))
   with disturbed.start(workdir, cache, through=through) as process:
     assert process.wait() == 70
   assert [line['rejected'] for line in disturbed.lines(workdir)] == [0] * 10 + [1] * 5
@@ -164,7 +164,7 @@ INCOMPATIBLE = {
   'prompt': {'task.countdown': dict(prompt='get {target} from {numbers}')},
   'instruction': {'task.instruction': 'Check and retry. Check'},
   'stages: steps': {'stages.stage1.steps': 3},
-  'stages: order': {'order': ('stage2', 'stage1')},
+  'stages: order': {'schedule': ('stage2', 'stage1')},
   'stages: bonus': {'stages.stage2.bonus': (0.0, 5.0)},
   'seed': {'seed': 7},
   'samples': {'batch.samples': 4},
@@ -211,7 +211,7 @@ def test_there_are_more_than_ten_incompatible_resumes_and_some_that_are_not(begu
   folder, _ = begun
   free = {
     'max_steps': 3, 'eval.problems': 4, 'eval.every': 1, 'checkpoint.keep': 5, 'mesh.fsdp': 2, 'batch.pack': False,
-    'sampling.lanes': 1, 'hosts.heartbeat_seconds': 7,
+    'sampling.decode_slots': 1, 'hosts.heartbeat_seconds': 7,
   }  # fmt: skip
   runs.open_run(tiny.run_config(**{'model.path': str(hf_folder)}, **free), str(folder.path))
 

@@ -7,22 +7,22 @@ import pytest
 
 from score_jax.algorithm import rewards
 from score_jax.states import StageValues
-from score_jax.types import Verdict
+from score_jax.core_types import Verdict
 
 ALPHA = 10.0
 reward_credit = jax.jit(rewards.reward_credit, static_argnums=3)
 W, C, U, T, E = Verdict.WRONG, Verdict.CORRECT, Verdict.UNPARSED, Verdict.TIMEOUT, Verdict.ERROR
 FOUR_BA = [[W, W], [W, C], [C, W], [C, C]]
-STAGE_1 = dict(pays=(0, 1), bonus=(0, 0))
-STAGE_2 = dict(pays=(1, 1), bonus=(0, ALPHA))
-NO_BONUS = dict(pays=(1, 1), bonus=(0, 0))
+STAGE_1 = dict(reward_weights=(0, 1), bonus=(0, 0))
+STAGE_2 = dict(reward_weights=(1, 1), bonus=(0, ALPHA))
+NO_BONUS = dict(reward_weights=(1, 1), bonus=(0, 0))
 
 
-def stage_values(pays, bonus, gamma=0.0):
+def stage_values(reward_weights, bonus, gamma=0.0):
   return StageValues(
-    pays=jnp.array(pays, jnp.float32),
+    reward_weights=jnp.array(reward_weights, jnp.float32),
     bonus=jnp.array(bonus, jnp.float32),
-    kl=jnp.zeros(len(pays), jnp.float32),
+    kl_weights=jnp.zeros(len(reward_weights), jnp.float32),
     gamma=jnp.float32(gamma),
     learning_rate=jnp.float32(0),
   )
@@ -34,7 +34,7 @@ def verdicts(rows_BA):
 
 def reward_table(rows_BA, stage):
   values = stage_values(**stage)
-  return np.asarray(rewards.attempt_rewards(verdicts(rows_BA), values.pays, values.bonus)).tolist()
+  return np.asarray(rewards.attempt_rewards(verdicts(rows_BA), values.reward_weights, values.bonus)).tolist()
 
 
 def credit(rows_BA, group, trained_BA=None, **stage):
@@ -65,7 +65,7 @@ def test_stage_1_pays_attempt_2_alone():
 
 def test_a_third_attempt_gains_over_the_second():
   rows_BA = [[C, W, C], [W, C, C], [W, C, W]]
-  stage = dict(pays=(1, 1, 1), bonus=(0, 10, 4))
+  stage = dict(reward_weights=(1, 1, 1), bonus=(0, 10, 4))
   assert reward_table(rows_BA, stage) == [[1, -10, 5], [0, 11, 1], [0, 11, -4]]
 
 

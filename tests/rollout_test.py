@@ -16,7 +16,7 @@ from score_jax.sampling import rollout as rollouts
 from score_jax.sampling.rollout import RolloutSpec
 from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
-from score_jax.types import Stop
+from score_jax.core_types import Stop
 
 # Twelve ids, so that a random model often ends an attempt by itself and often runs out of budget.
 V, PAD, END, OTHER = 12, 0, 1, 2
@@ -304,9 +304,9 @@ def test_eight_devices_give_the_rows_of_one():
   assert_same_rows(roll(mesh=meshes.make_mesh(2, 2, 2)), range(ROWS), base(), range(ROWS))
 
 
-@pytest.mark.parametrize('lanes', [1, 3, 15])
-def test_rows_that_wait_for_a_lane_are_the_same_rows(lanes):
-  out = roll(RolloutSpec(**vars(SPEC) | dict(lanes=lanes)))
+@pytest.mark.parametrize('decode_slots', [1, 3, 15])
+def test_rows_that_wait_for_a_lane_are_the_same_rows(decode_slots):
+  out = roll(RolloutSpec(**vars(SPEC) | dict(decode_slots=decode_slots)))
   assert_same_rows(out, range(ROWS), base(), range(ROWS))
   np.testing.assert_array_equal(out.tokens, base().tokens)
   np.testing.assert_array_equal(out.attempt, base().attempt)
@@ -314,13 +314,13 @@ def test_rows_that_wait_for_a_lane_are_the_same_rows(lanes):
 
 def test_lanes_refilled_in_twos_on_four_devices_give_the_same_rows(monkeypatch):
   monkeypatch.setattr(rollouts, '_REFILLS', 1)
-  out = roll(RolloutSpec(**vars(SPEC) | dict(lanes=2)), mesh=meshes.make_mesh(2, 2, 2))
+  out = roll(RolloutSpec(**vars(SPEC) | dict(decode_slots=2)), mesh=meshes.make_mesh(2, 2, 2))
   assert_same_rows(out, range(ROWS), base(), range(ROWS))
 
 
 @pytest.mark.parametrize(('cache_dtype', 'error'), [('bfloat16', 2e-2), ('float8_e4m3fn', 0.3)])
 def test_a_narrower_cache_costs_what_rounding_keys_and_values_costs(cache_dtype, error):
-  out = roll(RolloutSpec(**vars(SPEC) | dict(cache_dtype=cache_dtype, lanes=5)))
+  out = roll(RolloutSpec(**vars(SPEC) | dict(cache_dtype=cache_dtype, decode_slots=5)))
   scores = jax.jit(functools.partial(scoring.token_logps, config=config(), dtype=np.dtype('float32')))(
     params(), tokens_XT=out.tokens, rows=left_padded(out.start, out.tokens.shape[1])
   )

@@ -17,13 +17,13 @@ import pytest
 
 from score_jax.errors import ConfigError
 from score_jax.errors import SandboxError
-from score_jax.types import Verdict
-from score_jax.verifiers import code
-from score_jax.verifiers.code import CodeGrader
-from score_jax.verifiers.sandbox import client
-from score_jax.verifiers.sandbox import layers
-from score_jax.verifiers.sandbox import seccomp
-from score_jax.verifiers.sandbox.limits import Limits
+from score_jax.core_types import Verdict
+from score_jax.graders import code
+from score_jax.graders.code import CodeGrader
+from score_jax.graders.sandbox import client
+from score_jax.graders.sandbox import layers
+from score_jax.graders.sandbox import seccomp
+from score_jax.graders.sandbox.limits import Limits
 
 TESTS = pathlib.Path(__file__).parent
 NOBODY = 65534
@@ -296,7 +296,7 @@ def test_descriptors_and_processes_stay(grader):
 @pytest.mark.parametrize('ending', ['close', 'kill'])
 def test_nothing_is_left_when_the_grader_ends(ending):
   source = (
-    'import os, sys, time\nfrom score_jax.verifiers.code import CodeGrader, Limits\ngrader = CodeGrader(Limits())\n'
+    'import os, sys, time\nfrom score_jax.graders.code import CodeGrader, Limits\ngrader = CodeGrader(Limits())\n'
     f'assert grader.grade({SUM!r}, {ADD!r}).verdict == 1\nprint(os.getpid(), flush=True)\n'
     'grader.close() if sys.argv[1] == "close" else time.sleep(60)\nprint(flush=True)\ntime.sleep(60)'
   )

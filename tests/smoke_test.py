@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
-from configs import common
+from score_jax.configs import common
 from score_jax.reporting import rows
 from score_jax.reporting.ledger import account
 from score_jax.sampling.rollout import compiled

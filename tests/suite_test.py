@@ -13,19 +13,19 @@ import pytest
 from score_jax.errors import ConfigError
 from score_jax.errors import DataError
 from score_jax.reporting import rows as report_rows
-from score_jax.suites import counting
-from score_jax.suites import drawing
-from score_jax.suites import plan
-from score_jax.suites import results
-from score_jax.suites import runner
-from score_jax.suites import summary
-from score_jax.suites.counting import Answers
-from score_jax.suites.plan import Job
-from score_jax.types import Stop
-from score_jax.types import Verdict
+from experiments import counting
+from experiments import drawing
+from experiments import plan
+from experiments import results
+from experiments import runner
+from experiments import summary
+from experiments.counting import Answers
+from experiments.plan import Job
+from score_jax.core_types import Stop
+from score_jax.core_types import Verdict
 
 ROOT = pathlib.Path(__file__).parent.parent
-COUNTDOWN = 'configs/suites/countdown.py'
+COUNTDOWN = 'experiments/suites/countdown.py'
 
 
 @pytest.fixture(autouse=True)
@@ -344,7 +344,7 @@ def test_a_suite_stopped_in_a_run_goes_on_to_its_summary_figures_and_page(tmp_pa
   assert 'Incomplete' not in page and 'a machine' in page and 'the command' in page
   assert f'score/seed0: {plan.shown(jobs[1].command)}' in results.commands(found).splitlines()
   assert 'what it means' in results.page(found, 'figures', [], 'what it means\n')
-  drawing = pytest.importorskip('score_jax.suites.drawing')
+  drawing = pytest.importorskip('experiments.drawing')
   pytest.importorskip('matplotlib', reason='needs the extra `report`')
   assert drawing.draw(found, tmp_path / 'figures') == ['deltas', 'edits', 'changes']
 
@@ -357,7 +357,7 @@ def test_published_pages_are_those_of_their_summaries_and_those_count_the_answer
   summary_json, remarks = json.loads((out / 'summary.json').read_text()), (out / 'remarks.md').read_text()
   drawn = [figure for figure in drawing.FIGURES if (out / f'figures/{figure}.png').exists()]
   written = results.page(summary_json, f'../{out}/figures', drawn, remarks)
-  assert pathlib.Path(page).read_text() == written, f'python -m score_jax.suite --out={out} --page={page} --redraw'
+  assert pathlib.Path(page).read_text() == written, f'python -m experiments.main --out={out} --page={page} --redraw'
   for way, answers in counting.read(out / 'answers.npz').items():
     for method, found in answers.items():
       told = summary_json['methods'][method][way]
@@ -367,7 +367,7 @@ def test_published_pages_are_those_of_their_summaries_and_those_count_the_answer
 
 
 def test_redraw_needs_a_summary(tmp_path):
-  command = [sys.executable, '-m', 'score_jax.suite', f'--out={tmp_path}', '--redraw']
+  command = [sys.executable, '-m', 'experiments.main', f'--out={tmp_path}', '--redraw']
   ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
   assert ended.returncode == 65 and len(ended.stderr.strip().splitlines()) == 1
   assert f'{tmp_path}/summary.json' in ended.stderr and '--redraw' in ended.stderr

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from configs import common
+from score_jax.configs import common
 from score_jax.baselines import collect
 from score_jax.baselines import supervised
 from score_jax.errors import ConfigError
@@ -79,12 +79,12 @@ def test_each_iteration_trains_from_the_base_on_the_last_models_conversations(wh
   assert not np.array_equal(first.first, second.first), 'other problems, and another model'
   method = supervised.Supervised()
   checkpoints = None
-  visit = loop.visit_at(whole.config.visits, 2)
+  stage_run = loop.visit_at(whole.config.stage_runs, 2)
   state = runs.initial_state(whole)
   moved = state.replace(params=jax.tree.map(lambda x: x + 1, state.params))
-  begun, data = method.enter(whole, visit, moved, 2, checkpoints)
+  begun, data = method.enter(whole, stage_run, moved, 2, checkpoints)
   jax.tree.map(np.testing.assert_array_equal, begun.params, runs.initial_params(whole))
-  again, _ = method.enter(whole, visit, moved, 3, checkpoints)
+  again, _ = method.enter(whole, stage_run, moved, 3, checkpoints)
   jax.tree.map(np.testing.assert_array_equal, again.params, moved.params)
   verdict = data.collected.verdict
   assert np.all(verdict[data.pairs[:, 0], 1] == 1) and np.array_equal(data.pairs[:, 0], data.pairs[:, 1])
@@ -119,12 +119,12 @@ def test_nothing_to_pair_is_said(whole, tmp_path):
   run = opened(tmp_path / 'run')
   run.folder.offline.mkdir(parents=True)
   np.savez(run.folder.offline / 'iteration1.npz', **vars(nothing))
-  visit = loop.visit_at(run.config.visits, 0)
+  stage_run = loop.visit_at(run.config.stage_runs, 0)
   with pytest.raises(DataError, match="none of 96 conversations gives a pair for config.supervised.dataset = 'star'"):
-    supervised.Supervised().enter(run, visit, runs.initial_state(run), 0, None)
+    supervised.Supervised().enter(run, stage_run, runs.initial_state(run), 0, None)
   (run.folder.offline / 'iteration1.npz').write_bytes(b'half')
   with pytest.raises(DataError, match='can not be read .* delete it'):
-    supervised.Supervised().enter(run, visit, runs.initial_state(run), 0, None)
+    supervised.Supervised().enter(run, stage_run, runs.initial_state(run), 0, None)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_nothing_to_pair_is_said(whole, tmp_path):
     ({'selection.problems': 0}, 'no training return to choose its best'),
     ({'supervised.loss_on': (False, False)}, 'loss_on = \\(False, False\\) must say'),
     (
-      {'sampling.attempt_tokens': (6, 6, 6), 'selection.pays': (1.0,) * 3, 'selection.bonus': (0.0,) * 3},
+      {'sampling.attempt_tokens': (6, 6, 6), 'selection.reward_weights': (1.0,) * 3, 'selection.bonus': (0.0,) * 3},
       'two attempts',
     ),
     ({'selection.bonus': (1.0, 10.0)}, 'the first must be 0'),
@@ -148,7 +148,7 @@ def test_settings_that_can_not_be_are_refused(changes, message):
 
 def test_an_update_in_parts_is_that_of_the_whole_and_sees_the_asked_tokens_alone(whole):
   data = supervised.Data(
-    loop.visit_at(whole.config.visits, 0), collect._read(whole.folder.offline / 'iteration1.npz'),
+    loop.visit_at(whole.config.stage_runs, 0), collect._read(whole.folder.offline / 'iteration1.npz'),
     np.stack([np.arange(16), np.arange(16), np.ones(16, np.int64)], axis=1),
   )  # fmt: skip
   batch = supervised.rows_of(whole, data, np.arange(16))

@@ -7,7 +7,7 @@ import signal
 import pytest
 import tiny
 
-from configs import common
+from score_jax.configs import common
 from score_jax.errors import ConfigError
 from score_jax.tasks import prompts
 from score_jax.tasks import tokenizer as tokenizers
@@ -98,10 +98,10 @@ def test_what_is_asked_for_and_not_there_is_told_before_anything_is_written(tmp_
 
 
 def test_presets_carry_the_papers_numbers():
-  from configs import gsm8k_qwen25_0p5b
-  from configs import math_gemma2_2b
-  from configs import math_qwen25_1p5b
-  from configs import mbpp_qwen25_coder_1p5b
+  from score_jax.configs import gsm8k_qwen25_0p5b
+  from score_jax.configs import math_gemma2_2b
+  from score_jax.configs import math_qwen25_1p5b
+  from score_jax.configs import mbpp_qwen25_coder_1p5b
   from score_jax.config import from_config_dict
 
   for module, steps, rows, rate, beta2 in (
@@ -111,9 +111,9 @@ def test_presets_carry_the_papers_numbers():
   ):
     config = from_config_dict(module.get_config())
     assert (config.total_steps, config.rows, config.optim.learning_rate) == (steps, rows, rate)
-    first, second = config.visits
-    assert (first.pays, first.bonus, first.kl) == ((0.0, 1.0), (0.0, 0.0), (beta2, 0.01))
-    assert (second.pays, second.bonus, second.kl) == ((1.0, 1.0), (0.0, 10.0), (0.01, 0.01))
+    first, second = config.stage_runs
+    assert (first.reward_weights, first.bonus, first.kl_weights) == ((0.0, 1.0), (0.0, 0.0), (beta2, 0.01))
+    assert (second.reward_weights, second.bonus, second.kl_weights) == ((1.0, 1.0), (0.0, 10.0), (0.01, 0.01))
     assert second.optim.learning_rate == rate and config.sampling.temperature == 1.0
   assert from_config_dict(gsm8k_qwen25_0p5b.get_config()).task.name == 'gsm8k'
   assert from_config_dict(common.get_config()).task.name == 'countdown'

@@ -16,15 +16,15 @@ from score_jax.tasks import chat as chats
 from score_jax.tasks import countdown
 from score_jax.training import batches
 from score_jax.training import update
-from score_jax.types import Verdict
+from score_jax.core_types import Verdict
 
 torch_score = pytest.importorskip('torch') and pytest.importorskip('torch_score')
 
 PROBLEMS, G, A = 3, 4, 2
 STAGES = {
-  'stage1': dict(pays=(0.0, 1.0), bonus=(0.0, 0.0), kl=(0.1, 0.01), gamma=0.0),
-  'stage2': dict(pays=(1.0, 1.0), bonus=(0.0, 10.0), kl=(0.01, 0.02), gamma=0.0),
-  'discounted': dict(pays=(1.0, 1.0), bonus=(0.0, 3.0), kl=(0.1, 0.2), gamma=0.5),
+  'stage1': dict(reward_weights=(0.0, 1.0), bonus=(0.0, 0.0), kl_weights=(0.1, 0.01), gamma=0.0),
+  'stage2': dict(reward_weights=(1.0, 1.0), bonus=(0.0, 10.0), kl_weights=(0.01, 0.02), gamma=0.0),
+  'discounted': dict(reward_weights=(1.0, 1.0), bonus=(0.0, 3.0), kl_weights=(0.1, 0.2), gamma=0.5),
 }
 CASES = {
   'graded': dict(failures=(), offline=()),

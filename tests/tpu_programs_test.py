@@ -23,7 +23,7 @@ from score_jax.planning import programs
 from score_jax.planning import search
 from score_jax.planning import settings
 
-# Letters of `types.py`; sizes are told apart by their numbers, which no two arrays that are looked for share.
+# Letters of `core_types.py`; sizes are told apart by their numbers, which no two arrays that are looked for share.
 B, P, BUDGET, FEED, V = 16, 128, 60, 8, 4096
 L = P + 2 * BUDGET + FEED
 SHARDS, TENSOR = 2, 2

@@ -21,7 +21,7 @@ from score_jax.training import batches
 from score_jax.training import optim
 from score_jax.training import run as runs
 from score_jax.training import update as updates
-from score_jax.types import Verdict
+from score_jax.core_types import Verdict
 
 CONFIG = tiny.decoder_config('llama')
 TABLE = weights.weight_table(CONFIG)
@@ -73,8 +73,8 @@ FAST = dict(compiler_options={'xla_backend_optimization_level': 0})
 gradients = jax.jit(tiny.gradients, static_argnames='spec', **FAST)
 
 
-def stage_values(pays=(1, 1), bonus=(0, 10), kl=(0.2, 0.1), gamma=0.5, learning_rate=0.1):
-  return StageValues(*(jnp.array(x, jnp.float32) for x in (pays, bonus, kl, gamma, learning_rate)))
+def stage_values(reward_weights=(1, 1), bonus=(0, 10), kl_weights=(0.2, 0.1), gamma=0.5, learning_rate=0.1):
+  return StageValues(*(jnp.array(x, jnp.float32) for x in (reward_weights, bonus, kl_weights, gamma, learning_rate)))
 
 
 def make_batch():
@@ -139,7 +139,7 @@ def token_weights(batch, stage):
     a = batch.attempt[b, t] - 1
     own_L = batch.attempt[b] == a + 1
     togo = np.sum((logp_BL - ref_BL)[b, t:][own_L[t:]])
-    penalty = float(stage.kl[a]) * togo * batch.trained[b, a] / np.sum(batch.trained[:, a])
+    penalty = float(stage.kl_weights[a]) * togo * batch.trained[b, a] / np.sum(batch.trained[:, a])
     importance = min(np.exp(logp_BL[b, t] - batch.sampler_logp[b, t]), SPEC.importance_cap)
     weight_BL[b, t] = importance * (penalty - share_BA[b, a] * advantage_BA[b, a])
   return weight_BL
@@ -239,8 +239,8 @@ def test_the_gradients_of_the_attempts_add_up_to_that_of_the_sum():
   np.testing.assert_allclose(parts_A, loss_A, atol=1e-5)
   assert len(parts) == 2
   assert_close(jax.tree.map(jnp.add, *parts), gradient, 1e-6)
-  # Where nothing pays or binds attempt 1, its part is nothing.
-  nothing_first = stage_values(pays=(0, 1), bonus=(0, 0), kl=(0, 0.1), gamma=0)
+  # Where nothing reward_weights or binds attempt 1, its part is nothing.
+  nothing_first = stage_values(reward_weights=(0, 1), bonus=(0, 0), kl_weights=(0, 0.1), gamma=0)
   _, parts, _ = gradients(policy(), {}, reference(), make_batch(), nothing_first, BY_ATTEMPT)
   assert norm(parts[0]) == 0 < norm(parts[1])
 

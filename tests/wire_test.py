@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from score_jax.verifiers.sandbox import wire
+from score_jax.graders.sandbox import wire
 
 VALUES = [
   None, True, False, 0, -1, 255, -(2**64), 3**500, 0.0, -0.0, 1.5, float('inf'), 1j, '', 'é\ud800\0', b'\xff',

@@ -68,7 +68,7 @@ def attempt_losses(
     attempt_BL: i8, 0 for tokens that were not sampled.
     importance_BL: detached truncated importance weights of the tokens; ones when the correction is off.
     credit: detached weights of the rows.
-    stage: coefficients; `kl` is the paper's beta per attempt.
+    stage: coefficients; `kl_weights` is the paper's beta per attempt.
     kl_form: one of `types.KL_FORMS`.
     group: G, for the leave-one-out baseline of the KL's part; whole groups must be present.
 
@@ -82,12 +82,12 @@ def attempt_losses(
 
   reward_A = -jnp.sum(credit.reward_share * credit.advantage * weighted_BA, axis=0)
 
-  kl_BA = stage.kl[None] * ratio_BA
+  kl_BA = stage.kl_weights[None] * ratio_BA
   from_here_BA = rewards.discounted(kl_BA, stage.gamma)
   charged_BA = from_here_BA if kl_form == 'k1' else from_here_BA - kl_BA
   charge_BA, _ = rewards.leave_one_out(charged_BA, credit.trained, group)
   later_BA = charge_BA * weighted_BA
-  own_BA = stage.kl[None] * _own_kl(kl_form, scores, ratio_BL, mask_BLA, importance_BL)
+  own_BA = stage.kl_weights[None] * _own_kl(kl_form, scores, ratio_BL, mask_BLA, importance_BL)
   kl_A = jnp.sum(credit.kl_share * (later_BA + own_BA), axis=0)
   return reward_A + kl_A, ratio_BA
 

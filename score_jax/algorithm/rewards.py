@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from score_jax.states import StageValues
-from score_jax.types import Verdict
+from score_jax.core_types import Verdict
 
 
 def attempt_rewards(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array) -> jax.Array:
@@ -92,8 +92,8 @@ def reward_credit(
     weight_BA: each row's share of its attempt's mean; usable rows sum to 1 over the whole batch, so micro-batches
       can be added up. Both are 0 for an untrained attempt.
   """
-  reward_BA = attempt_rewards(verdict_BA, stage.pays, stage.bonus)
-  known_BA = reward_is_known(verdict_BA, stage.pays, stage.bonus)
+  reward_BA = attempt_rewards(verdict_BA, stage.reward_weights, stage.bonus)
+  known_BA = reward_is_known(verdict_BA, stage.reward_weights, stage.bonus)
   counted_BA = return_is_known(known_BA, stage.gamma) & trained_BA
   advantage_BA, usable_BA = leave_one_out(discounted(reward_BA, stage.gamma), counted_BA, group)
   return advantage_BA, shares(usable_BA, advantage_BA.dtype)

@@ -16,8 +16,8 @@ from score_jax.sampling.sampler import stream_key
 from score_jax.storage import run_folder
 from score_jax.training import evaluation
 from score_jax.training.run import Run
-from score_jax.types import Problem
-from score_jax.types import Verdict
+from score_jax.core_types import Problem
+from score_jax.core_types import Verdict
 
 
 @dataclasses.dataclass(frozen=True)

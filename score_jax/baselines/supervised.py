@@ -28,7 +28,7 @@ from score_jax.training import optim
 from score_jax.training import run as runs
 from score_jax.training.clock import Clock
 from score_jax.training.run import Run
-from score_jax.training.step import Visit
+from score_jax.training.step import StageRun
 from score_jax.training.update import UpdateSpec
 from score_jax.training.update import supervised_update
 
@@ -37,7 +37,7 @@ from score_jax.training.update import supervised_update
 class Data:
   """What an iteration holds fixed."""
 
-  visit: Visit
+  stage_run: StageRun
   collected: Collected
   pairs: np.ndarray  # i64 [n, 3], from `pairs`
   prompts: dict[int, list[int]] = dataclasses.field(default_factory=dict)  # ids by problem, as they are needed
@@ -47,7 +47,7 @@ class Supervised:
   """The method of mode 'supervised', for `training.loop.train`."""
 
   def enter(
-    self, run: Run, visit: Visit, state: TrainState, step: int, checkpoints: Checkpoints
+    self, run: Run, stage_run: StageRun, state: TrainState, step: int, checkpoints: Checkpoints
   ) -> tuple[TrainState, Data]:
     """Conversations and pairs of an iteration; at its first step, parameters and moments as the run began.
 
@@ -59,29 +59,29 @@ class Supervised:
     if hosts.count() > 1:
       raise ConfigError("config.mode = 'supervised' runs on one host; leave out --distributed")
     settings = run.config.supervised
-    found = collect.collected(run, state.params, visit.index)
-    rng = np.random.default_rng((run.config.seed, visit.index))
+    found = collect.collected(run, state.params, stage_run.index)
+    rng = np.random.default_rng((run.config.seed, stage_run.index))
     problem_N = np.arange(len(found.verdict)) // settings.samples
     known = np.flatnonzero(found.known)
     made = pairs.DATASETS[settings.dataset](found.right[known], problem_N[known], settings.plus, rng)
     made[:, :2] = known[made[:, :2]]
-    logging.info('%s: %d pairs of %d conversations', visit.stage.name, len(made), len(known))
+    logging.info('%s: %d pairs of %d conversations', stage_run.stage.name, len(made), len(known))
     if not len(made):
       raise DataError(
-        f'{visit.stage.name}: none of {len(known)} conversations gives a pair for config.supervised.dataset = '
+        f'{stage_run.stage.name}: none of {len(known)} conversations gives a pair for config.supervised.dataset = '
         f'{settings.dataset!r}; raise config.supervised.problems or samples'
       )
-    if step == visit.first_step:
+    if step == stage_run.first_step:
       state = state.replace(
         params=runs.initial_params(run),
         opt_state=runs.fresh_moments(state.params, run.optimizer, run.mesh, run.trained),
       )
-    return state, Data(visit, found, made)
+    return state, Data(stage_run, found, made)
 
   def work_of(self, run: Run, data: Data, step: int) -> tuple[Batch, UpdateSpec, float]:
     """The pairs of a step as rows of an update, what to compile, and how often all pairs have been seen before it."""
-    seed = (run.config.seed, data.visit.index)
-    chosen, epoch = drawn(len(data.pairs), run.config.rows, step - data.visit.first_step, seed)
+    seed = (run.config.seed, data.stage_run.index)
+    chosen, epoch = drawn(len(data.pairs), run.config.rows, step - data.stage_run.first_step, seed)
     batch = rows_of(run, data, chosen)
     spec = dataclasses.replace(run.update_spec, group=1)
     if run.config.batch.pack:
@@ -97,10 +97,10 @@ class Supervised:
   ) -> tuple[TrainState, dict[str, Any], Any]:
     """One supervised update. Its line has the loss of each attempt and no accuracy: nothing is sampled."""
     del kl
-    stage, clock = data.visit.stage, Clock()
+    stage, clock = data.stage_run.stage, Clock()
     batch, spec, epoch = work
     with clock('update'):
-      rate = optim.learning_rate(stage, step - data.visit.first_step)
+      rate = optim.learning_rate(stage, step - data.stage_run.first_step)
       state, results = supervised_update(
         state,
         run.frozen,
@@ -109,13 +109,13 @@ class Supervised:
         spec=spec,
         optimizer=run.optimizer,
       )
-      ends = step + 1 == data.visit.first_step + stage.steps
+      ends = step + 1 == data.stage_run.first_step + stage.steps
       ahead = None if ends else self.work_of(run, data, step + 1)
       results = jax.device_get(results)
     line = dict(
       step=step + 1,
       stage=stage.name,
-      visit=data.visit.index,
+      visit=data.stage_run.index,
       accuracy=[None] * run.config.attempts,
       loss=results['loss_A'].tolist(),
       gradient_norm=float(results['gradient_norm']),
@@ -159,7 +159,7 @@ def rows_of(run: Run, data: Data, chosen: np.ndarray) -> Batch:
   for b, (row, other, which) in enumerate(data.pairs[chosen]):
     number = int(row) // settings.samples
     if number not in data.prompts:
-      data.prompts[number] = chat.prompt_ids(collect.problem_of(run, data.visit.index, number))
+      data.prompts[number] = chat.prompt_ids(collect.problem_of(run, data.stage_run.index, number))
     first, second = _ids(data.collected.first[row]), _ids(sources[which][other])
     second = second[: run.config.sampling.attempt_tokens[1]]
     fed = feed[1:] if first[-1:] == [end] else feed

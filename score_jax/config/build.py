@@ -11,8 +11,8 @@ from score_jax.config.fields import OptimConfig
 from score_jax.config.fields import RunConfig
 from score_jax.config.fields import SupervisedConfig
 from score_jax.errors import ConfigError
-from score_jax.types import Stage
-from score_jax.types import StageOptim
+from score_jax.core_types import Stage
+from score_jax.core_types import StageOptim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +33,14 @@ def from_config_dict(config: ConfigDict) -> RunConfig:
       field, its value and the remedy.
   """
   raw = config.to_dict()
-  stages, order = raw.pop('stages', None), raw.pop('order', None)
-  if not isinstance(stages, dict) or not isinstance(order, (tuple, list)):
-    raise ConfigError('config.stages must be a ConfigDict of stages and config.order a tuple of their names')
+  stages, schedule = raw.pop('stages', None), raw.pop('schedule', None)
+  if not isinstance(stages, dict) or not isinstance(schedule, (tuple, list)):
+    raise ConfigError('config.stages must be a ConfigDict of stages and config.schedule a tuple of their names')
   optim = _built(OptimConfig, raw.get('optim', {}), 'config.optim')
-  visits = _visits(stages, order, optim)
+  stage_runs = _visits(stages, order, optim)
   if raw.get('mode') == 'supervised':
-    visits = _iterations(_built(SupervisedConfig, raw.get('supervised', {}), 'config.supervised'), optim)
-  run = _built(RunConfig, raw | dict(visits=visits), 'config')
+    stage_runs = _iterations(_built(SupervisedConfig, raw.get('supervised', {}), 'config.supervised'), optim)
+  run = _built(RunConfig, raw | dict(stage_runs=stage_runs), 'config')
   check(run)
   return run
 
@@ -77,12 +77,12 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
   return value
 
 
-def _visits(stages: dict[str, Any], order: tuple[str, ...], optim: OptimConfig) -> tuple[Stage, ...]:
+def _visits(stages: dict[str, Any], schedule: tuple[str, ...], optim: OptimConfig) -> tuple[Stage, ...]:
   """The stages in the order of the run, with the run's optimizer settings filled in."""
-  visits = []
-  for name in order:
+  stage_runs = []
+  for name in schedule:
     if name not in stages:
-      raise ConfigError(f'config.order names {name!r}, which is not in config.stages ({", ".join(stages)})')
+      raise ConfigError(f'config.schedule names {name!r}, which is not in config.stages ({", ".join(stages)})')
     where = f'config.stages.{name}'
     fields = dict(stages[name])
     own = _built(_StageOverrides, fields.pop('optim', None), f'{where}.optim')
@@ -92,8 +92,8 @@ def _visits(stages: dict[str, Any], order: tuple[str, ...], optim: OptimConfig) 
       warmup_steps=optim.warmup_steps if own.warmup_steps < 0 else own.warmup_steps,
       reset_moments=own.reset_moments,
     )
-    visits.append(_built(Stage, fields | dict(name=name, optim=merged), where))
-  return tuple(visits)
+    stage_runs.append(_built(Stage, fields | dict(name=name, optim=merged), where))
+  return tuple(stage_runs)
 
 
 def _iterations(settings: SupervisedConfig, optim: OptimConfig) -> tuple[Stage, ...]:
@@ -116,12 +116,12 @@ def identity(run: RunConfig) -> dict[str, Any]:
   The model, the tokenizer and the training data are added to it as hashes (`training.run`).
   """
   everything = as_dict(run)
-  keep = ('mode', 'seed', 'init_from', 'lora', 'task', 'grading', 'batch', 'sampling', 'visits', 'offline_pool')
+  keep = ('mode', 'seed', 'init_from', 'lora', 'task', 'grading', 'batch', 'sampling', 'stage_runs', 'offline_pool')
   chosen = {name: everything[name] for name in (*keep, 'loss', 'optim')}
   chosen['optim'].pop('max_rejected_in_a_row')
   # Where and in what order the same sums are made, like the mesh.
   chosen['batch'].pop('pack')
-  chosen['sampling'].pop('lanes')
+  chosen['sampling'].pop('decode_slots')
   chosen['grading'].pop('workers')
   # What is trained on is known by its hash, wherever its files lie; held-out problems decide nothing.
   chosen['task'].pop('data')
@@ -133,6 +133,4 @@ def identity(run: RunConfig) -> dict[str, Any]:
     chosen['best'] = dict(every=run.checkpoint.every, selection=everything['selection'])
   if run.mode == 'supervised':
     chosen['supervised'] = everything['supervised']
-  if run.mode == 'pretrain':
-    chosen['pretrain'] = everything['pretrain']
   return chosen

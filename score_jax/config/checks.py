@@ -8,14 +8,13 @@ from score_jax.config.fields import DTYPES
 from score_jax.config.fields import LONG_PROMPTS
 from score_jax.config.fields import MODES
 from score_jax.config.fields import REMATS
-from score_jax.config.fields import PretrainConfig
 from score_jax.config.fields import RunConfig
 from score_jax.errors import ConfigError
 from score_jax.models.lora import Lora
-from score_jax.types import KL_FORMS
-from score_jax.types import REFERENCES
-from score_jax.types import SCHEDULES
-from score_jax.types import Stage
+from score_jax.core_types import KL_FORMS
+from score_jax.core_types import REFERENCES
+from score_jax.core_types import SCHEDULES
+from score_jax.core_types import Stage
 
 
 def _require(condition: bool, message: str) -> None:
@@ -44,20 +43,12 @@ def check(run: RunConfig) -> None:
   if run.mode == 'supervised':
     _check_supervised(run)
   else:
-    _require(bool(run.visits), 'config.order is empty: name at least one stage of config.stages')
-  if run.mode != 'pretrain':
-    _check_batch(run)
+    _require(bool(run.stage_runs), 'config.schedule is empty: name at least one stage of config.stages')
+  _check_batch(run)
   if run.mode == 'score':
     _check_method(run)
-    for stage in run.visits:
+    for stage in run.stage_runs:
       _check_stage(stage, run)
-  if run.mode == 'pretrain':
-    _require(
-      run.optim.warmup_steps < run.pretrain.steps,
-      f'config.optim.warmup_steps = {run.optim.warmup_steps} must be below config.pretrain.steps = '
-      f'{run.pretrain.steps}',
-    )
-    _check_pretrain(run.pretrain)
   for where, section in (
     ('task.countdown', run.task.countdown),
     ('task.mbpp', run.task.mbpp),
@@ -98,19 +89,19 @@ def _check_numbers(run: RunConfig) -> None:
     ('selection.problems', run.selection.problems),
     ('report.rows', run.report.rows),
     ('report.every', run.report.every),
-    ('report.kl_budget', run.report.kl_budget),
+    ('report.kl_alarm', run.report.kl_alarm),
     ('optim.learning_rate', run.optim.learning_rate),
     ('optim.clip_norm', run.optim.clip_norm),
     ('optim.weight_decay', run.optim.weight_decay),
     ('loss.importance_cap', run.loss.importance_cap),
     ('lora.rank', run.lora.rank),
-    ('sampling.lanes', run.sampling.lanes),
+    ('sampling.decode_slots', run.sampling.decode_slots),
     ('faults.grace_seconds', run.faults.grace_seconds),
     ('faults.stuck_factor', run.faults.stuck_factor),
     ('faults.stuck_seconds', run.faults.stuck_seconds),
     ('faults.stuck_first_seconds', run.faults.stuck_first_seconds),
     ('faults.max_rejected', run.faults.max_rejected),
-    ('faults.kl_stop', run.faults.kl_stop),
+    ('faults.kl_limit', run.faults.kl_limit),
     ('faults.mismatch_stop', run.faults.mismatch_stop),
   ):
     _require(0 <= value < float('inf'), f'config.{where} = {value} must be 0 or more')
@@ -159,7 +150,7 @@ def _check_selection(run: RunConfig) -> None:
   """What the best checkpoint is chosen by, where it is measured."""
   if not run.selection.problems:
     return
-  for field in ('pays', 'bonus'):
+  for field in ('reward_weights', 'bonus'):
     value = getattr(run.selection, field)
     _require(
       len(value) == run.attempts,
@@ -170,37 +161,6 @@ def _check_selection(run: RunConfig) -> None:
     run.selection.bonus[0] == 0,
     f'config.selection.bonus = {run.selection.bonus}: the first must be 0, nothing comes before attempt 1',
   )
-
-
-def _check_pretrain(pretrain: PretrainConfig) -> None:
-  """Bounds of what makes a base."""
-  for name in ('conversations', 'rows', 'steps', 'width', 'layers', 'heads', 'ffn'):
-    _require(getattr(pretrain, name) >= 1, f'config.pretrain.{name} = {getattr(pretrain, name)} must be 1 or more')
-  _require(
-    pretrain.width % (2 * pretrain.heads) == 0,
-    f'config.pretrain.heads = {pretrain.heads} must divide config.pretrain.width = {pretrain.width} into even widths',
-  )
-  mixture = pretrain.mixture
-  for name, *shares in (
-    ('mixture.', mixture.look_back, mixture.wander, mixture.afresh),
-    ('sharpen_', pretrain.sharpen_look_back, pretrain.sharpen_wander, pretrain.sharpen_afresh),
-  ):
-    _require(
-      min(shares) >= 0 and sum(shares) <= 1,
-      f'config.pretrain.{name}look_back = {shares[0]}, {name}wander = {shares[1]} and {name}afresh = {shares[2]} are '
-      'shares of second attempts: 0 or more, 1 at most together',
-    )
-  _require(
-    pretrain.sharpen_rounds >= 0, f'config.pretrain.sharpen_rounds = {pretrain.sharpen_rounds} must be 0 or more'
-  )
-  _require(
-    pretrain.sharpen_temperature >= 0,
-    f'config.pretrain.sharpen_temperature = {pretrain.sharpen_temperature} must be 0 or more',
-  )
-  for name in ('attempts', 'sharpen_attempts'):
-    _require(getattr(pretrain, name) >= 2, f'config.pretrain.{name} = {getattr(pretrain, name)} must be 2 or more')
-  for name in ('sharpen_conversations', 'sharpen_rows', 'sharpen_steps'):
-    _require(getattr(pretrain, name) >= 1, f'config.pretrain.{name} = {getattr(pretrain, name)} must be 1 or more')
 
 
 def _check_lora(lora: Lora) -> None:
@@ -243,20 +203,20 @@ def _check_stage(stage: Stage, run: RunConfig) -> None:
   _one_of(f'{where}.reference', stage.reference, REFERENCES)
   _one_of(f'{where}.optim.schedule', stage.optim.schedule, SCHEDULES)
   _require(stage.steps >= 1, f'{where}.steps = {stage.steps} must be 1 or more')
-  for field in ('pays', 'bonus', 'kl'):
+  for field in ('reward_weights', 'bonus', 'kl_weights'):
     value = getattr(stage, field)
     _require(
       len(value) == run.attempts,
       f'{where}.{field} = {value} must have one value per attempt: {run.attempts}, as config.sampling.attempt_tokens',
     )
   _require(stage.bonus[0] == 0, f'{where}.bonus = {stage.bonus}: the first must be 0, nothing comes before attempt 1')
-  _require(min(stage.kl) >= 0, f'{where}.kl = {stage.kl} must not be negative')
-  budgets = stage.kl_budget or (0.0,) * run.attempts
+  _require(min(stage.kl_weights) >= 0, f'{where}.kl_weights = {stage.kl_weights} must not be negative')
+  budgets = stage.kl_target or (0.0,) * run.attempts
   _require(
     len(budgets) == run.attempts
-    and all(budget == 0 or (budget > 0 and beta > 0) for budget, beta in zip(budgets, stage.kl, strict=True)),
-    f'{where}.kl_budget = {stage.kl_budget} must be () or one value per attempt, 0 or above; above 0 it needs a '
-    f'{where}.kl above 0 to begin from',
+    and all(budget == 0 or (budget > 0 and beta > 0) for budget, beta in zip(budgets, stage.kl_weights, strict=True)),
+    f'{where}.kl_target = {stage.kl_target} must be () or one value per attempt, 0 or above; above 0 it needs a '
+    f'{where}.kl_weights above 0 to begin from',
   )
   _require(0 <= stage.gamma <= 1, f'{where}.gamma = {stage.gamma} must lie in 0..1')
   _require(0 <= stage.offline_first <= 1, f'{where}.offline_first = {stage.offline_first} must lie in 0..1')

@@ -7,14 +7,13 @@ import dataclasses
 
 from score_jax.models.lora import Lora
 from score_jax.tasks.countdown import CountdownSpec
-from score_jax.tasks.countdown_base import Mixture
 from score_jax.tasks.jsonl import JsonlSpec
 from score_jax.tasks.mbpp import MbppSpec
 from score_jax.tasks.problems import DataSpec
-from score_jax.types import Stage
-from score_jax.verifiers.registry import GradingSpec
+from score_jax.core_types import Stage
+from score_jax.graders.registry import GradingSpec
 
-MODES = ('score', 'supervised', 'pretrain')
+MODES = ('score', 'supervised')
 DATASETS = ('star', 'sft')  # names of baselines.pairs.DATASETS
 DTYPES = ('auto', 'float32', 'bfloat16')
 CACHE_DTYPES = ('auto', 'float32', 'bfloat16', 'float8_e4m3fn')
@@ -59,7 +58,7 @@ class BatchConfig:
 class SamplingConfig:
   prompt_tokens: int
   attempt_tokens: tuple[int, ...]
-  lanes: int
+  decode_slots: int
   cache_dtype: str
   temperature: float
   top_k: int
@@ -97,7 +96,7 @@ class EvalConfig:
 class ReportConfig:
   rows: int
   every: int
-  kl_budget: float
+  kl_alarm: float
   stop_on: tuple[str, ...]
   tensorboard: bool
   wandb: str
@@ -114,7 +113,7 @@ class CheckpointConfig:
 @dataclasses.dataclass(frozen=True)
 class SelectionConfig:
   problems: int
-  pays: tuple[float, ...]
+  reward_weights: tuple[float, ...]
   bonus: tuple[float, ...]
 
 
@@ -127,7 +126,7 @@ class FaultsConfig:
   stuck_seconds: float
   stuck_first_seconds: float
   max_rejected: float
-  kl_stop: float
+  kl_limit: float
   mismatch_stop: float
 
 
@@ -157,34 +156,8 @@ class SupervisedConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainConfig:
-  conversations: int
-  rows: int
-  steps: int
-  width: int
-  layers: int
-  heads: int
-  ffn: int
-  max_positions: int
-  attempts: int
-  rewordings: tuple[str, ...]
-  init_scale: float
-  mixture: Mixture
-  sharpen_rounds: int
-  sharpen_temperature: float
-  sharpen_conversations: int
-  sharpen_rows: int
-  sharpen_steps: int
-  sharpen_learning_rate: float
-  sharpen_look_back: float
-  sharpen_wander: float
-  sharpen_afresh: float
-  sharpen_attempts: int
-
-
-@dataclasses.dataclass(frozen=True)
 class RunConfig:
-  """A whole run. `visits` is the run's list of stages, in the order in which they are trained."""
+  """A whole run. `stage_runs` is the run's list of stages, in the order in which they are trained."""
 
   mode: str
   seed: int
@@ -197,7 +170,7 @@ class RunConfig:
   grading: GradingSpec
   batch: BatchConfig
   sampling: SamplingConfig
-  visits: tuple[Stage, ...]
+  stage_runs: tuple[Stage, ...]
   offline_pool: int
   loss: LossConfig
   optim: OptimConfig
@@ -209,7 +182,6 @@ class RunConfig:
   mesh: MeshConfig
   hosts: HostsConfig
   supervised: SupervisedConfig
-  pretrain: PretrainConfig
 
   @property
   def attempts(self) -> int:
@@ -223,5 +195,5 @@ class RunConfig:
 
   @property
   def total_steps(self) -> int:
-    """Steps of all visits, before `max_steps`."""
-    return sum(stage.steps for stage in self.visits)
+    """Steps of all stage_runs, before `max_steps`."""
+    return sum(stage.steps for stage in self.stage_runs)

@@ -91,7 +91,7 @@ class _Stream:
 
 
 def guard() -> None:
-  """Stands before every log handler there is, tracebacks of all threads, and what is printed. Called by the doors."""
+  """Stands before every log handler there is, tracebacks of all threads, and what is printed. Called by the cli."""
   hook = _Filter()
   known = [logging.getLogger(), *(x for x in logging.Logger.manager.loggerDict.values() if hasattr(x, 'handlers'))]
   for logger in known:

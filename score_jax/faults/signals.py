@@ -38,7 +38,7 @@ _state = _State()
 
 
 def install() -> None:
-  """Takes SIGTERM and SIGINT. Called by the doors, in the main thread, before anything slow is imported."""
+  """Takes SIGTERM and SIGINT. Called by the cli, in the main thread, before anything slow is imported."""
   if _state.wakeups is not None:
     return
   ours, pythons = socket.socketpair()

@@ -23,7 +23,7 @@ class LayerKind:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-  """Everything that the decoder's shape and arithmetic depend on. Letters: `types.py`."""
+  """Everything that the decoder's shape and arithmetic depend on. Letters: `core_types.py`."""
 
   family: str  # model_type of config.json
   vocab: int  # V

@@ -24,7 +24,7 @@ from score_jax.models.families import DecoderConfig
 
 KINDS = ('plain', 'cudnn', 'splash')
 _BLOCK = 128  # rows are padded to a multiple of it for the kernels
-_LANES = 128  # of a TPU: the smallest head width that splash takes
+_DECODE_SLOTS = 128  # of a TPU: the smallest head width that splash takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ def best(config: DecoderConfig, dtype: Any, mesh: Mesh) -> Attention:
   narrow = jnp.dtype(dtype).itemsize == 2
   if platform == 'gpu' and narrow and not config.attention_softcap and config.head_width % 8 == 0:
     return Attention('cudnn' if config.head_width <= 128 else 'plain', mesh)
-  if platform == 'tpu' and config.head_width % _LANES == 0:
+  if platform == 'tpu' and config.head_width % _DECODE_SLOTS == 0:
     return Attention('splash', mesh)
   return Attention('plain', mesh)
 

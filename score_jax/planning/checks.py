@@ -32,7 +32,7 @@ from score_jax.tasks import open_task
 from score_jax.training import loop
 from score_jax.training import run as runs
 from score_jax.training import specs
-from score_jax.verifiers.pool import open_grader
+from score_jax.graders.pool import open_grader
 
 _CHECKPOINTS = 3  # whole states that a run's folder must have room for: two kept and one being written
 _DRY_PROBLEMS = 16  # that a dry run evaluates on
@@ -158,7 +158,7 @@ def _grading(config: RunConfig) -> str:
 
 def _layers() -> str:
   """What the sandbox of programs has here."""
-  for name in ('score_jax.verifiers.code', 'score_jax.verifiers.sandbox.layers'):
+  for name in ('score_jax.graders.code', 'score_jax.graders.sandbox.layers'):
     try:
       found = getattr(importlib.import_module(name), 'layers', None)
     except ImportError:

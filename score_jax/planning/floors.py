@@ -32,7 +32,7 @@ def link_seconds(plan: Plan, program: Program, chip: Chip) -> float:
   """What its collectives take at least, if nothing of it hides behind computing: what they yield, over half of the
   published bandwidth, which counts both directions. 0 where that is not published.
 
-  A rollout's steps are counted as if all rows used their whole budgets; refills of lanes are left out.
+  A rollout's steps are counted as if all rows used their whole budgets; refills of decode_slots are left out.
   """
   if not chip.interconnect:
     return 0.0
@@ -68,11 +68,11 @@ def of(plan: Plan) -> dict[str, Floor]:
 
 
 def _rollout_bytes(plan: Plan, sizes: memory.Sizes) -> float:
-  """The weights once a step, and the live cache of every lane: half of what grows, on average."""
+  """The weights once a step, and the live cache of every decode slot: half of what grows, on average."""
   live = (plan.prompt + plan.rollout.growth / 2) / plan.length
   return _steps(plan) * (sizes.policy + live * sizes.cache)
 
 
 def _steps(plan: Plan) -> int:
   """Decode steps of a device whose rows all use their whole budgets."""
-  return -(-plan.rows // memory.shards(plan) // memory.lanes(plan)) * plan.rollout.growth
+  return -(-plan.rows // memory.shards(plan) // memory.decode_slots(plan)) * plan.rollout.growth

@@ -32,7 +32,7 @@ class Sizes:
   moments: int  # of the optimizer
   base: int  # compute dtype
   policy: int  # the sampler's copy
-  cache: int  # keys and values of a rollout's lanes
+  cache: int  # keys and values of a rollout's decode_slots
 
 
 def parameters(decoder: DecoderConfig, lora: Lora = loras.NONE) -> int:
@@ -50,10 +50,10 @@ def shards(plan: Plan) -> int:
   return meshes.row_shards(plan.mesh)
 
 
-def lanes(plan: Plan) -> int:
+def decode_slots(plan: Plan) -> int:
   """Rows that a device decodes at a time."""
   local = plan.rows // shards(plan)
-  return min(plan.rollout.lanes or local, local)
+  return min(plan.rollout.decode_slots or local, local)
 
 
 @functools.lru_cache
@@ -80,7 +80,7 @@ def _cache(plan: Plan) -> int:
   config, tensor = plan.decoder, plan.mesh.shape['tensor']
   heads = config.kv_heads // tensor if config.kv_heads % tensor == 0 else config.kv_heads
   itemsize = rollouts.cache_dtype(plan.rollout, plan.dtype).itemsize
-  return 2 * config.layers * lanes(plan) * plan.length * heads * config.head_width * itemsize
+  return 2 * config.layers * decode_slots(plan) * plan.length * heads * config.head_width * itemsize
 
 
 def beside(plan: Plan, name: str, references: int) -> int:
@@ -141,7 +141,7 @@ def _rollout(plan: Plan) -> float:
   """The cache, and a prefill's layer."""
   config, tensor, P = plan.decoder, plan.mesh.shape['tensor'], plan.prompt
   ffn, heads, width = _width(plan)
-  rows, itemsize = lanes(plan), plan.dtype.itemsize
+  rows, itemsize = decode_slots(plan), plan.dtype.itemsize
   layer = rows * P * (2 * ffn + 2 * heads + 2 * width) * itemsize
   scores = rows * max(1, config.heads // tensor) * P * P * 4
   return sizes(plan).cache + layer + scores + 3 * rows * config.vocab * 4

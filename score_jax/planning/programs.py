@@ -246,6 +246,6 @@ def _update(plan: Plan) -> Any:
     reference, batch = None, batch.replace(ref_logp=batch.sampler_logp)
   # As `step.stage_values` makes them: on one device, copied to all.
   attempts, one = _whole(mesh, jnp.float32, plan.rollout.attempts), _whole(mesh, jnp.float32)
-  stage = StageValues(pays=attempts, bonus=attempts, kl=attempts, gamma=one, learning_rate=one)
+  stage = StageValues(reward_weights=attempts, bonus=attempts, kl_weights=attempts, gamma=one, learning_rate=one)
   optimizer = _optimizer(plan.optim, plan.decoder, plan.lora)
   return updates.update.lower(state(plan), frozen, reference, batch, stage, spec=plan.update, optimizer=optimizer)

@@ -83,7 +83,7 @@ def setting_line(plan: Plan) -> str:
   return (
     f'mesh data {mesh["data"]} x fsdp {mesh["fsdp"]} x tensor {mesh["tensor"]}; {plan.rows} conversations of '
     f'{plan.prompt} + {attempts} tokens and {between} between them, {plan.rows // memory.shards(plan)} per {where}, '
-    f'{memory.lanes(plan)} at a time; update in '
+    f'{memory.decode_slots(plan)} at a time; update in '
     f'{update.micro_batches} parts{", packed" if update.places else ""}, remat {update.remat}, logits '
     f'{update.logits_mb:g} MB, attention {update.how.kind}'
   )

@@ -1,7 +1,7 @@
 """The nearest setting that fits: first by estimates, which are cheap, then by the compiler, which is right.
 
 Near means few and small changes. A mesh and a batch cut otherwise change the order of sums and no result; less kept
-by the backward pass, fewer lanes and smaller chunks of logits cost time.
+by the backward pass, fewer decode_slots and smaller chunks of logits cost time.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from score_jax.sampling.rollout import RolloutSpec
 _MARGIN = 0.97  # of the memory that an estimate may fill
 _UNKNOWN = 1.15  # what estimates are multiplied by where nothing was compiled yet
 # What a doubling of each costs, or one step.
-_COSTS = dict(fsdp=0.5, tensor=2.0, lanes=1.0, micro_batches=0.7, remat=1.0, logits_mb=0.3, pack=1.5)
+_COSTS = dict(fsdp=0.5, tensor=2.0, decode_slots=1.0, micro_batches=0.7, remat=1.0, logits_mb=0.3, pack=1.5)
 _MOST_TENSOR = 16
 _LEAST_LOGITS_MB = 32.0
 
@@ -81,7 +81,7 @@ def candidates(wanted: Wanted, factors: dict[str, float]) -> list[Candidate]:
     updated = _best(wanted, _updates(wanted, config), ('reference', 'update'), factors)
     if updated is None:
       continue
-    sampled = _best(wanted, _lanes(wanted, updated.config), ('layout', 'rollout'), factors)
+    sampled = _best(wanted, _decode_slots(wanted, updated.config), ('layout', 'rollout'), factors)
     found = Candidate(cost + updated.cost + sampled.cost, sampled.config, max(sampled.most, updated.most))
     if found.most <= _MARGIN * wanted.limit:
       fitting.append(found)
@@ -122,14 +122,14 @@ def _meshes(wanted: Wanted) -> Iterator[tuple[float, RunConfig]]:
       yield cost, settings.changed(wanted.config, data=data, fsdp=fsdp, tensor=tensor)
 
 
-def _lanes(wanted: Wanted, config: RunConfig) -> list[tuple[float, RunConfig]]:
-  """As many lanes as asked for, or fewer."""
+def _decode_slots(wanted: Wanted, config: RunConfig) -> list[tuple[float, RunConfig]]:
+  """As many decode_slots as asked for, or fewer."""
   mesh = config.mesh
   local = max(1, config.rows * mesh.tensor // len(wanted.devices))
-  most = min(config.sampling.lanes or local, local)
+  most = min(config.sampling.decode_slots or local, local)
   options = [(0.0, config)]
   for halvings in range(1, most.bit_length()):
-    options.append((_COSTS['lanes'] * halvings, settings.changed(config, lanes=max(1, most >> halvings))))
+    options.append((_COSTS['decode_slots'] * halvings, settings.changed(config, decode_slots=max(1, most >> halvings))))
   return options
 
 
@@ -158,7 +158,7 @@ def _divisors(number: int) -> list[int]:
 
 
 class Compiler:
-  """Compiles programs, each once: a setting that changes the lanes alone has the update of the one before."""
+  """Compiles programs, each once: a setting that changes the decode_slots alone has the update of the one before."""
 
   def __init__(self, say: Any):
     """`say(text)` is told what is compiled, which takes minutes."""

@@ -26,7 +26,7 @@ FIELDS = {
   'config.mesh.data': lambda config: config.mesh.data,
   'config.mesh.fsdp': lambda config: config.mesh.fsdp,
   'config.mesh.tensor': lambda config: config.mesh.tensor,
-  'config.sampling.lanes': lambda config: config.sampling.lanes,
+  'config.sampling.decode_slots': lambda config: config.sampling.decode_slots,
   'config.batch.micro_batches': lambda config: config.batch.micro_batches,
   'config.batch.pack': lambda config: config.batch.pack,
   'config.model.remat': lambda config: config.model.remat,
@@ -69,7 +69,7 @@ def assumed_rollout(config: RunConfig, instruction: int) -> RolloutSpec:
     end_of_turn=0,
     stops=(0,),
     pad=0,
-    lanes=config.sampling.lanes,
+    decode_slots=config.sampling.decode_slots,
     cache_dtype=config.sampling.cache_dtype,
   )
 
@@ -84,7 +84,7 @@ def plan_of(config: RunConfig, decoder: DecoderConfig, rollout: RolloutSpec, dty
   dtype = jnp.dtype(dtype)
   update, rollout = (
     specs.update_spec(config, decoder, dtype, mesh),
-    dataclasses.replace(rollout, lanes=config.sampling.lanes),
+    dataclasses.replace(rollout, decode_slots=config.sampling.decode_slots),
   )
   length = config.sampling.prompt_tokens + rollout.growth
   if config.batch.pack:
@@ -107,7 +107,7 @@ def plan_of(config: RunConfig, decoder: DecoderConfig, rollout: RolloutSpec, dty
 
 def references(config: RunConfig) -> int:
   """Copies of the trained weights that stages keep as references of their own, at the same time."""
-  return int(any(stage.reference == 'stage_start' for stage in config.visits))
+  return int(any(stage.reference == 'stage_start' for stage in config.stage_runs))
 
 
 def changed(config: RunConfig, **fields: Any) -> RunConfig:

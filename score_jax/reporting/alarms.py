@@ -18,7 +18,7 @@ Lines = Sequence[dict[str, Any]]
 class Limits:
   """What an alarm is measured against that only the user can know."""
 
-  kl_budget: float  # nats
+  kl_alarm: float  # nats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _always_changes(lines: Lines, alarm: Alarm, limits: Limits) -> np.ndarray:
 
 
 def _kl(lines: Lines, alarm: Alarm, limits: Limits) -> np.ndarray:
-  return trailing_mean(column(lines, 'kl', 0), alarm.window) > limits.kl_budget
+  return trailing_mean(column(lines, 'kl', 0), alarm.window) > limits.kl_alarm
 
 
 def _collapses(lines: Lines, alarm: Alarm, limits: Limits) -> np.ndarray:
@@ -127,7 +127,7 @@ def _collapses(lines: Lines, alarm: Alarm, limits: Limits) -> np.ndarray:
 
 
 def _moved(lines: Lines, alarm: Alarm, limits: Limits) -> np.ndarray:
-  """The reference's checksum is not what it was when the visit began."""
+  """The reference's checksum is not what it was when the stage_run began."""
   began: dict[Any, Any] = {}
   return np.array(
     [
@@ -147,8 +147,8 @@ _TABLE = (
   Alarm(
     'copies',
     'the second attempt copies the first, though many first ones are wrong',
-    'nothing pays for changing: Stage I was too short, or beta holds the second attempt at a base that copies',
-    'stages.stage1.steps up, stages.stage1.kl[1] down, stages.stage2.bonus[1] up',
+    'nothing reward_weights for changing: Stage I was too short, or beta holds the second attempt at a base that copies',
+    'stages.stage1.steps up, stages.stage1.kl_weights[1] down, stages.stage2.bonus[1] up',
     20,
     _copies,
   ),
@@ -156,7 +156,7 @@ _TABLE = (
     'sandbagged',
     'the first attempt gets worse while delta grows: the gain is made by failing first',
     'the bonus reaches attempt 1 (gamma above 0), or its KL is too weak to hold it',
-    'stages.*.gamma = 0, stages.*.kl[0] up, stages.stage2.bonus[1] down',
+    'stages.*.gamma = 0, stages.*.kl_weights[0] up, stages.stage2.bonus[1] down',
     20,
     _sandbagged,
   ),
@@ -164,7 +164,7 @@ _TABLE = (
     'always_changes',
     'nearly every answer is changed, right ones too',
     'the second attempt is rewarded without a KL that keeps what it knows, or the instruction says that it was wrong',
-    'stages.*.kl[1] up, task.instruction',
+    'stages.*.kl_weights[1] up, task.instruction',
     20,
     _always_changes,
   ),
@@ -172,7 +172,7 @@ _TABLE = (
     'kl_first',
     'KL of attempt 1 to the reference is over its budget',
     'attempt 1 moves with the weights that attempt 2 pulls on',
-    'stages.*.kl[0] up, optim.learning_rate down (report.kl_budget is the limit)',
+    'stages.*.kl_weights[0] up, optim.learning_rate down (report.kl_alarm is the limit)',
     10,
     _kl,
   ),
@@ -196,7 +196,7 @@ _TABLE = (
     'format',
     'answers that can not be read have become more frequent',
     'the policy drifts from the form that the verifier reads, or is cut before it answers',
-    'optim.learning_rate down, stages.*.kl up, sampling.attempt_tokens up',
+    'optim.learning_rate down, stages.*.kl_weights up, sampling.attempt_tokens up',
     10,
     _collapses,
   ),

@@ -20,7 +20,7 @@ from score_jax.reporting import rows as report_rows
 from score_jax.reporting.rows import Row
 from score_jax.reporting.safe import safe
 from score_jax.reporting.watch import read_lines
-from score_jax.types import Verdict
+from score_jax.core_types import Verdict
 
 _POINTS = 300  # of a curve
 _ROW_BYTES = 2_500_000  # of conversations in a report
@@ -53,7 +53,7 @@ def _run(folder: pathlib.Path, name: str, row_bytes: int) -> dict[str, Any]:
   lines, evaluations = read_lines(folder / 'metrics.jsonl'), _json(folder / 'eval.json')
   if not lines and not evaluations:
     raise ConfigError(f'{folder} holds neither metrics.jsonl nor eval.json; name the folder of a run')
-  limits = alarms.Limits(kl_budget=config.get('report', {}).get('kl_budget', _DEFAULT_KL_BUDGET))
+  limits = alarms.Limits(kl_alarm=config.get('report', {}).get('kl_alarm', _DEFAULT_KL_BUDGET))
   ledgers, browsed, ratios = [], [], {}
   for source in _row_files(folder, evaluations):
     found = list(itertools.islice(report_rows.read(folder / 'rows' / source), _MOST_READ))

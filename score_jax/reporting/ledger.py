@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from score_jax.types import Stop
-from score_jax.types import Verdict
+from score_jax.core_types import Stop
+from score_jax.core_types import Verdict
 
 _Z = 1.959963984540054  # 95 % of a normal distribution
 _DRAWS = 2000  # of the bootstrap

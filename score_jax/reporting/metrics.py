@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from score_jax.reporting.rows import collapsed
-from score_jax.types import Graded
-from score_jax.types import Stage
-from score_jax.types import Stop
-from score_jax.types import Verdict
+from score_jax.core_types import Graded
+from score_jax.core_types import Stage
+from score_jax.core_types import Stop
+from score_jax.core_types import Verdict
 
 
 def step_line(

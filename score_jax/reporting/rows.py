@@ -26,10 +26,10 @@ from score_jax.parallel import hosts
 from score_jax.reporting import edits
 from score_jax.reporting.ledger import Outcomes
 from score_jax.states import Rollout
-from score_jax.types import Graded
-from score_jax.types import Problem
-from score_jax.types import Stop
-from score_jax.types import Verdict
+from score_jax.core_types import Graded
+from score_jax.core_types import Problem
+from score_jax.core_types import Stop
+from score_jax.core_types import Verdict
 
 _LONGEST_LINE = 64 * 2**20  # bytes of a row that is read back
 

@@ -44,7 +44,7 @@ class Watch:
       if name not in alarms.ALARMS:
         raise ConfigError(f'config.report.stop_on names {name!r}; use {", ".join(alarms.ALARMS)}')
     self._config, self._write_report = config, write_report
-    self._limits = alarms.Limits(kl_budget=config.kl_budget)
+    self._limits = alarms.Limits(kl_alarm=config.kl_alarm)
     self._lines = read_lines(metrics)
     self._boards = boards.open_boards(config.tensorboard, config.wandb, folder, shown)
     self._on = {name for name, on_T in alarms.sounding(self._lines, self._limits).items() if on_T.any() and on_T[-1]}

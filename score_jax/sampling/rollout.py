@@ -29,7 +29,7 @@ from score_jax.models.families import DecoderConfig
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import choose
 from score_jax.states import Rollout
-from score_jax.types import Stop
+from score_jax.core_types import Stop
 
 _REFILLS = 16  # lanes are refilled so many times a generation: a prefill wants rows, an idle lane wants none
 
@@ -46,7 +46,7 @@ class RolloutSpec:
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
-  lanes: int = 0  # rows decoded at a time on each device; 0: all
+  decode_slots: int = 0  # rows decoded at a time on each device; 0: all
   cache_dtype: str = 'auto'  # of cached keys and values; 'auto': the compute dtype
   kernel: bool = False  # attend to the live part of the cache alone (`models/decode_attention.py`, GPU)
 
@@ -176,7 +176,7 @@ def _rollout(
 ) -> Rollout:
   """`anywhere(flag)`: what the devices go by that have to take their steps together."""
   N, P = rows.prompt.shape
-  B = min(spec.lanes or N, N)
+  B = min(spec.decode_slots or N, N)
   refill = -(-B // _REFILLS)
   admit = functools.partial(_admit, params, rows, config, spec, dtype)
 

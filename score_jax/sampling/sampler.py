@@ -23,7 +23,7 @@ from score_jax.sampling.rollout import no_forced
 from score_jax.sampling.rollout import rollout
 from score_jax.states import Rollout
 from score_jax.tasks.chat import Chat
-from score_jax.types import Problem
+from score_jax.core_types import Problem
 
 
 class Stream(enum.IntEnum):
@@ -51,7 +51,7 @@ class Sampler:
   budgets: tuple[int, ...]  # [A] tokens
   dtype: Any  # compute dtype
   lora: Lora = loras.NONE
-  lanes: int = 0  # rows decoded at a time on each device; 0: all
+  decode_slots: int = 0  # rows decoded at a time on each device; 0: all
   cache_dtype: str = 'auto'  # of cached keys and values; 'auto': the compute dtype
 
   def spec(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> RolloutSpec:
@@ -65,7 +65,7 @@ class Sampler:
       temperature=temperature,
       top_k=top_k,
       top_p=top_p,
-      lanes=self.lanes,
+      decode_slots=self.decode_slots,
       cache_dtype=self.cache_dtype,
       kernel=self._has_kernel,
     )

@@ -13,7 +13,7 @@ from score_jax.tasks.problems import DataSpec
 from score_jax.tasks.problems import Listed
 from score_jax.tasks.problems import Made
 from score_jax.tasks.problems import Problems
-from score_jax.types import Problem
+from score_jax.core_types import Problem
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ import hashlib
 import random
 
 from score_jax.errors import DataError
-from score_jax.types import Problem
-from score_jax.verifiers.countdown import result_of
+from score_jax.core_types import Problem
+from score_jax.graders.countdown import result_of
 
 SPLITS = ('train', 'heldout')
 _MOST_TRIES = 100_000  # about a second; ordinary settings need a few

@@ -7,7 +7,7 @@ from score_jax.tasks import sources
 from score_jax.tasks.problems import DataSpec
 from score_jax.tasks.problems import Listed
 from score_jax.tasks.sources import Row
-from score_jax.types import Problem
+from score_jax.core_types import Problem
 
 
 def open_set(data: DataSpec, prompt: str) -> tuple[Listed, Listed]:

@@ -16,8 +16,8 @@ from score_jax.tasks import sources
 from score_jax.tasks.problems import DataSpec
 from score_jax.tasks.problems import Listed
 from score_jax.tasks.sources import Row
-from score_jax.types import Problem
-from score_jax.verifiers.math.extract import last_boxes
+from score_jax.core_types import Problem
+from score_jax.graders.math.extract import last_boxes
 
 _LIST = pathlib.Path(__file__).parent.parent / 'assets/math500/problems.txt'
 

@@ -38,7 +38,7 @@ def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
     DataError: it can't be read, it asks to run code, or there is no chat template.
   """
   os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')  # it announces that there is no torch, which is as intended
-  import transformers  # seconds to import, and only the doors need it
+  import transformers  # seconds to import, and only the cli need it
 
   transformers.utils.logging.set_verbosity_error()
   _check_files(folder)

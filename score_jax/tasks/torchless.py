@@ -1,6 +1,6 @@
 """Keeps torch out of the commands, which do not use it: transformers takes seconds to import it where it is installed.
 
-A program that uses score_jax as a library keeps its torch: only `doors.run` asks for this.
+A program that uses score_jax as a library keeps its torch: only `cli.run` asks for this.
 """
 
 from collections.abc import Iterator

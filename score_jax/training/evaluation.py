@@ -20,10 +20,10 @@ from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
 from score_jax.tasks import Task
 from score_jax.tasks import heldout_problems
-from score_jax.types import Graded
-from score_jax.types import Problem
-from score_jax.types import Verdict
-from score_jax.verifiers.pool import Grader
+from score_jax.core_types import Graded
+from score_jax.core_types import Problem
+from score_jax.core_types import Verdict
+from score_jax.graders.pool import Grader
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,15 +15,15 @@ from score_jax.errors import NumericsError
 from score_jax.reporting import metrics
 from score_jax.storage.progress import REJECTED_WINDOW
 from score_jax.storage.progress import Progress
-from score_jax.types import Stage
+from score_jax.core_types import Stage
 
 _PATIENCE = 3  # steps in a row over a limit
 
 
 def kl_weights(stage: Stage, progress: Progress) -> tuple[float, ...]:
   """beta of each attempt in the next step: the stage's own, times what its budget made of it (eq. 6)."""
-  scales = progress.kl_scale or (1.0,) * len(stage.kl)
-  return tuple(beta * scale for beta, scale in zip(stage.kl, scales, strict=True))
+  scales = progress.kl_scale or (1.0,) * len(stage.kl_weights)
+  return tuple(beta * scale for beta, scale in zip(stage.kl_weights, scales, strict=True))
 
 
 def after_step(
@@ -45,24 +45,24 @@ def after_step(
 
 
 def _next_scales(stage: Stage, progress: Progress, line: dict[str, Any]) -> tuple[float, ...]:
-  if not any(stage.kl_budget):
+  if not any(stage.kl_target):
     return ()
-  scales = progress.kl_scale or (1.0,) * len(stage.kl)
+  scales = progress.kl_scale or (1.0,) * len(stage.kl_weights)
   if line['rejected'] or not all(map(math.isfinite, line['kl'])):
     return scales  # nothing was learnt of the policy
-  return tuple(map(adaptive.next_scale, scales, line['kl'], stage.kl_budget))
+  return tuple(map(adaptive.next_scale, scales, line['kl'], stage.kl_target))
 
 
 def _limits(faults: FaultsConfig, line: dict[str, Any]) -> tuple[tuple[str, float, float], ...]:
   """(field, what the step had, limit). A supervised step has neither a KL nor a sampler."""
   return (
-    ('kl_stop', max(line.get('kl', (0.0,)), key=lambda x: math.inf if math.isnan(x) else x), faults.kl_stop),
+    ('kl_limit', max(line.get('kl', (0.0,)), key=lambda x: math.inf if math.isnan(x) else x), faults.kl_limit),
     ('mismatch_stop', line.get('mismatch', 0.0), faults.mismatch_stop),
   )
 
 
 _CAUSES = {
-  'kl_stop': "the policy has left the reference: raise the stage's kl, give it a kl_budget, or lower the learning rate",
+  'kl_limit': "the policy has left the reference: raise the stage's kl, give it a kl_target, or lower the learning rate",
   'mismatch_stop': 'sampler and trainer disagree on the policy: look at model.dtype and sampling.cache_dtype',
 }
 

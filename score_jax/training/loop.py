@@ -40,17 +40,17 @@ from score_jax.training import selection
 from score_jax.training import step as steps
 from score_jax.training import stopping
 from score_jax.training.run import Run
-from score_jax.training.step import Visit
-from score_jax.training.step import VisitData
-from score_jax.types import Stage
+from score_jax.training.step import StageRun
+from score_jax.training.step import StageContext
+from score_jax.core_types import Stage
 
 
-def visit_at(visits: tuple[Stage, ...], step: int) -> Visit:
-  """The visit that step number `step` (0-based) belongs to."""
+def visit_at(stage_runs: tuple[Stage, ...], step: int) -> StageRun:
+  """The stage_run that step number `step` (0-based) belongs to."""
   first = 0
-  for index, stage in enumerate(visits):
+  for index, stage in enumerate(stage_runs):
     if step < first + stage.steps:
-      return Visit(index, stage, first, index == len(visits) - 1)
+      return StageRun(index, stage, first, index == len(stage_runs) - 1)
     first += stage.steps
   raise ValueError(f'step {step} lies beyond the last stage')
 
@@ -59,9 +59,9 @@ class Method(Protocol):
   """How a run's steps are made; everything around them is the loop's."""
 
   def enter(
-    self, run: Run, visit: Visit, state: TrainState, step: int, checkpoints: Checkpoints
+    self, run: Run, stage_run: StageRun, state: TrainState, step: int, checkpoints: Checkpoints
   ) -> tuple[TrainState, Any]:
-    """What a visit needs, whether it is entered at its start or resumed in its middle; it has a field `visit`."""
+    """What a stage_run needs, whether it is entered at its start or resumed in its middle; it has a field `stage_run`."""
 
   def work_of(self, run: Run, data: Any, step: int) -> Any:
     """What the host can make ready of a step."""
@@ -69,22 +69,22 @@ class Method(Protocol):
   def run_step(
     self, run: Run, data: Any, state: TrainState, step: int, work: Any, kl: tuple[float, ...]
   ) -> tuple[TrainState, dict[str, Any], Any]:
-    """The new state, the step's line of metrics, and the next step's work, if it is of the same visit."""
+    """The new state, the step's line of metrics, and the next step's work, if it is of the same stage_run."""
 
 
 class Score:
   """The method itself: reinforcement on the policy's own attempts."""
 
   def enter(
-    self, run: Run, visit: Visit, state: TrainState, step: int, checkpoints: Checkpoints
-  ) -> tuple[TrainState, VisitData]:
-    return enter(run, visit, state, step, checkpoints)
+    self, run: Run, stage_run: StageRun, state: TrainState, step: int, checkpoints: Checkpoints
+  ) -> tuple[TrainState, StageContext]:
+    return enter(run, stage_run, state, step, checkpoints)
 
-  def work_of(self, run: Run, data: VisitData, step: int) -> steps.Work:
+  def work_of(self, run: Run, data: StageContext, step: int) -> steps.Work:
     return steps.work_of(run, data, step)
 
   def run_step(
-    self, run: Run, data: VisitData, state: TrainState, step: int, work: steps.Work, kl: tuple[float, ...]
+    self, run: Run, data: StageContext, state: TrainState, step: int, work: steps.Work, kl: tuple[float, ...]
   ) -> tuple[TrainState, dict[str, Any], steps.Work | None]:
     return steps.run_step(run, data, state, step, work, kl)
 
@@ -149,16 +149,16 @@ def _train_steps(
   data, work = None, None
   with signals.deferred(config.faults.grace_seconds, keeper.save_late):
     while progress.step < total:
-      visit = visit_at(config.visits, progress.step)
-      if data is None or data.visit != visit:
+      stage_run = visit_at(config.stage_runs, progress.step)
+      if data is None or data.stage_run != stage_run:
         with watchdog.phase('enter'):
-          state, data = method.enter(run, visit, state, progress.step, checkpoints)
+          state, data = method.enter(run, stage_run, state, progress.step, checkpoints)
       with tracer.step():
-        kl = limits.kl_weights(visit.stage, progress)
+        kl = limits.kl_weights(stage_run.stage, progress)
         work = work or method.work_of(run, data, progress.step)
         state, line, work = method.run_step(run, data, state, progress.step, work, kl)
-      ends = progress.step + 1 == visit.first_step + visit.stage.steps
-      progress = limits.after_step(config, visit.stage, progress, line, visit.is_last, ends)
+      ends = progress.step + 1 == stage_run.first_step + stage_run.stage.steps
+      progress = limits.after_step(config, stage_run.stage, progress, line, stage_run.is_last, ends)
       keeper.hold(state, progress, line)
       if config.eval.every and line['step'] % config.eval.every == 0:
         line['eval'] = _evaluate(run, run.policy(state.params), f'step{line["step"]}')
@@ -230,28 +230,28 @@ def _make_up(run: Run, state: TrainState, progress: Progress) -> Progress:
 
 
 def enter(
-  run: Run, visit: Visit, state: TrainState, step: int, checkpoints: Checkpoints
-) -> tuple[TrainState, VisitData]:
-  """What a visit needs, whether it is entered at its start or resumed in its middle."""
-  if visit.stage.reference == 'base':
+  run: Run, stage_run: StageRun, state: TrainState, step: int, checkpoints: Checkpoints
+) -> tuple[TrainState, StageContext]:
+  """What a stage_run needs, whether it is entered at its start or resumed in its middle."""
+  if stage_run.stage.reference == 'base':
     reference = run.base_reference
-  elif step == visit.first_step:
+  elif step == stage_run.first_step:
     reference = runs.put_params(run.mesh, run.trained, state.params, run.reference_dtype)
   else:
     begun = (
-      checkpoints.params(visit.first_step, abstract_like(state.params))
-      if visit.first_step
+      checkpoints.params(stage_run.first_step, abstract_like(state.params))
+      if stage_run.first_step
       else runs.initial_params(run)
     )
     reference = runs.put_params(run.mesh, run.trained, begun, run.reference_dtype)
-  if visit.stage.optim.reset_moments and step == visit.first_step:
+  if stage_run.stage.optim.reset_moments and step == stage_run.first_step:
     state = state.replace(opt_state=runs.fresh_moments(state.params, run.optimizer, run.mesh, run.trained))
-  return state, VisitData(visit, reference, offline.open_pool(run, visit.index, visit.stage))
+  return state, StageContext(stage_run, reference, offline.open_pool(run, stage_run.index, stage_run.stage))
 
 
 def _is_due(run: Run, step: int, total: int) -> bool:
   """Whether to save after `step` steps: on the interval, at the end, and where a stage begins (its reference)."""
-  starts = np.cumsum([stage.steps for stage in run.config.visits])
+  starts = np.cumsum([stage.steps for stage in run.config.stage_runs])
   return step % run.config.checkpoint.every == 0 or step == total or step in starts
 
 
@@ -265,16 +265,16 @@ def _considered(run: Run, progress: Progress, line: dict[str, Any]) -> Progress:
 
   A run cut short by max_steps must not consider a step that the whole run would not.
   """
-  in_last_stage = visit_at(run.config.visits, progress.step - 1).is_last
+  in_last_stage = visit_at(run.config.stage_runs, progress.step - 1).is_last
   if not in_last_stage or not _is_due(run, progress.step, run.config.total_steps):
     return progress
   return progress.at_checkpoint(line['selection']['return'] if run.config.selection.problems else None)
 
 
 def _needed_later(run: Run, step: int) -> tuple[int, ...]:
-  """The checkpoint that holds the reference of the visit that goes on after `step`, if it is not the base."""
-  visit = visit_at(run.config.visits, min(step, run.config.total_steps - 1))
-  return (visit.first_step,) if visit.stage.reference == 'stage_start' else ()
+  """The checkpoint that holds the reference of the stage_run that goes on after `step`, if it is not the base."""
+  stage_run = visit_at(run.config.stage_runs, min(step, run.config.total_steps - 1))
+  return (stage_run.first_step,) if stage_run.stage.reference == 'stage_start' else ()
 
 
 def _evaluate(run: Run, policy: Any, name: str) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from score_jax.parallel import mesh as meshes
 from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
 from score_jax.training.run import Run
-from score_jax.types import Problem
-from score_jax.types import Stage
+from score_jax.core_types import Problem
+from score_jax.core_types import Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ def offline_count(stage: Stage, problems: int) -> int:
 
 
 def open_pool(run: Run, visit_index: int, stage: Stage) -> OfflinePool:
-  """The pool of a visit: read from the run folder, or sampled from the base and written there. All hosts have it."""
+  """The pool of a stage_run: read from the run folder, or sampled from the base and written there. All hosts have it."""
   size = run.config.offline_pool
   if offline_count(stage, run.config.batch.problems) == 0:
     return OfflinePool((), np.zeros((0, run.config.batch.samples, run.config.sampling.attempt_tokens[0]), np.int32))

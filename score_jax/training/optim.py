@@ -4,7 +4,7 @@ import optax
 
 from score_jax.config import OptimConfig
 from score_jax.models.weights import WeightTable
-from score_jax.types import Stage
+from score_jax.core_types import Stage
 
 
 def make_optimizer(config: OptimConfig, table: WeightTable) -> optax.GradientTransformation:

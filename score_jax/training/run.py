@@ -39,8 +39,8 @@ from score_jax.training import optim
 from score_jax.training import sources
 from score_jax.training import specs
 from score_jax.training.update import UpdateSpec
-from score_jax.verifiers.pool import Grader
-from score_jax.verifiers.pool import open_grader
+from score_jax.graders.pool import Grader
+from score_jax.graders.pool import open_grader
 
 _TOKENIZER_FILES = ('.json', '.jinja', '.model', '.txt')
 
@@ -153,7 +153,7 @@ def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> S
     budgets=config.sampling.attempt_tokens,
     dtype=compute_dtype(config.model.dtype),
     lora=_checked(config.lora, decoder),
-    lanes=config.sampling.lanes,
+    decode_slots=config.sampling.decode_slots,
     cache_dtype=config.sampling.cache_dtype,
   )
   chat.check_vocabulary(decoder.vocab)

@@ -17,7 +17,7 @@ from score_jax.reporting import rows as report_rows
 from score_jax.reporting.rows import Row
 from score_jax.training import evaluation
 from score_jax.training.run import Run
-from score_jax.types import Verdict
+from score_jax.core_types import Verdict
 
 _FIRST = -1_000_000_000  # number of the first such problem: far from those of training steps and offline pools
 
@@ -41,10 +41,10 @@ def measure(run: Run, params: Any) -> dict[str, Any]:
       run.config.rows,
       way='selection',
     )
-    return hosts.from_main('what the best is chosen by', lambda: figures(found, settings.pays, settings.bonus))
+    return hosts.from_main('what the best is chosen by', lambda: figures(found, settings.reward_weights, settings.bonus))
 
 
-def figures(rows: Sequence[Row], pays: tuple[float, ...], bonus: tuple[float, ...]) -> dict[str, Any]:
+def figures(rows: Sequence[Row], reward_weights: tuple[float, ...], bonus: tuple[float, ...]) -> dict[str, Any]:
   """What the best is chosen by, and what else these conversations tell.
 
   Returns:
@@ -53,7 +53,7 @@ def figures(rows: Sequence[Row], pays: tuple[float, ...], bonus: tuple[float, ..
   """
   outcomes = report_rows.outcomes(rows)
   verdict_BA = jnp.asarray(outcomes.verdict)
-  pays_A, bonus_A = jnp.array(pays, jnp.float32), jnp.array(bonus, jnp.float32)
+  pays_A, bonus_A = jnp.array(reward_weights, jnp.float32), jnp.array(bonus, jnp.float32)
   known_BA = rewards.reward_is_known(verdict_BA, pays_A, bonus_A)
   reward_BA = rewards.attempt_rewards(verdict_BA, pays_A, bonus_A)
   return {

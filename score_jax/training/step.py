@@ -32,14 +32,14 @@ from score_jax.training.update import UpdateSpec
 from score_jax.training.update import checksum
 from score_jax.training.update import reference_logps
 from score_jax.training.update import update
-from score_jax.types import Problem
-from score_jax.types import Stage
+from score_jax.core_types import Problem
+from score_jax.core_types import Stage
 
 _grader = ThreadPoolExecutor(max_workers=1, thread_name_prefix='grader')
 
 
 @dataclasses.dataclass(frozen=True)
-class Visit:
+class StageRun:
   """One entry of the run's list of stages, placed on the run's steps."""
 
   index: int
@@ -49,10 +49,10 @@ class Visit:
 
 
 @dataclasses.dataclass(frozen=True)
-class VisitData:
-  """What a visit holds fixed."""
+class StageContext:
+  """What a stage_run holds fixed."""
 
-  visit: Visit
+  stage_run: StageRun
   reference: Any  # as the state's parameters, compute dtype, never donated; {}: a base whose adapters are off
   pool: offline.OfflinePool
 
@@ -68,13 +68,13 @@ class Work:
 
 
 def run_step(
-  run: Run, data: VisitData, state: TrainState, step: int, work: Work, kl: tuple[float, ...] = ()
+  run: Run, data: StageContext, state: TrainState, step: int, work: Work, kl: tuple[float, ...] = ()
 ) -> tuple[TrainState, dict[str, Any], Work | None]:
-  """One step of SCoRe: the new state, its line of metrics, and the next step's work, if it is of the same visit.
+  """One step of SCoRe: the new state, its line of metrics, and the next step's work, if it is of the same stage_run.
 
   `kl` is beta of each attempt where it is not the stage's own. All hosts have the same line, of all rows.
   """
-  stage, clock = data.visit.stage, Clock()
+  stage, clock = data.stage_run.stage, Clock()
   with clock('sample'):
     policy = run.sampler.layout(run.policy(state.params))
     key = stream_key(run.config.seed, Stream.TRAIN, step)
@@ -96,19 +96,19 @@ def run_step(
     changed = metrics.changed(grades.texts, grades.graded)
     counted = meshes.gather_rows(run.mesh, (verdict, rollout.stop, _tokens(rollout), changed))
   with clock('update'):
-    rate = optim.learning_rate(stage, step - data.visit.first_step)
+    rate = optim.learning_rate(stage, step - data.stage_run.first_step)
     reference = data.reference if spec.reference_in_update else None
     values = stage_values(stage, rate, kl)
     state, results = update(state, run.frozen, reference, batch, values, spec=spec, optimizer=run.optimizer)
-    ahead = work_of(run, data, step + 1) if step + 1 < data.visit.first_step + stage.steps else None
+    ahead = work_of(run, data, step + 1) if step + 1 < data.stage_run.first_step + stage.steps else None
     results = jax.device_get(results)
     reference_sum = int(checksum(data.reference or run.frozen))
   with clock('record'):
     verdict, stop, tokens, changed = counted
     line = metrics.step_line(step + 1, stage, verdict, stop, tokens, results, rate, clock.seconds)
     line |= metrics.changes(verdict, changed, run.config.batch.samples)
-    line |= dict(visit=data.visit.index, reference=reference_sum)
-    if any(stage.kl_budget):
+    line |= dict(visit=data.stage_run.index, reference=reference_sum)
+    if any(stage.kl_target):
       line['beta'] = list(kl)
     hosts.agree(f'step {step + 1}', {name: value for name, value in line.items() if name != 'seconds'})
     _record(run, line, work, rollout, grades)
@@ -133,16 +133,16 @@ def _record(run: Run, line: dict[str, Any], work: Work, rollout: Rollout, grades
   )
 
 
-def work_of(run: Run, data: VisitData, step: int) -> Work:
+def work_of(run: Run, data: StageContext, step: int) -> Work:
   """What the host can make ready of a step before the policy it samples from is known."""
   P, G = run.config.batch.problems, run.config.batch.samples
-  count = offline.offline_count(data.visit.stage, P)
+  count = offline.offline_count(data.stage_run.stage, P)
   forced = np.full((P, G, run.config.sampling.attempt_tokens[0]), -1, np.int32)
   trained = np.ones((P, G, run.config.attempts), bool)
   mine = meshes.local_rows(run.mesh, P * G)
   problems = {int(i): run.task.problem(run.config.seed, 'train', step * P + int(i)) for i in np.unique(mine // G)}
   if count:
-    given, forced[:count] = data.pool.take(count, step - data.visit.first_step)
+    given, forced[:count] = data.pool.take(count, step - data.stage_run.first_step)
     problems |= dict(enumerate(given))
     trained[:count, :, 0] = False
   rows = [problems[int(i)] for i in mine // G]
@@ -171,9 +171,9 @@ def _batch(run: Run, rollout: Rollout, trained_BA: np.ndarray) -> tuple[Batch, n
 def stage_values(stage: Stage, learning_rate: float, kl: tuple[float, ...] = ()) -> StageValues:
   """The stage as the update reads it; `kl` instead of its own beta."""
   return StageValues(
-    pays=jnp.array(stage.pays, jnp.float32),
+    reward_weights=jnp.array(stage.reward_weights, jnp.float32),
     bonus=jnp.array(stage.bonus, jnp.float32),
-    kl=jnp.array(kl or stage.kl, jnp.float32),
+    kl_weights=jnp.array(kl or stage.kl_weights, jnp.float32),
     gamma=jnp.float32(stage.gamma),
     learning_rate=jnp.float32(learning_rate),
   )

@@ -273,12 +273,12 @@ def update(
     the new state, and metrics as arrays: reward_A, kl_A, loss_A, gradient_norm, gradient_norm_A, mismatch, ...
   """
   loss_A, grads, sums = gradients(state.params, frozen, reference, batch, stage, spec)
-  reward_BA = rewards.attempt_rewards(batch.verdict, stage.pays, stage.bonus)
+  reward_BA = rewards.attempt_rewards(batch.verdict, stage.reward_weights, stage.bonus)
   # Log-probabilities of sampler, trainer and reference, in their sums, and the rewards.
   seen = (sums['gap'], sums['kl_A'], reward_BA)
   state, metrics = apply(state, grads, loss_A, stage.learning_rate, optimizer, seen)
   # A failed grader must not earn the next attempt a bonus here either: `best` is chosen by these rewards.
-  known_BA = rewards.reward_is_known(batch.verdict, stage.pays, stage.bonus)
+  known_BA = rewards.reward_is_known(batch.verdict, stage.reward_weights, stage.bonus)
   metrics |= dict(
     loss_A=loss_A,
     reward_A=jnp.sum(reward_BA * rewards.shares(known_BA, reward_BA.dtype), axis=0),

@@ -1,0 +1,171 @@
+"""The fast paths of this machine against the plain ones, on random weights: numbers, not speed.
+
+Every error is given twice, of the fast path and of the plain path in the same dtype, both against f32: what rounding
+alone costs is the second.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.rollouts import random_params
+from benchmarks.updates import decoder_config
+from score_jax.models import attention
+from score_jax.models import decode_attention
+from score_jax.models import decode_layers
+from score_jax.models import decoder
+from score_jax.models import flash
+from score_jax.models import scoring
+from score_jax.models.families import DecoderConfig
+from score_jax.models.rows import Rows
+from score_jax.models.rows import end_to_end
+from score_jax.models.rows import left_padded
+from score_jax.parallel import mesh as meshes
+from score_jax.sampling import rollout as rollouts
+from score_jax.sampling.rollout import RolloutSpec
+
+_LENGTHS = np.array([[384, 1, 200, 300]], np.int32)  # of the scored conversations, end to end
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """What is verified."""
+
+  shape: str
+  layers: int  # 0: the shape's own
+  dtype: str
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+  """One line of results."""
+  config, dtype = decoder_config(setting.shape, setting.layers), jnp.dtype(setting.dtype)
+  mesh = meshes.make_mesh(1, 1, 1, jax.devices()[:1])
+  params = random_params(config, jnp.float32)
+  how = flash.best(config, dtype, mesh)
+  return dict(
+    bench='numerics',
+    **dataclasses.asdict(setting),
+    device=jax.devices()[0].device_kind,
+    attention=how.kind,
+    decode_kernel=decode_attention.fits(config, dtype) and jax.default_backend() == 'gpu',
+    decode_attention=_decode_attention(config, dtype),
+    decode_step=_decode_step(params, config, dtype),
+    scores=_scores(params, config, dtype, how),
+    sampler_and_trainer=_sampler_and_trainer(params, config, dtype, mesh, how),
+  )
+
+
+def _decode_attention(config: DecoderConfig, dtype: Any) -> dict[str, float]:
+  """Largest errors of one step's attention around the end of a ring, with a window in half of the cases."""
+  if not decode_attention.fits(config, dtype):
+    return {}
+  B, S, time = 8, 256, 700
+  keys = jax.random.split(jax.random.key(0), 6)
+  shapes = [(B, config.heads, config.head_width)] + 2 * [(B, config.kv_heads, config.head_width)]
+  shapes += 2 * [(B, S, config.kv_heads, config.head_width)]
+  q, k, v, k_cache, v_cache = (jax.random.normal(key, s, dtype) for key, s in zip(keys, shapes, strict=False))
+  angle = jax.random.uniform(keys[5], (B, 1, config.head_width // 2), jnp.float32, 0, 6)
+  first_B = time - jnp.arange(B, dtype=jnp.int32) * (S - 1) // (B - 1)
+  errors = dict(fast=0.0, plain=0.0)
+  for window in (0, 100):
+    view = attention.View(jnp.cos(angle), jnp.sin(angle), attention.visible(first_B, jnp.array([time]), S, window))
+    settings = dict(scale=config.query_scale, softcap=config.attention_softcap)
+
+    def plain(kind: Any, view: attention.View = view, settings: Any = settings) -> jax.Array:
+      new = [attention.rotate(x[:, None], view) for x in (q, k)] + [v[:, None]]
+      buffers = [x.at[:, time % S].set(y[:, 0]) for x, y in zip((k_cache, v_cache), new[1:], strict=True)]
+      with jax.default_matmul_precision('highest'):
+        return attention.attend(*(x.astype(kind) for x in (new[0], *buffers)), view.visible, **settings)[:, 0]
+
+    interpret = jax.default_backend() != 'gpu'
+    fast, *_ = decode_attention.attend_live(
+      q, k, v, view, k_cache, v_cache, first_B, jnp.int32(time), window=window, interpret=interpret, **settings
+    )
+    exact = plain(jnp.float32)
+    for name, found in (('fast', fast), ('plain', plain(dtype))):
+      errors[name] = max(errors[name], float(jnp.max(jnp.abs(found.astype(jnp.float32) - exact))))
+  return {name: round(error, 6) for name, error in errors.items()}
+
+
+def _decode_step(params: Any, config: DecoderConfig, dtype: Any) -> dict[str, float]:
+  """Mean errors of the logits of a step after a prompt, through a GPU's kernels and not; of all batch sizes."""
+  if jax.default_backend() != 'gpu' or not decode_attention.fits(config, dtype):
+    return {}
+  P, slots, errors = 16, 64, dict(fast=0.0, plain=0.0)
+
+  @functools.partial(jax.jit, static_argnums=(2, 3))
+  def logits(params: Any, tokens: jax.Array, kind: Any, kernel: bool) -> jax.Array:
+    start_B = jnp.arange(len(tokens), dtype=jnp.int32) % P
+    cast = jax.tree.map(lambda leaf: leaf.astype(kind), params)
+    laid_out = decoder.for_decoding(cast, config, together=True)
+    _, cache = decoder.prefill(laid_out, config, tokens[:, :P], start_B, slots, dtype=kind, kernel=kernel)
+    return decoder.decode_step(laid_out, config, tokens[:, P], jnp.int32(P), cache, dtype=kind)[0]
+
+  for B in decode_layers.ROWS:
+    tokens = jax.random.randint(jax.random.key(B), (B, P + 1), 0, config.vocab)
+    with jax.default_matmul_precision('highest'):
+      exact = logits(params, tokens, jnp.dtype('float32'), False)
+    found = dict(fast=logits(params, tokens, dtype, True), plain=logits(params, tokens, dtype, False))
+    for name, x in found.items():
+      errors[name] = max(errors[name], float(jnp.mean(jnp.abs(x - exact))))
+  return {name: round(error, 6) for name, error in errors.items()}
+
+
+def _scores(params: Any, config: DecoderConfig, dtype: Any, how: flash.Attention) -> dict[str, Any]:
+  """Mean error of log-probabilities, and error of the gradient of their sum as a share of its norm."""
+  rows = end_to_end(jnp.asarray(_LENGTHS), int(_LENGTHS.max()))
+  tokens = jax.random.randint(jax.random.key(1), (1, int(_LENGTHS.sum())), 0, config.vocab)
+
+  def run(kind: Any, how: flash.Attention) -> tuple[np.ndarray, Any]:
+    def total(params: Any) -> tuple[jax.Array, jax.Array]:
+      logp = scoring.token_logps(params, config, tokens, rows, dtype=kind, remat='full', chunk=256, how=how)
+      return jnp.mean(logp), logp
+
+    with jax.default_matmul_precision('highest'):
+      grad, logp = jax.jit(jax.grad(total, has_aux=True))(params)
+    return np.asarray(logp), jax.device_get(grad)
+
+  exact_logp, exact_grad = run(jnp.dtype('float32'), flash.PLAIN)
+  size = _norm(exact_grad)
+  results = {}
+  for name, (logp, grad) in (('fast', run(dtype, how)), ('plain', run(dtype, flash.PLAIN))):
+    difference = jax.tree.map(np.subtract, grad, exact_grad)
+    results[name] = dict(
+      logp=round(float(np.mean(np.abs(logp - exact_logp))), 6), gradient=round(_norm(difference) / size, 6)
+    )
+  return results
+
+
+def _norm(tree: Any) -> float:
+  return float(np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(tree))))
+
+
+def _sampler_and_trainer(params: Any, config: DecoderConfig, dtype: Any, mesh: Any, how: flash.Attention) -> float:
+  """Mean absolute difference of the sampler's log-probabilities from the trainer's, on decode_slots that are refilled."""
+  rows, prompt = 80, 32
+  kernel = jax.default_backend() == 'gpu' and decode_attention.fits(config, dtype)
+  stop = tuple(range(config.vocab // 64))
+  spec = RolloutSpec(budgets=(96, 96), feeds=((0, 1, 2),), end_of_turn=0, stops=stop, pad=0, decode_slots=64, kernel=kernel)
+  tokens = jax.random.randint(jax.random.key(2), (rows, prompt), 0, config.vocab)
+  start = jnp.arange(rows, dtype=jnp.int32)
+  cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+  out = rollouts.rollout(
+    decoder.for_decoding(cast, config, together=True),
+    tokens,
+    start,
+    jnp.arange(rows, dtype=jnp.int32),
+    jax.random.key(3),
+    rollouts.no_forced(rows, spec),
+    config=config,
+    spec=spec,
+    dtype=dtype,
+    mesh=mesh,
+  )
+  layout: Rows = left_padded(out.start, out.tokens.shape[1])
+  logp = scoring.token_logps(cast, config, out.tokens, layout, dtype=dtype, chunk=64, how=how)
+  sampled = out.attempt > 0
+  return round(float(jnp.sum(jnp.where(sampled, jnp.abs(logp - out.logp), 0)) / jnp.sum(sampled)), 6)

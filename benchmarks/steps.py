@@ -1,0 +1,128 @@
+"""Whole training steps on random weights of a published shape: seconds by phase, and how long the devices are idle.
+
+The loop's own step runs, on Countdown problems with the bundled tokenizer. A random model all but never ends a turn, so
+that every attempt takes its budget.
+"""
+
+import dataclasses
+import pathlib
+import shutil
+import statistics
+import tempfile
+from typing import Any
+
+import jax
+
+from score_jax import config as configs
+from benchmarks import importing
+from benchmarks import machine
+from score_jax.errors import ConfigError
+from score_jax.models.shapes import SHAPES
+from score_jax.planning import checks
+from score_jax.reporting import profile
+from score_jax.storage import hf
+from score_jax.storage.checkpoints import Checkpoints
+from score_jax.training import loop
+from score_jax.training import run as runs
+from score_jax.training import step as steps
+
+_SETTLING = 2  # steps before those that count
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """What is run."""
+
+  shape: str
+  problems: int
+  samples: int
+  prompt: int  # slots
+  budgets: tuple[int, ...]
+  decode_slots: int
+  micro_batches: int
+  pack: bool
+  remat: str
+  mesh: tuple[int, int, int]
+  repeats: int  # steps that count; the last of them is traced
+
+
+def measure(setting: Setting, folder: pathlib.Path) -> dict[str, Any]:
+  """One line of results; seconds are medians of the steps that are not traced.
+
+  Args:
+    setting: what is run.
+    folder: where the random model is written, and found again.
+  """
+  model = folder / 'model'
+  if not (model / 'config.json').exists():
+    importing.write_random_folder(SHAPES[setting.shape], model)
+    for name in ('tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja'):
+      shutil.copy(hf.folder_of('bundled:countdown_base') / name, model / name)
+  compiles = machine.Compiles()
+  with tempfile.TemporaryDirectory(dir=folder) as workdir:
+    run = runs.open_run(run_config(setting, model), workdir)
+    planned = _planned_mb(run.config)
+    state, work, lines = runs.initial_state(run), None, []
+    stage_run = loop.visit_at(run.config.stage_runs, 0)
+    state, data = loop.enter(run, stage_run, state, 0, Checkpoints(run.folder.checkpoints, keep=1))
+
+    def step(number: int) -> None:
+      nonlocal state, work
+      state, line, work = steps.run_step(run, data, state, number, work or steps.work_of(run, data, number))
+      lines.append(line)
+
+    for number in range(_SETTLING + setting.repeats - 1):
+      step(number)
+    compiled = compiles.count
+    with profile.traced(folder / 'profile'):
+      step(len(lines))
+  timed = [line['seconds'] for line in lines[_SETTLING:-1] or lines[-1:]]
+  seconds = {phase: round(statistics.median(line[phase] for line in timed), 3) for phase in timed[0]}
+  found = profile.summary(folder / 'profile')
+  return dict(
+    bench='step',
+    **dataclasses.asdict(setting),
+    device=jax.devices()[0].device_kind,
+    devices=run.mesh.size,
+    rows=run.config.rows,
+    step_seconds=round(sum(seconds.values()), 3),
+    seconds=seconds,
+    idle=found['idle'],
+    traced_seconds=found['span_seconds'],
+    first_step_seconds=round(sum(lines[0]['seconds'].values()), 1),
+    compiles=compiled,
+    compiles_after_settling=compiles.count - compiled,
+    peak_mb=machine.peak_mb(),
+    planned_mb=planned,
+  )
+
+
+def _planned_mb(config: configs.RunConfig) -> float | None:
+  """The peak on a device that `score_jax.doctor` would foresee; None if it would say that the run does not fit."""
+  asked = checks.memory_here(config, tries=0)[0].asked
+  return asked and round(max(map(asked.most, asked.programs)) / 1e6, 1)
+
+
+def run_config(setting: Setting, model: pathlib.Path) -> configs.RunConfig:
+  """The defaults of configs/common.py, at the size of the benchmark.
+
+  Raises:
+    ConfigError: the folder configs/ can not be imported.
+  """
+  try:
+    from score_jax.configs import common
+  except ImportError as error:
+    raise ConfigError('`bench step` reads configs/common.py: run it from the root of the repository') from error
+  config = common.get_config()
+  config.model.path = str(model)
+  config.model.remat = setting.remat
+  config.batch.problems = setting.problems
+  config.batch.samples = setting.samples
+  config.batch.micro_batches = setting.micro_batches
+  config.batch.pack = setting.pack
+  config.sampling.prompt_tokens = setting.prompt
+  config.sampling.attempt_tokens = setting.budgets
+  config.sampling.decode_slots = setting.decode_slots
+  config.loss.attempt_gradient_norms = False
+  config.mesh.data, config.mesh.fsdp, config.mesh.tensor = setting.mesh
+  return configs.from_config_dict(config)

@@ -1,0 +1,175 @@
+"""Speed and memory of the compiled update on random weights of a published shape, beside the machine's matmul rate.
+
+FLOPs are counted from the shape, whatever is computed twice: 6 a token for each parameter that a token meets in a
+product, and attention's own under its causal mask. The reference's pass (2 a token and parameter) is timed apart.
+"""
+
+import dataclasses
+import statistics
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+
+from benchmarks import machine
+from benchmarks.rollouts import random_params
+from score_jax.config import OptimConfig
+from score_jax.models import config_json
+from score_jax.models import flash
+from score_jax.models import weights
+from score_jax.models.families import DecoderConfig
+from score_jax.models.shapes import SHAPES
+from score_jax.parallel import mesh as meshes
+from score_jax.planning import floors
+from score_jax.states import Batch
+from score_jax.states import StageValues
+from score_jax.training import batches
+from score_jax.training import optim
+from score_jax.training import run as runs
+from score_jax.training import update as updates
+
+GROUP = 4
+ADAM = OptimConfig(
+  learning_rate=1e-6,
+  schedule='constant',
+  warmup_steps=0,
+  b1=0.9,
+  b2=0.95,
+  eps=1e-8,
+  weight_decay=0.0,
+  clip_norm=1.0,
+  max_rejected_in_a_row=1,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """What is updated."""
+
+  shape: str
+  layers: int  # 0: the shape's own
+  vocab: int  # 0: the shape's own
+  rows: int  # B
+  slots: int  # L
+  mean_length: int  # of geometric lengths, at most L; 0: every row has L tokens
+  pack: bool
+  micro_batches: int
+  remat: str
+  logits_mb: float
+  attempt_gradient_norms: bool
+  dtype: str
+  mesh: tuple[int, int, int]
+  repeats: int
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+  """One line of results; seconds are medians over `repeats` updates, each waited for."""
+  config = decoder_config(setting.shape, setting.layers, setting.vocab)
+  mesh = meshes.make_mesh(*setting.mesh)
+  dtype = jnp.dtype(setting.dtype)
+  optimizer = optim.make_optimizer(ADAM, weights.weight_table(config))
+  state, reference = placed(config, optimizer, mesh, dtype)
+  spec = update_spec(setting, config, mesh)
+  batch = _random_batch(setting, config)
+  if setting.pack:
+    parts = (GROUP, spec.shards, spec.micro_batches)
+    order = batches.balanced_order(batch.length, *parts)
+    batch = jax.tree.map(lambda x: x[order], batch)
+    spec = dataclasses.replace(spec, places=batches.stream_places(batch.length, setting.slots, *parts))
+  batch = meshes.put_rows(mesh, batch)
+  compiles = machine.Compiles()
+  reference_seconds, update_seconds = [], []
+  for _ in range(setting.repeats + 1):
+    begun = time.perf_counter()
+    scored = batch.replace(ref_logp=updates.reference_logps({}, reference, batch, spec=spec))
+    jax.block_until_ready(scored)
+    middle = time.perf_counter()
+    state, metrics = updates.update(state, {}, None, scored, _stage(), spec=spec, optimizer=optimizer)
+    jax.block_until_ready((state, metrics))
+    reference_seconds.append(middle - begun)
+    update_seconds.append(time.perf_counter() - middle)
+  if int(state.rejected):
+    raise ValueError('an update of the benchmark was not finite')
+  seconds, ref_seconds = (statistics.median(times[1:]) for times in (update_seconds, reference_seconds))
+  lengths = np.asarray(batch.length)
+  flops, rate = floors.update_flops(config, lengths), machine.matmul_rate(dtype)
+  return dict(
+    bench='update',
+    **dataclasses.asdict(setting),
+    device=jax.devices()[0].device_kind,
+    devices=mesh.size,
+    attention=spec.how.kind,
+    parameters=weights.weight_table(config).parameters(),
+    tokens=int(lengths.sum()),
+    places=spec.places * spec.shards * spec.micro_batches or setting.rows * setting.slots,
+    update_seconds=round(seconds, 4),
+    reference_seconds=round(ref_seconds, 4),
+    tokens_per_second=round(lengths.sum() / seconds),
+    tflops_per_device=round(flops / seconds / mesh.size / 1e12, 1),
+    matmul_tflops=round(rate / 1e12, 1),
+    of_matmul_rate=round(flops / seconds / mesh.size / rate, 3),
+    with_reference=round(4 / 3 * flops / (seconds + ref_seconds) / mesh.size / rate, 3),
+    peak_mb=machine.peak_mb(),
+    compiles=compiles.count,
+    compile_seconds=round(compiles.seconds, 1),
+  )
+
+
+def decoder_config(shape: str, layers: int = 0, vocab: int = 0) -> DecoderConfig:
+  """A published shape, with another number of layers or vocabulary if these are not 0."""
+  config = config_json.from_hf(SHAPES[shape], shape)
+  if layers:
+    config = dataclasses.replace(config, layers=layers, kind_of_layer=config.kind_of_layer[:1] * layers)
+  return dataclasses.replace(config, vocab=vocab) if vocab else config
+
+
+def update_spec(setting: Any, config: DecoderConfig, mesh: Mesh) -> updates.UpdateSpec:
+  """What the update is compiled for, by a setting with the fields that it takes from `Setting`."""
+  return updates.UpdateSpec(
+    config=config,
+    dtype=jnp.dtype(setting.dtype),
+    group=GROUP,
+    micro_batches=setting.micro_batches,
+    kl_form='k1_togo',
+    importance_cap=0.0,
+    remat=setting.remat,
+    logits_mb=setting.logits_mb,
+    attempt_gradient_norms=setting.attempt_gradient_norms,
+    how=flash.best(config, setting.dtype, mesh),
+    shards=meshes.row_shards(mesh),
+  )
+
+
+def placed(config: DecoderConfig, optimizer: Any, mesh: Mesh, dtype: Any) -> tuple[Any, Any]:
+  """A random f32 state, and its copy in `dtype` as the reference, in the training layout."""
+  table = weights.weight_table(config)
+  shardings = meshes.params(mesh, table, meshes.TRAINING_RULES)
+  params = random_params(config, jnp.float32, shardings)
+  reference = jax.jit(lambda p: jax.tree.map(lambda x: x.astype(dtype), p), out_shardings=shardings)(params)
+  return runs.fresh_state(params, optimizer, mesh, table), reference
+
+
+def _random_batch(setting: Setting, config: DecoderConfig) -> Batch:
+  """Rows whose first quarter is the prompt, the rest two attempts."""
+  rng = np.random.default_rng(0)
+  shape = setting.rows, setting.slots
+  length = np.full(shape[:1], setting.slots, np.int32)
+  if setting.mean_length:
+    length = np.clip(rng.geometric(1 / setting.mean_length, shape[:1]), 8, setting.slots).astype(np.int32)
+  share = np.arange(setting.slots)[None] / length[:, None]
+  return Batch(
+    tokens=rng.integers(0, config.vocab, shape).astype(np.int32),
+    attempt=np.select([share < 0.25, share < 0.625, share < 1], [0, 1, 2]).astype(np.int8),
+    sampler_logp=np.zeros(shape, np.float32),
+    length=length,
+    verdict=rng.integers(0, 2, (setting.rows, 2)).astype(np.int8),
+    trained=np.ones((setting.rows, 2), bool),
+  )
+
+
+def _stage() -> StageValues:
+  values = dict(reward_weights=(1.0, 1.0), bonus=(0.0, 10.0), kl_weights=(0.01, 0.01), gamma=0.0, learning_rate=1e-6)
+  return StageValues(**{name: jnp.asarray(value, jnp.float32) for name, value in values.items()})

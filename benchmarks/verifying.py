@@ -1,0 +1,96 @@
+"""Grading on this machine: answers per second of the pool, and the time of one."""
+
+import collections
+import dataclasses
+import os
+import random
+import time
+from typing import Any
+
+import numpy as np
+
+from score_jax.graders import pool as pools
+from score_jax.graders import registry
+
+_ALONE = 200  # answers that are sent one by one, for the time of one
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """What is graded, and by how many processes."""
+
+  verifier: str
+  rows: int
+  workers: int  # 0: one for each core
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+  """One line of results."""
+  spec = dataclasses.replace(registry.DEFAULT, workers=setting.workers)
+  items = _ITEMS[setting.verifier](setting.rows)
+  begun = time.perf_counter()
+  grader = pools.open_grader(setting.verifier, spec)
+  started = time.perf_counter()
+  grader.grade(items[:_ALONE])  # what is imported or compiled at first use
+  each = []
+  for item in items[:_ALONE]:
+    one = time.perf_counter()
+    grader.grade([item])
+    each.append(time.perf_counter() - one)
+  together = time.perf_counter()
+  graded = grader.grade(items)
+  seconds = time.perf_counter() - together
+  workers = len(grader.pids) if isinstance(grader, pools.Pool) else 1
+  grader.close()
+  p50, p99 = np.percentile(each, [50, 99])
+  return dict(
+    bench='verify',
+    verifier=setting.verifier,
+    answers=len(items),
+    workers=workers,
+    cores=len(os.sched_getaffinity(0)),
+    start_seconds=round(started - begun, 3),
+    per_second=round(len(items) / seconds, 1),
+    ms_p50=round(1000 * float(p50), 3),
+    ms_p99=round(1000 * float(p99), 3),
+    verdicts=dict(sorted(collections.Counter(g.verdict.name.lower() for g in graded).items())),
+  )
+
+
+def _texts(count: int) -> list[pools.Item]:
+  return [(dict(answer=str(i)), f'Answer: {i}') for i in range(count)]
+
+
+def _countdown(count: int) -> list[pools.Item]:
+  return [(dict(numbers=[7, 12, 3], target=81), '7*12=84;84-3=81') for _ in range(count)]
+
+
+def _math(count: int) -> list[pools.Item]:
+  """Answers of the kinds that MATH has, three quarters of them right."""
+  rng = random.Random(0)
+  kinds = (
+    ('{a}', '{a}.0'),
+    ('\\frac{{{a}}}{{{b}}}', '{a}/{b}'),
+    ('{a}\\sqrt{{{b}}}', '\\sqrt{{{b}}} \\cdot {a}'),
+    ('({a}, {b})', '\\left({a},{b}\\right)'),
+    ('[{a}, \\infty)', '\\left[{a},\\infty\\right)'),
+    ('{a}x^2 + {b}x', 'x({a}x + {b})'),
+    ('{a}\\pi', '\\pi \\times {a}'),
+  )
+  items = []
+  for i in range(count):
+    gold, said = kinds[i % len(kinds)]
+    numbers = dict(a=rng.randint(2, 99), b=rng.choice((2, 3, 5, 7, 11, 13)))
+    text = said.format(**numbers) if i % 4 else '17x + 1'
+    items.append((dict(answer=gold.format(**numbers)), f'So, in the end, we have $\\boxed{{{text}}}$.'))
+  return items
+
+
+def _code(count: int) -> list[pools.Item]:
+  """A function of one line and three tests, as in MBPP."""
+  tests = ['assert add(1, 2) == 3', 'assert add(-1, 1) == 0', 'assert add(10, 5) == 15']
+  text = '```python\ndef add(a, b):\n  return a + b\n```'
+  return [(dict(setup='', tests=tests), text) for _ in range(count)]
+
+
+_ITEMS = dict(text=_texts, countdown=_countdown, math=_math, code=_code)

@@ -1,0 +1,305 @@
+"""Makes a base policy for Countdown: supervised training from scratch on the mixture, sharpening, then an HF folder.
+
+`python -m score_jax.main --config=experiments/countdown_base/bundled.py`. Many steps run in one compiled call: the model is
+so small that calling the device once a step would cost more than the step.
+
+What comes out of the supervised phase errs by noise: its greedy answer is far better than its samples, and
+reinforcement would only take the noise away. A round of sharpening trains on the model's own first attempts, sampled at
+a low temperature and right or wrong, so that its samples come near its greedy answer, as a real base model's do; and on
+second attempts that see them, so that these know the errors that the model makes.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import concurrent.futures
+import dataclasses
+import functools
+import multiprocessing
+import random
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_jax import config as configs
+from score_jax.config import RunConfig
+from score_jax.models import weights
+from score_jax.models.families import DecoderConfig
+from score_jax.models.families import LayerKind
+from score_jax.models.rope import Plain
+from score_jax.parallel import mesh as meshes
+from score_jax.reporting import rows as report_rows
+from score_jax.reporting import terminal
+from score_jax.reporting.rows import Row
+from score_jax.sampling.sampler import Sampler
+from score_jax.sampling.sampler import Stream
+from score_jax.sampling.sampler import stream_key
+from score_jax.states import Batch
+from score_jax.storage import hf
+from score_jax.storage import hf_export
+from score_jax.storage import run_folder
+from score_jax.storage.run_folder import RunFolder
+from score_jax.tasks import countdown
+from experiments.countdown_base import mixture as countdown_base
+from score_jax.tasks import open_task
+from score_jax.training import evaluation
+from score_jax.training import optim
+from score_jax.training import run as runs
+from score_jax.training import specs
+from score_jax.training.update import supervised_update
+from score_jax.core_types import Problem
+from score_jax.core_types import Stage
+from score_jax.core_types import StageOptim
+from score_jax.core_types import Verdict
+from score_jax.graders.pool import open_grader
+
+_STEPS_A_CALL = 100
+_PART = 500_000  # conversations that one process makes
+
+
+def decoder_config(config: RunConfig, vocab: int) -> DecoderConfig:
+  """A Llama-shaped decoder of the configured size.
+
+  Not Qwen2: transformers 5 gives every Qwen2 folder Qwen's own pre-tokenizer, whatever its tokenizer.json says.
+  """
+  shape = config.pretrain
+  return DecoderConfig(
+    family='llama',
+    vocab=vocab,
+    width=shape.width,
+    layers=shape.layers,
+    heads=shape.heads,
+    kv_heads=shape.heads,
+    head_width=shape.width // shape.heads,
+    ffn=shape.ffn,
+    norm_eps=1e-6,
+    tied=True,
+    max_positions=shape.max_positions,
+    kinds=(LayerKind(window=0, rope=Plain(10000.0)),),
+    kind_of_layer=(0,) * shape.layers,
+    query_scale=(shape.width // shape.heads) ** -0.5,
+  )
+
+
+def pretrain(config: RunConfig, workdir: str) -> None:
+  """Trains and writes `workdir`/hf, with metrics.jsonl and eval.json beside it. Not resumable: it takes minutes.
+
+  A line of metrics.jsonl with a `phase` ends the supervised phase and each round of sharpening: what the base is worth.
+  """
+  folder = RunFolder(workdir)
+  folder.claim(configs.as_dict(config), configs.identity(config))
+  mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+  tokenizer = countdown_base.build_tokenizer(config.task.countdown, *_instructions(config))
+  task = open_task(config.task)
+  grader = open_grader(task.verifier, config.grading)
+  trainer = _Trainer(config, folder, decoder_config(config, len(tokenizer)), mesh)
+  settings = config.pretrain
+  vocabulary = tokenizer.get_vocab()
+  _export(trainer, tokenizer)  # samplers read the tokenizer there
+  samplers = [runs.open_sampler(shown, folder.hf, mesh) for shown in (config, _first_alone(config))]
+
+  def judged(phase: str, **more: Any) -> None:
+    result, rows = evaluation.evaluate(
+      samplers[0],
+      task,
+      grader,
+      samplers[0].layout(trainer.state.params),
+      problems=config.eval.problems,
+      seed=config.eval.seed,
+      rows=config.rows,
+    )
+    folder.add_metrics(dict(step=trainer.step, phase=phase, **more, base=_brief(result), skill=skill(rows)))
+    print(folder.last_metrics(), flush=True)
+    run_folder.write_json(folder.eval, dict(base=result))
+    report_rows.write(folder.rows / 'base.jsonl.gz', rows)
+
+  trainer.train(*_supervised(config, vocabulary), settings.steps, config.optim.learning_rate, settings.rows)
+  judged('supervised')
+  for number in range(1, settings.sharpen_rounds + 1):
+    tokens, weight, right = _own(config, trainer, samplers[1], vocabulary, number)
+    trainer.train(tokens, weight, settings.sharpen_steps, settings.sharpen_learning_rate, settings.rows)
+    judged(f'sharpened {number}', sampled_right=right)
+  _export(trainer, tokenizer)
+  print(terminal.table(dict(base=folder.read_eval()['base'])))
+
+
+def skill(rows: Sequence[Row]) -> dict[str, float | None]:
+  """How often sampled second attempts look back, and what it is worth; None where there was nothing to look back at.
+
+  Returns:
+    says_wrong and says_right after a wrong first attempt; missed, `wrong:` after a right one; mended, the share of
+    `wrong:` after a wrong one that is then right; copies, of all.
+  """
+  sampled = [row for row in rows if row.way == 'sampled']
+  right = [row for row in sampled if row.first.verdict == Verdict.CORRECT]
+  wrong = [row for row in sampled if row.first.verdict != Verdict.CORRECT]
+
+  def share(among: Sequence[Row], hit: Callable[[Row], bool]) -> float | None:
+    return round(sum(map(hit, among)) / len(among), 4) if among else None
+
+  def says(remark: str) -> Callable[[Row], bool]:
+    return lambda row: row.last.text.startswith(remark)
+
+  judged = [row for row in wrong if says(countdown_base.WRONG)(row)]
+  return dict(
+    says_wrong=share(wrong, says(countdown_base.WRONG)),
+    says_right=share(wrong, says(countdown_base.RIGHT)),
+    missed=share(right, says(countdown_base.WRONG)),
+    mended=share(judged, lambda row: row.last.verdict == Verdict.CORRECT),
+    copies=share(sampled, lambda row: row.first.text == row.last.text),
+  )
+
+
+def _brief(result: dict[str, Any]) -> dict[str, dict[str, float]]:
+  """The figures of an evaluation that a base is chosen by."""
+  names = ('acc_t1', 'acc_t2', 'delta', 'i_to_c', 'c_to_i')
+  return {way: {name: round(ledger[name], 4) for name in names} for way, ledger in result.items()}
+
+
+def _export(trainer: '_Trainer', tokenizer: Any) -> None:
+  hf_export.write_folder(
+    trainer.folder.hf,
+    trainer.state.params,
+    trainer.decoder,
+    source=None,
+    tokenizer=tokenizer,
+    dtype=hf.DTYPES['float32'],
+    replace=True,
+  )
+
+
+def _first_alone(config: RunConfig) -> RunConfig:
+  """The configuration with first attempts alone."""
+  sampling = dataclasses.replace(config.sampling, attempt_tokens=config.sampling.attempt_tokens[:1])
+  return dataclasses.replace(config, sampling=sampling)
+
+
+def _instructions(config: RunConfig) -> tuple[str, ...]:
+  """The run's own wording first."""
+  return (config.task.instruction, *config.pretrain.rewordings)
+
+
+def _supervised(config: RunConfig, vocabulary: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+  """The mixture's conversations, made by as many processes as there are cores."""
+  count = config.pretrain.conversations
+  sizes = [min(_PART, count - begin) for begin in range(0, count, _PART)]
+  seeds = [f'pretrain/{config.seed}', *(f'pretrain/{config.seed}/{part}' for part in range(1, len(sizes)))]
+  settings = config.pretrain
+  same = (config.task.countdown, settings.mixture, vocabulary, _instructions(config), settings.attempts)
+  if len(sizes) == 1:
+    return countdown_base.supervised_rows(*same, count, seeds[0])
+  # Started anew, not forked: this process has threads, and may hold a device.
+  with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn')) as pool:
+    jobs = [pool.submit(countdown_base.supervised_rows, *same, *job) for job in zip(sizes, seeds, strict=True)]
+    parts = [job.result() for job in jobs]
+  longest = max(tokens.shape[1] for tokens, _ in parts)
+  pad = vocabulary[countdown_base.PAD]
+  tokens = [np.pad(tokens, ((0, 0), (0, longest - tokens.shape[1])), constant_values=pad) for tokens, _ in parts]
+  weights = [np.pad(weight, ((0, 0), (0, longest - weight.shape[1]))) for _, weight in parts]
+  return np.concatenate(tokens), np.concatenate(weights)
+
+
+def _own(
+  config: RunConfig, trainer: '_Trainer', sampler: Sampler, vocabulary: dict[str, int], number: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+  """A round's conversations around the model's own first attempts; the share of these that are right."""
+  spec, settings = config.task.countdown, config.pretrain
+  rng = random.Random(f'sharpen/{config.seed}/{number}')
+  draws = [countdown.draw(spec, 'train', rng) for _ in range(settings.sharpen_conversations)]
+  params, rollout_spec = (
+    sampler.layout(trainer.state.params),
+    sampler.spec(temperature=settings.sharpen_temperature),
+  )
+
+  def answers(key: jax.Array) -> list[list[int]]:
+    found: list[list[int]] = []
+    for begin in range(0, len(draws), settings.sharpen_rows):
+      part = draws[begin : begin + settings.sharpen_rows]
+      part += part[-1:] * (settings.sharpen_rows - len(part))
+      problems = [Problem('', countdown.question(spec, numbers, steps[-1][-1]), {}) for numbers, steps in part]
+      sampled = sampler.sample(params, sampler.encoded(problems), key, rollout_spec, first_row=begin)
+      tokens_BL, attempt_BL = meshes.fetch_rows((sampled.tokens, sampled.attempt))
+      found += [tokens[labels == 1].tolist() for tokens, labels in zip(tokens_BL, attempt_BL, strict=True)]
+    return found[: len(draws)]
+
+  key = stream_key(config.seed, Stream.OFFLINE, number)
+  first = answers(key)
+  fresh = answers(jax.random.fold_in(key, 1)) if settings.sharpen_afresh else None
+  mixture = dataclasses.replace(
+    settings.mixture,
+    look_back=settings.sharpen_look_back,
+    wander=settings.sharpen_wander,
+    afresh=settings.sharpen_afresh,
+  )
+  seed = f'sharpen/second/{config.seed}/{number}'
+  same = (spec, mixture, vocabulary, _instructions(config), settings.sharpen_attempts)
+  return countdown_base.sharpening_rows(*same, draws, first, fresh, seed)
+
+
+class _Trainer:
+  """The model in training, and how many steps it has had."""
+
+  def __init__(self, config: RunConfig, folder: RunFolder, decoder: DecoderConfig, mesh: Any):
+    self.folder, self.decoder, self.step = folder, decoder, 0
+    self._config, self._mesh = config, mesh
+    table = weights.weight_table(decoder)
+    self._optimizer = optim.make_optimizer(config.optim, table)
+    self._spec = specs.update_spec(config, decoder, runs.compute_dtype(config.model.dtype), mesh)
+    self._spec = dataclasses.replace(self._spec, group=1, micro_batches=1)
+    params = weights.initial_params(decoder, jax.random.key(config.seed), config.pretrain.init_scale)
+    self.state = runs.fresh_state(runs.put_params(mesh, table, params, jnp.float32), self._optimizer, mesh, table)
+
+  def train(self, tokens: np.ndarray, weight: np.ndarray, steps: int, peak: float, rows: int) -> None:
+    """Steps on rows drawn with replacement, at a rate that warms up to `peak` and follows the run's schedule."""
+    many = functools.partial(
+      _many_steps,
+      spec=self._spec,
+      optimizer=self._optimizer,
+      rows=rows,
+    )
+    data = jax.device_put((tokens, weight), meshes.replicated(self._mesh))
+    rates = _rates(self._config, steps, peak)
+    key = jax.random.key(self._config.seed)
+    if self.step:
+      key = jax.random.fold_in(key, self.step)
+    begun = time.perf_counter()
+    for first in range(0, steps, _STEPS_A_CALL):
+      rate = rates[first : first + _STEPS_A_CALL]
+      self.state, loss = many(self.state, *data, jax.random.fold_in(key, first), rate)
+      self.step += len(rate)
+      line = dict(step=self.step, loss=float(loss), seconds=round(time.perf_counter() - begun, 1))
+      self.folder.add_metrics(line)
+      if first % (10 * _STEPS_A_CALL) == 0:
+        print(line, flush=True)
+
+
+def _rates(config: RunConfig, steps: int, peak: float) -> jax.Array:
+  """Learning rate of every step: the run's optimizer settings as one stage, with a peak of its own."""
+  settings = config.optim
+  stage_optim = StageOptim(peak, settings.schedule, min(settings.warmup_steps, steps - 1), False)
+  stage = Stage('pretrain', steps, (), (), (), 0.0, 'base', 0.0, stage_optim)
+  return jnp.array([optim.learning_rate(stage, step) for step in range(steps)], jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnames=('spec', 'optimizer', 'rows'), donate_argnames=('state',))
+def _many_steps(state, tokens, weight, key, rates, *, spec, optimizer, rows):
+  """Steps with the given learning rates, each on rows drawn with replacement; returns the mean loss."""
+
+  def step(state, inputs):
+    number, rate = inputs
+    chosen = jax.random.randint(jax.random.fold_in(key, number), (rows,), 0, tokens.shape[0])
+    batch = Batch(
+      tokens=tokens[chosen],
+      attempt=weight[chosen].astype(jnp.int8),  # one attempt is what carries loss
+      sampler_logp=None,
+      length=jnp.full((rows,), tokens.shape[1], jnp.int32),
+      verdict=None,
+      trained=jnp.ones((rows, 1), bool),
+    )
+    state, metrics = supervised_update(state, {}, batch, rate, spec=spec, optimizer=optimizer)
+    return state, metrics['loss_A'][0]
+
+  state, losses = jax.lax.scan(step, state, (jnp.arange(rates.shape[0]), rates))
+  return state, jnp.mean(losses)

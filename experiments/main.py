@@ -1,0 +1,191 @@
+"""Compares methods: `python -m experiments.main --suite=experiments/suites/countdown.py --out=experiments/results/countdown`.
+
+Runs every method of a suite with every seed, several at once (--jobs), and evaluates them on the same problems; then
+writes OUT/summary.json, evaluations.json, answers.npz, commands.txt, figures/ and a page of results, into which
+OUT/remarks.md goes if somebody has written it. The same command goes on with what was stopped; --budget_seconds=S stops
+it cleanly after S seconds (exit code 75). --only, --seeds and --extras run parts of it, --dry_run shows what would be
+run and what it may spend, and --redraw writes figures and page again from OUT/summary.json.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+from absl import flags
+
+from score_jax import cli
+from score_jax.errors import ConfigError
+from score_jax.errors import DataError
+from score_jax.errors import TryAgainError
+
+_SUITE = flags.DEFINE_string('suite', 'experiments/suites/countdown.py', 'a suite file')
+_OUT = flags.DEFINE_string('out', 'experiments/results/countdown', 'folder of the results; runs lie in its work/')
+_BASE = flags.DEFINE_string('base', '', 'an HF folder to start from; default: the base that the suite makes')
+_JOBS = flags.DEFINE_integer('jobs', 1, 'processes at once on the device', lower_bound=1)
+_GPUS = flags.DEFINE_list('gpus', '', 'numbers of the GPUs that jobs are spread over, each on one')
+_BUDGET = flags.DEFINE_float('budget_seconds', 0.0, 'stop all after so many seconds, to be gone on with. 0: never', 0.0)
+_ONLY = flags.DEFINE_list('only', '', 'methods; default: all of the suite')
+_SEEDS = flags.DEFINE_list('seeds', '', "seeds; default: the suite's")
+_FIELDS = flags.DEFINE_multi_string('field', [], "NAME=VALUE: a field of every run, over the suite's; may be repeated")
+_EXTRAS = flags.DEFINE_bool('extras', True, 'also the further evaluations (many attempts, inference compute)')
+_DRY = flags.DEFINE_bool('dry_run', False, 'show jobs and budgets, and run nothing')
+_REDRAW = flags.DEFINE_bool('redraw', False, 'figures and page again from OUT/summary.json and remarks; run nothing')
+_PAGE = flags.DEFINE_string('page', '', 'where the page of results goes, e.g. docs/results.md; default: OUT/results.md')
+
+
+def main() -> None:
+  from experiments import plan
+  from experiments import runner
+
+  out = pathlib.Path(_OUT.value)
+  if _REDRAW.value:
+    _draw(_known(out), out)
+    return
+  suite = plan.read(_SUITE.value, _FIELDS.value)
+  seeds = _seeds(suite)
+  spent = plan.budgets(suite)
+  only = plan.chosen(suite, _ONLY.value)
+  base = _checked_base()
+  jobs = plan.jobs(suite, out / 'work', only, seeds, base)
+  if not _EXTRAS.value:
+    jobs = [job for job in jobs if job.name.split('/')[0] not in suite.extras]
+  if _DRY.value:
+    _show(suite, jobs, spent)
+    return
+  _claim(out)
+  outcome = runner.run(
+    jobs,
+    out / 'work',
+    at_once=_JOBS.value,
+    seconds=_BUDGET.value,
+    environment=runner.environment(-(-_JOBS.value // max(1, len(_GPUS.value))), dict(os.environ)),
+    gpus=_GPUS.value,
+    say=lambda text: print(f'suite: {text}', flush=True),
+  )
+  if not outcome.left:
+    _summarize(suite, out, base)
+  if outcome.failed:
+    blocked = f'; not begun because of that: {", ".join(outcome.blocked)}' if outcome.blocked else ''
+    raise DataError(
+      f'{len(outcome.failed)} jobs failed: {", ".join(outcome.failed)} (logs in {out}/work/jobs){blocked}'
+    )
+  if outcome.left:
+    raise TryAgainError(f'{len(outcome.done)} of {len(jobs)} jobs are done; run the same command again to go on')
+
+
+def _seeds(suite) -> tuple[int, ...]:
+  if not _SEEDS.value:
+    return suite.seeds
+  if not all(seed.isdigit() and int(seed) in suite.seeds for seed in _SEEDS.value):
+    raise ConfigError(f'--seeds={",".join(_SEEDS.value)}: the suite has {", ".join(map(str, suite.seeds))}')
+  return tuple(int(seed) for seed in _SEEDS.value)
+
+
+def _checked_base() -> str:
+  if _BASE.value and not (pathlib.Path(_BASE.value) / 'config.json').is_file():
+    raise ConfigError(f'--base={_BASE.value} is no HF folder; name one, or leave it out')
+  return _BASE.value
+
+
+def _claim(out: pathlib.Path) -> None:
+  """The folder of the runs, which is large and made again by a command: not for a repository."""
+  (out / 'work').mkdir(parents=True, exist_ok=True)
+  (out / 'work/.gitignore').write_text('*\n')
+
+
+def _show(suite, jobs, spent) -> None:
+  from experiments import plan
+
+  wanted = spent[suite.reference]
+  for name, budget in spent.items():
+    same = [f for f in ('conversations', 'attempts', 'updates') if getattr(budget, f) == getattr(wanted, f)]
+    what = f'{budget.conversations:,} conversations, {budget.attempts:,} attempts, {budget.updates:,} updates'
+    how = f'{budget.trained:,} attempts trained'
+    note = f'; {suite.methods[name].note}' if suite.methods[name].note else ''
+    print(f'{name}: {what}, {how} ({"as the reference" if len(same) == 3 else "another budget"}{note})')
+  for job in jobs:
+    needs = f' (after {", ".join(job.needs)})' if job.needs else ''
+    print(f'{job.name}{needs}: {plan.shown(job.command)}')
+
+
+def _summarize(suite, out: pathlib.Path, base: str) -> None:
+  """Everything that is made of what is done so far, by this call or an earlier one."""
+  from score_jax.storage import run_folder
+  from experiments import counting
+  from experiments import plan
+  from experiments import results
+  from experiments import runner
+  from experiments import summary
+
+  work = out / 'work'
+  jobs = plan.jobs(suite, work, tuple(suite.methods), suite.seeds, base)
+  records = runner.Records(work)
+  names = {job.name for job in jobs if runner.is_done(job, records)}
+  done = {
+    method: tuple(seed for seed in plan.seeds_of(suite, method, suite.seeds) if f'{method}/seed{seed}' in names)
+    for method in suite.methods
+  }
+  found, answers = summary.summary(suite, work, done, jobs, _machine(work))
+  options = f' --base={base}' if base else ''
+  options += f' --gpus={",".join(_GPUS.value)}' if _GPUS.value else ''
+  options += ''.join(f" --field='{field}'" for field in _FIELDS.value)
+  found['command'] = (
+    f'python -m experiments.main --suite={_SUITE.value} --out={_OUT.value} --jobs={_JOBS.value}{options}'
+  )
+  run_folder.write_json(out / 'summary.json', found)
+  run_folder.write_json(out / 'evaluations.json', summary.evaluations(suite, work, done))
+  run_folder.write_text(out / 'commands.txt', results.commands(found))
+  counting.write(out / 'answers.npz', answers)
+  _draw(found, out)
+  print(results.table(found, 'greedy') if found['methods'] else 'suite: nothing to count yet')
+
+
+def _known(out: pathlib.Path) -> dict[str, Any]:
+  """The summary of an earlier call."""
+  try:
+    return json.loads((out / 'summary.json').read_text())
+  except (OSError, ValueError) as error:
+    raise DataError(f'{out / "summary.json"}: {error}; --redraw needs what a suite has written there') from error
+
+
+def _draw(found: dict[str, Any], out: pathlib.Path) -> None:
+  """The figures and the page of a summary."""
+  from score_jax.storage import run_folder
+  from experiments import drawing
+  from experiments import results
+
+  try:
+    drawn = drawing.draw(found, out / 'figures')
+  except ImportError:
+    drawn = []
+    print("suite: no figures: they need matplotlib, pip install 'score_jax[report]'", flush=True)
+  page = pathlib.Path(_PAGE.value) if _PAGE.value else out / 'results.md'
+  remarks = out / 'remarks.md'
+  said = remarks.read_text() if remarks.exists() else ''
+  run_folder.write_text(page, results.page(found, os.path.relpath(out / 'figures', page.parent), drawn, said))
+  print(f'\n{out / "summary.json"}, {page}')
+
+
+def _machine(work: pathlib.Path) -> str:
+  """What the jobs ran on: asked once, in a process of its own, so that this one holds no device."""
+  known = work / 'machine.txt'
+  if not known.exists():
+    code = (
+      'import jax, os, platform; d = jax.devices(); '
+      "print(f'{len(d)} x {d[0].device_kind}, {os.cpu_count()} CPU cores, {platform.system()}')"
+    )
+    environment = {**os.environ, 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
+    asked = subprocess.run(
+      [sys.executable, '-c', code], capture_output=True, text=True, check=False, env=environment, timeout=300
+    )
+    if asked.returncode:
+      raise TryAgainError(f'the devices can not be named: {asked.stderr.strip().splitlines()[-1:]}')
+    known.write_text(asked.stdout)
+  return known.read_text().strip()
+
+
+if __name__ == '__main__':
+  cli.run(main)

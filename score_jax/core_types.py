@@ -1,0 +1,90 @@
+"""The host's data: problems, verdicts, and a training stage as data. No jax here (grader processes import this).
+
+Glossary of shape letters, used as suffixes (`logp_BL`), in einsum strings and in `# f32 [B, L]` comments:
+
+  B  rows of a batch: problems x samples        V  vocabulary
+  G  samples per problem (adjacent rows)        D  model width
+  L  tokens in a row, padding included          N  layers
+  A  attempts                                   H  query heads
+  S  slots of the key/value cache               K  key/value heads
+  P  prompt slots                               C  head width
+  T  tokens processed in one call               F  feed-forward width
+                                                R  rank of an adapter
+"""
+
+import dataclasses
+import enum
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """One problem: what the model is asked, and what only the verifier may know."""
+
+  id: str
+  question: str  # the first user turn, in full
+  reference: dict  # the verifier's; never part of a prompt
+  tags: dict[str, str] = dataclasses.field(default_factory=dict)  # what results are split by: level, subject
+
+
+class Verdict(enum.IntEnum):
+  """What a verifier says of one attempt. Only CORRECT reward_weights."""
+
+  WRONG = 0
+  CORRECT = 1
+  UNPARSED = 2  # no answer found in the text
+  TIMEOUT = 3  # the answer used up its own step or time limit: reward 0, and trained on
+  ERROR = 4  # the grading host failed: nothing is known, so the reward has no weight
+
+
+@dataclasses.dataclass(frozen=True)
+class Graded:
+  """A verdict, and what it was reached from."""
+
+  verdict: Verdict
+  answer: str = ''  # what was read out of the text, cut to 200 characters
+  seconds: float = 0.0  # of the grading process
+
+
+class Stop(enum.IntEnum):
+  """How an attempt ended."""
+
+  NONE = 0  # it never ran
+  END_OF_TURN = 1  # the template's own end-of-turn token
+  OTHER = 2  # another token of the generation config's stop list
+  BUDGET = 3  # cut by its token budget
+
+
+# Forms of the penalty that keeps the policy near the reference; algorithm/losses.py has each one's equation.
+KL_FORMS = ('k1_togo', 'k1', 'k2_seq', 'k2_token', 'exact')
+REFERENCES = ('base', 'stage_start')
+SCHEDULES = ('constant', 'linear', 'cosine')
+
+
+@dataclasses.dataclass(frozen=True)
+class StageOptim:
+  """A stage's optimizer settings; the run's own, unless the stage overrides them."""
+
+  learning_rate: float
+  schedule: str  # one of SCHEDULES, over the stage's own steps
+  warmup_steps: int
+  reset_moments: bool  # start the stage with fresh Adam moments
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One stage of training, as data (paper, section 4; docs/method.md has the equations).
+
+  Stage I is reward_weights (0, 1), bonus (0, 0), kl_weights (beta2, beta1). Stage II is reward_weights (1, 1), bonus (0, alpha),
+  kl_weights (beta1, beta1). Ablations and further attempts are other values of the same fields.
+  """
+
+  name: str
+  steps: int
+  reward_weights: tuple[float, ...]  # [A] weight of each attempt's own correctness
+  bonus: tuple[float, ...]  # [A] alpha: weight of the gain over the attempt before; bonus[0] is 0
+  kl_weights: tuple[float, ...]  # [A] beta: weight of each attempt's KL to the reference
+  gamma: float  # how far an attempt answers for later ones; 0 in the paper's appendix
+  reference: str  # one of REFERENCES
+  offline_first: float  # fraction of problems whose first attempt comes from the base, untrained
+  optim: StageOptim
+  kl_target: tuple[float, ...] = ()  # [A] nats that an attempt's KL is steered to by adapting beta; 0 or (): fixed

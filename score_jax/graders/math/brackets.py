@@ -1,0 +1,238 @@
+"""What stands in brackets or environments, and products with it: the second half of the parser's rules."""
+
+from fractions import Fraction
+
+from score_jax.graders.math import budget
+from score_jax.graders.math import words
+from score_jax.graders.math.budget import Unreadable
+from score_jax.graders.math.values import Interval
+from score_jax.graders.math.values import Matrix
+from score_jax.graders.math.values import Node
+from score_jax.graders.math.values import Relation
+from score_jax.graders.math.values import Sequence
+from score_jax.graders.math.values import SetOperation
+from score_jax.graders.math.values import const
+from score_jax.graders.math.values import number
+from score_jax.graders.math.values import symbol
+
+_MATRICES = frozenset(('pmatrix', 'bmatrix', 'Bmatrix', 'matrix', 'array', 'smallmatrix'))
+_NAMED_SETS = {'R': ('-inf', 'inf'), 'Z': None, 'N': None, 'Q': None, 'C': None}
+
+
+def set_operation(kind: str, left, right):
+  """cup, cap and setminus of sets; of anything else it is unreadable."""
+  left, right = (
+    Sequence('set', (one,)) if isinstance(one, Node) and one.kind != 'sym' and not isinstance(other, Node) else one
+    for one, other in ((left, right), (right, left))
+  )
+  kinds = (Interval, SetOperation, Sequence)
+  ok = all(isinstance(x, kinds) or (isinstance(x, Node) and x.kind == 'sym') for x in (left, right))
+  if not ok:
+    raise Unreadable
+  return SetOperation(kind, left, right)
+
+
+def negative(value):
+  if isinstance(value, Matrix):
+    return product(number(-1), value)
+  if not isinstance(value, Node):
+    raise Unreadable
+  return Node('neg', (value,))
+
+
+def product(left, right):
+  """A product of scalars, or of a scalar and a matrix."""
+  for scale, other in ((left, right), (right, left)):
+    if isinstance(scale, Node) and isinstance(other, Matrix):
+      return Matrix(tuple(tuple(Node('mul', (scale, entry)) for entry in row) for row in other.rows))
+  if not (isinstance(left, Node) and isinstance(right, Node)):
+    raise Unreadable
+  if left.kind == 'mul':
+    return Node('mul', (*left.args, right))
+  return Node('mul', (left, right))
+
+
+def repeating(parser, mantissa: str) -> Node | None:
+  """The rest of 0.1\\overline{6}, 0.\\dot{3} or 0.333...; None if the numeral ends here."""
+  token = parser.peek()
+  whole, _, fixed = mantissa.partition('.')
+  period = ''
+  if token.kind == 'cmd' and token.text in ('overline', 'bar') or token.kind == 'cmd' and token.text == 'dot':
+    parser.next()
+    period = raw_group(parser)
+  elif token.kind == 'op' and token.text == '(' and parser.peek(1).kind == 'num' and token.glued and fixed:
+    return None
+  elif token.text == 'dots':
+    parser.next()
+    for size in (1, 2, 3, 6):
+      tail = fixed[-size:]
+      if len(fixed) >= max(3, 2 * size) and fixed.endswith(tail * max(2, 3 // size)):
+        period = tail
+        break
+  else:
+    return None
+  if not (period.isascii() and period.isdigit()) or len(period) > budget.DIGITS:
+    raise Unreadable
+  start = Fraction(int((whole + fixed) or '0'), 10 ** len(fixed))
+  return number(start + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed)))
+
+
+def raw_group(parser) -> str:
+  """The text of the next group or token, blanks taken out."""
+  if not parser.takes('{'):
+    return parser.next().text or refuse()
+  depth = 1
+  parts = []
+  while True:
+    token = parser.next()
+    if token.kind == 'end':
+      raise Unreadable
+    depth += (token.text == '{') - (token.text == '}')
+    if not depth:
+      return ''.join(parts)
+    parts.append(token.text)
+
+
+def subscript(parser) -> str:
+  """'_1' of x_1 and x_{1}; '' without one."""
+  return '_' + raw_group(parser) if parser.takes('_') else ''
+
+
+def listed(parser, *closings: str) -> list:
+  """Values up to a closing bracket, which is stepped over and kept in `parser.closed_by`."""
+  items = []
+  while True:
+    items.append(parser.deeper(parser.sets))
+    while parser.peek().kind == 'word' and words.unit_name(parser.peek().text):
+      parser.next()
+    if parser.takes(',', ';'):
+      continue
+    if parser.peek().kind == 'sep':
+      parser.next()
+      continue
+    if parser.takes(*closings):
+      parser.closed_by = parser.tokens[parser.at - 1].text
+      return items
+    raise Unreadable
+
+
+def bracketed(parser):
+  """( ), [ ], { }, \\{ \\}, | |: a group, tuple, interval, set or absolute value."""
+  opening = parser.next().text
+  bars, parser.bars = parser.bars, 0
+  try:
+    if opening == '|':
+      parser.bars = 1
+      value = parser.deeper(parser.sum)
+      parser.bars = 0
+      parser.expect('|')
+      return Node('abs', (value,)) if isinstance(value, Node) else refuse()
+    if opening == '{':
+      items = listed(parser, '}')
+      return items[0] if len(items) == 1 else Sequence('set', tuple(items))
+    if opening == r'\{':
+      return braces(parser)
+    if opening in ('(', '['):
+      items = listed(parser, ')', ']')
+      return between(opening, items, parser.closed_by)
+    raise Unreadable
+  finally:
+    parser.bars = bars
+
+
+def refuse():
+  raise Unreadable
+
+
+def between(opening: str, items: list, closing: str):
+  """A group (x), a tuple (x, y), an interval [x, y), a list [x, y, z]."""
+  nodes = all(isinstance(item, Node) for item in items)
+  square = opening == '[' or closing == ']'
+  if len(items) == 1:
+    if opening + closing not in ('()', '[]'):
+      raise Unreadable
+    return items[0]
+  if len(items) == 2 and nodes and (square or any(infinite(item) for item in items)):
+    return Interval(items[0], items[1], opening == '[', closing == ']')
+  if opening + closing not in ('()', '[]'):
+    raise Unreadable
+  return Sequence('tuple', tuple(items))
+
+
+def infinite(node: Node) -> bool:
+  return node == const('inf') or (node.kind == 'neg' and node.args[0] == const('inf'))
+
+
+def braces(parser):
+  """\\{1, 2\\} or \\{x | condition\\}, the condition read by `parser.relation`."""
+  if parser.takes(r'\}'):
+    return Sequence('set', ())
+  depth = 0
+  for ahead in range(len(parser.tokens) - parser.at):
+    token = parser.peek(ahead)
+    depth += (token.text in (r'\{', '(', '[', '{')) - (token.text in (r'\}', ')', ']', '}'))
+    if depth < 0:
+      break
+    if not depth and token.text in ('|', ':') and ahead and parser.peek(ahead - 1).kind in ('sym', 'cmd'):
+      return builder(parser, ahead)
+  return Sequence('set', tuple(listed(parser, r'\}')))
+
+
+def builder(parser, ahead: int):
+  parser.at += ahead + 1
+  end = parser.at
+  depth = 0
+  while depth >= 0 and end < len(parser.tokens):
+    text = parser.tokens[end].text
+    depth += (text in (r'\{', '(', '[', '{')) - (text in (r'\}', ')', ']', '}'))
+    end += 1
+  condition = parser.relation(parser.tokens[parser.at : end - 1], parser.depth + 1)
+  parser.at = end
+  if not isinstance(condition, Relation) or depth >= 0:
+    raise Unreadable
+  return condition
+
+
+def command(parser, name: str):
+  """Environments, angle brackets, named sets; any other macro is unreadable."""
+  if name == 'begin':
+    return matrix(parser)
+  if name == 'langle':
+    return Sequence('tuple', tuple(listed(parser, 'rangle')))
+  if name == 'emptyset':
+    return Sequence('set', ())
+  if name == 'bbR':
+    return Interval(Node('neg', (const('inf'),)), const('inf'), False, False)
+  if name.startswith('bb') and name[2:] in _NAMED_SETS:
+    return symbol(name)
+  if name in ('angle', 'triangle', 'overline'):
+    parser.takes('{')
+    letters = ''
+    while parser.peek().kind == 'sym':
+      letters += parser.next().text
+    parser.takes('}')
+    return symbol(f'{name} {letters}') if letters else refuse()
+  raise Unreadable
+
+
+def matrix(parser) -> Matrix:
+  environment = raw_group(parser)
+  if environment not in _MATRICES:
+    raise Unreadable
+  if environment == 'array':
+    raw_group(parser)
+  rows = [[]]
+  while not parser.takes('end'):
+    rows[-1].append(parser.deeper(parser.sum))
+    if not isinstance(rows[-1][-1], Node):
+      raise Unreadable
+    if parser.takes(r'\\'):
+      rows.append([])
+    elif parser.peek().kind == 'sep':
+      parser.next()
+  if raw_group(parser) != environment:
+    raise Unreadable
+  rows = [tuple(row) for row in rows if row]
+  if not rows or len({len(row) for row in rows}) != 1:
+    raise Unreadable
+  return Matrix(tuple(rows))

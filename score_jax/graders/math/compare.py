@@ -1,0 +1,190 @@
+"""Whether an answer's value is the reference's, by type. The disputed cases are the rows of `policy.py`."""
+
+import dataclasses
+from fractions import Fraction
+
+from score_jax.graders.math import relations
+from score_jax.graders.math.budget import Unreadable
+from score_jax.graders.math.effort import undone
+from score_jax.graders.math.equal import Scalars
+from score_jax.graders.math.reading import is_region
+from score_jax.graders.math.realsets import same_set
+from score_jax.graders.math.values import Based
+from score_jax.graders.math.values import Clock
+from score_jax.graders.math.values import Interval
+from score_jax.graders.math.values import Matrix
+from score_jax.graders.math.values import Node
+from score_jax.graders.math.values import Ratio
+from score_jax.graders.math.values import Relation
+from score_jax.graders.math.values import Scalar
+from score_jax.graders.math.values import Sequence
+from score_jax.graders.math.values import SetOperation
+from score_jax.graders.math.values import Text
+from score_jax.graders.math.values import number
+
+_UNORDERED = ('list', 'set')
+
+
+@dataclasses.dataclass
+class Comparison:
+  """One grading's comparisons. `percents` and `bases`: the question asks for a percentage, for a numeral in a base."""
+
+  scalars: Scalars
+  percents: bool = False
+  bases: bool = False
+
+  def same(self, gold, answer) -> bool:
+    """Raises Unreadable if one side has no value (1/0)."""
+    if isinstance(gold, Relation) or isinstance(answer, Relation):
+      return relations.same(self, gold, answer)
+    if is_region(gold) or is_region(answer):
+      return self.same_region(gold, answer)
+    gold, answer = _alone(gold), _alone(answer)
+    rule = _RULES.get((type(gold), type(answer)))
+    return rule is not None and rule(self, gold, answer)
+
+  def same_region(self, gold, answer) -> bool:
+    try:
+      return same_set(self.scalars, gold, answer)
+    except Unreadable:
+      pass
+    if type(gold) is not type(answer):
+      return False
+    if isinstance(gold, Interval):
+      closed = (gold.low_closed, gold.high_closed) == (answer.low_closed, answer.high_closed)
+      return closed and self.equal(gold.low, answer.low) and self.equal(gold.high, answer.high)
+    if isinstance(gold, SetOperation):
+      return gold.kind == answer.kind and self.same(gold.left, answer.left) and self.same(gold.right, answer.right)
+    return False
+
+  def equal(self, gold: Node, answer: Node) -> bool:
+    """Equal in value, and as far worked out as the reference; decimals of many digits may be rounded."""
+    scalars = self.scalars
+    if scalars.equal(gold, answer):
+      return not scalars.constant(gold) or undone(scalars, answer) <= undone(scalars, gold)
+    return scalars.rounds_to(gold, answer) or scalars.rounds_to(answer, gold)
+
+  def same_scalar(self, gold: Scalar, answer: Scalar) -> bool:
+    if gold.unit and answer.unit and gold.unit != answer.unit:
+      return False
+    if gold.percent != answer.percent:
+      return self.percent_and_number(gold, answer)
+    if self.equal(gold.node, answer.node):
+      return True
+    if (gold.unit == 'degree') != (answer.unit == 'degree'):
+      nodes = [Node('deg', (one.node,)) if one.unit == 'degree' else one.node for one in (gold, answer)]
+      return 'pi' in self.scalars.form(nodes[gold.unit == 'degree']).generators() and self.equal(*nodes)
+    return False
+
+  def percent_and_number(self, gold: Scalar, answer: Scalar) -> bool:
+    """28% is 0.28; 28 stands for 28% where the reference or the question says percent."""
+    if (gold.percent or self.percents) and self.equal(gold.node, answer.node):
+      return True
+    nodes = [Node('percent', (one.node,)) if one.percent else one.node for one in (gold, answer)]
+    return self.equal(*nodes)
+
+  def same_sequence(self, gold: Sequence, answer: Sequence) -> bool:
+    golds, answers = list(gold.items), list(answer.items)
+    if gold.kind in _UNORDERED and answer.kind in _UNORDERED:
+      golds, answers, ordered = relations.named_items(golds, answers)
+      return self.in_order(golds, answers) if ordered else self.matched(golds, answers)
+    if gold.kind == answer.kind == 'tuple':
+      return self.in_order(golds, answers)
+    if 'set' in (gold.kind, answer.kind):
+      return False
+    golds, answers, ordered = relations.named_items(golds, answers)
+    ordered = ordered or relations.named_items(answers, golds)[2] or len(golds) >= 3
+    return ordered and self.in_order(golds, answers)
+
+  def in_order(self, golds: list, answers: list) -> bool:
+    return len(golds) == len(answers) and all(self.same(g, a) for g, a in zip(golds, answers, strict=True))
+
+  def matched(self, golds: list, answers: list) -> bool:
+    """One to one in any order; an answer may be repeated, a reference's value may not be missing."""
+    if len(answers) < len(golds):
+      return False
+    left = list(golds)
+    extra = []
+    for answer in answers:
+      for index, gold in enumerate(left):
+        self.scalars.ring.budget.spend(4)
+        if self.same(gold, answer):
+          del left[index]
+          break
+      else:
+        extra.append(answer)
+    return not left and all(any(self.same(gold, answer) for gold in golds) for answer in extra)
+
+  def same_matrix(self, gold: Matrix, answer: Matrix) -> bool:
+    if [len(row) for row in gold.rows] != [len(row) for row in answer.rows]:
+      return False
+    pairs = zip(gold.rows, answer.rows, strict=True)
+    return all(self.equal_entry(g, a) for rows in pairs for g, a in zip(*rows, strict=True))
+
+  def equal_entry(self, gold: Node, answer: Node) -> bool:
+    """Entries may carry the product with a scalar that stands before the matrix."""
+    return self.scalars.equal(gold, answer) or self.equal(gold, answer)
+
+  def vector(self, gold, answer) -> bool:
+    """A column or row against a tuple."""
+    matrix, other = (gold, answer) if isinstance(gold, Matrix) else (answer, gold)
+    if 1 not in (len(matrix.rows), len(matrix.rows[0])) or other.kind != 'tuple':
+      return False
+    entries = Sequence('tuple', tuple(Scalar(node) for row in matrix.rows for node in row))
+    return self.same(entries, other) if isinstance(gold, Matrix) else self.same(other, entries)
+
+  def same_ratio(self, gold: Ratio, answer: Ratio) -> bool:
+    """a:b = c:d if ad = bc, and nothing is zero on one side alone."""
+    if len(gold.items) != len(answer.items):
+      return False
+    first = [self.scalars.form(one.items[0]) for one in (gold, answer)]
+    ring = self.scalars.ring
+    for g, a in zip(gold.items[1:], answer.items[1:], strict=True):
+      crossed = ring.multiply(first[0], self.scalars.form(a)), ring.multiply(first[1], self.scalars.form(g))
+      if not self.scalars.zero(self.scalars.difference(*crossed)):
+        return False
+    return bool(first[0].num and first[1].num)
+
+  def ratio_as_quotient(self, gold: Ratio, answer: Scalar) -> bool:
+    if len(gold.items) != 2 or answer.percent:
+      return False
+    return self.equal(Node('div', gold.items), answer.node)
+
+  def same_clock(self, gold: Clock, answer: Clock) -> bool:
+    halves = not gold.half or not answer.half or gold.half == answer.half
+    return halves and (gold.hour, gold.minute) == (answer.hour, answer.minute)
+
+  def same_numeral(self, gold: Based, answer: Scalar) -> bool:
+    """The digits alone, where the question names the base."""
+    if not self.bases or not (set(gold.digits) <= set('0123456789')):
+      return False
+    return answer.node == number(Fraction(int(gold.digits))) and not answer.percent
+
+
+def _alone(value):
+  """A set or list of one is its member."""
+  if isinstance(value, Sequence) and value.kind in _UNORDERED and len(value.items) == 1:
+    return value.items[0]
+  return value
+
+
+def _as_ratio(clock: Clock) -> Ratio:
+  return Ratio((number(clock.hour), number(clock.minute)))
+
+
+_RULES = {
+  (Scalar, Scalar): Comparison.same_scalar,
+  (Sequence, Sequence): Comparison.same_sequence,
+  (Matrix, Matrix): Comparison.same_matrix,
+  (Matrix, Sequence): Comparison.vector,
+  (Sequence, Matrix): Comparison.vector,
+  (Ratio, Ratio): Comparison.same_ratio,
+  (Ratio, Scalar): Comparison.ratio_as_quotient,
+  (Clock, Clock): Comparison.same_clock,
+  (Clock, Ratio): lambda self, gold, answer: not gold.half and self.same_ratio(_as_ratio(gold), answer),
+  (Ratio, Clock): lambda self, gold, answer: not answer.half and self.same_ratio(gold, _as_ratio(answer)),
+  (Clock, Scalar): lambda self, gold, answer: not gold.half and self.ratio_as_quotient(_as_ratio(gold), answer),
+  (Based, Based): lambda self, gold, answer: gold == answer,
+  (Based, Scalar): Comparison.same_numeral,
+  (Text, Text): lambda self, gold, answer: gold == answer and bool(gold.text),
+}

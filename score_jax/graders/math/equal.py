@@ -1,0 +1,135 @@
+"""Whether two scalar expressions are equal.
+
+The difference is brought to canonical form. Zero is a proof of equality. Without opaque generators anything else is
+a proof of the contrary (for numbers whose factors over 1000 are prime). With them, balls decide: apart at a point is a
+proof of the contrary; equality is taken for granted if the difference vanishes to 60 digits of its largest term at
+every sample point that is defined (one for a constant, at least two with symbols), while every number written and
+every generator's magnitude lies between 2^-80 and 2^80 and no term of any sum is 2^80 times smaller than another.
+So no small number hides in a large one.
+"""
+
+from fractions import Fraction
+
+from score_jax.graders.math import balls
+from score_jax.graders.math import numeric
+from score_jax.graders.math.balls import Undefined
+from score_jax.graders.math.budget import Budget
+from score_jax.graders.math.canonical import canonical
+from score_jax.graders.math.numeric import Sampler
+from score_jax.graders.math.polynomials import ONE
+from score_jax.graders.math.polynomials import Ring
+from score_jax.graders.math.polynomials import Value
+from score_jax.graders.math.values import Node
+
+AGREE = 200  # bits, 60 digits
+_EXACT = ('p:', 's:', 'vec ')
+DIGITS = 8  # significant digits from which a decimal is taken for the number that it rounds
+
+
+class Scalars:
+  """Compares expressions of one grading; canonical forms are computed once."""
+
+  def __init__(self, budget: Budget):
+    self.ring = Ring(budget)
+    self.forms: dict[Node, Value] = {}
+
+  def form(self, node: Node) -> Value:
+    if node not in self.forms:
+      self.forms[node] = canonical(self.ring, node)
+    return self.forms[node]
+
+  def equal(self, left: Node, right: Node) -> bool:
+    """Raises Unreadable if one of the two has no value."""
+    if left == right:
+      self.form(left)
+      return True
+    return self.zero(self.difference(self.form(left), self.form(right)))
+
+  def difference(self, left: Value, right: Value) -> Value:
+    """A value over 1 that is zero exactly if left = right."""
+    if left.den == right.den:
+      return Value(self.ring.plus(left.num, self.ring.scaled(right.num, Fraction(-1))), ONE)
+    crossed = self.ring.scaled(self.ring.product(right.num, left.den), Fraction(-1))
+    return Value(self.ring.plus(self.ring.product(left.num, right.den), crossed), ONE)
+
+  def zero(self, value: Value) -> bool:
+    if not value.num:
+      return True
+    generators = value.generators()
+    if all(g.startswith(_EXACT) or g in ('i', 'pi') for g in generators) or generators <= {'e', 'i'}:
+      return False
+    return self.vanishes(value, generators)
+
+  def vanishes(self, value: Value, generators: set[str]) -> bool:
+    whole = numeric.needs_whole(self.ring, generators)
+    symbolic = any('s:' in g or 'apply ' in g or 'big ' in g for g in generators)
+    agreed = 0
+    for round_ in range(numeric.ROUNDS if symbolic else 1):
+      sampler = Sampler(self.ring, round_, whole)
+      try:
+        real, imaginary, sizes = sampler.parts(value.num)
+      except Undefined:
+        continue
+      largest = max(sizes)
+      for part in (real, imaginary):
+        if part is None:
+          continue
+        if part.sign:
+          return False
+        if part.rad > largest >> AGREE:
+          return False
+      if not sampler.tame or not 8 < largest.bit_length() < 3 * balls.P:
+        return False
+      agreed += 1
+    return agreed >= (2 if symbolic else 1)
+
+  def constant(self, node: Node) -> bool:
+    """True if no symbol is in it."""
+    return not any('s:' in g or 'apply ' in g for g in self.form(node).generators())
+
+  def sign(self, node: Node) -> int | None:
+    """1, 0 or -1 if proven for a real constant, else None."""
+    return self.sign_of(self.form(node))
+
+  def sign_of(self, value: Value) -> int | None:
+    rational = value.rational
+    if rational is not None:
+      return (rational > 0) - (rational < 0)
+    if self.zero(Value(value.num, ONE)):
+      return 0
+    try:
+      return Sampler(self.ring, 0, False).value(value).sign or None
+    except Undefined:
+      return None
+
+  def order(self, left: Node, right: Node) -> int | None:
+    """Sign of left - right for real constants, None if not proven."""
+    return self.sign_of(self.ring.subtract(self.form(left), self.form(right)))
+
+  def rounds_to(self, exact: Node, decimal: Node) -> bool:
+    """True if `decimal` has DIGITS significant digits or more and is `exact` rounded or cut off at its last one."""
+    value, digits = _decimal(decimal)
+    if digits < DIGITS or not self.constant(exact):
+      return False
+    unit = Fraction(1, 10 ** _places(value))
+    try:
+      ball = Sampler(self.ring, 0, False).value(self.form(exact))
+    except Undefined:
+      return False
+    return balls.ball(value - unit).high < ball.low and ball.high < balls.ball(value + unit).low
+
+
+def _decimal(node: Node) -> tuple[Fraction, int]:
+  if node.kind == 'neg':
+    value, digits = _decimal(node.args[0])
+    return -value, digits
+  return node.args if node.kind == 'num' else (Fraction(0), 0)
+
+
+def _places(value: Fraction) -> int:
+  """Digits after the point of a decimal."""
+  places = 0
+  while value.denominator != 1 and places < 400:
+    value *= 10
+    places += 1
+  return places

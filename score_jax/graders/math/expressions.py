@@ -1,0 +1,346 @@
+"""Recursive descent from tokens to one scalar expression, or to a bracketed value (tuple, set, interval, matrix).
+
+Precedence, loosest first: cup cap setminus; + -; * / and juxtaposition, left to right; sign; ^ and postfixes.
+`2\\frac13` and `2 1/3` are mixed numbers when the fraction is proper; two numerals side by side are refused.
+"""
+
+from fractions import Fraction
+
+from score_jax.graders.math import brackets
+from score_jax.graders.math import budget
+from score_jax.graders.math import words
+from score_jax.graders.math.budget import Unreadable
+from score_jax.graders.math.clean import GREEK
+from score_jax.graders.math.tokens import Token
+from score_jax.graders.math.values import Node
+from score_jax.graders.math.values import const
+from score_jax.graders.math.values import number
+from score_jax.graders.math.values import numeral_like
+from score_jax.graders.math.values import symbol
+
+_END = Token('end', '', False)
+_GREEK = frozenset(GREEK.split()) | {'Pi', 'ell', 'hbar', 'aleph', 'nabla', 'partial'}
+_FUNCTION_LETTERS = frozenset('fghFGHW')
+_INVERSES = {'sin': 'arcsin', 'cos': 'arccos', 'tan': 'arctan', 'cot': 'arccot', 'sec': 'arcsec', 'csc': 'arccsc'}
+_ROUNDINGS = {'lfloor': ('floor', 'rfloor'), 'lceil': ('ceil', 'rceil')}
+_SYMMETRIC = frozenset(('max', 'min', 'gcd', 'lcm'))
+_BIG = frozenset(('sum', 'prod', 'int', 'lim', 'oint', 'iint', 'bigcap'))
+
+
+class Parser:
+  """One pass over a list of tokens."""
+
+  def __init__(self, tokens: list[Token], relation=None, depth: int = 0):
+    self.tokens = list(tokens)
+    self.relation = relation  # reads the condition of \{x | condition\}
+    self.at = 0
+    self.depth = depth
+    self.signs = 0  # how many \\pm and \\mp were read
+    self.bars = 0  # open |
+
+  def peek(self, ahead: int = 0) -> Token:
+    return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else _END
+
+  def next(self) -> Token:
+    token = self.peek()
+    self.at += 1
+    return token
+
+  def takes(self, *texts: str) -> bool:
+    """Steps over an operator or command with one of these texts."""
+    token = self.peek()
+    if token.kind in ('op', 'cmd') and token.text in texts:
+      self.at += 1
+      return True
+    return False
+
+  def expect(self, text: str) -> None:
+    if not self.takes(text):
+      raise Unreadable
+
+  def deeper(self, rule):
+    """Calls a rule one level further down."""
+    self.depth += 1
+    if self.depth > budget.DEPTH:
+      raise Unreadable
+    value = rule()
+    self.depth -= 1
+    return value
+
+  def sets(self):
+    """union := sum ((cup | cap | setminus) sum)*"""
+    value = self.sum()
+    while True:
+      for kind in ('cup', 'cap', 'setminus'):
+        if self.takes(kind):
+          value = brackets.set_operation(kind, value, self.sum())
+          break
+      else:
+        return value
+
+  def sum(self):
+    terms = [self.term()]
+    while True:
+      if self.takes('+'):
+        terms.append(self.term())
+      elif self.takes('-'):
+        terms.append(Node('neg', (scalar(self.term()),)))
+      elif self.takes('pm'):
+        terms.append(self.signed(1))
+      elif self.takes('mp'):
+        terms.append(self.signed(-1))
+      else:
+        return terms[0] if len(terms) == 1 else Node('add', tuple(scalar(term) for term in terms))
+
+  def signed(self, sign: int) -> Node:
+    self.signs += 1
+    return Node('pm', (sign, scalar(self.term())))
+
+  def term(self):
+    """term := sign factor ((* | / | nothing) factor)*"""
+    if self.takes('-'):
+      return self.deeper(lambda: brackets.negative(self.term()))
+    if self.takes('+'):
+      return self.deeper(self.term)
+    if self.takes('pm'):
+      return self.signed(1)
+    if self.takes('mp'):
+      return self.signed(-1)
+    value = self.power()
+    while True:
+      if self.takes('*', 'times', 'cdot'):
+        value = brackets.product(value, self.factor())
+      elif self.takes('/'):
+        value = Node('div', (scalar(value), scalar(self.factor())))
+      elif self.takes('bmod', 'mod'):
+        value = Node('big', ('mod', scalar(value), scalar(self.factor())))
+      elif self.starts_factor():
+        value = self.juxtaposed(value)
+      else:
+        return value
+
+  def factor(self):
+    if self.takes('-'):
+      return Node('neg', (scalar(self.deeper(self.factor)),))
+    self.takes('+')
+    return self.power()
+
+  def juxtaposed(self, left):
+    """`left` and what follows it without a sign: a mixed number or a product."""
+    token = self.peek()
+    if isinstance(left, Node) and left.kind == 'num' and left.args[1] == 0 and left.args[0].denominator == 1:
+      fraction = self.proper_fraction()
+      if fraction is not None:
+        return number(left.args[0] + fraction)
+    before = self.tokens[self.at - 1]
+    if token.kind == 'num' and ((before.kind == 'sym' and token.glued) or (before.text != ')' and numeral_like(left))):
+      raise Unreadable  # '4 5', 'x2': no product
+    return brackets.product(left, self.power())
+
+  def proper_fraction(self) -> Fraction | None:
+    """Steps over \\frac{a}{b} or a/b of whole numbers with a < b; otherwise stays."""
+    start = self.at
+    if self.takes('frac'):
+      top, bottom = self.argument(), self.argument()
+    elif self.peek().kind == 'num' and self.peek(1).text == '/' and self.peek(2).kind == 'num':
+      top, _, bottom = self.numeral(), self.next(), self.numeral()
+    else:
+      return None
+    ints = [x.args[0] for x in (top, bottom) if isinstance(x, Node) and x.kind == 'num' and x.args[0].denominator == 1]
+    if len(ints) == 2 and 0 < ints[0] < ints[1] and self.peek().text != '^':
+      return ints[0] / ints[1]
+    self.at = start
+    return None
+
+  def starts_factor(self) -> bool:
+    token = self.peek()
+    if token.kind in ('num', 'sym'):
+      return True
+    if token.kind == 'op':
+      return token.text in ('(', '{', '[') or (token.text == '|' and not self.bars)
+    return token.kind == 'cmd' and (
+      token.text in words.FUNCTIONS
+      or token.text in _GREEK
+      or token.text in _ROUNDINGS
+      or token.text in _BIG
+      or token.text in ('pi', 'infty', 'frac', 'binom', 'sqrt', 'begin', 'overline', 'dot', 'boxed', 'fbox', 'choose')
+    )
+
+  def power(self):
+    value = self.deeper(self.atom)
+    while True:
+      token = self.peek()
+      if token.text == '^' and token.kind == 'op':
+        self.next()
+        value = self.raised(value)
+      elif token.text == '!' and token.kind == 'op':
+        self.next()
+        value = Node('fact', (scalar(value),))
+      elif token.text == '%' or (token.kind == 'cmd' and token.text == 'percent'):
+        self.next()
+        value = Node('percent', (scalar(value),))
+      elif token.kind == 'cmd' and token.text in ('degree', 'circ'):
+        self.next()
+        value = Node('deg', (scalar(value),))
+      elif token.kind == 'cmd' and token.text == 'choose':
+        self.next()
+        value = Node('binom', (scalar(value), scalar(self.power())))
+      else:
+        return value
+
+  def raised(self, value):
+    if self.takes('circ', 'degree') or self.braced('circ') or self.braced('degree'):
+      return Node('deg', (scalar(value),))
+    exponent = self.deeper(lambda: scalar(self.argument(signed=True)))
+    if isinstance(value, Node) and value.kind == 'sym' and self.peek().text == '_':  # x^2_1
+      value = symbol(value.args[0] + brackets.subscript(self))
+    return Node('pow', (scalar(value), exponent))
+
+  def braced(self, text: str) -> bool:
+    if [self.peek(i).text for i in range(3)] == ['{', text, '}']:
+      self.at += 3
+      return True
+    return False
+
+  def argument(self, signed: bool = False):
+    """What a macro or ^ takes: a group, or one digit, letter or macro. A plain `^` takes a whole numeral."""
+    if self.takes('{'):
+      value = self.deeper(self.sets)
+      self.expect('}')
+      return value
+    if signed and self.takes('-'):
+      return Node('neg', (scalar(self.argument()),))
+    token = self.peek()
+    if token.kind == 'num' and not signed and len(token.text) > 1:  # \\frac12
+      self.tokens[self.at] = token._replace(text=token.text[1:], glued=True)
+      return number(int(token.text[0])) if token.text[0].isdigit() else brackets.refuse()
+    if signed and token.text == '(':
+      return self.power_free_group()
+    return self.deeper(self.atom)
+
+  def power_free_group(self):
+    self.expect('(')
+    value = self.deeper(self.sum)
+    self.expect(')')
+    return value
+
+  def numeral(self) -> Node:
+    """A numeral as written: exact, with its number of significant digits when it has a decimal point."""
+    text = self.next().text
+    value = text.lower().rstrip('.')
+    mantissa, _, exponent = value.partition('e')
+    if len(exponent.lstrip('+-')) > 3:
+      raise Unreadable
+    digits = len(mantissa.replace('.', '').lstrip('0')) if '.' in mantissa else 0
+    repeated = brackets.repeating(self, mantissa) if '.' in text else None
+    if repeated is not None:
+      return repeated
+    return number(Fraction(value), digits)
+
+  def atom(self):
+    token = self.peek()
+    if token.kind == 'num':
+      return self.numeral()
+    if token.kind == 'sym':
+      return self.name()
+    if token.kind == 'cmd':
+      return self.command()
+    if token.kind == 'op':
+      return brackets.bracketed(self)
+    raise Unreadable
+
+  def name(self) -> Node:
+    """A letter with its subscript and primes; e and i are the constants; f(x) is one value."""
+    token = self.next()
+    if token.text in ('e', 'i') and self.peek().text != '_':
+      return const(token.text)
+    name = token.text + brackets.subscript(self)
+    while self.takes("'"):
+      name += "'"
+    if name[0] in _FUNCTION_LETTERS and self.peek().text == '(':
+      self.next()
+      arguments = brackets.listed(self, ')')
+      return Node('apply', (name, *(scalar(argument) for argument in arguments)))
+    return symbol(name)
+
+  def command(self):
+    name = self.next().text
+    if name == 'pi':
+      return const('pi')
+    if name == 'infty':
+      return const('inf')
+    if name in _GREEK:
+      return symbol(name + brackets.subscript(self))
+    if name == 'frac':
+      return Node('div', (scalar(self.argument()), scalar(self.argument())))
+    if name == 'binom':
+      return Node('binom', (scalar(self.argument()), scalar(self.argument())))
+    if name == 'sqrt':
+      return self.root()
+    if name in ('boxed', 'fbox'):
+      return self.argument()
+    if name in words.FUNCTIONS:
+      return self.function(name)
+    if name in _ROUNDINGS:
+      kind, closing = _ROUNDINGS[name]
+      value = self.deeper(self.sum)
+      self.expect(closing)
+      return Node(kind, (scalar(value),))
+    if name in _BIG:
+      return self.big(name)
+    return brackets.command(self, name)
+
+  def root(self) -> Node:
+    degree = number(2)
+    if self.takes('['):
+      degree = scalar(self.deeper(self.sum))
+      self.expect(']')
+    whole = self.peek().kind == 'num'  # sqrt12 is the root of 12
+    return Node('root', (self.numeral() if whole else scalar(self.argument()), degree))
+
+  def function(self, name: str) -> Node:
+    """sin x, sin^2 x, sin^{-1} x, log_2 x, ln(x): the argument is a bracket or the factors up to an operator."""
+    base = None
+    exponent = None
+    if name == 'log' and self.takes('_'):
+      base = scalar(self.argument())
+    if name in _SYMMETRIC:
+      return self.symmetric(name)
+    if self.takes('^'):
+      exponent = scalar(self.argument(signed=True))
+      if exponent in (number(-1), Node('neg', (number(1),))):
+        name, exponent = _INVERSES.get(name, name), None
+    argument = self.deeper(self.function_argument)
+    if name == 'log' and base is not None:
+      value = Node('log', (base, argument))
+    else:
+      value = Node({'abs': 'abs'}.get(name, 'fn'), (argument,) if name == 'abs' else (name, argument))
+    return value if exponent is None else Node('pow', (value, exponent))
+
+  def symmetric(self, name: str) -> Node:
+    """max, min, gcd, lcm: kept as written but for the order of arguments."""
+    self.expect('(')
+    arguments = [scalar(argument) for argument in brackets.listed(self, ')')]
+    return Node('big', (name, *sorted(arguments, key=repr)))
+
+  def function_argument(self) -> Node:
+    if self.peek().text in ('(', '{', '['):
+      return scalar(self.deeper(self.atom))  # cos(x)^2 is the square of the cosine
+    value = scalar(self.power())
+    while self.starts_factor() and self.peek().text not in words.FUNCTIONS and self.peek().text not in '([':
+      value = scalar(self.juxtaposed(value))
+    return value
+
+  def big(self, name: str) -> Node:
+    """A sum, product, integral or limit, kept as written: equal only to itself."""
+    bounds = []
+    while self.peek().text in ('_', '^'):
+      bounds.append(self.next().text + brackets.raw_group(self))
+    return Node('big', (name + ' '.join(sorted(bounds)), scalar(self.deeper(self.term))))
+
+
+def scalar(value) -> Node:
+  """The value, if it is a scalar expression."""
+  if not isinstance(value, Node):
+    raise Unreadable
+  return value

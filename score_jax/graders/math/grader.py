@@ -1,0 +1,129 @@
+"""Grades a response to a mathematical problem: text in, verdict out. Nothing is ever evaluated as code.
+
+`grade` is a pure function of its arguments: no clock, no signal, no global state but caches of constants. What a
+text may cost is bounded by `budget.py`; what counts as the same answer is in `policy.py`.
+"""
+
+import functools
+import re
+
+from score_jax.core_types import Graded
+from score_jax.core_types import Verdict
+from score_jax.graders.math.budget import ANSWER_CHARS
+from score_jax.graders.math.budget import Budget
+from score_jax.graders.math.budget import Exhausted
+from score_jax.graders.math.budget import Unreadable
+from score_jax.graders.math.clean import clean
+from score_jax.graders.math.clean import decimal_comma
+from score_jax.graders.math.compare import Comparison
+from score_jax.graders.math.equal import Scalars
+from score_jax.graders.math.extract import boxes_of_sentence
+from score_jax.graders.math.extract import extract
+from score_jax.graders.math.extract import last_boxes
+from score_jax.graders.math.reading import read
+from score_jax.graders.math.values import Sequence
+
+_SHOWN = 200  # characters of an answer in Graded
+_SOLUTION = 200  # characters from which a reference is taken for a whole solution
+_WORK = re.compile(r'[-+*/^!]|\\(?:[dtc]?frac|sqrt|d?binom|cdot|times|sin|cos|tan|log|ln|sum|int)')
+
+
+def grade(reference: dict, text: str) -> Graded:
+  """CORRECT, WRONG, UNPARSED (no answer that can be read), or TIMEOUT (the answer used up its step budget).
+
+  Args:
+    reference: {'answer': the reference as LaTeX or a number}; with 'question' (the problem's text) an answer that
+      repeats an expression of the question is not accepted, and a percentage or a numeral's base that the question
+      asks for need not be written.
+    text: the attempt, decoded.
+  """
+  found = extract(text)
+  if found is None:
+    return Graded(Verdict.UNPARSED)
+  gold = gold_text(str(reference['answer']))
+  question = str(reference.get('question', ''))
+  answer = next((one for one in found.texts if _value(one) is not None), found.texts[0])
+  if found.parts and _is_list(_value(gold)) and not _is_list(_value(answer)):
+    answer = found.parts
+  return Graded(judge(gold, answer, question), ' '.join(answer.split())[:_SHOWN])
+
+
+def judge(gold: str, answer: str, question: str = '') -> Verdict:
+  """The verdict on an extracted answer."""
+  if question and echoes(question, gold, answer):
+    return Verdict.WRONG
+  wanted, given = _value(gold), _value(answer)
+  if wanted is None:  # only the same spelling is the same answer
+    return Verdict.CORRECT if spelling(gold) == spelling(answer) != '' else Verdict.WRONG
+  if given is None:
+    return Verdict.UNPARSED
+  if wanted == given:
+    return Verdict.CORRECT
+  words = question.lower()
+  percents = '%' in words or 'percent' in words
+  comparison = Comparison(Scalars(Budget()), percents, re.search(r'\bbase\b', words) is not None)
+  try:
+    same = any(comparison.same(*pair) for pair in _readings(gold, answer, wanted, given))
+    return Verdict.CORRECT if same else Verdict.WRONG
+  except Unreadable:
+    return Verdict.WRONG
+  except Exhausted:
+    return Verdict.TIMEOUT
+
+
+def _readings(gold: str, answer: str, wanted, given):
+  """The two values, then other readings of a comma: decimal beside a decimal, separating beside a list."""
+  yield wanted, given
+  gold, answer = clean(gold), clean(answer)
+  if '.' in gold and decimal_comma(answer) != answer:
+    yield wanted, _value(decimal_comma(answer))
+  if decimal_comma(gold) != gold and ('.' in answer or gold.startswith('0')):
+    yield _value(decimal_comma(gold)), given
+  if ',' in gold and isinstance(given, Sequence) and not isinstance(wanted, Sequence):
+    yield _value(gold.replace(',', ', ')), given
+
+
+def _is_list(value) -> bool:
+  return isinstance(value, Sequence) and value.kind != 'tuple'
+
+
+def _value(text: str):
+  """The value, or None."""
+  try:
+    return _read(text) if len(text) <= 4 * ANSWER_CHARS else None
+  except (Unreadable, Exhausted):
+    return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(text: str):
+  return read(text)
+
+
+def readable(reference: dict) -> bool:
+  """True if a reference has a value here. Others are compared by spelling alone; a data set can be filtered by this."""
+  return _value(gold_text(str(reference['answer']))) is not None
+
+
+def gold_text(gold: str) -> str:
+  """A reference may be given boxed, after ####, or as a whole solution."""
+  if '\\boxed' in gold or '\\fbox' in gold:
+    boxed = last_boxes(gold)
+    return boxes_of_sentence(gold) or (boxed[1] if boxed else gold)
+  if '####' in gold or len(gold) > _SOLUTION:
+    found = extract(gold)
+    return found.texts[0] if found else gold
+  return gold
+
+
+def spelling(text: str) -> str:
+  """An answer's text without blanks and without brackets that group nothing."""
+  return re.sub(r'[\s{}]', '', clean(text[:2000]))
+
+
+def echoes(question: str, gold: str, answer: str) -> bool:
+  """True if the answer is an unevaluated expression that stands in the question, and the reference is another one."""
+  ours, theirs = spelling(answer), spelling(gold)
+  if ours == theirs or len(ours) < 2 or not _WORK.search(ours.lstrip('-')):
+    return False
+  return ours in re.sub(r'[\s{}]', '', question.replace('\\left', '').replace('\\right', '').replace('dfrac', 'frac'))

@@ -1,0 +1,282 @@
+"""From an answer's text to its value: lists, relations, units, words; one scalar at the end of each branch."""
+
+import functools
+import re
+
+from score_jax.graders.math import budget
+from score_jax.graders.math import words
+from score_jax.graders.math.budget import Unreadable
+from score_jax.graders.math.clean import clean
+from score_jax.graders.math.expressions import Parser
+from score_jax.graders.math.tokens import Token
+from score_jax.graders.math.tokens import tokenize
+from score_jax.graders.math.values import Based
+from score_jax.graders.math.values import Clock
+from score_jax.graders.math.values import Interval
+from score_jax.graders.math.values import Matrix
+from score_jax.graders.math.values import Node
+from score_jax.graders.math.values import Ratio
+from score_jax.graders.math.values import Relation
+from score_jax.graders.math.values import Scalar
+from score_jax.graders.math.values import Sequence
+from score_jax.graders.math.values import SetOperation
+from score_jax.graders.math.values import Text
+from score_jax.graders.math.values import numeral_like
+
+_WHOLE_TEXT = re.compile(
+  r'\\(?:text|mbox|textbf|textrm|textit|textnormal|mathrm|mathbf|hbox|operatorname)\*? ?\{([^{}]*)\}'
+)
+_INNER_TEXT = re.compile(r'\\(?:text|mbox|textrm|textbf|mathrm|textnormal) ?\{([^{}]*)\}')
+_CLOCK = re.compile(r'([0-9]{1,2})(?::([0-9]{2}))?(?: ?([ap])\.? ?m\.?)?', re.IGNORECASE)
+_BASED = re.compile(r'\(?(-?[0-9A-Z]{1,200}(?:\.[0-9A-Z]{1,200})?)\)? ?_ ?(?:\{ ?([0-9]{1,2}) ?\}|([0-9]{1,2}))')
+_ARTICLES = re.compile(
+  r'(?:the|is|are|about|approximately|exactly|equals?|only|then|thus|so|answer)\b[ :]*', re.IGNORECASE
+)
+_REFUSED = re.compile(
+  r'\b(?:not|wrong|incorrect|or|either|maybe|but|unless|if|no|neither|instead|except)\b|[0-9=<>]', re.IGNORECASE
+)
+_WORDS_ALONE = re.compile(r"[^\W\d_][\w .,'()-]*")
+_WORD_LIMIT = 200  # characters of an answer in words
+
+
+def read(text: str):
+  """The value of an answer. Raises Unreadable."""
+  value = read_clean(clean(text))
+  if isinstance(value, Scalar) and not value.unit and r'\$' in text:
+    return Scalar(value.node, 'dollar', value.percent)
+  return value
+
+
+def read_clean(source: str, depth: int = 0):
+  if not source or len(source) > budget.ANSWER_CHARS or depth > 3:
+    raise Unreadable
+  whole = _WHOLE_TEXT.fullmatch(source)
+  if whole:
+    return read_clean(clean(whole[1]), depth + 1)
+  special = _special(source)
+  if special is not None:
+    return special
+  try:
+    return listed(tokenize(source))
+  except Unreadable:
+    return _in_words(source)
+
+
+def _special(source: str):
+  """A time of day or a numeral in a base."""
+  based = _BASED.fullmatch(source)
+  if based:
+    base = int(based[2] or based[3])
+    if 2 <= base <= 36 and all(int(digit, 36) < base for digit in re.sub('[-.]', '', based[1])):
+      return Based(re.sub('^(-?)0+(?=[0-9A-Z])', r'\1', based[1]), base)
+  clock = _CLOCK.fullmatch(re.sub(' +', ' ', _INNER_TEXT.sub(r' \1', source)).strip())
+  if clock and (clock[2] or clock[3]) and int(clock[1]) <= 24 and int(clock[2] or 0) < 60:
+    return Clock(int(clock[1]), int(clock[2] or 0), (clock[3] or '').lower())
+  return None
+
+
+def _in_words(source: str) -> Text:
+  flat = re.sub(' +', ' ', _INNER_TEXT.sub(r' \1 ', source)).strip()
+  if not _WORDS_ALONE.fullmatch(flat) or len(flat) > _WORD_LIMIT or not re.search('[a-zA-Z]{2}', flat):
+    raise Unreadable
+  return Text(words.plain_text(flat))
+
+
+def split(tokens: list[Token], *, kinds: tuple = (), texts: tuple = ()) -> tuple[list[list[Token]], list[Token]]:
+  """Cuts at the separators that stand outside all brackets: the pieces, and the separators."""
+  pieces, separators = [[]], []
+  depth = 0
+  for token in tokens:
+    depth += token.text in ('(', '[', '{', r'\{', 'langle', 'begin')
+    depth -= token.text in (')', ']', '}', r'\}', 'rangle', 'end')
+    if not depth and (token.kind in kinds or (token.kind == 'op' and token.text in texts)):
+      pieces.append([])
+      separators.append(token)
+    else:
+      pieces[-1].append(token)
+  return pieces, separators
+
+
+def listed(tokens: list[Token]):
+  """Items separated by ; or , and or. A list within a list is a tuple: p=5,q=2; p=7,q=2."""
+  outer = [piece for piece in split(tokens, texts=(';',))[0] if piece]
+  if len(outer) > 1:
+    rows = [listed(piece) for piece in outer]
+    sizes = {len(row.items) if isinstance(row, Sequence) and row.kind == 'list' else 1 for row in rows}
+    if len(sizes) == 1 and sizes != {1} and not any(isinstance(x, Relation) for row in rows for x in row.items):
+      return Sequence('list', tuple(Sequence('tuple', row.items) for row in rows))  # 1,2; 3,4
+    return Sequence('list', tuple(x for row in rows for x in _row(row)))
+  pieces, separators = split(tokens, kinds=('sep',), texts=(',',))
+  if any(sign.kind == 'sep' and not pieces[index + 1] for index, sign in enumerate(separators)):
+    raise Unreadable  # '5 or'
+  if any(
+    not pieces[index + 1] and sign.text == ',' == separators[index + 1].text
+    for index, sign in enumerate(separators[:-1])
+  ):
+    raise Unreadable  # '1,,2'
+  pieces = [piece for piece in pieces if piece]
+  if len(pieces) == 1:
+    return item(pieces[0])
+  if not pieces:
+    raise Unreadable
+  items = []
+  for piece in pieces:
+    value = item(piece)
+    items += value.items if isinstance(value, Sequence) and value.kind == 'list' else [value]
+  joined = {separator.text for separator in separators}
+  if all(is_region(value) for value in items) and ('or' in joined or joined == {'and'}):
+    return functools.reduce(functools.partial(SetOperation, 'cup' if 'or' in joined else 'cap'), items)
+  return Sequence('list', tuple(items))
+
+
+def is_region(value) -> bool:
+  """An interval, a set made of intervals, or an inequality."""
+  if isinstance(value, Relation):
+    return not {'=', '~'} & set(value.ops)
+  return isinstance(value, Interval | SetOperation)
+
+
+def _row(row) -> tuple:
+  if not (isinstance(row, Sequence) and row.kind == 'list'):
+    return (row,)
+  if all(isinstance(x, Relation) and set(x.ops) == {'='} for x in row.items):
+    return (Sequence('tuple', tuple(x.parts[-1] for x in row.items)),)
+  return row.items
+
+
+def item(tokens: list[Token], depth: int = 0):
+  """One value, or parts joined by relation signs."""
+  pieces, signs = split(tokens, kinds=('rel',))
+  if signs and not pieces[0] and signs[0].text in '=~':  # '= 5'
+    pieces, signs = pieces[1:], signs[1:]
+  if not signs:
+    return value(pieces[0], depth)
+  if not all(pieces):
+    raise Unreadable
+  parts = [_named(piece, depth) for piece in pieces[:-1]] + [value(pieces[-1], depth)]
+  last = parts[-1]
+  if isinstance(last, Sequence) and last.kind == 'list' and len(parts) == 2 and signs[0].text == '=':
+    return Sequence('list', tuple(Relation((parts[0], x), ('=',)) for x in last.items))  # x = 1 \\pm 2
+  if signs[-1].text == 'in' and isinstance(last, Sequence) and last.kind == 'tuple' and len(last.items) == 2:
+    low, high = last.items
+    if isinstance(low, Scalar) and isinstance(high, Scalar):
+      parts[-1] = Interval(low.node, high.node, False, False)
+  return Relation(tuple(parts), tuple(sign.text for sign in signs))
+
+
+def _named(tokens: list[Token], depth: int):
+  """A part that others follow: a value, or else the name of one."""
+  try:
+    return value(tokens, depth)
+  except Unreadable:
+    if any(token.kind == 'num' for token in tokens):
+      raise
+    return Text(words.plain_text(' '.join(token.text for token in tokens)))
+
+
+def value(tokens: list[Token], depth: int = 0):
+  """One value with its unit."""
+  while tokens and tokens[0].kind == 'word' and len(tokens) > 1:
+    if not _ARTICLES.fullmatch(tokens[0].text.strip()):
+      break
+    tokens = tokens[1:]
+  terms = split(tokens, texts=(':',))[0]
+  if len(terms) > 1:
+    return Ratio(tuple(_ratio_term(term, depth) for term in terms))
+  if not tokens:
+    raise Unreadable
+  if tokens[0].kind == 'word' or _spelled(tokens):
+    return _text_of(tokens)
+  parser = Parser(tokens, item, depth)
+  result = parser.sets()
+  unit = _unit(tokens[parser.at :])
+  if len(tokens) > parser.at and not unit and not (isinstance(result, Node) and numeral_like(result)):
+    raise Unreadable  # words of no known unit after something that is no number
+  return lift(result, unit)
+
+
+def _ratio_term(tokens: list[Token], depth: int) -> Node:
+  term = value(tokens, depth)
+  if not isinstance(term, Scalar):
+    raise Unreadable
+  return term.node
+
+
+def _spelled(tokens: list[Token]) -> bool:
+  """ACF: three capitals and more are a word; so are letters with a hyphen or blanks between."""
+  return len(tokens) >= 3 and all(t.kind == 'sym' and len(t.text) == 1 and t.text.isupper() for t in tokens)
+
+
+def _text_of(tokens: list[Token]) -> Text:
+  if any(token.kind not in ('word', 'sym', 'num', 'sep') and token.text not in "-'.()" for token in tokens):
+    raise Unreadable
+  joined = ''.join(token.text if token.glued else ' ' + token.text for token in tokens)
+  return Text(words.plain_text(joined))
+
+
+def _unit(tokens: list[Token]) -> str:
+  """What follows a number: a unit, or words without meaning for it. Raises Unreadable for anything else."""
+  if not tokens:
+    return ''
+  if tokens[0].kind != 'word' or (tokens[0].glued and tokens[0].text.isalpha() and not words.unit_name(tokens[0].text)):
+    raise Unreadable  # 8nfty; a word of \\text{} starts with a blank or is a unit
+  if any(
+    token.kind not in ('word', 'sym') and token.text not in ('^', '/', '2', '3', '{', '}', '.') for token in tokens
+  ):
+    raise Unreadable
+  joined = ' '.join(token.text for token in tokens).replace('^ { ', '^').replace('^ ', '^')
+  letters = re.sub(r'\^[23]', '', joined)
+  if _REFUSED.search(letters) or len(letters.split()) > 8:
+    raise Unreadable
+  percent = letters.strip().lower() in ('percent', 'pct', 'percentage', 'per cent')
+  return '%' if percent else words.unit_name(joined)
+
+
+def lift(result, unit: str = ''):
+  """Nodes become scalars with their unit; \\pm becomes a list of two."""
+  if isinstance(result, Node):
+    if holds(result, 'pm'):
+      return Sequence('list', tuple(_scalar(signed(result, sign), unit) for sign in (1, -1)))
+    return _scalar(result, unit)
+  if isinstance(result, Sequence):
+    items = []
+    for entry in result.items:
+      lifted = lift(entry)
+      both = isinstance(lifted, Sequence) and lifted.kind == 'list'
+      if both and result.kind == 'tuple':
+        raise Unreadable
+      items += lifted.items if both else [lifted]
+    return Sequence(result.kind, tuple(items))
+  if isinstance(result, SetOperation):
+    return SetOperation(result.kind, lift(result.left), lift(result.right))
+  nodes = []
+  if isinstance(result, Interval):
+    nodes = [result.low, result.high]
+  elif isinstance(result, Matrix):
+    nodes = [node for row in result.rows for node in row]
+  if any(holds(node, 'pm') for node in nodes):
+    raise Unreadable
+  return result
+
+
+def _scalar(node: Node, unit: str) -> Scalar:
+  """Takes a unit that the parser read as an operation (degrees, percent) off the top."""
+  negative = node.kind == 'neg'
+  inner = node.args[0] if negative else node
+  if inner.kind in ('deg', 'percent'):
+    bare = Node('neg', inner.args) if negative else inner.args[0]
+    return Scalar(bare, 'degree' if inner.kind == 'deg' else '', inner.kind == 'percent')
+  return Scalar(node, '' if unit == '%' else unit, unit == '%')
+
+
+def holds(node: Node, *kinds: str) -> bool:
+  """True if an operation of one of these kinds is in the tree."""
+  return node.kind in kinds or any(isinstance(arg, Node) and holds(arg, *kinds) for arg in node.args)
+
+
+def signed(node: Node, sign: int) -> Node:
+  """The tree with every \\pm resolved to one sign."""
+  args = tuple(signed(arg, sign) if isinstance(arg, Node) else arg for arg in node.args)
+  if node.kind != 'pm':
+    return Node(node.kind, args)
+  return args[1] if args[0] * sign > 0 else Node('neg', (args[1],))

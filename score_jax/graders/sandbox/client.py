@@ -1,0 +1,174 @@
+"""The grader's side: starts the zygote, hands it one job after another, holds the clock."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from score_jax.errors import SandboxError
+from score_jax.graders.sandbox import judge
+from score_jax.graders.sandbox import layers
+from score_jax.graders.sandbox import wire
+from score_jax.graders.sandbox.layers import Layers
+from score_jax.graders.sandbox.limits import Limits
+from score_jax.graders.sandbox.zygote import ENDS
+from score_jax.graders.sandbox.zygote import PIDS
+
+TIMEOUT, HOST = 'timeout', 'host'  # beside the judge's own words
+
+_ROOT = pathlib.Path(__file__).resolve().parents[3]
+# What random, threading, logging and others want done after a fork would cost every process a third of its time: they
+# replace locks, of which a single thread holds none, and a seed that is set anyway.
+_START = (
+  'import os, sys; os.register_at_fork = lambda **_: None; sys.path.append({root!r}); '
+  'from score_jax.graders.sandbox import zygote; zygote.main()'
+)
+# Hashes, and with them the order of sets, are the same in every run; -E would ignore this, so the environment holds it
+# alone.
+_ENVIRONMENT = {'PYTHONHASHSEED': '0', 'TZ': 'UTC'}
+_FLAGS = ('-P', '-s', '-S', '-B', '-X', 'utf8')
+_PATIENCE = 60.0  # seconds for the zygote to say anything
+_UNHEARD = 4  # where the kernel does not tell waiting from sleeping, this many times the limit on the clock
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """What came of a job: the judge's word or one of this module's, why, and seconds on the clock."""
+
+  word: str
+  reason: str
+  seconds: float
+
+
+class Sandbox:
+  """One zygote and the pair that waits for the next job."""
+
+  def __init__(self, limits: Limits, use: tuple[str, ...]):
+    """Starts it. Raises SandboxError if the interpreter does not come up."""
+    self.limits = limits
+    self._control, theirs = socket.socketpair()
+    self._control.settimeout(_PATIENCE)
+    settings = json.dumps({'limits': dataclasses.asdict(limits), 'use': use})
+    command = [sys.executable, *_FLAGS, '-c', _START.format(root=str(_ROOT))]
+    with theirs:
+      self._process = subprocess.Popen(
+        [*command, str(theirs.fileno()), str(os.getpid()), settings],
+        env=_ENVIRONMENT,
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+      )
+    self.layers = self._hear_layers()
+
+  def _hear_layers(self) -> Layers:
+    try:
+      size = wire.SIZE.unpack(_exactly(self._control, wire.SIZE.size))[0]
+      found = json.loads(_exactly(self._control, size))  # exactly: the first pair's descriptor may be right behind
+    except (EOFError, OSError) as error:
+      self.close()
+      raise SandboxError(f'the sandbox did not start: {sys.executable}: {error}; see its message above') from None
+    if 'error' in found:
+      self.close()
+      raise SandboxError(f'the sandbox did not start: {found["error"]}')
+    return Layers(**found)
+
+  def run(self, program: dict, tests: dict) -> Outcome:
+    """Runs one job in a fresh pair; the word is HOST when the host, not the program, failed: start another Sandbox.
+
+    Args:
+      program: what the program's process gets: 'programs', 'before', 'after', 'seed' (program.py).
+      tests: what the judge keeps: 'tests', 'trusted', 'modules', 'remote', 'check', 'entry', 'seed' (judge.py).
+    """
+    start = time.monotonic()
+    try:
+      word, reason = self._run({'program': program, 'tests': tests, 'limits': self._for_judge()}, start)
+    except (OSError, EOFError, wire.WireError) as error:
+      word, reason = HOST, f'the sandbox: {type(error).__name__} {error}'
+    return Outcome(word, reason, time.monotonic() - start)
+
+  def _for_judge(self) -> dict:
+    return {'calls': self.limits.calls, 'output_bytes': self.limits.output_bytes}
+
+  def _run(self, job: dict, start: float) -> tuple[str, str]:
+    pids, fds, _, _ = socket.recv_fds(self._control, PIDS.size, 1)
+    if len(pids) != PIDS.size or len(fds) != 1:
+      raise EOFError('the zygote is gone')
+    with socket.socket(fileno=fds[0]) as talk:
+      talk.settimeout(_PATIENCE)
+      message = wire.dumps(job, wire.TRUSTED)
+      talk.sendall(wire.SIZE.pack(len(message)) + message)
+      word, reason = self._await(talk, PIDS.unpack(pids), start)
+    self._control.sendall(b'e')
+    judged, ran, processor = ENDS.unpack(_exactly(self._control, ENDS.size))
+    used_up = processor >= self.limits.cpu_seconds - 0.1
+    return _conclude(word, reason, judged, ran, used_up)
+
+  def _await(self, talk: socket.socket, pair: tuple[int, int], start: float) -> tuple[str, str]:
+    """The judge's word, or this module's when a limit comes first."""
+    poll = select.poll()
+    poll.register(talk, select.POLLIN)
+    left, on_clock = self.limits.seconds, self.limits.wall_seconds
+    while not poll.poll(1000 * max(min(left, on_clock), 0.001)):
+      wall = time.monotonic() - start
+      left, on_clock = self.limits.seconds - _own(pair, wall), self.limits.wall_seconds - wall
+      if left <= 0:
+        return TIMEOUT, f'more than {self.limits.seconds} seconds'
+      if on_clock <= 0:
+        return HOST, f'{self.limits.wall_seconds} seconds went by, and most of them the processes had to wait'
+    try:
+      size = wire.SIZE.unpack(_exactly(talk, wire.SIZE.size))[0]
+      return wire.loads(_exactly(talk, min(size, 1 << 16)))
+    except (EOFError, OSError):
+      return HOST, 'the judge ended without a word'
+
+  def close(self) -> None:
+    """Ends the zygote, and with it everything that it forked."""
+    self._control.close()
+    try:
+      self._process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+      self._process.kill()
+      self._process.wait()
+
+
+def _exactly(source: socket.socket, size: int) -> bytes:
+  data = b''
+  while len(data) < size:
+    part = source.recv(size - len(data))
+    if not part:
+      raise EOFError('the other side is gone')
+    data += part
+  return data
+
+
+def _own(pair: tuple[int, int], wall: float) -> float:
+  """The job's own seconds so far: without those in which judge or program stood in the queue for a processor.
+
+  They take turns, so their waits add up. The queueing that the pair did before it got its job counts too: some
+  milliseconds.
+  """
+  waits = [layers.waited(pid) for pid in pair]
+  if None not in waits:
+    return wall - sum(waits)
+  # CPUCLOCK_SCHED of a process, include/linux/posix-timers.h
+  return max(sum(time.clock_gettime(~pid << 3 | 2) for pid in pair), wall / _UNHEARD)
+
+
+def _conclude(word: str, reason: str, judged: int, ran: int, used_up: bool) -> tuple[str, str]:
+  """The last word, once it is known how both processes ended."""
+  if word == HOST and os.WIFSIGNALED(judged) and os.WTERMSIG(judged) == signal.SIGXCPU:
+    return TIMEOUT, 'the tests used up their processor time on what the program returned'
+  if word != judge.GONE:
+    return word, reason
+  ended_by = os.WTERMSIG(ran) if os.WIFSIGNALED(ran) else 0
+  if ended_by == signal.SIGXCPU or used_up:
+    return TIMEOUT, f'{reason}; its processor time was used up'
+  by_itself = ended_by and ended_by != signal.SIGKILL
+  return judge.WRONG, f'{reason} by {signal.Signals(ended_by).name}' if by_itself else reason

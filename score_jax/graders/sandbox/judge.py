@@ -1,0 +1,197 @@
+"""The judge's side: runs the tests of the data set, with the program's names bound to calls of another process.
+
+Tests are trusted; what the program returns is data. The judge runs behind the same layers and limits as the program,
+because a test may do with that data whatever it likes: hash it, multiply it, loop over it.
+"""
+
+import builtins
+import random
+import sys
+
+from score_jax.graders.sandbox import wire
+from score_jax.graders.sandbox.wire import Ref
+
+CORRECT, WRONG, GONE, UNFIT = 'correct', 'wrong', 'gone', 'unfit'  # UNFIT: the tests can't be run this way
+
+_MESSAGE = 200
+# What the program raises is raised again in the test if it is one of these. Not StopIteration: inside a test's map() or
+# zip() it would end the loop, and with it the test, without a word.
+_RAISED = {
+  error.__name__: error
+  for error in (
+    ArithmeticError, AssertionError, AttributeError, EOFError, IndexError, KeyError, LookupError, MemoryError,
+    NameError, NotImplementedError, OSError, OverflowError, RecursionError, RuntimeError, SyntaxError, TypeError,
+    UnicodeError, ValueError, ZeroDivisionError,
+  )
+}  # fmt: skip
+
+
+class ProgramError(Exception):
+  """The program raised something else."""
+
+
+class Gone(BaseException):
+  """The program's process ended, or did not keep to the protocol. No test can catch its way around it: see
+  `Session`."""
+
+
+class Unfit(BaseException):
+  """The tests can't be run this way: they pass what is not plain data, or need a module that is not there."""
+
+
+class Remote:
+  """A name or an object of the program's process. It can be called and passed back; every other use is an error.
+
+  Were it merely unequal to everything, `!=` and `not in` would hold for whatever a program makes up.
+  """
+
+  __slots__ = ('_ref', '_session')
+  __hash__ = None
+
+  def __init__(self, session: 'Session', ref: Ref):
+    self._session = session
+    self._ref = ref
+
+  def __call__(self, *arguments, **named):
+    return self._session.call(self._ref, arguments, named)
+
+  def _refuse(self, *_):
+    raise TypeError('the program returned an object that is not plain data')
+
+  __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = _refuse
+
+  def __repr__(self):
+    return '<an object of the program>'
+
+
+class Session:
+  """The talk with the program: one call after another, so many bytes, so many calls, and no second chance."""
+
+  def __init__(self, fd: int, limits: dict):
+    self.fd = fd
+    self.calls = 0
+    self.lost = ''  # why the program can't pass any more
+    self._most_calls = limits['calls']
+    self._bytes_left = limits['output_bytes']
+
+  def call(self, ref: Ref, arguments: tuple, named: dict) -> object:
+    self.calls += 1
+    if self.calls > self._most_calls:
+      raise self._lose(f'more than {self._most_calls} calls')
+    try:
+      request = wire.dumps((ref, arguments, named), wire.TRUSTED, _reference)
+    except wire.WireError as error:
+      raise Unfit(f'a test passes what can not be sent: {error}') from None
+    try:
+      wire.send(self.fd, request)
+    except OSError:
+      raise self._lose('the process ended') from None
+    return self.answer()
+
+  def answer(self) -> object:
+    """The result that the program sends, or the exception."""
+    if self.lost:
+      raise Gone(self.lost)
+    try:
+      payload = wire.receive(self.fd, self._bytes_left)
+      self._bytes_left -= len(payload)
+      answer = wire.loads(payload, lambda ref: Remote(self, ref))
+    except (EOFError, OSError):
+      raise self._lose('the process ended') from None
+    except wire.WireError as error:
+      raise self._lose(f'the result: {error}') from None
+    match answer:
+      case ('value', value):
+        return value
+      case ('raised', str(name), str(text)):
+        raise _exception(name, text)
+      case ('refused', str(why)):
+        raise self._lose(f'the result: {why}')
+    raise self._lose('not an answer')
+
+  def _lose(self, why: str) -> Gone:
+    self.lost = self.lost or why
+    return Gone(self.lost)
+
+
+def _reference(value: object) -> Ref:
+  if type(value) is Remote:
+    return value._ref
+  raise wire.WireError(f'{type(value).__name__} is not plain data')
+
+
+def _exception(name: str, text: str) -> Exception:
+  if name in _RAISED:
+    return _RAISED[name](text)
+  return ProgramError(f'{name[:_MESSAGE]}: {text}')
+
+
+def main(client: int, program: int) -> None:
+  """Judges one job and writes (verdict, reason) to the client."""
+  job = wire.loads(wire.receive(client, wire.TRUSTED))
+  session = Session(program, job['limits'])
+  try:
+    wire.send(program, wire.dumps(job['program'], wire.TRUSTED))
+    verdict, reason = _judge(session, job['tests'])
+  except OSError:
+    verdict, reason = GONE, 'the process ended'
+  wire.send(client, wire.dumps((verdict, reason[:_MESSAGE]), wire.TRUSTED))
+
+
+def _judge(session: Session, tests: dict) -> tuple[str, str]:
+  where = 'program'
+  try:
+    codes = [
+      compile(source, f'test {i}', 'exec', dont_inherit=True) for i, source in enumerate(tests['tests'], start=1)
+    ]
+    namespace = _own_names(tests) | {name: Remote(session, Ref(name)) for name in tests['remote']}
+    session.answer()
+    for code in codes:
+      where = code.co_filename
+      exec(code, namespace)
+    if tests['check']:
+      namespace[tests['check']](Remote(session, Ref(tests['entry'])))
+  except Gone as gone:
+    return GONE, f'{where}: {gone}'
+  except Unfit as error:
+    return UNFIT, f'{where}: {error}'
+  except BaseException as error:
+    if not session.lost:
+      return WRONG, f'{where}: {_line(tests, where)}{type(error).__name__} {_text(error)}'
+  if session.lost:
+    return GONE, f'{where}: {session.lost}'
+  if not session.calls:
+    return UNFIT, 'the tests never call the program'
+  return CORRECT, ''
+
+
+def _own_names(tests: dict) -> dict:
+  """What the tests bring themselves; raises Unfit where it does not run, whatever the program is."""
+  random.seed(tests['seed'])
+  names = {'__builtins__': builtins, '__name__': 'tests'}
+  try:
+    names |= {name: sys.modules[name] for name in tests['modules']}
+    exec(compile(tests['trusted'], 'setup', 'exec', dont_inherit=True), names)
+  except Exception as error:
+    raise Unfit(f'what the tests bring along: {type(error).__name__} {error}') from None
+  return names
+
+
+def _line(tests: dict, where: str) -> str:
+  """The line of the test that is being run, from the traceback of the exception being handled."""
+  frame, number = sys.exc_info()[2], 0
+  while frame is not None:
+    if frame.tb_frame.f_code.co_filename == where:
+      number = frame.tb_lineno
+    frame = frame.tb_next
+  if not number:
+    return ''
+  source = tests['tests'][int(where.removeprefix('test ')) - 1]
+  return source.splitlines()[number - 1].strip()[:_MESSAGE] + ': '
+
+
+def _text(error: BaseException) -> str:
+  try:
+    return str(error)
+  except ValueError:  # an int of too many digits
+    return ''

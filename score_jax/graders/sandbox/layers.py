@@ -1,0 +1,195 @@
+"""The layers around a program: what this kernel has, what of it was seen to hold, and how a process puts them on."""
+
+from collections.abc import Callable
+import dataclasses
+import errno
+import fcntl
+import os
+import resource
+import signal
+import socket
+
+from score_jax.graders.sandbox import kernel
+from score_jax.graders.sandbox import landlock
+from score_jax.graders.sandbox import seccomp
+from score_jax.graders.sandbox.limits import Limits
+
+CHOICES = ('landlock', 'seccomp')
+_OWN_UIDS = 1 << 30  # the first of the uids that belong to no one; a user namespace may not map them
+_NOBODY = 65534
+_ABOVE = 64  # descriptors are moved out of the way before they are moved into place
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+  """Which layers were seen to hold here, each tried alone by a process of its own."""
+
+  seccomp: bool = False
+  landlock: int = 0  # the ABI; 0 where it does not hold
+  other_user: bool = False  # programs run as a user without files or processes
+  queue_time: bool = False  # the kernel says how long a process waited for a processor
+
+  @property
+  def enough(self) -> bool:
+    """Whether programs may run: the system call filter, which refuses every open and every socket, holds.
+
+    Landlock alone is not enough. It leaves UDP and netlink sockets, io_uring, processes and most of the kernel within
+    reach.
+    """
+    return self.seccomp
+
+  def __str__(self) -> str:
+    return ', '.join(
+      (
+        'system call filter: ' + ('holds' if self.seccomp else 'MISSING'),
+        'Landlock: ' + (f'holds (ABI {self.landlock})' if self.landlock else 'missing'),
+        'own user: ' + ('yes' if self.other_user else 'no, programs run as the user of the grader'),
+        'time without waiting: ' + ('yes' if self.queue_time else 'no, /proc/PID/schedstat has nothing'),
+      )
+    )
+
+
+class Armour:
+  """Prepared once by the zygote, which wears what it can itself; put on by every process that it forks."""
+
+  def __init__(self, limits: Limits, use: tuple[str, ...]):
+    self.limits = limits
+    self.filter = seccomp.build() if 'seccomp' in use else None
+    self.abi = landlock.version() if 'landlock' in use else 0
+    self.ruleset = (landlock.create(self.abi),) if self.abi else ()
+    self.parent = os.getpid()
+
+  def wear(self) -> None:
+    """What the zygote can live with, and its children inherit: another user, no privileges, most of the limits."""
+    user = spare_user()
+    limits = self.limits
+    for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
+      resource.setrlimit(kind, (0, 0))
+    _lower(resource.RLIMIT_STACK, limits.stack_mb << 20)
+    if kernel.LINUX:
+      resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
+      resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
+      _lower(resource.RLIMIT_AS, _address_space() + (limits.memory_mb << 20))
+    if user is not None:
+      become(user)
+    if kernel.LINUX:
+      kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)  # again: a change of user clears it
+      kernel.prctl(kernel.DUMPABLE, 0)
+      kernel.prctl(kernel.NO_NEW_PRIVS, 1)
+      if os.getuid() == 0:
+        kernel.drop_capabilities()
+
+  def put_on(self, keep: tuple[int, ...]) -> None:
+    """Makes this process the sandboxed one: descriptors 3, 4, ... are those of `keep`, and nothing else is open."""
+    seconds = self.limits.cpu_seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))  # SIGXCPU can be ignored; what comes next can't
+    self.enclose(keep)
+
+  def enclose(self, keep: tuple[int, ...], limited: bool = True) -> None:
+    """The part of `put_on` that shuts the process in; without limits on descriptors and processes for a trial of the
+    rest."""
+    os.setsid()
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, _ABOVE) for fd in (*keep, *self.ruleset)]
+    for place, fd in enumerate(moved, start=3):
+      os.dup2(fd, place)
+    os.closerange(3 + len(moved), 1 << 16)
+    if limited:
+      resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+      resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+    if not kernel.LINUX:
+      return
+    kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)
+    kernel.prctl(kernel.NO_NEW_PRIVS, 1)
+    if os.getppid() != self.parent:
+      os._exit(1)
+    if self.ruleset:
+      landlock.restrict(3 + len(keep))
+      os.close(3 + len(keep))
+    if self.filter is not None:
+      seccomp.install(self.filter)
+
+
+def _lower(kind: int, wanted: int) -> None:
+  hard = resource.getrlimit(kind)[1]
+  wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+  resource.setrlimit(kind, (wanted, wanted))
+
+
+def _address_space() -> int:
+  """Bytes that the interpreter itself has mapped."""
+  try:
+    with open('/proc/self/statm') as file:
+      return int(file.read().split()[0]) * resource.getpagesize()
+  except OSError:
+    return 256 << 20
+
+
+def spare_user() -> int | None:
+  """A uid of this grader's own to drop to; that of nobody where it can't be had; None for an ordinary user."""
+  if os.getuid() != 0:
+    return None
+  for uid in (_OWN_UIDS + os.getpid(), _NOBODY):
+    if _tried(lambda uid=uid: become(uid)):
+      return uid
+  return None
+
+
+def become(uid: int) -> None:
+  """Drops root for good. Raises OSError."""
+  os.setgroups([])
+  os.setresgid(uid, uid, uid)
+  os.setresuid(uid, uid, uid)
+
+
+def probe(limits: Limits, use: tuple[str, ...]) -> Layers:
+  """Tries each layer alone, without limits, in a process of its own: the kernel's word for it is not taken."""
+  alone = {name: Armour(limits, (name,) if name in use else ()) for name in CHOICES}
+  found = Layers(
+    seccomp=alone['seccomp'].filter is not None and _tried(lambda: _filter_holds(alone['seccomp'])),
+    landlock=alone['landlock'].abi if _tried(lambda: _files_hold(alone['landlock'])) else 0,
+    other_user=spare_user() is not None,
+    queue_time=waited(os.getpid()) is not None,
+  )
+  for fd in alone['landlock'].ruleset:
+    os.close(fd)
+  return found
+
+
+def _filter_holds(armour: Armour) -> bool:
+  calls = (os.fork, socket.socket, lambda: os.stat('/'), lambda: os.kill(os.getpid(), 0))
+  return _files_hold(armour) and all(map(_denied, calls))
+
+
+def _files_hold(armour: Armour) -> bool:
+  armour.enclose((), limited=False)
+  return _denied(lambda: os.open('/', os.O_RDONLY)) and _denied(lambda: os.open('/dev/null', os.O_WRONLY))
+
+
+def _denied(call: Callable[[], object]) -> bool:
+  try:
+    call()
+  except OSError as error:
+    return error.errno in (errno.EPERM, errno.EACCES)
+  return False
+
+
+def _tried(trial: Callable[[], object]) -> bool:
+  """Whether `trial`, in a process of its own, returns something that is not False."""
+  child = os.fork()
+  if not child:
+    code = 1
+    try:
+      code = int(trial() is False)
+    finally:
+      os._exit(code)
+  return os.waitpid(child, 0)[1] == 0
+
+
+def waited(pid: int) -> float | None:
+  """Seconds in which a process was ready and did not run (/proc/PID/schedstat); None where the kernel does not say."""
+  try:
+    with open(f'/proc/{pid}/schedstat') as file:
+      ran, queued, _ = file.read().split()
+  except (OSError, ValueError):
+    return None
+  return int(queued) / 1e9 if int(ran) else None

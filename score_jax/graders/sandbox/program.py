@@ -1,0 +1,88 @@
+"""The program's side: compiles it, runs it, answers calls. Nothing that it says is believed, so nothing here is
+trusted.
+
+Whoever replaces or patches what stands in this file changes their own answers and nothing else: there is no expected
+value, no verdict and no descriptor but the one on which the calls arrive.
+"""
+
+import builtins
+import random
+import sys
+import types
+
+from score_jax.graders.sandbox import wire
+from score_jax.graders.sandbox.wire import Ref
+
+NAME = 'program'  # the module's name: blocks under `if __name__ == '__main__'` do not run
+_MESSAGE = 200  # characters of an exception's text
+
+
+def main(fd: int, output_bytes: int) -> None:
+  """Serves one job; returns when the judge is gone."""
+  job = wire.loads(wire.receive(fd, wire.TRUSTED))
+  random.seed(job['seed'])
+  module = types.ModuleType(NAME)
+  module.__dict__['__builtins__'] = builtins
+  sys.modules[NAME] = module
+  kept: list[object] = []
+  answer = _attempt(lambda: _load(module.__dict__, job))
+  while True:
+    wire.send(fd, _encode(answer, kept, output_bytes))
+    try:
+      request = wire.receive(fd, wire.TRUSTED)
+    except EOFError:
+      return
+    answer = _attempt(lambda request=request: _call(module.__dict__, kept, request))
+
+
+def _load(namespace: dict, job: dict) -> None:
+  for source in job['before']:
+    exec(compile(source, '<setup>', 'exec', dont_inherit=True), namespace)
+  exec(_first_that_compiles(job['programs']), namespace)
+  for source in job['after']:
+    exec(compile(source, '<setup>', 'exec', dont_inherit=True), namespace)
+
+
+def _first_that_compiles(programs: list[str]) -> types.CodeType:
+  failure = None
+  for source in programs:
+    try:
+      return compile(source, '<program>', 'exec', dont_inherit=True)
+    except (SyntaxError, ValueError) as error:  # ValueError: a null byte, a lone surrogate
+      failure = failure or error
+  raise failure
+
+
+def _call(namespace: dict, kept: list[object], request: bytes) -> object:
+  def revive(ref: Ref) -> object:
+    if type(ref.key) is int:
+      return kept[ref.key]
+    if ref.key in namespace:
+      return namespace[ref.key]
+    raise NameError(f'name {ref.key!r} is not defined')
+
+  target, arguments, named = wire.loads(request, revive)
+  return target(*arguments, **named)
+
+
+def _attempt(action) -> tuple:
+  """('value', result) or ('raised', the exception's name, its text)."""
+  try:
+    return ('value', action())
+  except BaseException as error:
+    try:
+      return ('raised', str(type(error).__name__), str(str(error)[:_MESSAGE]))
+    except BaseException:
+      return ('raised', 'Exception', '')
+
+
+def _encode(answer: tuple, kept: list[object], limit: int) -> bytes:
+  def refer(value: object) -> Ref:
+    kept.append(value)
+    return Ref(len(kept) - 1)
+
+  try:
+    return wire.dumps(answer, limit, refer)
+  except BaseException as error:
+    text = str(error) if type(error) is wire.WireError else type(error).__name__
+    return wire.dumps(('refused', text), limit)

@@ -1,0 +1,136 @@
+"""Forks a judge and a program for every job, out of an interpreter in which no job has ever run.
+
+It is started with nothing but a socket to its client: no environment, no files, its own session. Modules that programs
+import are imported here, once; afterwards nothing needs a file. It never reads a test or a program, so a forked process
+finds no trace of earlier ones. It says which layers hold, and then, again and again: here are two processes and the
+judge's socket; (a byte from the client: the job is over;) this became of them.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import traceback
+import warnings
+
+from score_jax.graders.sandbox import judge
+from score_jax.graders.sandbox import kernel
+from score_jax.graders.sandbox import layers
+from score_jax.graders.sandbox import program
+from score_jax.graders.sandbox import wire
+from score_jax.graders.sandbox.limits import Limits
+
+PIDS = struct.Struct('!ii')
+ENDS = struct.Struct('!iid')  # wait statuses of judge and program; the program's processor seconds
+# What a program may import. What is not here is not there: every host then gives the same verdict.
+MODULES = """
+abc argparse array ast base64 binascii bisect bz2 calendar cmath codecs collections collections.abc colorsys
+contextlib contextvars copy copyreg csv ctypes dataclasses datetime decimal difflib dis doctest enum errno fnmatch
+fractions functools gc getopt glob graphlib hashlib heapq hmac html importlib.util inspect io ipaddress itertools json
+keyword linecache locale logging lzma marshal math mmap numbers operator os os.path pathlib pickle platform pprint
+queue random re reprlib resource sched secrets select shlex shutil signal socket stat statistics string struct
+subprocess sys tempfile textwrap threading time timeit token tokenize traceback types typing unicodedata unittest
+urllib.parse uuid warnings weakref zlib _strptime encodings.ascii encodings.base64_codec encodings.cp1252
+encodings.cp437 encodings.hex_codec encodings.latin_1 encodings.punycode encodings.raw_unicode_escape encodings.rot_13
+encodings.unicode_escape encodings.utf_16 encodings.utf_16_be encodings.utf_16_le encodings.utf_32 encodings.utf_32_be
+encodings.utf_32_le encodings.utf_8_sig
+""".split()  # noqa: SIM905
+
+
+def main() -> None:
+  """Arguments: the control socket's descriptor, the client's pid, the limits and the layers to use, as JSON."""
+  control = socket.socket(fileno=int(sys.argv[1]))
+  try:
+    limits, armour, found = _prepare(int(sys.argv[2]), json.loads(sys.argv[3]))
+  except BaseException:
+    _report(control, {'error': traceback.format_exc()})
+    raise
+  _report(control, vars(found))
+  for fd in (0, 1, 2):
+    os.dup2(os.open(os.devnull, os.O_RDWR), fd)
+  with contextlib.suppress(EOFError, OSError):
+    while True:
+      _serve(control, limits, armour)
+
+
+def _report(control: socket.socket, content: dict) -> None:
+  message = json.dumps(content).encode()
+  control.sendall(wire.SIZE.pack(len(message)) + message)
+
+
+def _prepare(client: int, settings: dict) -> tuple[Limits, layers.Armour, layers.Layers]:
+  os.environ.clear()
+  os.chdir('/')
+  warnings.simplefilter('ignore')
+  if kernel.LINUX:
+    kernel.prctl(kernel.CHILD_SUBREAPER, 1)  # a process that outlives its parent becomes the zygote's, who ends it
+    with contextlib.suppress(OSError), open('/proc/self/oom_score_adj', 'w') as file:
+      file.write('1000')  # where memory runs out, the kernel takes these processes first
+  sys.modules['_hashlib'] = None  # hashlib then does without OpenSSL, whose 4 MB every fork would pay for
+  for name in MODULES:
+    importlib.import_module(name)
+  limits, use = Limits(**settings['limits']), tuple(settings['use'])
+  found = layers.probe(limits, use)
+  armour = layers.Armour(limits, use)
+  armour.wear()
+  if kernel.LINUX and os.getppid() != client:
+    raise SystemExit(1)
+  sys.path.clear()
+  sys.path_importer_cache.clear()
+  sys.argv = ['']
+  gc.collect()
+  gc.disable()
+  gc.freeze()  # a collection in a child would touch, and so copy, every page
+  return limits, armour, found
+
+
+def _serve(control: socket.socket, limits: Limits, armour: layers.Armour) -> None:
+  client_end, judge_end = socket.socketpair()
+  asking, answering = socket.socketpair()
+  judging = _fork(armour, (judge_end, asking), lambda: judge.main(3, 4))
+  running = _fork(armour, (answering,), lambda: program.main(3, limits.output_bytes))
+  socket.send_fds(control, [PIDS.pack(judging, running)], [client_end.fileno()])
+  for end in (client_end, judge_end, asking, answering):
+    end.close()
+  over = control.recv(1)
+  for pid in (running, judging):
+    os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(OSError):
+      os.killpg(pid, signal.SIGKILL)
+  judged, ran = os.waitpid(judging, 0)[1], os.wait4(running, 0)
+  _end_strays()
+  if not over:
+    raise EOFError
+  control.sendall(ENDS.pack(judged, ran[1], ran[2].ru_utime + ran[2].ru_stime))
+
+
+def _fork(armour: layers.Armour, keep: tuple[socket.socket, ...], serve) -> int:
+  pid = os.fork()
+  if pid:
+    return pid
+  try:
+    gc.enable()
+    armour.put_on(tuple(end.fileno() for end in keep))
+    serve()
+  finally:
+    os._exit(1)
+
+
+def _end_strays() -> None:
+  """Ends what a program left behind: nothing, but where the layers are missing (`unsafe`)."""
+  with contextlib.suppress(ChildProcessError):
+    while True:
+      if os.waitpid(-1, os.WNOHANG)[0]:
+        continue
+      with open(f'/proc/self/task/{os.getpid()}/children') as file:
+        for pid in file.read().split():
+          os.kill(int(pid), signal.SIGKILL)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,95 @@
+"""A grader process: `python -m score_jax.graders.worker NAME SPEC`. Started, fed and replaced by pool.py.
+
+Reads {reference, text} from standard input, answers {verdict, answer, seconds, last}. It ends with its input, so it
+never outlives the run. What an answer may cost is counted in this process's own CPU time: a busy machine makes grading
+slower and changes no verdict.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import resource
+import signal
+import sys
+import time
+
+from score_jax.errors import UserError
+from score_jax.core_types import Graded
+from score_jax.core_types import Verdict
+from score_jax.graders import frames
+from score_jax.graders import registry
+from score_jax.graders.registry import Grade
+from score_jax.graders.registry import GradingSpec
+
+_ANSWERS = 20_000  # before a process is replaced, so that nothing can pile up in one
+_SLACK = 2  # seconds of CPU between the limit that is caught and the one that kills
+
+
+class _OverLimit(BaseException):
+  """The answer has used up its own CPU time. Not an Exception: nothing that grades may catch it."""
+
+
+def main(name: str, spec: GradingSpec) -> None:
+  """Grades until the input ends."""
+  answers = _own_output()
+  memory = spec.memory_mb * 2**20
+  resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's to handle
+  signal.signal(signal.SIGPROF, _over_limit)
+  try:
+    opened = registry.VERIFIERS[name].open(spec)
+  except UserError as error:
+    frames.send(answers, dict(error=str(error), exit_code=error.exit_code))
+    return
+  frames.send(answers, dict(about=opened.about))
+  os.dup2(sys.stdout.fileno(), sys.stderr.fileno())  # from here on, what is written there is about a model's text
+  with contextlib.suppress(frames.Closed):
+    for count in range(1, _ANSWERS + 1):
+      question = frames.receive(sys.stdin.fileno())
+      try:
+        graded, whole = _bounded(opened.grade, spec, question['reference'], question['text'])
+      except UserError as error:  # the reference is none: data that nobody has looked at before
+        frames.send(answers, dict(error=str(error), exit_code=error.exit_code))
+        continue
+      except Exception as error:  # a fault of the verifier or of this host; the run tries once more
+        frames.send(answers, dict(raised=f'{type(error).__name__}: {error}'[:500]))
+        return
+      last = not whole or count == _ANSWERS
+      frames.send(answers, dataclasses.asdict(graded) | dict(last=last))
+      if last:
+        return
+
+
+def _own_output() -> int:
+  """Keeps standard output for the answers: what a library prints must not get between them."""
+  answers = os.dup(sys.stdout.fileno())
+  nowhere = os.open(os.devnull, os.O_WRONLY)
+  os.dup2(nowhere, sys.stdout.fileno())
+  return answers
+
+
+def _over_limit(signum: int, frame: object) -> None:
+  raise _OverLimit
+
+
+def _bounded(grade: Grade, spec: GradingSpec, reference: dict, text: str) -> tuple[Graded, bool]:
+  """A verdict within the limits of one answer, and whether this process is still sound."""
+  begun = time.process_time()
+  # Code that does not come back to the interpreter ignores the first limit; the second ends the process.
+  hard = int(begun + spec.cpu_seconds + _SLACK) + 1
+  resource.setrlimit(resource.RLIMIT_CPU, (hard, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+  signal.setitimer(signal.ITIMER_PROF, spec.cpu_seconds)
+  try:
+    graded, whole = grade(reference, text), True
+  except (_OverLimit, MemoryError):
+    graded, whole = Graded(Verdict.TIMEOUT), False
+  finally:
+    signal.setitimer(signal.ITIMER_PROF, 0)
+  # Of a program's time, what its own processes took is known to its verifier.
+  seconds = graded.seconds or time.process_time() - begun
+  return dataclasses.replace(graded, seconds=round(seconds, 6)), whole
+
+
+if __name__ == '__main__':
+  main(sys.argv[1], GradingSpec(**json.loads(sys.argv[2])))
