@@ -16,9 +16,8 @@ RANKS = {
   'storage': 4, 'reporting': 4,
   'training': 5,
   'cli': 6, 'planning': 6, 'baselines': 6,
-  'main': 7, 'evaluate': 7, 'export': 7, 'doctor': 7, 'benchmarks': 7,
-  'suites': 7, 'suite': 8,
-  'inspect': 7, 'bench': 8, 'grade': 7, 'supervise': 7, 'report': 7,
+  'main': 7, 'evaluate': 7, 'export': 7, 'doctor': 7,
+  'inspect': 7, 'grade': 7, 'supervise': 7, 'report': 7,
 }  # fmt: skip
 
 
