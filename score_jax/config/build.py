@@ -37,7 +37,7 @@ def from_config_dict(config: ConfigDict) -> RunConfig:
   if not isinstance(stages, dict) or not isinstance(schedule, (tuple, list)):
     raise ConfigError('config.stages must be a ConfigDict of stages and config.schedule a tuple of their names')
   optim = _built(OptimConfig, raw.get('optim', {}), 'config.optim')
-  stage_runs = _visits(stages, order, optim)
+  stage_runs = _visits(stages, schedule, optim)
   if raw.get('mode') == 'supervised':
     stage_runs = _iterations(_built(SupervisedConfig, raw.get('supervised', {}), 'config.supervised'), optim)
   run = _built(RunConfig, raw | dict(stage_runs=stage_runs), 'config')
