@@ -6,12 +6,12 @@ import sys
 import pytest
 import sandbox_measure
 
-from score_jax.errors import DataError
 from score_jax.core_types import Verdict
-from score_jax.graders import programs
-from score_jax.graders import trials
+from score_jax.errors import DataError
 from score_jax.graders.code import CodeGrader
-from score_jax.graders.sandbox.limits import Limits
+from score_jax.graders.code import extract
+from score_jax.graders.code import unit_tests
+from score_jax.graders.code.sandbox.limits import Limits
 
 CORRECT, WRONG, UNPARSED, TIMEOUT, ERROR = (
   Verdict.CORRECT,
@@ -139,8 +139,8 @@ def test_finding_takes_time_in_proportion():
     '[BEGIN]' * 100_000,
     'a, ' * 300_000,
   ):
-    programs.find(text, ('double',))
-    programs.find(text, ('area',), PROMPT)
+    extract.extract(text, ('double',))
+    extract.extract(text, ('area',), PROMPT)
 
 
 # What tests mean.
@@ -234,7 +234,7 @@ def test_a_class_of_the_setup_serves_program_and_tests(grader):
 
 
 def test_names(grader):
-  read = trials.read
+  read = unit_tests.read
   assert read({'tests': ['assert sum(1, 2) == 3']}).names == ('sum',)  # a built-in, and nothing else is called
   assert read({'tests': ['assert int(lobb(1)) == 3']}).names == ('lobb',)
   assert read({'tests': ['assert size((1,)) == sys.getsizeof((1,))']}).names == ('size',)

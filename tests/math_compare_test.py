@@ -5,19 +5,19 @@ import math
 import pathlib
 import random
 
+import math_policy
+from math_policy import POLICIES
 import pytest
 
 from score_jax.core_types import Verdict
-from score_jax.graders.math import balls
 from score_jax.graders.math import grade
-from score_jax.graders.math import policy
 from score_jax.graders.math import readable
+from score_jax.graders.math.algebra import balls
+from score_jax.graders.math.algebra.equality import Scalars
 from score_jax.graders.math.budget import Budget
 from score_jax.graders.math.budget import Unreadable
-from score_jax.graders.math.clean import clean
-from score_jax.graders.math.equal import Scalars
-from score_jax.graders.math.policy import POLICIES
-from score_jax.graders.math.reading import read
+from score_jax.graders.math.parser.answers import read
+from score_jax.graders.math.parser.clean import clean
 
 
 @pytest.mark.parametrize('row', POLICIES, ids=lambda row: row.name)
@@ -210,4 +210,4 @@ def interpolated(values: list[Fraction]) -> list[Fraction]:
 
 def test_the_docs_have_the_table_as_it_is():
   page = pathlib.Path(__file__).parent.parent / 'docs/math.md'
-  assert policy.markdown() in page.read_text()
+  assert math_policy.markdown() in page.read_text()

@@ -9,9 +9,9 @@ from score_jax.core_types import Graded
 from score_jax.core_types import Verdict
 from score_jax.graders.math import budget
 from score_jax.graders.math import grade
-from score_jax.graders.math.compare import Comparison
-from score_jax.graders.math.equal import Scalars
-from score_jax.graders.math.reading import read
+from score_jax.graders.math.algebra.equality import Scalars
+from score_jax.graders.math.compare.comparison import Comparison
+from score_jax.graders.math.parser.answers import read
 
 GOLDS = [
   '18', '-5', r'\frac{3}{56}', '0.25', r'2\sqrt{3}', r'4\pi - 2\sqrt{3}', '(3,-1)', '[0,1)', r'\{1,2,3\}',

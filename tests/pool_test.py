@@ -11,10 +11,10 @@ import time
 
 import pytest
 
+from score_jax.core_types import Verdict
 from score_jax.errors import ConfigError
 from score_jax.errors import UserError
-from score_jax.core_types import Verdict
-from score_jax.graders import frames
+from score_jax.graders import messages
 from score_jax.graders import pool as pools
 from score_jax.graders import references
 from score_jax.graders.registry import VERIFIERS
@@ -228,14 +228,14 @@ def test_references_are_checked(verifier):
 
 def test_frames_are_whole_or_not_at_all():
   read, write = os.pipe()
-  frames.send(write, dict(a='\ud800'))
-  assert frames.receive(read) == dict(a='\ud800')
-  with pytest.raises(frames.Late):
-    frames.receive(read, 0.05)
+  messages.send(write, dict(a='\ud800'))
+  assert messages.receive(read) == dict(a='\ud800')
+  with pytest.raises(messages.Late):
+    messages.receive(read, 0.05)
   os.write(write, b'\x10\x00\x00\x00{"cut')
-  with pytest.raises(frames.Late):
-    frames.receive(read, 0.05)
+  with pytest.raises(messages.Late):
+    messages.receive(read, 0.05)
   os.close(write)
-  with pytest.raises(frames.Closed):
-    frames.receive(read)
+  with pytest.raises(messages.Closed):
+    messages.receive(read)
   os.close(read)

@@ -15,15 +15,15 @@ import time
 import hostile_run
 import pytest
 
+from score_jax.core_types import Verdict
 from score_jax.errors import ConfigError
 from score_jax.errors import SandboxError
-from score_jax.core_types import Verdict
 from score_jax.graders import code
 from score_jax.graders.code import CodeGrader
-from score_jax.graders.sandbox import client
-from score_jax.graders.sandbox import layers
-from score_jax.graders.sandbox import seccomp
-from score_jax.graders.sandbox.limits import Limits
+from score_jax.graders.code.sandbox import client
+from score_jax.graders.code.sandbox import layers
+from score_jax.graders.code.sandbox import seccomp
+from score_jax.graders.code.sandbox.limits import Limits
 
 TESTS = pathlib.Path(__file__).parent
 NOBODY = 65534

@@ -21,11 +21,11 @@ from typing import Protocol
 
 from absl import logging
 
-from score_jax.errors import ConfigError
-from score_jax.errors import UserError
 from score_jax.core_types import Graded
 from score_jax.core_types import Verdict
-from score_jax.graders import frames
+from score_jax.errors import ConfigError
+from score_jax.errors import UserError
+from score_jax.graders import messages
 from score_jax.graders import registry
 from score_jax.graders.registry import GradingSpec
 
@@ -175,8 +175,8 @@ class _Worker:
     if self._ready:
       return
     try:
-      said = frames.receive(self._process.stdout.fileno(), _START_SECONDS)
-    except (frames.Closed, frames.Late) as error:
+      said = messages.receive(self._process.stdout.fileno(), _START_SECONDS)
+    except (messages.Closed, messages.Late) as error:
       self.kill()
       raise RuntimeError(f'a grader process did not start ({error!r}, exit {self._process.returncode})') from error
     if 'error' in said:
@@ -228,11 +228,11 @@ class _Worker:
   def _ask(self, reference: dict, text: str) -> Graded:
     try:
       self.wait()
-      frames.send(self._process.stdin.fileno(), dict(reference=reference, text=text))
-      said = frames.receive(self._process.stdout.fileno(), self._patience)
-    except frames.Late as error:
+      messages.send(self._process.stdin.fileno(), dict(reference=reference, text=text))
+      said = messages.receive(self._process.stdout.fileno(), self._patience)
+    except messages.Late as error:
       raise _Died(f'was silent for {self._patience:.0f} s') from error
-    except frames.Closed as error:
+    except messages.Closed as error:
       ended = self._process.wait()
       raise _Died(f'died (exit {ended})', own_limit=ended == -signal.SIGXCPU) from error
     except RuntimeError as error:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from score_jax.errors import DataError
-from score_jax.graders import trials
+from score_jax.graders.code import unit_tests
 
 
 def of_value(verifier: str, value: Any, where: str) -> dict:
@@ -60,7 +60,7 @@ def _tests(value: dict, where: str) -> dict:
 
 def _read(reference: dict, where: str) -> dict:
   try:
-    trials.read(reference)
+    unit_tests.read(reference)
   except DataError as error:
     raise DataError(f'{where}: {error}') from error
   return reference

@@ -66,10 +66,9 @@ def _math(spec: GradingSpec) -> Opened:
 
 def _code(spec: GradingSpec) -> Opened:
   from score_jax.graders import code
-  from score_jax.graders.sandbox.limits import Limits
 
   seconds = spec.cpu_seconds
-  limits = Limits(seconds=seconds, wall_seconds=max(60.0, 10 * seconds), memory_mb=spec.memory_mb)
+  limits = code.Limits(seconds=seconds, wall_seconds=max(60.0, 10 * seconds), memory_mb=spec.memory_mb)
   grader = code.CodeGrader(limits, unsafe=spec.unsafe_code)
   return Opened(grader.grade, f'programs are run behind: {grader.layers}')
 

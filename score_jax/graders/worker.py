@@ -14,10 +14,10 @@ import signal
 import sys
 import time
 
-from score_jax.errors import UserError
 from score_jax.core_types import Graded
 from score_jax.core_types import Verdict
-from score_jax.graders import frames
+from score_jax.errors import UserError
+from score_jax.graders import messages
 from score_jax.graders import registry
 from score_jax.graders.registry import Grade
 from score_jax.graders.registry import GradingSpec
@@ -40,23 +40,23 @@ def main(name: str, spec: GradingSpec) -> None:
   try:
     opened = registry.VERIFIERS[name].open(spec)
   except UserError as error:
-    frames.send(answers, dict(error=str(error), exit_code=error.exit_code))
+    messages.send(answers, dict(error=str(error), exit_code=error.exit_code))
     return
-  frames.send(answers, dict(about=opened.about))
+  messages.send(answers, dict(about=opened.about))
   os.dup2(sys.stdout.fileno(), sys.stderr.fileno())  # from here on, what is written there is about a model's text
-  with contextlib.suppress(frames.Closed):
+  with contextlib.suppress(messages.Closed):
     for count in range(1, _ANSWERS + 1):
-      question = frames.receive(sys.stdin.fileno())
+      question = messages.receive(sys.stdin.fileno())
       try:
         graded, whole = _bounded(opened.grade, spec, question['reference'], question['text'])
       except UserError as error:  # the reference is none: data that nobody has looked at before
-        frames.send(answers, dict(error=str(error), exit_code=error.exit_code))
+        messages.send(answers, dict(error=str(error), exit_code=error.exit_code))
         continue
       except Exception as error:  # a fault of the verifier or of this host; the run tries once more
-        frames.send(answers, dict(raised=f'{type(error).__name__}: {error}'[:500]))
+        messages.send(answers, dict(raised=f'{type(error).__name__}: {error}'[:500]))
         return
       last = not whole or count == _ANSWERS
-      frames.send(answers, dataclasses.asdict(graded) | dict(last=last))
+      messages.send(answers, dataclasses.asdict(graded) | dict(last=last))
       if last:
         return
 

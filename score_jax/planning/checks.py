@@ -158,7 +158,7 @@ def _grading(config: RunConfig) -> str:
 
 def _layers() -> str:
   """What the sandbox of programs has here."""
-  for name in ('score_jax.graders.code', 'score_jax.graders.sandbox.layers'):
+  for name in ('score_jax.graders.code',):
     try:
       found = getattr(importlib.import_module(name), 'layers', None)
     except ImportError:

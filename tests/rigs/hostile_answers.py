@@ -123,11 +123,11 @@ answer(
 )
 answer('empties_builtins', 'None', 'import builtins\nfor name in list(vars(builtins)):\n  delattr(builtins, name)\n')
 answer('patches_json', 'None', 'import json\njson.dumps = json.loads = lambda *a, **k: 5\n')
-_SANDBOX = 'import sys\nsandbox = sys.modules["score_jax.graders.sandbox.{}"]\n'
+_SANDBOX = 'import sys\nsandbox = sys.modules["score_jax.graders.code.sandbox.{}"]\n'
 answer(
   'patches_codec',
   'None',
-  _SANDBOX.format('wire') + 'sandbox.dumps = lambda *a: b"T"\nsandbox._write = lambda *a: None\n',
+  _SANDBOX.format('codec') + 'sandbox.dumps = lambda *a: b"T"\nsandbox._write = lambda *a: None\n',
 )
 answer('patches_encoder', 'None', _SANDBOX.format('program') + "sandbox._encode = lambda *a: b'T'\n")
 answer(

@@ -157,7 +157,7 @@ attack(
   'reads_tests',
   "import glob\nif not [p for p in glob.glob('/**/*mbpp*', recursive=True)] and not glob.glob('/*'):\n  raise OSError",
 )
-attack('reads_harness', "import sys\nopen(sys.modules['score_jax.graders.sandbox.judge'].__file__).read()")
+attack('reads_harness', "import sys\nopen(sys.modules['score_jax.graders.code.sandbox.judge'].__file__).read()")
 attack('lists_proc', "import os\nos.listdir('/proc')")
 attack('asks_whether_it_exists', "import os\nos.stat('$SECRET')")
 attack('asks_access', "import os\nif not os.access('$SECRET', os.F_OK):\n  raise OSError")

@@ -16,13 +16,13 @@ import sys
 import tempfile
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from hostile_answers import PROGRAMS  # noqa: E402
 from hostile_programs import REFERENCE  # noqa: E402
 
 from score_jax.graders.code import CodeGrader  # noqa: E402
-from score_jax.graders.sandbox.limits import Limits  # noqa: E402
+from score_jax.graders.code.sandbox.limits import Limits  # noqa: E402
 
 
 class Host:

@@ -1,4 +1,4 @@
-"""Measures the sandbox by hand: `python tests/rigs/sandbox_measure.py published|mutants|speed|soak|load [--data=FOLDER]`.
+"""Measures the sandbox by hand: `python tests/rigs/sandbox_measure.py published|mutants|speed|soak|load`, `--data=FOLDER`.
 
 FOLDER holds mbpp.jsonl and HumanEval.jsonl.gz as published. Figures in docs/sandbox.md come from here.
 """
@@ -16,12 +16,12 @@ import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from score_jax.core_types import Verdict  # noqa: E402
 from score_jax.graders.code import CodeGrader  # noqa: E402
-from score_jax.graders.sandbox.limits import Limits  # noqa: E402
+from score_jax.graders.code.sandbox.limits import Limits  # noqa: E402
 
 DATA = ROOT.parent / 'shared' / 'data'
 SUM = {'setup': '', 'tests': ['assert add(2, 3) == 5', 'assert add(0, 0) == 0', 'assert add(-1, 4) == 3']}

@@ -9,19 +9,19 @@ import re
 
 from score_jax.core_types import Graded
 from score_jax.core_types import Verdict
+from score_jax.graders.math.algebra.equality import Scalars
 from score_jax.graders.math.budget import ANSWER_CHARS
 from score_jax.graders.math.budget import Budget
 from score_jax.graders.math.budget import Exhausted
 from score_jax.graders.math.budget import Unreadable
-from score_jax.graders.math.clean import clean
-from score_jax.graders.math.clean import decimal_comma
-from score_jax.graders.math.compare import Comparison
-from score_jax.graders.math.equal import Scalars
+from score_jax.graders.math.compare.comparison import Comparison
 from score_jax.graders.math.extract import boxes_of_sentence
 from score_jax.graders.math.extract import extract
 from score_jax.graders.math.extract import last_boxes
-from score_jax.graders.math.reading import read
-from score_jax.graders.math.values import Sequence
+from score_jax.graders.math.parser.answers import read
+from score_jax.graders.math.parser.clean import clean
+from score_jax.graders.math.parser.clean import decimal_comma
+from score_jax.graders.math.parser.values import Sequence
 
 _SHOWN = 200  # characters of an answer in Graded
 _SOLUTION = 200  # characters from which a reference is taken for a whole solution

@@ -11,7 +11,7 @@ import errno
 import platform
 import struct
 
-from score_jax.graders.sandbox import kernel
+from score_jax.graders.code.sandbox import kernel
 
 # Numbers from asm/unistd_64.h and asm-generic/unistd.h. What is called most stands first: the filter is read in order.
 _X86_64 = {

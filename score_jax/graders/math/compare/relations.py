@@ -8,16 +8,16 @@ then the answer must be solved, too.
 import dataclasses
 from fractions import Fraction
 
+from score_jax.graders.math.algebra.equality import Scalars
+from score_jax.graders.math.algebra.polynomials import Value
 from score_jax.graders.math.budget import Unreadable
-from score_jax.graders.math.equal import Scalars
-from score_jax.graders.math.polynomials import Value
-from score_jax.graders.math.realsets import same_set
-from score_jax.graders.math.values import Node
-from score_jax.graders.math.values import Ratio
-from score_jax.graders.math.values import Relation
-from score_jax.graders.math.values import Scalar
-from score_jax.graders.math.values import Sequence
-from score_jax.graders.math.values import Text
+from score_jax.graders.math.compare.real_sets import same_set
+from score_jax.graders.math.parser.values import Node
+from score_jax.graders.math.parser.values import Ratio
+from score_jax.graders.math.parser.values import Relation
+from score_jax.graders.math.parser.values import Scalar
+from score_jax.graders.math.parser.values import Sequence
+from score_jax.graders.math.parser.values import Text
 
 _FLIPPED = {'<': '>', '>': '<', '<=': '>=', '>=': '<=', '=': '=', '!=': '!='}
 _NEAR = Fraction(1, 100)  # an approximation after an exact value may be off by this part of it

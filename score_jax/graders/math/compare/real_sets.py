@@ -6,17 +6,17 @@ neighbours.
 
 import dataclasses
 
-from score_jax.graders.math.brackets import infinite
+from score_jax.graders.math.algebra.equality import Scalars
+from score_jax.graders.math.algebra.polynomials import Value
 from score_jax.graders.math.budget import Unreadable
-from score_jax.graders.math.equal import Scalars
-from score_jax.graders.math.polynomials import Value
-from score_jax.graders.math.values import Interval
-from score_jax.graders.math.values import Node
-from score_jax.graders.math.values import Relation
-from score_jax.graders.math.values import Scalar
-from score_jax.graders.math.values import Sequence
-from score_jax.graders.math.values import SetOperation
-from score_jax.graders.math.values import const
+from score_jax.graders.math.parser.brackets import infinite
+from score_jax.graders.math.parser.values import Interval
+from score_jax.graders.math.parser.values import Node
+from score_jax.graders.math.parser.values import Relation
+from score_jax.graders.math.parser.values import Scalar
+from score_jax.graders.math.parser.values import Sequence
+from score_jax.graders.math.parser.values import SetOperation
+from score_jax.graders.math.parser.values import const
 
 _FLIPPED = {'<': '>', '>': '<', '<=': '>=', '>=': '<=', '!=': '!='}
 

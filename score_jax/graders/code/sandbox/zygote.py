@@ -18,12 +18,12 @@ import sys
 import traceback
 import warnings
 
-from score_jax.graders.sandbox import judge
-from score_jax.graders.sandbox import kernel
-from score_jax.graders.sandbox import layers
-from score_jax.graders.sandbox import program
-from score_jax.graders.sandbox import wire
-from score_jax.graders.sandbox.limits import Limits
+from score_jax.graders.code.sandbox import codec
+from score_jax.graders.code.sandbox import judge
+from score_jax.graders.code.sandbox import kernel
+from score_jax.graders.code.sandbox import layers
+from score_jax.graders.code.sandbox import program
+from score_jax.graders.code.sandbox.limits import Limits
 
 PIDS = struct.Struct('!ii')
 ENDS = struct.Struct('!iid')  # wait statuses of judge and program; the program's processor seconds
@@ -60,7 +60,7 @@ def main() -> None:
 
 def _report(control: socket.socket, content: dict) -> None:
   message = json.dumps(content).encode()
-  control.sendall(wire.SIZE.pack(len(message)) + message)
+  control.sendall(codec.SIZE.pack(len(message)) + message)
 
 
 def _prepare(client: int, settings: dict) -> tuple[Limits, layers.Armour, layers.Layers]:

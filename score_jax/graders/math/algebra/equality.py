@@ -10,16 +10,16 @@ So no small number hides in a large one.
 
 from fractions import Fraction
 
-from score_jax.graders.math import balls
-from score_jax.graders.math import numeric
-from score_jax.graders.math.balls import Undefined
+from score_jax.graders.math.algebra import balls
+from score_jax.graders.math.algebra import numeric
+from score_jax.graders.math.algebra.balls import Undefined
+from score_jax.graders.math.algebra.canonical import canonical
+from score_jax.graders.math.algebra.numeric import Sampler
+from score_jax.graders.math.algebra.polynomials import ONE
+from score_jax.graders.math.algebra.polynomials import Ring
+from score_jax.graders.math.algebra.polynomials import Value
 from score_jax.graders.math.budget import Budget
-from score_jax.graders.math.canonical import canonical
-from score_jax.graders.math.numeric import Sampler
-from score_jax.graders.math.polynomials import ONE
-from score_jax.graders.math.polynomials import Ring
-from score_jax.graders.math.polynomials import Value
-from score_jax.graders.math.values import Node
+from score_jax.graders.math.parser.values import Node
 
 AGREE = 200  # bits, 60 digits
 _EXACT = ('p:', 's:', 'vec ')

@@ -10,8 +10,8 @@ import random
 import sys
 import types
 
-from score_jax.graders.sandbox import wire
-from score_jax.graders.sandbox.wire import Ref
+from score_jax.graders.code.sandbox import codec
+from score_jax.graders.code.sandbox.codec import Ref
 
 NAME = 'program'  # the module's name: blocks under `if __name__ == '__main__'` do not run
 _MESSAGE = 200  # characters of an exception's text
@@ -19,7 +19,7 @@ _MESSAGE = 200  # characters of an exception's text
 
 def main(fd: int, output_bytes: int) -> None:
   """Serves one job; returns when the judge is gone."""
-  job = wire.loads(wire.receive(fd, wire.TRUSTED))
+  job = codec.loads(codec.receive(fd, codec.TRUSTED))
   random.seed(job['seed'])
   module = types.ModuleType(NAME)
   module.__dict__['__builtins__'] = builtins
@@ -27,9 +27,9 @@ def main(fd: int, output_bytes: int) -> None:
   kept: list[object] = []
   answer = _attempt(lambda: _load(module.__dict__, job))
   while True:
-    wire.send(fd, _encode(answer, kept, output_bytes))
+    codec.send(fd, _encode(answer, kept, output_bytes))
     try:
-      request = wire.receive(fd, wire.TRUSTED)
+      request = codec.receive(fd, codec.TRUSTED)
     except EOFError:
       return
     answer = _attempt(lambda request=request: _call(module.__dict__, kept, request))
@@ -61,7 +61,7 @@ def _call(namespace: dict, kept: list[object], request: bytes) -> object:
       return namespace[ref.key]
     raise NameError(f'name {ref.key!r} is not defined')
 
-  target, arguments, named = wire.loads(request, revive)
+  target, arguments, named = codec.loads(request, revive)
   return target(*arguments, **named)
 
 
@@ -82,7 +82,7 @@ def _encode(answer: tuple, kept: list[object], limit: int) -> bytes:
     return Ref(len(kept) - 1)
 
   try:
-    return wire.dumps(answer, limit, refer)
+    return codec.dumps(answer, limit, refer)
   except BaseException as error:
-    text = str(error) if type(error) is wire.WireError else type(error).__name__
-    return wire.dumps(('refused', text), limit)
+    text = str(error) if type(error) is codec.CodecError else type(error).__name__
+    return codec.dumps(('refused', text), limit)

@@ -4,8 +4,8 @@ import re
 from typing import NamedTuple
 
 from score_jax.graders.math import budget
-from score_jax.graders.math import words
 from score_jax.graders.math.budget import Unreadable
+from score_jax.graders.math.parser import words
 
 
 class Token(NamedTuple):

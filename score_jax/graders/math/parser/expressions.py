@@ -6,17 +6,17 @@ Precedence, loosest first: cup cap setminus; + -; * / and juxtaposition, left to
 
 from fractions import Fraction
 
-from score_jax.graders.math import brackets
 from score_jax.graders.math import budget
-from score_jax.graders.math import words
 from score_jax.graders.math.budget import Unreadable
-from score_jax.graders.math.clean import GREEK
-from score_jax.graders.math.tokens import Token
-from score_jax.graders.math.values import Node
-from score_jax.graders.math.values import const
-from score_jax.graders.math.values import number
-from score_jax.graders.math.values import numeral_like
-from score_jax.graders.math.values import symbol
+from score_jax.graders.math.parser import brackets
+from score_jax.graders.math.parser import words
+from score_jax.graders.math.parser.clean import GREEK
+from score_jax.graders.math.parser.tokens import Token
+from score_jax.graders.math.parser.values import Node
+from score_jax.graders.math.parser.values import const
+from score_jax.graders.math.parser.values import number
+from score_jax.graders.math.parser.values import numeral_like
+from score_jax.graders.math.parser.values import symbol
 
 _END = Token('end', '', False)
 _GREEK = frozenset(GREEK.split()) | {'Pi', 'ell', 'hbar', 'aleph', 'nabla', 'partial'}

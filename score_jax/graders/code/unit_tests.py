@@ -21,7 +21,7 @@ _CHECK = 'check'  # the function that a HumanEval test defines
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
+class UnitTests:
   """A reference, read."""
 
   names: tuple[str, ...]  # that the program is expected to define
@@ -32,7 +32,7 @@ class Trial:
   seed: int  # of the program
 
 
-def read(reference: dict) -> Trial:
+def read(reference: dict) -> UnitTests:
   """Reads {'setup', 'tests'} with or without 'challenge' (MBPP), or {'prompt', 'entry_point', 'test'} (HumanEval).
 
   Raises DataError if it is neither.
@@ -47,7 +47,7 @@ def read(reference: dict) -> Trial:
 
 
 @functools.lru_cache(maxsize=4096)
-def _read(text: str) -> Trial:
+def _read(text: str) -> UnitTests:
   reference = json.loads(text)
   digest = hashlib.sha256(text.encode()).digest()
   seeds = int.from_bytes(digest[:4], 'big'), int.from_bytes(digest[4:8], 'big')
@@ -59,17 +59,17 @@ def _read(text: str) -> Trial:
   return _asserts(reference.get('setup') or '', tests, seeds)
 
 
-def _function(prompt: str, entry: str, test: str, seeds: tuple[int, int]) -> Trial:
+def _function(prompt: str, entry: str, test: str, seeds: tuple[int, int]) -> UnitTests:
   tree = ast.parse(prompt)
   if entry not in _bound(tree):
     raise ValueError(f'the prompt does not define {entry}')
   header = ast.unparse(ast.Module([node for node in tree.body if getattr(node, 'name', None) != entry], []))
   if _CHECK not in _bound(ast.parse(test)):
     raise ValueError(f'the test does not define {_CHECK}')
-  return Trial((entry,), prompt, (header,), (), _tests(header, [test], seeds[0], entry), seeds[1])
+  return UnitTests((entry,), prompt, (header,), (), _tests(header, [test], seeds[0], entry), seeds[1])
 
 
-def _asserts(setup: str, tests: list[str], seeds: tuple[int, int]) -> Trial:
+def _asserts(setup: str, tests: list[str], seeds: tuple[int, int]) -> UnitTests:
   setup = setup.replace('\r\n', '\n')
   work = _tests(setup, [test.strip() for test in tests], seeds[0])
   tree = ast.parse(setup)
@@ -77,7 +77,7 @@ def _asserts(setup: str, tests: list[str], seeds: tuple[int, int]) -> Trial:
   before, after = ((setup,), ()) if closed else ((), (setup,))
   given = _bound(tree)
   names = tuple(name for name in work['remote'] if name not in given)
-  return Trial(names, '', before, after, work, seeds[1])
+  return UnitTests(names, '', before, after, work, seeds[1])
 
 
 def _tests(own: str, sources: list[str], seed: int, entry: str | None = None) -> dict:

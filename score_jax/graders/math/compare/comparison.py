@@ -3,24 +3,24 @@
 import dataclasses
 from fractions import Fraction
 
-from score_jax.graders.math import relations
+from score_jax.graders.math.algebra.equality import Scalars
 from score_jax.graders.math.budget import Unreadable
-from score_jax.graders.math.effort import undone
-from score_jax.graders.math.equal import Scalars
-from score_jax.graders.math.reading import is_region
-from score_jax.graders.math.realsets import same_set
-from score_jax.graders.math.values import Based
-from score_jax.graders.math.values import Clock
-from score_jax.graders.math.values import Interval
-from score_jax.graders.math.values import Matrix
-from score_jax.graders.math.values import Node
-from score_jax.graders.math.values import Ratio
-from score_jax.graders.math.values import Relation
-from score_jax.graders.math.values import Scalar
-from score_jax.graders.math.values import Sequence
-from score_jax.graders.math.values import SetOperation
-from score_jax.graders.math.values import Text
-from score_jax.graders.math.values import number
+from score_jax.graders.math.compare import relations
+from score_jax.graders.math.compare.real_sets import same_set
+from score_jax.graders.math.compare.unfinished import undone
+from score_jax.graders.math.parser.answers import is_region
+from score_jax.graders.math.parser.values import Based
+from score_jax.graders.math.parser.values import Clock
+from score_jax.graders.math.parser.values import Interval
+from score_jax.graders.math.parser.values import Matrix
+from score_jax.graders.math.parser.values import Node
+from score_jax.graders.math.parser.values import Ratio
+from score_jax.graders.math.parser.values import Relation
+from score_jax.graders.math.parser.values import Scalar
+from score_jax.graders.math.parser.values import Sequence
+from score_jax.graders.math.parser.values import SetOperation
+from score_jax.graders.math.parser.values import Text
+from score_jax.graders.math.parser.values import number
 
 _UNORDERED = ('list', 'set')
 

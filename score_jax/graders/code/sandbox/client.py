@@ -12,22 +12,22 @@ import sys
 import time
 
 from score_jax.errors import SandboxError
-from score_jax.graders.sandbox import judge
-from score_jax.graders.sandbox import layers
-from score_jax.graders.sandbox import wire
-from score_jax.graders.sandbox.layers import Layers
-from score_jax.graders.sandbox.limits import Limits
-from score_jax.graders.sandbox.zygote import ENDS
-from score_jax.graders.sandbox.zygote import PIDS
+from score_jax.graders.code.sandbox import codec
+from score_jax.graders.code.sandbox import judge
+from score_jax.graders.code.sandbox import layers
+from score_jax.graders.code.sandbox.layers import Layers
+from score_jax.graders.code.sandbox.limits import Limits
+from score_jax.graders.code.sandbox.zygote import ENDS
+from score_jax.graders.code.sandbox.zygote import PIDS
 
 TIMEOUT, HOST = 'timeout', 'host'  # beside the judge's own words
 
-_ROOT = pathlib.Path(__file__).resolve().parents[3]
+_ROOT = pathlib.Path(__file__).resolve().parents[4]
 # What random, threading, logging and others want done after a fork would cost every process a third of its time: they
 # replace locks, of which a single thread holds none, and a seed that is set anyway.
 _START = (
   'import os, sys; os.register_at_fork = lambda **_: None; sys.path.append({root!r}); '
-  'from score_jax.graders.sandbox import zygote; zygote.main()'
+  'from score_jax.graders.code.sandbox import zygote; zygote.main()'
 )
 # Hashes, and with them the order of sets, are the same in every run; -E would ignore this, so the environment holds it
 # alone.
@@ -69,7 +69,7 @@ class Sandbox:
 
   def _hear_layers(self) -> Layers:
     try:
-      size = wire.SIZE.unpack(_exactly(self._control, wire.SIZE.size))[0]
+      size = codec.SIZE.unpack(_exactly(self._control, codec.SIZE.size))[0]
       found = json.loads(_exactly(self._control, size))  # exactly: the first pair's descriptor may be right behind
     except (EOFError, OSError) as error:
       self.close()
@@ -89,7 +89,7 @@ class Sandbox:
     start = time.monotonic()
     try:
       word, reason = self._run({'program': program, 'tests': tests, 'limits': self._for_judge()}, start)
-    except (OSError, EOFError, wire.WireError) as error:
+    except (OSError, EOFError, codec.CodecError) as error:
       word, reason = HOST, f'the sandbox: {type(error).__name__} {error}'
     return Outcome(word, reason, time.monotonic() - start)
 
@@ -102,8 +102,8 @@ class Sandbox:
       raise EOFError('the zygote is gone')
     with socket.socket(fileno=fds[0]) as talk:
       talk.settimeout(_PATIENCE)
-      message = wire.dumps(job, wire.TRUSTED)
-      talk.sendall(wire.SIZE.pack(len(message)) + message)
+      message = codec.dumps(job, codec.TRUSTED)
+      talk.sendall(codec.SIZE.pack(len(message)) + message)
       word, reason = self._await(talk, PIDS.unpack(pids), start)
     self._control.sendall(b'e')
     judged, ran, processor = ENDS.unpack(_exactly(self._control, ENDS.size))
@@ -123,8 +123,8 @@ class Sandbox:
       if on_clock <= 0:
         return HOST, f'{self.limits.wall_seconds} seconds went by, and most of them the processes had to wait'
     try:
-      size = wire.SIZE.unpack(_exactly(talk, wire.SIZE.size))[0]
-      return wire.loads(_exactly(talk, min(size, 1 << 16)))
+      size = codec.SIZE.unpack(_exactly(talk, codec.SIZE.size))[0]
+      return codec.loads(_exactly(talk, min(size, 1 << 16)))
     except (EOFError, OSError):
       return HOST, 'the judge ended without a word'
 

@@ -27,7 +27,7 @@ _FLOAT = struct.Struct('!d')
 _COMPLEX = struct.Struct('!dd')
 
 
-class WireError(Exception):
+class CodecError(Exception):
   """The value is not plain data, or is too large or too deep; or the bytes are not what this codec writes."""
 
 
@@ -53,7 +53,7 @@ def dumps(value: object, limit: int, refer: Callable[[object], Ref] | None = Non
 
 def _write(out: bytearray, value: object, limit: int, refer, depth: int) -> None:
   if depth > MAX_DEPTH:
-    raise WireError(f'deeper than {MAX_DEPTH}')
+    raise CodecError(f'deeper than {MAX_DEPTH}')
   kind = type(value)
   if value is None:
     out += b'N'
@@ -67,7 +67,7 @@ def _write(out: bytearray, value: object, limit: int, refer, depth: int) -> None
     out += b'C' + _COMPLEX.pack(value.real, value.imag)
   elif kind is str:
     if len(value) > limit:
-      raise WireError(f'more than {limit} bytes')
+      raise CodecError(f'more than {limit} bytes')
     _write_sized(out, b'S', value.encode('utf-8', 'surrogatepass'), limit)
   elif kind is bytes:
     _write_sized(out, b'B', value, limit)
@@ -84,9 +84,9 @@ def _write(out: bytearray, value: object, limit: int, refer, depth: int) -> None
   elif refer is not None:
     _write(out, refer(value), limit, None, depth)
   else:
-    raise WireError(f'{kind.__name__} is not plain data')
+    raise CodecError(f'{kind.__name__} is not plain data')
   if len(out) > limit:
-    raise WireError(f'more than {limit} bytes')
+    raise CodecError(f'more than {limit} bytes')
 
 
 _SEQUENCES = {list: b'L', tuple: b'U', set: b'E', frozenset: b'Z'}
@@ -95,20 +95,20 @@ _SEQUENCES = {list: b'L', tuple: b'U', set: b'E', frozenset: b'Z'}
 def _int_bytes(value: int) -> bytes:
   size = value.bit_length() // 8 + 1
   if size > MAX_INT_BYTES:
-    raise WireError(f'an int of more than {8 * MAX_INT_BYTES} bits')
+    raise CodecError(f'an int of more than {8 * MAX_INT_BYTES} bits')
   return value.to_bytes(size, 'big', signed=True)
 
 
 def _write_sized(out: bytearray, tag: bytes, body: bytes, limit: int) -> None:
   if len(body) > limit:
-    raise WireError(f'more than {limit} bytes')
+    raise CodecError(f'more than {limit} bytes')
   out += tag + SIZE.pack(len(body))
   out += body
 
 
 def _write_items(out: bytearray, tag: bytes, items, count: int, limit: int, refer, depth: int) -> None:
   if count > limit:
-    raise WireError(f'more than {limit} bytes')
+    raise CodecError(f'more than {limit} bytes')
   out += tag + SIZE.pack(count)
   for item in items:
     _write(out, item, limit, refer, depth + 1)
@@ -125,7 +125,7 @@ class _Reader:
   def take(self, size: int) -> bytes:
     end = self.at + size
     if end > len(self.data):
-      raise WireError('cut short')
+      raise CodecError('cut short')
     part = self.data[self.at : end]
     self.at = end
     return part
@@ -134,15 +134,15 @@ class _Reader:
     """A count or length; each thing counted takes at least a byte, so none can exceed what is left."""
     size = SIZE.unpack(self.take(4))[0]
     if size > len(self.data) - self.at:
-      raise WireError('cut short')
+      raise CodecError('cut short')
     return size
 
   def value(self, depth: int = 0) -> object:
     if depth > MAX_DEPTH:
-      raise WireError(f'deeper than {MAX_DEPTH}')
+      raise CodecError(f'deeper than {MAX_DEPTH}')
     read = _READ.get(self.take(1))
     if read is None:
-      raise WireError('an unknown tag')
+      raise CodecError('an unknown tag')
     return read(self, depth)
 
   def items(self, depth: int) -> list:
@@ -152,7 +152,7 @@ class _Reader:
     count = self.size()
     result = kind(self.value(depth + 1) for _ in range(count))
     if len(result) != count:
-      raise WireError('an element twice')
+      raise CodecError('an element twice')
     return result
 
   def mapping(self, depth: int) -> dict:
@@ -162,13 +162,13 @@ class _Reader:
       key = self.value(depth + 1)
       result[key] = self.value(depth + 1)
     if len(result) != count:
-      raise WireError('a key twice')
+      raise CodecError('a key twice')
     return result
 
   def integer(self) -> int:
     size = self.size()
     if size > MAX_INT_BYTES:
-      raise WireError(f'an int of more than {8 * MAX_INT_BYTES} bits')
+      raise CodecError(f'an int of more than {8 * MAX_INT_BYTES} bits')
     return int.from_bytes(self.take(size), 'big', signed=True)
 
   def text(self) -> str:
@@ -197,21 +197,21 @@ _READ: dict[bytes, Callable[[_Reader, int], object]] = {
 
 def _type(name: str) -> type:
   if name not in _TYPE_NAMES:
-    raise WireError('an unknown type')
+    raise CodecError('an unknown type')
   return _TYPE_NAMES[name]
 
 
 def loads(data: bytes, revive: Callable[[Ref], object] = lambda ref: ref) -> typing.Any:
-  """Reads what `dumps` wrote; raises WireError, and nothing else, for any other bytes."""
+  """Reads what `dumps` wrote; raises CodecError, and nothing else, for any other bytes."""
   reader = _Reader(data, revive)
   try:
     value = reader.value()
-  except WireError:
+  except CodecError:
     raise
   except (TypeError, ValueError, OverflowError, RecursionError, struct.error) as error:  # unhashable, not UTF-8
-    raise WireError(f'not plain data: {type(error).__name__}') from None
+    raise CodecError(f'not plain data: {type(error).__name__}') from None
   if reader.at != len(data):
-    raise WireError('bytes left over')
+    raise CodecError('bytes left over')
   return value
 
 
@@ -223,10 +223,10 @@ def send(fd: int, payload: bytes) -> None:
 
 
 def receive(fd: int, limit: int) -> bytes:
-  """Reads one message; EOFError when the other side is gone, WireError when it is longer than `limit`."""
+  """Reads one message; EOFError when the other side is gone, CodecError when it is longer than `limit`."""
   size = SIZE.unpack(_read(fd, 4))[0]
   if size > limit:
-    raise WireError(f'more than {limit} bytes')
+    raise CodecError(f'more than {limit} bytes')
   return _read(fd, size)
 
 

@@ -2,19 +2,19 @@
 
 import time
 
-from score_jax.errors import SandboxError
 from score_jax.core_types import Graded
 from score_jax.core_types import Verdict
-from score_jax.graders import programs
-from score_jax.graders import trials
-from score_jax.graders.sandbox import client
-from score_jax.graders.sandbox import judge
-from score_jax.graders.sandbox.client import Outcome
-from score_jax.graders.sandbox.client import Sandbox
-from score_jax.graders.sandbox.layers import CHOICES
-from score_jax.graders.sandbox.layers import Layers
-from score_jax.graders.sandbox.limits import Limits
-from score_jax.graders.trials import Trial
+from score_jax.errors import SandboxError
+from score_jax.graders.code import extract
+from score_jax.graders.code import unit_tests
+from score_jax.graders.code.sandbox import client
+from score_jax.graders.code.sandbox import judge
+from score_jax.graders.code.sandbox.client import Outcome
+from score_jax.graders.code.sandbox.client import Sandbox
+from score_jax.graders.code.sandbox.layers import CHOICES
+from score_jax.graders.code.sandbox.layers import Layers
+from score_jax.graders.code.sandbox.limits import Limits
+from score_jax.graders.code.unit_tests import UnitTests
 
 _SHOWN = 200
 _LONGEST = 1_000_000  # characters of a text that is searched for a program
@@ -70,28 +70,28 @@ class CodeGrader:
 
     Otherwise WRONG, UNPARSED without a program in the text, TIMEOUT when the program used up its own time, or ERROR
     when the host failed twice; `answer` is then the reason, up to 200 characters. The same program has the same verdict
-    every time, unless it looks at a clock. Raises DataError if the reference is not one (see trials.py).
+    every time, unless it looks at a clock. Raises DataError if the reference is not one (see unit_tests.py).
     """
     start = time.monotonic()
-    trial = trials.read(reference)
-    readings = programs.find(text[:_LONGEST], trial.names, trial.prompt)
+    work = unit_tests.read(reference)
+    readings = extract.extract(text[:_LONGEST], work.names, work.prompt)
     if not readings:
       return Graded(Verdict.UNPARSED, 'no program in the text', time.monotonic() - start)
     if len(readings[0].encode('utf-8', 'surrogatepass')) > self._limits.source_bytes:
       return Graded(Verdict.WRONG, f'longer than {self._limits.source_bytes} bytes', time.monotonic() - start)
-    outcome = self._run(trial, readings)
+    outcome = self._run(work, readings)
     if outcome.word == client.HOST:
       self._sandbox.close()
       try:
         self._sandbox = self._start()
-        outcome = self._run(trial, readings)
+        outcome = self._run(work, readings)
       except SandboxError as error:
         outcome = Outcome(client.HOST, str(error), 0.0)
     return Graded(_VERDICTS[outcome.word], _shown(outcome.reason), time.monotonic() - start)
 
-  def _run(self, trial: Trial, readings: list[str]) -> Outcome:
-    program = {'programs': readings, 'before': list(trial.before), 'after': list(trial.after), 'seed': trial.seed}
-    return self._sandbox.run(program, trial.tests)
+  def _run(self, work: UnitTests, readings: list[str]) -> Outcome:
+    program = {'programs': readings, 'before': list(work.before), 'after': list(work.after), 'seed': work.seed}
+    return self._sandbox.run(program, work.tests)
 
   def close(self) -> None:
     """Ends every process of the sandbox."""

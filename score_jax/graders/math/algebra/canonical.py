@@ -8,18 +8,18 @@ from fractions import Fraction
 import math
 
 from score_jax.graders.math import budget
-from score_jax.graders.math.brackets import infinite
+from score_jax.graders.math.algebra.functions import abs_of
+from score_jax.graders.math.algebra.functions import apply
+from score_jax.graders.math.algebra.functions import exponential
+from score_jax.graders.math.algebra.functions import log_of
+from score_jax.graders.math.algebra.functions import opaque
+from score_jax.graders.math.algebra.functions import power_by_rational
+from score_jax.graders.math.algebra.polynomials import Ring
+from score_jax.graders.math.algebra.polynomials import Value
 from score_jax.graders.math.budget import Exhausted
 from score_jax.graders.math.budget import Unreadable
-from score_jax.graders.math.functions import abs_of
-from score_jax.graders.math.functions import apply
-from score_jax.graders.math.functions import exponential
-from score_jax.graders.math.functions import log_of
-from score_jax.graders.math.functions import opaque
-from score_jax.graders.math.functions import power_by_rational
-from score_jax.graders.math.polynomials import Ring
-from score_jax.graders.math.polynomials import Value
-from score_jax.graders.math.values import Node
+from score_jax.graders.math.parser.brackets import infinite
+from score_jax.graders.math.parser.values import Node
 
 
 def canonical(ring: Ring, node: Node) -> Value:

@@ -4,12 +4,12 @@ from fractions import Fraction
 import math
 import zlib
 
-from score_jax.graders.math import balls
-from score_jax.graders.math.balls import Ball
-from score_jax.graders.math.balls import Undefined
-from score_jax.graders.math.polynomials import Ring
-from score_jax.graders.math.polynomials import Terms
-from score_jax.graders.math.polynomials import Value
+from score_jax.graders.math.algebra import balls
+from score_jax.graders.math.algebra.balls import Ball
+from score_jax.graders.math.algebra.balls import Undefined
+from score_jax.graders.math.algebra.polynomials import Ring
+from score_jax.graders.math.algebra.polynomials import Terms
+from score_jax.graders.math.algebra.polynomials import Value
 
 ROUNDS = 8
 SPREAD = 80  # bits between the largest and the smallest term of a sum, and of the numbers in it

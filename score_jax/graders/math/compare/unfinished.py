@@ -5,9 +5,9 @@ counts as an answer only if the reference leaves the same kind of work undone. C
 custom are finished: fractions (reduced or not), powers, roots, factorials, binomials, a x 10^n.
 """
 
-from score_jax.graders.math.equal import Scalars
-from score_jax.graders.math.polynomials import ONE
-from score_jax.graders.math.values import Node
+from score_jax.graders.math.algebra.equality import Scalars
+from score_jax.graders.math.algebra.polynomials import ONE
+from score_jax.graders.math.parser.values import Node
 
 
 def undone(scalars: Scalars, node: Node) -> set[str]:

@@ -6,6 +6,6 @@ Three kinds of process, of which only the first holds anything worth stealing:
   zygote    a clean interpreter that forks a fresh pair for every job               zygote.py
   the pair  the judge, who knows the tests, and the program, which knows arguments  judge.py, program.py
 
-Everything between judge and program is plain data in the codec of wire.py. Nothing here imports jax, and what the
+Everything between judge and program is plain data in the codec of codec.py. Nothing here imports jax, and what the
 zygote imports, it imports from the standard library.
 """

@@ -4,24 +4,24 @@ import functools
 import re
 
 from score_jax.graders.math import budget
-from score_jax.graders.math import words
 from score_jax.graders.math.budget import Unreadable
-from score_jax.graders.math.clean import clean
-from score_jax.graders.math.expressions import Parser
-from score_jax.graders.math.tokens import Token
-from score_jax.graders.math.tokens import tokenize
-from score_jax.graders.math.values import Based
-from score_jax.graders.math.values import Clock
-from score_jax.graders.math.values import Interval
-from score_jax.graders.math.values import Matrix
-from score_jax.graders.math.values import Node
-from score_jax.graders.math.values import Ratio
-from score_jax.graders.math.values import Relation
-from score_jax.graders.math.values import Scalar
-from score_jax.graders.math.values import Sequence
-from score_jax.graders.math.values import SetOperation
-from score_jax.graders.math.values import Text
-from score_jax.graders.math.values import numeral_like
+from score_jax.graders.math.parser import words
+from score_jax.graders.math.parser.clean import clean
+from score_jax.graders.math.parser.expressions import Parser
+from score_jax.graders.math.parser.tokens import Token
+from score_jax.graders.math.parser.tokens import tokenize
+from score_jax.graders.math.parser.values import Based
+from score_jax.graders.math.parser.values import Clock
+from score_jax.graders.math.parser.values import Interval
+from score_jax.graders.math.parser.values import Matrix
+from score_jax.graders.math.parser.values import Node
+from score_jax.graders.math.parser.values import Ratio
+from score_jax.graders.math.parser.values import Relation
+from score_jax.graders.math.parser.values import Scalar
+from score_jax.graders.math.parser.values import Sequence
+from score_jax.graders.math.parser.values import SetOperation
+from score_jax.graders.math.parser.values import Text
+from score_jax.graders.math.parser.values import numeral_like
 
 _WHOLE_TEXT = re.compile(
   r'\\(?:text|mbox|textbf|textrm|textit|textnormal|mathrm|mathbf|hbox|operatorname)\*? ?\{([^{}]*)\}'

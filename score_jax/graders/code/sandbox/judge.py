@@ -8,8 +8,8 @@ import builtins
 import random
 import sys
 
-from score_jax.graders.sandbox import wire
-from score_jax.graders.sandbox.wire import Ref
+from score_jax.graders.code.sandbox import codec
+from score_jax.graders.code.sandbox.codec import Ref
 
 CORRECT, WRONG, GONE, UNFIT = 'correct', 'wrong', 'gone', 'unfit'  # UNFIT: the tests can't be run this way
 
@@ -79,11 +79,11 @@ class Session:
     if self.calls > self._most_calls:
       raise self._lose(f'more than {self._most_calls} calls')
     try:
-      request = wire.dumps((ref, arguments, named), wire.TRUSTED, _reference)
-    except wire.WireError as error:
+      request = codec.dumps((ref, arguments, named), codec.TRUSTED, _reference)
+    except codec.CodecError as error:
       raise Unfit(f'a test passes what can not be sent: {error}') from None
     try:
-      wire.send(self.fd, request)
+      codec.send(self.fd, request)
     except OSError:
       raise self._lose('the process ended') from None
     return self.answer()
@@ -93,12 +93,12 @@ class Session:
     if self.lost:
       raise Gone(self.lost)
     try:
-      payload = wire.receive(self.fd, self._bytes_left)
+      payload = codec.receive(self.fd, self._bytes_left)
       self._bytes_left -= len(payload)
-      answer = wire.loads(payload, lambda ref: Remote(self, ref))
+      answer = codec.loads(payload, lambda ref: Remote(self, ref))
     except (EOFError, OSError):
       raise self._lose('the process ended') from None
-    except wire.WireError as error:
+    except codec.CodecError as error:
       raise self._lose(f'the result: {error}') from None
     match answer:
       case ('value', value):
@@ -117,7 +117,7 @@ class Session:
 def _reference(value: object) -> Ref:
   if type(value) is Remote:
     return value._ref
-  raise wire.WireError(f'{type(value).__name__} is not plain data')
+  raise codec.CodecError(f'{type(value).__name__} is not plain data')
 
 
 def _exception(name: str, text: str) -> Exception:
@@ -128,14 +128,14 @@ def _exception(name: str, text: str) -> Exception:
 
 def main(client: int, program: int) -> None:
   """Judges one job and writes (verdict, reason) to the client."""
-  job = wire.loads(wire.receive(client, wire.TRUSTED))
+  job = codec.loads(codec.receive(client, codec.TRUSTED))
   session = Session(program, job['limits'])
   try:
-    wire.send(program, wire.dumps(job['program'], wire.TRUSTED))
+    codec.send(program, codec.dumps(job['program'], codec.TRUSTED))
     verdict, reason = _judge(session, job['tests'])
   except OSError:
     verdict, reason = GONE, 'the process ended'
-  wire.send(client, wire.dumps((verdict, reason[:_MESSAGE]), wire.TRUSTED))
+  codec.send(client, codec.dumps((verdict, reason[:_MESSAGE]), codec.TRUSTED))
 
 
 def _judge(session: Session, tests: dict) -> tuple[str, str]:

@@ -9,10 +9,10 @@ import resource
 import signal
 import socket
 
-from score_jax.graders.sandbox import kernel
-from score_jax.graders.sandbox import landlock
-from score_jax.graders.sandbox import seccomp
-from score_jax.graders.sandbox.limits import Limits
+from score_jax.graders.code.sandbox import kernel
+from score_jax.graders.code.sandbox import landlock
+from score_jax.graders.code.sandbox import seccomp
+from score_jax.graders.code.sandbox.limits import Limits
 
 CHOICES = ('landlock', 'seccomp')
 _OWN_UIDS = 1 << 30  # the first of the uids that belong to no one; a user namespace may not map them

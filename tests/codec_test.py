@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from score_jax.graders.sandbox import wire
+from score_jax.graders.code.sandbox import codec
 
 VALUES = [
   None, True, False, 0, -1, 255, -(2**64), 3**500, 0.0, -0.0, 1.5, float('inf'), 1j, '', 'é\ud800\0', b'\xff',
@@ -14,18 +14,18 @@ VALUES = [
 
 @pytest.mark.parametrize('value', VALUES, ids=range(len(VALUES)))
 def test_plain_data_survives(value):
-  back = wire.loads(wire.dumps(value, 10_000))
+  back = codec.loads(codec.dumps(value, 10_000))
   assert (repr(back), type(back)) == (repr(value), type(value))
 
 
 @pytest.mark.parametrize('value', VALUES, ids=range(len(VALUES)))
 def test_damaged_data_is_an_error(value):
-  data = wire.dumps(value, 10_000)
+  data = codec.dumps(value, 10_000)
   for end in range(len(data)):
-    with pytest.raises(wire.WireError):
-      wire.loads(data[:end])
-  with pytest.raises(wire.WireError):
-    wire.loads(data + b'N')
+    with pytest.raises(codec.CodecError):
+      codec.loads(data[:end])
+  with pytest.raises(codec.CodecError):
+    codec.loads(data + b'N')
 
 
 def test_any_bytes_are_data_or_an_error():
@@ -35,9 +35,9 @@ def test_any_bytes_are_data_or_an_error():
   for _ in range(20_000):
     data = bytes(rng.choice(tags) for _ in range(rng.randrange(40)))
     try:
-      wire.loads(data)
+      codec.loads(data)
       read += 1
-    except wire.WireError:
+    except codec.CodecError:
       pass
   assert read > 100
 
@@ -48,15 +48,15 @@ def test_any_bytes_are_data_or_an_error():
   ids=['a long list', 'a long int', 'deep', 'twice', 'unhashable'],
 )  # fmt: skip
 def test_bad_data_is_an_error(data):
-  with pytest.raises(wire.WireError):
-    wire.loads(data)
+  with pytest.raises(codec.CodecError):
+    codec.loads(data)
 
 
 def test_writing_is_bounded():
   deep: list = []
-  for _ in range(wire.MAX_DEPTH):
+  for _ in range(codec.MAX_DEPTH):
     deep = [deep]
-  assert wire.loads(wire.dumps(deep, 10_000)) == deep
-  for value in ([deep], 2 ** (8 * wire.MAX_INT_BYTES), 'x' * 101, b'x' * 101, [None] * 101, object()):
-    with pytest.raises(wire.WireError):
-      wire.dumps(value, 10_000 if value == [deep] else 100 if type(value) is not int else 10**6)
+  assert codec.loads(codec.dumps(deep, 10_000)) == deep
+  for value in ([deep], 2 ** (8 * codec.MAX_INT_BYTES), 'x' * 101, b'x' * 101, [None] * 101, object()):
+    with pytest.raises(codec.CodecError):
+      codec.dumps(value, 10_000 if value == [deep] else 100 if type(value) is not int else 10**6)

@@ -31,7 +31,7 @@ _STATEMENT = re.compile(
 _INDENT = '    '
 
 
-def find(text: str, names: tuple[str, ...], prompt: str = '') -> list[str]:
+def extract(text: str, names: tuple[str, ...], prompt: str = '') -> list[str]:
   """Readings of the program in `text`; empty if there is none.
 
   Args:

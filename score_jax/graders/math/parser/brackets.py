@@ -3,17 +3,17 @@
 from fractions import Fraction
 
 from score_jax.graders.math import budget
-from score_jax.graders.math import words
 from score_jax.graders.math.budget import Unreadable
-from score_jax.graders.math.values import Interval
-from score_jax.graders.math.values import Matrix
-from score_jax.graders.math.values import Node
-from score_jax.graders.math.values import Relation
-from score_jax.graders.math.values import Sequence
-from score_jax.graders.math.values import SetOperation
-from score_jax.graders.math.values import const
-from score_jax.graders.math.values import number
-from score_jax.graders.math.values import symbol
+from score_jax.graders.math.parser import words
+from score_jax.graders.math.parser.values import Interval
+from score_jax.graders.math.parser.values import Matrix
+from score_jax.graders.math.parser.values import Node
+from score_jax.graders.math.parser.values import Relation
+from score_jax.graders.math.parser.values import Sequence
+from score_jax.graders.math.parser.values import SetOperation
+from score_jax.graders.math.parser.values import const
+from score_jax.graders.math.parser.values import number
+from score_jax.graders.math.parser.values import symbol
 
 _MATRICES = frozenset(('pmatrix', 'bmatrix', 'Bmatrix', 'matrix', 'array', 'smallmatrix'))
 _NAMED_SETS = {'R': ('-inf', 'inf'), 'Z': None, 'N': None, 'Q': None, 'C': None}

@@ -3,11 +3,11 @@
 from fractions import Fraction
 import math
 
+from score_jax.graders.math.algebra.polynomials import ONE
+from score_jax.graders.math.algebra.polynomials import Ring
+from score_jax.graders.math.algebra.polynomials import Value
+from score_jax.graders.math.algebra.polynomials import power_of
 from score_jax.graders.math.budget import Unreadable
-from score_jax.graders.math.polynomials import ONE
-from score_jax.graders.math.polynomials import Ring
-from score_jax.graders.math.polynomials import Value
-from score_jax.graders.math.polynomials import power_of
 
 _SMALL_PRIMES = [n for n in range(2, 1000) if all(n % d for d in range(2, int(n**0.5) + 1))]
 _SINES = {0: (0, 1), 1: (Fraction(1, 2), 1), 2: (Fraction(1, 2), 3), 3: (1, 1)}  # of k pi/6: a sqrt(b)

@@ -6,7 +6,7 @@ earlier; either of them alone keeps a program from files.
 
 import ctypes
 
-from score_jax.graders.sandbox import kernel
+from score_jax.graders.code.sandbox import kernel
 
 _CREATE = 444  # the same numbers on every machine
 _RESTRICT = 446

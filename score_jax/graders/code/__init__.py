@@ -1,0 +1,24 @@
+"""The grader of programs: finds the program in a text, and runs the problem's unit tests on it in a sandbox.
+
+    from score_jax.graders import code
+
+    with code.CodeGrader() as grader:
+      grader.grade({'setup': '', 'tests': ['assert add(2, 3) == 5']}, 'def add(a, b):\\n  return a + b').verdict
+
+extract.py     which part of a text is the program         grader.py   from a text to a verdict
+unit_tests.py  what the tests of a problem need and check  sandbox/    processes that hold untrusted programs
+
+The names below are loaded when they are first used: the sandbox's own processes import this package, too.
+"""
+
+import importlib
+
+_NAMES = {'CodeGrader': 'grader', 'layers': 'grader', 'Limits': 'sandbox.limits'}
+__all__ = list(_NAMES)
+
+
+def __getattr__(name: str) -> object:
+  """Loads one of `__all__` from its module."""
+  if name not in _NAMES:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  return getattr(importlib.import_module(f'{__name__}.{_NAMES[name]}'), name)
