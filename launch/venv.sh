@@ -1,5 +1,5 @@
 # Sourced by the other scripts: `make_venv EXTRA` makes .venv in the project's folder, installs the project and, if
-# named, extras of setup.py (tpu,gcs), all in the tested versions of constraints.txt, and activates it.
+# named, extras of pyproject.toml (tpu,gcs), all in the tested versions of constraints.txt, and activates it.
 # Set PYTHON to choose the interpreter (3.11 to 3.13), VENV to choose the folder.
 # shellcheck shell=bash
 
@@ -11,7 +11,7 @@ make_venv() {
   fi
   # An unchanged setup is not installed again; the stamp is written last, so a broken installation is repeated.
   local stamp="$venv/.installed${extra:+-$extra}"
-  if [[ ! -f "$stamp" || setup.py -nt "$stamp" || constraints.txt -nt "$stamp" ]]; then
+  if [[ ! -f "$stamp" || pyproject.toml -nt "$stamp" || constraints.txt -nt "$stamp" ]]; then
     "$python" -m venv "$venv"
     echo "installing into $venv (a few minutes the first time)"
     if [[ "$extra" == test ]]; then

@@ -1,4 +1,4 @@
-"""What the cli (`main`, `evaluate`, `export`) share: flags, and one clear line for every error of the input."""
+"""The console command `score-jax`, and what its subcommands share: flags, and one clear line for every input error."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -7,12 +7,10 @@ import functools
 import pathlib
 import runpy
 import sys
-from typing import TYPE_CHECKING
 
 from absl import app
 from absl import flags
 from absl import logging
-from ml_collections import ConfigDict
 from ml_collections import config_flags
 
 from score_jax.errors import ConfigError
@@ -21,28 +19,63 @@ from score_jax.errors import UserError
 from score_jax.faults import secrets
 from score_jax.faults import signals
 
-if TYPE_CHECKING:
-  from score_jax.config import RunConfig
+flags.disclaim_key_flags()  # the flags below belong to the module that asks for them, whose --help lists them
 
-signals.install()  # before jax is imported: a signal in those seconds ends the process as it does later
-# What goes away by itself, or can be mended outside.
+COMMANDS = {
+  # score-jax NAME -> the module that it runs
+  'train': 'score_jax.main',
+  'evaluate': 'score_jax.evaluate',
+  'grade': 'score_jax.grade',
+  'export': 'score_jax.export',
+  'inspect': 'score_jax.inspect',
+  'doctor': 'score_jax.doctor',
+  'report': 'score_jax.report',
+}
+# Errors of the machine that go away by themselves or are fixed outside.
 _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 
 
+def main() -> None:
+  """Runs `score-jax NAME ...` as `python -m MODULE ...`."""
+  from score_jax.config import renamed
+
+  name = sys.argv[1] if len(sys.argv) > 1 else ''
+  if name in ('--help', '-h', 'help'):
+    print(_usage())
+  elif name == '--version':
+    from score_jax import __version__
+
+    print(__version__)
+  elif name in COMMANDS:
+    sys.argv = [f'score-jax {name}', *sys.argv[2:]]
+    runpy.run_module(COMMANDS[name], run_name='__main__', alter_sys=True)
+  elif name in renamed.table()['commands']:
+    moved(name)
+  else:
+    _fail(ConfigError(f'score-jax {name}: use one of {", ".join(COMMANDS)}; score-jax NAME --help lists the flags'))
+
+
+def _usage() -> str:
+  lines = [f'  score-jax {name:<9} python -m {module} --help' for name, module in COMMANDS.items()]
+  return '\n'.join(['usage: score-jax NAME [--FLAG=VALUE ...]', '', *lines])
+
+
+def moved(name: str) -> None:
+  """Ends a command of version 0.1 with the line that names what took its place."""
+  from score_jax.config import renamed
+
+  _fail(ConfigError(f'{name} is no part of the package any more; use {renamed.table()["commands"][name]}'))
+
+
 def define_config() -> flags.FlagHolder:
-  """The flag --config=FILE, whose fields are overridden by --config.FIELD=VALUE."""
-  return config_flags.DEFINE_config_file('config', None, 'a configuration file, e.g. configs/quickstart.py')
-
-
-def run_config(holder: flags.FlagHolder) -> 'RunConfig':
-  """The checked configuration of the command line."""
-  from score_jax.config import from_config_dict
-
-  return from_config_dict(holder.value)
+  """Defines --config=NAME, a preset or a file, whose fields are overridden by --config.FIELD=VALUE."""
+  return config_flags.DEFINE_config_file(
+    'config', None, "a preset's name, e.g. quickstart, or a file; --config.FIELD=VALUE sets a field of it"
+  )
 
 
 def define_distributed() -> flags.FlagHolder:
-  """The flag --distributed, for `join_hosts`."""
+  """Defines --distributed, the way in which `parallel.hosts.start` finds the other processes of a run."""
   return flags.DEFINE_string(
     'distributed',
     'auto',
@@ -52,21 +85,8 @@ def define_distributed() -> flags.FlagHolder:
   )
 
 
-def join_hosts(holder: flags.FlagHolder, config: 'RunConfig') -> None:
-  """Connects this process with the others of its run; before any device is used."""
-  from score_jax.parallel import hosts
-
-  times = config.hosts
-  hosts.start(
-    holder.value,
-    init_seconds=times.init_seconds,
-    heartbeat_seconds=times.heartbeat_seconds,
-    barrier_seconds=times.barrier_seconds,
-  )
-
-
 def config_name() -> str:
-  """The file name of --config, without its ending."""
+  """Returns the file name of --config, without its ending."""
   return pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
 
 
@@ -75,7 +95,7 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
 
   Args:
     main: called with the values of `arguments`.
-    arguments: names of what the command line must hold beside flags; after a last '...' there may be more.
+    arguments: names of the positional arguments; after a last '...' there may be more.
   """
 
   def guarded(argv: Sequence[str]) -> None:
@@ -83,7 +103,7 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
       main(*argv[1:])
     except BaseException as error:
       error = _judged(error)
-      if 'score_jax.parallel.hosts' in sys.modules:  # else this process can not be one of several
+      if 'score_jax.parallel.hosts' in sys.modules:  # else this process cannot be one of several
         sys.modules['score_jax.parallel.hosts'].end(error)
       if isinstance(error, UserError):
         _fail(error)
@@ -93,6 +113,7 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
 
   from score_jax.tasks import torchless
 
+  signals.install()  # before jax is imported: a signal in those seconds ends the process as it does later
   secrets.guard()
   torchless.ask()
   logging.set_verbosity(logging.WARNING)
@@ -102,7 +123,7 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
 def _judged(error: BaseException) -> BaseException:
   """The error, or what it means to a user where it is the machine's."""
   if isinstance(error, OSError) and error.errno in _MACHINE:
-    return TryAgainError(f'{error}; mend that, then run the same command again')
+    return TryAgainError(f'{error}; fix that, then run the same command again')
   return error
 
 
@@ -112,10 +133,10 @@ def _fail(error: UserError) -> None:
 
 
 def _parse(argv: Sequence[str], arguments: tuple[str, ...]) -> Sequence[str]:
-  """Like absl's parser, but every mistake is one line: a missing file, an unknown field, a wrong type."""
+  """Parses like absl, but every mistake is one line: a missing file, an unknown field, a wrong type."""
   try:
-    if 'config' in flags.FLAGS and not any(arg.startswith('--help') for arg in argv):
-      _check_overrides(argv, _config_file(argv))
+    if 'config' in flags.FLAGS and not any(arg.startswith(('--help', '-help')) for arg in argv):
+      argv = _with_config_file(argv)
     rest = flags.FLAGS(argv)
     if arguments[-1:] == ('...',):
       arguments = arguments[:-1] + ('',) * (len(rest) - len(arguments))
@@ -126,48 +147,30 @@ def _parse(argv: Sequence[str], arguments: tuple[str, ...]) -> Sequence[str]:
     return rest
   except UserError as error:
     _fail(error)
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, IndexError, SyntaxError, ImportError) as error:
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
     _fail(ConfigError(' '.join(str(error).split())))
+  raise AssertionError('not reached')
 
 
-def _config_file(argv: Sequence[str]) -> pathlib.Path:
-  """The file that --config names; the folder `configs` that it lies in, however deep, becomes importable.
+def _with_config_file(argv: Sequence[str]) -> list[str]:
+  """The command line with the file that --config means in the place of its value.
 
   Raises:
-    ConfigError: none is named, or there is no such file.
+    ConfigError: --config is missing or wrong, or --config.FIELD names a field that it does not have.
   """
-  given = [arg.partition('=')[2] for arg in argv if arg.startswith(('--config=', '-config='))]
-  given += [after for arg, after in zip(argv, argv[1:], strict=False) if arg in ('--config', '-config')]
-  if not given:
-    raise ConfigError('no --config=FILE given; for example --config=configs/quickstart.py')
-  path = pathlib.Path(given[-1])
-  if not path.is_file():
-    raise ConfigError(f'--config={given[-1]}: there is no such file')
-  make_configs_importable(path)
-  return path
+  from score_jax.config import load
 
-
-def make_configs_importable(path: pathlib.Path) -> None:
-  """So that a configuration file can say `from score_jax.configs import common`, wherever it lies in that folder."""
-  folders = path.resolve().parents
-  root = str(next((folder.parent for folder in folders if folder.name == 'configs'), folders[1]))
-  if root not in sys.path:
-    sys.path.insert(0, root)
-
-
-def _check_overrides(argv: Sequence[str], path: pathlib.Path) -> None:
-  """Refuses --config.FIELD of a field that the file does not have, by its full name."""
-  module = runpy.run_path(str(path))
-  if 'get_config' not in module:
-    raise ConfigError(f'--config={path} defines no get_config(); name a file like configs/quickstart.py')
-  config = module['get_config']()
+  argv, path = list(argv), None
+  for i, arg in enumerate(argv):
+    if arg in ('--config', '-config') and i + 1 < len(argv):
+      path = argv[i + 1] = str(load.config_file(argv[i + 1]))
+    elif arg.startswith(('--config=', '-config=')):
+      path = str(load.config_file(arg.partition('=')[2]))
+      argv[i] = f'--config={path}'
+  if path is None:
+    raise ConfigError('no --config=NAME given; for example --config=quickstart')
+  config = load.load_config(path)
   for arg in argv:
     if arg.startswith('--config.'):
-      section, names = config, arg.removeprefix('--config.').partition('=')[0].split('.')
-      for depth, name in enumerate(names):
-        if name not in section:
-          where = '.'.join(['config', *names[:depth]])
-          raise ConfigError(f'{where}.{name} is not a field; {where} has {", ".join(sorted(section))}')
-        section = section[name] if depth + 1 < len(names) else section
-        if not isinstance(section, ConfigDict):
-          raise ConfigError(f'{".".join(["config", *names[: depth + 1]])} has no fields of its own')
+      load.check_field(config, arg.removeprefix('--config.').partition('=')[0])
+  return argv

@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from score_jax.config import load
 from score_jax.config.checks import check
 from score_jax.config.fields import OptimConfig
 from score_jax.config.fields import RunConfig
@@ -54,7 +55,7 @@ def _built(cls: type, values: Any, where: str) -> Any:
   hints = typing.get_type_hints(cls)
   for name in values:
     if name not in hints:
-      raise ConfigError(f'{where}.{name} is not a field; known fields: {", ".join(hints)}')
+      raise ConfigError(load.unknown(f'{where}.{name}', tuple(hints)))
   for name in hints:
     if name not in values:
       raise ConfigError(f'{where}.{name} is missing; configs/common.py has its default')

@@ -1,0 +1,134 @@
+"""Finds and reads configuration files: presets of the package by name, files by path."""
+
+import ast
+from collections.abc import Mapping
+import importlib.util
+import pathlib
+import runpy
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from score_jax.config import renamed
+from score_jax.errors import ConfigError
+
+PRESETS = pathlib.Path(__file__).parent.parent / 'configs'  # the package score_jax.configs
+
+
+def presets() -> list[str]:
+  """Returns the names of the package's configurations."""
+  return sorted(path.stem for path in PRESETS.glob('*.py') if path.stem not in ('__init__', 'common'))
+
+
+def config_file(name: str) -> pathlib.Path:
+  """Returns the file of a configuration: an existing path, else a preset ('quickstart', 'configs/quickstart.py').
+
+  Raises:
+    ConfigError: there is neither.
+  """
+  path = pathlib.Path(name).expanduser()
+  if path.is_file():
+    return path
+  preset = PRESETS / f'{name.removeprefix("configs/").removesuffix(".py")}.py'
+  if preset.parent == PRESETS and preset.is_file() and preset.stem != '__init__':
+    return preset
+  raise ConfigError(f'--config={name}: there is no such file, and no preset of that name ({", ".join(presets())})')
+
+
+def load_config(name: str | pathlib.Path, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+  """Returns the configuration of a preset or a file, with some fields changed.
+
+  Args:
+    name: a preset's name ('quickstart') or the path of a file that defines `get_config()`.
+    overrides: values by dotted field, e.g. {'optim.learning_rate': 1e-4}.
+
+  Raises:
+    ConfigError: there is no such file or field, or the file cannot be run.
+  """
+  config = _run(config_file(str(name)))
+  for field, value in (overrides or {}).items():
+    set_field(config, field, value)
+  return config
+
+
+def set_field(config: ConfigDict, field: str, value: Any) -> None:
+  """Sets a dotted field of a configuration in place; a dict as value changes the fields of a section that it names.
+
+  Raises:
+    ConfigError: there is no such field.
+  """
+  section, name = config, check_field(config, field)
+  for part in field.split('.')[:-1]:
+    section = section[part]
+  try:
+    if isinstance(value, Mapping):
+      section[name].update(value)
+    else:
+      section[name] = value
+  except (KeyError, TypeError, ValueError) as error:
+    raise ConfigError(f'config.{field} = {value!r}: {" ".join(str(error).split())}') from error
+
+
+def check_field(config: ConfigDict, field: str) -> str:
+  """Returns the last name of a dotted field.
+
+  Raises:
+    ConfigError: the configuration does not have it; the message tells a new name of an old field.
+  """
+  section, names = config, field.split('.')
+  for depth, name in enumerate(names):
+    where = '.'.join(['config', *names[:depth]])
+    if not isinstance(section, ConfigDict):
+      raise ConfigError(f'{where} is a value, not a section of fields')
+    if name not in section:
+      raise ConfigError(unknown(f'{where}.{name}', section))
+    section = section[name]
+  return names[-1]
+
+
+def unknown(field: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
+  """Returns the message about a field that does not exist.
+
+  Args:
+    field: its full path, beginning with 'config.'.
+    known: names of the section's fields.
+  """
+  where, _, _ = field.rpartition('.')
+  advice = renamed.advice(field.removeprefix('config.'))
+  return f'{field} is not a field; ' + (advice or f'{where} has {", ".join(sorted(known))}')
+
+
+def _run(path: pathlib.Path) -> ConfigDict:
+  """The configuration of a file.
+
+  Raises:
+    ConfigError: it cannot be run, or defines no get_config().
+  """
+  _check_imports(path)
+  try:
+    module = runpy.run_path(str(path))
+  except ImportError as error:
+    raise ConfigError(_moved(path) if (error.name or '').split('.')[0] == 'configs' else f'{path}: {error}') from error
+  except SyntaxError as error:
+    raise ConfigError(f'{path}: {" ".join(str(error).split())}') from error
+  if 'get_config' not in module:
+    raise ConfigError(f'--config={path} defines no get_config(); see {PRESETS / "quickstart.py"}')
+  return module['get_config']()
+
+
+def _check_imports(path: pathlib.Path) -> None:
+  """Refuses a file of version 0.1, which imports this package's presets as `configs`; a user's package may be so named."""
+  try:
+    tree = ast.parse(path.read_text())
+  except (SyntaxError, ValueError):
+    return  # running it gives the message
+  for node in ast.walk(tree):
+    if isinstance(node, ast.ImportFrom) and node.module == 'configs' and not node.level:
+      spec = importlib.util.find_spec('configs')
+      ours = spec is None or PRESETS.resolve() in (pathlib.Path(p).resolve() for p in spec.submodule_search_locations or ())
+      if ours:
+        raise ConfigError(_moved(path))
+
+
+def _moved(path: pathlib.Path) -> str:
+  return f'{path} imports from `configs`, as version 0.1 did; write `from score_jax.configs import common`'
