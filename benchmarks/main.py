@@ -26,7 +26,9 @@ _ROWS = flags.DEFINE_integer('rows', 64, 'conversations in all', lower_bound=1)
 _PROMPT = flags.DEFINE_integer('prompt', 256, 'rollout: tokens of a prompt', lower_bound=1)
 _ATTEMPTS = flags.DEFINE_list('attempts', ['512'], 'rollout: sampled tokens of each attempt, e.g. 512,512')
 _INSTRUCTION = flags.DEFINE_integer('instruction', 64, 'rollout: tokens fed between attempts', lower_bound=1)
-_DECODE_SLOTS = flags.DEFINE_integer('decode_slots', 0, 'rollout: conversations at a time on each device; 0: all', lower_bound=0)
+_DECODE_SLOTS = flags.DEFINE_integer(
+  'decode_slots', 0, 'rollout: conversations at a time on each device; 0: all', lower_bound=0
+)
 _PROBLEMS = flags.DEFINE_integer('problems', 128, 'step: problems', lower_bound=1)
 _SAMPLES = flags.DEFINE_integer('samples', 4, 'step: samples of a problem', lower_bound=2)
 _SLOTS = flags.DEFINE_integer('slots', 2048, 'update: slots of a row', lower_bound=2)

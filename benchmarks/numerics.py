@@ -149,7 +149,9 @@ def _sampler_and_trainer(params: Any, config: DecoderConfig, dtype: Any, mesh: A
   rows, prompt = 80, 32
   kernel = jax.default_backend() == 'gpu' and decode_attention.fits(config, dtype)
   stop = tuple(range(config.vocab // 64))
-  spec = RolloutSpec(budgets=(96, 96), feeds=((0, 1, 2),), end_of_turn=0, stops=stop, pad=0, decode_slots=64, kernel=kernel)
+  spec = RolloutSpec(
+    budgets=(96, 96), feeds=((0, 1, 2),), end_of_turn=0, stops=stop, pad=0, decode_slots=64, kernel=kernel
+  )
   tokens = jax.random.randint(jax.random.key(2), (rows, prompt), 0, config.vocab)
   start = jnp.arange(rows, dtype=jnp.int32)
   cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)

@@ -13,9 +13,9 @@ from typing import Any
 
 import jax
 
-from score_jax import config as configs
 from benchmarks import importing
 from benchmarks import machine
+from score_jax import config as configs
 from score_jax.errors import ConfigError
 from score_jax.models.shapes import SHAPES
 from score_jax.planning import checks

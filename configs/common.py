@@ -127,9 +127,6 @@ def sampling() -> ConfigDict:
   # Of cached keys and values: 'auto' (the compute dtype), 'float32', 'bfloat16', 'float8_e4m3fn'. Others than the
   # compute dtype take less memory, and on a GPU more time: the decode kernel reads its own dtype alone.
   sampling.cache_dtype = 'auto'
-  sampling.temperature = 1.0  # of training rollouts; the method needs 1
-  sampling.top_k = 0  # 0: off
-  sampling.top_p = 1.0  # 1: off
   return sampling
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from score_jax.core_types import Verdict
 from score_jax.errors import DataError
 from score_jax.reporting.rows import Row
-from score_jax.core_types import Verdict
 
 _DRAWS = 2000
 _PRIOR = 0.5  # problems that stand for what was not seen, in each of the four transitions

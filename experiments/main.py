@@ -113,12 +113,12 @@ def _show(suite, jobs, spent) -> None:
 
 def _summarize(suite, out: pathlib.Path, base: str) -> None:
   """Everything that is made of what is done so far, by this call or an earlier one."""
-  from score_jax.storage import run_folder
   from experiments import counting
   from experiments import plan
   from experiments import results
   from experiments import runner
   from experiments import summary
+  from score_jax.storage import run_folder
 
   work = out / 'work'
   jobs = plan.jobs(suite, work, tuple(suite.methods), suite.seeds, base)
@@ -153,9 +153,9 @@ def _known(out: pathlib.Path) -> dict[str, Any]:
 
 def _draw(found: dict[str, Any], out: pathlib.Path) -> None:
   """The figures and the page of a summary."""
-  from score_jax.storage import run_folder
   from experiments import drawing
   from experiments import results
+  from score_jax.storage import run_folder
 
   try:
     drawn = drawing.draw(found, out / 'figures')

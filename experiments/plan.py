@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 from score_jax import cli
 from score_jax.config import RunConfig
 from score_jax.config import from_config_dict
-from score_jax.errors import ConfigError
 from score_jax.core_types import Stage
+from score_jax.errors import ConfigError
 
 KINDS = ('train', 'evaluate')
 

@@ -15,10 +15,10 @@ import subprocess
 import time
 from typing import Any
 
+from experiments.plan import Job
 from score_jax.errors import ConfigError
 from score_jax.faults import signals
 from score_jax.storage import run_folder
-from experiments.plan import Job
 
 _AGAIN = 75
 _LOOK = 0.1  # seconds between two looks at the processes

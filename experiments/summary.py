@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from experiments import counting
+from experiments import plan
+from experiments.plan import Suite
+from experiments.runner import Records
 import score_jax
 from score_jax.reporting import gather
 from score_jax.reporting import rows as report_rows
 from score_jax.reporting.rows import Row
 from score_jax.reporting.watch import read_lines
 from score_jax.storage.run_folder import RunFolder
-from experiments import counting
-from experiments import plan
-from experiments.plan import Suite
-from experiments.runner import Records
 
 WAYS = ('greedy', 'sampled')
 _PACKAGES = ('score_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'transformers')

@@ -13,19 +13,19 @@ from typing import Any
 from absl import flags
 
 from score_jax import cli
+from score_jax.core_types import Graded
 from score_jax.errors import ConfigError
 from score_jax.errors import DataError
+from score_jax.graders import references
+from score_jax.graders import registry
+from score_jax.graders.pool import open_grader
+from score_jax.graders.registry import GradingSpec
 from score_jax.tasks import gsm8k
 from score_jax.tasks import humaneval
 from score_jax.tasks import math
 from score_jax.tasks import mbpp
 from score_jax.tasks import sources
 from score_jax.tasks.sources import Row
-from score_jax.core_types import Graded
-from score_jax.graders import references
-from score_jax.graders import registry
-from score_jax.graders.pool import open_grader
-from score_jax.graders.registry import GradingSpec
 
 _AT_A_TIME = 1000  # rows, whose verdicts are written together
 

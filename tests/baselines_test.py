@@ -6,15 +6,15 @@ import json
 import pytest
 import tiny
 
-from score_jax.configs import common
+from experiments.countdown_base import pretrain
 from score_jax import config as configs
 from score_jax.config import from_config_dict
-from score_jax.reporting import rows
-from score_jax.training import loop
-from experiments.countdown_base import pretrain
-from score_jax.training import run as runs
+from score_jax.configs import common
 from score_jax.core_types import Stop
 from score_jax.core_types import Verdict
+from score_jax.reporting import rows
+from score_jax.training import loop
+from score_jax.training import run as runs
 
 # The bundled base, which earns rewards.
 BUNDLED = {
@@ -56,7 +56,9 @@ def test_single_turn_and_naive_multi_turn_train_the_attempts_that_they_pay(tmp_p
   assert moved == dict(single_turn=[True, False], final=[False, True], sum=[True, True], episode=[True, True])
   for line in lines:
     right = line['accuracy']
-    assert line['reward'] == pytest.approx([r * p for r, p in zip(right, stages[line['stage']]['reward_weights'], strict=True)])
+    assert line['reward'] == pytest.approx(
+      [r * p for r, p in zip(right, stages[line['stage']]['reward_weights'], strict=True)]
+    )
   assert [set(line['selection']) for line in lines] == [{'return', 'accuracy', 'answer_changed', 'text_changed'}] * 4
   final = run.folder.read_eval()['final']['step']
   assert final == 4, 'the best is of the last stage, however good the others were'

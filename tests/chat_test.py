@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import tiny
 
+from experiments.countdown_base import mixture as countdown_base
+from score_jax.core_types import Problem
 from score_jax.errors import DataError
 from score_jax.tasks import chat
-from experiments.countdown_base import mixture as countdown_base
 from score_jax.tasks import seam
 from score_jax.tasks import tokenizer as tokenizer_module
 from score_jax.tasks.tokenizer import load_tokenizer
-from score_jax.core_types import Problem
 
 TURN = '{% for m in messages %}'
 OPEN, CLOSE = "{{ '<|im_start|>' + m['role'] + '\n' + ", " + '<|im_end|>\n' }}{% endfor %}"

@@ -5,11 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
+from score_jax.core_types import Stop
+from score_jax.core_types import Verdict
 from score_jax.reporting import compute
 from score_jax.reporting.rows import Attempt
 from score_jax.reporting.rows import Row
-from score_jax.core_types import Stop
-from score_jax.core_types import Verdict
 
 
 def attempt(answer, right, tokens=1):

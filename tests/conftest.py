@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import tempfile
 import types
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -12,6 +13,9 @@ os.environ['XLA_FLAGS'] = (
 )
 os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['TOKENIZERS_PARALLELISM'] = 'false'
+# Programs that a test compiled are there for the next one and for the processes that tests start.
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(tempfile.gettempdir(), 'score_jax_tests'))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 
 import jax
 import pytest
@@ -26,6 +30,14 @@ jax.config.update('jax_threefry_partitionable', True)
 def hf_folder(tmp_path_factory):
   """A tiny random Llama with the Countdown tokenizer, as an HF folder."""
   return tiny.write_hf_folder(tmp_path_factory.mktemp('hf') / 'tiny', tiny.decoder_config('llama'), seed=0)
+
+
+@pytest.fixture(scope='session')
+def trained_run(hf_folder, tmp_path_factory):
+  """The folder of a tiny run, trained to its end: two steps of Stage I, two of Stage II. Tests only read it."""
+  import score_jax
+
+  return score_jax.train(tiny.config_dict(), workdir=tmp_path_factory.mktemp('trained') / 'run', model=hf_folder).path
 
 
 @pytest.fixture(scope='module')

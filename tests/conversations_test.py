@@ -8,6 +8,10 @@ import jax
 import numpy as np
 import pytest
 
+from score_jax.core_types import Graded
+from score_jax.core_types import Problem
+from score_jax.core_types import Stop
+from score_jax.core_types import Verdict
 from score_jax.errors import DataError
 from score_jax.reporting import metrics
 from score_jax.reporting import recording
@@ -16,10 +20,6 @@ from score_jax.reporting.ledger import account
 from score_jax.reporting.rows import Attempt
 from score_jax.reporting.rows import Row
 from score_jax.states import Rollout
-from score_jax.core_types import Graded
-from score_jax.core_types import Problem
-from score_jax.core_types import Stop
-from score_jax.core_types import Verdict
 
 HOSTILE = '</script><img src=x onerror=alert(1)>\x1b]0;owned\x07\u202eevil\u2028\ud800\x00'
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import tiny
 
-from score_jax.errors import DataError
-from score_jax.tasks import countdown
 from experiments.countdown_base import mixture as countdown_base
-from score_jax.tasks import seam
-from score_jax.tasks.countdown import CountdownSpec
 from experiments.countdown_base.mixture import Mixture
 from score_jax.core_types import Verdict
+from score_jax.errors import DataError
 from score_jax.graders.countdown import grade
 from score_jax.graders.countdown import result_of
+from score_jax.tasks import countdown
+from score_jax.tasks import seam
+from score_jax.tasks.countdown import CountdownSpec
 
 # With + and * among the operations, any three of these numbers have chains to more than one value.
 SPEC = CountdownSpec(

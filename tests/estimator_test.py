@@ -13,8 +13,8 @@ import pytest
 
 from score_jax.algorithm import losses
 from score_jax.algorithm import rewards
-from score_jax.states import StageValues
 from score_jax.core_types import KL_FORMS
+from score_jax.states import StageValues
 
 V, ATTEMPTS, SPAN = 2, 2, 3  # tokens, attempts, tokens of an attempt
 L = ATTEMPTS * SPAN

@@ -10,6 +10,8 @@ import pytest
 import tiny
 
 from score_jax import evaluate
+from score_jax.core_types import Stop
+from score_jax.core_types import Verdict
 from score_jax.errors import ConfigError
 from score_jax.errors import DataError
 from score_jax.errors import TryAgainError
@@ -18,8 +20,6 @@ from score_jax.tasks import prompts
 from score_jax.training import evaluation
 from score_jax.training import first_attempts
 from score_jax.training import run as runs
-from score_jax.core_types import Stop
-from score_jax.core_types import Verdict
 
 
 @pytest.fixture(autouse=True)

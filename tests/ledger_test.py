@@ -10,6 +10,11 @@ import optax
 import pytest
 import tiny
 
+from score_jax.core_types import Problem
+from score_jax.core_types import Stage
+from score_jax.core_types import StageOptim
+from score_jax.core_types import Stop
+from score_jax.core_types import Verdict
 from score_jax.models import weights
 from score_jax.reporting import metrics
 from score_jax.reporting import terminal
@@ -18,11 +23,6 @@ from score_jax.reporting.ledger import mcnemar
 from score_jax.reporting.ledger import wilson
 from score_jax.training import offline
 from score_jax.training import optim
-from score_jax.core_types import Problem
-from score_jax.core_types import Stage
-from score_jax.core_types import StageOptim
-from score_jax.core_types import Stop
-from score_jax.core_types import Verdict
 
 W, C, U, T, E = Verdict.WRONG, Verdict.CORRECT, Verdict.UNPARSED, Verdict.TIMEOUT, Verdict.ERROR
 

@@ -14,6 +14,8 @@ import sys
 import numpy as np
 import pytest
 
+from score_jax.core_types import Stop
+from score_jax.core_types import Verdict
 from score_jax.errors import ConfigError
 from score_jax.errors import DataError
 from score_jax.reporting import figures
@@ -27,8 +29,6 @@ from score_jax.reporting.rows import Row
 from score_jax.reporting.safe import safe
 from score_jax.reporting.safe import safe_line
 from score_jax.reporting.safe import safe_lines
-from score_jax.core_types import Stop
-from score_jax.core_types import Verdict
 
 ROOT = pathlib.Path(__file__).parent.parent
 METRICS = pathlib.Path(__file__).parent / 'testdata/quickstart_metrics.jsonl'

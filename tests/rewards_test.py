@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from score_jax.algorithm import rewards
-from score_jax.states import StageValues
 from score_jax.core_types import Verdict
+from score_jax.states import StageValues
 
 ALPHA = 10.0
 reward_credit = jax.jit(rewards.reward_credit, static_argnums=3)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
+from score_jax.core_types import Stop
 from score_jax.models import decoder
 from score_jax.models import scoring
 from score_jax.models import weights as weight_tables
@@ -16,7 +17,6 @@ from score_jax.sampling import rollout as rollouts
 from score_jax.sampling.rollout import RolloutSpec
 from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
-from score_jax.core_types import Stop
 
 # Twelve ids, so that a random model often ends an attempt by itself and often runs out of budget.
 V, PAD, END, OTHER = 12, 0, 1, 2

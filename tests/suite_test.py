@@ -10,9 +10,6 @@ import sys
 import numpy as np
 import pytest
 
-from score_jax.errors import ConfigError
-from score_jax.errors import DataError
-from score_jax.reporting import rows as report_rows
 from experiments import counting
 from experiments import drawing
 from experiments import plan
@@ -23,6 +20,9 @@ from experiments.counting import Answers
 from experiments.plan import Job
 from score_jax.core_types import Stop
 from score_jax.core_types import Verdict
+from score_jax.errors import ConfigError
+from score_jax.errors import DataError
+from score_jax.reporting import rows as report_rows
 
 ROOT = pathlib.Path(__file__).parent.parent
 COUNTDOWN = 'experiments/suites/countdown.py'

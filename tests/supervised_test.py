@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tiny
 
-from score_jax.configs import common
 from score_jax.baselines import collect
 from score_jax.baselines import supervised
+from score_jax.configs import common
 from score_jax.errors import ConfigError
 from score_jax.errors import DataError
 from score_jax.reporting import rows

@@ -98,11 +98,11 @@ def test_what_is_asked_for_and_not_there_is_told_before_anything_is_written(tmp_
 
 
 def test_presets_carry_the_papers_numbers():
+  from score_jax.config import from_config_dict
   from score_jax.configs import gsm8k_qwen25_0p5b
   from score_jax.configs import math_gemma2_2b
   from score_jax.configs import math_qwen25_1p5b
   from score_jax.configs import mbpp_qwen25_coder_1p5b
-  from score_jax.config import from_config_dict
 
   for module, steps, rows, rate, beta2 in (
     (math_gemma2_2b, 3000, 512, 5e-6, 0.1),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
+from score_jax.core_types import Verdict
 from score_jax.models import weights
 from score_jax.sampling import sampler as samplers
 from score_jax.states import StageValues
@@ -16,7 +17,6 @@ from score_jax.tasks import chat as chats
 from score_jax.tasks import countdown
 from score_jax.training import batches
 from score_jax.training import update
-from score_jax.core_types import Verdict
 
 torch_score = pytest.importorskip('torch') and pytest.importorskip('torch_score')
 

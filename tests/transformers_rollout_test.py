@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import tiny
 
-from score_jax.configs import common
+from experiments.countdown_base import mixture as countdown_base
 from score_jax import config as configs
+from score_jax.configs import common
+from score_jax.core_types import Stop
 from score_jax.sampling import sampler as samplers
 from score_jax.storage import hf
 from score_jax.storage import hf_export
 from score_jax.tasks import chat as chats
 from score_jax.tasks import countdown
-from experiments.countdown_base import mixture as countdown_base
 from score_jax.tasks.countdown import CountdownSpec
 from score_jax.tasks.tokenizer import load_tokenizer
-from score_jax.core_types import Stop
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')

@@ -11,6 +11,7 @@ import tiny
 
 from score_jax.algorithm import rewards
 from score_jax.config import OptimConfig
+from score_jax.core_types import Verdict
 from score_jax.models import rows as row_layouts
 from score_jax.models import scoring
 from score_jax.models import weights
@@ -21,7 +22,6 @@ from score_jax.training import batches
 from score_jax.training import optim
 from score_jax.training import run as runs
 from score_jax.training import update as updates
-from score_jax.core_types import Verdict
 
 CONFIG = tiny.decoder_config('llama')
 TABLE = weights.weight_table(CONFIG)

@@ -13,11 +13,11 @@ import re
 
 import numpy as np
 
+from score_jax.core_types import Verdict
+from score_jax.graders import countdown as verifier
 from score_jax.tasks import countdown
 from score_jax.tasks import torchless
 from score_jax.tasks.countdown import CountdownSpec
-from score_jax.core_types import Verdict
-from score_jax.graders import countdown as verifier
 
 END, PAD, USER, ASSISTANT = '<|end|>', '<|pad|>', '<|user|>', '<|assistant|>'
 _PIECE = r'\d+|[A-Za-z]+|[^\sA-Za-z\d]'

@@ -23,8 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.countdown_base import mixture as countdown_base
 from score_jax import config as configs
 from score_jax.config import RunConfig
+from score_jax.core_types import Problem
+from score_jax.core_types import Stage
+from score_jax.core_types import StageOptim
+from score_jax.core_types import Verdict
+from score_jax.graders.pool import open_grader
 from score_jax.models import weights
 from score_jax.models.families import DecoderConfig
 from score_jax.models.families import LayerKind
@@ -42,18 +48,12 @@ from score_jax.storage import hf_export
 from score_jax.storage import run_folder
 from score_jax.storage.run_folder import RunFolder
 from score_jax.tasks import countdown
-from experiments.countdown_base import mixture as countdown_base
 from score_jax.tasks import open_task
 from score_jax.training import evaluation
 from score_jax.training import optim
 from score_jax.training import run as runs
 from score_jax.training import specs
 from score_jax.training.update import supervised_update
-from score_jax.core_types import Problem
-from score_jax.core_types import Stage
-from score_jax.core_types import StageOptim
-from score_jax.core_types import Verdict
-from score_jax.graders.pool import open_grader
 
 _STEPS_A_CALL = 100
 _PART = 500_000  # conversations that one process makes

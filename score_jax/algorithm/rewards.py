@@ -6,8 +6,8 @@ Equations are numbered as in docs/method.md.
 import jax
 import jax.numpy as jnp
 
-from score_jax.states import StageValues
 from score_jax.core_types import Verdict
+from score_jax.states import StageValues
 
 
 def attempt_rewards(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array) -> jax.Array:

@@ -8,6 +8,8 @@ import zipfile
 
 import numpy as np
 
+from score_jax.core_types import Problem
+from score_jax.core_types import Verdict
 from score_jax.errors import DataError
 from score_jax.faults import watchdog
 from score_jax.parallel import mesh as meshes
@@ -16,8 +18,6 @@ from score_jax.sampling.sampler import stream_key
 from score_jax.storage import run_folder
 from score_jax.training import evaluation
 from score_jax.training.run import Run
-from score_jax.core_types import Problem
-from score_jax.core_types import Verdict
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,9 @@ from score_jax.config.checks import check
 from score_jax.config.fields import OptimConfig
 from score_jax.config.fields import RunConfig
 from score_jax.config.fields import SupervisedConfig
-from score_jax.errors import ConfigError
 from score_jax.core_types import Stage
 from score_jax.core_types import StageOptim
+from score_jax.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ def from_config_dict(config: ConfigDict) -> RunConfig:
   if not isinstance(stages, dict) or not isinstance(schedule, (tuple, list)):
     raise ConfigError('config.stages must be a ConfigDict of stages and config.schedule a tuple of their names')
   optim = _built(OptimConfig, raw.get('optim', {}), 'config.optim')
-  stage_runs = _visits(stages, schedule, optim)
+  stage_runs = _stage_runs(stages, schedule, optim)
   if raw.get('mode') == 'supervised':
     stage_runs = _iterations(_built(SupervisedConfig, raw.get('supervised', {}), 'config.supervised'), optim)
   run = _built(RunConfig, raw | dict(stage_runs=stage_runs), 'config')
@@ -78,7 +78,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
   return value
 
 
-def _visits(stages: dict[str, Any], schedule: tuple[str, ...], optim: OptimConfig) -> tuple[Stage, ...]:
+def _stage_runs(stages: dict[str, Any], schedule: tuple[str, ...], optim: OptimConfig) -> tuple[Stage, ...]:
   """The stages in the order of the run, with the run's optimizer settings filled in."""
   stage_runs = []
   for name in schedule:

@@ -9,12 +9,12 @@ from score_jax.config.fields import LONG_PROMPTS
 from score_jax.config.fields import MODES
 from score_jax.config.fields import REMATS
 from score_jax.config.fields import RunConfig
-from score_jax.errors import ConfigError
-from score_jax.models.lora import Lora
 from score_jax.core_types import KL_FORMS
 from score_jax.core_types import REFERENCES
 from score_jax.core_types import SCHEDULES
 from score_jax.core_types import Stage
+from score_jax.errors import ConfigError
+from score_jax.models.lora import Lora
 
 
 def _require(condition: bool, message: str) -> None:
@@ -184,16 +184,10 @@ def _check_method(run: RunConfig) -> None:
 
 
 def _check_batch(run: RunConfig) -> None:
-  """What is sampled, and how it is cut."""
+  """Checks how a step is cut into parts."""
   _require(
     run.batch.problems % run.batch.micro_batches == 0,
     f'config.batch.micro_batches = {run.batch.micro_batches} must divide config.batch.problems = {run.batch.problems}',
-  )
-  _require(
-    (run.sampling.temperature, run.sampling.top_k, run.sampling.top_p) == (1.0, 0, 1.0),
-    f'config.sampling has temperature {run.sampling.temperature}, top_k {run.sampling.top_k}, top_p '
-    f'{run.sampling.top_p}: the gradient is that of the sampled policy only at temperature 1 without top_k (0) and '
-    'top_p (1); evaluation has settings of its own',
   )
 
 

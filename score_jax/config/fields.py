@@ -5,13 +5,13 @@
 
 import dataclasses
 
+from score_jax.core_types import Stage
+from score_jax.graders.registry import GradingSpec
 from score_jax.models.lora import Lora
 from score_jax.tasks.countdown import CountdownSpec
 from score_jax.tasks.jsonl import JsonlSpec
 from score_jax.tasks.mbpp import MbppSpec
 from score_jax.tasks.problems import DataSpec
-from score_jax.core_types import Stage
-from score_jax.graders.registry import GradingSpec
 
 MODES = ('score', 'supervised')
 DATASETS = ('star', 'sft')  # names of baselines.pairs.DATASETS
@@ -60,9 +60,6 @@ class SamplingConfig:
   attempt_tokens: tuple[int, ...]
   decode_slots: int
   cache_dtype: str
-  temperature: float
-  top_k: int
-  top_p: float
 
 
 @dataclasses.dataclass(frozen=True)

@@ -125,7 +125,9 @@ def _check_imports(path: pathlib.Path) -> None:
   for node in ast.walk(tree):
     if isinstance(node, ast.ImportFrom) and node.module == 'configs' and not node.level:
       spec = importlib.util.find_spec('configs')
-      ours = spec is None or PRESETS.resolve() in (pathlib.Path(p).resolve() for p in spec.submodule_search_locations or ())
+      ours = spec is None or PRESETS.resolve() in (
+        pathlib.Path(p).resolve() for p in spec.submodule_search_locations or ()
+      )
       if ours:
         raise ConfigError(_moved(path))
 

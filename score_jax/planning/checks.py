@@ -19,6 +19,7 @@ import jax
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
 from score_jax.errors import UserError
+from score_jax.graders.pool import open_grader
 from score_jax.parallel import mesh as meshes
 from score_jax.planning import ask
 from score_jax.planning import chips
@@ -32,7 +33,6 @@ from score_jax.tasks import open_task
 from score_jax.training import loop
 from score_jax.training import run as runs
 from score_jax.training import specs
-from score_jax.graders.pool import open_grader
 
 _CHECKPOINTS = 3  # whole states that a run's folder must have room for: two kept and one being written
 _DRY_PROBLEMS = 16  # that a dry run evaluates on

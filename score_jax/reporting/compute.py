@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from score_jax.core_types import Verdict
 from score_jax.reporting.ledger import mean_interval
 from score_jax.reporting.rows import Row
 from score_jax.reporting.rows import collapsed
-from score_jax.core_types import Verdict
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from score_jax.core_types import Verdict
 from score_jax.errors import ConfigError
 from score_jax.errors import DataError
 from score_jax.reporting import alarms
@@ -20,7 +21,6 @@ from score_jax.reporting import rows as report_rows
 from score_jax.reporting.rows import Row
 from score_jax.reporting.safe import safe
 from score_jax.reporting.watch import read_lines
-from score_jax.core_types import Verdict
 
 _POINTS = 300  # of a curve
 _ROW_BYTES = 2_500_000  # of conversations in a report

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from score_jax.reporting.rows import collapsed
 from score_jax.core_types import Graded
 from score_jax.core_types import Stage
 from score_jax.core_types import Stop
 from score_jax.core_types import Verdict
+from score_jax.reporting.rows import collapsed
 
 
 def step_line(

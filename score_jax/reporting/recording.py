@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from score_jax.core_types import Graded
+from score_jax.core_types import Problem
 from score_jax.parallel import hosts
 from score_jax.reporting import rows
 from score_jax.states import Rollout
-from score_jax.core_types import Graded
-from score_jax.core_types import Problem
 
 
 def add_step(

@@ -21,15 +21,15 @@ import zlib
 
 import numpy as np
 
+from score_jax.core_types import Graded
+from score_jax.core_types import Problem
+from score_jax.core_types import Stop
+from score_jax.core_types import Verdict
 from score_jax.errors import DataError
 from score_jax.parallel import hosts
 from score_jax.reporting import edits
 from score_jax.reporting.ledger import Outcomes
 from score_jax.states import Rollout
-from score_jax.core_types import Graded
-from score_jax.core_types import Problem
-from score_jax.core_types import Stop
-from score_jax.core_types import Verdict
 
 _LONGEST_LINE = 64 * 2**20  # bytes of a row that is read back
 

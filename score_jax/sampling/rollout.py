@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from score_jax.core_types import Stop
 from score_jax.models import attention
 from score_jax.models import decode_attention
 from score_jax.models import decoder
@@ -29,7 +30,6 @@ from score_jax.models.families import DecoderConfig
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import choose
 from score_jax.states import Rollout
-from score_jax.core_types import Stop
 
 _REFILLS = 16  # lanes are refilled so many times a generation: a prefill wants rows, an idle lane wants none
 

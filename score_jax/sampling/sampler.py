@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
+from score_jax.core_types import Problem
 from score_jax.errors import DataError
 from score_jax.models import decode_attention
 from score_jax.models import decoder
@@ -23,7 +24,6 @@ from score_jax.sampling.rollout import no_forced
 from score_jax.sampling.rollout import rollout
 from score_jax.states import Rollout
 from score_jax.tasks.chat import Chat
-from score_jax.core_types import Problem
 
 
 class Stream(enum.IntEnum):

@@ -6,6 +6,7 @@ from typing import Any
 
 from absl import logging
 
+from score_jax.core_types import Problem
 from score_jax.errors import ConfigError
 from score_jax.errors import DataError
 from score_jax.tasks import countdown
@@ -13,7 +14,6 @@ from score_jax.tasks.problems import DataSpec
 from score_jax.tasks.problems import Listed
 from score_jax.tasks.problems import Made
 from score_jax.tasks.problems import Problems
-from score_jax.core_types import Problem
 
 
 @dataclasses.dataclass(frozen=True)

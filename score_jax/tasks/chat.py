@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from score_jax.core_types import Problem
 from score_jax.errors import DataError
 from score_jax.tasks import seam
 from score_jax.tasks import tokenizer_files
 from score_jax.tasks.seam import Opening
-from score_jax.core_types import Problem
 
 
 @dataclasses.dataclass(frozen=True)

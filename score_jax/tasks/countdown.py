@@ -8,8 +8,8 @@ import dataclasses
 import hashlib
 import random
 
-from score_jax.errors import DataError
 from score_jax.core_types import Problem
+from score_jax.errors import DataError
 from score_jax.graders.countdown import result_of
 
 SPLITS = ('train', 'heldout')

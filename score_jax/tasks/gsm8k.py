@@ -1,5 +1,6 @@
 """GSM8K (Cobbe et al., arXiv 2110.14168): word problems of grade-school arithmetic; gold numbers behind `####`."""
 
+from score_jax.core_types import Problem
 from score_jax.errors import DataError
 from score_jax.tasks import problems
 from score_jax.tasks import prompts
@@ -7,7 +8,6 @@ from score_jax.tasks import sources
 from score_jax.tasks.problems import DataSpec
 from score_jax.tasks.problems import Listed
 from score_jax.tasks.sources import Row
-from score_jax.core_types import Problem
 
 
 def open_set(data: DataSpec, prompt: str) -> tuple[Listed, Listed]:

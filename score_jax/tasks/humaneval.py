@@ -1,13 +1,13 @@
 """HumanEval (Chen et al., arXiv 2107.03374): 164 Python functions to complete. For evaluation alone."""
 
+from score_jax.core_types import Problem
+from score_jax.graders import references
 from score_jax.tasks import problems
 from score_jax.tasks import prompts
 from score_jax.tasks import sources
 from score_jax.tasks.problems import DataSpec
 from score_jax.tasks.problems import Listed
 from score_jax.tasks.sources import Row
-from score_jax.core_types import Problem
-from score_jax.graders import references
 
 
 def open_set(data: DataSpec, prompt: str) -> tuple[Listed, Listed]:

@@ -3,14 +3,14 @@
 import dataclasses
 import hashlib
 
+from score_jax.core_types import Problem
+from score_jax.graders import references
+from score_jax.graders import registry
 from score_jax.tasks import problems
 from score_jax.tasks import sources
 from score_jax.tasks.problems import DataSpec
 from score_jax.tasks.problems import Listed
 from score_jax.tasks.sources import Row
-from score_jax.core_types import Problem
-from score_jax.graders import references
-from score_jax.graders import registry
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,15 +9,15 @@ import pathlib
 
 from absl import logging
 
+from score_jax.core_types import Problem
 from score_jax.errors import DataError
+from score_jax.graders.math.extract import last_boxes
 from score_jax.tasks import problems
 from score_jax.tasks import prompts
 from score_jax.tasks import sources
 from score_jax.tasks.problems import DataSpec
 from score_jax.tasks.problems import Listed
 from score_jax.tasks.sources import Row
-from score_jax.core_types import Problem
-from score_jax.graders.math.extract import last_boxes
 
 _LIST = pathlib.Path(__file__).parent.parent / 'assets/math500/problems.txt'
 

@@ -5,15 +5,15 @@ First attempts are asked for with the three solved problems of its paper, tasks 
 
 import dataclasses
 
+from score_jax.core_types import Problem
 from score_jax.errors import DataError
+from score_jax.graders import references
 from score_jax.tasks import problems
 from score_jax.tasks import prompts
 from score_jax.tasks import sources
 from score_jax.tasks.problems import DataSpec
 from score_jax.tasks.problems import Listed
 from score_jax.tasks.sources import Row
-from score_jax.core_types import Problem
-from score_jax.graders import references
 
 SPLITS = {  # first and last task_id, as published
   'test': (11, 510),

@@ -10,9 +10,9 @@ import random
 
 from absl import logging
 
+from score_jax.core_types import Problem
 from score_jax.errors import DataError
 from score_jax.tasks.sources import Row
-from score_jax.core_types import Problem
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from score_jax.core_types import Graded
+from score_jax.core_types import Problem
+from score_jax.core_types import Verdict
 from score_jax.errors import TryAgainError
 from score_jax.faults import watchdog
+from score_jax.graders.pool import Grader
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import rows as report_rows
@@ -20,10 +24,6 @@ from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
 from score_jax.tasks import Task
 from score_jax.tasks import heldout_problems
-from score_jax.core_types import Graded
-from score_jax.core_types import Problem
-from score_jax.core_types import Verdict
-from score_jax.graders.pool import Grader
 
 
 @dataclasses.dataclass(frozen=True)

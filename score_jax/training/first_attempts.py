@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from score_jax.core_types import Problem
 from score_jax.errors import DataError
 from score_jax.reporting import rows
 from score_jax.tasks.chat import Chat
-from score_jax.core_types import Problem
 
 
 def read(path: pathlib.Path, problems: Sequence[Problem], chat: Chat, budget: int) -> dict[str, np.ndarray]:

@@ -11,11 +11,11 @@ from typing import Any
 from score_jax.algorithm import adaptive
 from score_jax.config import FaultsConfig
 from score_jax.config import RunConfig
+from score_jax.core_types import Stage
 from score_jax.errors import NumericsError
 from score_jax.reporting import metrics
 from score_jax.storage.progress import REJECTED_WINDOW
 from score_jax.storage.progress import Progress
-from score_jax.core_types import Stage
 
 _PATIENCE = 3  # steps in a row over a limit
 

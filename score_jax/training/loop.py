@@ -12,6 +12,7 @@ from absl import logging
 import numpy as np
 
 from score_jax import config as configs
+from score_jax.core_types import Stage
 from score_jax.errors import StoppedError
 from score_jax.errors import TryAgainError
 from score_jax.faults import signals
@@ -40,9 +41,8 @@ from score_jax.training import selection
 from score_jax.training import step as steps
 from score_jax.training import stopping
 from score_jax.training.run import Run
-from score_jax.training.step import StageRun
 from score_jax.training.step import StageContext
-from score_jax.core_types import Stage
+from score_jax.training.step import StageRun
 
 
 def visit_at(stage_runs: tuple[Stage, ...], step: int) -> StageRun:

@@ -13,14 +13,14 @@ import pathlib
 
 import numpy as np
 
+from score_jax.core_types import Problem
+from score_jax.core_types import Stage
 from score_jax.faults import watchdog
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
 from score_jax.training.run import Run
-from score_jax.core_types import Problem
-from score_jax.core_types import Stage
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import optax
 
 from score_jax.config import OptimConfig
-from score_jax.models.weights import WeightTable
 from score_jax.core_types import Stage
+from score_jax.models.weights import WeightTable
 
 
 def make_optimizer(config: OptimConfig, table: WeightTable) -> optax.GradientTransformation:

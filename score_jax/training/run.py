@@ -15,6 +15,8 @@ import optax
 from score_jax import config as configs
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
+from score_jax.graders.pool import Grader
+from score_jax.graders.pool import open_grader
 from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
 from score_jax.models.lora import Lora
@@ -39,8 +41,6 @@ from score_jax.training import optim
 from score_jax.training import sources
 from score_jax.training import specs
 from score_jax.training.update import UpdateSpec
-from score_jax.graders.pool import Grader
-from score_jax.graders.pool import open_grader
 
 _TOKENIZER_FILES = ('.json', '.jinja', '.model', '.txt')
 

@@ -11,13 +11,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from score_jax.algorithm import rewards
+from score_jax.core_types import Verdict
 from score_jax.faults import watchdog
 from score_jax.parallel import hosts
 from score_jax.reporting import rows as report_rows
 from score_jax.reporting.rows import Row
 from score_jax.training import evaluation
 from score_jax.training.run import Run
-from score_jax.core_types import Verdict
 
 _FIRST = -1_000_000_000  # number of the first such problem: far from those of training steps and offline pools
 
@@ -41,7 +41,9 @@ def measure(run: Run, params: Any) -> dict[str, Any]:
       run.config.rows,
       way='selection',
     )
-    return hosts.from_main('what the best is chosen by', lambda: figures(found, settings.reward_weights, settings.bonus))
+    return hosts.from_main(
+      'what the best is chosen by', lambda: figures(found, settings.reward_weights, settings.bonus)
+    )
 
 
 def figures(rows: Sequence[Row], reward_weights: tuple[float, ...], bonus: tuple[float, ...]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_jax.core_types import Problem
+from score_jax.core_types import Stage
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import metrics
@@ -32,8 +34,6 @@ from score_jax.training.update import UpdateSpec
 from score_jax.training.update import checksum
 from score_jax.training.update import reference_logps
 from score_jax.training.update import update
-from score_jax.core_types import Problem
-from score_jax.core_types import Stage
 
 _grader = ThreadPoolExecutor(max_workers=1, thread_name_prefix='grader')
 

@@ -3,11 +3,13 @@
 import pathlib
 
 import jax
+from ml_collections import ConfigDict
 import numpy as np
 
-from score_jax.configs import common
+from experiments.countdown_base import mixture as countdown_base
 from score_jax import config as configs
 from score_jax.config import RunConfig
+from score_jax.configs import common
 from score_jax.models import weights
 from score_jax.models.families import DecoderConfig
 from score_jax.models.families import LayerKind
@@ -16,7 +18,6 @@ from score_jax.parallel import mesh as meshes
 from score_jax.sampling.rollout import RolloutSpec
 from score_jax.storage import hf
 from score_jax.storage import hf_export
-from experiments.countdown_base import mixture as countdown_base
 from score_jax.tasks.countdown import CountdownSpec
 from score_jax.training import update as updates
 
@@ -98,6 +99,11 @@ def write_hf_folder(
 
 
 def run_config(**changes) -> RunConfig:
+  """`config_dict`, checked and built."""
+  return configs.from_config_dict(config_dict(**changes))
+
+
+def config_dict(**changes) -> ConfigDict:
   """A run of two steps in each stage; `changes` are dotted fields of configs/common.py."""
   config = common.get_config()
   tiny = {
@@ -123,15 +129,8 @@ def run_config(**changes) -> RunConfig:
     'offline_pool': 4,
   }
   for field, value in {**tiny, **changes}.items():
-    *sections, name = field.split('.')
-    section = config
-    for part in sections:
-      section = section[part]
-    if isinstance(value, dict):
-      section[name].update(value)
-    else:
-      section[name] = value
-  return configs.from_config_dict(config)
+    configs.set_field(config, field, value)
+  return config
 
 
 def rollout_spec(**changes) -> RolloutSpec:

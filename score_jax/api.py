@@ -1,0 +1,220 @@
+"""The public functions: train a model, evaluate one, look at a run. The commands are flags around them.
+
+  import score_jax
+  run = score_jax.train('quickstart', workdir='runs/mine', max_steps=10)
+  print(run.table())
+
+No function here calls sys.exit: what a user can fix is a `score_jax.errors.UserError`, whose text names the field, the
+value and the remedy.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from score_jax import config as configs
+from score_jax.config import RunConfig
+from score_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run folder: what a training has written, finished or under way."""
+
+  path: pathlib.Path
+
+  @property
+  def config(self) -> dict[str, Any]:
+    """The configuration as it was run."""
+    return self._folder.read_config()['config']
+
+  @property
+  def metrics(self) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, one a step (docs/report.md has the keys)."""
+    return [json.loads(line) for line in self._folder.metrics.read_text().splitlines()]
+
+  @property
+  def evaluations(self) -> dict[str, Any]:
+    """The content of eval.json: 'base', 'final' and, where it is another checkpoint, 'last', by decoding."""
+    return self._folder.read_eval()
+
+  @property
+  def model(self) -> pathlib.Path:
+    """The Hugging Face folder of the final policy."""
+    return self._folder.hf
+
+  def rows(self, name: str = 'final') -> list[Any]:
+    """Returns the conversations of an evaluation ('base', 'final', 'last', 'step20', ...) as `reporting.rows.Row`s."""
+    from score_jax.reporting import rows
+
+    return list(rows.read(self._folder.rows / f'{name}.jsonl.gz'))
+
+  def table(self) -> str:
+    """Returns the closing table: accuracy of each attempt and what changed between them, with 95 % intervals."""
+    from score_jax.reporting import terminal
+
+    return terminal.table({name: value for name, value in self.evaluations.items() if name != 'settings'})
+
+  def report(self, out: str | pathlib.Path | None = None) -> pathlib.Path:
+    """Writes the report page and returns its path; default: report.html in the run folder."""
+    from score_jax.reporting import report
+
+    target = pathlib.Path(out) if out else self._folder.report
+    report.write([self.path], target)
+    return target
+
+  @property
+  def _folder(self) -> Any:
+    from score_jax.storage.run_folder import RunFolder
+
+    return RunFolder(self.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """What an evaluation has found."""
+
+  name: str  # of the model
+  results: dict[str, Any]  # by decoding: 'greedy', 'sampled', and 'scaling' if asked for; as in eval.json
+  rows: list[Any]  # the conversations that they were counted from
+
+  def table(self) -> str:
+    """Returns accuracies and changes with 95 % intervals, and a line for each further figure."""
+    from score_jax.reporting import terminal
+
+    return '\n'.join([terminal.table({self.name: self.results}), *terminal.compute_lines(self.results)])
+
+
+def train(
+  config: str | pathlib.Path | ConfigDict,
+  *,
+  workdir: str | pathlib.Path,
+  model: str | pathlib.Path | None = None,
+  hooks: Sequence[Any] = (),
+  profile: int = 0,
+  distributed: str = 'off',
+  **overrides: Any,
+) -> Run:
+  """Trains to the end, or goes on with a run that was cut off; evaluates, exports and reports the best policy.
+
+  Args:
+    config: a preset's name, the path of a file, or a ConfigDict.
+    workdir: the run folder.
+    model: the Hugging Face folder to begin from; None: config.model.path.
+    hooks: `training.hooks.Hook`s, called after those of the run.
+    profile: steps to trace into WORKDIR/profile, from the third on.
+    distributed: how this process finds the others of its run, as the flag --distributed says.
+    **overrides: values by field, e.g. max_steps=10, or **{'optim.learning_rate': 1e-4}.
+
+  Raises:
+    UserError: the input is wrong, or the run was stopped; each kind has an exit code (`score_jax.errors`).
+  """
+  settings = _settings(config, model, overrides)
+
+  from score_jax.baselines import supervised
+  from score_jax.faults import watchdog
+  from score_jax.parallel import hosts
+  from score_jax.reporting import profile as profiles
+  from score_jax.training import loop
+  from score_jax.training import run as runs
+
+  _start_hosts(distributed, settings)
+  faults = settings.faults
+  patience = watchdog.Patience(faults.stuck_first_seconds, faults.stuck_seconds, faults.stuck_factor)
+  with watchdog.watching(str(workdir), patience):
+    with watchdog.phase('open'):
+      opened = runs.open_run(settings, str(workdir))
+    traced = profile if hosts.is_main() else 0
+    tracer = profiles.Tracer(opened.folder.path / 'profile', traced) if traced else profiles.NO_TRACE
+    try:
+      loop.train(opened, tracer, supervised.Supervised() if settings.mode == 'supervised' else None)
+    finally:
+      opened.grader.close()
+  return Run(pathlib.Path(workdir))
+
+
+def evaluate(
+  config: str | pathlib.Path | ConfigDict,
+  *,
+  model: str | pathlib.Path | None = None,
+  attempts: int = 0,
+  samples: int = 1,
+  temperature: float = 1.0,
+  scaling: int = 0,
+  instruction: str = '',
+  first_attempts: str | pathlib.Path = '',
+  distributed: str = 'off',
+  **overrides: Any,
+) -> Evaluation:
+  """Evaluates a model on held-out problems: each attempt's accuracy and what changes between them.
+
+  Args:
+    config: a preset's name, the path of a file, or a ConfigDict.
+    model: the Hugging Face folder; None: config.model.path.
+    attempts: in a conversation; more than configured repeat the last instruction and budget. 0: as configured.
+    samples: K sampled conversations a problem; above 1 avg@K, pass@K and majority are counted.
+    temperature: of the sampled conversations.
+    scaling: K: compares 2K samples with K samples and a correction of each, at T=0.7 (paper, section 6.2). 0: not.
+    instruction: a name of `tasks.prompts.INSTRUCTIONS` or a text; '': config.task.instruction.
+    first_attempts: a file of first attempts of another model (`training.first_attempts`); '': the model's own.
+    distributed, **overrides: as in `train`.
+
+  Raises:
+    UserError: the input is wrong.
+  """
+  settings = _asked(_settings(config, model, overrides), attempts, instruction)
+  _start_hosts(distributed, settings)
+
+  from score_jax.training import folder_evaluation
+
+  results, rows = folder_evaluation.evaluate_folder(
+    settings, samples=samples, temperature=temperature, scaling=scaling, first_attempts=str(first_attempts)
+  )
+  return Evaluation(settings.model.path, results, rows)
+
+
+def _settings(
+  config: str | pathlib.Path | ConfigDict, model: str | pathlib.Path | None, overrides: dict[str, Any]
+) -> RunConfig:
+  """The checked configuration; a given ConfigDict stays as it is."""
+  fields = (
+    configs.load_config(config) if isinstance(config, str | pathlib.Path) else config.copy_and_resolve_references()
+  )
+  for field, value in overrides.items():
+    configs.set_field(fields, field, value)
+  if model is not None:
+    fields.model.path = str(model)
+  return configs.from_config_dict(fields)
+
+
+def _start_hosts(distributed: str, config: RunConfig) -> None:
+  """Connects this process with the others of its run; before any device is used."""
+  from score_jax.parallel import hosts
+
+  times = config.hosts
+  hosts.start(
+    distributed,
+    init_seconds=times.init_seconds,
+    heartbeat_seconds=times.heartbeat_seconds,
+    barrier_seconds=times.barrier_seconds,
+  )
+
+
+def _asked(config: RunConfig, attempts: int, instruction: str) -> RunConfig:
+  """The configuration with another number of attempts or another instruction."""
+  from score_jax.tasks import prompts
+
+  if attempts == 1:
+    raise ConfigError(f'attempts = {attempts}: give 2 or more, a correction needs something to correct')
+  if attempts:
+    budgets = config.sampling.attempt_tokens
+    budgets = (budgets + budgets[-1:] * attempts)[:attempts]
+    config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, attempt_tokens=budgets))
+  if instruction:
+    text = prompts.INSTRUCTIONS.get(instruction, instruction)
+    config = dataclasses.replace(config, task=dataclasses.replace(config.task, instruction=text))
+  return config
