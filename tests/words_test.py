@@ -19,7 +19,7 @@ IDENTIFIERS = (
 DOCS = ('rooms',)
 # What may hold such words: this list, the table of old names, published results, the history.
 EXEMPT = ('tests/words_test.py', 'experiments/results/', 'CHANGELOG.md')
-# The key `visit` of metrics.jsonl keeps its name, and so do rows' and results' keys; a TPU's lane dimension is the field's.
+# The keys of metrics.jsonl, rows and results keep their names; a lane dimension is a TPU term.
 ALLOWED = {
   'visit': re.compile(r"""['"`]visit['"`]|\bvisit=|visit\{|visit\d|visit\*"""),
   'lane': re.compile(r'lane dimension|num_lanes|NUM_LANES|\blane\b.*\bsublane|sublane'),
@@ -71,7 +71,7 @@ def test_no_name_is_one_of_the_words():
       hits.append(f'{path.relative_to(ROOT)}: the name of the file')
     for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
       if token.type == tokenize.NAME and not keyword.iskeyword(token.string) and token.string not in LIBRARIES:
-        parts = {part for part in re.split(r'_|(?<=[a-z])(?=[A-Z])', token.string)}
+        parts = set(re.split(r'_|(?<=[a-z])(?=[A-Z])', token.string))
         if {part.lower() for part in parts} & set(IDENTIFIERS):
           hits.append(f'{path.relative_to(ROOT)}:{token.start[0]} {token.string}')
   assert not hits, f'{len(hits)} names\n' + '\n'.join(hits)
