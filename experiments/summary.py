@@ -16,10 +16,10 @@ from experiments import plan
 from experiments.plan import Suite
 from experiments.runner import Records
 import score_jax
-from score_jax.reporting import gather
+from score_jax.reporting import metrics
+from score_jax.reporting import report_data
 from score_jax.reporting import rows as report_rows
 from score_jax.reporting.rows import Row
-from score_jax.reporting.watch import read_lines
 from score_jax.storage.run_folder import RunFolder
 
 WAYS = ('greedy', 'sampled')
@@ -75,7 +75,7 @@ def summary(
       budget=dataclasses.asdict(spent[name]) if name in spent else None,
       seconds=[records.read(f'{name}/seed{seed}').get('seconds') for seed in seeds],
       chosen_step=[_chosen_step(plan.folder_of(work, name, seed)) for seed in seeds],
-      edits=gather.histogram([row.edit_ratio for seed_rows in rows[name] for row in seed_rows['greedy']]),
+      edits=report_data.histogram([row.edit_ratio for seed_rows in rows[name] for row in seed_rows['greedy']]),
       curve=_curve([plan.folder_of(work, name, seed) for seed in seeds]),
     )
   answers: dict[str, Mapping[str, counting.Answers]] = {}
@@ -103,7 +103,7 @@ def _rows(folder: pathlib.Path) -> dict[str, list[Row]]:
   """Of a run's final policy, by way."""
   found: dict[str, list[Row]] = {way: [] for way in WAYS}
   for row in report_rows.read(folder / 'rows/final.jsonl.gz'):
-    found[row.way].append(row)
+    found[row.decoding].append(row)
   return found
 
 
@@ -116,7 +116,7 @@ def _curve(folders: Sequence[pathlib.Path]) -> dict[str, list[float]]:
   """Share of answers that changed over training steps, mean over seeds: of the step's conversations, or measured."""
   curves = []
   for folder in folders:
-    points = {line['step']: _changed(line) for line in read_lines(folder / 'metrics.jsonl')}
+    points = {line['step']: _changed(line) for line in metrics.read(folder / 'metrics.jsonl')}
     curves.append({step: value for step, value in points.items() if value is not None})
   steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
   groups = (

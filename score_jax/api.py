@@ -55,16 +55,16 @@ class Run:
 
   def table(self) -> str:
     """Returns the closing table: accuracy of each attempt and what changed between them, with 95 % intervals."""
-    from score_jax.reporting import terminal
+    from score_jax.reporting import plain_text
 
-    return terminal.table({name: value for name, value in self.evaluations.items() if name != 'settings'})
+    return plain_text.table({name: value for name, value in self.evaluations.items() if name != 'settings'})
 
   def report(self, out: str | pathlib.Path | None = None) -> pathlib.Path:
     """Writes the report page and returns its path; default: report.html in the run folder."""
-    from score_jax.reporting import report
+    from score_jax.reporting import report_page
 
     target = pathlib.Path(out) if out else self._folder.report
-    report.write([self.path], target)
+    report_page.write([self.path], target)
     return target
 
   @property
@@ -84,9 +84,9 @@ class Evaluation:
 
   def table(self) -> str:
     """Returns accuracies and changes with 95 % intervals, and a line for each further figure."""
-    from score_jax.reporting import terminal
+    from score_jax.reporting import plain_text
 
-    return '\n'.join([terminal.table({self.name: self.results}), *terminal.compute_lines(self.results)])
+    return '\n'.join([plain_text.table({self.name: self.results}), *plain_text.sample_lines(self.results)])
 
 
 def train(

@@ -16,13 +16,13 @@ _DATE = flags.DEFINE_string('date', '2024-07-26', 'as config.task.date')
 
 
 def main(folder: str) -> None:
-  from score_jax.reporting import terminal
+  from score_jax.reporting import plain_text
   from score_jax.storage import inspection
 
   found = inspection.inspect_folder(
     folder, chat_template=_TEMPLATE.value, instruction=_INSTRUCTION.value, date=_DATE.value
   )
-  print(terminal.facts([*found.facts, ('trainable', f'no: {found.obstacle}' if found.obstacle else 'yes')]))
+  print(plain_text.facts([*found.facts, ('trainable', f'no: {found.obstacle}' if found.obstacle else 'yes')]))
   if found.obstacle:
     sys.exit(DataError.exit_code)
 

@@ -27,21 +27,21 @@ def main(*runs: str) -> None:
   if out.is_dir() or not out.parent.is_dir():
     raise ConfigError(f'--out={out}: name a file in a folder that exists')
 
-  from score_jax.reporting import gather
-  from score_jax.reporting import report
+  from score_jax.reporting import report_data
+  from score_jax.reporting import report_page
 
-  data = gather.gather(folders)
-  size = report.write_page(data, out)
+  data = report_data.collect(folders)
+  size = report_page.write_page(data, out)
   print(f'{out} ({size / 2**20:.1f} MB): open it in a browser')
   if _PNG.value:
-    from score_jax.reporting import figures
+    from score_jax.reporting import png_figures
 
-    for path in figures.draw(data, pathlib.Path(_PNG.value)):
+    for path in png_figures.draw(data, pathlib.Path(_PNG.value)):
       print(path)
   if _TEXT.value is not None:
-    from score_jax.reporting import transcript
+    from score_jax.reporting import plain_text
 
-    for text in (transcript.table(data), transcript.conversations(data, _TEXT.value)):
+    for text in (plain_text.report_table(data), plain_text.report_conversations(data, _TEXT.value)):
       if text:
         print(f'\n{text}')
 

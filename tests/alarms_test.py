@@ -8,9 +8,8 @@ import pytest
 
 from score_jax.reporting import alarms
 from score_jax.reporting.alarms import ALARMS
-from score_jax.reporting.alarms import Limits
 
-LIMITS = Limits(kl_alarm=10.0)
+KL_ALARM = 10.0
 FAULT = 60  # step from which a fault is there
 STEPS = 140
 
@@ -28,7 +27,7 @@ def healthy(seed=0, first=0.45, gain=0.12, steps=STEPS):
       dict(
         step=t + 1,
         stage='stage1' if t < 50 else 'stage2',
-        stage_run=int(t >= 50),
+        visit=int(t >= 50),
         accuracy=[one, float(np.clip(one + fixed - broken + noise, 0, 1))],
         accuracy_se=[0.03, 0.03],
         i_to_c=fixed + noise,
@@ -107,11 +106,11 @@ def test_an_alarm_sounds_soon_after_its_fault_and_not_before(name):
   lines, (fault, within) = healthy(), FAULTS[name]
   for t, line in enumerate(lines[FAULT:]):
     fault(line, t)
-  found = [spell for spell in alarms.spells(lines, LIMITS) if spell.name == name]
+  found = [spell for spell in alarms.spells(lines, KL_ALARM) if spell.name == name]
   assert found, 'it never sounds'
   assert FAULT < found[0].first <= FAULT + within
   assert found[-1].last == STEPS, 'the fault is still there at the end'
-  others = {spell.name for spell in alarms.spells(lines, LIMITS)} - {name}
+  others = {spell.name for spell in alarms.spells(lines, KL_ALARM)} - {name}
   assert not others, 'a fault has one name'
 
 
@@ -125,14 +124,14 @@ def test_an_alarm_sounds_soon_after_its_fault_and_not_before(name):
   ],
 )
 def test_no_alarm_sounds_in_a_run_that_is_well(run):
-  assert alarms.spells(healthy(**run), LIMITS) == []
+  assert alarms.spells(healthy(**run), KL_ALARM) == []
 
 
 def test_no_alarm_sounds_in_a_quickstart():
   path = pathlib.Path(__file__).parent / 'testdata/quickstart_metrics.jsonl'
   lines = [json.loads(line) for line in path.read_text().splitlines()]
   assert len(lines) == 60
-  assert alarms.spells(lines, LIMITS) == []
+  assert alarms.spells(lines, KL_ALARM) == []
 
 
 def test_a_step_looks_only_at_those_before_it():
@@ -140,9 +139,9 @@ def test_a_step_looks_only_at_those_before_it():
   for t, line in enumerate(lines[FAULT:]):
     for fault in (sandbagged, kl_first, format_collapse):
       fault(line, t)
-  whole = alarms.sounding(lines, LIMITS)
+  whole = alarms.sounding(lines, KL_ALARM)
   for cut in (1, 5, 70, 90, 139):
-    for name, on in alarms.sounding(lines[:cut], LIMITS).items():
+    for name, on in alarms.sounding(lines[:cut], KL_ALARM).items():
       np.testing.assert_array_equal(on, whole[name][:cut])
 
 
@@ -151,20 +150,20 @@ def test_what_a_run_reaches_later_is_no_measure_of_its_beginning():
   for line in lines:
     early = line['step'] <= 70
     line['accuracy'] = [0.3, 0.6] if early else [0.7, 0.75]
-  assert alarms.spells(lines, LIMITS) == []
+  assert alarms.spells(lines, KL_ALARM) == []
 
 
 def test_lines_of_an_older_version_raise_no_alarm_and_no_error():
   old = [dict(step=i + 1, stage='s', accuracy=[0.5, 0.5], kl=[0.1, 0.1]) for i in range(40)]
-  assert alarms.spells(old, LIMITS) == []
-  assert alarms.spells([], LIMITS) == []
+  assert alarms.spells(old, KL_ALARM) == []
+  assert alarms.spells([], KL_ALARM) == []
 
 
 def test_the_reference_may_change_between_visits():
   lines = healthy()
   for line in lines[50:]:
     line['reference'] = 99
-  assert alarms.spells(lines, LIMITS) == []
+  assert alarms.spells(lines, KL_ALARM) == []
 
 
 def test_trailing_mean_by_hand():

@@ -43,7 +43,7 @@ def made(problems=60, samples=1, attempts=2, seed=0):
         )
         for text in texts
       )
-      ratio = rows.edits.ratio(texts[0], texts[-1])
+      ratio = rows.edit_ratio(texts[0], texts[-1])
       found.append(Row(f'p{p}', 'What?', tags, parts, ratio, 'sampled', sample))
   return found
 
@@ -191,7 +191,7 @@ def test_training_keeps_the_same_conversations_when_it_is_resumed(tmp_path):
     record(resumed, 2, number)
   assert resumed.read_bytes() == whole.read_bytes()
   kept = list(rows.read(whole))
-  assert all(row.way == 'training' and row.stage == 'stage1' for row in kept)
+  assert all(row.decoding == 'training' and row.stage == 'stage1' for row in kept)
   for row in kept:
     number, b, _ = row.first.text.split()
     assert (row.id, row.sample) == (f'{number}/{int(b) // 2}', int(b) % 2)
@@ -219,7 +219,7 @@ def test_changes_of_a_step_counted_by_hand():
   texts = [[a, b] for a, b, *_ in table]
   graded = [[Graded(v, p), Graded(w, q)] for _, _, p, q, v, w in table]
   verdicts = np.array([[W, W], [W, W], [W, C], [C, C], [C, C], [C, E]], np.int8)
-  found = metrics.changes(verdicts, metrics.changed(texts, graded), samples=3)
+  found = metrics.changes(verdicts, rows.changed(texts, graded), samples=3)
   assert (found['text_changed'], found['answer_changed']) == (4 / 5, 2 / 5)
   assert (found['i_to_i_same'], found['c_to_c']) == (2 / 5, 2 / 5)
   assert found['flat'] == [1.0, 0.0]

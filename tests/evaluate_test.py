@@ -62,7 +62,7 @@ def test_samples_scaling_attempts_and_given_first_attempts_together(config, tmp_
   file.write_text(''.join(json.dumps(dict(id=p.id, text=t)) + '\n' for p, t in zip(problems, texts, strict=True)))
   with flagsaver.flagsaver(attempts=3, samples=2, scaling=1, first_attempts=str(file)):
     result, found = evaluate._evaluated(evaluate._changed(config))
-  assert {(row.way, len([r for r in found if r.way == row.way])) for row in found} == {
+  assert {(row.decoding, len([r for r in found if r.decoding == row.decoding])) for row in found} == {
     ('greedy', 6),
     ('sampled', 12),
     ('scaling', 12),
@@ -74,11 +74,11 @@ def test_samples_scaling_attempts_and_given_first_attempts_together(config, tmp_
     assert row.first.tokens == len(sampler.chat.opening.ids(given[row.id])) + 1, 'its end is part of it'
   assert any(row.attempts[1].text for row in found)
   assert result['sampled'] | {'at_k': 0} == json.loads(
-    json.dumps(evaluation.accounted([row for row in found if row.way == 'sampled']) | {'at_k': 0})
+    json.dumps(evaluation.accounted([row for row in found if row.decoding == 'sampled']) | {'at_k': 0})
   )
   assert result['sampled']['at_k']['k'] == 2 and set(result['sampled']['at_k']) == {'k', 'problems', 't1', 't3'}
   assert [p['samples'] for p in result['scaling']['curves']['parallel']] == [2]
-  first, second = ([row for row in found if row.way == 'sampled' and row.sample == k] for k in (0, 1))
+  first, second = ([row for row in found if row.decoding == 'sampled' and row.sample == k] for k in (0, 1))
   assert [row.id for row in first] == [row.id for row in second] == [p.id for p in problems]
   assert [row.attempts[1:] for row in first] != [row.attempts[1:] for row in second]
 
@@ -97,7 +97,7 @@ def row_of(*verdicts):
     rows.Attempt(text='a', answer='a', verdict=verdict, stop=Stop.END_OF_TURN, tokens=1, logp=0.0)
     for verdict in verdicts
   )
-  return rows.Row('1', 'q', {}, attempts, edit_ratio=0.0, way='greedy', sample=0)
+  return rows.Row('1', 'q', {}, attempts, edit_ratio=0.0, decoding='greedy', sample=0)
 
 
 def evaluate_problems(config):

@@ -55,7 +55,7 @@ def metrics_without_times(workdir: pathlib.Path) -> list[dict]:
 def conversations(workdir: pathlib.Path) -> dict[str, list[tuple]]:
   """What all hosts said, by file."""
   return {
-    path.name: [(row.step, row.way, row.id, row.sample, [a.text for a in row.attempts]) for row in rows.read(path)]
+    path.name: [(row.step, row.decoding, row.id, row.sample, [a.text for a in row.attempts]) for row in rows.read(path)]
     for path in sorted((workdir / 'rows').iterdir())
   }
 

@@ -17,10 +17,11 @@ from score_jax.core_types import Stop
 from score_jax.core_types import Verdict
 from score_jax.models import weights
 from score_jax.reporting import metrics
-from score_jax.reporting import terminal
+from score_jax.reporting import plain_text
 from score_jax.reporting.ledger import ledger
 from score_jax.reporting.ledger import mcnemar
 from score_jax.reporting.ledger import wilson
+from score_jax.training import limits
 from score_jax.training import offline
 from score_jax.training import optim
 
@@ -182,8 +183,8 @@ def update_metrics(**more):
   )
 
 
-def step_line(**more):
-  return metrics.step_line(
+def step_record(**more):
+  return metrics.step_record(
     7,
     stage(),
     np.array([[C, C], [C, C], [W, C], [W, C], [U, C], [C, E], [U, T], [W, W]], np.int8),
@@ -195,9 +196,9 @@ def step_line(**more):
   )
 
 
-def test_step_line_of_a_batch_counted_by_hand():
+def test_step_record_of_a_batch_counted_by_hand():
   assert (Stop.END_OF_TURN, Stop.OTHER, Stop.BUDGET) == (1, 2, 3)
-  assert step_line() == dict(
+  assert step_record() == dict(
     step=7,
     stage='stage2',
     reward=[0.5, 4.0],
@@ -221,12 +222,12 @@ def test_step_line_of_a_batch_counted_by_hand():
   )
 
 
-def test_step_line_holds_gradient_norms_by_attempt_when_the_update_gives_them():
-  assert step_line(gradient_norm_A=np.array([1.0, 2.0], np.float32))['attempt_gradient_norm'] == [1.0, 2.0]
+def test_step_record_holds_gradient_norms_by_attempt_when_the_update_gives_them():
+  assert step_record(gradient_norm_A=np.array([1.0, 2.0], np.float32))['attempt_gradient_norm'] == [1.0, 2.0]
 
 
 def test_training_return_adds_the_rewards_of_all_attempts():
-  assert metrics.training_return(step_line()) == 4.5
+  assert limits.training_return_of(step_record()) == 4.5
 
 
 def evaluations():
@@ -236,7 +237,7 @@ def evaluations():
 
 
 def test_table_shows_every_policy_and_decoding_in_percent():
-  lines = terminal.table(evaluations()).split('\n')
+  lines = plain_text.table(evaluations()).split('\n')
   assert lines[0].split() == ['policy', 'decoding', 'acc@t1', 'acc@t2', 'delta', '95', '%', 'i->c', 'c->i', 'n']
   assert set(lines[1]) == {'-', ' '}
   low, high = (100 * bound for bound in evaluations()['base']['greedy']['intervals']['delta'])
@@ -253,7 +254,7 @@ def test_table_shows_every_policy_and_decoding_in_percent():
 
 def test_evaluation_line_shows_first_and_last_accuracy():
   expected = 'base: greedy 40.0 -> 50.0 % (delta +10.0), sampled 50.0 -> 90.0 % (delta +40.0)'
-  assert terminal.evaluation_line('base', evaluations()['base']) == expected
+  assert plain_text.evaluation_line('base', evaluations()['base']) == expected
 
 
 # The learning rate and the optimizer.

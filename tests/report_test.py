@@ -18,17 +18,17 @@ from score_jax.core_types import Stop
 from score_jax.core_types import Verdict
 from score_jax.errors import ConfigError
 from score_jax.errors import DataError
-from score_jax.reporting import figures
-from score_jax.reporting import gather
-from score_jax.reporting import report
+from score_jax.reporting import plain_text
+from score_jax.reporting import png_figures
+from score_jax.reporting import report_data
+from score_jax.reporting import report_page
 from score_jax.reporting import rows
-from score_jax.reporting import transcript
 from score_jax.reporting.ledger import account
 from score_jax.reporting.rows import Attempt
 from score_jax.reporting.rows import Row
-from score_jax.reporting.safe import safe
-from score_jax.reporting.safe import safe_line
-from score_jax.reporting.safe import safe_lines
+from score_jax.reporting.sanitize import sanitize
+from score_jax.reporting.sanitize import sanitize_line
+from score_jax.reporting.sanitize import sanitize_lines
 
 ROOT = pathlib.Path(__file__).parent.parent
 METRICS = pathlib.Path(__file__).parent / 'testdata/quickstart_metrics.jsonl'
@@ -40,7 +40,7 @@ def conversation(i, text, **changes):
   right = [Verdict(int(v)) for v in np.random.default_rng(i).integers(0, 2, 2)]
   attempts = tuple(Attempt(f'{text} {i} {k}', text[:200], right[k], Stop.END_OF_TURN, 9, -3.0) for k in range(2))
   fields = dict(
-    id=f'p{i}', question=text, tags={'level': text}, attempts=attempts, edit_ratio=0.2, way='sampled', sample=0
+    id=f'p{i}', question=text, tags={'level': text}, attempts=attempts, edit_ratio=0.2, decoding='sampled', sample=0
   )
   return Row(**fields | changes)
 
@@ -52,7 +52,7 @@ def run_folder(path, found, steps=60):
   lines = [json.loads(line) for line in METRICS.read_text().splitlines()]
   with (path / 'metrics.jsonl').open('w') as file:
     for i in range(steps):
-      file.write(json.dumps(lines[i % 60] | dict(step=i + 1, stage_run=0, seconds=dict(sample=1.0, update=2.0))) + '\n')
+      file.write(json.dumps(lines[i % 60] | dict(step=i + 1, visit=0, seconds=dict(sample=1.0, update=2.0))) + '\n')
   rows.write(path / 'rows/final.jsonl.gz', found)
   ledger = account(rows.outcomes(found), [row.tags for row in found])
   (path / 'eval.json').write_text(json.dumps(dict(final=dict(sampled=ledger, step=60))))
@@ -83,41 +83,41 @@ def hostile(tmp_path_factory):
   ],
 )
 def test_what_steers_is_written_out(text, shown):
-  assert safe(text) == shown
+  assert sanitize(text) == shown
 
 
 def test_every_character_is_shown_or_written_out():
   everything = ''.join(map(chr, range(sys.maxunicode + 1)))
-  shown = safe(everything, most=0)
+  shown = sanitize(everything, most=0)
   assert shown.isprintable()
-  assert safe_line(everything, most=0).isascii()
-  kept = safe('a\tb\nc\rd', keep='\n\t')
+  assert sanitize_line(everything, most=0).isascii()
+  kept = sanitize('a\tb\nc\rd', keep='\n\t')
   assert kept == 'a\tb\nc<U+000D>d'
 
 
 def test_long_text_is_cut_with_a_note():
-  assert safe('ab' * 500_000, most=4) == 'abab [cut: 1,000,000 characters in all]'
-  assert safe('abab', most=4) == 'abab'
+  assert sanitize('ab' * 500_000, most=4) == 'abab [cut: 1,000,000 characters in all]'
+  assert sanitize('abab', most=4) == 'abab'
 
 
 def test_lines_are_wrapped_indented_and_not_too_many():
-  assert safe_lines('a\n\n  b\tc', margin=2) == ['  a', '', '    b c']
-  assert safe_lines('one two', width=5) == ['one', 'two']
-  assert safe_lines('x' * 9, width=6, margin=2) == ['  xxxx', '  xxxx', '  x']
-  assert safe_lines('\x85\u2028\r\x0b') == ['<U+0085><U+2028><U+000D><U+000B>'], 'only \\n makes a line'
-  assert safe_lines('\n' * 99, most=0)[-1] == '[cut: 100 lines in all]'
-  assert safe_lines('ab' * 99, most=4) == ['abab [cut: 198 characters in all]']
+  assert sanitize_lines('a\n\n  b\tc', margin=2) == ['  a', '', '    b c']
+  assert sanitize_lines('one two', width=5) == ['one', 'two']
+  assert sanitize_lines('x' * 9, width=6, margin=2) == ['  xxxx', '  xxxx', '  x']
+  assert sanitize_lines('\x85\u2028\r\x0b') == ['<U+0085><U+2028><U+000D><U+000B>'], 'only \\n makes a line'
+  assert sanitize_lines('\n' * 99, most=0)[-1] == '[cut: 100 lines in all]'
+  assert sanitize_lines('ab' * 99, most=4) == ['abab [cut: 198 characters in all]']
 
 
 # As text.
 
 
 def test_a_hostile_run_as_text_is_text(hostile):
-  data = gather.gather([hostile])
-  shown = f'{transcript.table(data)}\n{transcript.conversations(data, 8)}'
+  data = report_data.collect([hostile])
+  shown = f'{plain_text.report_table(data)}\n{plain_text.report_conversations(data, 8)}'
   assert re.fullmatch('[ -~\n]*', shown)
   assert 'final   sampled' in shown and '</script><script>document.title="owned"' in shown
-  assert '<U+001B>]0;owned<U+0007>' in shown and '(empty)' not in transcript.conversations(data, 0)
+  assert '<U+001B>]0;owned<U+0007>' in shown and '(empty)' not in plain_text.report_conversations(data, 0)
   heads = [line.split(' | ')[0] for line in shown.splitlines() if ' | final/sampled | ' in line]
   kinds = ['fixed (wrong, then right)', 'broken (right, then wrong)', 'still wrong', 'kept right']
   assert heads == [kind for kind in kinds for _ in range(2)]
@@ -130,7 +130,7 @@ def test_attempts_of_different_numbers_have_tables_of_their_own(tmp_path):
   evaluations = json.loads((folder / 'eval.json').read_text())
   evaluations['three'] = dict(sampled=account(rows.outcomes(three)))
   (folder / 'eval.json').write_text(json.dumps(evaluations))
-  tables = transcript.table(gather.gather([folder])).split('\n\n')
+  tables = plain_text.report_table(report_data.collect([folder])).split('\n\n')
   assert [len(table.splitlines()) for table in tables] == [3, 3]
   assert 'acc@t3' in tables[1] and 'acc@t3' not in tables[0]
 
@@ -173,14 +173,14 @@ class Parsed(html.parser.HTMLParser):
 
 def test_hostile_text_is_data_and_nothing_else(hostile, tmp_path):
   out = tmp_path / 'report.html'
-  report.write([hostile], out)
+  report_page.write([hostile], out)
   text = out.read_bytes().decode('ascii')
   parsed = Parsed(text)
   assert parsed.elements.count('script') == 2 and 'img' not in parsed.elements
   (attrs, data), (_, script) = parsed.scripts
   assert attrs['type'] == 'application/json'
   assert not re.search(r'[<>&\x00-\x1f\u2028\u2029]', data)
-  assert json.loads(data) == gather.gather([hostile])
+  assert json.loads(data) == report_data.collect([hostile])
   strings = []
 
   def walk(value):
@@ -209,10 +209,10 @@ def test_a_thousand_steps_of_long_answers_stay_below_5_mb(tmp_path):
   words = ' '.join(np.random.default_rng(0).choice(['add', '\u4e00\u4e8c', 'so', '\n'], 4000))
   found = [conversation(i, words) for i in range(600)]
   folder = run_folder(tmp_path / 'long', found, steps=1000)
-  size = report.write([folder], tmp_path / 'report.html')
+  size = report_page.write([folder], tmp_path / 'report.html')
   assert 1e6 < size < 5e6
   assert size == (tmp_path / 'report.html').stat().st_size
-  again = report.write([folder, run_folder(tmp_path / 'other', found, steps=1000)], tmp_path / 'two.html')
+  again = report_page.write([folder, run_folder(tmp_path / 'other', found, steps=1000)], tmp_path / 'two.html')
   assert again < 5e6
 
 
@@ -221,7 +221,7 @@ def test_curves_are_means_that_never_mix_stages():
     dict(step=i + 1, stage='a' if i < 5 else 'b', accuracy=[i / 10, 0.5], accuracy_se=[0.3, 0.1], kl=[0.0, None])
     for i in range(9)
   ]
-  found = gather.curves(lines, points=5)
+  found = report_data.curves(lines, points=5)
   assert found['step'] == [1.5, 3.5, 5.0, 6.5, 8.5]
   assert found['accuracy/1'] == pytest.approx([0.05, 0.25, 0.4, 0.55, 0.75])
   assert found['accuracy_se/1'] == pytest.approx(
@@ -235,7 +235,7 @@ def test_conversations_of_every_kind_are_shown_however_rare():
   right, wrong = (Attempt('t', 'a', v, Stop.END_OF_TURN, 1, 0.0) for v in (Verdict.CORRECT, Verdict.WRONG))
   common = [conversation(i, 'q', attempts=(wrong, wrong)) for i in range(5000)]
   rare = conversation(5001, 'rare', attempts=(right, wrong))
-  found = gather.conversations([('final', [*common, rare])], most_bytes=20_000)
+  found = report_data.conversations([('final', [*common, rare])], most_bytes=20_000)
   assert found['counts'] == {'final/sampled': dict(i_to_i=5000, i_to_c=0, c_to_i=1, c_to_c=0, error=0)}
   assert 'rare' in [row['question'] for row in found['rows']]
   assert len(json.dumps(found['rows'])) < 21_000
@@ -244,17 +244,17 @@ def test_conversations_of_every_kind_are_shown_however_rare():
 
 
 def test_histogram_keeps_copies_apart():
-  found = gather.histogram([0.0, 0.0, 0.01, 0.05, 0.99, 1.0, float('nan')])
+  found = report_data.histogram([0.0, 0.0, 0.01, 0.05, 0.99, 1.0, float('nan')])
   assert (found['n'], found['copies']) == (6, pytest.approx(2 / 6, abs=1e-6))
   assert (found['bins'][0], found['bins'][1], found['bins'][-1]) == pytest.approx((1 / 6, 1 / 6, 2 / 6), abs=1e-6)
 
 
 def test_folders_that_are_no_runs_and_broken_ones_are_one_error(tmp_path):
   with pytest.raises(ConfigError, match='holds neither metrics.jsonl nor eval.json'):
-    gather.gather([tmp_path])
+    report_data.collect([tmp_path])
   (tmp_path / 'eval.json').write_text('{')
-  with pytest.raises(DataError, match=r'eval.json can not be read'):
-    gather.gather([tmp_path])
+  with pytest.raises(DataError, match=r'eval.json cannot be read'):
+    report_data.collect([tmp_path])
   done = subprocess.run(
     [sys.executable, '-m', 'score_jax.report', str(tmp_path / 'none')],
     cwd=ROOT,
@@ -267,19 +267,19 @@ def test_folders_that_are_no_runs_and_broken_ones_are_one_error(tmp_path):
 
 def test_runs_are_named_by_what_tells_them_apart(hostile, tmp_path):
   same = run_folder(tmp_path / 'x' / hostile.name, [conversation(0, 'q')])
-  names = [run['name'] for run in gather.gather([hostile, same])['runs']]
+  names = [run['name'] for run in report_data.collect([hostile, same])['runs']]
   assert len(set(names)) == 2 and all('<U+202E>' in name for name in names)
 
 
 def test_png_without_matplotlib_names_the_extra(hostile, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'matplotlib', None)
   with pytest.raises(ConfigError, match=r'score_jax\[report\]'):
-    figures.draw(gather.gather([hostile]), tmp_path)
+    png_figures.draw(report_data.collect([hostile]), tmp_path)
 
 
 def test_png_of_a_hostile_run(hostile, tmp_path):
   pytest.importorskip('matplotlib', reason='needs the extra `report`')
-  written = figures.draw(gather.gather([hostile]), tmp_path / 'png')
+  written = png_figures.draw(report_data.collect([hostile]), tmp_path / 'png')
   assert [path.stem for path in written] == ['accuracy', 'transitions', 'delta', 'edits']
   assert all(path.read_bytes().startswith(b'\x89PNG') for path in written)
 
@@ -305,7 +305,7 @@ def without_scripts(dom):
 
 def test_a_browser_draws_a_hostile_run_as_text(hostile, tmp_path):
   out = tmp_path / 'report.html'
-  report.write([hostile], out)
+  report_page.write([hostile], out)
   dom, complaints = drawn(out)
   assert complaints == []
   elements = Parsed(dom).elements
@@ -321,7 +321,7 @@ def test_a_browser_draws_several_runs_and_folders_without_training(hostile, tmp_
   other = run_folder(tmp_path / 'other', [conversation(i, 'q') for i in range(9)])
   for name in ('metrics.jsonl', 'config.json'):
     (other / name).unlink()
-  report.write([hostile, other], tmp_path / 'report.html')
+  report_page.write([hostile, other], tmp_path / 'report.html')
   dom, complaints = drawn(tmp_path / 'report.html', width=390)
   assert complaints == []
   shown = without_scripts(dom)

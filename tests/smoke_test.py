@@ -52,7 +52,7 @@ def test_a_run_writes_its_folder_and_compiles_each_program_once(hf_folder, tmp_p
   for name in ('base', 'final'):
     kept = list(rows.read(opened.folder.rows / f'{name}.jsonl.gz'))
     for way in ('greedy', 'sampled'):
-      part = [row for row in kept if row.way == way]
+      part = [row for row in kept if row.decoding == way]
       assert len(part) == 8
       assert json.loads(json.dumps(account(rows.outcomes(part)))) == results[name][way], 'counted from its rows'
   trained = list(rows.read(opened.folder.rows / 'train.jsonl'))

@@ -70,7 +70,7 @@ def test_iterations_are_stages_and_the_folder_is_that_of_a_run(whole):
   assert results['final']['step'] == max(by_return, key=lambda step: (by_return[step], -step)), 'of the last iteration'
   assert {'base', 'final'} <= set(results)
   assert (whole.folder.hf / 'model.safetensors').exists() and whole.folder.report.stat().st_size > 30_000
-  assert [row.way for row in rows.read(whole.folder.rows / 'final.jsonl.gz')] == ['greedy'] * 8 + ['sampled'] * 8
+  assert [row.decoding for row in rows.read(whole.folder.rows / 'final.jsonl.gz')] == ['greedy'] * 8 + ['sampled'] * 8
 
 
 def test_each_iteration_trains_from_the_base_on_the_last_models_conversations(whole):

@@ -37,7 +37,7 @@ from score_jax.models.families import LayerKind
 from score_jax.models.rope import Plain
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import rows as report_rows
-from score_jax.reporting import terminal
+from score_jax.reporting import plain_text
 from score_jax.reporting.rows import Row
 from score_jax.sampling.sampler import Sampler
 from score_jax.sampling.sampler import Stream
@@ -122,7 +122,7 @@ def pretrain(config: RunConfig, workdir: str) -> None:
     trainer.train(tokens, weight, settings.sharpen_steps, settings.sharpen_learning_rate, settings.rows)
     judged(f'sharpened {number}', sampled_right=right)
   _export(trainer, tokenizer)
-  print(terminal.table(dict(base=folder.read_eval()['base'])))
+  print(plain_text.table(dict(base=folder.read_eval()['base'])))
 
 
 def skill(rows: Sequence[Row]) -> dict[str, float | None]:
@@ -132,7 +132,7 @@ def skill(rows: Sequence[Row]) -> dict[str, float | None]:
     says_wrong and says_right after a wrong first attempt; missed, `wrong:` after a right one; mended, the share of
     `wrong:` after a wrong one that is then right; copies, of all.
   """
-  sampled = [row for row in rows if row.way == 'sampled']
+  sampled = [row for row in rows if row.decoding == 'sampled']
   right = [row for row in sampled if row.first.verdict == Verdict.CORRECT]
   wrong = [row for row in sampled if row.first.verdict != Verdict.CORRECT]
 

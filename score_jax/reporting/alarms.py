@@ -1,7 +1,7 @@
-"""Ways in which training to self-correct goes wrong without a number turning red: their names, causes and remedies.
+"""Alarms: ways in which training to self-correct goes wrong without a number turning red, with causes and remedies.
 
-Each alarm is a pure function of a run's lines of metrics, step by step, so that a report can tell when it sounded and a
-test can script its fault. `ALARMS` is the table; `sounding` works it out.
+Each alarm is a pure function of a run's records of metrics, step by step, so that a report can tell when it sounded and
+a test can script its fault. `ALARMS` is the table; `sounding` evaluates it.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,7 @@ from typing import Any
 
 import numpy as np
 
-Lines = Sequence[dict[str, Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-  """What an alarm is measured against that only the user can know."""
-
-  kl_alarm: float  # nats
+Records = Sequence[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +19,11 @@ class Alarm:
   """One way to go wrong."""
 
   name: str
-  says: str  # what is seen
+  message: str  # what is seen
   cause: str  # what is behind it, most often
   field: str  # what to turn
   window: int  # steps whose mean is looked at
-  sounds: Callable[[Lines, 'Alarm', Limits], np.ndarray]  # bool [steps]
+  sounds: Callable[[Records, int, float], np.ndarray]  # (records, window, config.report.kl_alarm) -> bool [steps]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,112 +35,108 @@ class Spell:
   last: int
 
 
-def sounding(lines: Lines, limits: Limits) -> dict[str, np.ndarray]:
-  """bool [steps] of each alarm: whether it sounds after that step. A step looks only at those before it."""
-  return {alarm.name: alarm.sounds(lines, alarm, limits) for alarm in ALARMS.values()}
+def sounding(records: Records, kl_alarm: float) -> dict[str, np.ndarray]:
+  """Returns bool [steps] of each alarm: whether it sounds after that step, which depends on earlier steps alone.
+
+  Args:
+    records: of metrics.jsonl.
+    kl_alarm: nats that the KL of attempt 1 may reach (config.report.kl_alarm).
+  """
+  return {alarm.name: alarm.sounds(records, alarm.window, kl_alarm) for alarm in ALARMS.values()}
 
 
-def spells(lines: Lines, limits: Limits) -> list[Spell]:
-  """When alarms sounded, in the order of their beginnings."""
-  found = []
-  for name, on_T in sounding(lines, limits).items():
+def spells(records: Records, kl_alarm: float) -> list[Spell]:
+  """Returns when alarms sounded, in the order of their beginnings."""
+  result = []
+  for name, on_T in sounding(records, kl_alarm).items():
     edges = np.flatnonzero(np.diff(np.concatenate([[False], on_T, [False]]).astype(np.int8)))
     for first, end in zip(edges[::2], edges[1::2], strict=True):
-      found.append(Spell(name, lines[first]['step'], lines[end - 1]['step']))
-  return sorted(found, key=lambda spell: (spell.first, spell.name))
+      result.append(Spell(name, records[first]['step'], records[end - 1]['step']))
+  return sorted(result, key=lambda spell: (spell.first, spell.name))
 
 
-def column(lines: Lines, name: str, attempt: int | None = None) -> np.ndarray:
-  """A figure of every line, f64 [steps]; NaN in lines that lack it (those of an older version)."""
+def column(records: Records, name: str, attempt: int | None = None) -> np.ndarray:
+  """Returns a figure of every record, f64 [steps]; NaN in records that lack it (those of an older version)."""
 
-  def value(line: dict[str, Any]) -> float:
-    found = line.get(name)
-    if isinstance(found, list):
-      found = found[attempt]
-    return float('nan') if found is None else float(found)
+  def value(record: dict[str, Any]) -> float:
+    figure = record.get(name)
+    if isinstance(figure, list):
+      figure = figure[attempt]
+    return float('nan') if figure is None else float(figure)
 
-  return np.array([value(line) for line in lines], np.float64)
+  return np.array([value(record) for record in records], np.float64)
 
 
 def trailing_mean(value_T: np.ndarray, window: int) -> np.ndarray:
-  """Mean of the last `window` values up to each; NaN before there are as many, or where one is NaN."""
+  """Returns the mean of the last `window` values up to each; NaN where there are fewer, or where one is NaN."""
   means = np.full(len(value_T), np.nan)
   if len(value_T) >= window:
     means[window - 1 :] = np.lib.stride_tricks.sliding_window_view(value_T, window).mean(axis=1)
   return means
 
 
-def _above(name: str, attempt: int | None, limit: float) -> Callable[[Lines, Alarm, Limits], np.ndarray]:
-  """Sounds while the mean over the window is above a limit."""
-
-  def sounds(lines: Lines, alarm: Alarm, limits: Limits) -> np.ndarray:
-    return trailing_mean(column(lines, name, attempt), alarm.window) > limit
-
-  return sounds
+def _mean(records: Records, window: int, name: str, attempt: int | None = None) -> np.ndarray:
+  return trailing_mean(column(records, name, attempt), window)
 
 
-def _copies(lines: Lines, alarm: Alarm, limits: Limits) -> np.ndarray:
-  """Few second attempts differ in their text while many first ones are wrong: there was something to mend."""
-  changed_T = trailing_mean(column(lines, 'text_changed'), alarm.window)
-  right_T = trailing_mean(column(lines, 'accuracy', 0), alarm.window)
-  return (changed_T < 0.05) & (right_T < 0.95)
+def _above(name: str, attempt: int | None, limit: float) -> Callable[[Records, int, float], np.ndarray]:
+  """Returns an alarm that sounds while the mean over the window is above a limit."""
+  return lambda records, window, kl_alarm: _mean(records, window, name, attempt) > limit
 
 
-def _sandbagged(lines: Lines, alarm: Alarm, limits: Limits) -> np.ndarray:
-  """Acc@t1 has fallen from where it was while delta has risen: by 5 points and by three standard errors."""
-  first_T, last_T = column(lines, 'accuracy', 0), column(lines, 'accuracy', -1)
-  now_T, gain_T = trailing_mean(first_T, alarm.window), trailing_mean(last_T - first_T, alarm.window)
+def _copies(records: Records, window: int, kl_alarm: float) -> np.ndarray:
+  """Sounds while few second attempts differ in their text although many first ones are wrong."""
+  changed_T = _mean(records, window, 'text_changed')
+  return (changed_T < 0.05) & (_mean(records, window, 'accuracy', 0) < 0.95)
+
+
+def _sandbagged(records: Records, window: int, kl_alarm: float) -> np.ndarray:
+  """Sounds when Acc@t1 has fallen while delta has risen: by 5 points and by three standard errors."""
+  first_T, last_T = column(records, 'accuracy', 0), column(records, 'accuracy', -1)
+  now_T, gain_T = trailing_mean(first_T, window), trailing_mean(last_T - first_T, window)
   best_T = np.fmax.accumulate(now_T)
-  # The gain at the window in which attempt 1 was at its best so far.
-  at_best_T = gain_T[_last_where(now_T == best_T)]
-  noise_T = np.nan_to_num(trailing_mean(column(lines, 'accuracy_se', 0), alarm.window)) / np.sqrt(alarm.window)
+  # The gain at the window in which attempt 1 was at its best so far; index 0 before the first.
+  at_best_T = gain_T[np.maximum.accumulate(np.where(now_T == best_T, np.arange(len(now_T)), 0))]
+  noise_T = np.nan_to_num(_mean(records, window, 'accuracy_se', 0)) / np.sqrt(window)
   fallen_T = best_T - now_T > np.maximum(0.05, 3 * np.sqrt(2) * noise_T)
   return fallen_T & (gain_T - at_best_T > 0.05)
 
 
-def _always_changes(lines: Lines, alarm: Alarm, limits: Limits) -> np.ndarray:
-  """Nearly every answer is another one the second time, and what was right is broken as well."""
-  changed_T = trailing_mean(column(lines, 'answer_changed'), alarm.window)
-  right_T = trailing_mean(column(lines, 'accuracy', 0), alarm.window)
-  broken_T = trailing_mean(column(lines, 'c_to_i'), alarm.window)
-  return (changed_T > 0.8) & (broken_T > 0.3 * right_T)
+def _always_changes(records: Records, window: int, kl_alarm: float) -> np.ndarray:
+  """Sounds while nearly every answer is another one the second time, and right ones are broken as well."""
+  broken_T = _mean(records, window, 'c_to_i')
+  right_T = _mean(records, window, 'accuracy', 0)
+  return (_mean(records, window, 'answer_changed') > 0.8) & (broken_T > 0.3 * right_T)
 
 
-def _kl(lines: Lines, alarm: Alarm, limits: Limits) -> np.ndarray:
-  return trailing_mean(column(lines, 'kl', 0), alarm.window) > limits.kl_alarm
+def _kl_first(records: Records, window: int, kl_alarm: float) -> np.ndarray:
+  return _mean(records, window, 'kl', 0) > kl_alarm
 
 
-def _collapses(lines: Lines, alarm: Alarm, limits: Limits) -> np.ndarray:
-  """More answers than before can not be read: 5 points above the run's best window, in some attempt."""
-  sounds_T = np.zeros(len(lines), bool)
-  for attempt in range(len(lines[0]['accuracy']) if lines else 0):
-    now_T = trailing_mean(column(lines, 'unparsed', attempt), alarm.window)
+def _format(records: Records, window: int, kl_alarm: float) -> np.ndarray:
+  """Sounds while unparsed answers are 5 points above the run's best window, in some attempt."""
+  sounds_T = np.zeros(len(records), bool)
+  for attempt in range(len(records[0]['accuracy']) if records else 0):
+    now_T = _mean(records, window, 'unparsed', attempt)
     sounds_T |= now_T - np.fmin.accumulate(now_T) > 0.05
   return sounds_T
 
 
-def _moved(lines: Lines, alarm: Alarm, limits: Limits) -> np.ndarray:
-  """The reference's checksum is not what it was when the stage_run began."""
-  began: dict[Any, Any] = {}
-  return np.array(
-    [
-      'reference' in line and began.setdefault(line.get('visit', line['stage']), line['reference']) != line['reference']
-      for line in lines
-    ],
-    bool,
-  )
-
-
-def _last_where(true_T: np.ndarray) -> np.ndarray:
-  """Index of the newest True up to each place; 0 before the first."""
-  return np.maximum.accumulate(np.where(true_T, np.arange(len(true_T)), 0))
+def _reference_moved(records: Records, window: int, kl_alarm: float) -> np.ndarray:
+  """Sounds where the reference's checksum is not what it was when the stage run began ("visit" is its number)."""
+  began: dict[Any, int] = {}
+  moved = []
+  for record in records:
+    now = record.get('reference')
+    moved.append(now is not None and began.setdefault(record.get('visit', record['stage']), now) != now)
+  return np.array(moved, bool)
 
 
 _TABLE = (
   Alarm(
     'copies',
     'the second attempt copies the first, though many first ones are wrong',
-    'nothing reward_weights for changing: Stage I was too short, or beta holds the second attempt at a base that copies',
+    'nothing rewards a change: Stage I was too short, or beta holds the second attempt at a base that copies',
     'stages.stage1.steps up, stages.stage1.kl_weights[1] down, stages.stage2.bonus[1] up',
     20,
     _copies,
@@ -170,11 +159,11 @@ _TABLE = (
   ),
   Alarm(
     'kl_first',
-    'KL of attempt 1 to the reference is over its budget',
+    'KL of attempt 1 to the reference is above its limit',
     'attempt 1 moves with the weights that attempt 2 pulls on',
     'stages.*.kl_weights[0] up, optim.learning_rate down (report.kl_alarm is the limit)',
     10,
-    _kl,
+    _kl_first,
   ),
   Alarm(
     'truncated_first',
@@ -194,11 +183,11 @@ _TABLE = (
   ),
   Alarm(
     'format',
-    'answers that can not be read have become more frequent',
-    'the policy drifts from the form that the verifier reads, or is cut before it answers',
+    'answers that cannot be read have become more frequent',
+    'the policy drifts from the form that the grader reads, or is cut before it answers',
     'optim.learning_rate down, stages.*.kl_weights up, sampling.attempt_tokens up',
     10,
-    _collapses,
+    _format,
   ),
   Alarm(
     'mismatch',
@@ -214,7 +203,7 @@ _TABLE = (
     'a fault of the program or the device: the reference is never trained. The KL means nothing from here on',
     'none: go back to a checkpoint before it',
     1,
-    _moved,
+    _reference_moved,
   ),
 )
 

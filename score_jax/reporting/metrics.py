@@ -1,18 +1,31 @@
-"""One line of metrics.jsonl: everything a step is worth knowing by, as plain numbers."""
+"""Records of metrics.jsonl: all that a training step is known by, as plain numbers."""
 
-from collections.abc import Sequence
+import json
+import pathlib
 from typing import Any
 
 import numpy as np
 
-from score_jax.core_types import Graded
 from score_jax.core_types import Stage
 from score_jax.core_types import Stop
 from score_jax.core_types import Verdict
-from score_jax.reporting.rows import collapsed
 
 
-def step_line(
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the records of a metrics.jsonl up to the first broken one; none if there is no file."""
+  records = []
+  for line in path.read_text().splitlines() if path.exists() else ():
+    try:
+      record = json.loads(line)
+    except ValueError:
+      break
+    if not isinstance(record, dict) or not {'step', 'stage', 'accuracy'} <= set(record):
+      break
+    records.append(record)
+  return records
+
+
+def step_record(
   step: int,
   stage: Stage,
   verdict_BA: np.ndarray,
@@ -22,21 +35,21 @@ def step_line(
   learning_rate: float,
   seconds: dict[str, float],
 ) -> dict[str, Any]:
-  """The metrics of one step; lists have one entry per attempt.
+  """Returns the metrics of one step; lists have one entry per attempt.
 
   Args:
     step: 1-based number of the step just done.
-    stage: it was in.
+    stage: the stage it belongs to.
     verdict_BA, stop_BA: of its rollout.
-    tokens_BA: sampled in each attempt.
+    tokens_BA: tokens sampled in each attempt.
     update: metrics that the update returned, on the host.
-    learning_rate: it used.
-    seconds: wall time by phase; the one entry that differs between equal runs.
+    learning_rate: the rate that the update used.
+    seconds: wall time by phase, the one entry that differs between equal runs.
   """
   correct_BA = verdict_BA == Verdict.CORRECT
   graded_B = ~np.any(verdict_BA == Verdict.ERROR, axis=1)
   first, last = correct_BA[graded_B, 0], correct_BA[graded_B, -1]
-  line = dict(
+  record = dict(
     step=step,
     stage=stage.name,
     reward=update['reward_A'].tolist(),
@@ -59,35 +72,22 @@ def step_line(
     seconds=seconds,
   )
   if 'gradient_norm_A' in update:
-    line['attempt_gradient_norm'] = update['gradient_norm_A'].tolist()
-  return line
-
-
-def changed(texts: Sequence[Sequence[str]], graded: Sequence[Sequence[Graded]]) -> np.ndarray:
-  """bool [B, 2]: whether the text and whether the answer changed from the first attempt to the last.
-
-  Args:
-    texts, graded: [B][A].
-  """
-  found = [
-    (text[0] != text[-1], collapsed(grade[0].answer) != collapsed(grade[-1].answer))
-    for text, grade in zip(texts, graded, strict=True)
-  ]
-  return np.array(found, bool).reshape(-1, 2)
+    record['attempt_gradient_norm'] = update['gradient_norm_A'].tolist()
+  return record
 
 
 def changes(verdict_BA: np.ndarray, changed_B2: np.ndarray, samples: int) -> dict[str, Any]:
-  """What changed between attempts, and how sure the step's figures are; lists have one entry per attempt.
+  """Returns what changed between attempts, and how sure the step's figures are; lists have one entry per attempt.
 
   Args:
-    verdict_BA: the conversations on one problem side by side.
-    changed_B2: of them, from `changed`.
-    samples: G, how many conversations a problem has.
+    verdict_BA: with the conversations on one problem side by side.
+    changed_B2: whether text and answer changed (`rows.changed`).
+    samples: G, conversations per problem.
 
   Returns:
     c_to_c, i_to_i_same (wrong twice, with the same answer), answer_changed, text_changed: shares of graded
     conversations; flat: the share of problems whose conversations did equally well, so that they teach nothing;
-    accuracy_se, delta_se: standard errors, by what problems differ.
+    accuracy_se, delta_se: standard errors over problems.
   """
   known_B = ~np.any(verdict_BA == Verdict.ERROR, axis=1)
   correct_BA = verdict_BA == Verdict.CORRECT
@@ -111,11 +111,6 @@ def changes(verdict_BA: np.ndarray, changed_B2: np.ndarray, samples: int) -> dic
 
 
 def _standard_error(value_P: np.ndarray) -> np.ndarray:
-  """Of means over problems; 0.5 where a single problem says nothing of it."""
+  """Returns the standard error of means over problems; 0.5 where there is a single problem."""
   problems = len(value_P)
   return value_P.std(axis=0, ddof=1) / np.sqrt(problems) if problems > 1 else np.full(value_P.shape[1:], 0.5)
-
-
-def training_return(line: dict[str, Any]) -> float:
-  """What `best` is chosen by: the mean over rows of the step's rewards, bonus included, all attempts added."""
-  return float(sum(line['reward']))

@@ -50,8 +50,8 @@ def add_step(
   drawn = np.random.default_rng((seed, line['step'])).permutation(total)[:count]
   chosen = np.flatnonzero(np.isin(number_B, drawn))
   where = dict(step=line['step'], stage=line['stage'])
-  found = rows.of_rollout(problems, rollout, texts, graded, chosen, 'training', number_B % samples, **where)
-  found = rows.of_all_hosts(f'rows of step {line["step"]}', number_B[chosen], found)
+  found = rows.from_rollout(problems, rollout, texts, graded, chosen, 'training', number_B % samples, **where)
+  found = rows.from_all_hosts(f'rows of step {line["step"]}', number_B[chosen], found)
   if not hosts.is_main():
     return
   path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Conversations as rows of a file: what every figure of an evaluation can be counted from again.
+"""Conversations as rows of a file, from which every figure of an evaluation can be counted again.
 
-WORKDIR/rows/<name>.jsonl.gz has one row per problem, way of decoding and sample; rows/train.jsonl some of every
-training step. A row, with the texts as the model wrote them (not trusted: JSON's escapes keep them from a terminal):
+WORKDIR/rows/<name>.jsonl.gz has one row per problem, decoding and sample; rows/train.jsonl has some of every training
+step. A row holds the texts as the model wrote them (not trusted: JSON's escapes keep them from a terminal):
 
   {"id", "way", "sample", "step", "stage", "tags": {"level": ..}, "question", "edit_ratio",
    "attempts": [{"text", "answer", "verdict", "stop", "tokens", "logp"}, ...]}
@@ -20,6 +20,7 @@ from typing import Any
 import zlib
 
 import numpy as np
+from rapidfuzz.distance import Levenshtein
 
 from score_jax.core_types import Graded
 from score_jax.core_types import Problem
@@ -27,11 +28,11 @@ from score_jax.core_types import Stop
 from score_jax.core_types import Verdict
 from score_jax.errors import DataError
 from score_jax.parallel import hosts
-from score_jax.reporting import edits
 from score_jax.reporting.ledger import Outcomes
 from score_jax.states import Rollout
 
 _LONGEST_LINE = 64 * 2**20  # bytes of a row that is read back
+_LONGEST_TEXT = 50_000  # characters of a text whose edit distance is computed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Attempt:
   """One answer."""
 
   text: str
-  answer: str  # what the verifier read out of it
+  answer: str  # what the grader read in it
   verdict: Verdict
   stop: Stop
   tokens: int  # sampled, its end included
@@ -55,9 +56,9 @@ class Row:
   tags: dict[str, str]
   attempts: tuple[Attempt, ...]
   edit_ratio: float  # between the texts of the first attempt and the last; NaN: not measured
-  way: str  # of decoding: 'greedy', 'sampled', ...
+  decoding: str  # 'greedy', 'sampled', ...; the key "way" of the file
   sample: int  # number among the conversations on this problem
-  step: int = 0  # of training that it was sampled in; 0: an evaluation
+  step: int = 0  # the training step that sampled it; 0: an evaluation
   stage: str = ''
 
   @property
@@ -68,9 +69,9 @@ class Row:
   def last(self) -> Attempt:
     return self.attempts[-1]
 
-  def as_json(self) -> dict[str, Any]:
-    """The row of the file."""
-    row = dict(id=self.id, way=self.way, sample=self.sample)
+  def to_json(self) -> dict[str, Any]:
+    """Returns the row of the file."""
+    row = dict(id=self.id, way=self.decoding, sample=self.sample)
     if self.step:
       row |= dict(step=self.step, stage=self.stage)
     row |= dict(tags=self.tags, question=self.question)
@@ -81,26 +82,26 @@ class Row:
     return row
 
 
-def of_rollout(
+def from_rollout(
   problems: Sequence[Problem],
   rollout: Rollout,
   texts: Sequence[Sequence[str]],
   graded: Sequence[Sequence[Graded]],
   chosen: Iterable[int],
-  way: str,
+  decoding: str,
   samples: Sequence[int],
-  **where: Any,
+  **training: Any,
 ) -> list[Row]:
-  """Rows of some conversations.
+  """Returns the rows of some conversations of a rollout.
 
   Args:
     problems: [B].
-    rollout: of them, on the host; it may have more rows behind.
+    rollout: on the host; it may have more rows than there are problems.
     texts, graded: [B][A].
-    chosen: which conversations.
-    way: of decoding.
+    chosen: indices of the conversations, in 0 .. B - 1.
+    decoding: its name.
     samples: [B] number of each conversation among its problem's.
-    where: step and stage, for those of training.
+    training: step and stage, for conversations of training.
   """
   rows = []
   for b in chosen:
@@ -117,28 +118,41 @@ def of_rollout(
       for i, (text, grade) in enumerate(zip(texts[b], graded[b], strict=True))
     )
     problem = problems[b]
-    ratio = edits.ratio(attempts[0].text, attempts[-1].text)
-    rows.append(Row(problem.id, problem.question, problem.tags, attempts, ratio, way, int(samples[b]), **where))
+    ratio = edit_ratio(attempts[0].text, attempts[-1].text)
+    rows.append(Row(problem.id, problem.question, problem.tags, attempts, ratio, decoding, int(samples[b]), **training))
   return rows
 
 
-def of_all_hosts(what: str, numbers: Sequence[int], rows: Sequence[Row]) -> list[Row]:
-  """The rows of all hosts by ascending number, on host 0; elsewhere nothing.
+def edit_ratio(a: str, b: str) -> float:
+  """Returns the paper's ratio: Levenshtein distance over the total length of both texts.
+
+  It is 0 for equal texts (empty ones too), 1 if one is empty, at most 0.5 for texts of equal length, and NaN for
+  texts that are too long to compare.
+  """
+  if a == b:
+    return 0.0
+  if max(len(a), len(b)) > _LONGEST_TEXT:
+    return float('nan')
+  return Levenshtein.distance(a, b) / (len(a) + len(b))
+
+
+def from_all_hosts(what: str, numbers: Sequence[int], rows: Sequence[Row]) -> list[Row]:
+  """Returns the rows of all hosts by ascending number on host 0, and nothing elsewhere.
 
   Args:
     what: a name for messages.
     numbers: of this host's rows among all.
-    rows: of this host.
+    rows: this host's.
   """
   if hosts.count() == 1:
     return list(rows)
-  parts = hosts.to_main(what, [[int(n), row.as_json()] for n, row in zip(numbers, rows, strict=True)])
-  found = {number: row for part in parts for number, row in part}
-  return [of_json(found[number]) for number in sorted(found)]
+  parts = hosts.to_main(what, [[int(n), row.to_json()] for n, row in zip(numbers, rows, strict=True)])
+  by_number = {number: row for part in parts for number, row in part}
+  return [from_json(by_number[number]) for number in sorted(by_number)]
 
 
 def outcomes(rows: Sequence[Row]) -> Outcomes:
-  """The columns of a ledger."""
+  """Returns the columns of a ledger."""
   numbers: dict[str, int] = {}
   return Outcomes(
     verdict=np.array([[a.verdict for a in row.attempts] for row in rows], np.int8),
@@ -150,8 +164,21 @@ def outcomes(rows: Sequence[Row]) -> Outcomes:
   )
 
 
+def changed(texts: Sequence[Sequence[str]], graded: Sequence[Sequence[Graded]]) -> np.ndarray:
+  """Returns bool [B, 2]: whether the text and whether the answer changed from the first attempt to the last.
+
+  Args:
+    texts, graded: [B][A].
+  """
+  pairs = [
+    (text[0] != text[-1], collapsed(grade[0].answer) != collapsed(grade[-1].answer))
+    for text, grade in zip(texts, graded, strict=True)
+  ]
+  return np.array(pairs, bool).reshape(-1, 2)
+
+
 def collapsed(answer: str) -> str:
-  """An answer with its white space as single spaces: what makes two answers the same."""
+  """Returns an answer with its white space as single spaces; two answers are the same if these are equal."""
   return ' '.join(answer.split())
 
 
@@ -168,29 +195,29 @@ def write(path: pathlib.Path, rows: Iterable[Row]) -> None:
 
 
 def lines(rows: Iterable[Row]) -> str:
-  """JSON lines in ASCII."""
-  return ''.join(json.dumps(row.as_json()) + '\n' for row in rows)
+  """Returns JSON lines in ASCII."""
+  return ''.join(json.dumps(row.to_json()) + '\n' for row in rows)
 
 
 def read(path: pathlib.Path) -> Iterator[Row]:
-  """The rows of a file, .jsonl or .jsonl.gz; a half-written last line is left out.
+  """Yields the rows of a file, .jsonl or .jsonl.gz, but for a half-written last line.
 
   Raises:
-    DataError: it can't be read, or holds something else.
+    DataError: the file cannot be read, or holds something else.
   """
-  for number, found in enumerate(read_json(path), 1):
+  for number, value in enumerate(read_json(path), 1):
     try:
-      row = of_json(found)
+      row = from_json(value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
       raise DataError(f'{path}, line {number}: is not a row of conversations ({error!r:.200})') from error
     yield row
 
 
 def read_json(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-  """The objects of a file of JSON lines.
+  """Yields the objects of a file of JSON lines.
 
   Raises:
-    DataError: it can't be read, or holds something else.
+    DataError: the file cannot be read, or holds something else.
   """
   number = 0
   try:
@@ -201,16 +228,16 @@ def read_json(path: pathlib.Path) -> Iterator[dict[str, Any]]:
           if len(line) == _LONGEST_LINE:
             raise ValueError('a line of 64 MB')
           return
-        found = json.loads(line)
-        if not isinstance(found, dict):
+        value = json.loads(line)
+        if not isinstance(value, dict):
           raise ValueError('not an object')
-        yield found
+        yield value
   except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-    raise DataError(f'{path}, line {number}: can not be read as JSON lines ({error!r:.200})') from error
+    raise DataError(f'{path}, line {number}: cannot be read as JSON lines ({error!r:.200})') from error
 
 
-def of_json(row: dict[str, Any]) -> Row:
-  """A row of a file. Raises KeyError, TypeError or ValueError where it is none."""
+def from_json(row: dict[str, Any]) -> Row:
+  """Returns the row that `Row.to_json` wrote. Raises KeyError, TypeError or ValueError where there is none."""
   attempts = tuple(
     Attempt(
       text=_text(a['text']),
@@ -231,7 +258,7 @@ def of_json(row: dict[str, Any]) -> Row:
     tags={_text(name): _text(value) for name, value in row.get('tags', {}).items()},
     attempts=attempts,
     edit_ratio=float('nan') if ratio is None else float(ratio),
-    way=_text(row.get('way', '')),
+    decoding=_text(row.get('way', '')),
     sample=int(row.get('sample', 0)),
     step=int(row.get('step', 0)),
     stage=_text(row.get('stage', '')),

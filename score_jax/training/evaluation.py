@@ -120,8 +120,8 @@ def conversations(
       rollout = meshes.fetch_rows(rollout)
       real = int((mine < len(part)).sum())
       grades = grade(grader, own[:real], sampler.texts(rollout)[:real])
-      numbered = report_rows.of_rollout(own, rollout, grades.texts, grades.graded, range(real), way, [sample] * real)
-      found += report_rows.of_all_hosts(f'rows {number} and on of an evaluation', mine[:real], numbered)
+      numbered = report_rows.from_rollout(own, rollout, grades.texts, grades.graded, range(real), way, [sample] * real)
+      found += report_rows.from_all_hosts(f'rows {number} and on of an evaluation', mine[:real], numbered)
   return found
 
 

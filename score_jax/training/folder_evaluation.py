@@ -9,7 +9,7 @@ from score_jax.graders.pool import Grader
 from score_jax.graders.pool import open_grader
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
-from score_jax.reporting import compute
+from score_jax.reporting import test_time
 from score_jax.storage import hf
 from score_jax.tasks import heldout_problems
 from score_jax.tasks import open_task
@@ -80,7 +80,7 @@ def _counted(
     return {}, []
   results = {decoding: evaluation.accounted(part) for decoding, part in rows.items()}
   if samples > 1:
-    results['sampled']['at_k'] = compute.at_k(compute.sampled(rows['sampled']))
+    results['sampled']['at_k'] = test_time.at_k(test_time.samples(rows['sampled']))
   if scaling:
-    results['scaling']['curves'] = compute.scaling(compute.sampled(rows['scaling']), 2 * scaling)
+    results['scaling']['curves'] = test_time.scaling(test_time.samples(rows['scaling']), 2 * scaling)
   return results, [row for part in rows.values() for row in part]

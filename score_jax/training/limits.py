@@ -13,7 +13,6 @@ from score_jax.config import FaultsConfig
 from score_jax.config import RunConfig
 from score_jax.core_types import Stage
 from score_jax.errors import NumericsError
-from score_jax.reporting import metrics
 from score_jax.storage.progress import REJECTED_WINDOW
 from score_jax.storage.progress import Progress
 
@@ -30,7 +29,7 @@ def after_step(
   config: RunConfig, stage: Stage, progress: Progress, line: dict[str, Any], in_last_stage: bool, ends_stage: bool
 ) -> Progress:
   """Progress after a step whose metrics are `line`."""
-  training_return = metrics.training_return(line) if in_last_stage and 'reward' in line else None
+  training_return = training_return_of(line) if in_last_stage and 'reward' in line else None
   over = tuple(
     count + 1 if limit and not worst <= limit else 0  # NaN is over any limit
     for count, (_, worst, limit) in zip(progress.over_limit, _limits(config.faults, line), strict=True)
@@ -42,6 +41,11 @@ def after_step(
     rejected=tuple(step for step in rejected if step > line['step'] - REJECTED_WINDOW),
     over_limit=over,
   )
+
+
+def training_return_of(record: dict[str, Any]) -> float:
+  """Returns the mean over rows of the step's rewards, bonus included, all attempts added."""
+  return float(sum(record['reward']))
 
 
 def _next_scales(stage: Stage, progress: Progress, line: dict[str, Any]) -> tuple[float, ...]:

@@ -19,13 +19,13 @@ from score_jax.faults import signals
 from score_jax.faults import watchdog
 from score_jax.models import lora as loras
 from score_jax.parallel import hosts
+from score_jax.reporting import plain_text
 from score_jax.reporting import profile
 from score_jax.reporting import recording
-from score_jax.reporting import report
+from score_jax.reporting import report_page
 from score_jax.reporting import rows
-from score_jax.reporting import terminal
-from score_jax.reporting.watch import NoWatch
-from score_jax.reporting.watch import Watch
+from score_jax.reporting.monitor import Monitor
+from score_jax.reporting.monitor import NullMonitor
 from score_jax.states import TrainState
 from score_jax.storage import hf
 from score_jax.storage import hf_export
@@ -140,7 +140,7 @@ def _train_steps(
   state: TrainState,
   progress: Progress,
   tracer: profile.Tracer,
-  watch: Watch | NoWatch,
+  watch: Monitor | NullMonitor,
 ) -> tuple[TrainState, Progress]:
   config, total = run.config, _total(run)
   keeper = stopping.Keeper(run.folder, checkpoints, functools.partial(_needed_later, run))
@@ -162,7 +162,7 @@ def _train_steps(
       keeper.hold(state, progress, line)
       if config.eval.every and line['step'] % config.eval.every == 0:
         line['eval'] = _evaluate(run, run.policy(state.params), f'step{line["step"]}')
-        watch.say(terminal.evaluation_line(f'step {line["step"]}', line['eval']))
+        watch.print(plain_text.evaluation_line(f'step {line["step"]}', line['eval']))
       if _is_measured(run, progress.step):
         line['selection'] = selection.measure(run, state.params)
       keeper.write(line)
@@ -179,9 +179,9 @@ def _train_steps(
   return state, progress
 
 
-def _stopped_by_alarm(watch: Watch | NoWatch, line: dict[str, Any]) -> StoppedError | None:
+def _stopped_by_alarm(watch: Monitor | NullMonitor, line: dict[str, Any]) -> StoppedError | None:
   """Host 0 listens to the alarms; all hosts stop where it does."""
-  stopped = watch.after(line)
+  stopped = watch.after_step(line)
   said = hosts.from_main(f'alarms of step {line["step"]}', lambda: str(stopped) if stopped else '')
   return StoppedError(said) if said else None
 
@@ -299,17 +299,17 @@ def _total(run: Run) -> int:
   return min(run.config.total_steps, run.config.max_steps or run.config.total_steps)
 
 
-def _watch(run: Run, done: int) -> Watch | NoWatch:
+def _watch(run: Run, done: int) -> Monitor | NullMonitor:
   if not hosts.is_main():
-    return NoWatch()
-  return Watch(
+    return NullMonitor()
+  return Monitor(
     run.config.report,
     run.folder.path,
     run.folder.metrics,
     _total(run),
     done,
-    shown=configs.as_dict(run.config),
-    write_report=lambda: report.write([run.folder.path], run.folder.report),
+    run_config=configs.as_dict(run.config),
+    write_report=lambda: report_page.write([run.folder.path], run.folder.report),
   )
 
 
@@ -321,7 +321,7 @@ def _evaluate_base(run: Run) -> None:
     if hosts.is_main():
       run.folder.write_eval(results)
   if hosts.is_main():
-    print(terminal.evaluation_line('base', run.folder.read_eval()['base']), flush=True)
+    print(plain_text.evaluation_line('base', run.folder.read_eval()['base']), flush=True)
 
 
 def _finish(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Progress) -> None:
@@ -353,9 +353,9 @@ def _finish(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Pro
   if not hosts.is_main():
     return
   evaluations = {name: results[name] for name in ('base', *wanted)}
-  print(f'\n{terminal.table(evaluations)}\n')
+  print(f'\n{plain_text.table(evaluations)}\n')
   print(f'final is step {best}, in {run.folder.hf}; {run.folder.metrics.name} and {run.folder.eval.name} beside it')
-  size = report.write([run.folder.path], run.folder.report)
+  size = report_page.write([run.folder.path], run.folder.report)
   if run.folder.place:
     with watchdog.phase('export'):
       run.folder.place.publish(run.folder.path)

@@ -18,6 +18,7 @@ from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import metrics
 from score_jax.reporting import recording
+from score_jax.reporting import rows
 from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
 from score_jax.states import Batch
@@ -93,7 +94,7 @@ def run_step(
     verdict = grades.verdict
     batch = batch.replace(verdict=meshes.put_rows(run.mesh, verdict[order]))
     # Before the update: nothing else may talk while it runs.
-    changed = metrics.changed(grades.texts, grades.graded)
+    changed = rows.changed(grades.texts, grades.graded)
     counted = meshes.gather_rows(run.mesh, (verdict, rollout.stop, _tokens(rollout), changed))
   with clock('update'):
     rate = optim.learning_rate(stage, step - data.stage_run.first_step)
@@ -105,7 +106,7 @@ def run_step(
     reference_sum = int(checksum(data.reference or run.frozen))
   with clock('record'):
     verdict, stop, tokens, changed = counted
-    line = metrics.step_line(step + 1, stage, verdict, stop, tokens, results, rate, clock.seconds)
+    line = metrics.step_record(step + 1, stage, verdict, stop, tokens, results, rate, clock.seconds)
     line |= metrics.changes(verdict, changed, run.config.batch.samples)
     line |= dict(visit=data.stage_run.index, reference=reference_sum)
     if any(stage.kl_target):
@@ -145,8 +146,8 @@ def work_of(run: Run, data: StageContext, step: int) -> Work:
     given, forced[:count] = data.pool.take(count, step - data.stage_run.first_step)
     problems |= dict(enumerate(given))
     trained[:count, :, 0] = False
-  rows = [problems[int(i)] for i in mine // G]
-  return Work(rows, run.sampler.encoded(rows), forced.reshape(P * G, -1)[mine], trained.reshape(P * G, -1)[mine])
+  asked = [problems[int(i)] for i in mine // G]
+  return Work(asked, run.sampler.encoded(asked), forced.reshape(P * G, -1)[mine], trained.reshape(P * G, -1)[mine])
 
 
 def _tokens(rollout: Rollout) -> np.ndarray:

@@ -47,9 +47,9 @@ function seconds(value) {
 
 // The accuracies of a ledger, in the order of attempts.
 function accuracies(ledger) {
-  const found = [];
-  while (known(ledger[`acc_t${found.length + 1}`])) found.push(ledger[`acc_t${found.length + 1}`]);
-  return found;
+  const shares = [];
+  while (known(ledger[`acc_t${shares.length + 1}`])) shares.push(ledger[`acc_t${shares.length + 1}`]);
+  return shares;
 }
 
 function section(id, title, lead, ...children) {
@@ -107,7 +107,7 @@ function table(head, rows, name = '') {
   );
 }
 
-// A place whose drawing is made for its width, and again when that changes.
+// An element whose drawing is made for its width, and again when that changes.
 function sized(draw) {
   const plot = el('div', { class: 'plot' });
   let width = 0;

@@ -16,14 +16,16 @@ const STOPS = {
 };
 
 function browser(runs) {
-  const rows = runs.flatMap((run) => run.conversations.rows.map((row) => ({ ...row, of: label(runs, run, row.of) })));
+  const rows = runs.flatMap((run) =>
+    run.conversations.rows.map((row) => ({ ...row, source: label(runs, run, row.source) })),
+  );
   const counts = {};
   for (const run of runs)
-    for (const [of, found] of Object.entries(run.conversations.counts)) counts[label(runs, run, of)] = found;
-  const sources = Object.keys(counts);
+    for (const [source, kinds] of Object.entries(run.conversations.counts)) counts[label(runs, run, source)] = kinds;
+  const names = Object.keys(counts);
   if (!rows.length) return el('p', { class: 'quiet' }, 'No conversations were kept in this folder.');
   const state = {
-    of: sources.at(-1).endsWith('training') && sources.length > 1 ? sources.at(-2) : sources.at(-1),
+    source: names.at(-1).endsWith('training') && names.length > 1 ? names.at(-2) : names.at(-1),
     kind: '',
     words: '',
     most: PAGE,
@@ -35,21 +37,21 @@ function browser(runs) {
   ];
   const note = el('p', { class: 'small quiet', role: 'status' });
   const draw = () => {
-    const found = rows.filter(
-      (row) => row.of === state.of && (!state.kind || row.kind === state.kind) && matches(row, state.words),
+    const chosen = rows.filter(
+      (row) => row.source === state.source && (!state.kind || row.kind === state.kind) && matches(row, state.words),
     );
-    drawChips(chips, counts[state.of], state, draw);
-    const total = Object.entries(counts[state.of]).reduce(
+    drawChips(chips, counts[state.source], state, draw);
+    const total = Object.entries(counts[state.source]).reduce(
       (sum, [kind, n]) => sum + (!state.kind || state.kind === kind ? n : 0),
       0,
     );
-    note.replaceChildren(`${count(found.length)} of ${count(total)} conversations are in this file.`);
-    drawList(list, detail, found, state, draw);
+    note.replaceChildren(`${count(chosen.length)} of ${count(total)} conversations are in this file.`);
+    drawList(list, detail, chosen, state, draw);
   };
-  const [select, chosen] = choice(
+  const [field, select] = choice(
     'evaluation',
-    sources.map((name) => [name, name]),
-    (value) => redraw({ of: value }),
+    names.map((name) => [name, name]),
+    (value) => redraw({ source: value }),
   );
   const search = el('input', {
     type: 'search',
@@ -60,17 +62,17 @@ function browser(runs) {
     Object.assign(state, { most: PAGE }, change);
     draw();
   };
-  chosen.value = state.of;
+  select.value = state.source;
   draw();
   return [
-    el('div', { class: 'controls' }, select, el('label', {}, 'find', search)),
+    el('div', { class: 'controls' }, field, el('label', {}, 'find', search)),
     chips,
     note,
     el('div', { class: 'browser' }, list, detail),
   ];
 }
 
-const label = (runs, run, of) => (runs.length > 1 ? `${run.name}: ${of}` : of);
+const label = (runs, run, source) => (runs.length > 1 ? `${run.name}: ${source}` : source);
 
 const matches = (row, words) =>
   !words ||
@@ -102,8 +104,8 @@ function drawChips(chips, counts, state, draw) {
   );
 }
 
-function drawList(list, detail, found, state, draw) {
-  const buttons = found.slice(0, state.most).map((row) => {
+function drawList(list, detail, chosen, state, draw) {
+  const buttons = chosen.slice(0, state.most).map((row) => {
     const button = el(
       'button',
       { type: 'button', onclick: () => open(button, row) },
@@ -123,7 +125,7 @@ function drawList(list, detail, found, state, draw) {
     detail.replaceChildren(...conversation(row));
   };
   list.replaceChildren(...buttons.map((button) => el('li', {}, button)));
-  if (found.length > state.most) {
+  if (chosen.length > state.most) {
     const more = () => {
       state.most += PAGE;
       draw();
@@ -132,11 +134,11 @@ function drawList(list, detail, found, state, draw) {
       el(
         'li',
         {},
-        el('button', { type: 'button', onclick: more }, `show more (${count(found.length - state.most)} left)`),
+        el('button', { type: 'button', onclick: more }, `show more (${count(chosen.length - state.most)} left)`),
       ),
     );
   }
-  if (buttons.length) open(buttons[0], found[0]);
+  if (buttons.length) open(buttons[0], chosen[0]);
   else detail.replaceChildren(el('p', { class: 'quiet' }, 'None of these.'));
 }
 
@@ -176,7 +178,7 @@ function conversation(row) {
     row.step && `step ${row.step}`,
     row.sample && `sample ${row.sample + 1}`,
     ...Object.entries(row.tags).map(([name, value]) => `${name} ${value}`),
-    known(row.edit) && `edit ratio ${number(row.edit)}`,
+    known(row.edit_ratio) && `edit ratio ${number(row.edit_ratio)}`,
   ];
   return [
     el('p', { class: 'small quiet' }, facts.filter(Boolean).join(' \u00b7 ')),

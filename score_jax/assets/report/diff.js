@@ -6,14 +6,14 @@ const words = (text) => text.match(/\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu) || [
 
 // Whether each word of `a` is kept in `b`, and each of `b` comes from `a`; null where too much differs to tell.
 function compared(a, b) {
-  const found = script(a, b);
-  if (!found) return null;
+  const pairs = script(a, b);
+  if (!pairs) return null;
   const kept = { a: new Array(a.length).fill(false), b: new Array(b.length).fill(false) };
-  for (const [i, j] of found) [kept.a[i], kept.b[j]] = [true, true];
+  for (const [i, j] of pairs) [kept.a[i], kept.b[j]] = [true, true];
   return kept;
 }
 
-// Pairs of places that match.
+// Pairs of indices of words that match.
 function script(a, b) {
   const offset = MOST_EDITS + 1;
   let reach = new Int32Array(2 * offset + 1);
@@ -31,10 +31,10 @@ function script(a, b) {
   return null;
 }
 
-function walked(trace, edits, n, m) {
+function walked(trace, changes, n, m) {
   const pairs = [];
   let [x, y] = [n, m];
-  for (let d = edits; d >= 0; d -= 1) {
+  for (let d = changes; d >= 0; d -= 1) {
     const at = (k) => trace[d][k + d + 1];
     const k = x - y;
     const down = k === -d || (k !== d && at(k - 1) < at(k + 1));

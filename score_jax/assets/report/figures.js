@@ -181,19 +181,19 @@ function forest(low, value, high, most) {
   );
 }
 
-// Shares of conversations by edit ratio; exact copies stand apart, on the left.
+// Shares of conversations by edit ratio; exact copies stand apart, on the left. entries: [{label, histogram}]
 function editHistogram(entries) {
-  const there = entries.filter(({ edits }) => edits.n);
+  const there = entries.filter(({ histogram }) => histogram.n);
   if (!there.length) return el('p', { class: 'quiet' }, 'No conversations were kept.');
   const used = Math.max(
-    ...there.map(({ edits }) => edits.bins.reduce((last, share, i) => (share > 0 ? i + 1 : last), 1)),
+    ...there.map(({ histogram }) => histogram.bins.reduce((last, share, i) => (share > 0 ? i + 1 : last), 1)),
   );
   const bins = Math.min(20, used + 1);
-  const step = 1 / there[0].edits.bins.length;
-  const series = there.map(({ label, edits }, i) => ({
+  const step = 1 / there[0].histogram.bins.length;
+  const series = there.map(({ label, histogram }, i) => ({
     name: label,
-    x: [-step / 2, ...edits.bins.slice(0, bins).map((_, k) => (k + 0.5) * step)],
-    y: [edits.copies, ...edits.bins.slice(0, bins)],
+    x: [-step / 2, ...histogram.bins.slice(0, bins).map((_, k) => (k + 0.5) * step)],
+    y: [histogram.copies, ...histogram.bins.slice(0, bins)],
     color: `s${i % 6}`,
     dash: ['solid', 'dashed', 'dotted'][i % 3],
     dots: true,
@@ -273,14 +273,14 @@ function byTag(tag, parts) {
   return table([tag, 'first', 'last', 'delta', '95 % interval', 'fixed', 'broken', 'n'], rows, `by ${tag}`);
 }
 
-function phases(found) {
-  const all = Object.values(found).reduce((sum, phase) => sum + phase.total, 0) || 1;
+function phases(byName) {
+  const all = Object.values(byName).reduce((sum, phase) => sum + phase.total, 0) || 1;
   const bar = (share) => {
     const inner = el('i', {});
     inner.style.width = `${100 * share}%`;
     return el('div', { class: 'bar', 'aria-hidden': 'true' }, inner);
   };
-  const rows = Object.entries(found).map(([name, phase]) => [
+  const rows = Object.entries(byName).map(([name, phase]) => [
     name,
     bar(phase.total / all),
     percent(phase.total / all),

@@ -6,10 +6,10 @@ function ticks(low, high, most) {
   const raw = (high - low) / most || 1;
   const scale = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 2.5, 5, 10].map((m) => m * scale).find((s) => s >= raw - 1e-12);
-  const found = [];
+  const values = [];
   for (let t = Math.ceil(low / step - 1e-9) * step; t <= high + step * 1e-6; t += step)
-    found.push(Math.abs(t) < step / 1e6 ? 0 : t);
-  return found;
+    values.push(Math.abs(t) < step / 1e6 ? 0 : t);
+  return values;
 }
 
 // options: series [{name, x, y, low, high, color, dash, dots}], format, xname, stages, log, height, about
@@ -90,7 +90,7 @@ function picture(series, options, width, shown, tip) {
       ),
     );
   }
-  const apart = (found, t) => (found.length && scale.x(t) - scale.x(found.at(-1)) < 40 ? found : [...found, t]);
+  const apart = (kept, t) => (kept.length && scale.x(t) - scale.x(kept.at(-1)) < 40 ? kept : [...kept, t]);
   const across = options.log
     ? scale.xs.reduce(apart, [])
     : ticks(scale.xs[0], scale.xs.at(-1), Math.max(2, Math.floor(width / 110)));

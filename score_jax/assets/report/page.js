@@ -10,26 +10,26 @@ const ENTRIES = RUNS.flatMap((run, r) =>
     ...one,
     run,
     r,
-    label: [MANY && run.name, one.name, one.way].filter(Boolean).join(', '),
+    label: [MANY && run.name, one.name, one.decoding].filter(Boolean).join(', '),
   })),
 );
 const best = () =>
-  ENTRIES.find((one) => one.name === 'final' && one.way === 'sampled') ||
-  ENTRIES.findLast((one) => one.way === 'sampled') ||
+  ENTRIES.find((one) => one.name === 'final' && one.decoding === 'sampled') ||
+  ENTRIES.findLast((one) => one.decoding === 'sampled') ||
   ENTRIES[0];
 
 function overview() {
-  const place = el('div', { 'aria-live': 'polite' });
-  const show = (i) => place.replaceChildren(...story(ENTRIES[i]));
-  const [select, chosen] = choice(
+  const content = el('div', { 'aria-live': 'polite' });
+  const show = (i) => content.replaceChildren(...story(ENTRIES[i]));
+  const [field, select] = choice(
     'evaluation',
     ENTRIES.map((one, i) => [String(i), one.label]),
     (value) => show(Number(value)),
   );
   const first = ENTRIES.indexOf(best());
-  chosen.value = String(first);
+  select.value = String(first);
   show(first);
-  return el('section', { id: 'overview', 'aria-label': 'overview' }, el('div', { class: 'controls' }, select), place);
+  return el('section', { id: 'overview', 'aria-label': 'overview' }, el('div', { class: 'controls' }, field), content);
 }
 
 function story({ ledger, label, run }) {
@@ -122,7 +122,7 @@ function alarmBox(alarm) {
   return el(
     'div',
     { class: 'alarm' },
-    el('h3', {}, `${alarm.name}: ${alarm.says}`),
+    el('h3', {}, `${alarm.name}: ${alarm.message}`),
     el(
       'dl',
       {},

@@ -64,7 +64,7 @@ const CURVES = [
   ['KL to the reference', 'Nats an attempt.', eachAttempt('kl'), { format: number }],
   ['Reward', 'Mean of each attempt, bonus included.', eachAttempt('reward'), { format: number }],
   ['Cut by the budget', 'Attempts that did not end by themselves.', eachAttempt('truncated')],
-  ['No answer found', 'Attempts that the verifier could not read.', eachAttempt('unparsed')],
+  ['No answer found', 'Attempts in which the grader found no answer.', eachAttempt('unparsed')],
   ['Nothing to learn from', 'Problems whose conversations all did equally well.', eachAttempt('flat')],
   ['Gradient norm', 'Before clipping.', () => [{ name: 'norm', of: 'gradient_norm', color: 's0' }], { format: number }],
 ];
@@ -87,20 +87,20 @@ function curveSection() {
 
 function heldoutChart() {
   const colors = { greedy: 's5', sampled: 's0' };
-  const found = RUNS.flatMap((run, r) =>
-    ['greedy', 'sampled'].flatMap((way) => {
-      const at = run.heldout.filter((one) => one.way === way);
+  const lines = RUNS.flatMap((run, r) =>
+    ['greedy', 'sampled'].flatMap((decoding) => {
+      const at = run.heldout.filter((one) => one.decoding === decoding);
       const bound = (i) => at.map((one) => one.ledger.intervals.delta[i]);
       return at.length
         ? [
             {
-              name: MANY ? `${run.name}, ${way}` : way,
+              name: MANY ? `${run.name}, ${decoding}` : decoding,
               x: at.map((one) => one.step),
               y: at.map((one) => one.ledger.delta),
               low: bound(0),
               high: bound(1),
-              color: MANY ? `s${r % 6}` : colors[way],
-              dash: way === 'greedy' ? 'dashed' : 'solid',
+              color: MANY ? `s${r % 6}` : colors[decoding],
+              dash: decoding === 'greedy' ? 'dashed' : 'solid',
               dots: true,
             },
           ]
@@ -108,12 +108,12 @@ function heldoutChart() {
     }),
   );
   return (
-    found.length > 0 &&
+    lines.length > 0 &&
     figure(
-      'Delta on held-out problems, on the way',
+      'Delta on held-out problems during training',
       'With 95 % intervals.',
       lineChart({
-        series: found,
+        series: lines,
         format: percent,
         tick: (t) => percent(t, 0),
         xname: 'step',
@@ -178,18 +178,18 @@ function samplesTable() {
 }
 
 function evaluationSection() {
-  const edits = RUNS.flatMap((run) =>
-    Object.entries(run.edits).map(([name, found]) => ({
+  const histograms = RUNS.flatMap((run) =>
+    Object.entries(run.edit_ratios).map(([name, histogram]) => ({
       label: [MANY && run.name, name].filter(Boolean).join(': '),
-      edits: found,
+      histogram,
       name,
       steps: run.steps,
     })),
   );
-  const wanted = edits.filter(
+  const wanted = histograms.filter(
     (one) => one.name.endsWith('/sampled') && (!one.steps || /^(base|final)\//.test(one.name)),
   );
-  const shown = (wanted.length ? wanted : edits.filter((one) => !one.name.endsWith('/training'))).slice(0, 6);
+  const shown = (wanted.length ? wanted : histograms.filter((one) => !one.name.endsWith('/training'))).slice(0, 6);
   const tags = ENTRIES.filter((one) => one === best()).flatMap((one) =>
     Object.entries(one.ledger.by || {}).map(([tag, parts]) => figure(`By ${tag}`, one.label, byTag(tag, parts))),
   );

@@ -1,4 +1,4 @@
-"""What several samples are worth: avg@k, pass@k, majority, and parallel against sequential samples.
+"""What several samples are worth at test time: avg@k, pass@k, majority, and parallel against sequential samples.
 
 Answers are told apart by their text, white space aside, never by their verdicts: a vote must not know what is right.
 An answer that could not be read does not vote.
@@ -18,7 +18,7 @@ from score_jax.reporting.rows import collapsed
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampled:
+class Samples:
   """K conversations on each of P problems."""
 
   correct: np.ndarray  # bool [P, K, A]
@@ -26,13 +26,13 @@ class Sampled:
   tokens: np.ndarray  # i64 [P, K, A]
 
 
-def sampled(rows: Sequence[Row]) -> Sampled:
-  """The table of rows with equally many samples a problem, in the order of their numbers.
+def samples(rows: Sequence[Row]) -> Samples:
+  """Returns the table of rows with equally many samples a problem, in the order of their numbers.
 
   Problems where the grading host failed on any sample are left out: their votes are not known.
 
   Raises:
-    ValueError: problems differ in how many samples they have.
+    ValueError: problems differ in their number of samples, or none is graded.
   """
   by_problem: dict[str, list[Row]] = {}
   for row in rows:
@@ -50,40 +50,45 @@ def sampled(rows: Sequence[Row]) -> Sampled:
   def table(value) -> np.ndarray:
     return np.array([[[value(a) for a in row.attempts] for row in group] for group in groups])
 
-  return Sampled(
+  return Samples(
     correct=table(lambda a: a.verdict == Verdict.CORRECT),
     answer=table(lambda a: collapsed(a.answer)),
     tokens=table(lambda a: a.tokens).astype(np.int64),
   )
 
 
-def at_k(table: Sampled) -> dict[str, Any]:
-  """Of the first attempt and of the last: avg@K, pass@k for k = 1, 2, 4, .. K, and maj@K, with 95 % intervals."""
+def at_k(table: Samples, votes: bool = True) -> dict[str, Any]:
+  """Returns avg@K, maj@K and pass@k for k = 1, 2, 4, .. K, of the first attempt and of the last, with 95 % intervals.
+
+  Args:
+    table: of K samples.
+    votes: whether answers can be equal, so that a majority means something. Programs can't: no maj@K.
+  """
   K = table.correct.shape[1]
-  found: dict[str, Any] = dict(k=K, problems=len(table.correct))
+  result: dict[str, Any] = dict(k=K, problems=len(table.correct))
   for name, attempt in (('t1', 0), (f't{table.correct.shape[2]}', -1)):
     correct_PK, answer_PK = table.correct[:, :, attempt], table.answer[:, :, attempt]
-    found[name] = dict(
-      avg=_with_interval(correct_PK.mean(axis=1)),
-      maj=_with_interval(np.array([majority(a, c) for a, c in zip(answer_PK, correct_PK, strict=True)])),
-      **{
-        f'pass@{k}': _with_interval(np.array([pass_at(K, int(c), k) for c in correct_PK.sum(axis=1)]))
-        for k in _doublings(K)
-      },
-    )
-  return found
+    figures = dict(avg=correct_PK.mean(axis=1))
+    if votes:
+      figures['maj'] = np.array([majority(a, c) for a, c in zip(answer_PK, correct_PK, strict=True)])
+    for k in _doublings(K):
+      figures[f'pass@{k}'] = np.array([pass_at(K, int(c), k) for c in correct_PK.sum(axis=1)])
+    result[name] = {
+      figure: dict(value=float(value_P.mean()), interval=_interval(value_P)) for figure, value_P in figures.items()
+    }
+  return result
 
 
 def pass_at(n: int, correct: int, k: int) -> float:
-  """Chance that k of n samples, drawn without putting back, hold a correct one (Chen et al. 2021, unbiased)."""
+  """Returns the chance that k of n samples, without replacement, hold a correct one (Chen et al. 2021, unbiased)."""
   return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 
 def majority(answers: Sequence[str], correct: Sequence[bool]) -> float:
-  """Whether the most frequent answer is correct; of answers that tie, the share that is.
+  """Returns whether the most frequent answer is correct; of answers that tie, the share that is.
 
-  One text may be graded differently in different conversations (a verifier may look beyond the answer); it then
-  counts as correct in that share.
+  One text may be graded differently in different conversations (a grader may look beyond the answer); it then counts
+  as correct in that share.
   """
   votes: dict[str, list[bool]] = {}
   for answer, right in zip(answers, correct, strict=True):
@@ -96,8 +101,8 @@ def majority(answers: Sequence[str], correct: Sequence[bool]) -> float:
   return sum(leaders) / len(leaders)
 
 
-def scaling(table: Sampled, most: int) -> dict[str, Any]:
-  """Majority of 2K first attempts against majority of K corrected ones, for 2K = 2, 4, .. `most` (paper, section 6.2).
+def scaling(table: Samples, most: int) -> dict[str, Any]:
+  """Compares a majority of 2K first attempts with one of K corrected ones, for 2K = 2, 4, .. `most` (paper, 6.2).
 
   The K first attempts of the sequential side don't vote. Smaller budgets are averages over disjoint groups of the
   samples. Tokens are those sampled; prompts and instructions are not counted.
@@ -108,11 +113,11 @@ def scaling(table: Sampled, most: int) -> dict[str, Any]:
   """
   K = table.correct.shape[1]
   if most > K or most < 2:
-    raise ValueError(f'{most} samples asked for, {K} there; 2 or more, and no more than there are')
+    raise ValueError(f'{most} samples asked for, {K} there; give 2 or more, and no more than there are')
   parallel, sequential = [], []
   for budget in _doublings(most)[1:]:
-    parallel.append(_point(budget, *_voted(table, 0, budget, table.tokens[:, :, 0])))
-    sequential.append(_point(budget, *_voted(table, -1, budget // 2, table.tokens.sum(axis=2))))
+    parallel.append(dict(samples=budget) | _voted(table, 0, budget, table.tokens[:, :, 0]))
+    sequential.append(dict(samples=budget) | _voted(table, -1, budget // 2, table.tokens.sum(axis=2)))
   tokens, accuracy = ([point[name] for point in parallel] for name in ('tokens', 'accuracy'))
   equal = []
   for point in sequential:
@@ -122,26 +127,22 @@ def scaling(table: Sampled, most: int) -> dict[str, Any]:
   return dict(problems=len(table.correct), parallel=parallel, sequential=sequential, equal_tokens=equal)
 
 
-def _voted(table: Sampled, attempt: int, size: int, token_PK: np.ndarray) -> tuple[np.ndarray, float]:
-  """Accuracy [P] of majorities of `size` conversations' answers, mean over disjoint groups; tokens of a group."""
-  groups = table.correct.shape[1] // size
+def _voted(table: Samples, attempt: int, size: int, token_PK: np.ndarray) -> dict[str, Any]:
+  """Returns tokens and accuracy of majorities of `size` conversations, the mean over disjoint groups of them."""
+  ends = range(size, table.correct.shape[1] + 1, size)
   won_PG = np.array(
     [
-      [majority(answer_K[g * size : (g + 1) * size], right_K[g * size : (g + 1) * size]) for g in range(groups)]
+      [majority(answer_K[end - size : end], right_K[end - size : end]) for end in ends]
       for answer_K, right_K in zip(table.answer[:, :, attempt], table.correct[:, :, attempt], strict=True)
     ]
   )
-  return won_PG.mean(axis=1), float(token_PK.mean() * size)
+  won_P = won_PG.mean(axis=1)
+  return dict(tokens=float(token_PK.mean() * size), accuracy=float(won_P.mean()), interval=_interval(won_P))
 
 
-def _point(budget: int, won_P: np.ndarray, tokens: float) -> dict[str, Any]:
-  accuracy, interval = _with_interval(won_P).values()
-  return dict(samples=budget, tokens=tokens, accuracy=accuracy, interval=interval)
-
-
-def _with_interval(value_P: np.ndarray) -> dict[str, Any]:
-  return dict(value=float(value_P.mean()), interval=mean_interval(value_P, np.arange(len(value_P))))
+def _interval(value_P: np.ndarray) -> list[float]:
+  return mean_interval(value_P, np.arange(len(value_P)))
 
 
 def _doublings(most: int) -> list[int]:
-  return [2**i for i in range(most.bit_length()) if 2**i <= most]
+  return [2**i for i in range(most.bit_length())]

@@ -7,7 +7,7 @@ import pytest
 
 from score_jax.core_types import Stop
 from score_jax.core_types import Verdict
-from score_jax.reporting import compute
+from score_jax.reporting import test_time
 from score_jax.reporting.rows import Attempt
 from score_jax.reporting.rows import Row
 
@@ -25,7 +25,7 @@ def row(id_, sample, *attempts):
 def test_pass_at_k_is_the_share_of_subsets_with_a_correct_one(n):
   for correct, k in itertools.product(range(n + 1), range(1, n + 1)):
     subsets = list(itertools.combinations([True] * correct + [False] * (n - correct), k))
-    assert compute.pass_at(n, correct, k) == pytest.approx(np.mean([any(s) for s in subsets]), abs=1e-12)
+    assert test_time.pass_at(n, correct, k) == pytest.approx(np.mean([any(s) for s in subsets]), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_correct_one(n):
   ],
 )
 def test_majority_by_hand(answers, correct, expected):
-  assert compute.majority(answers, correct) == pytest.approx(expected)
+  assert test_time.majority(answers, correct) == pytest.approx(expected)
 
 
 def tiny_table():
@@ -53,11 +53,11 @@ def tiny_table():
   for id_, four in (('p', p), ('q', q)):
     for i, (first, first_right, last, last_right) in enumerate(four):
       rows.append(row(id_, i, attempt(first, first_right, 2), attempt(last, last_right, 3)))
-  return compute.sampled(rows[::-1])  # whatever their order in the file
+  return test_time.samples(rows[::-1])  # whatever their order in the file
 
 
 def test_at_k_of_two_problems_by_hand():
-  found = compute.at_k(tiny_table())
+  found = test_time.at_k(tiny_table())
   values = {name: {key: f['value'] for key, f in found[name].items()} for name in ('t1', 't2')}
   assert values['t1'] == pytest.approx(
     {'avg': 3 / 8, 'maj': (0.5 + 0) / 2, 'pass@1': 3 / 8, 'pass@2': (5 / 6 + 1 / 2) / 2, 'pass@4': 1.0}
@@ -70,7 +70,7 @@ def test_at_k_of_two_problems_by_hand():
 
 
 def test_scaling_of_two_problems_by_hand():
-  found = compute.scaling(tiny_table(), 4)
+  found = test_time.scaling(tiny_table(), 4)
   parallel, sequential = found['parallel'], found['sequential']
   # Two samples: groups (1, 2) and (3, 4). p: ties x:r and r:x; q: a tie r:y, then y:z without a right one.
   # Four: p ties 2:2, q is outvoted by y.
@@ -90,6 +90,6 @@ def test_problems_with_a_failed_grader_do_not_vote_and_uneven_samples_are_refuse
   good = [row('a', i, attempt('1', True), attempt('1', True)) for i in range(2)]
   failed = Attempt('', '', Verdict.ERROR, Stop.BUDGET, 1, 0.0)
   bad = [row('b', 0, attempt('1', True), failed), row('b', 1, attempt('1', True), attempt('1', True))]
-  assert compute.sampled(good + bad).correct.shape == (1, 2, 2)
+  assert test_time.samples(good + bad).correct.shape == (1, 2, 2)
   with pytest.raises(ValueError, match='differ in how many samples'):
-    compute.sampled(good + bad[:1])
+    test_time.samples(good + bad[:1])

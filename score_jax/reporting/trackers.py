@@ -1,4 +1,4 @@
-"""Scalars of a run for boards that people keep open: TensorBoard and Weights & Biases, where they are installed."""
+"""Scalars of a run for experiment trackers, TensorBoard and Weights & Biases, where they are installed."""
 
 import atexit
 from collections.abc import Callable
@@ -10,49 +10,43 @@ from score_jax.errors import ConfigError
 Send = Callable[[int, dict[str, float]], None]  # (step, scalars)
 
 
-def open_boards(tensorboard: bool, wandb: str, folder: pathlib.Path, config: dict[str, Any]) -> list[Send]:
-  """What takes a step's scalars.
+def open_trackers(tensorboard: bool, wandb: str, folder: pathlib.Path, config: dict[str, Any]) -> list[Send]:
+  """Returns functions that take a step's scalars.
 
   Args:
     tensorboard: whether to write for TensorBoard.
     wandb: a project, or ''.
-    folder: of the run.
-    config: of the run, for the board to show.
+    folder: the run's.
+    config: the run's, for the tracker to show.
 
   Raises:
-    ConfigError: a board is asked for whose package is not installed; the message names the extra.
+    ConfigError: the package of a tracker is not installed; the message names the extra.
   """
-  boards = []
-  if tensorboard:
-    boards.append(_tensorboard(folder / 'tensorboard'))
-  if wandb:
-    boards.append(_wandb(wandb, folder, config))
-  return boards
+  trackers = [_tensorboard(folder / 'tensorboard')] if tensorboard else []
+  return [*trackers, _wandb(wandb, folder, config)] if wandb else trackers
 
 
-def scalars(line: dict[str, Any]) -> dict[str, float]:
-  """The numbers of a line of metrics by name: 'accuracy/1', 'seconds/sample', 'delta'; evaluations by their way."""
-  found: dict[str, float] = {}
+def scalars(record: dict[str, Any]) -> dict[str, float]:
+  """Returns the numbers of a metrics record by name: 'accuracy/1', 'seconds/sample', 'eval/greedy/delta', 'delta'."""
+  result: dict[str, float] = {}
 
   def add(name: str, value: Any) -> None:
-    if isinstance(value, bool) or value is None:
-      return
-    if isinstance(value, int | float):
-      found[name] = float(value)
-    elif isinstance(value, dict):
+    if isinstance(value, dict):
       for key, inner in value.items():
         if key not in ('intervals', 'by', 'between'):
           add(f'{name}/{key}', inner)
     elif isinstance(value, list):
       for i, inner in enumerate(value, 1):
         add(f'{name}/{i}', inner)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+      result[name] = float(value)
 
-  for name, value in line.items():
+  for name, value in record.items():
     if name not in ('step', 'stage', 'reference'):
       add(name, value)
-  if line['accuracy'][0] is not None:  # a supervised step samples nothing
-    found['delta'] = line['accuracy'][-1] - line['accuracy'][0]
-  return found
+  if record['accuracy'][0] is not None:  # a supervised step samples nothing
+    result['delta'] = record['accuracy'][-1] - record['accuracy'][0]
+  return result
 
 
 def _tensorboard(folder: pathlib.Path) -> Send:
@@ -62,7 +56,7 @@ def _tensorboard(folder: pathlib.Path) -> Send:
     raise ConfigError(
       "config.report.tensorboard = True needs tensorboardX: pip install 'score_jax[tensorboard]', or set it to False"
     ) from error
-  # A thread of its own writes; its flush() does not wait for what is on the way to it.
+  # Another thread writes; the writer's flush() does not wait for what is queued for it.
   writer = SummaryWriter(str(folder), flush_secs=1)
   atexit.register(writer.close)
 
@@ -81,8 +75,4 @@ def _wandb(project: str, folder: pathlib.Path, config: dict[str, Any]) -> Send:
       f"config.report.wandb = {project!r} needs wandb: pip install 'score_jax[wandb]', or set it to ''"
     ) from error
   run = wandb.init(project=project, name=folder.name, dir=str(folder), config=config, resume='allow')
-
-  def send(step: int, values: dict[str, float]) -> None:
-    run.log(values, step=step)
-
-  return send
+  return lambda step, values: run.log(values, step=step)

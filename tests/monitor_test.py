@@ -14,16 +14,16 @@ import tiny
 from score_jax.errors import ConfigError
 from score_jax.errors import StoppedError
 from score_jax.reporting import alarms
-from score_jax.reporting import boards
-from score_jax.reporting import terminal
-from score_jax.reporting import watch as watching
+from score_jax.reporting import monitor as monitors
+from score_jax.reporting import plain_text
+from score_jax.reporting import trackers
 from score_jax.storage.checkpoints import Checkpoints
 from score_jax.training import loop
 from score_jax.training import run as runs
 from score_jax.training.update import checksum
 
 
-def line(step, **changes):
+def record(step, **changes):
   fields = dict(
     step=step,
     stage='stage1',
@@ -40,16 +40,16 @@ def line(step, **changes):
   return fields | changes
 
 
-def watch(tmp_path, **changes):
+def monitor(tmp_path, **changes):
   settings = {f'report.{name}': value for name, value in changes.items()}
   written = []
-  found = watching.Watch(
+  found = monitors.Monitor(
     tiny.run_config(**settings).report,
     tmp_path,
     tmp_path / 'metrics.jsonl',
     20,
     0,
-    shown={},
+    run_config={},
     write_report=lambda: written.append(1),
   )
   found.begin()
@@ -57,11 +57,11 @@ def watch(tmp_path, **changes):
 
 
 def test_an_alarm_is_said_once_and_ends_the_run_only_if_asked(tmp_path, capsys):
-  quiet, _ = watch(tmp_path)
-  stopping, written = watch(tmp_path, stop_on=('mismatch',))
+  quiet, _ = monitor(tmp_path)
+  stopping, written = monitor(tmp_path, stop_on=('mismatch',))
   for step in range(1, 9):
-    stopped = stopping.after(line(step, mismatch=0.3))
-    assert quiet.after(line(step, mismatch=0.3)) is None
+    stopped = stopping.after_step(record(step, mismatch=0.3))
+    assert quiet.after_step(record(step, mismatch=0.3)) is None
     if step < 5:
       assert stopped is None and not written
   assert isinstance(stopped, StoppedError) and stopped.exit_code == 76
@@ -74,20 +74,20 @@ def test_an_alarm_is_said_once_and_ends_the_run_only_if_asked(tmp_path, capsys):
 def test_a_resumed_run_remembers_its_lines(tmp_path):
   with (tmp_path / 'metrics.jsonl').open('w') as file:
     for step in range(1, 5):
-      file.write(json.dumps(line(step, mismatch=0.3)) + '\n')
+      file.write(json.dumps(record(step, mismatch=0.3)) + '\n')
     file.write('{"step": 5, "sta')
-  found, _ = watch(tmp_path, stop_on=('mismatch',))
-  assert found.after(line(5, mismatch=0.3)) is not None
+  found, _ = monitor(tmp_path, stop_on=('mismatch',))
+  assert found.after_step(record(5, mismatch=0.3)) is not None
 
 
 def test_unknown_alarms_are_refused(tmp_path):
   with pytest.raises(ConfigError, match="config.report.stop_on names 'copy'; use copies, sandbagged"):
-    watch(tmp_path, stop_on=('copy',))
+    monitor(tmp_path, stop_on=('copy',))
 
 
 def test_the_report_is_written_on_the_way(tmp_path):
-  found, written = watch(tmp_path, every=3)
-  counts = [(found.after(line(step)), len(written))[1] for step in range(1, 8)]
+  found, written = monitor(tmp_path, every=3)
+  counts = [(found.after_step(record(step)), len(written))[1] for step in range(1, 8)]
   assert counts == [0, 0, 1, 1, 1, 2, 2]
 
 
@@ -121,8 +121,8 @@ def test_checksum_sees_one_bit_of_one_weight_in_any_dtype():
 
 
 def test_scalars_have_a_name_for_every_number():
-  found = boards.scalars(
-    line(
+  found = trackers.scalars(
+    record(
       3,
       attempt_gradient_norm=[1.0, 2.0],
       eval=dict(greedy=dict(delta=0.1, fix_rate=None, intervals=dict(delta=[0, 1]))),
@@ -135,7 +135,7 @@ def test_scalars_have_a_name_for_every_number():
 
 def test_tensorboard_gets_every_step(tmp_path):
   pytest.importorskip('tensorboardX', reason='needs the extra `tensorboard`')
-  [send] = boards.open_boards(True, '', tmp_path, {})
+  [send] = trackers.open_trackers(True, '', tmp_path, {})
   for step in (1, 2):
     send(step, dict(delta=0.5))
   [file] = (tmp_path / 'tensorboard').iterdir()
@@ -150,32 +150,32 @@ def test_weights_and_biases_gets_every_step_and_is_never_required(tmp_path, monk
   logged, begun = [], []
   run = types.SimpleNamespace(log=lambda values, step: logged.append((step, values)))
   monkeypatch.setitem(sys.modules, 'wandb', types.SimpleNamespace(init=lambda **kw: begun.append(kw) or run))
-  [send] = boards.open_boards(False, 'mine', tmp_path, dict(seed=0))
+  [send] = trackers.open_trackers(False, 'mine', tmp_path, dict(seed=0))
   send(4, dict(delta=0.5))
   assert logged == [(4, dict(delta=0.5))] and begun[0]['project'] == 'mine' and begun[0]['config'] == dict(seed=0)
   for name, asked in (('wandb', (False, 'mine')), ('tensorboardX', (True, ''))):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=r'pip install .score_jax\[(wandb|tensorboard)\]'):
-      boards.open_boards(*asked, tmp_path, {})
-  assert boards.open_boards(False, '', tmp_path, {}) == []
+      trackers.open_trackers(*asked, tmp_path, {})
+  assert trackers.open_trackers(False, '', tmp_path, {}) == []
 
 
 # The terminal.
 
 
 def test_the_line_below_the_bar_is_the_ledger_of_the_last_steps():
-  lines = [line(1, i_to_c=0.1, c_to_i=0.0), line(2, i_to_c=0.2, c_to_i=0.1)]
-  assert terminal.ledger_line(lines, ['copies', 'format']) == (
+  lines = [record(1, i_to_c=0.1, c_to_i=0.0), record(2, i_to_c=0.2, c_to_i=0.1)]
+  assert monitors.ledger_line(lines, ['copies', 'format']) == (
     'last 2: delta +10.0 = fixed 15.0 - broken 5.0, answers changed 30.0, texts 50.0 % | alarms: copies, format'
   )
-  assert terminal.ledger_line(lines, []).endswith('alarms: none')
+  assert monitors.ledger_line(lines, []).endswith('alarms: none')
 
 
 def test_samples_are_printed_where_an_evaluation_has_them():
   at_k = dict(k=4, problems=9, t1=dict(avg=dict(value=0.5), maj=dict(value=0.25)))
   point = dict(samples=2, tokens=10.0, accuracy=0.5)
   curves = dict(parallel=[point], sequential=[point], equal_tokens=[dict(tokens=10.0, gain=-0.015)])
-  lines = terminal.compute_lines(dict(greedy=dict(), sampled=dict(at_k=at_k), scaling=dict(curves=curves)))
+  lines = plain_text.sample_lines(dict(greedy=dict(), sampled=dict(at_k=at_k), scaling=dict(curves=curves)))
   assert lines == [
     'sampled, t1, 4 samples: avg 50.0, maj 25.0',
     'scaling, majority of parallel samples: 2: 50.0 (10 tokens)',

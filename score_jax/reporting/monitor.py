@@ -1,0 +1,184 @@
+"""The live monitor of a run: progress bar, alarms, trackers and the report on the way, fed with each step's record."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import os
+import pathlib
+import sys
+import textwrap
+from typing import Any
+
+import tqdm
+
+from score_jax.config import ReportConfig
+from score_jax.errors import ConfigError
+from score_jax.errors import StoppedError
+from score_jax.reporting import alarms
+from score_jax.reporting import metrics
+from score_jax.reporting import trackers
+
+_DUMB_WIDTH = 120  # columns
+_WINDOW = 10  # steps that the line below the bar is a mean of
+
+
+class Monitor:
+  """Follows a run from its first record to its last; all that it holds can be read again from metrics.jsonl."""
+
+  def __init__(
+    self,
+    config: ReportConfig,
+    folder: pathlib.Path,
+    metrics_path: pathlib.Path,
+    total: int,
+    done: int,
+    *,
+    run_config: dict[str, Any],
+    write_report: Callable[[], Any],
+  ):
+    """Continues after `done` of `total` steps.
+
+    Args:
+      config: config.report.
+      folder: the run's.
+      metrics_path: metrics.jsonl, with the records so far.
+      total, done: steps.
+      run_config: the whole configuration, which trackers show.
+      write_report: writes report.html.
+
+    Raises:
+      ConfigError: `config` names an unknown alarm, or a tracker whose package is not installed.
+    """
+    for name in config.stop_on:
+      if name not in alarms.ALARMS:
+        raise ConfigError(f'config.report.stop_on names {name!r}; use {", ".join(alarms.ALARMS)}')
+    self._config, self._write_report = config, write_report
+    self._records = metrics.read(metrics_path)
+    self._trackers = trackers.open_trackers(config.tensorboard, config.wandb, folder, run_config)
+    self._on = self._alarms()
+    self._total, self._done, self._bar = total, done, None
+
+  def begin(self) -> None:
+    """Shows the bar."""
+    self._bar = ProgressBar(self._total, self._done)
+
+  def print(self, text: str) -> None:
+    """Prints a line above the bar."""
+    self._bar.print(text)
+
+  def after_step(self, record: dict[str, Any]) -> StoppedError | None:
+    """Takes the record of a step, which is written already.
+
+    Returns:
+      what to raise once the step is saved, if an alarm that config.report.stop_on names ends the run; else None.
+    """
+    self._records.append(record)
+    before, self._on = self._on, self._alarms()
+    for name in sorted(self._on - before):
+      self._bar.print(alarm_text(alarms.ALARMS[name], record['step']))
+    self._bar.show(record, self._records, sorted(self._on))
+    for send in self._trackers:
+      send(record['step'], trackers.scalars(record))
+    stopping = sorted(self._on & set(self._config.stop_on))
+    if stopping or (self._config.every and record['step'] % self._config.every == 0):
+      self._write_report()
+    if not stopping:
+      return None
+    return StoppedError(
+      f'alarm {stopping[0]!r} sounds after step {record["step"]} and config.report.stop_on names it; turn '
+      f'{alarms.ALARMS[stopping[0]].field}, or continue with --config.report.stop_on="()"'
+    )
+
+  def close(self) -> None:
+    """Leaves the bar as it stands."""
+    self._bar.close()
+
+  def _alarms(self) -> set[str]:
+    """Returns the names of the alarms that sound after the newest step."""
+    if not self._records:
+      return set()
+    return {name for name, on_T in alarms.sounding(self._records, self._config.kl_alarm).items() if on_T[-1]}
+
+
+class NullMonitor:
+  """Stands for a Monitor on hosts that show nothing."""
+
+  def begin(self) -> None:
+    """Does nothing."""
+
+  def print(self, text: str) -> None:
+    """Does nothing."""
+
+  def after_step(self, record: dict[str, Any]) -> None:
+    """Does nothing."""
+
+  def close(self) -> None:
+    """Does nothing."""
+
+
+class ProgressBar:
+  """A live bar over the steps of a run; on a terminal, with the ledger of the last steps and the alarms below it."""
+
+  def __init__(self, total: int, done: int):
+    # TERM=dumb is a terminal, as a notebook's is, whose lines may be long and whose cursor can't go up.
+    dumb = os.environ.get('TERM') == 'dumb'
+    width = dict(ncols=_DUMB_WIDTH) if dumb else dict(dynamic_ncols=True)
+    self._bar = tqdm.tqdm(total=total, initial=done, unit='step', smoothing=0.1, **width)
+    on_terminal = sys.stderr.isatty() and not dumb  # in a log each change would be a line
+    self._below = tqdm.tqdm(bar_format='{desc}', position=1, disable=not on_terminal, dynamic_ncols=True, leave=False)
+
+  def show(self, record: dict[str, Any], records: Sequence[dict[str, Any]], sounding: Sequence[str]) -> None:
+    """Moves the bar one step on.
+
+    Args:
+      record: the step's metrics.
+      records: those of all steps up to it.
+      sounding: names of the alarms that sound.
+    """
+    self._bar.set_description(record['stage'], refresh=False)
+    self._bar.set_postfix_str(_figures(record), refresh=False)
+    if 'i_to_c' in record:  # else nothing was sampled
+      self._below.set_description_str(ledger_line(records[-_WINDOW:], sounding), refresh=True)
+    self._bar.update(1)
+
+  def print(self, text: str) -> None:
+    """Prints a line above the bar."""
+    self._bar.write(text)
+
+  def close(self) -> None:
+    """Leaves the bar as it stands."""
+    self._below.close()
+    self._bar.close()
+
+
+def ledger_line(records: Sequence[dict[str, Any]], sounding: Sequence[str]) -> str:
+  """Returns 'last 10: delta +4.1 = fixed 5.2 - broken 1.1, answers changed 12.0, texts 40.1 % | alarms: none'."""
+
+  def mean(name: str) -> float:
+    known = [record[name] for record in records if name in record]  # records of an older version lack some
+    return 100 * sum(known) / max(1, len(known))
+
+  fixed, broken = mean('i_to_c'), mean('c_to_i')
+  changed = f'answers changed {mean("answer_changed"):.1f}, texts {mean("text_changed"):.1f} %'
+  return (
+    f'last {len(records)}: delta {fixed - broken:+.1f} = fixed {fixed:.1f} - broken {broken:.1f}, {changed} | '
+    f'alarms: {", ".join(sounding) or "none"}'
+  )
+
+
+def alarm_text(alarm: alarms.Alarm, step: int) -> str:
+  """Returns what is printed when an alarm begins to sound."""
+  text = f'alarm {alarm.name} (step {step}): {alarm.message}. Likely: {alarm.cause}. Turn: {alarm.field}'
+  return '\n'.join(textwrap.wrap(text, 110, subsequent_indent='  '))
+
+
+def _figures(record: dict[str, Any]) -> str:
+  """Returns a step in short: how its conversations went, or its loss if it is supervised."""
+  if 'i_to_c' not in record:
+    return f'loss {sum(record["loss"]):.3f}, epoch {record["epoch"]:.2f} of {record["pairs"]} pairs'
+  arrow = ' -> '.join(f'{100 * a:.1f}' for a in record['accuracy'])
+  counts = {kind: sum(record['verdicts'][kind]) for kind in ('unparsed', 'timeout', 'error')}
+  return (
+    f'accuracy {arrow} %, i->c {100 * record["i_to_c"]:.1f}, c->i {100 * record["c_to_i"]:.1f}, '
+    f'KL {record["kl"][0]:.3f} {record["kl"][-1]:.3f}'
+    + ''.join(f', {kind} {count}' for kind, count in counts.items() if count)
+  )

@@ -1,0 +1,144 @@
+"""The main figures as PNG files, for papers and slides, drawn from a report's data. Needs the extra `report`."""
+
+from collections.abc import Iterator
+import itertools
+import math
+import pathlib
+from typing import Any
+
+from score_jax.errors import ConfigError
+
+_INK, _QUIET, _FIXED, _BROKEN, _KEPT, _WRONG = '#1d1d1b', '#5b5c58', '#00695a', '#ab3b05', '#8fa6c0', '#c8c6be'
+_COLORS = ('#1d5fb0', '#8a4b08', '#7a3fa0', '#00695a', '#a8275f', '#55585e')
+_DASHES = ('-', '--', ':')
+_SETTINGS = {
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.edgecolor': _QUIET,
+  'text.color': _INK,
+  'text.parse_math': False,  # the name of a model or a folder is no formula, whatever dollars it holds
+  'font.size': 10,
+}
+
+
+def draw(data: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
+  """Writes the figures for which `report_data.collect` found data, and returns their paths.
+
+  Raises:
+    ConfigError: matplotlib is not installed; the message names the extra.
+  """
+  try:
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+  except ImportError as error:
+    raise ConfigError("--png needs matplotlib: pip install 'score_jax[report]', or leave --png away") from error
+  folder.mkdir(parents=True, exist_ok=True)
+  ledgers = [
+    (_name(data, run, f'{one["name"]}, {one["decoding"]}'), one['ledger'])
+    for run in data['runs']
+    for one in run['evaluations']
+  ]
+  scaled = [(label, ledger['curves']) for label, ledger in ledgers if 'curves' in ledger]
+  trained = [run for run in data['runs'] if any(map(_known, run['curves'].get('accuracy/1', ())))]
+  written = []
+  with rc_context(_SETTINGS):
+    for name, paint, shown in (
+      ('accuracy', _accuracy, [(_name(data, run, ''), run['curves']) for run in trained]),
+      ('transitions', _transitions, ledgers),
+      ('delta', _delta, ledgers),
+      ('edits', _edit_ratios, list(_histograms(data))),
+      ('scaling', _scaling, scaled),
+    ):
+      if shown:
+        figure = Figure(figsize=(7, 4), layout='constrained')
+        FigureCanvasAgg(figure)
+        paint(shown, figure.add_subplot())
+        written.append(folder / f'{name}.png')
+        figure.savefig(written[-1], dpi=160)
+  return written
+
+
+def _name(data: dict[str, Any], run: dict[str, Any], name: str) -> str:
+  return ', '.join(filter(None, (run['name'] if len(data['runs']) > 1 else '', name)))
+
+
+def _known(value: float | None) -> bool:
+  return value is not None  # as it is in a step that sampled nothing
+
+
+def _histograms(data: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+  """Yields edit ratios of sampled evaluations; of all evaluations, where nothing was sampled."""
+  named = [
+    (_name(data, run, name), histogram)
+    for run in data['runs']
+    for name, histogram in run['edit_ratios'].items()
+    if histogram['n'] and not name.endswith('/training')
+  ]
+  yield from [one for one in named if one[0].endswith('/sampled')] or named
+
+
+def _accuracy(shown: list[tuple[str, Any]], axes: Any) -> None:
+  """Draws the accuracy of the first and the last attempt over steps, with 95 % bands."""
+  for (label, curves), color in zip(shown, itertools.cycle(_COLORS)):
+    for attempt, dash in ((1, '--'), (curves['attempts'], '-')):
+      step, share = curves['step'], [100 * y if _known(y) else math.nan for y in curves[f'accuracy/{attempt}']]
+      name = ', '.join(filter(None, (label, f'attempt {attempt}')))
+      axes.plot(step, share, dash, color=color, label=name)
+      error = [196 * (e or 0) for e in curves[f'accuracy_se/{attempt}']]
+      low, high = ([y + sign * e for y, e in zip(share, error, strict=True)] for sign in (-1, 1))
+      axes.fill_between(step, low, high, color=color, alpha=0.15, linewidth=0)
+  axes.set(xlabel='step', ylabel='accuracy, %')
+  axes.legend(frameon=False)
+
+
+def _transitions(shown: list[tuple[str, Any]], axes: Any) -> None:
+  """Draws what became of answers, as bars of the four transitions."""
+  left = [0.0] * len(shown)
+  for kind, name, color, hatch in (
+    ('c_to_c', 'kept right', _KEPT, ''),
+    ('i_to_c', 'fixed', _FIXED, ''),
+    ('c_to_i', 'broken', _BROKEN, '//'),
+    ('i_to_i', 'still wrong', _WRONG, ''),
+  ):
+    share = [100 * ledger[kind] for _, ledger in shown]
+    axes.barh([label for label, _ in shown], share, left=left, color=color, label=name, hatch=hatch, edgecolor='white')
+    left = [a + b for a, b in zip(left, share, strict=True)]
+  axes.set(xlabel='conversations, %', xlim=(0, 100))
+  axes.invert_yaxis()
+  axes.legend(frameon=False, ncols=4, loc='lower center', bbox_to_anchor=(0.5, 1.0))
+
+
+def _delta(shown: list[tuple[str, Any]], axes: Any) -> None:
+  """Draws delta of every evaluation with its 95 % interval."""
+  for label, ledger in shown:
+    low, high = (100 * bound for bound in ledger['intervals']['delta'])
+    color = _FIXED if low > 0 else _BROKEN if high < 0 else _QUIET
+    axes.plot([low, high], [label, label], color=color, linewidth=3)
+    axes.plot(100 * ledger['delta'], label, 'o', color=color)
+  axes.axvline(0, color=_QUIET, linewidth=1, linestyle=':')
+  axes.set(xlabel='delta = fixed - broken, points')
+  axes.invert_yaxis()
+
+
+def _edit_ratios(shown: list[tuple[str, Any]], axes: Any) -> None:
+  """Draws shares of conversations by edit ratio; exact copies left of 0."""
+  for (label, histogram), color, dash in zip(shown, itertools.cycle(_COLORS), itertools.cycle(_DASHES)):
+    step = 1 / len(histogram['bins'])
+    edges = [-step, *(i * step for i in range(len(histogram['bins']) + 1))]
+    share = [100 * part for part in (histogram['copies'], *histogram['bins'])]
+    axes.stairs(share, edges, color=color, linestyle=dash, label=label)
+  axes.set(xlabel='edit ratio (copies left of 0)', ylabel='conversations, %')
+  axes.legend(frameon=False)
+
+
+def _scaling(shown: list[tuple[str, Any]], axes: Any) -> None:
+  """Draws the majority of parallel and of sequential samples over tokens."""
+  for (label, curves), color in zip(shown, itertools.cycle(_COLORS)):
+    for side, dash in (('parallel', '--'), ('sequential', '-')):
+      tokens = [point['tokens'] for point in curves[side]]
+      axes.plot(tokens, [100 * p['accuracy'] for p in curves[side]], f'o{dash}', color=color, label=f'{label}, {side}')
+      low, high = ([100 * p['interval'][i] for p in curves[side]] for i in (0, 1))
+      axes.fill_between(tokens, low, high, color=color, alpha=0.12, linewidth=0)
+  axes.set(xlabel='sampled tokens a problem', ylabel='majority is right, %', xscale='log')
+  axes.legend(frameon=False)
