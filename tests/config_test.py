@@ -178,12 +178,6 @@ def test_a_command_prints_one_line_and_exits_with_its_code(arguments, code, mess
   assert not (tmp_path / 'run').exists()
 
 
-def test_a_run_folder_is_no_address():
-  done = command('--config=configs/quickstart.py', '--workdir=gs://bucket/run')
-  assert (done.returncode, 'give the address as --config.checkpoint.path' in done.stderr) == (78, True)
-  assert not (ROOT / 'gs:').exists()
-
-
 @pytest.mark.parametrize(
   ('platform', 'capability', 'has'),
   [('cpu', None, False), ('tpu', None, True), ('gpu', '7.5', False), ('gpu', '8.0', True), ('gpu', '10.0', True)],
