@@ -5,6 +5,7 @@ import math
 import pathlib
 import random
 
+import flint
 import math_policy
 from math_policy import POLICIES
 import pytest
@@ -12,7 +13,6 @@ import pytest
 from score_jax.core_types import Verdict
 from score_jax.graders.math import grade
 from score_jax.graders.math import readable
-from score_jax.graders.math.algebra import balls
 from score_jax.graders.math.algebra.equality import Scalars
 from score_jax.graders.math.budget import Budget
 from score_jax.graders.math.budget import Unreadable
@@ -146,37 +146,57 @@ def test_clean(text, cleaned):
   assert clean(text) == cleaned
 
 
-def test_balls_hold_what_math_computes():
+FUNCTIONS = {
+  r'\sin(%s)': math.sin,
+  r'\cos(%s)': math.cos,
+  r'\arctan(%s)': math.atan,
+  r'\sinh(%s)': math.sinh,
+  r'\tanh(%s)': math.tanh,
+  'e^{%s}': math.exp,
+  r'\ln(%s)': math.log,
+  r'\sqrt[3]{%s}': lambda x: x ** (1 / 3),
+  r'\arcsin(%s/9)': lambda x: math.asin(x / 9),
+  r'\arccos(%s/9)': lambda x: math.acos(x / 9),
+  r'\pi^{%s/2}': lambda x: math.pi ** (x / 2),
+}
+
+
+@pytest.mark.parametrize('form', FUNCTIONS)
+def test_values_of_functions_are_those_of_another_library(form):
   draw = random.Random(4)
-  spend = Budget(10**9)
-  checks = {
-    'exp': (lambda x: balls.exp(x, spend), math.exp, -20, 20),
-    'ln': (lambda x: balls.ln(x, spend), math.log, 1e-6, 1e6),
-    'sin': (lambda x: balls.sine(x, spend), math.sin, -50, 50),
-    'cos': (lambda x: balls.sine(x, spend, quarter=1), math.cos, -50, 50),
-    'arctan': (lambda x: balls.arctan(x, spend), math.atan, -30, 30),
-    'root': (balls.root, math.sqrt, 1e-6, 1e6),
-  }
-  for name, (ours, theirs, low, high) in checks.items():
-    for _ in range(40):
-      x = draw.uniform(low, high)
-      value = ours(balls.ball(Fraction(x)))
-      assert math.isclose(value.mid / 2**balls.P, theirs(x), rel_tol=1e-12, abs_tol=1e-13), (name, x)
-      assert value.rad < 1 << (balls.P - 200), name
-  fifty = '3.14159265358979323846264338327950288419716939937510'  # Archimedes' constant, OEIS A000796
-  assert abs(Fraction(balls.pi().mid, 1 << balls.P) - Fraction(fifty)) < Fraction(1, 10**49)
+  for _ in range(20):
+    x = draw.randint(10, 80) / 10 + 0.05
+    value = FUNCTIONS[form](x)
+    right, wrong = f'{value:.10f}', f'{value + 3.14e-8:.10f}'
+    gold = {'answer': form % x}
+    assert grade(gold, rf'\boxed{{{right}}}').verdict == Verdict.CORRECT, (form, x)
+    assert grade(gold, rf'\boxed{{{wrong}}}').verdict == Verdict.WRONG, (form, x)
 
 
-def test_inverse_functions_meet_within_their_radii():
-  spend = Budget(10**9)
-  for x in (Fraction(1, 7), Fraction(22, 7), Fraction(99, 2)):
+def test_the_precision_is_set_for_one_grading_and_set_back():
+  gold, answer = {'answer': r'\sqrt2+\sqrt3'}, r'\boxed{\sqrt{5+2\sqrt6}}'
+  before = flint.ctx.prec
+  for bits in (10, 5000):
+    flint.ctx.prec = bits
+    try:
+      assert grade(gold, answer).verdict == Verdict.CORRECT
+      assert grade(gold, r'\boxed{\sqrt{5+2\sqrt6}+10^{-20}}').verdict == Verdict.WRONG
+      assert flint.ctx.prec == bits
+    finally:
+      flint.ctx.prec = before
+
+
+def test_inverse_functions_meet():
+  for x in ('1/7', '22/7', '99/2', r'\sqrt{7}'):
     for there_and_back in (
-      balls.ln(balls.exp(balls.ball(x), spend), spend),
-      balls.exp(balls.ln(balls.ball(x), spend), spend),
-      balls.multiply(balls.root(balls.ball(x)), balls.root(balls.ball(x))),
+      r'\ln(e^{%s})',
+      r'e^{\ln(%s)}',
+      r'(\sqrt{%s})^2',
+      r'\tan(\arctan(%s))',
+      r'\tan(\arctan(%s))+10^{-60}',
     ):
-      exact = balls.ball(x)
-      assert there_and_back.low <= exact.high and exact.low <= there_and_back.high
+      same = Scalars(Budget()).equal(read(x).node, read(there_and_back % x).node)
+      assert same == ('10^' not in there_and_back), (x, there_and_back)
 
 
 def test_polynomial_identities_against_evaluation():

@@ -1,6 +1,6 @@
-"""Measures the sandbox by hand: `python tests/rigs/sandbox_measure.py published|mutants|speed|soak|load`, `--data=FOLDER`.
+"""Measures the sandbox by hand: `python tests/rigs/sandbox_measure.py published|mutants|speed|soak|load`.
 
-FOLDER holds mbpp.jsonl and HumanEval.jsonl.gz as published. Figures in docs/sandbox.md come from here.
+`--data=FOLDER` holds mbpp.jsonl and HumanEval.jsonl.gz as published. Figures in docs/sandbox.md come from here.
 """
 
 import argparse

@@ -10,18 +10,20 @@ So no small number hides in a large one.
 
 from fractions import Fraction
 
-from score_jax.graders.math.algebra import balls
+from flint import arb
+
 from score_jax.graders.math.algebra import numeric
-from score_jax.graders.math.algebra.balls import Undefined
 from score_jax.graders.math.algebra.canonical import canonical
 from score_jax.graders.math.algebra.numeric import Sampler
+from score_jax.graders.math.algebra.numeric import Undefined
 from score_jax.graders.math.algebra.polynomials import ONE
 from score_jax.graders.math.algebra.polynomials import Ring
 from score_jax.graders.math.algebra.polynomials import Value
 from score_jax.graders.math.budget import Budget
 from score_jax.graders.math.parser.values import Node
 
-AGREE = 200  # bits, 60 digits
+_AGREE = arb(2) ** -200  # 60 digits
+_SMALLEST = arb(2) ** -375  # of a largest term
 _EXACT = ('p:', 's:', 'vec ')
 DIGITS = 8  # significant digits from which a decimal is taken for the number that it rounds
 
@@ -61,35 +63,33 @@ class Scalars:
     return self.vanishes(value, generators)
 
   def vanishes(self, value: Value, generators: set[str]) -> bool:
-    whole = numeric.needs_whole(self.ring, generators)
     symbolic = any('s:' in g or 'apply ' in g or 'big ' in g for g in generators)
+    samplers = [
+      Sampler(self.ring, round_, numeric.needs_whole(self.ring, generators))
+      for round_ in range(numeric.ROUNDS if symbolic else 1)
+    ]
     agreed = 0
-    for round_ in range(numeric.ROUNDS if symbolic else 1):
-      sampler = Sampler(self.ring, round_, whole)
-      try:
-        real, imaginary, sizes = sampler.parts(value.num)
-      except Undefined:
-        continue
-      largest = max(sizes)
-      for part in (real, imaginary):
-        if part is None:
+    with numeric.precision():
+      for sampler in samplers:
+        try:
+          real, imaginary, sizes = sampler.parts(value.num)
+        except Undefined:
           continue
-        if part.sign:
+        largest = max(sizes)
+        if not all(part is None or self.small(part, largest) for part in (real, imaginary)):
           return False
-        if part.rad > largest >> AGREE:
+        if not (sampler.tame and largest > _SMALLEST):
           return False
-      if not sampler.tame or not 8 < largest.bit_length() < 3 * balls.P:
-        return False
-      agreed += 1
+        agreed += 1
     return agreed >= (2 if symbolic else 1)
+
+  def small(self, part: arb, largest: arb) -> bool:
+    """True if a ball holds zero, and is narrow beside the largest term."""
+    return not numeric.sign(part) and part.rad() <= largest * _AGREE
 
   def constant(self, node: Node) -> bool:
     """True if no symbol is in it."""
     return not any('s:' in g or 'apply ' in g for g in self.form(node).generators())
-
-  def sign(self, node: Node) -> int | None:
-    """1, 0 or -1 if proven for a real constant, else None."""
-    return self.sign_of(self.form(node))
 
   def sign_of(self, value: Value) -> int | None:
     rational = value.rational
@@ -98,13 +98,10 @@ class Scalars:
     if self.zero(Value(value.num, ONE)):
       return 0
     try:
-      return Sampler(self.ring, 0, False).value(value).sign or None
+      with numeric.precision():
+        return numeric.sign(Sampler(self.ring, 0, False).value(value)) or None
     except Undefined:
       return None
-
-  def order(self, left: Node, right: Node) -> int | None:
-    """Sign of left - right for real constants, None if not proven."""
-    return self.sign_of(self.ring.subtract(self.form(left), self.form(right)))
 
   def rounds_to(self, exact: Node, decimal: Node) -> bool:
     """True if `decimal` has DIGITS significant digits or more and is `exact` rounded or cut off at its last one."""
@@ -112,11 +109,13 @@ class Scalars:
     if digits < DIGITS or not self.constant(exact):
       return False
     unit = Fraction(1, 10 ** _places(value))
+    form = self.form(exact)
     try:
-      ball = Sampler(self.ring, 0, False).value(self.form(exact))
+      with numeric.precision():
+        ball = Sampler(self.ring, 0, False).value(form)
+        return numeric.ball(value - unit) < ball < numeric.ball(value + unit)
     except Undefined:
       return False
-    return balls.ball(value - unit).high < ball.low and ball.high < balls.ball(value + unit).low
 
 
 def _decimal(node: Node) -> tuple[Fraction, int]:

@@ -1,49 +1,98 @@
-"""Real values of canonical forms as balls, at sample points where there are symbols."""
+"""Certified real values of canonical forms, at sample points where there are symbols.
 
+The values are balls of FLINT's `arb` (Johansson, "Arb: efficient arbitrary-precision midpoint-radius interval
+arithmetic", IEEE Trans. Comput. 66(8), 2017): a ball holds the exact result for every choice of operands in theirs, so
+two values whose balls are apart are proven different. Comparisons of balls are true only if they hold for all points.
+"""
+
+from collections.abc import Iterator
+import contextlib
 from fractions import Fraction
 import math
+import threading
 import zlib
 
-from score_jax.graders.math.algebra import balls
-from score_jax.graders.math.algebra.balls import Ball
-from score_jax.graders.math.algebra.balls import Undefined
+from flint import arb
+from flint import ctx
+from flint import fmpq
+
 from score_jax.graders.math.algebra.polynomials import Ring
 from score_jax.graders.math.algebra.polynomials import Terms
 from score_jax.graders.math.algebra.polynomials import Value
 
 ROUNDS = 8
 SPREAD = 80  # bits between the largest and the smallest term of a sum, and of the numbers in it
-_SMALL, _LARGE = balls.P - 80, balls.P + 80  # bits of 2^-80 and 2^80: magnitudes that an equality may be judged by
+_PRECISION = 800  # bits of a ball's middle; over twice LARGEST, so that 2^-400 is seen beside the largest value
+_SPREAD = arb(2) ** SPREAD
+_LARGEST = arb(2) ** 384  # magnitudes over it are not followed, nor are balls wider than 1
+_WHOLE_RADIUS = arb(2) ** -364  # of a ball that may stand for the whole number in it
+_LARGEST_EXPONENT = 4096  # of a power
+_LARGEST_EXP = 400  # of an argument of exp
+_LARGEST_TURN = arb(2) ** 64  # of an argument of sin and cos
+_STEPS = 40  # of the budget, for exp, log, sin, cos or arctan once
+_FUNCTIONS = {'sin': arb.sin, 'cos': arb.cos, 'arctan': arb.atan, 'arcsin': arb.asin, 'arccos': arb.acos}
 _WHOLE_ONLY = ('fact(', 'binom(', 'floor(', 'ceil(', 'pow(-1;')
+_lock = threading.RLock()
+
+
+class Undefined(Exception):
+  """No real value here, or none that this precision can hold."""
+
+
+@contextlib.contextmanager
+def precision() -> Iterator[None]:
+  """Sets FLINT's working precision, which belongs to the whole process: one thread at a time, and back again after."""
+  with _lock, ctx.workprec(_PRECISION):
+    yield
+
+
+def ball(value: Fraction | int) -> arb:
+  """The ball of a rational number."""
+  value = Fraction(value)
+  return _checked(arb(fmpq(value.numerator, value.denominator)))
+
+
+def sign(value: arb) -> int:
+  """1 or -1 if proven, 0 if the ball holds zero."""
+  return (value > 0) - (value < 0)
+
+
+def _checked(value: arb) -> arb:
+  if not (value.is_finite() and abs(value.mid()) <= _LARGEST and value.rad() <= 1):
+    raise Undefined
+  return value
 
 
 class Sampler:
-  """Evaluates at one sample point. `tame` turns False when a value is met that is too large, too small or maybe 0."""
+  """Evaluates at one sample point. `tame` turns False when a value is met that is too large, too small or maybe 0.
+
+  All of it runs under `precision()`.
+  """
 
   def __init__(self, ring: Ring, round_: int, whole: bool):
     self.ring = ring
     self.round = round_
     self.whole = whole
     self.tame = True
-    self.cache: dict[str, Ball] = {}
+    self.cache: dict[str, arb] = {}
 
-  def value(self, value: Value) -> Ball:
+  def value(self, value: Value) -> arb:
     """The real value. Raises Undefined if it is not real or not defined."""
     num, imaginary, _ = self.parts(value.num)
     den, imaginary_den, _ = self.parts(value.den)
     if imaginary is not None or imaginary_den is not None:
       raise Undefined
-    return balls.divide(num, den)
+    return _checked(num / den)
 
-  def parts(self, terms: Terms) -> tuple[Ball, Ball | None, list[int]]:
+  def parts(self, terms: Terms) -> tuple[arb, arb | None, list[arb]]:
     """Real part, imaginary part (None without i), and the magnitude of each term."""
-    parts: list[Ball | None] = [balls.ball(0), None]
+    parts: list[arb | None] = [arb(0), None]
     sizes = []
     for key, coefficient in terms.items():
       self.ring.budget.spend(4)
       if max(coefficient.numerator.bit_length(), coefficient.denominator.bit_length()) > SPREAD:
         self.tame = False
-      term = balls.ball(coefficient)
+      term = ball(coefficient)
       imaginary = 0
       for generator, exponent in key:
         if generator == 'i':
@@ -51,31 +100,31 @@ class Sampler:
           continue
         if max(abs(exponent.numerator), exponent.denominator).bit_length() > SPREAD:
           self.tame = False
-        term = balls.multiply(term, balls.power(self.generator(generator), exponent, self.ring.budget))
-      sizes.append(abs(term.mid))
-      if sizes[-1] < max(sizes) >> SPREAD or sizes[0] < sizes[-1] >> SPREAD:
+        term = _checked(term * self.power(self.generator(generator), exponent))
+      sizes.append(abs(term.mid()))
+      if sizes[-1] * _SPREAD < max(sizes) or sizes[0] * _SPREAD < sizes[-1]:
         self.tame = False
-      parts[imaginary] = term if parts[imaginary] is None else balls.add(parts[imaginary], term)
+      parts[imaginary] = term if parts[imaginary] is None else _checked(parts[imaginary] + term)
     return parts[0], parts[1], sizes
 
-  def generator(self, name: str) -> Ball:
+  def generator(self, name: str) -> arb:
     if name not in self.cache:
-      result = self.cache[name] = self.evaluate(name)
-      if not result.sign or not _SMALL < result.mid.bit_length() < _LARGE:
+      result = self.cache[name] = _checked(self.evaluate(name))
+      if not (sign(result) and 1 / _SPREAD < abs(result.mid()) < _SPREAD):
         self.tame = False
     return self.cache[name]
 
-  def evaluate(self, name: str) -> Ball:
+  def evaluate(self, name: str) -> arb:
     if name.startswith('p:'):
-      return balls.ball(int(name[2:]))
+      return ball(int(name[2:]))
     if name == 'pi':
-      return balls.pi()
+      return arb.pi()
     if name == 'e':
-      return balls.exp(balls.ball(1), self.ring.budget)
+      return self.exp(arb(1))
     if name.startswith('ln '):
-      return balls.ln(self.generator(name[3:]), self.ring.budget)
+      return self.log(self.generator(name[3:]))
     if name not in self.ring.meanings or name.startswith(('apply ', 'big ')):
-      return balls.ball(self.sample(name))
+      return ball(self.sample(name))
     kind, *arguments = self.ring.meanings[name]
     return self.function(kind, [self.value(argument) for argument in arguments])
 
@@ -89,65 +138,69 @@ class Sampler:
       return -value
     return value + 7 if self.round >= 6 else value
 
-  def function(self, kind: str, arguments: list[Ball]) -> Ball:
-    budget = self.ring.budget
+  def function(self, kind: str, arguments: list[arb]) -> arb:
     first = arguments[0]
     if kind == 'same':
       return first
     if kind == 'pow':
-      return self.raised(first, arguments[1])
-    if kind == 'ln':
-      return balls.ln(first, budget)
-    if kind in ('sin', 'cos'):
-      return balls.sine(first, budget, quarter=int(kind == 'cos'))
-    if kind == 'arctan':
-      return balls.arctan(first, budget)
-    if kind in ('arcsin', 'arccos'):
-      return self.arc(kind, first)
-    if kind in ('sinh', 'cosh', 'tanh'):
-      return self.hyperbolic(kind, first)
-    if kind == 'abs':
-      if not first.sign:
-        raise Undefined
-      return first if first.sign > 0 else balls.negative(first)
-    return balls.ball(self.whole_function(kind, [self.integer(argument) for argument in arguments], first))
-
-  def raised(self, base: Ball, exponent: Ball) -> Ball:
-    whole = self.integer(exponent)
-    if whole is not None:
-      return balls.power(base, Fraction(whole), self.ring.budget)
-    return balls.exp(balls.multiply(exponent, balls.ln(base, self.ring.budget)), self.ring.budget)
-
-  def arc(self, kind: str, x: Ball) -> Ball:
-    budget = self.ring.budget
-    other = balls.root(balls.add(balls.ball(1), balls.negative(balls.multiply(x, x))))
-    angle = balls.arctan(balls.divide(x, other), budget)
-    if kind == 'arcsin':
-      return angle
-    return balls.add(balls.divide(balls.pi(), balls.ball(2)), balls.negative(angle))
-
-  def hyperbolic(self, kind: str, x: Ball) -> Ball:
-    up = balls.exp(x, self.ring.budget)
-    down = balls.divide(balls.ball(1), up)
-    less = balls.add(up, balls.negative(down))
-    more = balls.add(up, down)
-    if kind == 'tanh':
-      return balls.divide(less, more)
-    return balls.divide(less if kind == 'sinh' else more, balls.ball(2))
-
-  def integer(self, x: Ball) -> int | None:
-    """The whole number in a ball of rounding errors."""
-    nearest = (x.mid + (1 << (balls.P - 1))) >> balls.P
-    return nearest if abs(x.mid - (nearest << balls.P)) <= x.rad < 1 << 20 else None
-
-  def whole_function(self, kind: str, values: list[int | None], first: Ball) -> int:
-    if kind in ('floor', 'ceil'):
-      if first.low >> balls.P != first.high >> balls.P:
-        raise Undefined
-      return (first.low >> balls.P) + (kind == 'ceil')
-    if None in values or any(not 0 <= value < 200 for value in values):
+      whole = _integer(arguments[1])
+      return self.exp(arguments[1] * self.log(first)) if whole is None else self.power(first, Fraction(whole))
+    if kind in ('ln', 'sinh', 'cosh', 'tanh'):
+      return self.log(first) if kind == 'ln' else self.hyperbolic(kind, first)
+    if kind in ('sin', 'cos') and abs(first.mid()) > _LARGEST_TURN:
       raise Undefined
-    return math.factorial(values[0]) if kind == 'fact' else math.comb(*values)
+    if kind in _FUNCTIONS:
+      self.ring.budget.spend(_STEPS)
+      return _FUNCTIONS[kind](first)
+    if kind == 'abs':
+      return abs(first)
+    return ball(_whole_function(kind, [_integer(argument) for argument in arguments], first))
+
+  def power(self, base: arb, exponent: Fraction) -> arb:
+    """base ** exponent; a fractional exponent needs a base that is proven positive."""
+    if exponent.denominator == 1:
+      if abs(exponent) > _LARGEST_EXPONENT:
+        raise Undefined
+      self.ring.budget.spend(2 * abs(exponent.numerator).bit_length())
+      return _checked(base ** int(exponent))
+    if exponent == Fraction(1, 2) and base > 0:
+      return base.sqrt()
+    return self.exp(ball(exponent) * self.log(base))
+
+  def exp(self, x: arb) -> arb:
+    if not (abs(x.mid()) <= _LARGEST_EXP and x.rad() <= 1):
+      raise Undefined
+    self.ring.budget.spend(_STEPS)
+    return _checked(x.exp())
+
+  def log(self, x: arb) -> arb:
+    if not x > 0:
+      raise Undefined
+    self.ring.budget.spend(_STEPS)
+    return x.log()
+
+  def hyperbolic(self, kind: str, x: arb) -> arb:
+    up = self.exp(x)
+    down = 1 / up
+    less, more = (up - down) / 2, (up + down) / 2
+    return less / more if kind == 'tanh' else less if kind == 'sinh' else more
+
+
+def _integer(x: arb) -> int | None:
+  """The whole number in a ball of rounding errors."""
+  whole = x.unique_fmpz() if x.rad() < _WHOLE_RADIUS else None
+  return None if whole is None else int(whole)
+
+
+def _whole_function(kind: str, values: list[int | None], first: arb) -> int:
+  if kind in ('floor', 'ceil'):
+    below = first.floor().unique_fmpz()
+    if below is None:
+      raise Undefined
+    return int(below) + (kind == 'ceil')
+  if None in values or any(not 0 <= value < 200 for value in values):
+    raise Undefined
+  return math.factorial(values[0]) if kind == 'fact' else math.comb(*values)
 
 
 def needs_whole(ring: Ring, generators: set[str]) -> bool:
