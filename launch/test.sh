@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What CI runs: makes .venv, installs the test extra, then lint, formatting, and the tests. Arguments go to pytest.
+# What CI runs: makes .venv, installs the test extra, then lint, formatting, types and tests. `--all` adds the tests that
+# are marked slow; other arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh
@@ -11,6 +12,12 @@ if [[ ! -d $LIBTPU ]]; then
   python -m pip install --quiet --disable-pip-version-check --no-deps --target "$LIBTPU" "$wanted" ||
     echo "no $wanted for this machine: the tests of TPU programs are skipped"
 fi
+chosen=(-m 'not slow')
+if [[ ${1:-} == --all ]]; then
+  chosen=()
+  shift
+fi
 ruff check .
 ruff format --check .
-exec python -m pytest -n 2 --dist loadfile "$@"
+pyright
+exec python -m pytest -n 2 --dist loadfile "${chosen[@]}" "$@"

@@ -187,7 +187,7 @@ def _settings(
   for field, value in overrides.items():
     configs.set_field(fields, field, value)
   if model is not None:
-    fields.model.path = str(model)
+    configs.set_field(fields, 'model.path', str(model))
   return configs.from_config_dict(fields)
 
 

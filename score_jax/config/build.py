@@ -38,7 +38,7 @@ def from_config_dict(config: ConfigDict) -> RunConfig:
   if not isinstance(stages, dict) or not isinstance(schedule, (tuple, list)):
     raise ConfigError('config.stages must be a ConfigDict of stages and config.schedule a tuple of their names')
   optim = _built(OptimConfig, raw.get('optim', {}), 'config.optim')
-  stage_runs = _stage_runs(stages, schedule, optim)
+  stage_runs = _stage_runs(stages, tuple(schedule), optim)
   if raw.get('mode') == 'supervised':
     stage_runs = _iterations(_built(SupervisedConfig, raw.get('supervised', {}), 'config.supervised'), optim)
   run = _built(RunConfig, raw | dict(stage_runs=stage_runs), 'config')
@@ -46,7 +46,7 @@ def from_config_dict(config: ConfigDict) -> RunConfig:
   return run
 
 
-def _built(cls: type, values: Any, where: str) -> Any:
+def _built(cls: Any, values: Any, where: str) -> Any:
   """A dataclass from a dict, field by field, with types checked."""
   if dataclasses.is_dataclass(values):
     return values

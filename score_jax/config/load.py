@@ -1,6 +1,7 @@
 """Finds and reads configuration files: presets of the package by name, files by path."""
 
 import ast
+from collections.abc import Iterable
 from collections.abc import Mapping
 import importlib.util
 import pathlib
@@ -57,7 +58,8 @@ def set_field(config: ConfigDict, field: str, value: Any) -> None:
   Raises:
     ConfigError: there is no such field.
   """
-  section, name = config, check_field(config, field)
+  section: Any = config
+  name = check_field(config, field)
   for part in field.split('.')[:-1]:
     section = section[part]
   try:
@@ -75,7 +77,8 @@ def check_field(config: ConfigDict, field: str) -> str:
   Raises:
     ConfigError: the configuration does not have it; the message tells a new name of an old field.
   """
-  section, names = config, field.split('.')
+  section: Any = config
+  names = field.split('.')
   for depth, name in enumerate(names):
     where = '.'.join(['config', *names[:depth]])
     if not isinstance(section, ConfigDict):
@@ -86,7 +89,7 @@ def check_field(config: ConfigDict, field: str) -> str:
   return names[-1]
 
 
-def unknown(field: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
+def unknown(field: str, known: Iterable[str]) -> str:
   """Returns the message about a field that does not exist.
 
   Args:

@@ -1,0 +1,31 @@
+"""Every file of examples/ runs, and is short."""
+
+import pathlib
+import runpy
+import sys
+
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parent.parent / 'examples'
+BASE = EXAMPLES.parent / 'score_jax/assets/countdown_base'
+
+
+@pytest.mark.parametrize('path', sorted(EXAMPLES.glob('*.py')), ids=lambda path: path.stem)
+def test_an_example_is_under_forty_lines(path):
+  assert len(path.read_text().splitlines()) < 40
+
+
+def test_from_python_trains_and_shows(tmp_path, capsys):
+  runpy.run_path(str(EXAMPLES / 'from_python.py'))['main'](str(tmp_path / 'run'))
+  shown = capsys.readouterr().out
+  assert 'step 1: fixed' in shown and 'step 2: fixed' in shown and 'final' in shown
+  assert (tmp_path / 'run/hf/config.json').is_file()
+
+
+def test_the_two_turn_client_gives_what_the_rollout_gives(capsys):
+  pytest.importorskip('torch')
+  main = runpy.run_path(str(EXAMPLES / 'two_turn_client.py'))['main']
+  answers = main(str(BASE), 'reach 10 with 1 2 7 8')
+  assert len(answers) == 2 and all(answers)
+  assert capsys.readouterr().out.startswith('attempt 1: ')
+  assert 'score_jax' in sys.modules
