@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
   # 'score': train self-correction; 'supervised': a supervised baseline (docs/baselines.md)
   config.mode = 'score'
   config.seed = 0  # of problems, samples and initialization
-  config.max_steps = 0  # stop cleanly after this many steps in all; 0: after all stages
+  config.max_steps = 0  # stops cleanly after this many steps; 0: after all stages
   # Where compiled programs are kept for later runs. 'auto': ~/.cache/score_jax if there is an accelerator; '': nowhere.
   config.compile_cache = 'auto'
   config.init_from = ''  # a run folder: start from its best policy, with a fresh optimizer
@@ -69,8 +69,8 @@ def task() -> ConfigDict:
   task.data.train = ()
   task.data.heldout = ()
   task.prompt = ''  # the first user turn around {question}; '': the task's own (score_jax/tasks/prompts.py)
-  # What becomes of training problems whose prompt does not fit sampling.prompt_tokens: 'error', or 'drop' (and say how
-  # many). Held-out ones must fit.
+  # Training problems whose prompt does not fit sampling.prompt_tokens are an 'error', or are left out and counted:
+  # 'drop'. Held-out ones must fit.
   task.long_prompts = 'error'
   task.system = ''  # system prompt; joins the first user turn where the template has no such role
   task.instruction = 'Check and retry.'  # the user turn before every further attempt; never says if one was right
@@ -104,7 +104,8 @@ def grading() -> ConfigDict:
   grading.workers = 0  # processes; 0: one for each core. Countdown and exact text need none
   grading.cpu_seconds = 5.0  # own time of an answer (math), or of a program; more is the verdict `timeout`
   grading.memory_mb = 512  # of an answer or a program
-  grading.unsafe_code = False  # run programs of a model where too little of the sandbox holds. Don't
+  # Runs model-written programs even where the sandbox is incomplete: unsafe, for machines that are thrown away.
+  grading.unsafe_code = False
   return grading
 
 
@@ -114,7 +115,7 @@ def batch() -> ConfigDict:
   batch.problems = 64  # problems a step
   batch.samples = 8  # G: conversations a problem, 2 or more
   batch.micro_batches = 1  # parts of whole problems whose gradients are added; lowers memory
-  batch.pack = False  # conversations end to end in the update, without padding; one program per sixteenth of fill
+  batch.pack = False  # lays conversations end to end in the update, without padding; one program per sixteenth of fill
   return batch
 
 

@@ -24,7 +24,7 @@ def test_the_names_are_there_and_lazy():
 
 
 def test_evaluate_is_a_function_before_and_after_its_module_is_imported():
-  code = 'import score_jax\nassert callable(score_jax.evaluate)\nimport score_jax.evaluate\nprint(callable(score_jax.evaluate))'
+  code = 'import score_jax as s\nassert callable(s.evaluate)\nimport score_jax.evaluate\nprint(callable(s.evaluate))'
   shown = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
   assert shown.stdout.strip() == 'True'
 

@@ -120,7 +120,7 @@ def _run(path: pathlib.Path) -> ConfigDict:
 
 
 def _check_imports(path: pathlib.Path) -> None:
-  """Refuses a file of version 0.1, which imports this package's presets as `configs`; a user's package may be so named."""
+  """Refuses a file of version 0.1, which imports the presets as `configs`; a package of the user may have that name."""
   try:
     tree = ast.parse(path.read_text())
   except (SyntaxError, ValueError):
