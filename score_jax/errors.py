@@ -1,15 +1,14 @@
-"""What goes wrong for a reason that the user can mend, and what a process's exit code says.
+"""Errors that a user can fix, and the exit codes of the commands.
 
-Every message names the field or file, the value found there and the remedy. The cli (`main`, `evaluate`,
-`export`, `inspect`, `bench`) print it as one line and exit with the code beside it; anything else is a bug and keeps
-its traceback.
+Every message names the field or file, its value and the remedy. The commands print it as one line and exit with the code
+of its class; any other exception is a bug and keeps its traceback.
 """
 
 # The one table of exit codes. 65, 70, 75 and 78 are those of sysexits.h. Code 1 is a bug, with its traceback.
 EXIT_CODES = {
   0: 'done',
-  65: 'a model folder, data file or checkpoint can not be used: the same command ends the same way',
-  69: 'supervise gave up: too many restarts without progress',
+  65: 'a model folder, data file or checkpoint cannot be used: the same command ends the same way',
+  69: 'launch/retry.sh gave up: too many restarts without progress',
   70: 'numerics: training left its limits; the last good checkpoint is kept',
   75: 'stopped or hindered from outside: run the same command again',
   76: 'stopped by an alarm that config.report.stop_on names; that step is saved',
@@ -36,7 +35,7 @@ class DataError(UserError):
 
 
 class SandboxError(UserError):
-  """This host can't hold programs that nobody has read, or the sandbox did not start."""
+  """This host cannot contain model-written programs, or the sandbox did not start."""
 
   exit_code = 78
 
