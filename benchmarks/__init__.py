@@ -1,1 +1,1 @@
-"""Measurements of the package on the machine at hand; `benchmarks.main` is their door."""
+"""Measurements of the package on the machine at hand; `benchmarks.main` runs them."""

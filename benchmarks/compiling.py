@@ -9,31 +9,19 @@ from typing import Any
 import jax.numpy as jnp
 
 from benchmarks import updates as benches
+from benchmarks.setting import Setting
 from score_jax.models import lora as loras
 from score_jax.planning import programs
 from score_jax.sampling.rollout import RolloutSpec
 
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-  """What is compiled."""
-
-  shape: str
-  topology: str  # e.g. v5e:4x4
-  mesh: tuple[int, int, int]
-  rows: int  # B, over all chips
-  prompt: int
-  budgets: tuple[int, ...]
-  instruction: int
-  micro_batches: int
-  remat: str
-  logits_mb: float
-  attempt_gradient_norms: bool
-  dtype: str
+FIELDS = (
+  *('shape', 'topology', 'mesh', 'rows', 'prompt', 'attempts', 'instruction', 'micro_batches', 'remat', 'logits_mb'),
+  *('attempt_gradient_norms', 'dtype'),
+)
 
 
 def plan_of(setting: Setting) -> programs.Plan:
-  """What decides the programs, all weights trained."""
+  """Returns what decides the programs; all weights are trained."""
   mesh, config = programs.topology_mesh(setting.topology, setting.mesh), benches.decoder_config(setting.shape)
   return programs.Plan(
     decoder=config,
@@ -42,8 +30,8 @@ def plan_of(setting: Setting) -> programs.Plan:
     mesh=mesh,
     dtype=jnp.dtype(setting.dtype),
     rollout=RolloutSpec(
-      budgets=setting.budgets,
-      feeds=(tuple(range(setting.instruction)),) * (len(setting.budgets) - 1),
+      budgets=setting.attempts,
+      feeds=(tuple(range(setting.instruction)),) * (len(setting.attempts) - 1),
       end_of_turn=0,
       stops=(0,),
       pad=0,
@@ -55,7 +43,7 @@ def plan_of(setting: Setting) -> programs.Plan:
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-  """One line of results: for each program compile seconds, bytes a chip, and its collectives."""
+  """Returns compile seconds, bytes a chip and collectives of each program."""
   plan = plan_of(setting)
   compiled = {name: dataclasses.asdict(programs.compiled(plan, name)[0]) for name in programs.NAMES}
-  return dict(bench='compile', **dataclasses.asdict(setting), attention=plan.update.how.kind, programs=compiled)
+  return dict(attention=plan.update.how.kind, programs=compiled)

@@ -14,6 +14,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
+from benchmarks.setting import Setting
 from score_jax.models import config_json
 from score_jax.models import weights
 from score_jax.models.shapes import SHAPES
@@ -21,32 +22,36 @@ from score_jax.parallel import mesh as meshes
 from score_jax.storage import hf
 from score_jax.storage import hf_export
 
+FIELDS = ('shape', 'dtype')
 
-def measure(shape: str, folder: pathlib.Path, dtype: str) -> dict[str, Any]:
-  """One import into the training layout on all devices, as a line of results; memory in MB.
 
-  `extra_host_mb` is the peak beyond what the process held after a small import, less the parameters where they lie in
-  host memory themselves (CPU devices). `bound_mb` is 1.3 times the largest tensor and 300 MB.
+def measure(setting: Setting) -> dict[str, Any]:
+  (
+    """Measures one import into the training layout on all devices; memory in MB.
+
+  Returns:
+    the result; `extra_host_mb` is the peak beyond what the process held after a small import, less the parameters where
+    they lie in host memory themselves (CPU devices); `bound_mb` is 1.3 times the largest tensor and 300 MB.
   """
+    ''
+  )
+  folder, shape, dtype = pathlib.Path(setting.folder), SHAPES[setting.shape], np.dtype(setting.dtype)
   if not (folder / 'config.json').exists():
-    write_random_folder(SHAPES[shape], folder)
+    write_random_folder(shape, folder)
   mesh = meshes.make_mesh(-1, 1, 1)
-  _load_libraries(SHAPES[shape], mesh, dtype)
+  _load_libraries(shape, mesh, dtype)
   config = hf.read_config(folder)
   stored = hf.open_weights(folder, config)
   sizes = {name: file.entries[name].nbytes for name, file in stored.where.items()}
   before = _status('VmRSS')
   pathlib.Path('/proc/self/clear_refs').write_text('5')  # VmHWM begins again at what is resident now
   begun = time.perf_counter()
-  params = jax.block_until_ready(hf.read_params(folder, config, mesh, np.dtype(dtype)))
+  params = jax.block_until_ready(hf.read_params(folder, config, mesh, dtype))
   seconds = time.perf_counter() - begun
   held = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) if jax.default_backend() == 'cpu' else 0
   largest = max(sizes.values())
   return dict(
-    bench='import',
-    shape=shape,
     device=jax.devices()[0].device_kind,
-    dtype=dtype,
     folder_mb=_mb(sum(sizes.values())),
     largest_tensor_mb=_mb(largest),
     parameters_in_host_mb=_mb(held),
@@ -56,17 +61,17 @@ def measure(shape: str, folder: pathlib.Path, dtype: str) -> dict[str, Any]:
   )
 
 
-def _load_libraries(settings: dict[str, Any], mesh: Mesh, dtype: str) -> None:
-  """Imports a small model of the family: what a device's libraries take themselves is not the import's."""
+def _load_libraries(settings: dict[str, Any], mesh: Mesh, dtype: np.dtype) -> None:
+  """Imports a small model of the family, so that what a device's libraries take is not counted as the import's."""
   small = settings | dict(num_hidden_layers=2, vocab_size=128, intermediate_size=128)
-  with tempfile.TemporaryDirectory() as place:
-    write_random_folder(small, pathlib.Path(place) / 'small')
-    folder = pathlib.Path(place) / 'small'
-    jax.block_until_ready(hf.read_params(folder, hf.read_config(folder), mesh, np.dtype(dtype)))
+  with tempfile.TemporaryDirectory() as parent:
+    folder = pathlib.Path(parent) / 'small'
+    write_random_folder(small, folder)
+    jax.block_until_ready(hf.read_params(folder, hf.read_config(folder), mesh, dtype))
 
 
 def write_random_folder(settings: dict[str, Any], folder: pathlib.Path) -> None:
-  """An HF folder with random bf16 weights for a config.json, in files of at most 1 GB; no tokenizer."""
+  """Writes an HF folder with random bf16 weights for a config.json, in files of at most 1 GB; no tokenizer."""
   table = weights.weight_table(config_json.from_hf(settings))
   entries = {name: (hf.DTYPES['bfloat16'], shape) for name, shape in table.hf_shapes().items()}
   rng = np.random.default_rng(0)
@@ -81,7 +86,7 @@ def write_random_folder(settings: dict[str, Any], folder: pathlib.Path) -> None:
 
 
 def _status(field: str) -> int:
-  """A field of this process's status, in bytes."""
+  """Returns a field of this process's status, in bytes."""
   lines = pathlib.Path('/proc/self/status').read_text().splitlines()
   return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field + ':'))
 

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 
 
 def first_call(call: Callable[[], Any]) -> float:
-  """Seconds of the first call: mostly compilation."""
+  """Returns the seconds of the first call, which are mostly compilation."""
   begun = time.perf_counter()
   jax.block_until_ready(call())
   return time.perf_counter() - begun
 
 
 def peak_mb() -> float | None:
-  """Most memory that the first device has held, if it tells."""
+  """Returns the most memory in MB that the first device has held; None where it does not tell."""
   stats = jax.devices()[0].memory_stats() or {}
   return round(stats['peak_bytes_in_use'] / 1e6, 1) if 'peak_bytes_in_use' in stats else None
 
@@ -36,7 +36,7 @@ class Compiles:
 
 
 def timed(call: Callable[[], Any], repeats: int) -> list[float]:
-  """Seconds of each of `repeats` calls, results waited for; the first call, which compiles, is not among them."""
+  """Returns the seconds of each of `repeats` calls, results waited for, after a first one that compiles."""
   jax.block_until_ready(call())
   seconds = []
   for _ in range(repeats):
@@ -47,14 +47,14 @@ def timed(call: Callable[[], Any], repeats: int) -> list[float]:
 
 
 def matmul_rate(dtype: Any, size: int = 8192) -> float:
-  """FLOP/s of the fastest of a few square products of one device."""
+  """Returns the FLOP/s of the fastest of ten square products on one device."""
   a, b = (jax.random.normal(key, (size, size), dtype) for key in jax.random.split(jax.random.key(0)))
   product = jax.jit(jnp.matmul)
   return 2 * size**3 / min(timed(lambda: product(a, b), 10))
 
 
 def copy_rate(megabytes: int = 1024) -> float:
-  """Bytes per second of the fastest of three copies on one device, reads and writes counted."""
+  """Returns the bytes per second of the fastest of three copies on one device, reads and writes counted."""
   elements = megabytes * 1_000_000 // 4
   x = jnp.ones((elements,), jnp.float32)
   copies = [jax.jit(copy) for copy in (lambda x: x + 1, lambda x: -x, lambda x: jnp.flip(x))]

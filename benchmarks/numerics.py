@@ -4,7 +4,6 @@ Every error is given twice, of the fast path and of the plain path in the same d
 alone costs is the second.
 """
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.rollouts import random_params
+from benchmarks.setting import Setting
 from benchmarks.updates import decoder_config
 from score_jax.models import attention
 from score_jax.models import decode_attention
@@ -31,24 +31,16 @@ from score_jax.sampling.rollout import RolloutSpec
 _LENGTHS = np.array([[384, 1, 200, 300]], np.int32)  # of the scored conversations, end to end
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
-  """What is verified."""
-
-  shape: str
-  layers: int  # 0: the shape's own
-  dtype: str
+FIELDS = ('shape', 'layers', 'dtype')
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-  """One line of results."""
+  """Returns the errors of each fast path, its plain path beside it."""
   config, dtype = decoder_config(setting.shape, setting.layers), jnp.dtype(setting.dtype)
   mesh = meshes.make_mesh(1, 1, 1, jax.devices()[:1])
   params = random_params(config, jnp.float32)
   how = flash.best(config, dtype, mesh)
   return dict(
-    bench='numerics',
-    **dataclasses.asdict(setting),
     device=jax.devices()[0].device_kind,
     attention=how.kind,
     decode_kernel=decode_attention.fits(config, dtype) and jax.default_backend() == 'gpu',
@@ -145,7 +137,7 @@ def _norm(tree: Any) -> float:
 
 
 def _sampler_and_trainer(params: Any, config: DecoderConfig, dtype: Any, mesh: Any, how: flash.Attention) -> float:
-  """Mean absolute difference of the sampler's log-probabilities from the trainer's, on decode_slots that are refilled."""
+  """Mean absolute difference of log-probabilities, sampler against trainer, on decode slots that are refilled."""
   rows, prompt = 80, 32
   kernel = jax.default_backend() == 'gpu' and decode_attention.fits(config, dtype)
   stop = tuple(range(config.vocab // 64))

@@ -3,7 +3,6 @@
 A random model never stops by itself here: every row takes its whole budget, or stops where it is told to.
 """
 
-import dataclasses
 import functools
 import heapq
 import statistics
@@ -14,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import machine
+from benchmarks.setting import Setting
+from score_jax.errors import ConfigError
 from score_jax.models import config_json
 from score_jax.models import decode_attention
 from score_jax.models import decoder
@@ -27,32 +28,28 @@ from score_jax.sampling.rollout import RolloutSpec
 _NO_STOP = -1  # an id that is never sampled
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
-  """What is rolled out."""
-
-  shape: str
-  rows: int  # in all
-  decode_slots: int  # rows at a time on a device; 0: all
-  prompt: int  # tokens of every prompt
-  budgets: tuple[int, ...]  # sampled tokens of each attempt
-  instruction: int  # tokens fed between attempts
-  mean_length: int  # of geometric lengths of one attempt, cut at its budget; 0: every attempt takes its budget
-  dtype: str
-  mesh: tuple[int, int, int]
-  repeats: int
+FIELDS = (
+  *('shape', 'rows', 'decode_slots', 'prompt', 'attempts', 'instruction', 'mean_length'),
+  *('dtype', 'mesh', 'repeats'),
+)
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-  """One line of results; times are medians over `repeats` whole rollouts, host work included."""
+  """Measures a rollout; times are medians over `repeats` whole ones, host work included.
+
+  Raises:
+    ConfigError: lengths are ragged and there are several attempts.
+  """
+  if setting.mean_length and len(setting.attempts) > 1:
+    raise ConfigError('--mean_length goes with one attempt: --attempts=1024')
   config = config_json.from_hf(SHAPES[setting.shape], setting.shape)
   dtype, mesh = jnp.dtype(setting.dtype), meshes.make_mesh(*setting.mesh)
   layout = functools.partial(decoder.for_decoding, config=config, together=True)
   params = jax.jit(layout, out_shardings=meshes.replicated(mesh))(random_params(config, dtype))
   stop = config.vocab - 1 if setting.mean_length else _NO_STOP
   spec = RolloutSpec(
-    budgets=setting.budgets,
-    feeds=(tuple(range(setting.instruction)),) * (len(setting.budgets) - 1),
+    budgets=setting.attempts,
+    feeds=(tuple(range(setting.instruction)),) * (len(setting.attempts) - 1),
     end_of_turn=stop,
     stops=(stop,),
     pad=0,
@@ -64,7 +61,7 @@ def measure(setting: Setting) -> dict[str, Any]:
   start_B, row_B = np.zeros(setting.rows, np.int32), np.arange(setting.rows, dtype=np.int32)
 
   def seconds_of(forced: Any) -> tuple[float, float]:
-    """Of the first call, and the median of the others."""
+    """Returns the seconds of the first call, and the median of the others."""
     inputs = meshes.put_rows(mesh, (prompt_BP, start_B, row_B, np.asarray(forced)))
 
     def run() -> Any:
@@ -84,8 +81,6 @@ def measure(setting: Setting) -> dict[str, Any]:
     rows = setting.rows // meshes.row_shards(mesh)
     results = _full(setting, rows, spec, config, dtype, seconds) | dict(compile_seconds=round(compile_seconds, 1))
   return dict(
-    bench='rollout',
-    **dataclasses.asdict(setting),
     device=jax.devices()[0].device_kind,
     devices=mesh.size,
     **results,
@@ -96,13 +91,13 @@ def measure(setting: Setting) -> dict[str, Any]:
 def _full(
   setting: Setting, rows: int, spec: RolloutSpec, config: DecoderConfig, dtype: Any, seconds: float
 ) -> dict[str, Any]:
-  """Of `rows` rows a device that all take their whole budget, in as many rounds as they need."""
+  """Results of `rows` rows a device that all take their whole budget, in as many rounds as they need."""
   decode_slots = setting.decode_slots or rows
   steps = spec.growth * -(-rows // decode_slots)
   floor = _bytes_per_step(config, decode_slots, setting.prompt + spec.growth / 2, dtype) / machine.copy_rate()
   return dict(
     seconds=round(seconds, 4),
-    tokens_per_second=round(setting.rows * sum(setting.budgets) / seconds),
+    tokens_per_second=round(setting.rows * sum(setting.attempts) / seconds),
     ms_per_step=round(1000 * seconds / steps, 4),
     floor_ms_per_step=round(1000 * floor, 4),
     of_floor=round(floor * steps / seconds, 3),
@@ -110,16 +105,14 @@ def _full(
 
 
 def _ragged(setting: Setting, spec: RolloutSpec, stop: int, seconds_of: Any, nothing_forced: Any) -> dict[str, Any]:
-  """Of rows of geometric lengths, beside rows of their mean length in the same program."""
-  if len(setting.budgets) != 1:
-    raise ValueError('ragged lengths are measured with one attempt')
+  """Results of rows of geometric lengths, beside rows of their mean length in the same program."""
   draws = np.random.default_rng(0).geometric(1 / setting.mean_length, setting.rows)
-  length_B = np.clip(draws, 1, setting.budgets[0])
+  length_B = np.clip(draws, 1, setting.attempts[0])
   equal_B = np.full(setting.rows, round(length_B.mean()))
 
   def stopping(length_B: np.ndarray) -> np.ndarray:
     forced = np.array(nothing_forced)
-    cut_B = length_B < setting.budgets[0]
+    cut_B = length_B < setting.attempts[0]
     forced[cut_B, length_B[cut_B] - 1] = stop
     return forced
 
@@ -139,7 +132,7 @@ def _ragged(setting: Setting, spec: RolloutSpec, stop: int, seconds_of: Any, not
 
 
 def useful_share(length_B: np.ndarray, decode_slots: int) -> float:
-  """Share of decode slot-steps that sample a token if a decode slot takes the next row at no cost the moment it is free."""
+  """Returns the share of slot-steps that sample a token if a slot takes the next row at no cost once it is free."""
   free_at = [0] * decode_slots
   for length in length_B:
     heapq.heappush(free_at, heapq.heappop(free_at) + int(length))
@@ -147,7 +140,7 @@ def useful_share(length_B: np.ndarray, decode_slots: int) -> float:
 
 
 def random_params(config: DecoderConfig, dtype: Any, shardings: Any = None) -> dict[str, Any]:
-  """Random weights, drawn on the devices in their dtype and layout."""
+  """Draws random weights on the devices, in their dtype and layout."""
   table = weights.weight_table(config)
 
   @functools.partial(jax.jit, out_shardings=shardings)
@@ -159,6 +152,6 @@ def random_params(config: DecoderConfig, dtype: Any, shardings: Any = None) -> d
 
 
 def _bytes_per_step(config: DecoderConfig, decode_slots: int, live: float, dtype: Any) -> float:
-  """Weights once, and the `live` tokens of every decode slot's cache; nothing else has to move."""
+  """Counts the weights once and the `live` tokens of every decode slot's cache; nothing else has to move."""
   weight_bytes = weights.weight_table(config).parameters() * dtype.itemsize
   return weight_bytes + decode_slots * live * 2 * config.layers * config.kv_heads * config.head_width * dtype.itemsize

@@ -4,7 +4,6 @@ The loop's own step runs, on Countdown problems with the bundled tokenizer. A ra
 that every attempt takes its budget.
 """
 
-import dataclasses
 import pathlib
 import shutil
 import statistics
@@ -15,8 +14,9 @@ import jax
 
 from benchmarks import importing
 from benchmarks import machine
+from benchmarks.setting import Setting
 from score_jax import config as configs
-from score_jax.errors import ConfigError
+from score_jax.configs import common
 from score_jax.models.shapes import SHAPES
 from score_jax.planning import checks
 from score_jax.reporting import profile
@@ -29,30 +29,15 @@ from score_jax.training import step as steps
 _SETTLING = 2  # steps before those that count
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
-  """What is run."""
-
-  shape: str
-  problems: int
-  samples: int
-  prompt: int  # slots
-  budgets: tuple[int, ...]
-  decode_slots: int
-  micro_batches: int
-  pack: bool
-  remat: str
-  mesh: tuple[int, int, int]
-  repeats: int  # steps that count; the last of them is traced
+FIELDS = (
+  *('shape', 'problems', 'samples', 'prompt', 'attempts', 'decode_slots', 'micro_batches', 'pack'),
+  *('remat', 'mesh', 'repeats'),
+)
 
 
-def measure(setting: Setting, folder: pathlib.Path) -> dict[str, Any]:
-  """One line of results; seconds are medians of the steps that are not traced.
-
-  Args:
-    setting: what is run.
-    folder: where the random model is written, and found again.
-  """
+def measure(setting: Setting) -> dict[str, Any]:
+  """Measures whole steps; seconds are medians of the `repeats` steps that count, but for the last, which is traced."""
+  folder = pathlib.Path(setting.folder)
   model = folder / 'model'
   if not (model / 'config.json').exists():
     importing.write_random_folder(SHAPES[setting.shape], model)
@@ -80,8 +65,6 @@ def measure(setting: Setting, folder: pathlib.Path) -> dict[str, Any]:
   seconds = {phase: round(statistics.median(line[phase] for line in timed), 3) for phase in timed[0]}
   found = profile.summary(folder / 'profile')
   return dict(
-    bench='step',
-    **dataclasses.asdict(setting),
     device=jax.devices()[0].device_kind,
     devices=run.mesh.size,
     rows=run.config.rows,
@@ -98,21 +81,13 @@ def measure(setting: Setting, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _planned_mb(config: configs.RunConfig) -> float | None:
-  """The peak on a device that `score_jax.doctor` would foresee; None if it would say that the run does not fit."""
+  """Returns the peak on a device that `score_jax.doctor` foresees; None if it says that the run does not fit."""
   asked = checks.memory_here(config, tries=0)[0].asked
   return asked and round(max(map(asked.most, asked.programs)) / 1e6, 1)
 
 
 def run_config(setting: Setting, model: pathlib.Path) -> configs.RunConfig:
-  """The defaults of configs/common.py, at the size of the benchmark.
-
-  Raises:
-    ConfigError: the folder configs/ can not be imported.
-  """
-  try:
-    from score_jax.configs import common
-  except ImportError as error:
-    raise ConfigError('`bench step` reads configs/common.py: run it from the root of the repository') from error
+  """Returns the defaults of configs/common.py, at the size of the benchmark."""
   config = common.get_config()
   config.model.path = str(model)
   config.model.remat = setting.remat
@@ -121,7 +96,7 @@ def run_config(setting: Setting, model: pathlib.Path) -> configs.RunConfig:
   config.batch.micro_batches = setting.micro_batches
   config.batch.pack = setting.pack
   config.sampling.prompt_tokens = setting.prompt
-  config.sampling.attempt_tokens = setting.budgets
+  config.sampling.attempt_tokens = setting.attempts
   config.sampling.decode_slots = setting.decode_slots
   config.loss.attempt_gradient_norms = False
   config.mesh.data, config.mesh.fsdp, config.mesh.tensor = setting.mesh

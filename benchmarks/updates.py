@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks import machine
 from benchmarks.rollouts import random_params
+from benchmarks.setting import Setting
 from score_jax.config import OptimConfig
 from score_jax.models import config_json
 from score_jax.models import flash
@@ -45,28 +46,14 @@ ADAM = OptimConfig(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
-  """What is updated."""
-
-  shape: str
-  layers: int  # 0: the shape's own
-  vocab: int  # 0: the shape's own
-  rows: int  # B
-  slots: int  # L
-  mean_length: int  # of geometric lengths, at most L; 0: every row has L tokens
-  pack: bool
-  micro_batches: int
-  remat: str
-  logits_mb: float
-  attempt_gradient_norms: bool
-  dtype: str
-  mesh: tuple[int, int, int]
-  repeats: int
+FIELDS = (
+  *('shape', 'layers', 'vocab', 'rows', 'slots', 'mean_length', 'pack', 'micro_batches', 'remat', 'logits_mb'),
+  *('attempt_gradient_norms', 'dtype', 'mesh', 'repeats'),
+)
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-  """One line of results; seconds are medians over `repeats` updates, each waited for."""
+  """Measures updates; seconds are medians over `repeats` of them, each waited for."""
   config = decoder_config(setting.shape, setting.layers, setting.vocab)
   mesh = meshes.make_mesh(*setting.mesh)
   dtype = jnp.dtype(setting.dtype)
@@ -97,8 +84,6 @@ def measure(setting: Setting) -> dict[str, Any]:
   lengths = np.asarray(batch.length)
   flops, rate = floors.update_flops(config, lengths), machine.matmul_rate(dtype)
   return dict(
-    bench='update',
-    **dataclasses.asdict(setting),
     device=jax.devices()[0].device_kind,
     devices=mesh.size,
     attention=spec.how.kind,
@@ -119,15 +104,15 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 
 def decoder_config(shape: str, layers: int = 0, vocab: int = 0) -> DecoderConfig:
-  """A published shape, with another number of layers or vocabulary if these are not 0."""
+  """Returns a published shape, with another number of layers or vocabulary if these are not 0."""
   config = config_json.from_hf(SHAPES[shape], shape)
   if layers:
     config = dataclasses.replace(config, layers=layers, kind_of_layer=config.kind_of_layer[:1] * layers)
   return dataclasses.replace(config, vocab=vocab) if vocab else config
 
 
-def update_spec(setting: Any, config: DecoderConfig, mesh: Mesh) -> updates.UpdateSpec:
-  """What the update is compiled for, by a setting with the fields that it takes from `Setting`."""
+def update_spec(setting: Setting, config: DecoderConfig, mesh: Mesh) -> updates.UpdateSpec:
+  """Returns what the update is compiled for."""
   return updates.UpdateSpec(
     config=config,
     dtype=jnp.dtype(setting.dtype),
@@ -144,7 +129,7 @@ def update_spec(setting: Any, config: DecoderConfig, mesh: Mesh) -> updates.Upda
 
 
 def placed(config: DecoderConfig, optimizer: Any, mesh: Mesh, dtype: Any) -> tuple[Any, Any]:
-  """A random f32 state, and its copy in `dtype` as the reference, in the training layout."""
+  """Returns a random f32 state, and its copy in `dtype` as the reference, in the training layout."""
   table = weights.weight_table(config)
   shardings = meshes.params(mesh, table, meshes.TRAINING_RULES)
   params = random_params(config, jnp.float32, shardings)
@@ -153,7 +138,7 @@ def placed(config: DecoderConfig, optimizer: Any, mesh: Mesh, dtype: Any) -> tup
 
 
 def _random_batch(setting: Setting, config: DecoderConfig) -> Batch:
-  """Rows whose first quarter is the prompt, the rest two attempts."""
+  """Draws rows whose first quarter is the prompt, the rest two attempts."""
   rng = np.random.default_rng(0)
   shape = setting.rows, setting.slots
   length = np.full(shape[:1], setting.slots, np.int32)

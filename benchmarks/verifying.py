@@ -9,23 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.setting import Setting
 from score_jax.graders import pool as pools
 from score_jax.graders import registry
 
 _ALONE = 200  # answers that are sent one by one, for the time of one
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
-  """What is graded, and by how many processes."""
-
-  verifier: str
-  rows: int
-  workers: int  # 0: one for each core
+FIELDS = ('verifier', 'rows', 'workers')
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-  """One line of results."""
+  """Grades the answers one by one and together; `workers` of the result are those that ran."""
   spec = dataclasses.replace(registry.DEFAULT, workers=setting.workers)
   items = _ITEMS[setting.verifier](setting.rows)
   begun = time.perf_counter()
@@ -44,8 +39,6 @@ def measure(setting: Setting) -> dict[str, Any]:
   grader.close()
   p50, p99 = np.percentile(each, [50, 99])
   return dict(
-    bench='verify',
-    verifier=setting.verifier,
     answers=len(items),
     workers=workers,
     cores=len(os.sched_getaffinity(0)),
@@ -66,7 +59,7 @@ def _countdown(count: int) -> list[pools.Item]:
 
 
 def _math(count: int) -> list[pools.Item]:
-  """Answers of the kinds that MATH has, three quarters of them right."""
+  """Makes answers of the kinds that MATH has, three quarters of them right."""
   rng = random.Random(0)
   kinds = (
     ('{a}', '{a}.0'),
@@ -79,15 +72,15 @@ def _math(count: int) -> list[pools.Item]:
   )
   items = []
   for i in range(count):
-    gold, said = kinds[i % len(kinds)]
+    gold, answer = kinds[i % len(kinds)]
     numbers = dict(a=rng.randint(2, 99), b=rng.choice((2, 3, 5, 7, 11, 13)))
-    text = said.format(**numbers) if i % 4 else '17x + 1'
+    text = answer.format(**numbers) if i % 4 else '17x + 1'
     items.append((dict(answer=gold.format(**numbers)), f'So, in the end, we have $\\boxed{{{text}}}$.'))
   return items
 
 
 def _code(count: int) -> list[pools.Item]:
-  """A function of one line and three tests, as in MBPP."""
+  """Makes answers that are a function of one line with three tests, as in MBPP."""
   tests = ['assert add(1, 2) == 3', 'assert add(-1, 1) == 0', 'assert add(10, 5) == 15']
   text = '```python\ndef add(a, b):\n  return a + b\n```'
   return [(dict(setup='', tests=tests), text) for _ in range(count)]
