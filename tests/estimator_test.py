@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from score_jax.algorithm import losses
 from score_jax.algorithm import rewards
 from score_jax.core_types import KL_FORMS
-from score_jax.states import StageValues
 
 V, ATTEMPTS, SPAN = 2, 2, 3  # tokens, attempts, tokens of an attempt
 L = ATTEMPTS * SPAN
@@ -50,8 +50,7 @@ def world():
   return tokens_NL, prefix_NL, correct_NA, policy_XV, reference_XV
 
 
-def stage_values(reward_weights, bonus, kl, gamma):
-  return StageValues(*(jnp.array(x, jnp.float64) for x in (reward_weights, bonus, kl, gamma, 0.0)))
+stage_values = functools.partial(tiny.stage_values, dtype=jnp.float64)
 
 
 def token_logps(table_XV):

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import stage_values
 
 from score_jax.algorithm import losses
 from score_jax.algorithm import rewards
 from score_jax.core_types import KL_FORMS
 from score_jax.core_types import Verdict
-from score_jax.states import StageValues
 
 W, C, T, E = Verdict.WRONG, Verdict.CORRECT, Verdict.TIMEOUT, Verdict.ERROR
 # Two problems of two rows: prompt, attempt 1, instruction, attempt 2 (and in A3 a third attempt), padding.
@@ -28,10 +28,6 @@ ATTEMPT_BL = np.where(A3_BL == 3, 0, A3_BL).astype(np.int8)
 VERDICT_BA = np.array([[C, W], [W, C], [W, W], [W, C]], np.int8)
 STAGE_1 = dict(reward_weights=(0, 1), bonus=(0, 0))
 STAGE_2 = dict(reward_weights=(1, 1), bonus=(0, 10))
-
-
-def stage_values(reward_weights, bonus, kl_weights=(0, 0), gamma=0):
-  return StageValues(*(jnp.array(x, jnp.float32) for x in (reward_weights, bonus, kl_weights, gamma, 0)))
 
 
 def token_scores(seed=0):

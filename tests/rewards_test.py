@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import stage_values
 
 from score_jax.algorithm import rewards
 from score_jax.core_types import Verdict
-from score_jax.states import StageValues
 
 ALPHA = 10.0
 reward_credit = jax.jit(rewards.reward_credit, static_argnums=3)
@@ -16,16 +16,6 @@ FOUR_BA = [[W, W], [W, C], [C, W], [C, C]]
 STAGE_1 = dict(reward_weights=(0, 1), bonus=(0, 0))
 STAGE_2 = dict(reward_weights=(1, 1), bonus=(0, ALPHA))
 NO_BONUS = dict(reward_weights=(1, 1), bonus=(0, 0))
-
-
-def stage_values(reward_weights, bonus, gamma=0.0):
-  return StageValues(
-    reward_weights=jnp.array(reward_weights, jnp.float32),
-    bonus=jnp.array(bonus, jnp.float32),
-    kl_weights=jnp.zeros(len(reward_weights), jnp.float32),
-    gamma=jnp.float32(gamma),
-    learning_rate=jnp.float32(0),
-  )
 
 
 def verdicts(rows_BA):

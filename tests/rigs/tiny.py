@@ -3,6 +3,7 @@
 import pathlib
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -16,6 +17,7 @@ from score_jax.models.families import LayerKind
 from score_jax.models.rope import Plain
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling.rollout import RolloutSpec
+from score_jax.states import StageValues
 from score_jax.storage import hf
 from score_jax.storage import hf_export
 from score_jax.tasks.countdown import CountdownSpec
@@ -131,6 +133,14 @@ def config_dict(**changes) -> ConfigDict:
   for field, value in {**tiny, **changes}.items():
     configs.set_field(config, field, value)
   return config
+
+
+def stage_values(
+  reward_weights, bonus, kl_weights=None, gamma=0.0, learning_rate=0.0, dtype=jnp.float32
+) -> StageValues:
+  """A stage's numbers as the update reads them; no KL unless it is given."""
+  kl_weights = [0.0] * len(reward_weights) if kl_weights is None else kl_weights
+  return StageValues(*(jnp.array(x, dtype) for x in (reward_weights, bonus, kl_weights, gamma, learning_rate)))
 
 
 def rollout_spec(**changes) -> RolloutSpec:
