@@ -226,16 +226,25 @@ def test_references_are_checked(verifier):
     assert caught.value.exit_code == 65
 
 
-def test_frames_are_whole_or_not_at_all():
+def test_messages_are_whole_or_not_at_all():
   read, write = os.pipe()
-  messages.send(write, dict(a='\ud800'))
-  assert messages.receive(read) == dict(a='\ud800')
+  messages.send_json(write, dict(a='\ud800'))
+  assert messages.receive_json(read) == dict(a='\ud800')
   with pytest.raises(messages.Late):
-    messages.receive(read, 0.05)
-  os.write(write, b'\x10\x00\x00\x00{"cut')
+    messages.receive_json(read, 0.05)
+  os.write(write, b'\0\0\0\x10{"cut')
   with pytest.raises(messages.Late):
-    messages.receive(read, 0.05)
+    messages.receive_json(read, 0.05)
+  messages.send(write, b'four')
+  with pytest.raises(messages.TooLong):
+    messages.receive(read, limit=3)
   os.close(write)
   with pytest.raises(messages.Closed):
-    messages.receive(read)
+    while messages.receive(read):
+      pass
   os.close(read)
+  read, write = os.pipe()
+  os.close(read)
+  with pytest.raises(messages.Closed):
+    messages.send(write, b'nobody')
+  os.close(write)

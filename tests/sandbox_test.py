@@ -19,6 +19,7 @@ from score_jax.core_types import Verdict
 from score_jax.errors import ConfigError
 from score_jax.errors import SandboxError
 from score_jax.graders import code
+from score_jax.graders import messages
 from score_jax.graders.code import CodeGrader
 from score_jax.graders.code.sandbox import client
 from score_jax.graders.code.sandbox import layers
@@ -238,8 +239,8 @@ def test_the_kernel_ends_what_the_clock_does_not(monkeypatch):
 
 
 def test_a_slow_client_loses_nothing(monkeypatch):
-  exactly = client._exactly
-  monkeypatch.setattr(client, '_exactly', lambda *arguments: time.sleep(0.4) or exactly(*arguments))
+  receive = messages.receive
+  monkeypatch.setattr(messages, 'receive', lambda *given, **named: time.sleep(0.4) or receive(*given, **named))
   with CodeGrader(SOON) as grader:
     assert grader.grade(SUM, ADD).verdict == Verdict.CORRECT
     assert grader.grade(SUM, ADD).verdict == Verdict.CORRECT

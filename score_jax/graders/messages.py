@@ -1,4 +1,4 @@
-"""Messages between a run and its grader processes: JSON behind its length, over pipes."""
+"""Messages over pipes and sockets, which all processes of graders exchange: a length in four bytes, then the bytes."""
 
 import json
 import os
@@ -7,56 +7,79 @@ import struct
 import time
 from typing import Any
 
-_HEAD = struct.Struct('<I')
+NO_LIMIT = (1 << 32) - 1  # bytes: for what comes from a process that is trusted
+_LENGTH = struct.Struct('!I')
 
 
-class Closed(Exception):
+class MessageError(Exception):
+  """A message did not arrive."""
+
+
+class Closed(MessageError):
   """The other side is gone."""
 
 
-class Late(Exception):
-  """No answer came within the time given."""
+class Late(MessageError):
+  """No message came within the time given."""
 
 
-def send(fd: int, message: Any) -> None:
+class TooLong(MessageError):
+  """The message is longer than the limit; none of it was read."""
+
+
+def send(fd: int, payload: bytes) -> None:
   """Writes one message.
 
   Raises:
     Closed: nobody reads.
   """
-  body = json.dumps(message).encode()  # ASCII: lone surrogates of a model's text are escaped
-  data = memoryview(_HEAD.pack(len(body)) + body)
+  left = memoryview(_LENGTH.pack(len(payload)) + payload)
   try:
-    while data:
-      data = data[os.write(fd, data) :]
-  except BrokenPipeError as error:
-    raise Closed from error
+    while left:
+      left = left[os.write(fd, left) :]
+  except ConnectionError as error:
+    raise Closed('the other side is gone') from error
 
 
-def receive(fd: int, seconds: float | None = None) -> Any:
-  """Reads one message.
+def receive(fd: int, limit: int = NO_LIMIT, seconds: float | None = None) -> bytes:
+  """Reads one message, and nothing of what stands behind it.
 
   Args:
-    fd: of the pipe.
+    fd: of the pipe or socket.
+    limit: most bytes.
     seconds: how long to wait for the whole of it; None: as long as it takes.
 
   Raises:
-    Closed: the other side is gone.
-    Late: the time is over.
+    Closed, Late, TooLong: there is no such message.
   """
   deadline = None if seconds is None else time.monotonic() + seconds
-  (size,) = _HEAD.unpack(_exactly(fd, _HEAD.size, deadline))
-  return json.loads(_exactly(fd, size, deadline))
+  (size,) = _LENGTH.unpack(_exactly(fd, _LENGTH.size, deadline))
+  if size > limit:
+    raise TooLong(f'more than {limit} bytes')
+  return _exactly(fd, size, deadline)
+
+
+def send_json(fd: int, message: Any) -> None:
+  """Writes one message as JSON, in ASCII: lone surrogates of a model's text are escaped. Raises Closed."""
+  send(fd, json.dumps(message).encode())
+
+
+def receive_json(fd: int, seconds: float | None = None) -> Any:
+  """Reads one message that is JSON. Raises Closed or Late."""
+  return json.loads(receive(fd, seconds=seconds))
 
 
 def _exactly(fd: int, size: int, deadline: float | None) -> bytes:
   parts = []
   while size:
     if deadline is not None and not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
-      raise Late
-    part = os.read(fd, min(size, 2**20))
+      raise Late('no message came in time')
+    try:
+      part = os.read(fd, min(size, 1 << 20))
+    except ConnectionError as error:
+      raise Closed('the other side is gone') from error
     if not part:
-      raise Closed
+      raise Closed('the other side is gone')
     parts.append(part)
     size -= len(part)
   return b''.join(parts)

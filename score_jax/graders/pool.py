@@ -175,7 +175,7 @@ class _Worker:
     if self._ready:
       return
     try:
-      said = messages.receive(self._process.stdout.fileno(), _START_SECONDS)
+      said = messages.receive_json(self._process.stdout.fileno(), _START_SECONDS)
     except (messages.Closed, messages.Late) as error:
       self.kill()
       raise RuntimeError(f'a grader process did not start ({error!r}, exit {self._process.returncode})') from error
@@ -228,8 +228,8 @@ class _Worker:
   def _ask(self, reference: dict, text: str) -> Graded:
     try:
       self.wait()
-      messages.send(self._process.stdin.fileno(), dict(reference=reference, text=text))
-      said = messages.receive(self._process.stdout.fileno(), self._patience)
+      messages.send_json(self._process.stdin.fileno(), dict(reference=reference, text=text))
+      said = messages.receive_json(self._process.stdout.fileno(), self._patience)
     except messages.Late as error:
       raise _Died(f'was silent for {self._patience:.0f} s') from error
     except messages.Closed as error:

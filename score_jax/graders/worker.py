@@ -40,23 +40,23 @@ def main(name: str, spec: GradingSpec) -> None:
   try:
     opened = registry.VERIFIERS[name].open(spec)
   except UserError as error:
-    messages.send(answers, dict(error=str(error), exit_code=error.exit_code))
+    messages.send_json(answers, dict(error=str(error), exit_code=error.exit_code))
     return
-  messages.send(answers, dict(about=opened.about))
+  messages.send_json(answers, dict(about=opened.about))
   os.dup2(sys.stdout.fileno(), sys.stderr.fileno())  # from here on, what is written there is about a model's text
   with contextlib.suppress(messages.Closed):
     for count in range(1, _ANSWERS + 1):
-      question = messages.receive(sys.stdin.fileno())
+      question = messages.receive_json(sys.stdin.fileno())
       try:
         graded, whole = _bounded(opened.grade, spec, question['reference'], question['text'])
       except UserError as error:  # the reference is none: data that nobody has looked at before
-        messages.send(answers, dict(error=str(error), exit_code=error.exit_code))
+        messages.send_json(answers, dict(error=str(error), exit_code=error.exit_code))
         continue
       except Exception as error:  # a fault of the verifier or of this host; the run tries once more
-        messages.send(answers, dict(raised=f'{type(error).__name__}: {error}'[:500]))
+        messages.send_json(answers, dict(raised=f'{type(error).__name__}: {error}'[:500]))
         return
       last = not whole or count == _ANSWERS
-      messages.send(answers, dataclasses.asdict(graded) | dict(last=last))
+      messages.send_json(answers, dataclasses.asdict(graded) | dict(last=last))
       if last:
         return
 

@@ -93,20 +93,28 @@ attack(
 )
 attack('channel_half_frame', "import os, time\nos.write(3, b'\\0\\0\\0\\x10N')\ntime.sleep(99)", TIMEOUT)
 attack('channel_empty_frame', "import os\nos.write(3, b'\\0\\0\\0\\0')")
-attack('channel_count', "import os\nos.write(3, b'\\0\\0\\0\\x05L\\xff\\xff\\xff\\xff')")
+attack('channel_count', "import os\nos.write(3, b'\\0\\0\\0\\x05[[[[[')")
 _FRAME = "import os, struct\ndef say(body):\n  os.write(3, struct.pack('!I', len(body)) + body)\n"
-_FIVE = "b'U\\0\\0\\0\\x02S\\0\\0\\0\\x05valueI\\0\\0\\0\\x01\\x05'"
+_FIVE = """b'[{"tuple":["value",5]}]'"""
 answer('channel_forged_answer', f'say({_FIVE})', _FRAME)
 answer('channel_answers_ahead', f'[say({_FIVE}) for _ in range(9)]', _FRAME)
-answer('channel_verdict', "say(b'U\\0\\0\\0\\x02S\\0\\0\\0\\x07correctS\\0\\0\\0\\0')", _FRAME)
-answer(
-  'channel_raises_exit', "say(b'U\\0\\0\\0\\x03S\\0\\0\\0\\x06raisedS\\0\\0\\0\\x0aSystemExitS\\0\\0\\0\\0')", _FRAME
-)
-answer('channel_unknown_object', "say(b'U\\0\\0\\0\\x02S\\0\\0\\0\\x05valueR\\0\\0\\0\\x01\\x7f')", _FRAME)
-answer('channel_unhashable', "say(b'U\\0\\0\\0\\x02S\\0\\0\\0\\x05valueE\\0\\0\\0\\x01L\\0\\0\\0\\0')", _FRAME)
-answer('channel_bad_text', "say(b'U\\0\\0\\0\\x02S\\0\\0\\0\\x05valueS\\0\\0\\0\\x02\\xff\\xfe')", _FRAME)
-answer('channel_left_over', "say(b'U\\0\\0\\0\\x02S\\0\\0\\0\\x05valueI\\0\\0\\0\\x01\\x05N')", _FRAME)
-answer('channel_deep', "say(b'L\\0\\0\\0\\x01' * 5000 + b'N')", _FRAME)
+for name, body in (
+  ('verdict', '{"tuple":["correct",""]}'),
+  ('raises_exit', '{"tuple":["raised","SystemExit",""]}'),
+  ('unknown_object', '{"tuple":["value",{"ref":127}]}'),
+  ('unhashable', '{"tuple":["value",{"set":[[]]}]}'),
+  ('bad_text', '{"tuple":["value","\\xff\\xfe"]}'),
+  ('left_over', '{"tuple":["value",5]}],[null'),
+  ('unknown_tag', '{"tuple":["value",{"object":5}]}'),
+  ('two_tags', '{"tuple":["value",5],"set":[]}'),
+  ('not_text', '{"tuple":["value",{"int":{"int":"5"}}]}'),
+):
+  answer(f'channel_{name}', f"say(b'[{body}]')", _FRAME)
+answer('channel_deep', "say(b'[' * 5000)", _FRAME)
+answer('channel_deeper', "say(b'[' * 1000000)", _FRAME)
+answer('channel_deep_tags', """say(b'[{"tuple":' * 100000)""", _FRAME)
+answer('channel_long_int', """say(b'[{"tuple":["value",{"int":"' + b'f' * 1000000 + b'"}]}]')""", _FRAME)
+answer('channel_long_digits', """say(b'[{"tuple":["value",' + b'9' * 1000000 + b']}]')""", _FRAME)
 answer('forges_in_del', 'Late()', _FRAME + f'class Late:\n  def __del__(self):\n    say({_FIVE})\n')
 
 # The harness in the program's own process, and what it may have left in memory.
@@ -127,9 +135,9 @@ _SANDBOX = 'import sys\nsandbox = sys.modules["score_jax.graders.code.sandbox.{}
 answer(
   'patches_codec',
   'None',
-  _SANDBOX.format('codec') + 'sandbox.dumps = lambda *a: b"T"\nsandbox._write = lambda *a: None\n',
+  _SANDBOX.format('codec') + 'sandbox.dumps = lambda *a: b"[5]"\nsandbox._encode = lambda *a: "[5]"\n',
 )
-answer('patches_encoder', 'None', _SANDBOX.format('program') + "sandbox._encode = lambda *a: b'T'\n")
+answer('patches_encoder', 'None', _SANDBOX.format('program') + "sandbox._encode = lambda *a: b'[5]'\n")
 answer(
   'patches_judge',
   'None',

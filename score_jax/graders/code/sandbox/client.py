@@ -12,12 +12,12 @@ import sys
 import time
 
 from score_jax.errors import SandboxError
+from score_jax.graders import messages
 from score_jax.graders.code.sandbox import codec
 from score_jax.graders.code.sandbox import judge
 from score_jax.graders.code.sandbox import layers
 from score_jax.graders.code.sandbox.layers import Layers
 from score_jax.graders.code.sandbox.limits import Limits
-from score_jax.graders.code.sandbox.zygote import ENDS
 from score_jax.graders.code.sandbox.zygote import PIDS
 
 TIMEOUT, HOST = 'timeout', 'host'  # beside the judge's own words
@@ -34,6 +34,7 @@ _START = (
 _ENVIRONMENT = {'PYTHONHASHSEED': '0', 'TZ': 'UTC'}
 _FLAGS = ('-P', '-s', '-S', '-B', '-X', 'utf8')
 _PATIENCE = 60.0  # seconds for the zygote to say anything
+_LONGEST_WORD = 1 << 16  # bytes of a judge's verdict and reason
 _UNHEARD = 4  # where the kernel does not tell waiting from sleeping, this many times the limit on the clock
 
 
@@ -69,9 +70,8 @@ class Sandbox:
 
   def _hear_layers(self) -> Layers:
     try:
-      size = codec.SIZE.unpack(_exactly(self._control, codec.SIZE.size))[0]
-      found = json.loads(_exactly(self._control, size))  # exactly: the first pair's descriptor may be right behind
-    except (EOFError, OSError) as error:
+      found = messages.receive_json(self._control.fileno(), _PATIENCE)
+    except (messages.MessageError, OSError) as error:
       self.close()
       raise SandboxError(f'the sandbox did not start: {sys.executable}: {error}; see its message above') from None
     if 'error' in found:
@@ -89,7 +89,7 @@ class Sandbox:
     start = time.monotonic()
     try:
       word, reason = self._run({'program': program, 'tests': tests, 'limits': self._for_judge()}, start)
-    except (OSError, EOFError, codec.CodecError) as error:
+    except (OSError, EOFError, messages.MessageError, codec.CodecError) as error:
       word, reason = HOST, f'the sandbox: {type(error).__name__} {error}'
     return Outcome(word, reason, time.monotonic() - start)
 
@@ -101,12 +101,10 @@ class Sandbox:
     if len(pids) != PIDS.size or len(fds) != 1:
       raise EOFError('the zygote is gone')
     with socket.socket(fileno=fds[0]) as talk:
-      talk.settimeout(_PATIENCE)
-      message = codec.dumps(job, codec.TRUSTED)
-      talk.sendall(codec.SIZE.pack(len(message)) + message)
+      messages.send(talk.fileno(), codec.dumps(job))
       word, reason = self._await(talk, PIDS.unpack(pids), start)
     self._control.sendall(b'e')
-    judged, ran, processor = ENDS.unpack(_exactly(self._control, ENDS.size))
+    judged, ran, processor = messages.receive_json(self._control.fileno(), _PATIENCE)
     used_up = processor >= self.limits.cpu_seconds - 0.1
     return _conclude(word, reason, judged, ran, used_up)
 
@@ -123,9 +121,8 @@ class Sandbox:
       if on_clock <= 0:
         return HOST, f'{self.limits.wall_seconds} seconds went by, and most of them the processes had to wait'
     try:
-      size = codec.SIZE.unpack(_exactly(talk, codec.SIZE.size))[0]
-      return codec.loads(_exactly(talk, min(size, 1 << 16)))
-    except (EOFError, OSError):
+      return codec.loads(messages.receive(talk.fileno(), _LONGEST_WORD, _PATIENCE))
+    except (messages.MessageError, OSError):
       return HOST, 'the judge ended without a word'
 
   def close(self) -> None:
@@ -136,16 +133,6 @@ class Sandbox:
     except subprocess.TimeoutExpired:
       self._process.kill()
       self._process.wait()
-
-
-def _exactly(source: socket.socket, size: int) -> bytes:
-  data = b''
-  while len(data) < size:
-    part = source.recv(size - len(data))
-    if not part:
-      raise EOFError('the other side is gone')
-    data += part
-  return data
 
 
 def _own(pair: tuple[int, int], wall: float) -> float:

@@ -8,6 +8,7 @@ import builtins
 import random
 import sys
 
+from score_jax.graders import messages
 from score_jax.graders.code.sandbox import codec
 from score_jax.graders.code.sandbox.codec import Ref
 
@@ -79,12 +80,12 @@ class Session:
     if self.calls > self._most_calls:
       raise self._lose(f'more than {self._most_calls} calls')
     try:
-      request = codec.dumps((ref, arguments, named), codec.TRUSTED, _reference)
+      request = codec.dumps((ref, arguments, named), refer=_reference)
     except codec.CodecError as error:
       raise Unfit(f'a test passes what can not be sent: {error}') from None
     try:
-      codec.send(self.fd, request)
-    except OSError:
+      messages.send(self.fd, request)
+    except messages.Closed:
       raise self._lose('the process ended') from None
     return self.answer()
 
@@ -93,12 +94,12 @@ class Session:
     if self.lost:
       raise Gone(self.lost)
     try:
-      payload = codec.receive(self.fd, self._bytes_left)
+      payload = messages.receive(self.fd, self._bytes_left)
       self._bytes_left -= len(payload)
       answer = codec.loads(payload, lambda ref: Remote(self, ref))
-    except (EOFError, OSError):
+    except messages.Closed:
       raise self._lose('the process ended') from None
-    except codec.CodecError as error:
+    except (messages.TooLong, codec.CodecError) as error:
       raise self._lose(f'the result: {error}') from None
     match answer:
       case ('value', value):
@@ -128,14 +129,14 @@ def _exception(name: str, text: str) -> Exception:
 
 def main(client: int, program: int) -> None:
   """Judges one job and writes (verdict, reason) to the client."""
-  job = codec.loads(codec.receive(client, codec.TRUSTED))
+  job = codec.loads(messages.receive(client))
   session = Session(program, job['limits'])
   try:
-    codec.send(program, codec.dumps(job['program'], codec.TRUSTED))
+    messages.send(program, codec.dumps(job['program']))
     verdict, reason = _judge(session, job['tests'])
-  except OSError:
+  except messages.Closed:
     verdict, reason = GONE, 'the process ended'
-  codec.send(client, codec.dumps((verdict, reason[:_MESSAGE]), codec.TRUSTED))
+  messages.send(client, codec.dumps((verdict, reason[:_MESSAGE])))
 
 
 def _judge(session: Session, tests: dict) -> tuple[str, str]:

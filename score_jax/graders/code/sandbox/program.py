@@ -10,6 +10,7 @@ import random
 import sys
 import types
 
+from score_jax.graders import messages
 from score_jax.graders.code.sandbox import codec
 from score_jax.graders.code.sandbox.codec import Ref
 
@@ -19,7 +20,7 @@ _MESSAGE = 200  # characters of an exception's text
 
 def main(fd: int, output_bytes: int) -> None:
   """Serves one job; returns when the judge is gone."""
-  job = codec.loads(codec.receive(fd, codec.TRUSTED))
+  job = codec.loads(messages.receive(fd))
   random.seed(job['seed'])
   module = types.ModuleType(NAME)
   module.__dict__['__builtins__'] = builtins
@@ -27,10 +28,10 @@ def main(fd: int, output_bytes: int) -> None:
   kept: list[object] = []
   answer = _attempt(lambda: _load(module.__dict__, job))
   while True:
-    codec.send(fd, _encode(answer, kept, output_bytes))
+    messages.send(fd, _encode(answer, kept, output_bytes))
     try:
-      request = codec.receive(fd, codec.TRUSTED)
-    except EOFError:
+      request = messages.receive(fd)
+    except messages.Closed:
       return
     answer = _attempt(lambda request=request: _call(module.__dict__, kept, request))
 

@@ -18,7 +18,7 @@ import sys
 import traceback
 import warnings
 
-from score_jax.graders.code.sandbox import codec
+from score_jax.graders import messages
 from score_jax.graders.code.sandbox import judge
 from score_jax.graders.code.sandbox import kernel
 from score_jax.graders.code.sandbox import layers
@@ -26,7 +26,6 @@ from score_jax.graders.code.sandbox import program
 from score_jax.graders.code.sandbox.limits import Limits
 
 PIDS = struct.Struct('!ii')
-ENDS = struct.Struct('!iid')  # wait statuses of judge and program; the program's processor seconds
 # What a program may import. What is not here is not there: every host then gives the same verdict.
 MODULES = """
 abc argparse array ast base64 binascii bisect bz2 calendar cmath codecs collections collections.abc colorsys
@@ -48,19 +47,14 @@ def main() -> None:
   try:
     limits, armour, found = _prepare(int(sys.argv[2]), json.loads(sys.argv[3]))
   except BaseException:
-    _report(control, {'error': traceback.format_exc()})
+    messages.send_json(control.fileno(), {'error': traceback.format_exc()})
     raise
-  _report(control, vars(found))
+  messages.send_json(control.fileno(), vars(found))
   for fd in (0, 1, 2):
     os.dup2(os.open(os.devnull, os.O_RDWR), fd)
-  with contextlib.suppress(EOFError, OSError):
+  with contextlib.suppress(EOFError, OSError, messages.Closed):
     while True:
       _serve(control, limits, armour)
-
-
-def _report(control: socket.socket, content: dict) -> None:
-  message = json.dumps(content).encode()
-  control.sendall(codec.SIZE.pack(len(message)) + message)
 
 
 def _prepare(client: int, settings: dict) -> tuple[Limits, layers.Armour, layers.Layers]:
@@ -106,7 +100,7 @@ def _serve(control: socket.socket, limits: Limits, armour: layers.Armour) -> Non
   _end_strays()
   if not over:
     raise EOFError
-  control.sendall(ENDS.pack(judged, ran[1], ran[2].ru_utime + ran[2].ru_stime))
+  messages.send_json(control.fileno(), [judged, ran[1], ran[2].ru_utime + ran[2].ru_stime])
 
 
 def _fork(armour: layers.Armour, keep: tuple[socket.socket, ...], serve) -> int:
