@@ -54,7 +54,7 @@ def run_folder(path, found, steps=60):
     for i in range(steps):
       file.write(json.dumps(lines[i % 60] | dict(step=i + 1, visit=0, seconds=dict(sample=1.0, update=2.0))) + '\n')
   rows.write(path / 'rows/final.jsonl.gz', found)
-  ledger = account(rows.outcomes(found), [row.tags for row in found])
+  ledger = account(found)
   (path / 'eval.json').write_text(json.dumps(dict(final=dict(sampled=ledger, step=60))))
   return path
 
@@ -128,7 +128,7 @@ def test_attempts_of_different_numbers_have_tables_of_their_own(tmp_path):
   three = [conversation(i, 'q') for i in range(9)]
   three = [dataclasses.replace(row, attempts=(*row.attempts, row.attempts[0])) for row in three]
   evaluations = json.loads((folder / 'eval.json').read_text())
-  evaluations['three'] = dict(sampled=account(rows.outcomes(three)))
+  evaluations['three'] = dict(sampled=account(three))
   (folder / 'eval.json').write_text(json.dumps(evaluations))
   tables = plain_text.report_table(report_data.collect([folder])).split('\n\n')
   assert [len(table.splitlines()) for table in tables] == [3, 3]

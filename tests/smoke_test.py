@@ -54,7 +54,7 @@ def test_a_run_writes_its_folder_and_compiles_each_program_once(hf_folder, tmp_p
     for way in ('greedy', 'sampled'):
       part = [row for row in kept if row.decoding == way]
       assert len(part) == 8
-      assert json.loads(json.dumps(account(rows.outcomes(part)))) == results[name][way], 'counted from its rows'
+      assert json.loads(json.dumps(account(part))) == results[name][way], 'counted from its rows'
   trained = list(rows.read(opened.folder.rows / 'train.jsonl'))
   assert [row.step for row in trained] == [step for step in (1, 2, 3, 4) for _ in range(config.report.rows)]
   assert {line['reference'] for line in lines} == {lines[0]['reference']}, 'the base is the reference of both stages'

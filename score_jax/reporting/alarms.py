@@ -109,10 +109,6 @@ def _always_changes(records: Records, window: int, kl_alarm: float) -> np.ndarra
   return (_mean(records, window, 'answer_changed') > 0.8) & (broken_T > 0.3 * right_T)
 
 
-def _kl_first(records: Records, window: int, kl_alarm: float) -> np.ndarray:
-  return _mean(records, window, 'kl', 0) > kl_alarm
-
-
 def _format(records: Records, window: int, kl_alarm: float) -> np.ndarray:
   """Sounds while unparsed answers are 5 points above the run's best window, in some attempt."""
   sounds_T = np.zeros(len(records), bool)
@@ -163,7 +159,7 @@ _TABLE = (
     'attempt 1 moves with the weights that attempt 2 pulls on',
     'stages.*.kl_weights[0] up, optim.learning_rate down (report.kl_alarm is the limit)',
     10,
-    _kl_first,
+    lambda records, window, kl_alarm: _mean(records, window, 'kl', 0) > kl_alarm,
   ),
   Alarm(
     'truncated_first',

@@ -22,7 +22,10 @@ _WINDOW = 10  # steps that the line below the bar is a mean of
 
 
 class Monitor:
-  """Follows a run from its first record to its last; all that it holds can be read again from metrics.jsonl."""
+  """Follows a run from its first record to its last; all that it holds can be read again from metrics.jsonl.
+
+  It shows a live bar over the steps; on a terminal, with the ledger of the last steps and the alarms below it.
+  """
 
   def __init__(
     self,
@@ -51,34 +54,42 @@ class Monitor:
     for name in config.stop_on:
       if name not in alarms.ALARMS:
         raise ConfigError(f'config.report.stop_on names {name!r}; use {", ".join(alarms.ALARMS)}')
-    self._config, self._write_report = config, write_report
+    self._config, self._write_report, self._total, self._done = config, write_report, total, done
     self._records = metrics.read(metrics_path)
     self._trackers = trackers.open_trackers(config.tensorboard, config.wandb, folder, run_config)
-    self._on = self._alarms()
-    self._total, self._done, self._bar = total, done, None
+    self._sounding = self._alarms()
 
   def begin(self) -> None:
     """Shows the bar."""
-    self._bar = ProgressBar(self._total, self._done)
+    # TERM=dumb is a terminal, as a notebook's is, whose lines may be long and whose cursor can't go up.
+    dumb = os.environ.get('TERM') == 'dumb'
+    width = dict(ncols=_DUMB_WIDTH) if dumb else dict(dynamic_ncols=True)
+    self._bar = tqdm.tqdm(total=self._total, initial=self._done, unit='step', smoothing=0.1, **width)
+    on_terminal = sys.stderr.isatty() and not dumb  # in a log each change would be a line
+    self._below = tqdm.tqdm(bar_format='{desc}', position=1, disable=not on_terminal, dynamic_ncols=True, leave=False)
 
   def print(self, text: str) -> None:
     """Prints a line above the bar."""
-    self._bar.print(text)
+    self._bar.write(text)
 
   def after_step(self, record: dict[str, Any]) -> StoppedError | None:
-    """Takes the record of a step, which is written already.
+    """Takes the record of a step, which is written already, and moves the bar one step on.
 
     Returns:
       what to raise once the step is saved, if an alarm that config.report.stop_on names ends the run; else None.
     """
     self._records.append(record)
-    before, self._on = self._on, self._alarms()
-    for name in sorted(self._on - before):
-      self._bar.print(alarm_text(alarms.ALARMS[name], record['step']))
-    self._bar.show(record, self._records, sorted(self._on))
+    before, self._sounding = self._sounding, self._alarms()
+    for name in sorted(self._sounding - before):
+      self.print(alarm_text(alarms.ALARMS[name], record['step']))
+    self._bar.set_description(record['stage'], refresh=False)
+    self._bar.set_postfix_str(_figures(record), refresh=False)
+    if 'i_to_c' in record:  # else nothing was sampled
+      self._below.set_description_str(ledger_line(self._records[-_WINDOW:], sorted(self._sounding)), refresh=True)
+    self._bar.update(1)
     for send in self._trackers:
       send(record['step'], trackers.scalars(record))
-    stopping = sorted(self._on & set(self._config.stop_on))
+    stopping = sorted(self._sounding & set(self._config.stop_on))
     if stopping or (self._config.every and record['step'] % self._config.every == 0):
       self._write_report()
     if not stopping:
@@ -90,6 +101,7 @@ class Monitor:
 
   def close(self) -> None:
     """Leaves the bar as it stands."""
+    self._below.close()
     self._bar.close()
 
   def _alarms(self) -> set[str]:
@@ -113,41 +125,6 @@ class NullMonitor:
 
   def close(self) -> None:
     """Does nothing."""
-
-
-class ProgressBar:
-  """A live bar over the steps of a run; on a terminal, with the ledger of the last steps and the alarms below it."""
-
-  def __init__(self, total: int, done: int):
-    # TERM=dumb is a terminal, as a notebook's is, whose lines may be long and whose cursor can't go up.
-    dumb = os.environ.get('TERM') == 'dumb'
-    width = dict(ncols=_DUMB_WIDTH) if dumb else dict(dynamic_ncols=True)
-    self._bar = tqdm.tqdm(total=total, initial=done, unit='step', smoothing=0.1, **width)
-    on_terminal = sys.stderr.isatty() and not dumb  # in a log each change would be a line
-    self._below = tqdm.tqdm(bar_format='{desc}', position=1, disable=not on_terminal, dynamic_ncols=True, leave=False)
-
-  def show(self, record: dict[str, Any], records: Sequence[dict[str, Any]], sounding: Sequence[str]) -> None:
-    """Moves the bar one step on.
-
-    Args:
-      record: the step's metrics.
-      records: those of all steps up to it.
-      sounding: names of the alarms that sound.
-    """
-    self._bar.set_description(record['stage'], refresh=False)
-    self._bar.set_postfix_str(_figures(record), refresh=False)
-    if 'i_to_c' in record:  # else nothing was sampled
-      self._below.set_description_str(ledger_line(records[-_WINDOW:], sounding), refresh=True)
-    self._bar.update(1)
-
-  def print(self, text: str) -> None:
-    """Prints a line above the bar."""
-    self._bar.write(text)
-
-  def close(self) -> None:
-    """Leaves the bar as it stands."""
-    self._below.close()
-    self._bar.close()
 
 
 def ledger_line(records: Sequence[dict[str, Any]], sounding: Sequence[str]) -> str:

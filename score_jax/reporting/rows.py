@@ -28,7 +28,6 @@ from score_jax.core_types import Stop
 from score_jax.core_types import Verdict
 from score_jax.errors import DataError
 from score_jax.parallel import hosts
-from score_jax.reporting.ledger import Outcomes
 from score_jax.states import Rollout
 
 _LONGEST_LINE = 64 * 2**20  # bytes of a row that is read back
@@ -151,30 +150,28 @@ def from_all_hosts(what: str, numbers: Sequence[int], rows: Sequence[Row]) -> li
   return [from_json(by_number[number]) for number in sorted(by_number)]
 
 
-def outcomes(rows: Sequence[Row]) -> Outcomes:
-  """Returns the columns of a ledger."""
-  numbers: dict[str, int] = {}
-  return Outcomes(
-    verdict=np.array([[a.verdict for a in row.attempts] for row in rows], np.int8),
-    stop=np.array([[a.stop for a in row.attempts] for row in rows], np.int8),
-    answer_changed=np.array([collapsed(row.first.answer) != collapsed(row.last.answer) for row in rows], bool),
-    text_changed=np.array([row.first.text != row.last.text for row in rows], bool),
-    edit_ratio=np.array([row.edit_ratio for row in rows], np.float64),
-    problem=np.array([numbers.setdefault(row.id, len(numbers)) for row in rows], np.int64),
-  )
+def verdicts(rows: Sequence[Row]) -> np.ndarray:
+  """Returns i8 [B, A], the verdict of each attempt."""
+  return np.array([[attempt.verdict for attempt in row.attempts] for row in rows], np.int8)
 
 
-def changed(texts: Sequence[Sequence[str]], graded: Sequence[Sequence[Graded]]) -> np.ndarray:
+def changed(texts: Sequence[Sequence[str]], graded: Sequence[Sequence[Graded | Attempt]]) -> np.ndarray:
   """Returns bool [B, 2]: whether the text and whether the answer changed from the first attempt to the last.
 
   Args:
-    texts, graded: [B][A].
+    texts: [B][A].
+    graded: [B][A], whose answers are compared.
   """
   pairs = [
     (text[0] != text[-1], collapsed(grade[0].answer) != collapsed(grade[-1].answer))
     for text, grade in zip(texts, graded, strict=True)
   ]
   return np.array(pairs, bool).reshape(-1, 2)
+
+
+def changed_in(rows: Sequence[Row]) -> np.ndarray:
+  """Returns `changed` of rows."""
+  return changed([[attempt.text for attempt in row.attempts] for row in rows], [row.attempts for row in rows])
 
 
 def collapsed(answer: str) -> str:

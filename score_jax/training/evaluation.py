@@ -75,7 +75,7 @@ def accounted(rows: Sequence[Row]) -> dict[str, Any]:
       f'the grader failed on all {len(rows)} conversations of an evaluation: look at its messages above '
       '(config.grading has what an answer may take), then run the same command again'
     )
-  return account(report_rows.outcomes(rows), [row.tags for row in rows])
+  return account(rows)
 
 
 def conversations(
