@@ -1,15 +1,21 @@
 """Several samples a problem: against plain enumeration, and by hand."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
+import tiny
 
 from score_jax.core_types import Stop
 from score_jax.core_types import Verdict
+from score_jax.errors import ConfigError
+from score_jax.graders.registry import VERIFIERS
+from score_jax.reporting import plain_text
 from score_jax.reporting import test_time
 from score_jax.reporting.rows import Attempt
 from score_jax.reporting.rows import Row
+from score_jax.training import folder_evaluation
 
 
 def attempt(answer, right, tokens=1):
@@ -67,6 +73,21 @@ def test_at_k_of_two_problems_by_hand():
     {'avg': 5 / 8, 'maj': (1 + 0.5) / 2, 'pass@1': 5 / 8, 'pass@2': (1 + 5 / 6) / 2, 'pass@4': 1.0}
   )
   assert (found['k'], found['problems']) == (4, 2)
+
+
+def test_programs_have_no_majority(tmp_path):
+  assert [name for name, verifier in VERIFIERS.items() if not verifier.votes] == ['code']
+  whole, without = test_time.at_k(tiny_table()), test_time.at_k(tiny_table(), votes=False)
+  assert list(without['t1']) == ['avg', 'pass@1', 'pass@2', 'pass@4']
+  assert without == whole | {name: {k: v for k, v in whole[name].items() if k != 'maj'} for name in ('t1', 't2')}
+  assert all('maj' not in line for line in plain_text.sample_lines(dict(sampled=dict(at_k=without))))
+  file = tmp_path / 'programs.jsonl'
+  problems = (dict(question=f'f({i})?', answer=['assert f(1) == 1']) for i in range(40))
+  file.write_text(''.join(json.dumps(problem) + '\n' for problem in problems))
+  changes = {'task.name': 'jsonl', 'task.data.train': (str(file),), 'task.jsonl.verifier': 'code'}
+  settings = dict(samples=1, temperature=1.0, scaling=2, first_attempts='')
+  with pytest.raises(ConfigError, match='scaling = 2 compares majorities, which programs do not have; use samples'):
+    folder_evaluation.evaluate_folder(tiny.run_config(**changes), **settings)
 
 
 def test_scaling_of_two_problems_by_hand():

@@ -42,8 +42,9 @@ class Opened:
 class Verifier:
   """How one is opened, and whether it needs processes of its own to be bounded."""
 
-  open: Callable[[GradingSpec], Opened]  # raises UserError where this machine can not do it safely
+  open: Callable[[GradingSpec], Opened]  # raises UserError where this machine cannot do it safely
   apart: bool
+  votes: bool = True  # whether answers can be equal, so that a majority of them means something
 
 
 def _text(spec: GradingSpec) -> Opened:
@@ -77,5 +78,5 @@ VERIFIERS: dict[str, Verifier] = {
   'text': Verifier(_text, apart=False),
   'countdown': Verifier(_countdown, apart=False),  # a line of whole numbers, at most 4,096 characters
   'math': Verifier(_math, apart=True),
-  'code': Verifier(_code, apart=True),
+  'code': Verifier(_code, apart=True, votes=False),
 }

@@ -155,7 +155,7 @@ def _delta_interval(cell_BC: np.ndarray, problem_B: np.ndarray) -> list[float]:
 
 
 def _ratio_interval(value_B: np.ndarray, total_B: np.ndarray, problem_B: np.ndarray, ratio: float) -> list[float]:
-  """Returns the interval of sum(value) / sum(total) by the Bayesian bootstrap over problems; it holds `ratio` itself."""
+  """Returns the interval of sum(value) / sum(total), by the Bayesian bootstrap over problems; it holds `ratio`."""
   value_P, total_P = _summed(np.stack([value_B, total_B], axis=1), problem_B).T.astype(np.float32)
   weight_RP = _weights(len(value_P))
   total_R = weight_RP @ total_P

@@ -5,8 +5,10 @@ from typing import Any
 
 from score_jax.config import RunConfig
 from score_jax.core_types import Problem
+from score_jax.errors import ConfigError
 from score_jax.graders.pool import Grader
 from score_jax.graders.pool import open_grader
+from score_jax.graders.registry import VERIFIERS
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import test_time
@@ -36,16 +38,19 @@ def evaluate_folder(
     first_attempts: a file of first attempts; '': the model's own.
 
   Raises:
-    UserError: the model, the data or the file cannot be used.
+    UserError: the model, the data or the file cannot be used, or `scaling` asks for a majority of programs.
   """
   task = open_task(config.task)
+  votes = VERIFIERS[task.verifier].votes
+  if scaling and not votes:
+    raise ConfigError(f'scaling = {scaling} compares majorities, which programs do not have; use samples instead')
   problems = heldout_problems(task, config.eval.problems, config.eval.seed)
   problems = list({problem.id: problem for problem in problems}.values())
   # Before the devices: grader processes begin with nothing of them.
   grader = open_grader(task.verifier, config.grading)
   try:
     admission.check_hosts(config, task)
-    return _counted(config, problems, grader, samples, temperature, scaling, first_attempts)
+    return _counted(config, problems, grader, samples, temperature, scaling, first_attempts, votes)
   finally:
     grader.close()
 
@@ -58,6 +63,7 @@ def _counted(
   temperature: float,
   scaling: int,
   first_attempts: str,
+  votes: bool,
 ) -> tuple[dict[str, Any], list[Any]]:
   """The rest of `evaluate_folder`, with devices."""
   mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
@@ -80,7 +86,7 @@ def _counted(
     return {}, []
   results = {decoding: evaluation.accounted(part) for decoding, part in rows.items()}
   if samples > 1:
-    results['sampled']['at_k'] = test_time.at_k(test_time.samples(rows['sampled']))
+    results['sampled']['at_k'] = test_time.at_k(test_time.samples(rows['sampled']), votes)
   if scaling:
     results['scaling']['curves'] = test_time.scaling(test_time.samples(rows['scaling']), 2 * scaling)
   return results, [row for part in rows.values() for row in part]
