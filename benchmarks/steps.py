@@ -21,7 +21,7 @@ from score_jax.models.shapes import SHAPES
 from score_jax.planning import checks
 from score_jax.reporting import profile
 from score_jax.storage import hf
-from score_jax.storage.checkpoints import Checkpoints
+from score_jax.storage.checkpoints import open_checkpoints
 from score_jax.training import loop
 from score_jax.training import run as runs
 from score_jax.training import step as steps
@@ -49,7 +49,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     planned = _planned_mb(run.config)
     state, work, lines = runs.initial_state(run), None, []
     stage_run = loop.visit_at(run.config.stage_runs, 0)
-    state, data = loop.enter(run, stage_run, state, 0, Checkpoints(run.folder.checkpoints, keep=1))
+    state, data = loop.enter(run, stage_run, state, 0, open_checkpoints(run.config, run.folder))
 
     def step(number: int) -> None:
       nonlocal state, work

@@ -179,9 +179,6 @@ def report() -> ConfigDict:
 def checkpoint() -> ConfigDict:
   """What is kept."""
   checkpoint = ConfigDict()
-  # Where checkpoints are kept, with what else a run needs to go on in an empty --workdir (docs/faults.md). '':
-  # WORKDIR/checkpoints; else a folder, or an address gs://BUCKET/NAME (needs the extra `gcs`).
-  checkpoint.path = ''
   checkpoint.every = 10  # steps between checkpoints
   checkpoint.keep = 2  # newest checkpoints kept, beside the best
   checkpoint.best_window = 10  # steps of the last stage whose mean training return decides the best

@@ -118,7 +118,7 @@ def _summarize(suite, out: pathlib.Path, base: str) -> None:
   from experiments import results
   from experiments import runner
   from experiments import summary
-  from score_jax.storage import run_folder
+  from score_jax import files
 
   work = out / 'work'
   jobs = plan.jobs(suite, work, tuple(suite.methods), suite.seeds, base)
@@ -135,9 +135,9 @@ def _summarize(suite, out: pathlib.Path, base: str) -> None:
   found['command'] = (
     f'python -m experiments.main --suite={_SUITE.value} --out={_OUT.value} --jobs={_JOBS.value}{options}'
   )
-  run_folder.write_json(out / 'summary.json', found)
-  run_folder.write_json(out / 'evaluations.json', summary.evaluations(suite, work, done))
-  run_folder.write_text(out / 'commands.txt', results.commands(found))
+  files.write_json(out / 'summary.json', found)
+  files.write_json(out / 'evaluations.json', summary.evaluations(suite, work, done))
+  files.write_bytes(out / 'commands.txt', results.commands(found).encode())
   counting.write(out / 'answers.npz', answers)
   _draw(found, out)
   print(results.table(found, 'greedy') if found['methods'] else 'suite: nothing to count yet')
@@ -155,7 +155,7 @@ def _draw(found: dict[str, Any], out: pathlib.Path) -> None:
   """The figures and the page of a summary."""
   from experiments import drawing
   from experiments import results
-  from score_jax.storage import run_folder
+  from score_jax import files
 
   try:
     drawn = drawing.draw(found, out / 'figures')
@@ -165,7 +165,8 @@ def _draw(found: dict[str, Any], out: pathlib.Path) -> None:
   page = pathlib.Path(_PAGE.value) if _PAGE.value else out / 'results.md'
   remarks = out / 'remarks.md'
   said = remarks.read_text() if remarks.exists() else ''
-  run_folder.write_text(page, results.page(found, os.path.relpath(out / 'figures', page.parent), drawn, said))
+  text = results.page(found, os.path.relpath(out / 'figures', page.parent), drawn, said)
+  files.write_bytes(page, text.encode())
   print(f'\n{out / "summary.json"}, {page}')
 
 

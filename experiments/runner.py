@@ -16,9 +16,9 @@ import time
 from typing import Any
 
 from experiments.plan import Job
+from score_jax import files
 from score_jax.errors import ConfigError
 from score_jax.faults import signals
-from score_jax.storage import run_folder
 
 _AGAIN = 75
 _LOOK = 0.1  # seconds between two looks at the processes
@@ -62,7 +62,7 @@ class Records:
 
   def write(self, job: str, record: dict[str, Any]) -> None:
     self._folder.mkdir(parents=True, exist_ok=True)
-    run_folder.write_json(self.path(job, 'json'), record)
+    files.write_json(self.path(job, 'json'), record)
 
 
 def is_done(job: Job, records: Records) -> bool:

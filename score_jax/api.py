@@ -103,7 +103,7 @@ def train(
 
   Args:
     config: a preset's name, the path of a file, or a ConfigDict.
-    workdir: the run folder.
+    workdir: the run folder, or an address gs://BUCKET/NAME.
     model: the Hugging Face folder to begin from; None: config.model.path.
     hooks: `training.hooks.Hook`s, called after those of the run.
     profile: steps to trace into WORKDIR/profile, from the third on.
@@ -119,13 +119,14 @@ def train(
   from score_jax.faults import watchdog
   from score_jax.parallel import hosts
   from score_jax.reporting import profile as profiles
+  from score_jax.storage import stores
   from score_jax.training import loop
   from score_jax.training import run as runs
 
   _start_hosts(distributed, settings)
   faults = settings.faults
   patience = watchdog.Patience(faults.stuck_first_seconds, faults.stuck_seconds, faults.stuck_factor)
-  with watchdog.watching(str(workdir), patience):
+  with watchdog.watching(str(stores.store_of(workdir).local), patience):
     with watchdog.phase('open'):
       opened = runs.open_run(settings, str(workdir))
     traced = profile if hosts.is_main() else 0
@@ -134,7 +135,7 @@ def train(
       loop.train(opened, tracer, supervised.Supervised() if settings.mode == 'supervised' else None)
     finally:
       opened.grader.close()
-  return Run(pathlib.Path(workdir))
+  return Run(opened.folder.path)
 
 
 def evaluate(

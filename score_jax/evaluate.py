@@ -55,6 +55,7 @@ def main() -> None:
   _check_outputs()
 
   from score_jax import api
+  from score_jax import files
   from score_jax.parallel import hosts
   from score_jax.reporting import rows
   from score_jax.storage import run_folder
@@ -75,7 +76,7 @@ def main() -> None:
   print(found.table())
   if _OUTPUT.value:
     output = pathlib.Path(_OUTPUT.value)
-    run_folder.write_json(output, found.results)
+    files.write_json(output, found.results)
     rows.write(output.with_suffix('.rows.jsonl.gz'), found.rows)
   if _WORKDIR.value:
     folder = run_folder.RunFolder(_WORKDIR.value)

@@ -1,5 +1,10 @@
-"""Files that may be broken or made to harm: read only if regular and bounded, JSON only if it has one meaning."""
+"""Files that are written whole or not at all, and files that may be broken or made to harm.
 
+Those are read only if they are regular and bounded, and JSON only if it has one meaning.
+"""
+
+import errno
+import hashlib
 import io
 import json
 import math
@@ -82,3 +87,44 @@ def _finite(text: str) -> float:
   if not math.isfinite(value := float(text)):
     raise ValueError(f'{text:.80} is not a finite number')
   return value
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  write_bytes(path, json.dumps(value, indent=2).encode() + b'\n')
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+  """Writes a file whole or not at all: a reader finds the old content or the new one.
+
+  Raises:
+    OSError: the disk is full, gone or read-only.
+  """
+  partial = path.with_name(path.name + '.partial')
+  with partial.open('wb') as file:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
+  partial.replace(path)
+  fsync(path.parent)
+
+
+def fsync(path: os.PathLike) -> None:
+  """Makes a file, or the names in a folder, durable."""
+  handle = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(handle)
+  except OSError as error:
+    if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot do this to a folder
+      raise
+  finally:
+    os.close(handle)
+
+
+def hash_files(folder: pathlib.Path, suffixes: tuple[str, ...], deep: bool = False) -> str:
+  """sha256 over names and contents of the folder's files with these suffixes; `deep`: and of folders within it."""
+  total = hashlib.sha256()
+  for path in sorted(folder.rglob('*') if deep else folder.iterdir()):
+    if path.is_file() and path.suffix in suffixes:
+      with path.open('rb') as file:
+        total.update(f'{path.name}:{hashlib.file_digest(file, "sha256").hexdigest()};'.encode())
+  return total.hexdigest()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 
 import damage
 import jax
@@ -15,7 +16,8 @@ from score_jax.errors import DataError
 from score_jax.errors import TryAgainError
 from score_jax.states import TrainState
 from score_jax.storage import checkpoints as module
-from score_jax.storage import manifests
+from score_jax.storage import integrity
+from score_jax.storage import stores
 from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.checkpoints import abstract_like
 from score_jax.storage.progress import Progress
@@ -36,7 +38,7 @@ def progress(step, best=0):
 
 
 def opened(folder, **settings):
-  return Checkpoints(folder / 'checkpoints', **dict(keep=2, max_failed=3) | settings)
+  return Checkpoints(stores.store_of(folder), **dict(keep=2, max_failed=3) | settings)
 
 
 def filled(folder, steps=(3, 6, 9), best=0):
@@ -62,11 +64,11 @@ def test_what_was_saved_is_restored_to_the_bit(tmp_path):
 
 
 def test_a_manifest_names_every_file_of_its_step(tmp_path):
-  folder = manifests.epath.Path(filled(tmp_path) / '9')
-  assert manifests.problem(folder) == ''
-  names = {path.relative_to(folder).as_posix() for path in (tmp_path / 'checkpoints/9').rglob('*') if path.is_file()}
-  text = (folder / manifests.NAME).read_text().split('\n')[1]
-  assert set(manifests.json.loads(text)['files']) == names - {manifests.NAME}
+  folder, store = filled(tmp_path) / '9', stores.store_of(tmp_path)
+  assert integrity.problem(store, store.checkpoints / '9') == ''
+  names = {path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file()}
+  text = (folder / integrity.NAME).read_text().split('\n')[1]
+  assert set(json.loads(text)['files']) == names - {integrity.NAME}
 
 
 def test_every_kind_of_damage_is_found_and_the_step_before_it_is_taken(whole, tmp_path):
@@ -81,8 +83,8 @@ def test_damage_is_said_and_the_damaged_step_is_put_aside(tmp_path, capfd):
   damage.flip(path, damage.random.Random(0))
   checkpoints = opened(tmp_path)
   assert checkpoints.last_step() == 6
-  said = capfd.readouterr().err
-  assert str(path) in said and 'going on from step 6 instead of 9' in said
+  printed = capfd.readouterr().err
+  assert str(path) in printed and 'going on from step 6 instead of 9' in printed
   assert (tmp_path / 'damaged/9/manifest.json').exists() and not (folder / '9').exists()
   # The run comes to that step again.
   checkpoints.save_now(state(9), progress(9), protected=())
@@ -94,7 +96,7 @@ def test_a_reader_takes_the_step_before_and_changes_nothing(tmp_path):
   (folder / '9/progress/metadata').unlink()
   reader = opened(tmp_path, read_only=True)
   assert reader.last_step() == 6
-  with pytest.raises(DataError, match=r'step 9 can not be used: .*progress/metadata is missing; whole are: 6'):
+  with pytest.raises(DataError, match=r'step 9 cannot be used: .*progress/metadata is missing; whole are: 6'):
     reader.params(9, abstract_like(state(0).params))
   assert (folder / '9').exists()
 
@@ -103,7 +105,7 @@ def test_damage_that_comes_after_opening_is_found(tmp_path):
   folder = filled(tmp_path)
   checkpoints = opened(tmp_path)
   damage.truncate(folder / '6/progress/metadata')
-  with pytest.raises(DataError, match='step 6 can not be used'):
+  with pytest.raises(DataError, match='step 6 cannot be used'):
     checkpoints.progress(6)
 
 
@@ -170,14 +172,14 @@ def failing_at(monkeypatch, where, times):
   monkeypatch.setattr(target, name, call)
 
 
-PLACES = [
-  pytest.param((ocp.CheckpointManager, 'save'), id='orbax'),
+MOMENTS = [
+  pytest.param((ocp.AsyncCheckpointer, 'save'), id='orbax'),
   pytest.param((atomicity.AtomicRenameTemporaryPath, 'finalize'), id='thread'),
-  pytest.param((manifests, 'write'), id='manifest'),
+  pytest.param((integrity, 'seal'), id='manifest'),
 ]
 
 
-@pytest.mark.parametrize('where', PLACES)
+@pytest.mark.parametrize('where', MOMENTS)
 def test_a_failed_save_is_not_believed_and_the_next_is_not_skipped(tmp_path, monkeypatch, capfd, where):
   checkpoints = opened(tmp_path)
   checkpoints.save(state(3), checkpoints.settled(progress(3, best=3)), protected=())
@@ -196,7 +198,7 @@ def test_a_failed_save_is_not_believed_and_the_next_is_not_skipped(tmp_path, mon
   jax.tree.map(np.testing.assert_array_equal, found, state(9))
 
 
-@pytest.mark.parametrize('where', PLACES)
+@pytest.mark.parametrize('where', MOMENTS)
 def test_too_many_failed_saves_in_a_row_end_the_run(tmp_path, monkeypatch, where):
   checkpoints = opened(tmp_path, max_failed=2)
   checkpoints.save(state(3), checkpoints.settled(progress(3)), protected=())
@@ -213,18 +215,19 @@ def test_too_many_failed_saves_in_a_row_end_the_run(tmp_path, monkeypatch, where
 def test_a_save_that_the_run_needs_is_tried_again_at_once(tmp_path, monkeypatch):
   monkeypatch.setattr(module, '_FIRST_WAIT', 0.01)
   checkpoints = opened(tmp_path, max_failed=3)
-  failing_at(monkeypatch, (manifests, 'write'), times=2)
+  failing_at(monkeypatch, (integrity, 'seal'), times=2)
   checkpoints.save_now(state(3), progress(3), protected=(3,))
   assert checkpoints.last_step() == 3
-  failing_at(monkeypatch, (manifests, 'write'), times=3)
+  failing_at(monkeypatch, (integrity, 'seal'), times=3)
   with pytest.raises(TryAgainError, match='3 saves in a row'):
     checkpoints.save_now(state(6), progress(6), protected=(6,))
 
 
 def test_what_must_be_on_the_disk_before_a_checkpoint_fails_it(tmp_path):
-  def full():
-    raise FULL
+  class Full:
+    def publish(self, step):
+      raise FULL
 
-  checkpoints = opened(tmp_path, prepare=full)
+  checkpoints = opened(tmp_path, files=Full())
   checkpoints.save(state(3), progress(3), protected=())
   assert checkpoints.last_step() is None

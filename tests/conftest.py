@@ -56,9 +56,9 @@ def fake():
 @pytest.fixture
 def root(fake, request, monkeypatch):
   """An address in it of a test's own; the store answers, and clients that try again don't wait."""
-  from score_jax.storage import addresses
+  from score_jax.storage import stores
 
-  retry = importlib.import_module(addresses.filesystem().__module__.partition('.')[0] + '.retry')
+  retry = importlib.import_module(stores.client().__module__.partition('.')[0] + '.retry')
 
   async def at_once(seconds):
     del seconds

@@ -116,28 +116,28 @@ def test_a_killed_coordinator_ends_all_and_a_restart_ends_the_same(rig, pair, tm
 
 def test_hosts_that_share_a_bucket_and_no_disk_lose_both_disks_and_end_the_same(rig, pair, tmp_path, monkeypatch):
   pytest.importorskip('gcsfs', reason='needs the extra `gcs`')
-  settings = (KEEP_ALL, '--config.checkpoint.path=gs://bucket/pod')
+  settings = (KEEP_ALL, '--workdir=gs://bucket/pod')
 
   def start(name: str):
     port = hosts_rig.free_port()
-    folders = [tmp_path / f'{name}{i}' for i in range(2)]
+    folders = [tmp_path / f'{name}{i}' for i in range(2)]  # of their logs alone
     return [rig.start(f'local:127.0.0.1:{port},2,{i}', folder, *settings) for i, folder in enumerate(folders)]
 
   with fake_gcs.serving('bucket') as store:
     for name, value in store.environment().items():
       monkeypatch.setenv(name, value)
     processes = start('first')
-    while not store.names('bucket', 'pod/checkpoints/3/') and processes[0].poll() is None:
+    while not any('/checkpoints/3/' in name for name in store.names('bucket', 'pod/')) and processes[0].poll() is None:
       time.sleep(0.005)
     processes[1].kill()
     codes, _ = hosts_rig.ended(processes, DEADLINE)
     assert codes[1] == -signal.SIGKILL and codes[0] in hosts_rig.LOST, (rig.logs / 'first0.0').read_text()[-2000:]
-    for i in range(2):
-      shutil.rmtree(tmp_path / f'first{i}')
-    saved = store.objects['bucket']['pod/checkpoints/1/manifest.json']
+    (first,) = (name for name in store.names('bucket', 'pod/') if name.endswith('/checkpoints/1/manifest.json'))
+    saved = store.objects['bucket'][first]
     codes, _ = hosts_rig.ended(start('second'), 300)
     assert codes == [0, 0], [(rig.logs / f'second{i}.{i}').read_text()[-2000:] for i in range(2)]
-    assert store.objects['bucket']['pod/checkpoints/1/manifest.json'] == saved, 'it went on, and did not begin again'
+    steps = [name for name in store.names('bucket', 'pod/') if name.endswith('/checkpoints/1/manifest.json')]
+    assert steps == [first] and store.objects['bucket'][first] == saved, 'it went on, and did not begin again'
     store.download('bucket', 'pod/', tmp_path / 'store')
   assert hosts_rig.fingerprint(tmp_path / 'store') == hosts_rig.fingerprint(pair[0])
 

@@ -17,6 +17,7 @@ from score_jax.reporting import alarms
 from score_jax.reporting import monitor as monitors
 from score_jax.reporting import plain_text
 from score_jax.reporting import trackers
+from score_jax.storage import stores
 from score_jax.storage.checkpoints import Checkpoints
 from score_jax.training import loop
 from score_jax.training import run as runs
@@ -98,7 +99,7 @@ def test_a_run_that_an_alarm_stops_is_saved(hf_folder, tmp_path, monkeypatch):
   config = tiny.run_config(**changes, **{'report.stop_on': ('copies',)})
   with pytest.raises(StoppedError, match="alarm 'copies' sounds after step 3"):
     loop.train(runs.open_run(config, str(tmp_path / 'run')))
-  saved = Checkpoints(tmp_path / 'run/checkpoints', read_only=True)
+  saved = Checkpoints(stores.store_of(tmp_path / 'run'), read_only=True)
   assert saved.last_step() == 3
   saved.close()
   assert (tmp_path / 'run/report.html').exists()

@@ -121,8 +121,8 @@ def test_the_identity_has_the_step_and_the_bytes_that_init_from_gave(uninterrupt
   # The other run goes on and has no such checkpoint any more: this one knows, and says so when it needs it.
   shutil.rmtree(source / f'checkpoints/{best}')
   again = runs.open_run(config, str(tmp_path / 'run'))
-  assert dataclasses.asdict(again.source) == {name: taken[name] for name in ('step', 'sha256')}
-  with pytest.raises(errors.DataError, match=f'step {best} can not be used'):
+  assert dataclasses.asdict(again.parent) == {name: taken[name] for name in ('step', 'sha256')}
+  with pytest.raises(errors.DataError, match=f'step {best} cannot be used'):
     runs.initial_params(again)
   shutil.copytree(whole / f'checkpoints/{disturbed.STEPS}', source / f'checkpoints/{best}')
   with pytest.raises(errors.DataError, match='is not the one that this run began from'):
@@ -137,11 +137,14 @@ LONG = {
 }
 
 
-def test_metrics_beyond_the_checkpoint_and_half_lines_are_cut(tmp_path):
+def test_lines_beyond_the_checkpoint_and_half_lines_are_cut(tmp_path):
   folder = RunFolder(tmp_path)
-  folder.metrics.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4, "rew')
-  folder.cut_metrics(2)
-  assert folder.metrics.read_text() == '{"step": 1}\n{"step": 2}\n'
+  folder.rows.mkdir()
+  for path in (folder.metrics, folder.rows / 'train.jsonl'):
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 2}\n{"step": 3}\n{"step": 4, "rew')
+  folder.return_to(2, {})
+  for path in (folder.metrics, folder.rows / 'train.jsonl'):
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 2}\n'
 
 
 def test_folder_of_another_configuration_is_refused_and_untouched(hf_folder, tmp_path):
@@ -154,6 +157,19 @@ def test_folder_of_another_configuration_is_refused_and_untouched(hf_folder, tmp
   with pytest.raises(errors.ConfigError, match='seed was 0, is now 7'):
     runs.open_run(other, str(folder.path))
   assert folder.config.read_bytes() == before
+
+
+def test_a_run_that_an_older_version_began_is_refused_in_one_line(hf_folder, tmp_path):
+  config = tiny.run_config(**{'model.path': str(hf_folder)})
+  folder = RunFolder(tmp_path / 'run')
+  runs.open_run(config, str(folder.path))
+  folder.add_metrics(dict(step=1))
+  written = json.loads(folder.config.read_text())
+  del written['version']  # as 0.1 wrote it
+  folder.config.write_text(json.dumps(written))
+  with pytest.raises(errors.ConfigError, match='begun by score_jax 0.1, .* go on with it by that version') as raised:
+    runs.open_run(config, str(folder.path))
+  assert '\n' not in str(raised.value) and json.loads(folder.config.read_text()) == written
 
 
 INCOMPATIBLE = {

@@ -25,6 +25,7 @@ import numpy as np
 
 from experiments.countdown_base import mixture as countdown_base
 from score_jax import config as configs
+from score_jax import files
 from score_jax.config import RunConfig
 from score_jax.core_types import Problem
 from score_jax.core_types import Stage
@@ -45,7 +46,6 @@ from score_jax.sampling.sampler import stream_key
 from score_jax.states import Batch
 from score_jax.storage import hf
 from score_jax.storage import hf_export
-from score_jax.storage import run_folder
 from score_jax.storage.run_folder import RunFolder
 from score_jax.tasks import countdown
 from score_jax.tasks import open_task
@@ -112,7 +112,7 @@ def pretrain(config: RunConfig, workdir: str) -> None:
     )
     folder.add_metrics(dict(step=trainer.step, phase=phase, **more, base=_brief(result), skill=skill(rows)))
     print(folder.last_metrics(), flush=True)
-    run_folder.write_json(folder.eval, dict(base=result))
+    files.write_json(folder.eval, dict(base=result))
     report_rows.write(folder.rows / 'base.jsonl.gz', rows)
 
   trainer.train(*_supervised(config, vocabulary), settings.steps, config.optim.learning_rate, settings.rows)

@@ -8,6 +8,7 @@ import zipfile
 
 import numpy as np
 
+from score_jax import files
 from score_jax.core_types import Problem
 from score_jax.core_types import Verdict
 from score_jax.errors import DataError
@@ -15,7 +16,6 @@ from score_jax.faults import watchdog
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
-from score_jax.storage import run_folder
 from score_jax.training import evaluation
 from score_jax.training.run import Run
 
@@ -62,7 +62,7 @@ def collected(run: Run, params: Any, iteration: int) -> Collected:
     packed = io.BytesIO()
     np.savez_compressed(packed, **vars(found))
     path.parent.mkdir(exist_ok=True)
-    run_folder.write_bytes(path, packed.getvalue())
+    files.write_bytes(path, packed.getvalue())
   found = _read(path)
   if len(found.verdict) != settings.problems * settings.samples:
     raise DataError(

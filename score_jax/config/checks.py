@@ -1,6 +1,5 @@
 """What a configuration must be: single values, then fields that must agree. A refusal names field, value and remedy."""
 
-import re
 
 from score_jax.config.fields import CACHE_DTYPES
 from score_jax.config.fields import DATASETS
@@ -38,7 +37,6 @@ def check(run: RunConfig) -> None:
   _one_of('config.optim.schedule', run.optim.schedule, SCHEDULES)
   _check_numbers(run)
   _check_lora(run.lora)
-  _check_path(run.checkpoint.path)
   _check_selection(run)
   if run.mode == 'supervised':
     _check_supervised(run)
@@ -109,15 +107,6 @@ def _check_numbers(run: RunConfig) -> None:
   _require(
     min(budgets, default=0) >= 1,
     f'config.sampling.attempt_tokens = {budgets}: give each attempt a budget of 1 or more',
-  )
-
-
-def _check_path(path: str) -> None:
-  # The clients of a store take * ? [ and ] for patterns, and then miss some of what they have written.
-  _require(
-    '://' not in path or re.fullmatch(r'gs://[\w.-]+(/[\w.=+@,-]+)+/?', path, re.ASCII) is not None,
-    f'config.checkpoint.path = {path!r} must be a folder or gs://BUCKET/NAME of letters, digits and any of . _ = + @ , '
-    '- (other stores are not supported)',
   )
 
 

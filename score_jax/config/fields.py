@@ -101,7 +101,6 @@ class ReportConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-  path: str
   every: int
   keep: int
   best_window: int

@@ -27,7 +27,7 @@ from score_jax.planning import memory
 from score_jax.planning import search
 from score_jax.planning.chips import Chip
 from score_jax.storage import hf
-from score_jax.storage.places import Place
+from score_jax.storage import stores
 from score_jax.tasks import heldout_problems
 from score_jax.tasks import open_task
 from score_jax.training import loop
@@ -212,24 +212,19 @@ def _memory(config: RunConfig, tries: int) -> str:
 
 def _disk(config: RunConfig, workdir: str) -> str:
   if '://' in workdir:
-    raise Skipped(f'{workdir} is not on a disk of this machine')
+    stores.store_of(workdir).probe()
+    return f'{workdir} is no disk of this machine; it can be written to'
   decoder = hf.read_config(hf.folder_of(config.model.path))
   state = 3 * 4 * memory.parameters(decoder, config.lora)
-  kept = _CHECKPOINTS
-  if config.checkpoint.path:
-    place = Place(config.checkpoint.path)
-    place.probe()
-    kept = 0 if place.is_address else kept
-    workdir = workdir if place.is_address else str(place)
-  wanted = kept * state + 4 * memory.parameters(decoder)
+  wanted = _CHECKPOINTS * state + 4 * memory.parameters(decoder)
   place = _nearest_folder(workdir)
   free = shutil.disk_usage(place).free
   if free < wanted:
     raise ConfigError(
-      f'{place} has {free / 1e9:.1f} GB free, but {kept} checkpoints of {state / 1e9:.1f} GB and the exported '
+      f'{place} has {free / 1e9:.1f} GB free, but {_CHECKPOINTS} checkpoints of {state / 1e9:.1f} GB and the exported '
       'model need more; make room, lower config.checkpoint.keep or choose another --workdir'
     )
-  return f'{free / 1e9:,.1f} GB free in {place}, {wanted / 1e9:,.2f} wanted ({kept} checkpoints, export)'
+  return f'{free / 1e9:,.1f} GB free in {place}, {wanted / 1e9:,.2f} wanted ({_CHECKPOINTS} checkpoints, export)'
 
 
 def _nearest_folder(path: str) -> pathlib.Path:
@@ -247,7 +242,6 @@ def _dry_run(config: RunConfig, workdir: str) -> str:
     max_steps=2,
     eval=dataclasses.replace(config.eval, problems=few, every=0),
     init_from='',
-    checkpoint=dataclasses.replace(config.checkpoint, path=''),  # a run of that name may be under way there
   )
   place = _nearest_folder('.' if '://' in workdir else workdir)
   with tempfile.TemporaryDirectory(dir=place, prefix='score_jax_doctor_') as folder:

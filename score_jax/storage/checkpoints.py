@@ -2,17 +2,15 @@
 
 A checkpoint is the whole state plus `Progress`. `last` is the newest; `best` is a pointer inside it, so that both
 change in one commit, and a run that is killed and repeated takes the same decisions again. It counts once its manifest
-is written (`manifests.py`), and is compared with it before it is used.
+is written (`integrity.py`), and is compared with it before it is used.
 """
 
 import collections
-from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import dataclasses
-import os
 import sys
 import threading
 import time
@@ -23,30 +21,35 @@ from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
+from score_jax.config import RunConfig
 from score_jax.errors import DataError
 from score_jax.errors import HostError
-from score_jax.errors import StoreError
 from score_jax.errors import TakenOverError
 from score_jax.errors import TryAgainError
 from score_jax.errors import UserError
 from score_jax.faults import secrets
 from score_jax.parallel import hosts
 from score_jax.states import TrainState
-from score_jax.storage import addresses
-from score_jax.storage import carried
-from score_jax.storage import manifests
-from score_jax.storage import repairs
+from score_jax.storage import integrity
 from score_jax.storage.progress import Progress
+from score_jax.storage.run_folder import RunFolder
+from score_jax.storage.stores import FolderStore
 
-_ORBAX_MARK = 'commit_success.txt'  # what Orbax writes last into a step at an address
 _LAST_WAIT = 60.0  # seconds that a save under way may take where several hosts end with an error
 _FIRST_WAIT = 1.0  # seconds before a save that must succeed is tried again; doubled each time
 
 
-class Checkpoints:
-  """The `checkpoints/` folder of a run: per step the items `params`, `rest` (of the state) and `progress`.
+def open_checkpoints(config: RunConfig, folder: RunFolder) -> 'Checkpoints':
+  """Opens the checkpoints of a run, to go on from and to save to."""
+  return Checkpoints(
+    folder.store, keep=config.checkpoint.keep, max_failed=config.faults.max_failed_saves, files=folder
+  )
 
-  One run writes it (`faults.lock`). A save that fails is said, is not counted, and is undone in what comes after.
+
+class Checkpoints:
+  """Per step the items `params`, `rest` (of the state) and `progress`, and the manifest with which it counts.
+
+  One process writes them (`stores.py`). A save that fails is said, is not counted, and is undone in what comes after.
 
   Of several hosts all call the same, in the same order. Host 0 looks at manifests and writes them; a save counts when
   it succeeded on every host.
@@ -54,42 +57,32 @@ class Checkpoints:
 
   def __init__(
     self,
-    folder: os.PathLike | str,
+    store: FolderStore,
     keep: int = 1,
     read_only: bool = False,
     max_failed: int = 1,
-    damaged: os.PathLike | None = None,
-    prepare: Callable[[], None] = lambda: None,
-    carry: Callable[[int], dict[str, bytes]] | None = None,
-    fence: Callable[[], None] = lambda: None,
+    files: RunFolder | None = None,
   ):
-    """Opens the folder; a writer first puts aside what is newer than the newest whole step.
+    """Opens the steps of a store; a writer first puts aside what is newer than the newest whole step.
 
     Args:
-      folder: local, or an address of an object store (`addresses.py`).
+      store: that they are in.
       keep: newest steps that are kept, beside what they point to.
       read_only: nothing is changed.
       max_failed: saves in a row that may fail.
-      damaged: where damaged steps are moved; beside the folder, if it is not said.
-      prepare: called before a save: what must be on the disk before it.
-      carry: called before a save: the files that go with this step (`carried.py`).
-      fence: called before anything is written or deleted; raises if this process may not any more.
+      files: the run's other files, which go with the steps.
 
     Raises:
       DataError: there are checkpoints, and none of them is whole.
       StoreError: the store does not answer.
     """
-    self._root = repairs.absolute(folder)
-    addresses.prepare(self._root)
-    self._keep, self._read_only = keep, read_only
-    self._prepare, self._carry, self._fence = prepare, carry, fence
-    self._carried: dict[str, bytes] | None = None  # with the save under way
-    # Several processes end with the first: what Orbax remembers of it can not be undone on all of them.
+    self._store, self._keep, self._files = store, keep, files
+    # Several processes end with the first: what Orbax's barriers remember of it cannot be undone on all of them.
     self._max_failed = max_failed if hosts.count() == 1 else 1
     self._needed: collections.deque[set[int]] = collections.deque(maxlen=2)  # steps that the newest two point to
     self._whole: set[int] = set()  # compared with their manifests since the last save
-    self._dropped: set[int] = set()  # gone, though Orbax still lists them
     self._kept: set[int] = set()  # could not be deleted, which has been said
+    self._parts: Any = None  # of the run's files, for the save under way
     self._lock = threading.RLock()  # the main thread, or the one that saves after a signal
     self._sealer = ThreadPoolExecutor(1, thread_name_prefix='checkpoint')
     self._saving: Future[None] | None = None
@@ -97,11 +90,11 @@ class Checkpoints:
     self._progress: Progress | None = None  # of the save under way
     self._before: Progress | None = None  # of the last save that succeeded
     self._failed: list[tuple[int, str]] = []  # saves in a row
-    if not read_only:
-      aside = epath.Path(damaged or self._root.parent / 'damaged')
-      whole = hosts.from_main('the checkpoints', lambda: self._put_aside_damage(aside))
-      self._whole |= {whole} - {None}
-    self._open()
+    self._orbax = _open_orbax()
+    found = hosts.from_main('the checkpoints', lambda: self._listed(read_only))
+    self._steps = {step: store.root / path for step, path in found}  # that count
+    if found and not read_only:
+      self._whole.add(found[-1][0])
 
   def __enter__(self) -> 'Checkpoints':
     return self
@@ -113,20 +106,20 @@ class Checkpoints:
       # Where all end alike the save comes to its end as well; if they do not, it has no end to wait for.
       futures.wait([self._saving], _LAST_WAIT)
 
-  def _put_aside_damage(self, aside: epath.Path) -> int | None:
-    self._fence()
-    return repairs.put_aside_damage(self._root, aside)
+  def _listed(self, read_only: bool) -> list[tuple[int, str]]:
+    """Steps and their folders below the root, oldest first."""
+    self._store.check()
+    found = integrity.sealed_steps(self._store) if read_only else integrity.put_aside_damage(self._store)
+    return [(step, str(path.relative_to(self._store.root))) for step, path in found.items()]
 
-  def _open(self) -> None:
-    # At an address Orbax takes what was copied there from a disk for a save that was cut off.
-    cleanup = not self._read_only and not addresses.is_address(self._root)
-    options = ocp.CheckpointManagerOptions(
-      cleanup_tmp_directories=cleanup, read_only=self._read_only, create=not self._read_only
-    )
-    with addresses.errors(self._root):
-      self._manager = ocp.CheckpointManager(self._root, options=options)
-    # Orbax would ask JAX's preemption notifier itself, from a thread, for steps gone by: the loop asks, at every step.
-    self._manager.reached_preemption = lambda step: False
+  @property
+  def root(self) -> epath.Path:
+    """The run folder or address."""
+    return self._store.root
+
+  def steps(self) -> list[int]:
+    """Steps that have a manifest."""
+    return sorted(self._steps)
 
   def last_step(self) -> int | None:
     """The newest whole checkpoint; damaged ones above it are said."""
@@ -137,15 +130,19 @@ class Checkpoints:
     return step
 
   def _last_whole(self) -> int | None:
-    for step in reversed(repairs.steps(self._root)):
-      if step in self._whole or not (problem := manifests.problem(self.path(step))):
+    for step in reversed(self.steps()):
+      if step in self._whole or not (problem := integrity.problem(self._store, self.path(step))):
         return step
       logging.warning('checkpoint of step %d is not whole and is left out: %s', step, problem)
     return None
 
   def path(self, step: int) -> epath.Path:
     """The folder of a step."""
-    return self._root / str(step)
+    return self._steps.get(step, self._store.checkpoints / str(step))
+
+  def digest(self, step: int) -> str:
+    """What identifies a step: the sha256 of its manifest."""
+    return integrity.digest(self._store, self.path(step))
 
   def settled(self, progress: Progress) -> Progress:
     """Waits for the save under way; if it failed, `progress` no longer calls its step the best.
@@ -168,21 +165,26 @@ class Checkpoints:
   def save(self, state: TrainState, progress: Progress, protected: tuple[int, ...]) -> None:
     """Saves in the background; drops what the checkpoints before this one made needless. `settled` tells the end.
 
+    Args:
+      state: after `progress.step` steps.
+      progress: that belongs to it.
+      protected: steps that a run which goes on from this one needs, beside its best.
+
     Raises:
       TryAgainError: it could not begin, and there are several hosts.
     """
     with self._lock:
       self._settle()
       progress = self._progress = self._without_lost_best(progress)
+      folder = self._store.checkpoints / str(progress.step)
+      args = ocp.args.Composite(
+        params=ocp.args.StandardSave(state.params),
+        rest=ocp.args.StandardSave(state.replace(params=None)),
+        progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+      )
       try:
         self._make_ready(progress.step)
-        args = ocp.args.Composite(
-          params=ocp.args.StandardSave(state.params),
-          rest=ocp.args.StandardSave(state.replace(params=None)),
-          progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
-        )
-        if not self._manager.save(progress.step, args=args, force=True):
-          raise OSError('Orbax did not take the step')
+        self._orbax.save(folder, args=args)
       except (HostError, TakenOverError):
         raise
       except Exception as error:  # whatever it is, the step is not saved and the run goes on
@@ -190,20 +192,19 @@ class Checkpoints:
         if hosts.count() > 1:  # or the others would wait within the save
           raise self._giving_up() from error
         return
-      self._dropped.discard(progress.step)
-      self._saving = self._sealer.submit(self._seal, progress.step)
+      self._saving = self._sealer.submit(self._seal, folder)
       self._needed.append({progress.step, progress.best_step, *protected})
 
   def save_now(self, state: TrainState, progress: Progress, protected: tuple[int, ...]) -> None:
-    """Saves, and waits until it is done: for what the run can not go on without. A step that is saved stays as it is.
+    """Saves, and waits until it is done: for what the run cannot go on without. A step that is saved stays as it is.
 
     Raises:
       TryAgainError: as many tries in a row have failed as may.
     """
     with self._lock:
       self._settle()
-      wait, done = _FIRST_WAIT, hosts.from_main('whether the step is saved', lambda: self._has(progress.step))
-      while not done and (self._before is None or self._before.step != progress.step):
+      wait = _FIRST_WAIT
+      while progress.step not in self._steps:
         if len(self._failed) >= self._max_failed:
           raise self._giving_up()
         if self._failed:
@@ -212,19 +213,11 @@ class Checkpoints:
         self.save(state, progress, protected)
         self._settle()
 
-  def _has(self, step: int) -> bool:
-    return step in repairs.steps(self._root) and manifests.has(self.path(step))
-
-  def _seal(self, step: int) -> None:
+  def _seal(self, folder: epath.Path) -> None:
     """In the background: waits for Orbax, then writes the manifest, with which the step counts."""
-    self._manager.wait_until_finished()
-    self._manager.check_for_errors()
-    if not hosts.is_main():
-      return
-    if self._carried is not None:
-      with addresses.errors(self._root):
-        (self.path(step) / carried.NAME).write_bytes(carried.packed(self._carried))
-    manifests.write(self.path(step), self._fence)
+    self._orbax.wait_until_finished()
+    if hosts.is_main():
+      integrity.seal(self._store, folder, self._parts)
 
   def _settle(self) -> None:
     """Waits for the save under way and notes how it ended."""
@@ -232,13 +225,16 @@ class Checkpoints:
       if self._saving is None:
         return
       error = self._outcome()
+      self._saving = None
+      self._whole.clear()
+      if isinstance(error, TakenOverError):
+        raise error
       if error:
         self._needed.pop()
         self._note_failure(error)
       else:
         self._before, self._failed = self._progress, []
-      self._saving = None
-      self._whole.clear()
+        self._steps[self._progress.step] = self._store.checkpoints / str(self._progress.step)
 
   def _outcome(self) -> Exception | None:
     """Of the save under way, once it has ended on all hosts: what went wrong on this one, else on another."""
@@ -247,39 +243,30 @@ class Checkpoints:
       self._saving.result()
     except Exception as failure:
       error = failure
-    said = hosts.gather(f'the checkpoint of step {self._progress.step}', str(error) if error else '')
-    others = (OSError(f'host {i}: {reason}') for i, reason in enumerate(said) if reason)
+    reasons = hosts.gather(f'the checkpoint of step {self._progress.step}', str(error) if error else '')
+    others = (OSError(f'host {i}: {reason}') for i, reason in enumerate(reasons) if reason)
     return error or next(others, None)
 
   def _note_failure(self, error: Exception) -> None:
-    """Undoes what is left of the save, and forgets what Orbax remembers of it.
-
-    Orbax's list of steps holds those that failed: it would call them the newest, and skip others.
-    """
-    step, reason = self._progress.step, secrets.redacted(' '.join(str(error).split()))
-    if len(reason) > 400:  # of a long chain of errors, the last says why
-      reason = f'{reason[:150]} ... {reason[-200:]}'
+    """Undoes what is left of the save, and begins with another checkpointer, which remembers nothing of it."""
+    step, reason = self._progress.step, _one_line(error)
     self._failed.append((step, reason))
     print(f'\nwarning: checkpoint of step {step} was not saved: {reason}', file=sys.stderr, flush=True)
     if hosts.count() > 1:
       return
     for _ in range(2):  # the first ends at the error that is known, the second waits for Orbax's threads
       with contextlib.suppress(Exception):
-        self._manager.close()
+        self._orbax.close()
     with contextlib.suppress(OSError):
-      self._fence()  # another process may be at the same step by now
-      repairs.remove_leftovers(self._root, step)
-    try:
-      self._open()
-    except OSError as again:  # the disk is gone; the next save tries again
-      logging.warning('the checkpoints can not be listed: %s', secrets.redacted(str(again)))
+      integrity.clear(self._store)
+    self._orbax = _open_orbax()
 
   def _giving_up(self) -> TryAgainError:
     kept = self._before.step if self._before else 0
     last = f'the last checkpoint is that of step {kept}' if kept else 'there is no checkpoint yet'
     return TryAgainError(
-      f'{len(self._failed)} saves in a row failed (config.faults.max_failed_saves); {last} in {self._root}. '
-      f'{self._failed[-1][1]}. Make room or mend the disk, then run the same command again'
+      f'{len(self._failed)} saves in a row failed (config.faults.max_failed_saves); {last} in {self._store.root}. '
+      f'{self._failed[-1][1]}. Make room or repair the disk, then run the same command again'
     )
 
   def _make_ready(self, step: int | None = None) -> None:
@@ -293,46 +280,31 @@ class Checkpoints:
 
     def ready() -> dict[str, Any]:
       try:
-        self._fence()
+        self._store.check()
         if step is not None:
-          self._prepare()
-          self._carried = self._carry(step) if self._carry else None
+          integrity.clear(self._store)
+          self._parts = self._files.publish(step) if self._files else None
       except OSError as error:
         return dict(problem=str(error))
-      return dict(problem='', revoked=[old for old in doomed if self._revoked(old)])
+      return dict(problem='', dropped=[old for old in doomed if self._is_dropped(old)])
 
     found = hosts.from_main('what comes before a checkpoint', ready)
     if found['problem']:
       raise OSError(found['problem'])
-    for old in found['revoked']:
-      self._drop(old)
+    for old in found['dropped']:
+      del self._steps[old]
 
-  def _revoked(self, old: int) -> bool:
-    """Whether a step that is not needed any more has ceased to count."""
+  def _is_dropped(self, old: int) -> bool:
+    """Deletes a step. What cannot be deleted stays, and is tried again at the next save."""
     try:
-      manifests.revoke(self.path(old))
+      integrity.remove(self._store, self.path(old))
     except OSError as error:
-      self._note_kept(old, error)
+      if old not in self._kept:
+        self._kept.add(old)
+        text = f'checkpoint of step {old}, which is not needed, stays: {_one_line(error)}'
+        print(f'\nwarning: {text}', file=sys.stderr, flush=True)
       return False
     return True
-
-  def _drop(self, old: int) -> None:
-    """Deletes a step that does not count any more. What can't be deleted stays, and is tried again at the next save."""
-    try:
-      with addresses.errors(self._root):
-        self._manager.delete(old)
-    except FileNotFoundError:  # the store did as it was asked, and its answer was lost
-      self._dropped.add(old)
-    except OSError as error:
-      if hosts.count() > 1:  # or they would no longer agree on what there is
-        raise
-      self._note_kept(old, error)
-
-  def _note_kept(self, old: int, error: OSError) -> None:
-    if old not in self._kept:
-      self._kept.add(old)
-      reason = secrets.redacted(' '.join(str(error).split()))[:400]
-      print(f'\nwarning: checkpoint of step {old}, which is not needed, stays: {reason}', file=sys.stderr, flush=True)
 
   def _needless(self) -> list[int]:
     """All but the newest and what the newest two committed checkpoints need.
@@ -342,16 +314,21 @@ class Checkpoints:
     """
     if len(self._needed) < 2:
       return []
-    old = sorted(self._manager.all_steps())[: -self._keep]
-    return [step for step in old if step not in self._dropped and not any(step in needed for needed in self._needed)]
+    return [step for step in self.steps()[: -self._keep] if not any(step in needed for needed in self._needed)]
 
   def resume(self, abstract: TrainState, forget_best: bool = False) -> tuple[TrainState, Progress] | None:
-    """State and Progress of the newest whole step; None: there is none.
+    """Goes back to the newest whole step: the run's files then agree with it. None: there is none.
+
+    Args:
+      abstract: shapes, dtypes and shardings of the state.
+      forget_best: whether a best step that is lost is no error.
 
     Raises:
       DataError: the step that is the best so far is lost, unless it may be forgotten.
     """
-    if (step := self.last_step()) is None:
+    step = self.last_step()
+    if step is None:
+      self._return_files_to(0)
       return None
     progress = self.progress(step)
     if progress.best_step and forget_best:
@@ -364,15 +341,18 @@ class Checkpoints:
           f'the best policy so far is lost: {error}. Restore that folder from a copy; or give '
           '--config.faults.forget_best=True once, and the best is chosen among the steps to come'
         ) from error
-    path = self.path(step)
-    hosts.agree('the last checkpoint', dict(step=step, manifest=manifests.digest(path) if manifests.has(path) else ''))
+    hosts.agree('the last checkpoint', dict(step=step, manifest=self.digest(step)))
     self._before = progress
+    self._return_files_to(step)
     return self.state(step, abstract), progress
+
+  def _return_files_to(self, step: int) -> None:
+    if self._files and hosts.is_main():
+      self._files.return_to(step, integrity.parts(self._store, self.path(step)) if step else {})
 
   def progress(self, step: int) -> Progress:
     """The Progress saved with a step."""
-    fields = dict(self._restored(step, progress=ocp.args.JsonRestore())['progress'])
-    return Progress.from_json(fields)
+    return Progress.from_json(dict(self._restored(step, progress=ocp.args.JsonRestore())['progress']))
 
   def params(self, step: int, abstract: Any) -> Any:
     """The parameters saved at a step, in the shapes, dtypes and shardings of `abstract`."""
@@ -397,31 +377,28 @@ class Checkpoints:
     if step in self._whole:
       return
     if problem := hosts.from_main(f'whether the checkpoint of step {step} is whole', lambda: self._problem(step)):
-      raise DataError(f'checkpoint of step {step} can not be used: {problem}')
+      raise DataError(f'checkpoint of step {step} cannot be used: {problem}')
     self._whole.add(step)
 
   def _problem(self, step: int) -> str:
-    problem = manifests.problem(self.path(step)) if self.path(step).exists() else 'there is no such folder'
+    there = step in self._steps
+    problem = integrity.problem(self._store, self.path(step)) if there else f'{self.path(step)} is not there'
     if not problem:
       return ''
-    whole = [s for s in repairs.steps(self._root) if s != step and not manifests.problem(self.path(s))]
+    whole = [other for other in self.steps() if other != step and not integrity.problem(self._store, self.path(other))]
     return f'{problem}; whole are: {", ".join(map(str, whole)) or "none"}'
 
   def _restored(self, step: int, **items: Any) -> Any:
     self.check(step)
-    if addresses.is_address(self._root) and step not in self._manager.all_steps():
-      if _ORBAX_MARK in addresses.sizes(self.path(step)):
-        raise StoreError(f'{self.path(step)} was not seen as {self._root} was listed; run the same command again')
-      raise DataError(
-        f'checkpoint of step {step} in {self._root} was not saved there but copied: Orbax marks what it saves at an '
-        'address, and takes anything else for cut off. Use it where it came from, on a file system'
-      )
+    path = self.path(step)
     try:
-      with addresses.errors(self._root):
-        return self._manager.restore(step, args=ocp.args.Composite(**items))
+      with self._store.errors():
+        return self._orbax.restore(path, args=ocp.args.Composite(**items))
     except (ValueError, KeyError, FileNotFoundError) as error:
       reason = str(error).strip().split('\n')[0]
-      raise DataError(f'checkpoint of step {step} can not be restored: {reason}') from error
+      if isinstance(error, FileNotFoundError) or 'incomplete checkpoint' in reason:
+        raise TryAgainError(f'{path} was whole, and is not there now: {reason}; run the same command again') from error
+      raise DataError(f'checkpoint of step {step} cannot be restored: {reason}') from error
 
   def wait(self) -> None:
     """Waits for the save under way; `settled` tells how it ended."""
@@ -436,7 +413,17 @@ class Checkpoints:
     with contextlib.suppress(OSError, TakenOverError):  # what is not needed any more stays, then
       self._make_ready()
     self._sealer.shutdown()
-    self._manager.close()
+    self._orbax.close()
+
+
+def _open_orbax() -> ocp.AsyncCheckpointer:
+  return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+
+
+def _one_line(error: Exception) -> str:
+  """An error in at most 400 characters; of a long chain of errors, the last says why."""
+  reason = secrets.redacted(' '.join(str(error).split()))
+  return reason if len(reason) <= 400 else f'{reason[:150]} ... {reason[-200:]}'
 
 
 def abstract_like(tree: Any) -> Any:

@@ -5,59 +5,65 @@ metrics.jsonl    one line a step
 rows/            conversations of evaluations and, some, of training steps (reporting/rows.py)
 report.html      all of it, to look at
 eval.json        base, final (and last, where it is not the final), each greedy and sampled
-checkpoints/     storage/checkpoints.py; or elsewhere, with copies of some of these files (places.py, carried.py)
+checkpoints/     storage/checkpoints.py
 damaged/         checkpoints that were found damaged
 stuck-*.txt      what a run that was ended for hanging was doing
 offline/         what was sampled once and trained from: first attempts of the base, conversations for supervision
 hf/              the final policy as an HF folder
+
+At an address checkpoints/ is in starts/N/, and the other files are there once the run has ended; until then they are
+in a scratch folder, and as parts in starts/N/parts/ (stores.py).
 """
 
-import hashlib
 import json
 import os
 import pathlib
-import time
 from typing import Any
 
 from absl import logging
 
+import score_jax
+from score_jax import files
 from score_jax.errors import ConfigError
 from score_jax.faults import lock
 from score_jax.faults import secrets
-from score_jax.storage import carried
-from score_jax.storage import manifests
-from score_jax.storage import repairs
-from score_jax.storage.places import Place
+from score_jax.storage import integrity
+from score_jax.storage import stores
+from score_jax.storage.stores import Parts
 
-_LOOKS = 30  # seconds until a host sees what another has written
-_OWN = ('config.json.partial', lock.NAME)  # left by a kill before there was a config.json
+_OWN = ('config.json.partial', lock.NAME, 'starts')  # left by a kill before there was a config.json
 
 
 class RunFolder:
   """Paths and small files of one run.
 
-  Where its checkpoints are in a `place` elsewhere, the folder may be a new one, of a machine that took over: what it
-  lacks is then in the newest step there, is read from there, and is written here once the run has claimed the folder.
+  Attributes:
+    store: the folder or address that --workdir named.
+    path: the local folder that its files are written in, which the other paths are below; `store.root` is where they
+      are in the end.
   """
 
-  def __init__(self, path: str | os.PathLike, place: Place | None = None):
-    self.path = pathlib.Path(path)
-    self.place = place
+  def __init__(self, workdir: str | os.PathLike):
+    self.store = stores.store_of(workdir)
+    self.path = self.store.local
     self.config = self.path / 'config.json'
     self.metrics = self.path / 'metrics.jsonl'
     self.eval = self.path / 'eval.json'
-    self.checkpoints = place.checkpoints if place else self.path / 'checkpoints'
     self.offline = self.path / 'offline'
-    self.damaged = place.damaged if place else self.path / 'damaged'
     self.hf = self.path / 'hf'
-    self._waiting: list[str] = []  # lines of metrics.jsonl that the disk has not taken
-    self._carried: dict[str, bytes] = {}  # what the newest step of the place has of this run
-    self._lacks = False  # the folder is without them
     self.rows = self.path / 'rows'
     self.report = self.path / 'report.html'
+    self._waiting: list[str] = []  # lines of metrics.jsonl that the disk has not taken
 
-  def claim(self, config: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Takes the folder for this run, or goes on with it, and locks it until the process ends.
+  def claim(self, config: dict[str, Any], identity: dict[str, Any]) -> str:
+    """Takes the folder for this run, or goes on with it, until the process ends.
+
+    Args:
+      config: as JSON.
+      identity: what must be the same for a run to be continued.
+
+    Returns:
+      What the other hosts of the run give to `store.join`.
 
     Raises:
       ConfigError: it belongs to another run, and the message names the first fields that differ; or another process is
@@ -65,75 +71,37 @@ class RunFolder:
     """
     identity = secrets.redacted_tree(json.loads(json.dumps(identity)))
     self._check_claim(identity)
-    self.path.mkdir(parents=True, exist_ok=True)
-    lock.take(self.path)
-    if self.place:
-      self.place.take()
-      self.look()  # the owner before us may have saved another step
+    start = self.store.take()
     self._check_claim(identity)  # it may have been claimed meanwhile
-    if self._lacks:
-      self._arrive()
-    write_json(self.config, dict(config=secrets.redacted_tree(config), identity=identity))
-
-  def look(self) -> None:
-    """Looks what the place has of this run, and whether the folder lacks it."""
-    step, self._carried = carried.newest(self.checkpoints)
-    lines = self._metrics_to(step)
-    self._lacks = bool(self._carried) and not (self.config.exists() and lines and json.loads(lines[-1])['step'] == step)
-
-  def _arrive(self) -> None:
-    """Writes what the folder lacks: first what makes it this run's, last what says that it lacks nothing any more."""
-    order = {self.config.name: 0, self.metrics.name: 2}
-    for name, data in sorted(self._carried.items(), key=lambda item: order.get(item[0], 1)):
-      (self.path / name).parent.mkdir(exist_ok=True)
-      write_bytes(self.path / name, data)
-    logging.info('took %s from %s', ', '.join(self._carried), self.place)
-    self._lacks = False
+    described = dict(version=score_jax.__version__, config=secrets.redacted_tree(config), identity=identity)
+    files.write_json(self.config, described)
+    self.store.write(self.store.root / self.config.name, self.config.read_bytes())
+    return start
 
   def _check_claim(self, ours: dict[str, Any]) -> None:
+    root = self.store.root
     if self.path.exists() and not self.path.is_dir():
       raise ConfigError(f'--workdir={self.path} is a file; name a folder')
-    if self._carried and (theirs := self._carried_config()['identity']) != ours:
-      raise ConfigError(
-        f'config.checkpoint.path = {str(self.place)!r} belongs to another run: '
-        f'{"; ".join(differences(theirs, ours)[:5])}. Choose another path, or repeat the command that began it'
-      )
-    if self.config.exists():
-      found = _as_config(self.config.read_bytes(), self.path)
-      theirs = found['identity']
-      self._check_moved(found['config'])
-      if theirs != ours and self._has_begun_here():
+    names = self.store.names(root)
+    if self.config.name in names:
+      written, begun = self.read_config(), self.has_begun()
+      if begun and 'version' not in written:
         raise ConfigError(
-          f'run folder {self.path} belongs to another run: {"; ".join(differences(theirs, ours)[:5])}. '
+          f'run folder {root} was begun by score_jax 0.1, whose settings have other names: go on with it by that '
+          f'version, or begin another --workdir with --config.init_from={root}'
+        )
+      if begun and (theirs := written['identity']) != ours:
+        raise ConfigError(
+          f'run folder {root} belongs to another run: {"; ".join(differences(theirs, ours)[:5])}. '
           'Choose another --workdir, or repeat the command that began it'
         )
-    elif self.path.exists() and any(path.name not in _OWN for path in self.path.iterdir()):
-      raise ConfigError(f'run folder {self.path} is not empty and holds no config.json; choose another --workdir')
-
-  def sees(self, claimed: str) -> bool:
-    """Whether the folder is the one that another host claimed, by a hash of what is in it; a network takes time."""
-    for _ in range(_LOOKS):
-      if self.path.is_dir() and hash_files(self.path, ('.json',)) == claimed:
-        return True
-      time.sleep(1)
-    return False
-
-  def _check_moved(self, config: dict[str, Any]) -> None:
-    """A run whose checkpoints are looked for in the wrong place would begin again, and cut its metrics."""
-    before, now = saved_at(config), str(self.place or '')
-    if before != now and self.metrics.exists() and not repairs.steps(repairs.absolute(self.checkpoints)):
-      raise ConfigError(
-        f'config.checkpoint.path = {now!r}: there is no checkpoint, and the run in {self.path} has saved to '
-        f'{before or self.path / "checkpoints"} before; name that, or begin in another --workdir'
-      )
+    elif any(name not in _OWN for name in names) or integrity.sealed_steps(self.store):
+      raise ConfigError(f'run folder {root} is not empty and holds no config.json; choose another --workdir')
 
   def has_begun(self) -> bool:
     """Whether there is more to lose than the configuration of a run that stopped before its first result."""
-    return self._lacks or self._has_begun_here()
-
-  def _has_begun_here(self) -> bool:
-    saved = not self.place and self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
-    return saved or self.metrics.exists() or self.eval.exists() or self.offline.exists()
+    there = self.metrics.exists() or self.eval.exists() or self.offline.exists()
+    return there or any(self.store.names(root) for root in self.store.roots())
 
   def read_config(self) -> dict[str, Any]:
     """config.json.
@@ -141,36 +109,45 @@ class RunFolder:
     Raises:
       ConfigError: there is none, so this is not a run folder.
     """
-    if self._lacks:
-      return self._carried_config()
+    root = self.store.root
     try:
-      data = self.config.read_bytes()
-    except OSError as error:
-      raise ConfigError(f'{self.path} is not a run folder: {self.config.name} can not be read ({error})') from error
-    return _as_config(data, self.path)
+      with self.store.errors():
+        content = json.loads((root / self.config.name).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+      raise ConfigError(f'{root} is not a run folder: config.json cannot be read ({error})') from error
+    if not isinstance(content, dict) or not {'config', 'identity'} <= set(content):
+      raise ConfigError(f'{root} is not a run folder: its config.json is not that of a run')
+    return content
 
-  def _carried_config(self) -> dict[str, Any]:
-    return _as_config(self._carried.get(self.config.name, b''), self.checkpoints)
+  def return_to(self, step: int, parts: Parts) -> None:
+    """Makes the files of a resumed run agree with its step: what belongs to later steps goes.
+
+    Args:
+      step: of the checkpoint that the run goes on from; 0: it begins.
+      parts: of its files, where they are elsewhere (`stores.py`).
+    """
+    self.store.restore(parts)
+    self.cut_metrics(step)
+    _cut(self.rows / 'train.jsonl', step)
 
   def cut_metrics(self, step: int) -> None:
     """Drops the metrics of steps after `step`, which are about to be run again, and a half-written last line."""
-    if self.metrics.exists():
-      write_text(self.metrics, ''.join(line + '\n' for line in self._metrics_to(step)))
+    _cut(self.metrics, step)
 
-  def _metrics_to(self, step: int) -> list[str]:
-    """The whole lines of steps up to `step`."""
-    kept = []
-    for line in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
-      try:
-        if json.loads(line)['step'] <= step:
-          kept.append(line)
-      except ValueError:
-        break
-    return kept
+  def publish(self, step: int) -> Parts:
+    """Makes the lines so far durable, since a checkpoint must not be newer than its metrics, and publishes all files.
 
-  def small_files(self, step: int) -> dict[str, bytes]:
-    """Those that go with the checkpoint of a step, by their path inside."""
-    return carried.gathered(self.path, ''.join(line + '\n' for line in self._metrics_to(step)))
+    Args:
+      step: that they belong to.
+
+    Returns:
+      For the manifest of that step.
+
+    Raises:
+      OSError: the disk does not take them, or the store.
+    """
+    self.sync_metrics()
+    return self.store.publish(step)
 
   def add_metrics(self, line: dict[str, Any]) -> None:
     """Appends a step's line. One that a full disk does not take waits for the next, or for `sync_metrics`."""
@@ -178,18 +155,17 @@ class RunFolder:
     try:
       self._write_waiting()
     except OSError as error:
-      logging.warning('%s can not be written (%s); the line waits', self.metrics, error.strerror)
+      logging.warning('%s cannot be written (%s); the line waits', self.metrics, error.strerror)
 
   def sync_metrics(self) -> None:
-    """Makes the lines so far durable: a checkpoint must not be newer than its metrics.
+    """Makes the lines so far durable.
 
     Raises:
       OSError: the disk does not take them.
     """
     self._write_waiting()
     if self.metrics.exists():
-      with self.metrics.open('rb') as file:
-        os.fsync(file.fileno())
+      files.fsync(self.metrics)
 
   def last_metrics(self) -> dict[str, Any]:
     """The newest line; {} before there is one."""
@@ -216,23 +192,24 @@ class RunFolder:
 
   def write_eval(self, results: dict[str, Any]) -> None:
     """Replaces eval.json."""
-    write_json(self.eval, secrets.redacted_tree(results))
+    files.write_json(self.eval, secrets.redacted_tree(results))
 
 
-def saved_at(config: dict[str, Any]) -> str:
-  """config.checkpoint.path of a config.json, '' if it has none."""
-  path = config.get('checkpoint', {}).get('path', '')
-  return str(Place(path)) if path else ''
-
-
-def _as_config(data: bytes, where: os.PathLike | str) -> dict[str, Any]:
-  try:
-    found = json.loads(data)
-  except ValueError as error:
-    raise ConfigError(f'{where} is not a run folder: config.json can not be read ({error})') from error
-  if not isinstance(found, dict) or not {'config', 'identity'} <= set(found):
-    raise ConfigError(f'{where} is not a run folder: its config.json is not that of a run')
-  return found
+def _cut(path: pathlib.Path, step: int) -> None:
+  """Cuts a file of JSON lines before the first that is of a step after `step`, or that is not whole."""
+  if not path.exists():
+    return
+  size = 0
+  with path.open('rb+') as file:
+    for line in file:
+      try:
+        if not line.endswith(b'\n') or json.loads(line)['step'] > step:
+          break
+      except (ValueError, KeyError, TypeError):
+        break
+      size += len(line)
+    file.truncate(size)
+    os.fsync(file.fileno())
 
 
 def differences(theirs: Any, ours: Any, where: str = '') -> list[str]:
@@ -249,33 +226,3 @@ def differences(theirs: Any, ours: Any, where: str = '') -> list[str]:
   if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
     return [d for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) for d in differences(a, b, f'{where}[{i}]')]
   return [] if theirs == ours else [f'{where} was {theirs!r}, is now {ours!r}']
-
-
-def hash_files(folder: pathlib.Path, suffixes: tuple[str, ...], deep: bool = False) -> str:
-  """sha256 over names and contents of the folder's files with these suffixes; `deep`: and of folders within it."""
-  total = hashlib.sha256()
-  for path in sorted(folder.rglob('*') if deep else folder.iterdir()):
-    if path.is_file() and path.suffix in suffixes:
-      with path.open('rb') as file:
-        total.update(f'{path.name}:{hashlib.file_digest(file, "sha256").hexdigest()};'.encode())
-  return total.hexdigest()
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-  write_text(path, json.dumps(value, indent=2) + '\n')
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file whole or not at all: a reader finds the old text or the new one."""
-  write_bytes(path, text.encode())
-
-
-def write_bytes(path: pathlib.Path, content: bytes) -> None:
-  """As `write_text`."""
-  partial = path.with_name(path.name + '.partial')
-  with partial.open('wb') as file:
-    file.write(content)
-    file.flush()
-    os.fsync(file.fileno())
-  partial.replace(path)
-  manifests.fsync(path.parent)

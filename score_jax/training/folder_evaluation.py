@@ -15,9 +15,9 @@ from score_jax.reporting import test_time
 from score_jax.storage import hf
 from score_jax.tasks import heldout_problems
 from score_jax.tasks import open_task
-from score_jax.training import admission
 from score_jax.training import evaluation
 from score_jax.training import first_attempts as given_attempts
+from score_jax.training import preflight
 from score_jax.training import run
 
 _SCALING_TEMPERATURE = 0.7  # paper, section 6.2
@@ -49,7 +49,7 @@ def evaluate_folder(
   # Before the devices: grader processes begin with nothing of them.
   grader = open_grader(task.verifier, config.grading)
   try:
-    admission.check_hosts(config, task)
+    preflight.check_hosts(config, task)
     return _counted(config, problems, grader, samples, temperature, scaling, first_attempts, votes)
   finally:
     grader.close()

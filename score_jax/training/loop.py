@@ -14,14 +14,12 @@ import numpy as np
 from score_jax import config as configs
 from score_jax.core_types import Stage
 from score_jax.errors import StoppedError
-from score_jax.errors import TryAgainError
 from score_jax.faults import signals
 from score_jax.faults import watchdog
 from score_jax.models import lora as loras
 from score_jax.parallel import hosts
 from score_jax.reporting import plain_text
 from score_jax.reporting import profile
-from score_jax.reporting import recording
 from score_jax.reporting import report_page
 from score_jax.reporting import rows
 from score_jax.reporting.monitor import Monitor
@@ -32,6 +30,7 @@ from score_jax.storage import hf_export
 from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.checkpoints import Progress
 from score_jax.storage.checkpoints import abstract_like
+from score_jax.storage.checkpoints import open_checkpoints
 from score_jax.tasks.tokenizer_files import has_only_sentencepiece
 from score_jax.training import evaluation
 from score_jax.training import limits
@@ -102,35 +101,13 @@ def train(run: Run, tracer: profile.Tracer = profile.NO_TRACE, method: Method | 
     StoppedError: an alarm that config.report.stop_on names has sounded; the step is saved.
     NumericsError: it left its limits.
   """
-  config = run.config
-  checkpoints = Checkpoints(
-    run.folder.checkpoints,
-    keep=config.checkpoint.keep,
-    max_failed=config.faults.max_failed_saves,
-    damaged=run.folder.damaged,
-    prepare=run.folder.sync_metrics,
-    **dict(carry=run.folder.small_files, fence=run.folder.place.check) if run.folder.place else {},
-  )
-  with checkpoints:
+  with open_checkpoints(run.config, run.folder) as checkpoints:
     state, progress = _restored_or_fresh(run, checkpoints)
-    if hosts.is_main():
-      run.folder.cut_metrics(progress.step)
-      _check_metrics(run, progress.step)
-      recording.cut(run.folder.rows / 'train.jsonl', progress.step)
     progress = _make_up(run, state, progress)
     watch = _watch(run, progress.step)
     _evaluate_base(run)
     state, progress = _train_steps(run, method or Score(), checkpoints, state, progress, tracer, watch)
     _finish(run, checkpoints, state, progress)
-
-
-def _check_metrics(run: Run, step: int) -> None:
-  """Where checkpoints are elsewhere, an owner that had not stopped yet may have saved one after this run looked."""
-  if run.folder.place and run.folder.last_metrics().get('step', 0) != step:
-    raise TryAgainError(
-      f'{run.folder.metrics} ends before step {step}, from which the run is to go on: the checkpoint came while this '
-      'process began. Run the same command again'
-    )
 
 
 def _train_steps(
@@ -167,7 +144,7 @@ def _train_steps(
         line['selection'] = selection.measure(run, state.params)
       keeper.write(line)
       stopped = _stopped_by_alarm(watch, line)
-      limits.check(config, progress, line, int(state.rejected_in_a_row), run.folder.checkpoints)
+      limits.check(config, progress, line, int(state.rejected_in_a_row), run.folder.store.checkpoints)
       if _is_due(run, progress.step, total) or stopped:
         progress = _save(run, checkpoints, state, progress, total, line)
         keeper.hold(state, progress)
@@ -354,10 +331,9 @@ def _finish(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Pro
     return
   evaluations = {name: results[name] for name in ('base', *wanted)}
   print(f'\n{plain_text.table(evaluations)}\n')
-  print(f'final is step {best}, in {run.folder.hf}; {run.folder.metrics.name} and {run.folder.eval.name} beside it')
   size = report_page.write([run.folder.path], run.folder.report)
-  if run.folder.place:
-    with watchdog.phase('export'):
-      run.folder.place.publish(run.folder.path)
-    print(f'all of it is also in {run.folder.place}')
-  print(f'{run.folder.report} shows all of it in a browser ({size / 2**20:.1f} MB)')
+  with watchdog.phase('export'):
+    run.folder.store.copy_results()
+  root = run.folder.store.root
+  print(f'final is step {best}, in {root / "hf"}; {run.folder.metrics.name} and {run.folder.eval.name} beside it')
+  print(f'{root / run.folder.report.name} shows all of it in a browser ({size / 2**20:.1f} MB)')

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 import optax
 
 from score_jax import config as configs
+from score_jax import files
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
 from score_jax.graders.pool import Grader
@@ -28,17 +29,15 @@ from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
 from score_jax.states import TrainState
 from score_jax.storage import hf
-from score_jax.storage import run_folder
-from score_jax.storage.places import Place
 from score_jax.storage.run_folder import RunFolder
 from score_jax.tasks import Task
 from score_jax.tasks import chat as chats
 from score_jax.tasks import open_task
 from score_jax.tasks import without_long
 from score_jax.tasks.tokenizer import load_tokenizer
-from score_jax.training import admission
 from score_jax.training import optim
-from score_jax.training import sources
+from score_jax.training import parent as parents
+from score_jax.training import preflight
 from score_jax.training import specs
 from score_jax.training.update import UpdateSpec
 
@@ -61,7 +60,7 @@ class Run:
   optimizer: optax.GradientTransformation
   update_spec: UpdateSpec
   base: Any  # model.path's parameters in the training layout and compute dtype; never donated
-  source: sources.Source | None = None  # what config.init_from gave, as the run began
+  parent: parents.ParentCheckpoint | None = None  # what config.init_from gave, as the run began
 
   @property
   def frozen(self) -> Any:
@@ -93,7 +92,7 @@ def check_base(folder: RunFolder, source: pathlib.Path) -> None:
   Raises:
     ConfigError: the files in `source` are not those that the run began with.
   """
-  if folder.read_config()['identity']['model']['weights'] != run_folder.hash_files(source, ('.safetensors',)):
+  if folder.read_config()['identity']['model']['weights'] != files.hash_files(source, ('.safetensors',)):
     raise ConfigError(f'{folder.path} was trained on other weights than those now in {source}; restore that folder')
 
 
@@ -183,12 +182,12 @@ def open_run(config: RunConfig, workdir: str) -> Run:
   """
   # Before the devices: grader processes begin with nothing of them, and bad data is told at once.
   task = open_task(config.task)
-  admission.check_task(config, task)
+  preflight.check_task(config, task)
   grader = open_grader(task.verifier, config.grading)
   if grader.about and hosts.is_main():
     print(grader.about, flush=True)
   try:
-    admission.check_hosts(config, task)
+    preflight.check_hosts(config, task)
     return _opened(config, workdir, task, grader)
   except BaseException:
     grader.close()
@@ -201,29 +200,29 @@ def _opened(config: RunConfig, workdir: str, task: Task, grader: Grader) -> Run:
     jax.config.update('jax_compilation_cache_dir', folder)
   mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
   specs.check_spread(config, mesh)
-  folder = RunFolder(workdir, Place(config.checkpoint.path) if config.checkpoint.path else None)
-  admission.look(folder)
+  folder = RunFolder(workdir)
+  hosts.from_main('--workdir', folder.store.probe)
   model_folder = hf.folder_of(config.model.path)
   sampler = open_sampler(config, model_folder, mesh)
   if config.task.long_prompts == 'drop':
     chat = sampler.chat
     task = without_long(task, lambda problem: len(chat.prompt_ids(problem)), chat.prompt_tokens)
   model_identity = dict(
-    weights=run_folder.hash_files(model_folder, ('.safetensors',)),
-    tokenizer=run_folder.hash_files(model_folder, _TOKENIZER_FILES),
+    weights=files.hash_files(model_folder, ('.safetensors',)),
+    tokenizer=files.hash_files(model_folder, _TOKENIZER_FILES),
     chat_template=hashlib.sha256(sampler.chat.tokenizer.chat_template.encode()).hexdigest(),
     compute_dtype=sampler.dtype.name,
   )
   hosts.agree('the model folder', model_identity)
   base = hf.read_params(model_folder, sampler.config, mesh, sampler.dtype)
-  source = None
+  parent = None
   if config.init_from:
-    admission.check_init_from(config, folder, model_identity['weights'])
-    source = sources.taken(config.init_from, folder)
+    preflight.check_init_from(config, folder, model_identity['weights'])
+    parent = parents.choose_parent(config.init_from, folder)
   identity = configs.identity(config) | dict(model=model_identity, data=task.train.fingerprint)
-  if source:
-    identity['init_from'] = dict(path=config.init_from, **dataclasses.asdict(source))
-  admission.claim(folder, config, identity)
+  if parent:
+    identity['init_from'] = dict(path=config.init_from, **dataclasses.asdict(parent))
+  preflight.claim(folder, config, identity)
   trained = loras.trained_table(sampler.config, config.lora)
   return Run(
     config=config,
@@ -238,7 +237,7 @@ def _opened(config: RunConfig, workdir: str, task: Task, grader: Grader) -> Run:
     optimizer=optim.make_optimizer(config.optim, trained),
     update_spec=specs.update_spec(config, sampler.config, sampler.dtype, mesh),
     base=base,
-    source=source,
+    parent=parent,
   )
 
 
@@ -254,9 +253,9 @@ def initial_params(run: Run) -> Any:
   Raises:
     DataError: `init_from` no longer has the checkpoint that the run began from.
   """
-  if run.source:
-    sources.check(run.source, run.config.init_from)
-    return best_params(RunFolder(run.config.init_from), run.mesh, run.trained, str(run.source.step))
+  if run.parent:
+    parents.check_parent(run.parent, run.config.init_from)
+    return best_params(RunFolder(run.config.init_from), run.mesh, run.trained, str(run.parent.step))
   if run.config.lora.rank:
     return fresh_adapters(run)
   return hf.read_params(run.model_folder, run.decoder, run.mesh, jnp.float32)
@@ -305,7 +304,7 @@ def best_params(folder: RunFolder, mesh: Mesh, table: WeightTable, step: str = '
     ConfigError: `step` is none of these, or the folder holds no checkpoints.
     DataError: there is no such checkpoint, it is not whole, or it is of another model.
   """
-  with sources.open_checkpoints(folder) as checkpoints:
-    chosen = sources.chosen_step(checkpoints, folder, step)
+  with parents.open_to_read(folder) as checkpoints:
+    chosen = parents.chosen_step(checkpoints, step)
     abstract = specs.placed(table.abstract(jnp.float32), meshes.params(mesh, table, meshes.TRAINING_RULES))
     return checkpoints.params(chosen, abstract)

@@ -6,8 +6,8 @@ import pathlib
 import random
 import shutil
 
-from score_jax.storage import manifests
-from score_jax.storage import repairs
+from score_jax.storage import integrity
+from score_jax.storage import stores
 
 
 def flip(path: pathlib.Path, draw: random.Random) -> None:
@@ -35,17 +35,17 @@ def is_found(whole: pathlib.Path, scratch: pathlib.Path, do: Callable[[pathlib.P
   root = scratch / 'copy/checkpoints'
   shutil.rmtree(scratch / 'copy', ignore_errors=True)
   shutil.copytree(whole / 'checkpoints', root, copy_function=os.link)
-  *_, before, newest = steps = repairs.steps(repairs.absolute(root))
+  store = stores.store_of(scratch / 'copy')
+  *before, newest = integrity.sealed_steps(store)
   do(root / str(newest))
-  found = bool(manifests.problem(repairs.absolute(root / str(newest))))
-  repairs.put_aside_damage(repairs.absolute(root), repairs.absolute(scratch / 'copy/damaged'))
-  left = repairs.steps(repairs.absolute(root))
-  return found and left == steps[:-1] and max(left) == before
+  problem = integrity.problem(store, store.checkpoints / str(newest))
+  integrity.put_aside_damage(store)
+  return bool(problem) and list(integrity.sealed_steps(store)) == before
 
 
 def matrix(whole: pathlib.Path, scratch: pathlib.Path, flips: int, seed: int = 0) -> dict[str, tuple[int, int]]:
   """kind -> (found, done): random flips in random files; each file cut, deleted; a file added; no manifest."""
-  draw, newest = random.Random(seed), max(repairs.steps(repairs.absolute(whole / 'checkpoints')))
+  draw, newest = random.Random(seed), max(integrity.sealed_steps(stores.store_of(whole)))
   folder = whole / 'checkpoints' / str(newest)
   names = sorted(path.relative_to(folder) for path in folder.rglob('*') if path.is_file())
   full = [name for name in names if (folder / name).stat().st_size]

@@ -16,7 +16,7 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 20
 SAVED = (3, 6, 8, 9, 12, 15, 18, 20)  # steps
 OVERRIDES = {

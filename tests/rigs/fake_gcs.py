@@ -61,9 +61,9 @@ class FakeGcs:
     return self.objects[bucket][name][0]
 
   def download(self, bucket: str, prefix: str, folder: pathlib.Path) -> None:
-    """Everything below a prefix, as files."""
+    """A run as a run folder: checkpoints of all its starts in one folder."""
     for name in self.names(bucket, prefix):
-      path = folder / name.removeprefix(prefix)
+      path = folder / re.sub(r'^starts/[^/]+/checkpoints/', 'checkpoints/', name.removeprefix(prefix))
       path.parent.mkdir(parents=True, exist_ok=True)
       path.write_bytes(self.read(bucket, name))
 

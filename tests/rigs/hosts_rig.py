@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 # How a process ends whose run has lost another: its own exit code, or JAX's abort where JAX notices first.
 LOST = (75, -signal.SIGABRT)

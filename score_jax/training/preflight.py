@@ -1,4 +1,4 @@
-"""Who may begin a run: problems enough, hosts that would all do the same, a run folder that is theirs."""
+"""Checks before a run begins: enough problems, the same settings on all hosts, a run folder that is theirs."""
 
 import pathlib
 import platform
@@ -9,11 +9,11 @@ import numpy as np
 import optax
 
 from score_jax import config as configs
+from score_jax import files
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
 from score_jax.models import lora as loras
 from score_jax.parallel import hosts
-from score_jax.storage import run_folder
 from score_jax.storage.run_folder import RunFolder
 from score_jax.tasks import Task
 from score_jax.tasks import heldout_problems
@@ -22,7 +22,7 @@ _PACKAGE = pathlib.Path(__file__).parent.parent
 
 
 def check_task(config: RunConfig, task: Task) -> None:
-  """Whether there are problems to train on, and as many to evaluate on as are asked for."""
+  """Checks that there are problems to train on, and as many to evaluate on as the configuration wants."""
   if task.train.size == 0:
     raise ConfigError(
       f'config.task.data.train = {config.task.data.train}: task {config.task.name!r} has no training problems; name '
@@ -46,7 +46,7 @@ def check_hosts(config: RunConfig, task: Task) -> None:
       config=settings,
       grading=configs.identity(config)['grading'],
       data=dict(train=task.train.fingerprint, heldout=task.heldout.fingerprint),
-      code=run_folder.hash_files(_PACKAGE, ('.py',), deep=True),
+      code=files.hash_files(_PACKAGE, ('.py',), deep=True),
       versions=dict(
         python=platform.python_version(), jax=jax.__version__, numpy=np.__version__, optax=optax.__version__
       ),
@@ -54,34 +54,11 @@ def check_hosts(config: RunConfig, task: Task) -> None:
   )
 
 
-def look(folder: RunFolder) -> None:
-  """Looks what of the run there is where its checkpoints are, if they are elsewhere; nothing is written."""
-
-  def looked() -> None:
-    folder.place.probe()
-    folder.look()
-
-  if folder.place:
-    hosts.from_main('config.checkpoint.path', looked)
-
-
 def claim(folder: RunFolder, config: RunConfig, identity: dict[str, Any]) -> None:
-  """Takes the folder for this run. Main does, and the others check that it is the same folder.
-
-  With checkpoints at an address nothing else has to be seen by all, and each host may have a folder of its own.
-  """
-  if hosts.is_main():
-    folder.claim(configs.as_dict(config), identity)
-  if folder.place and folder.place.is_address:
-    hosts.barrier('the run folder')
-    folder.path.mkdir(parents=True, exist_ok=True)
-    return
-  claimed = hosts.from_main('the run folder', lambda: run_folder.hash_files(folder.path, ('.json',)))
-  if not hosts.is_main() and not folder.sees(claimed):
-    raise ConfigError(
-      f'--workdir={folder.path} is not the same folder on host {hosts.index()} as on host 0; name one that all hosts '
-      'see, e.g. on a network file system'
-    )
+  """Takes the folder for this run on host 0; the others join it there."""
+  start = hosts.from_main('the run folder', lambda: folder.claim(configs.as_dict(config), identity))
+  if not hosts.is_main():
+    folder.store.join(start)
 
 
 def check_init_from(config: RunConfig, folder: RunFolder, base: str) -> None:

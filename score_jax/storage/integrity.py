@@ -1,0 +1,201 @@
+"""Whether a checkpoint is, byte for byte, the one that was written; and what happens to one that is not.
+
+Orbax restores data with flipped bits without a word, and does not fsync its last rename. So a step counts as saved only
+with a manifest: sha256 and size of each of its files, written after everything else has reached the disk or the store.
+At an address the manifest also lists the parts of the run's files that belong to the step.
+
+The manifest's first line is the sha256 of its second, which is JSON; any other byte in it is damage. Of steps that are
+not whole nothing is used, nothing that was whole once is deleted, and everything is said.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+import contextlib
+import hashlib
+import json
+import sys
+from typing import Any
+
+from etils import epath
+
+from score_jax.errors import DataError
+from score_jax.errors import StoreError
+from score_jax.errors import StoreRefusalError
+from score_jax.storage.stores import FolderStore
+from score_jax.storage.stores import Parts
+
+NAME = 'manifest.json'
+_AT_ONCE = 4  # files that are read at a time; hashing leaves Python's lock
+_ORBAX_PARTIAL = 'orbax-checkpoint-tmp'
+
+
+def seal(store: FolderStore, folder: epath.Path, parts: Parts | None = None) -> None:
+  """Makes a step durable and writes its manifest, with which it counts.
+
+  Args:
+    store: that it is in.
+    folder: of the step.
+    parts: of the run's files, as `store.publish` returned them.
+
+  Raises:
+    OSError: the disk is full, gone or read-only; the store cannot be reached.
+    TakenOverError: another process goes on with the run.
+  """
+  store.make_durable(folder)
+  content = dict(files=_described(store, folder, _sizes(store, folder))) | (dict(parts=parts) if parts else {})
+  text = json.dumps(content, sort_keys=True)
+  store.check()
+  store.write(folder / NAME, f'{hashlib.sha256(text.encode()).hexdigest()}\n{text}\n'.encode())
+
+
+def is_sealed(store: FolderStore, folder: epath.Path) -> bool:
+  """Whether there is a manifest, true or not."""
+  return NAME in store.names(folder)
+
+
+def digest(store: FolderStore, folder: epath.Path) -> str:
+  """What identifies a checkpoint: the sha256 of its manifest."""
+  with store.errors():
+    return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
+
+
+def parts(store: FolderStore, folder: epath.Path) -> Parts:
+  """Those of the run's files that belong to a step; {} where the run's files are in its folder."""
+  return (_manifest(store, folder) or {}).get('parts', {})
+
+
+def problem(store: FolderStore, folder: epath.Path) -> str:
+  """What is wrong with a step, naming the file; '' if nothing is.
+
+  Raises:
+    StoreError, StoreRefusalError: a store did not let it be read, which says nothing about the step.
+  """
+  try:
+    return _problem(store, folder)
+  except (StoreError, StoreRefusalError):
+    raise
+  except OSError as error:
+    return f'{error.filename or folder} cannot be read: {error.strerror or error}'
+
+
+def _problem(store: FolderStore, folder: epath.Path) -> str:
+  if not is_sealed(store, folder):
+    return f'{folder / NAME} is missing: the save was cut off'
+  if (manifest := _manifest(store, folder)) is None:
+    return f'{folder / NAME} is damaged'
+  wanted, sizes = manifest['files'], _sizes(store, folder)
+  for name in sorted(set(wanted) | set(sizes)):
+    if name not in sizes:
+      return f'{folder / name} is missing'
+    if name not in wanted:
+      return f'{folder / name} was added'
+    if sizes[name] != wanted[name]['size']:
+      return f'{folder / name} has {sizes[name]} bytes instead of {wanted[name]["size"]}'
+  pieces = [piece for pieces in manifest.get('parts', {}).values() for piece in pieces]
+  for above, there in (
+    (folder, wanted),
+    (store.root, {path: dict(size=size, sha256=sha256) for path, size, sha256 in pieces}),
+  ):
+    now = _described(store, above, {name: entry['size'] for name, entry in there.items()})
+    for name in there:
+      if now[name] != there[name]:
+        return f'{above / name} has other bytes than were written'
+  return ''
+
+
+def _manifest(store: FolderStore, folder: epath.Path) -> dict[str, Any] | None:
+  """What a manifest says; None: it is damaged."""
+  with store.errors():
+    raw = (folder / NAME).read_bytes()
+  head, _, text = raw.decode('ascii', 'replace').partition('\n')
+  del head
+  if raw != f'{hashlib.sha256(text.removesuffix(chr(10)).encode()).hexdigest()}\n{text}'.encode() or text[-1:] != '\n':
+    return None
+  return json.loads(text)
+
+
+def _sizes(store: FolderStore, folder: epath.Path) -> dict[str, int]:
+  """Bytes of every file but the manifest."""
+  return {name: size for name, size in store.sizes(folder).items() if name not in (NAME, NAME + '.partial')}
+
+
+def _described(store: FolderStore, folder: epath.Path, sizes: dict[str, int]) -> dict[str, dict]:
+  """Size and sha256 of each file."""
+
+  def described(name: str) -> dict:
+    with store.errors(), (folder / name).open('rb') as file:
+      return dict(size=sizes[name], sha256=hashlib.file_digest(file, 'sha256').hexdigest())
+
+  with ThreadPoolExecutor(_AT_ONCE) as threads:
+    return dict(zip(sizes, threads.map(described, sizes), strict=True))
+
+
+def sealed_steps(store: FolderStore) -> dict[int, epath.Path]:
+  """Folders of the steps that have a manifest, oldest first; where several starts saved one, that of the latest."""
+  return _listed(store)[0]
+
+
+def _listed(store: FolderStore) -> tuple[dict[int, epath.Path], list[epath.Path]]:
+  """Steps that have a manifest, and folders of saves that were cut off."""
+  sealed, cut_off = {}, []
+  for root in store.roots():
+    for name in store.names(root):
+      if name.isdigit() and is_sealed(store, root / name):
+        sealed[int(name)] = root / name
+      elif name.isdigit() or _ORBAX_PARTIAL in name:
+        cut_off.append(root / name)
+  return dict(sorted(sealed.items())), cut_off
+
+
+def put_aside_damage(store: FolderStore) -> dict[int, epath.Path]:
+  """Leaves the newest whole step as the newest: what is newer is put aside, or deleted if it was never whole.
+
+  Returns:
+    The steps that are left, of which the newest is whole; {}: there is none, and nothing is lost.
+
+  Raises:
+    DataError: there are steps, and none is whole. Nothing has been changed.
+  """
+  sealed, cut_off = _listed(store)
+  bad: dict[int, str] = {}
+  for step in reversed(sealed):
+    if not (reason := problem(store, sealed[step])):
+      break
+    bad[step] = reason
+  newest = max(set(sealed) - set(bad), default=0)
+  never_whole = {int(folder.name): folder for folder in cut_off if folder.name.isdigit() and int(folder.name) > newest}
+  reasons = {step: f'{folder / NAME} is missing: the save was cut off' for step, folder in never_whole.items()} | bad
+  # A run that was killed in its first save begins again; anything else is a loss that somebody must look at.
+  if not newest and (bad or len(never_whole) > 1):
+    listed = '; '.join(f'step {step}: {reason}' for step, reason in sorted(reasons.items(), reverse=True))
+    raise DataError(
+      f'no checkpoint in {store.root} is whole: {listed}. Restore one from a copy, or move the checkpoints and '
+      'metrics.jsonl away to begin again'
+    )
+  for step, reason in sorted(reasons.items(), reverse=True):
+    _warn(f'checkpoint of step {step} is not whole: {reason}')
+    if step in bad:
+      _warn(store.put_aside(sealed.pop(step)))
+  for folder in cut_off:
+    store.remove(folder)
+  if reasons:
+    _warn(f'going on from step {newest} instead of {max(reasons)}')
+  return sealed
+
+
+def _warn(text: str) -> None:
+  print(f'warning: {text}', file=sys.stderr, flush=True)
+
+
+def clear(store: FolderStore) -> None:
+  """Deletes what saves of this process that failed have left, so that it takes no room."""
+  for name in store.names(store.checkpoints):
+    folder = store.checkpoints / name
+    if _ORBAX_PARTIAL in name or name.isdigit() and not is_sealed(store, folder):
+      store.remove(folder)
+
+
+def remove(store: FolderStore, folder: epath.Path) -> None:
+  """Deletes a step, its manifest first: cut off anywhere, it does not count any more."""
+  with contextlib.suppress(FileNotFoundError), store.errors():
+    (folder / NAME).unlink()
+  store.remove(folder)

@@ -1,0 +1,354 @@
+"""Where the files of a run are: a folder, or an address of an object store. Only `store_of` tells the two apart.
+
+A folder has one owner by its lock, its steps in `checkpoints/`, and files that grow as they are written.
+
+An object store has no rename, no fsync and no appending: an object is there, whole, once its upload has succeeded. Each
+process that begins at an address writes to `starts/N/`, with N one above the highest, and stops when it sees a higher
+one, so that no two write to the same place. Files that grow are kept in a scratch folder of this machine; what they
+have gained is published with each checkpoint as a part, `starts/N/parts/NAME/STEP`.
+"""
+
+import atexit
+from collections.abc import Iterator
+import contextlib
+import functools
+import hashlib
+import importlib
+import json
+import logging
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+import time
+from typing import Any
+import uuid
+
+from etils import epath
+from etils.epath import backend
+
+from score_jax import files
+from score_jax.errors import ConfigError
+from score_jax.errors import DataError
+from score_jax.errors import StoreError
+from score_jax.errors import StoreRefusalError
+from score_jax.errors import TakenOverError
+from score_jax.errors import UserError
+from score_jax.faults import lock
+
+SCHEME = 'gs://'
+_LATEST = 30.0  # seconds until a host sees what another has written, through a network
+Parts = dict[str, list[tuple[str, int, str]]]  # file of the run -> its parts: path below the root, bytes, sha256
+# The clients take * ? [ and ] for patterns, and then miss some of what they have written.
+_ADDRESS = re.compile(r'gs://[\w.-]+(/[\w.=+@,-]+)+/?', re.ASCII)
+_OTHERS = ('hf', 'profile', lock.NAME)  # files of a run that are not published with its checkpoints
+_CLIENTS = ('gcsfs', 'aiohttp', 'requests', 'google', 'fsspec', 'urllib3', 'asyncio')
+_REFUSALS = re.compile(
+  r'forbidden|permission_?denied|unauthenticated|anonymous caller|invalid credentials|does not have storage\.|'
+  r'bucket does not exist|default credentials|project was not passed|reauthenticat',
+  re.IGNORECASE,
+)
+# TensorStore raises a ValueError that begins with one of these words.
+_STATUS = re.compile(
+  r'\b(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED)\b'
+)
+
+
+def store_of(path: os.PathLike | str) -> 'FolderStore':
+  """The store that a --workdir means.
+
+  Raises:
+    ConfigError: it is an address of another kind, or packages for addresses are missing.
+  """
+  text = os.fspath(path)
+  if '://' not in text:
+    return FolderStore(text)
+  if not _ADDRESS.fullmatch(text):
+    raise ConfigError(
+      f'--workdir={text}: an address must be gs://BUCKET/NAME of letters, digits and any of . _ = + @ , - ; Orbax '
+      'cannot commit checkpoints to other stores, e.g. s3://'
+    )
+  return ObjectStore(text)
+
+
+class FolderStore:
+  """A run folder on a file system.
+
+  root: the folder.
+  local: the folder in which files that grow are written; here the same.
+  checkpoints: the folder that this process saves steps to.
+  """
+
+  def __init__(self, path: str):
+    self.root = epath.Path(os.path.abspath(path))
+    self.local = pathlib.Path(path)
+    self.checkpoints = self.root / 'checkpoints'
+
+  def probe(self) -> None:
+    """Checks that this process may write there, before anything takes its time."""
+
+  def take(self) -> str:
+    """Makes this process the only one that writes there. Returns what other hosts of the run give to `join`.
+
+    Raises:
+      ConfigError: another process is at work in the folder.
+    """
+    self.local.mkdir(parents=True, exist_ok=True)
+    lock.take(self.local)
+    return json.dumps(lock.ourselves())
+
+  def join(self, start: str) -> None:
+    """Joins the host of the run that has called `take`.
+
+    Raises:
+      ConfigError: its folder is not the one that this process sees.
+    """
+    holder, until = json.loads(start).items(), time.monotonic() + _LATEST
+    while not holder <= lock.read(self.local).items():
+      if time.monotonic() > until:
+        raise ConfigError(
+          f'--workdir={self.local} is not the same folder on this host as on host 0; name one that all hosts see, '
+          'e.g. on a network file system'
+        )
+      time.sleep(1)
+
+  def check(self) -> None:
+    """Checks that this process may still write; called before anything is written or deleted.
+
+    Raises:
+      TakenOverError: a later start goes on with the run.
+    """
+
+  def roots(self) -> list[epath.Path]:
+    """Folders that have steps, those of later starts last."""
+    return [self.checkpoints]
+
+  def names(self, folder: epath.Path) -> list[str]:
+    """Names of what lies directly in a folder; [] if it is not there."""
+    return [path.name for path in folder.iterdir()] if folder.exists() else []
+
+  def sizes(self, folder: epath.Path) -> dict[str, int]:
+    """Bytes of every file in a folder, by its path inside."""
+    paths = (path for path in sorted(pathlib.Path(folder).rglob('*')) if not path.is_dir())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
+
+  def make_durable(self, folder: epath.Path) -> None:
+    """Returns when a power failure would lose nothing of what is in a folder. Raises OSError if the disk fails."""
+    for path in (*pathlib.Path(folder).rglob('*'), folder, folder.parent):
+      files.fsync(path)
+
+  def write(self, path: epath.Path, content: bytes) -> None:
+    """Writes a small file whole or not at all."""
+    files.write_bytes(pathlib.Path(path), content)
+
+  def put_aside(self, folder: epath.Path) -> str:
+    """Moves a damaged step out of the way. Returns a message of where it is."""
+    target = pathlib.Path(self.root / 'damaged' / folder.name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    folder.rename(target)
+    return f'it was moved to {target}; delete it when you have looked'
+
+  def remove(self, folder: epath.Path) -> None:
+    """Deletes a folder; one that is gone already is no error."""
+    with contextlib.suppress(FileNotFoundError), self.errors():
+      folder.rmtree()
+
+  def errors(self) -> contextlib.AbstractContextManager:
+    """A context in which what a store's clients raise becomes a StoreError or StoreRefusalError of one line."""
+    return contextlib.nullcontext()
+
+  def publish(self, step: int) -> Parts:
+    """Copies what the run's files have gained. Returns the parts that make up those of this step."""
+    del step
+    return {}
+
+  def restore(self, parts: Parts) -> None:
+    """Writes the run's files as they were when `publish` returned these parts."""
+
+  def copy_results(self) -> None:
+    """Copies everything that the run has made to the root, once it has ended."""
+
+
+class ObjectStore(FolderStore):
+  """A run at an address of Google's object storage, through gcsfs and TensorStore."""
+
+  def __init__(self, address: str):
+    client()
+    self.root = epath.Path(address.rstrip('/'))
+    self.local = scratch_folder(os.fspath(self.root))
+    self.checkpoints = self.root / 'starts'
+    self._start, self._parts = '', {}
+
+  def probe(self) -> None:
+    # Old steps are deleted: whether that is allowed is known before anything is worth deleting.
+    tried = self.root / f'{uuid.uuid4().hex}.tried'
+    try:
+      with self.errors():
+        tried.write_bytes(b'')
+    except FileNotFoundError as error:
+      raise StoreRefusalError(f'{self.root} cannot be used: its bucket does not exist') from error
+    with contextlib.suppress(FileNotFoundError), self.errors():
+      tried.unlink()
+
+  def take(self) -> str:
+    highest = max(self.names(self.root / 'starts'), default='000000')
+    # Two that begin at the same moment get one number and two names, of which one is the higher.
+    self.join(f'{int(highest[:6]) + 1:06d}-{uuid.uuid4().hex[:4]}')
+    about = lock.ourselves() | dict(since=time.strftime('%Y-%m-%dT%H:%M:%S%z'))
+    self.write(self.root / 'starts' / self._start / 'start.json', json.dumps(about).encode())
+    return self._start
+
+  def join(self, start: str) -> None:
+    self._start, self.checkpoints = start, self.root / 'starts' / start / 'checkpoints'
+
+  def check(self) -> None:
+    highest = max(self.names(self.root / 'starts'), default='') if self._start else ''
+    if highest > self._start:
+      with contextlib.suppress(FileNotFoundError, ValueError), self.errors():
+        about = json.loads((self.root / 'starts' / highest / 'start.json').read_bytes())
+        raise TakenOverError(
+          f'--workdir={self.root} was taken over by process {about.get("pid", "?")} on {about.get("host", "?")} at '
+          f'{about.get("since", "?")} (start {highest}), which goes on with the run; this one stops. Nothing that was '
+          'saved is lost'
+        )
+      raise TakenOverError(f'--workdir={self.root} was taken over by start {highest}; this one stops')
+
+  def roots(self) -> list[epath.Path]:
+    return [self.root / 'starts' / start / 'checkpoints' for start in sorted(self.names(self.root / 'starts'))]
+
+  def names(self, folder: epath.Path) -> list[str]:
+    # One list that raises when it fails: gcsfs says of a file that it does not exist where a request had no answer.
+    with self.errors():
+      try:
+        listed = client().ls(os.fspath(folder), detail=True)
+      except FileNotFoundError:
+        return []
+    keys = (entry['name'].rstrip('/') for entry in listed)
+    return [key.rpartition('/')[2] for key in keys if key != _key(folder)]
+
+  def sizes(self, folder: epath.Path) -> dict[str, int]:
+    prefix = _key(folder) + '/'
+    with self.errors():
+      listed = client().find(os.fspath(folder), detail=True)
+    # Consoles and mounts leave empty objects whose names end in a slash.
+    return {
+      name.removeprefix(prefix): entry['size']
+      for name, entry in listed.items()
+      if name.startswith(prefix) and not name.endswith('/') and entry['type'] == 'file'
+    }
+
+  def make_durable(self, folder: epath.Path) -> None:
+    del folder  # an upload that has succeeded is durable
+
+  def write(self, path: epath.Path, content: bytes) -> None:
+    with self.errors():
+      path.write_bytes(content)
+
+  def put_aside(self, folder: epath.Path) -> str:
+    return f'it stays in {folder}, which no later start writes to'
+
+  @contextlib.contextmanager
+  def errors(self) -> Iterator[None]:
+    # That an object is not there stays a FileNotFoundError, and errors of other kinds stay what they are.
+    try:
+      yield
+    except (UserError, FileNotFoundError):
+      raise
+    except Exception as error:
+      kind = type(error).__module__.partition('.')[0]
+      if kind not in _CLIENTS and not isinstance(error, OSError) and not _STATUS.search(str(error)):
+        raise
+      reason = ' '.join(str(error).split())[:400] or type(error).__name__
+      if _is_refusal(error):
+        raise StoreRefusalError(
+          f'{self.root} cannot be used: {reason}. Its bucket must exist, and the account of this machine needs the '
+          'role storage.objectUser on it (docs/pods.md)'
+        ) from error
+      raise StoreError(f'{self.root} cannot be reached: {reason}; run the same command again') from error
+
+  def publish(self, step: int) -> Parts:
+    names = [path.relative_to(self.local).as_posix() for path in sorted(self.local.rglob('*')) if path.is_file()]
+    published = [name for name in names if name.split('/')[0] not in _OTHERS and not name.endswith('.partial')]
+    self._parts = {name: self._published(name, self._parts.get(name, []), step) for name in published}
+    return self._parts
+
+  def _published(self, name: str, before: list[tuple[str, int, str]], step: int) -> list[tuple[str, int, str]]:
+    """The parts of a file: those before that it still begins with, and a new one of the rest."""
+    parts = []
+    content = (self.local / name).read_bytes()
+    begin = 0
+    for path, size, digest in before:
+      if hashlib.sha256(content[begin : begin + size]).hexdigest() != digest:
+        break
+      parts.append((path, size, digest))
+      begin += size
+    if (rest := content[begin:]) or not parts:
+      path = f'starts/{self._start}/parts/{name}/{step:06d}'
+      self.write(self.root / path, rest)
+      parts.append((path, len(rest), hashlib.sha256(rest).hexdigest()))
+    return parts
+
+  def restore(self, parts: Parts) -> None:
+    self._parts = {name: [tuple(part) for part in parts[name]] for name in parts}
+    for name, pieces in self._parts.items():
+      path = self.local / name
+      if not path.resolve().is_relative_to(self.local.resolve()):
+        raise DataError(f'{self.root}: a manifest names {name!r}, which is no file of a run; restore it from a copy')
+      with self.errors():
+        content = b''.join((self.root / piece[0]).read_bytes() for piece in pieces)
+      path.parent.mkdir(parents=True, exist_ok=True)
+      files.write_bytes(path, content)
+
+  def copy_results(self) -> None:
+    self.check()
+    with contextlib.suppress(FileNotFoundError), self.errors():
+      (self.root / 'hf' / 'config.json').unlink()  # while hf/ has parts of two policies it is no model
+    paths = [path for path in self.local.rglob('*') if path.is_file() and path.suffix != '.partial']
+    for path in sorted(paths, key=lambda path: (path.parts[-2:] == ('hf', 'config.json'), path)):
+      with self.errors():
+        client().put_file(os.fspath(path), os.fspath(self.root / path.relative_to(self.local).as_posix()))
+
+
+@functools.cache
+def client() -> Any:
+  """The one client through which epath, and so Orbax, sees a store.
+
+  Raises:
+    ConfigError: its package is not installed.
+  """
+  # Only what is tested: not through TensorFlow where that happens to be installed, and without gcsfs' handling of
+  # other kinds of buckets, which asks another service about each before anything else.
+  os.environ.setdefault('EPATH_USE_TF', 'false')
+  os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
+  try:
+    importlib.import_module('gcsfs')
+  except ImportError as error:
+    raise ConfigError(
+      f'--workdir is an address, for which the package gcsfs is missing ({error}); install the extra `gcs`: '
+      "pip install -e '.[gcs]'"
+    ) from error
+  logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # it prints the traceback of what it also raises
+  filesystem = backend.fsspec_backend.fs(SCHEME)
+  filesystem.dircache.use_listings_cache = False  # TensorStore and other hosts write past it
+  return filesystem
+
+
+@functools.cache
+def scratch_folder(address: str) -> pathlib.Path:
+  """The folder of this machine ($TMPDIR) for files of a run that grow; it goes when the process ends."""
+  del address
+  folder = tempfile.mkdtemp(prefix='score_jax-')
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  return pathlib.Path(folder)
+
+
+def _key(path: epath.Path) -> str:
+  return os.fspath(path).removeprefix(SCHEME).rstrip('/')
+
+
+def _is_refusal(error: Exception) -> bool:
+  unknown = type(error).__module__ == 'google.auth.exceptions' and type(error).__name__ != 'TransportError'
+  credentials = unknown and not getattr(error, 'retryable', False)
+  return credentials or getattr(error, 'code', None) in (401, 403, 404) or bool(_REFUSALS.search(str(error)))
