@@ -31,7 +31,7 @@ def plan_of(setting: Setting) -> programs.Plan:
     dtype=jnp.dtype(setting.dtype),
     rollout=RolloutSpec(
       budgets=setting.attempts,
-      feeds=(tuple(range(setting.instruction)),) * (len(setting.attempts) - 1),
+      separators=(tuple(range(setting.instruction)),) * (len(setting.attempts) - 1),
       end_of_turn=0,
       stops=(0,),
       pad=0,

@@ -14,16 +14,16 @@ import numpy as np
 from benchmarks.rollouts import random_params
 from benchmarks.setting import Setting
 from benchmarks.updates import decoder_config
-from score_jax.models import attention
+from score_jax.models import attention as attentions
 from score_jax.models import decode_attention
 from score_jax.models import decode_layers
 from score_jax.models import decoder
 from score_jax.models import flash
 from score_jax.models import scoring
 from score_jax.models.families import DecoderConfig
-from score_jax.models.rows import Rows
-from score_jax.models.rows import end_to_end
-from score_jax.models.rows import left_padded
+from score_jax.models.packing import PackedRows
+from score_jax.models.packing import end_to_end
+from score_jax.models.packing import left_padded
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import rollout as rollouts
 from score_jax.sampling.rollout import RolloutSpec
@@ -39,15 +39,15 @@ def measure(setting: Setting) -> dict[str, Any]:
   config, dtype = decoder_config(setting.shape, setting.layers), jnp.dtype(setting.dtype)
   mesh = meshes.make_mesh(1, 1, 1, jax.devices()[:1])
   params = random_params(config, jnp.float32)
-  how = flash.best(config, dtype, mesh)
+  attention = flash.best(config, dtype, mesh)
   return dict(
     device=jax.devices()[0].device_kind,
-    attention=how.kind,
+    attention=attention.kind,
     decode_kernel=decode_attention.fits(config, dtype) and jax.default_backend() == 'gpu',
     decode_attention=_decode_attention(config, dtype),
     decode_step=_decode_step(params, config, dtype),
-    scores=_scores(params, config, dtype, how),
-    sampler_and_trainer=_sampler_and_trainer(params, config, dtype, mesh, how),
+    scores=_scores(params, config, dtype, attention),
+    sampler_and_trainer=_sampler_and_trainer(params, config, dtype, mesh, attention),
   )
 
 
@@ -64,14 +64,14 @@ def _decode_attention(config: DecoderConfig, dtype: Any) -> dict[str, float]:
   first_B = time - jnp.arange(B, dtype=jnp.int32) * (S - 1) // (B - 1)
   errors = dict(fast=0.0, plain=0.0)
   for window in (0, 100):
-    view = attention.View(jnp.cos(angle), jnp.sin(angle), attention.visible(first_B, jnp.array([time]), S, window))
+    view = attentions.View(jnp.cos(angle), jnp.sin(angle), attentions.visible(first_B, jnp.array([time]), S, window))
     settings = dict(scale=config.query_scale, softcap=config.attention_softcap)
 
-    def plain(kind: Any, view: attention.View = view, settings: Any = settings) -> jax.Array:
-      new = [attention.rotate(x[:, None], view) for x in (q, k)] + [v[:, None]]
+    def plain(kind: Any, view: attentions.View = view, settings: Any = settings) -> jax.Array:
+      new = [attentions.rotate(x[:, None], view) for x in (q, k)] + [v[:, None]]
       buffers = [x.at[:, time % S].set(y[:, 0]) for x, y in zip((k_cache, v_cache), new[1:], strict=True)]
       with jax.default_matmul_precision('highest'):
-        return attention.attend(*(x.astype(kind) for x in (new[0], *buffers)), view.visible, **settings)[:, 0]
+        return attentions.attend(*(x.astype(kind) for x in (new[0], *buffers)), view.visible, **settings)[:, 0]
 
     interpret = jax.default_backend() != 'gpu'
     fast, *_ = decode_attention.attend_live(
@@ -107,14 +107,14 @@ def _decode_step(params: Any, config: DecoderConfig, dtype: Any) -> dict[str, fl
   return {name: round(error, 6) for name, error in errors.items()}
 
 
-def _scores(params: Any, config: DecoderConfig, dtype: Any, how: flash.Attention) -> dict[str, Any]:
+def _scores(params: Any, config: DecoderConfig, dtype: Any, attention: flash.Attention) -> dict[str, Any]:
   """Mean error of log-probabilities, and error of the gradient of their sum as a share of its norm."""
   rows = end_to_end(jnp.asarray(_LENGTHS), int(_LENGTHS.max()))
   tokens = jax.random.randint(jax.random.key(1), (1, int(_LENGTHS.sum())), 0, config.vocab)
 
-  def run(kind: Any, how: flash.Attention) -> tuple[np.ndarray, Any]:
+  def run(kind: Any, attention: flash.Attention) -> tuple[np.ndarray, Any]:
     def total(params: Any) -> tuple[jax.Array, jax.Array]:
-      logp = scoring.token_logps(params, config, tokens, rows, dtype=kind, remat='full', chunk=256, how=how)
+      logp = scoring.token_logps(params, config, tokens, rows, dtype=kind, remat='full', chunk=256, attention=attention)
       return jnp.mean(logp), logp
 
     with jax.default_matmul_precision('highest'):
@@ -124,7 +124,7 @@ def _scores(params: Any, config: DecoderConfig, dtype: Any, how: flash.Attention
   exact_logp, exact_grad = run(jnp.dtype('float32'), flash.PLAIN)
   size = _norm(exact_grad)
   results = {}
-  for name, (logp, grad) in (('fast', run(dtype, how)), ('plain', run(dtype, flash.PLAIN))):
+  for name, (logp, grad) in (('fast', run(dtype, attention)), ('plain', run(dtype, flash.PLAIN))):
     difference = jax.tree.map(np.subtract, grad, exact_grad)
     results[name] = dict(
       logp=round(float(np.mean(np.abs(logp - exact_logp))), 6), gradient=round(_norm(difference) / size, 6)
@@ -136,13 +136,15 @@ def _norm(tree: Any) -> float:
   return float(np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(tree))))
 
 
-def _sampler_and_trainer(params: Any, config: DecoderConfig, dtype: Any, mesh: Any, how: flash.Attention) -> float:
+def _sampler_and_trainer(
+  params: Any, config: DecoderConfig, dtype: Any, mesh: Any, attention: flash.Attention
+) -> float:
   """Mean absolute difference of log-probabilities, sampler against trainer, on decode slots that are refilled."""
   rows, prompt = 80, 32
   kernel = jax.default_backend() == 'gpu' and decode_attention.fits(config, dtype)
   stop = tuple(range(config.vocab // 64))
   spec = RolloutSpec(
-    budgets=(96, 96), feeds=((0, 1, 2),), end_of_turn=0, stops=stop, pad=0, decode_slots=64, kernel=kernel
+    budgets=(96, 96), separators=((0, 1, 2),), end_of_turn=0, stops=stop, pad=0, decode_slots=64, kernel=kernel
   )
   tokens = jax.random.randint(jax.random.key(2), (rows, prompt), 0, config.vocab)
   start = jnp.arange(rows, dtype=jnp.int32)
@@ -159,7 +161,7 @@ def _sampler_and_trainer(params: Any, config: DecoderConfig, dtype: Any, mesh: A
     dtype=dtype,
     mesh=mesh,
   )
-  layout: Rows = left_padded(out.start, out.tokens.shape[1])
-  logp = scoring.token_logps(cast, config, out.tokens, layout, dtype=dtype, chunk=64, how=how)
+  layout: PackedRows = left_padded(out.start, out.tokens.shape[1])
+  logp = scoring.token_logps(cast, config, out.tokens, layout, dtype=dtype, chunk=64, attention=attention)
   sampled = out.attempt > 0
   return round(float(jnp.sum(jnp.where(sampled, jnp.abs(logp - out.logp), 0)) / jnp.sum(sampled)), 6)

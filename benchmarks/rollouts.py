@@ -49,7 +49,7 @@ def measure(setting: Setting) -> dict[str, Any]:
   stop = config.vocab - 1 if setting.mean_length else _NO_STOP
   spec = RolloutSpec(
     budgets=setting.attempts,
-    feeds=(tuple(range(setting.instruction)),) * (len(setting.attempts) - 1),
+    separators=(tuple(range(setting.instruction)),) * (len(setting.attempts) - 1),
     end_of_turn=stop,
     stops=(stop,),
     pad=0,

@@ -26,7 +26,6 @@ def main() -> None:
   from score_jax.storage import hf
   from score_jax.storage import hf_export
   from score_jax.storage.run_folder import RunFolder
-  from score_jax.tasks import tokenizer_files
   from score_jax.tasks.tokenizer import load_tokenizer
   from score_jax.training import run
 
@@ -53,7 +52,6 @@ def main() -> None:
       loras.scaled(params, lora),
       decoder,
       source=source,
-      tokenizer=tokenizer if tokenizer_files.has_only_sentencepiece(source) else None,
       chat_template=tokenizer.chat_template if template else '',
       dtype=hf.DTYPES[_DTYPE.value] if _DTYPE.value else hf.stored_dtypes(source, decoder),
     )

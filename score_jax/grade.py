@@ -20,12 +20,12 @@ from score_jax.graders import references
 from score_jax.graders import registry
 from score_jax.graders.pool import open_grader
 from score_jax.graders.registry import GradingSpec
+from score_jax.tasks import data_files
 from score_jax.tasks import gsm8k
 from score_jax.tasks import humaneval
 from score_jax.tasks import math
 from score_jax.tasks import mbpp
-from score_jax.tasks import sources
-from score_jax.tasks.sources import Row
+from score_jax.tasks.data_files import Row
 
 _AT_A_TIME = 1000  # rows, whose verdicts are written together
 
@@ -60,7 +60,7 @@ def main() -> None:
     raise ConfigError(f'--{error}') from error
   output = _output()
   verifier, _ = _TASKS[_TASK.value]
-  rows = sources.read(_INPUT.value)
+  rows = data_files.read(_INPUT.value)
   ids = [row.value('id') for row in rows]
   items = [(_reference(row), _response(row)) for row in rows]  # all of them, before the first is graded
   grader = open_grader(verifier, spec)

@@ -13,8 +13,8 @@ from experiments.countdown_base import mixture as countdown_base
 from score_jax.core_types import Problem
 from score_jax.errors import DataError
 from score_jax.tasks import chat
-from score_jax.tasks import seam
 from score_jax.tasks import tokenizer as tokenizer_module
+from score_jax.tasks import turn_boundary
 from score_jax.tasks.tokenizer import load_tokenizer
 
 TURN = '{% for m in messages %}'
@@ -189,7 +189,7 @@ def opened(tokenizer, folder, system='', instructions=(AGAIN,), prompt_tokens=20
 
 
 def rendered(tokenizer, messages, answering=True, date=tiny.DATE):
-  return seam.render(tokenizer, messages, answering, date)
+  return turn_boundary.render(tokenizer, messages, answering, date)
 
 
 def problem(question=FIRST):
@@ -211,7 +211,7 @@ def turn(role, content):
 def test_the_bundled_base_passes_the_proof(tmp_path):
   tokenizer = tiny.tokenizer()
   made = opened(tokenizer, tmp_path, instructions=(tiny.INSTRUCTION,))
-  assert made.feeds == tiny.rollout_spec().feeds
+  assert made.separators == tiny.rollout_spec().separators
   assert made.end_of_turn == tokenizer.convert_tokens_to_ids(countdown_base.END)
   assert made.stops == (made.end_of_turn,)
   assert made.pad == tokenizer.convert_tokens_to_ids(countdown_base.PAD)
@@ -271,8 +271,8 @@ def test_prompt_answers_and_feeds_are_what_the_template_writes(family, tmp_path)
   row = made.prompt_ids(problem())
   text = opening.format(q=FIRST)
   assert text_of(tokenizer, row) == text
-  assert [text_of(tokenizer, feed) for feed in made.feeds] == [between.format(i=i) for i in (AGAIN, THIRD)]
-  assert {made.end_of_turn} == {feed[0] for feed in made.feeds} == {tokenizer.convert_tokens_to_ids(end)}
+  assert [text_of(tokenizer, feed) for feed in made.separators] == [between.format(i=i) for i in (AGAIN, THIRD)]
+  assert {made.end_of_turn} == {feed[0] for feed in made.separators} == {tokenizer.convert_tokens_to_ids(end)}
   # The conversation as the template writes it, and as a rollout makes it of ids.
   users, answers = (FIRST, AGAIN, THIRD), (ANSWER.strip(), '<think>2</think>3', '<b>4</b>')  # some templates trim
   in_system = 'system' in opening or family == 'gemma3'
@@ -280,7 +280,7 @@ def test_prompt_answers_and_feeds_are_what_the_template_writes(family, tmp_path)
   for i, (user, answer) in enumerate(zip(users, answers, strict=True)):
     preamble = 'Think hard.\n\n' if i == 0 and not in_system else ''
     messages += [turn('user', preamble + user), turn('assistant', answer)]
-    row = row + ids_of(tokenizer, glue + answer) + list(made.feeds[i] if i < 2 else [made.end_of_turn])
+    row = row + ids_of(tokenizer, glue + answer) + list(made.separators[i] if i < 2 else [made.end_of_turn])
   whole = ids_of(tokenizer, rendered(tokenizer, messages, answering=False))
   assert row == whole[: len(row)]
   assert text_of(tokenizer, whole[len(row) :]).strip() == ''  # what the template writes after the last turn's end
@@ -297,8 +297,8 @@ def test_white_space_before_an_answer_is_left_to_the_model_and_logged(tmp_path, 
 
 def test_attempts_are_one_more_than_feeds(tmp_path):
   tokenizer = chatml_tokenizer()
-  assert opened(tokenizer, tmp_path, instructions=()).feeds == ()
-  three = opened(tokenizer, tmp_path, instructions=(AGAIN, THIRD)).feeds
+  assert opened(tokenizer, tmp_path, instructions=()).separators == ()
+  three = opened(tokenizer, tmp_path, instructions=(AGAIN, THIRD)).separators
   assert len(three) == 2
   assert [text_of(tokenizer, feed) for feed in three] == [
     f'<|im_end|>\n<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n' for text in (AGAIN, THIRD)
@@ -339,9 +339,9 @@ def test_a_template_that_rewrites_history_is_refused_with_both_texts_and_the_rem
   assert '\n' not in str(error.value)
 
 
-def test_every_seam_is_proved_with_all_earlier_answers_in_place(tmp_path):
+def test_every_turn_boundary_is_proved_with_all_earlier_answers_in_place(tmp_path):
   tokenizer = tiny.byte_tokenizer(ONLY_TWO_ANSWERS)
-  assert len(opened(tokenizer, tmp_path).feeds) == 1
+  assert len(opened(tokenizer, tmp_path).separators) == 1
   with pytest.raises(DataError, match='rewrites history'):
     opened(tokenizer, tmp_path, instructions=(AGAIN, THIRD))
 
@@ -358,7 +358,7 @@ def test_bundled_chatml_is_the_remedy_for_templates_that_delete_thinking(tmp_pat
   tokenizer = load_tokenizer(tmp_path, 'bundled:chatml')
   made = opened(tokenizer, tmp_path)
   thought = '<think>\n1+2\n</think>\n\n3'
-  row = made.prompt_ids(problem()) + ids_of(tokenizer, thought) + list(made.feeds[0])
+  row = made.prompt_ids(problem()) + ids_of(tokenizer, thought) + list(made.separators[0])
   assert text_of(tokenizer, row) == (
     f'<|im_start|>user\n{FIRST}<|im_end|>\n<|im_start|>assistant\n{thought}<|im_end|>\n'
     f'<|im_start|>user\n{AGAIN}<|im_end|>\n<|im_start|>assistant\n'
@@ -412,7 +412,7 @@ def test_a_system_prompt_takes_the_system_turn(system, tmp_path):
   assert text_of(tokenizer, made.prompt_ids(problem())) == (
     f'<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{FIRST}<|im_end|>\n<|im_start|>assistant\n'
   )
-  assert made.feeds == opened(tokenizer, tmp_path).feeds
+  assert made.separators == opened(tokenizer, tmp_path).separators
 
 
 @pytest.mark.parametrize('template', [REFUSES_SYSTEM + TURN + OPEN + "m['content']" + CLOSE + ASK, IGNORES_SYSTEM])
@@ -428,7 +428,7 @@ def test_a_system_prompt_that_the_template_moves_to_the_last_turn_joins_the_firs
   tokenizer = mistral_tokenizer(MISTRAL3)
   made = opened(tokenizer, tmp_path, system='Think hard.')
   assert text_of(tokenizer, made.prompt_ids(problem())) == f'<s>[INST] Think hard.\n\n{FIRST}[/INST]'
-  assert text_of(tokenizer, made.feeds[0]) == f'</s>[INST] {AGAIN}[/INST]'
+  assert text_of(tokenizer, made.separators[0]) == f'</s>[INST] {AGAIN}[/INST]'
 
 
 def test_examples_stand_between_the_system_turn_and_the_question(tmp_path):
@@ -444,7 +444,7 @@ def test_examples_stand_between_the_system_turn_and_the_question(tmp_path):
   )
   messages = [turn('system', 'Think hard.'), *EXAMPLES, turn('user', FIRST)]
   messages += [turn('assistant', ANSWER), turn('user', AGAIN)]
-  assert row + ids_of(tokenizer, ANSWER) + list(made.feeds[0]) == ids_of(tokenizer, rendered(tokenizer, messages))
+  assert row + ids_of(tokenizer, ANSWER) + list(made.separators[0]) == ids_of(tokenizer, rendered(tokenizer, messages))
 
 
 def test_a_system_prompt_without_a_turn_joins_the_first_example(tmp_path):
@@ -475,9 +475,9 @@ def test_bundled_plain_prompts_a_base_model_with_examples_that_end_in_eos(bos, t
     f'</s>\n\n{AGAIN}\n',
   )
   row = made.prompt_ids(problem())
-  assert (text_of(tokenizer, row), text_of(tokenizer, made.feeds[0])) == text
+  assert (text_of(tokenizer, row), text_of(tokenizer, made.separators[0])) == text
   assert made.end_of_turn == tokenizer.eos_token_id == 1
-  row = row + ids_of(tokenizer, ANSWER) + list(made.feeds[0])
+  row = row + ids_of(tokenizer, ANSWER) + list(made.separators[0])
   assert row == ids_of(tokenizer, text[0] + ANSWER + text[1])
 
 
@@ -577,8 +577,8 @@ def test_prompts_are_left_padded_to_their_budget(tmp_path):
 def test_a_problem_is_rendered_once(tmp_path, monkeypatch):
   made = opened(chatml_tokenizer(), tmp_path)
   rendered = []
-  ask = chat.Opening.text
-  monkeypatch.setattr(chat.Opening, 'text', lambda *args, **named: rendered.append(args) or ask(*args, **named))
+  ask = chat.PromptTemplate.text
+  monkeypatch.setattr(chat.PromptTemplate, 'text', lambda *args, **named: rendered.append(args) or ask(*args, **named))
   made.prompts([problem()] * 5)
   assert len(rendered) == 1
 
@@ -596,9 +596,9 @@ def test_texts_are_each_attempts_own_tokens_without_special_ones(tmp_path):
   tokenizer = chatml_tokenizer()
   made = opened(tokenizer, tmp_path)
   first, second = [*ids_of(tokenizer, 'was 3\n'), made.end_of_turn], ids_of(tokenizer, 'is 4')
-  row = made.prompt_ids(problem()) + first + list(made.feeds[0][1:]) + second + [made.pad] * 3
-  labels = [0] * len(made.prompt_ids(problem())) + [1] * len(first) + [0] * len(made.feeds[0][1:]) + [2] * len(second)
-  labels += [0] * 3
+  row = made.prompt_ids(problem()) + first + list(made.separators[0][1:]) + second + [made.pad] * 3
+  lengths = [len(made.prompt_ids(problem())), len(first), len(made.separators[0]) - 1, len(second), 3]
+  labels = np.repeat([0, 1, 0, 2, 0], lengths).tolist()
   texts = made.texts(np.array([row, row]), np.array([labels, [0] * len(row)]), 2)
   assert texts == [['was 3\n', 'is 4'], ['', '']]
 
@@ -646,7 +646,7 @@ def test_words_that_the_tokenizer_does_not_have_are_refused(tmp_path):
 
 def test_tokens_that_the_model_does_not_have_are_refused(tmp_path):
   made = opened(chatml_tokenizer(), tmp_path)
-  highest = max(max(made.feeds[0]), made.pad)
+  highest = max(max(made.separators[0]), made.pad)
   made.check_vocabulary(highest + 1)
   with pytest.raises(DataError, match=f'what stands between attempts has token {highest} .* the model has {highest} t'):
     made.check_vocabulary(highest)

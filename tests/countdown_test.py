@@ -17,7 +17,7 @@ from score_jax.errors import DataError
 from score_jax.graders.countdown import grade
 from score_jax.graders.countdown import result_of
 from score_jax.tasks import countdown
-from score_jax.tasks import seam
+from score_jax.tasks import turn_boundary
 from score_jax.tasks.countdown import CountdownSpec
 
 # With + and * among the operations, any three of these numbers have chains to more than one value.
@@ -247,7 +247,8 @@ def test_supervised_ids_are_the_tokenizers_own_of_the_rendered_conversation(toke
       dict(role='user', content=tiny.INSTRUCTION),
       dict(role='assistant', content=second),
     ]
-    expected = tokenizer(seam.render(tokenizer, messages, False, tiny.DATE), add_special_tokens=False)['input_ids']
+    text = turn_boundary.render(tokenizer, messages, False, tiny.DATE)
+    expected = tokenizer(text, add_special_tokens=False)['input_ids']
     assert tokenizer.unk_token_id not in expected
     assert row.tolist() == expected + [tokenizer.pad_token_id] * (len(row) - len(expected))
 
@@ -411,7 +412,7 @@ def test_answering_afresh_is_a_solution_or_another_attempt_of_the_models_own(tok
   tokens, weight, _ = countdown_base.sharpening_rows(*same, [(numbers, steps)] * 4, first, fresh, 'seed')
   seconds = [row[counts].tolist()[len(ids) :] for row, counts, ids in zip(tokens, weight, first, strict=True)]
   assert seconds[:2] == fresh[:2]
-  assert seconds[2:] == first[2:], 'what was cut off or is no text can not be written again: a copy'
+  assert seconds[2:] == first[2:], 'what was cut off or is no text cannot be written again: a copy'
 
 
 def test_wordings_are_equally_frequent_and_the_tokenizer_has_their_words():

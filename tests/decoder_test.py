@@ -13,7 +13,7 @@ from score_jax.models import attention
 from score_jax.models import decode_attention
 from score_jax.models import decoder
 from score_jax.models import scoring
-from score_jax.models.rows import left_padded
+from score_jax.models.packing import left_padded
 from score_jax.storage import hf_export
 
 VARIANTS = {

@@ -71,7 +71,7 @@ def test_samples_scaling_attempts_and_given_first_attempts_together(config, tmp_
   for row in found:
     assert len(row.attempts) == 3
     assert row.first.text == given[row.id]
-    assert row.first.tokens == len(sampler.chat.opening.ids(given[row.id])) + 1, 'its end is part of it'
+    assert row.first.tokens == len(sampler.chat.prompt_template.ids(given[row.id])) + 1, 'its end is part of it'
   assert any(row.attempts[1].text for row in found)
   assert result['sampled'] | {'at_k': 0} == json.loads(
     json.dumps(evaluation.accounted([row for row in found if row.decoding == 'sampled']) | {'at_k': 0})
@@ -117,10 +117,10 @@ def test_first_attempts_are_read_from_an_evaluation_and_mistakes_are_named(confi
     return first_attempts.read(path, problems, chat, 6)[id_].tolist()
 
   assert read(dict(id=id_, attempts=[dict(text='1+1=2'), dict(text='3')])) == read(dict(id=id_, text='1+1=2'))
-  ids = chat.opening.ids('1+1=2')
+  ids = chat.prompt_template.ids('1+1=2')
   assert read(dict(id=id_, text='1+1=2')) == [*ids, chat.end_of_turn, *[-1] * (5 - len(ids))]
   full = '1+1=2;'
-  assert len(chat.opening.ids(full)) == 6 and read(dict(id=id_, text=full)) == chat.opening.ids(full)
+  assert len(chat.prompt_template.ids(full)) == 6 and read(dict(id=id_, text=full)) == chat.prompt_template.ids(full)
   with pytest.raises(DataError, match=r'7 tokens, more than config.sampling.attempt_tokens\[0\] = 6'):
     read(dict(id=id_, text=full + '2'))
   with pytest.raises(DataError, match=r"holds '<\|end\|>', which would end the attempt"):

@@ -14,7 +14,7 @@ from score_jax.models import config_json
 from score_jax.models import decoder
 from score_jax.models import families
 from score_jax.models import scoring
-from score_jax.models.rows import left_padded
+from score_jax.models.packing import left_padded
 from score_jax.sampling import rollout as rollouts
 from score_jax.sampling.rollout import RolloutSpec
 from score_jax.storage import hf
@@ -161,7 +161,7 @@ def test_prefill_and_cached_decode_with_left_padding(case):
 def test_greedy_two_attempt_rollouts_equal_those_of_transformers(case):
   rows, end, other = 20, 2, 5
   feed = (end, 7, 11, 13)
-  spec = RolloutSpec(budgets=(8, 8), feeds=(feed,), end_of_turn=end, stops=(end, other), pad=0, temperature=0.0)
+  spec = RolloutSpec(budgets=(8, 8), separators=(feed,), end_of_turn=end, stops=(end, other), pad=0, temperature=0.0)
   prompt, start = tiny.prompts(rows, PROMPT, V, seed=4)
   result = rollouts.rollout(
     decoder.for_decoding(case.params, case.config, together=True),

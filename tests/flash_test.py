@@ -32,8 +32,8 @@ def test_splash_equals_plain_attention_and_its_gradient(mesh, kv_heads, window, 
   weight = np.where(np.arange(256)[None, :, None, None] < length[:, None, None, None], 1.0, 0.0).astype(np.float32)
   weight = weight * np.random.default_rng(1).normal(size=qkv[0].shape).astype(np.float32)
 
-  def total(qkv, how):
-    out = flash.attend(*qkv, length, how, **settings)
+  def total(qkv, attention):
+    out = flash.attend(*qkv, length, attention, **settings)
     return jnp.sum(out * weight), jnp.where(weight != 0, out, 0)
 
   grad = jax.jit(jax.grad(total, has_aux=True), static_argnums=1)

@@ -331,6 +331,6 @@ def test_a_weight_that_does_not_fit_the_dtype_is_named_and_nothing_is_written(ti
   params = read(tied_folder)
   params['final_norm'] = params['final_norm'].at[3].set(1e6)
   out = tmp_path / 'out'
-  with pytest.raises(DataError, match=r'model\.norm\.weight has numbers that float16 can not hold'):
+  with pytest.raises(DataError, match=r'model\.norm\.weight has numbers that float16 cannot hold'):
     hf_export.write_folder(out, params, hf.read_config(tied_folder), source=tied_folder, dtype=hf.DTYPES['float16'])
   assert not out.exists()

@@ -258,7 +258,7 @@ def test_a_taken_port_ends_all_processes(rig, tmp_path):
     processes = [rig.start(f'local:127.0.0.1:{port},2,{i}', tmp_path / 'taken', *settings) for i in range(2)]
     codes, _ = hosts_rig.ended(processes, DEADLINE)
   assert codes == [75, 75]
-  assert f'port {port} of host 0 can not be taken' in (rig.logs / 'taken.0').read_text()
+  assert f'port {port} of host 0 cannot be taken' in (rig.logs / 'taken.0').read_text()
   assert 'does not answer as a host 0 that waits' in (rig.logs / 'taken.1').read_text()
   assert not (tmp_path / 'taken').exists()
 

@@ -17,7 +17,7 @@ from score_jax.models import lora as loras
 from score_jax.models import scoring
 from score_jax.models import weights
 from score_jax.models.lora import Lora
-from score_jax.models.rows import left_padded
+from score_jax.models.packing import left_padded
 from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes
 from score_jax.states import Batch

@@ -151,7 +151,7 @@ def test_a_host_has_the_rows_of_its_devices(owners, tensor, expected):
   assert found.tolist() == expected
   assert found.dtype == np.int32
   assert meshes.all_rows(Some(), len(expected)) == 8
-  with pytest.raises(ConfigError, match=f'{len(owners) + 1} rows can not be spread'):
+  with pytest.raises(ConfigError, match=f'{len(owners) + 1} rows cannot be spread'):
     meshes.local_rows(Some(), len(owners) + 1)
 
 

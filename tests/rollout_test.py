@@ -11,7 +11,7 @@ from score_jax.core_types import Stop
 from score_jax.models import decoder
 from score_jax.models import scoring
 from score_jax.models import weights as weight_tables
-from score_jax.models.rows import left_padded
+from score_jax.models.packing import left_padded
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import rollout as rollouts
 from score_jax.sampling.rollout import RolloutSpec
@@ -21,10 +21,10 @@ from score_jax.sampling.sampler import stream_key
 # Twelve ids, so that a random model often ends an attempt by itself and often runs out of budget.
 V, PAD, END, OTHER = 12, 0, 1, 2
 FEED = (END, 3, 4, 3)
-SPEC = RolloutSpec(budgets=(6, 5), feeds=(FEED,), end_of_turn=END, stops=(END, OTHER), pad=PAD)
-ONE = RolloutSpec(budgets=(4,), feeds=(), end_of_turn=END, stops=(END, OTHER), pad=PAD)
+SPEC = RolloutSpec(budgets=(6, 5), separators=(FEED,), end_of_turn=END, stops=(END, OTHER), pad=PAD)
+ONE = RolloutSpec(budgets=(4,), separators=(), end_of_turn=END, stops=(END, OTHER), pad=PAD)
 THREE = RolloutSpec(
-  budgets=(2, 5, 3), feeds=((END, 3), (END, 4, 4, 3, 3)), end_of_turn=END, stops=(END, OTHER), pad=PAD
+  budgets=(2, 5, 3), separators=((END, 3), (END, 4, 4, 3, 3)), end_of_turn=END, stops=(END, OTHER), pad=PAD
 )
 GREEDY = RolloutSpec(**vars(SPEC) | dict(temperature=0.0))
 ROWS, SLOTS, KEY = 16, 9, 11
@@ -115,7 +115,7 @@ def converse(ids, spec, uniform_L, given=()):
   ids, labels, logps, stops = list(ids), [0] * len(ids), [0.0] * len(ids), []
   for number, budget in enumerate(spec.budgets):
     if number:
-      between = list(spec.feeds[number - 1])
+      between = list(spec.separators[number - 1])
       if stops[-1] == Stop.END_OF_TURN:
         between.pop(0)
       ids, labels, logps = ids + between, labels + [0] * len(between), logps + [0.0] * len(between)

@@ -12,9 +12,9 @@ from score_jax import tasks
 from score_jax.errors import ConfigError
 from score_jax.errors import DataError
 from score_jax.errors import UserError
+from score_jax.tasks import data_files
 from score_jax.tasks import math
 from score_jax.tasks import prompts
-from score_jax.tasks import sources
 from score_jax.tasks.jsonl import JsonlSpec
 from score_jax.tasks.mbpp import MbppSpec
 from score_jax.tasks.problems import DataSpec
@@ -199,14 +199,14 @@ def test_parquet_folders_and_words_in_paths(tmp_path):
   for name, part in (('main/train-00000-of-00001.parquet', rows[:3]), ('main/test-00000-of-00001.parquet', rows[3:])):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     parquet.write_table(pyarrow.Table.from_pylist(part), tmp_path / name)
-  assert [row.fields for row in sources.read(f'{tmp_path}:train')] == rows[:3]
-  assert [row.fields for row in sources.read(f'{tmp_path}:test')] == rows[3:]
-  assert len(sources.read(str(tmp_path))) == 4
+  assert [row.fields for row in data_files.read(f'{tmp_path}:train')] == rows[:3]
+  assert [row.fields for row in data_files.read(f'{tmp_path}:test')] == rows[3:]
+  assert len(data_files.read(str(tmp_path))) == 4
   with pytest.raises(DataError, match="word 'dev'"):
-    sources.read(f'{tmp_path}:dev')
+    data_files.read(f'{tmp_path}:dev')
   (tmp_path / 'bad.parquet').write_bytes(b'PAR1 not at all')
   with pytest.raises(DataError, match='not a Parquet file'):
-    sources.read(str(tmp_path / 'bad.parquet'))
+    data_files.read(str(tmp_path / 'bad.parquet'))
 
 
 def test_a_prepared_tfds_data_set_is_read_without_tensorflow(tmp_path, monkeypatch):
@@ -234,7 +234,7 @@ def test_a_prepared_tfds_data_set_is_read_without_tensorflow(tmp_path, monkeypat
   assert task.problem(0, 'heldout', 0).reference['answer'] in ('10', '12')
   for bad, message in (('tfds:gsm8k', 'tfds:NAME/SPLIT'), ('tfds:gsm8k/dev', 'could not open it')):
     with pytest.raises(DataError, match=message):
-      sources.read(bad)
+      data_files.read(bad)
 
 
 GOOD = json.dumps(dict(question='q', answer='#### 1'))
@@ -266,7 +266,7 @@ def test_bad_files_are_told_with_their_row(tmp_path, content, message):
 
 def test_a_byte_order_mark_and_blank_lines_are_no_rows(tmp_path):
   (tmp_path / 'a.jsonl').write_bytes(b'\xef\xbb\xbf' + GOOD.encode() + b'\r\n\r\n' + GOOD.encode())
-  assert [row.where.rpartition(', ')[-1] for row in sources.read(str(tmp_path / 'a.jsonl'))] == ['row 1', 'row 3']
+  assert [row.where.rpartition(', ')[-1] for row in data_files.read(str(tmp_path / 'a.jsonl'))] == ['row 1', 'row 3']
 
 
 def test_sources_out_of_reach_are_named(tmp_path):
@@ -282,12 +282,12 @@ def test_sources_out_of_reach_are_named(tmp_path):
     (tmp_path / 'plain.jsonl.gz', 'plain.jsonl.gz'),
   ):
     with pytest.raises(DataError, match=message):
-      sources.read(str(source))
+      data_files.read(str(source))
   if os.getuid():
     (tmp_path / 'closed.jsonl').write_text(GOOD)
     (tmp_path / 'closed.jsonl').chmod(0)
     with pytest.raises(DataError, match='Permission denied'):
-      sources.read(str(tmp_path / 'closed.jsonl'))
+      data_files.read(str(tmp_path / 'closed.jsonl'))
 
 
 @pytest.mark.parametrize(

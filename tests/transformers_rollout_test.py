@@ -125,7 +125,7 @@ def test_greedy_attempts_equal_those_of_transformers(answers):
     for i, budget in enumerate(answers.budgets):
       expected = generate(ids, budget)
       assert answers.sampled(b, i) == expected, f'row {b}, attempt {i + 1}'
-      feed = answers.chat.feeds[i] if i < len(answers.chat.feeds) else ()
+      feed = answers.chat.separators[i] if i < len(answers.chat.separators) else ()
       ids = ids + expected + list(feed[1:] if expected[-1] == end else feed)
 
 
@@ -135,7 +135,7 @@ def test_the_answers_end_by_budget_by_end_of_turn_and_by_another_stop(answers):
 
 
 def test_end_of_turn_is_fed_unscored_after_an_attempt_that_did_not_sample_it(answers):
-  end, feed = answers.chat.end_of_turn, list(answers.chat.feeds[0])
+  end, feed = answers.chat.end_of_turn, list(answers.chat.separators[0])
   for row, labels, stop in zip(answers.tokens, answers.attempt, answers.stop, strict=True):
     last = np.flatnonzero(labels == 1)[-1]
     sampled_end = stop[0] == Stop.END_OF_TURN

@@ -12,7 +12,7 @@ import tiny
 from score_jax.algorithm import rewards
 from score_jax.config import OptimConfig
 from score_jax.core_types import Verdict
-from score_jax.models import rows as row_layouts
+from score_jax.models import packing
 from score_jax.models import scoring
 from score_jax.models import weights
 from score_jax.parallel import mesh as meshes
@@ -121,7 +121,7 @@ def reference():
 
 @jax.jit
 def logps(params, batch):
-  rows = row_layouts.left_aligned(batch.length, L)
+  rows = packing.left_aligned(batch.length, L)
   return scoring.token_logps(params, CONFIG, batch.tokens, rows, dtype=jnp.float32)
 
 

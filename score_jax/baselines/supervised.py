@@ -150,7 +150,7 @@ def rows_of(run: Run, data: Data, chosen: np.ndarray) -> Batch:
   gets its end of turn fed, without loss.
   """
   chat, settings = run.sampler.chat, run.config.supervised
-  feed, end = list(chat.feeds[0]), chat.end_of_turn
+  feed, end = list(chat.separators[0]), chat.end_of_turn
   longest = run.config.sampling.prompt_tokens + run.sampler.spec().growth
   tokens = np.full((len(chosen), longest), chat.pad, np.int32)
   attempt = np.zeros((len(chosen), longest), np.int8)

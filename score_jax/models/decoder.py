@@ -12,18 +12,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from score_jax.models import attention
+from score_jax.models import attention as attentions
 from score_jax.models import decode_attention
 from score_jax.models import decode_layers
 from score_jax.models import flash
 from score_jax.models import lora
-from score_jax.models import rows as row_layouts
+from score_jax.models import packing
 from score_jax.models.attention import Cache
 from score_jax.models.attention import View
 from score_jax.models.families import DecoderConfig
 from score_jax.models.families import LayerKind
 from score_jax.models.flash import Attention
-from score_jax.models.rows import Rows
+from score_jax.models.packing import PackedRows
 
 Params = dict[str, Any]
 
@@ -150,7 +150,7 @@ def head(params: Params, dtype: jnp.dtype) -> jax.Array:
 
 def logits(hidden: jax.Array, head_VD: jax.Array, config: DecoderConfig) -> jax.Array:
   """f32 logits [..., V] of final hidden states [..., D]."""
-  return attention.softcapped(_head_product(hidden, head_VD), config.final_softcap)
+  return attentions.softcapped(_head_product(hidden, head_VD), config.final_softcap)
 
 
 @jax.custom_vjp
@@ -176,18 +176,18 @@ _head_product.defvjp(_head_product_forward, _head_product_backward)
 
 def _attend(config: DecoderConfig, view: View, q: jax.Array, k: jax.Array, v: jax.Array, **layout: bool) -> jax.Array:
   scale, softcap = config.query_scale, config.attention_softcap
-  return attention.attend(q, k, v, view.visible, scale=scale, softcap=softcap, **layout)
+  return attentions.attend(q, k, v, view.visible, scale=scale, softcap=softcap, **layout)
 
 
 def hidden_states(
   params: Params,
   config: DecoderConfig,
   tokens_XT: jax.Array,
-  rows: Rows,
+  rows: PackedRows,
   *,
   dtype: jnp.dtype,
   remat: str = 'none',
-  how: Attention = flash.PLAIN,
+  attention: Attention = flash.PLAIN,
 ) -> jax.Array:
   """Final hidden states [X, T, D] of whole rows; layers are scanned.
 
@@ -198,40 +198,40 @@ def hidden_states(
     rows: where these lie.
     dtype: compute dtype.
     remat: what the backward pass computes again, a name of `REMATS`.
-    how: rows attend.
+    attention: which implementation rows attend with.
   """
-  _, position_XT = row_layouts.row_and_position(rows, tokens_XT.shape[1])
-  views = attention.views(config, position_XT)
+  _, position_XT = packing.row_and_position(rows, tokens_XT.shape[1])
+  views = attentions.views(config, position_XT)
   # One program for all layers: where they differ in kind, each picks its view from the stack of them.
   stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *views)
-  attend = _row_attention(config, rows, tokens_XT.shape[1], how)
+  attend = _row_attention(config, rows, tokens_XT.shape[1], attention)
 
   def layer(x_XTD, inputs):
     w, kind = inputs
     view = jax.tree.map(lambda leaf: leaf[kind], stacked) if len(views) > 1 else views[0]
 
     def attend_rows(q, k, v):
-      return attend(kind, attention.rotate(q, view), attention.rotate(k, view), v), None
+      return attend(kind, attentions.rotate(q, view), attentions.rotate(k, view), v), None
 
     x_XTD, _ = _layer(w, config, x_XTD, attend_rows)
-    return how.spread(x_XTD), None
+    return attention.spread(x_XTD), None
 
-  embedded_XTD = how.spread(_embed(params, config, tokens_XT, dtype))
+  embedded_XTD = attention.spread(_embed(params, config, tokens_XT, dtype))
   kind_N = jnp.asarray(config.kind_of_layer, jnp.int32)
   x_XTD, _ = jax.lax.scan(REMATS[remat](layer), embedded_XTD, (params['layers'], kind_N))
   return _rms_norm(x_XTD, params['final_norm'], config)
 
 
-def _row_attention(config: DecoderConfig, rows: Rows, places: int, how: Attention) -> Callable:
+def _row_attention(config: DecoderConfig, rows: PackedRows, places: int, attention: Attention) -> Callable:
   """`attend(kind, q, k, v) -> out`, all [X, T, heads, C]: rows are aligned, attend, and are laid back."""
-  table = row_layouts.alignment(rows, places, flash.slots(rows.longest, how))
+  table = packing.alignment(rows, places, flash.slots(rows.longest, attention))
 
   def of_kind(kind: LayerKind) -> Callable:
     def attend(*qkv: jax.Array) -> jax.Array:
       out_NLHC = flash.attend(
         *(table.to_rows(x) for x in qkv),
         rows.length.reshape(-1),
-        how,
+        attention,
         window=kind.window,
         scale=config.query_scale,
         softcap=config.attention_softcap,
@@ -311,15 +311,15 @@ def prefill(
     f32 logits [B, V] of the last position alone (never [B, P, V]), and the cache.
   """
   P = tokens_BP.shape[1]
-  cache = attention.empty_cache(config, slots, cache_dtype or dtype, start_B, heads_first=not kernel)
+  cache = attentions.empty_cache(config, slots, cache_dtype or dtype, start_B, heads_first=not kernel)
   slots_P = jnp.arange(P, dtype=jnp.int32)
 
   def attend(n, view, cache, q, k, v):
-    q, k = attention.rotate(q, view), attention.rotate(k, view)
+    q, k = attentions.rotate(q, view), attentions.rotate(k, view)
     # The prompt sees itself alone, not the empty slots after it.
-    return _attend(config, view, q, k, v), attention.write(cache, n, k, v, jnp.int32(0))
+    return _attend(config, view, q, k, v), attentions.write(cache, n, k, v, jnp.int32(0))
 
-  return _run(params, config, tokens_BP, attention.cache_views(config, start_B, slots_P, P), cache, attend, dtype)
+  return _run(params, config, tokens_BP, attentions.cache_views(config, start_B, slots_P, P), cache, attend, dtype)
 
 
 def decode_step(
@@ -341,7 +341,7 @@ def decode_step(
     cache: of the row's earlier tokens.
     dtype: compute dtype; None: the cache's.
   """
-  views = attention.cache_views(config, cache.first, time[None], cache.slots)
+  views = attentions.cache_views(config, cache.first, time[None], cache.slots)
 
   def attend_live(n, view, cache, q, k, v):
     out_BHC, *buffers = decode_attention.attend_live(
@@ -355,11 +355,11 @@ def decode_step(
       scale=config.query_scale,
       softcap=config.attention_softcap,
     )
-    return out_BHC[:, None], attention.put(cache, n, *buffers)
+    return out_BHC[:, None], attentions.put(cache, n, *buffers)
 
   def attend(n, view, cache, q, k, v):
-    q, k = attention.rotate(q, view), attention.rotate(k, view)
-    cache = attention.write(cache, n, k, v, time % cache.slots)
+    q, k = attentions.rotate(q, view), attentions.rotate(k, view)
+    cache = attentions.write(cache, n, k, v, time % cache.slots)
     return _attend(config, view, q, cache.k[n], cache.v[n], heads_first=True), cache
 
   dtype = jnp.dtype(dtype or cache.k[0].dtype)

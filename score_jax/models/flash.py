@@ -19,17 +19,17 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
-from score_jax.models import attention
+from score_jax.models import attention as attentions
 from score_jax.models.families import DecoderConfig
 
 KINDS = ('plain', 'cudnn', 'splash')
 _BLOCK = 128  # rows are padded to a multiple of it for the kernels
-_DECODE_SLOTS = 128  # of a TPU: the smallest head width that splash takes
+_LANES = 128  # of a TPU: the smallest head width that splash takes
 
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-  """How whole rows attend; compiled in."""
+  """The implementation that whole rows attend with; compiled in."""
 
   kind: str = 'plain'
   mesh: Mesh | None = None  # rows lie on data and fsdp, heads on tensor; None: one device
@@ -43,7 +43,7 @@ class Attention:
 
   @property
   def shards(self) -> int:
-    """Into how many parts rows are cut."""
+    """The number of parts that rows are cut into."""
     return 1 if self.mesh is None else self.mesh.shape['data'] * self.mesh.shape['fsdp']
 
   def whole(self, head_VD: jax.Array) -> jax.Array:
@@ -71,14 +71,14 @@ def best(config: DecoderConfig, dtype: Any, mesh: Mesh) -> Attention:
   narrow = jnp.dtype(dtype).itemsize == 2
   if platform == 'gpu' and narrow and not config.attention_softcap and config.head_width % 8 == 0:
     return Attention('cudnn' if config.head_width <= 128 else 'plain', mesh)
-  if platform == 'tpu' and config.head_width % _DECODE_SLOTS == 0:
+  if platform == 'tpu' and config.head_width % _LANES == 0:
     return Attention('splash', mesh)
   return Attention('plain', mesh)
 
 
-def slots(longest: int, how: Attention) -> int:
+def slots(longest: int, attention: Attention) -> int:
   """Slots of left-aligned rows: kernels take whole blocks."""
-  return longest if how.kind == 'plain' else -(-longest // _BLOCK) * _BLOCK
+  return longest if attention.kind == 'plain' else -(-longest // _BLOCK) * _BLOCK
 
 
 def attend(
@@ -86,7 +86,7 @@ def attend(
   k_NLKC: jax.Array,
   v_NLKC: jax.Array,
   length_N: jax.Array,
-  how: Attention,
+  attention: Attention,
   *,
   window: int,
   scale: float,
@@ -99,7 +99,7 @@ def attend(
     k_NLKC: keys.
     v_NLKC: values.
     length_N: i32, tokens of each row; what stands after them is of no account.
-    how: the kind.
+    attention: the implementation.
     window: newest positions that a query sees; 0: all.
     scale: on query-key products.
     softcap: c tanh(x / c) on them; 0: off.
@@ -107,7 +107,7 @@ def attend(
   Returns:
     out_NLHC; anything finite after a row's end.
   """
-  if how.kind == 'cudnn':
+  if attention.kind == 'cudnn':
     return jax.nn.dot_product_attention(
       q_NLHC,
       k_NLKC,
@@ -119,17 +119,17 @@ def attend(
       local_window_size=(window - 1, 0) if window else None,
       implementation='cudnn',
     )
-  if how.kind == 'splash':
-    return _splash(q_NLHC, k_NLKC, v_NLKC, how, window=window, scale=scale, softcap=softcap)
+  if attention.kind == 'splash':
+    return _splash(q_NLHC, k_NLKC, v_NLKC, attention, window=window, scale=scale, softcap=softcap)
   L = q_NLHC.shape[1]
   start_N = jnp.zeros((1,), jnp.int32)
-  visible_1LL = attention.visible(start_N, jnp.arange(L, dtype=jnp.int32), L, window)
-  return attention.attend(q_NLHC, k_NLKC, v_NLKC, visible_1LL, scale=scale, softcap=softcap)
+  visible_1LL = attentions.visible(start_N, jnp.arange(L, dtype=jnp.int32), L, window)
+  return attentions.attend(q_NLHC, k_NLKC, v_NLKC, visible_1LL, scale=scale, softcap=softcap)
 
 
-def _splash(q_NLHC, k_NLKC, v_NLKC, how: Attention, *, window: int, scale: float, softcap: float) -> jax.Array:
+def _splash(q_NLHC, k_NLKC, v_NLKC, attention: Attention, *, window: int, scale: float, softcap: float) -> jax.Array:
   L, H = q_NLHC.shape[1:3]
-  tensor = how.mesh.shape['tensor']
+  tensor = attention.mesh.shape['tensor']
   shared_heads = H // k_NLKC.shape[2]
   if k_NLKC.shape[2] % tensor:  # heads of a device may share keys with those of another
     k_NLKC, v_NLKC = (jnp.repeat(x, shared_heads, axis=2) for x in (k_NLKC, v_NLKC))
@@ -151,11 +151,11 @@ def _splash(q_NLHC, k_NLKC, v_NLKC, how: Attention, *, window: int, scale: float
     head_shards=1,
     q_seq_shards=1,
     attn_logits_soft_cap=softcap or None,
-    interpret=how.interpret,
+    interpret=attention.interpret,
   )
   rows = PartitionSpec(('data', 'fsdp'), None, 'tensor' if tensor > 1 else None)
 
-  @functools.partial(jax.shard_map, mesh=how.mesh, in_specs=(rows,) * 3, out_specs=rows, check_vma=False)
+  @functools.partial(jax.shard_map, mesh=attention.mesh, in_specs=(rows,) * 3, out_specs=rows, check_vma=False)
   def local(q_NLHC, k_NLKC, v_NLKC):
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q_NLHC, k_NLKC, v_NLKC))
     return jnp.swapaxes(jax.vmap(kernel)(q, k, v), 1, 2)

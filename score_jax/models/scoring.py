@@ -14,7 +14,7 @@ from score_jax.models import flash
 from score_jax.models.decoder import Params
 from score_jax.models.families import DecoderConfig
 from score_jax.models.flash import Attention
-from score_jax.models.rows import Rows
+from score_jax.models.packing import PackedRows
 
 
 def chunk_of(megabytes: float, vocab: int, streams: int) -> int:
@@ -26,21 +26,21 @@ def token_logps(
   params: Params,
   config: DecoderConfig,
   tokens_XT: jax.Array,
-  rows: Rows,
+  rows: PackedRows,
   *,
   dtype: jnp.dtype,
   remat: str = 'none',
   chunk: int = 512,
-  how: Attention = flash.PLAIN,
+  attention: Attention = flash.PLAIN,
 ) -> jax.Array:
   """logp_XT (f32): log-probability of tokens[x, t] given the tokens of its row before it; 0 at t = 0.
 
   Of a row's first token, which nothing predicts, the number means nothing. Logits exist for `chunk` places of every
   stream at a time, forward and backward; one f32 a token is kept between.
   """
-  hidden_XTD = decoder.hidden_states(params, config, tokens_XT, rows, dtype=dtype, remat=remat, how=how)
+  hidden_XTD = decoder.hidden_states(params, config, tokens_XT, rows, dtype=dtype, remat=remat, attention=attention)
   head_VD = decoder.head(params, dtype)
-  return _shifted(_next_token_logps(hidden_XTD, head_VD, _next(tokens_XT), config, chunk, how))
+  return _shifted(_next_token_logps(hidden_XTD, head_VD, _next(tokens_XT), config, chunk, attention))
 
 
 def token_logps_and_kl(
@@ -48,22 +48,22 @@ def token_logps_and_kl(
   reference: Params,
   config: DecoderConfig,
   tokens_XT: jax.Array,
-  rows: Rows,
+  rows: PackedRows,
   *,
   dtype: jnp.dtype,
   remat: str = 'none',
   chunk: int = 512,
-  how: Attention = flash.PLAIN,
+  attention: Attention = flash.PLAIN,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Policy logp_XT, reference logp_XT, and the full-vocabulary KL(policy || reference) at each token's prefix.
 
   Both models are at the same prefix in the same chunk, which is the only way to have the exact KL without [X, T, V].
   """
   reference = jax.lax.stop_gradient(reference)
-  settings = dict(dtype=dtype, how=how)
+  settings = dict(dtype=dtype, attention=attention)
   hidden_XTD = decoder.hidden_states(params, config, tokens_XT, rows, remat=remat, **settings)
   ref_hidden_XTD = decoder.hidden_states(reference, config, tokens_XT, rows, **settings)
-  head_VD, ref_head_VD = (how.whole(decoder.head(tree, dtype)) for tree in (params, reference))
+  head_VD, ref_head_VD = (attention.whole(decoder.head(tree, dtype)) for tree in (params, reference))
 
   @jax.checkpoint
   def score(inputs):
@@ -110,14 +110,19 @@ def _joined(tree: Any, places: int) -> Any:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _next_token_logps(
-  hidden_XTD: jax.Array, head_VD: jax.Array, token_XT: jax.Array, config: DecoderConfig, chunk: int, how: Attention
+  hidden_XTD: jax.Array,
+  head_VD: jax.Array,
+  token_XT: jax.Array,
+  config: DecoderConfig,
+  chunk: int,
+  attention: Attention,
 ) -> jax.Array:
   """f32 log-probability of `token` after each place."""
-  return _forward(hidden_XTD, head_VD, token_XT, config, chunk, how)[0]
+  return _forward(hidden_XTD, head_VD, token_XT, config, chunk, attention)[0]
 
 
-def _forward(hidden_XTD, head_VD, token_XT, config, chunk, how):
-  whole_VD = how.whole(head_VD)
+def _forward(hidden_XTD, head_VD, token_XT, config, chunk, attention):
+  whole_VD = attention.whole(head_VD)
 
   def score(inputs):
     hidden_XCD, token_XC = inputs
@@ -130,13 +135,13 @@ def _forward(hidden_XTD, head_VD, token_XT, config, chunk, how):
   return logp_XT, (hidden_XTD, head_VD, token_XT, total_XT)
 
 
-def _backward(config, chunk, how, kept, cotangent_XT):
+def _backward(config, chunk, attention, kept, cotangent_XT):
   """d logp / d logits = onehot - p, written once in the compute dtype, as the two products that read it take it.
 
   The head's gradient is added up on each shard of rows, and over them when all chunks are done.
   """
   hidden_XTD, head_VD, token_XT, total_XT = kept
-  whole_VD, S = how.whole(head_VD), how.shards
+  whole_VD, S = attention.whole(head_VD), attention.shards
   vocabulary_V = jnp.arange(head_VD.shape[0], dtype=jnp.int32)
 
   def backward(sum_SVD, inputs):
@@ -149,10 +154,10 @@ def _backward(config, chunk, how, kept, cotangent_XT):
     d_XCV = d_XCV.astype(hidden_XCD.dtype)
     d_SXCV, hidden_SXCD = (x.reshape(S, -1, *x.shape[1:]) for x in (d_XCV, hidden_XCD))
     d_head_SVD = jnp.einsum('sxcv,sxcd->svd', d_SXCV, hidden_SXCD, preferred_element_type=jnp.float32)
-    return how.partial(sum_SVD + d_head_SVD), jnp.einsum('xcv,vd->xcd', d_XCV, whole_VD)
+    return attention.partial(sum_SVD + d_head_SVD), jnp.einsum('xcv,vd->xcd', d_XCV, whole_VD)
 
   inputs = _cut((hidden_XTD, token_XT, total_XT, cotangent_XT), chunk)
-  sum_SVD, d_hidden = jax.lax.scan(backward, how.partial(jnp.zeros((S, *head_VD.shape), jnp.float32)), inputs)
+  sum_SVD, d_hidden = jax.lax.scan(backward, attention.partial(jnp.zeros((S, *head_VD.shape), jnp.float32)), inputs)
   return _joined(d_hidden, token_XT.shape[1]), jnp.sum(sum_SVD, axis=0).astype(head_VD.dtype), None
 
 

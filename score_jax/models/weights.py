@@ -1,8 +1,8 @@
 """Weight tables: one row per weight, from which initialization, shardings, HF import and HF export all follow.
 
-A row spells a weight's shape in letters (`core_types.py`; R is the rank of an adapter), our order and the HF file's, so no
-reshape is written twice: `ours='D H C', hf='(H C) D'` reads "the file holds [H*C, D], we hold [D, H, C]". Layers are
-stacked on a leading N. The decoder's table is here; `lora.py` derives the adapters' table from it.
+A row spells a weight's shape in letters (`core_types.py`; R is the rank of an adapter), our order and the HF file's,
+so no reshape is written twice: `ours='D H C', hf='(H C) D'` reads "the file holds [H*C, D], we hold [D, H, C]". Layers
+are stacked on a leading N. The decoder's table is here; `lora.py` derives the adapters' table from it.
 """
 
 import dataclasses

@@ -48,7 +48,7 @@ def _receive(port: int, count: int, deadline: float) -> None:
     listener = socket.create_server(('', port), family=family, backlog=1024, dualstack_ipv6=dual)
   except OSError as error:
     raise HostError(
-      f'--distributed: port {port} of host 0 can not be taken ({error.strerror}); start all again with a free port'
+      f'--distributed: port {port} of host 0 cannot be taken ({error.strerror}); start all again with a free port'
     ) from error
   with contextlib.ExitStack() as open_, listener:
     arrived: dict[int, socket.socket] = {}

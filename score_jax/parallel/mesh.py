@@ -216,7 +216,7 @@ def all_rows(mesh: Mesh, local: int) -> int:
 def _check_even(mesh: Mesh, count: int) -> None:
   if count % row_shards(mesh):
     raise ConfigError(
-      f'{count} rows can not be spread over data x fsdp = {row_shards(mesh)} devices; '
+      f'{count} rows cannot be spread over data x fsdp = {row_shards(mesh)} devices; '
       'change batch.problems, batch.samples or the mesh'
     )
 

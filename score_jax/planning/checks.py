@@ -172,7 +172,7 @@ def _model(config: RunConfig) -> str:
   folder = hf.folder_of(config.model.path)
   sampler = runs.open_sampler(config, folder, _mesh(config))
   hf.open_weights(folder, sampler.config)
-  feeds = [len(feed) for feed in sampler.chat.feeds]
+  feeds = [len(feed) for feed in sampler.chat.separators]
   return (
     f'{sampler.config.family}, {memory.parameters(sampler.config) / 1e6:,.1f} million parameters; the chat template is '
     f'proved, {feeds} ids stand between attempts, {sampler.dtype.name}'

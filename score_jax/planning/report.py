@@ -78,7 +78,7 @@ def chip_line(chip: Chip, count: int, where: str) -> str:
 def setting_line(plan: Plan) -> str:
   """What is compiled."""
   mesh, update = plan.mesh.shape, plan.update
-  attempts, between = ' + '.join(map(str, plan.rollout.budgets)), sum(map(len, plan.rollout.feeds))
+  attempts, between = ' + '.join(map(str, plan.rollout.budgets)), sum(map(len, plan.rollout.separators))
   where = 'chip' if mesh['tensor'] == 1 else f'{mesh["tensor"]} chips'
   return (
     f'mesh data {mesh["data"]} x fsdp {mesh["fsdp"]} x tensor {mesh["tensor"]}; {plan.rows} conversations of '

@@ -65,7 +65,7 @@ def assumed_rollout(config: RunConfig, instruction: int) -> RolloutSpec:
   """A rollout's settings without a tokenizer: so many ids are fed between attempts."""
   return RolloutSpec(
     budgets=config.sampling.attempt_tokens,
-    feeds=(tuple(range(instruction)),) * (config.attempts - 1),
+    separators=(tuple(range(instruction)),) * (config.attempts - 1),
     end_of_turn=0,
     stops=(0,),
     pad=0,

@@ -58,7 +58,7 @@ class Sampler:
     """The compiled-in settings of a rollout."""
     return RolloutSpec(
       budgets=self.budgets,
-      feeds=self.chat.feeds,
+      separators=self.chat.separators,
       end_of_turn=self.chat.end_of_turn,
       stops=self.chat.stops,
       pad=self.chat.pad,

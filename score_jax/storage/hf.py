@@ -52,7 +52,7 @@ def folder_of(path: str) -> pathlib.Path:
     if found:
       _check_links(folder)
   except (OSError, RuntimeError) as error:  # links that lead to each other are one or the other
-    raise DataError(f'model folder {path!r:.200} can not be read: {str(error)[:200]}') from error
+    raise DataError(f'model folder {path!r:.200} cannot be read: {str(error)[:200]}') from error
   if not found:
     known = ', '.join(BUNDLED + child.name for child in sorted(_ASSETS.iterdir()) if (child / 'config.json').exists())
     raise DataError(f'model folder {path!r}: no config.json in {folder}; name an HF folder, or one of {known}')

@@ -50,8 +50,7 @@ def write_folder(
       weights that it lacks are the source's own.
     config: of the decoder.
     source: the folder the model came from; every file but the weights is copied as it is. None: a new model.
-    tokenizer: an HF tokenizer to save, for a new model, or one that the source has as a sentencepiece model alone,
-      which transformers reads otherwise than sentencepiece.
+    tokenizer: an HF tokenizer to save, for a new model.
     chat_template: the template that the policy was trained with, where it is not the source's own.
     dtype: of the weights in the files: one for all, or one per HF name.
     replace: put it in the place of an earlier folder.
@@ -221,7 +220,7 @@ def write_shards(
 def _fitting(name: str, array: np.ndarray) -> np.ndarray:
   """The array, if its dtype can hold it: float16 ends at 65,504."""
   if not np.all(np.isfinite(array)):
-    raise DataError(f'weight {name} has numbers that {array.dtype} can not hold; export in another dtype')
+    raise DataError(f'weight {name} has numbers that {array.dtype} cannot hold; export in another dtype')
   return array
 
 

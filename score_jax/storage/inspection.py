@@ -160,7 +160,7 @@ def _chat(
     ('template', chat_template or f"the tokenizer's own, {len(tokenizer.chat_template):,} characters"),
     ('stops', ', '.join([f'{shown(chat.end_of_turn)} ends a turn', *others])),
     ('padding', shown(chat.pad)),
-    ('between', repr(tokenizer.decode(list(chat.feeds[0]), skip_special_tokens=False))),
+    ('between', repr(tokenizer.decode(list(chat.separators[0]), skip_special_tokens=False))),
   ]
 
 

@@ -11,8 +11,8 @@ from score_jax.errors import ConfigError
 from score_jax.errors import DataError
 from score_jax.tasks import countdown
 from score_jax.tasks.problems import DataSpec
-from score_jax.tasks.problems import Listed
-from score_jax.tasks.problems import Made
+from score_jax.tasks.problems import GeneratedProblems
+from score_jax.tasks.problems import ProblemList
 from score_jax.tasks.problems import Problems
 
 
@@ -30,8 +30,8 @@ class Task:
 
 
 def _countdown(task: Any, data: DataSpec) -> Task:
-  def made(split: str) -> Made:
-    return Made(lambda seed, index: countdown.problem(task.countdown, seed, split, index))
+  def made(split: str) -> GeneratedProblems:
+    return GeneratedProblems(lambda seed, index: countdown.problem(task.countdown, seed, split, index))
 
   return Task(made('train'), made('heldout'), 'countdown')
 
@@ -85,7 +85,7 @@ def open_task(task: Any) -> Task:
 
   Raises:
     ConfigError: an unknown name, or two tasks that are graded differently.
-    DataError: its data can not be read.
+    DataError: its data cannot be read.
   """
   if not task.evaluate or task.evaluate == task.name:
     return _open(task.name, 'name', task, task.data)
@@ -105,14 +105,14 @@ def without_long(task: Task, tokens: Callable[[Problem], int], most: int) -> Tas
   Raises:
     DataError: none is left.
   """
-  if isinstance(task.train, Made):
+  if isinstance(task.train, GeneratedProblems):
     return task
   kept = tuple(problem for problem in task.train.problems if tokens(problem) <= most)
   if not kept:
     raise DataError(f'no training problem has a prompt of {most} tokens or less; raise config.sampling.prompt_tokens')
   if left_out := len(task.train.problems) - len(kept):
     logging.warning('%d training problems have a prompt of more than %d tokens and were left out', left_out, most)
-  return dataclasses.replace(task, train=Listed(kept, shuffled=True))
+  return dataclasses.replace(task, train=ProblemList(kept, shuffled=True))
 
 
 def _open(name: str, field: str, task: Any, data: DataSpec) -> Task:

@@ -2,18 +2,18 @@
 
 from score_jax.core_types import Problem
 from score_jax.errors import DataError
+from score_jax.tasks import data_files
 from score_jax.tasks import problems
 from score_jax.tasks import prompts
-from score_jax.tasks import sources
+from score_jax.tasks.data_files import Row
 from score_jax.tasks.problems import DataSpec
-from score_jax.tasks.problems import Listed
-from score_jax.tasks.sources import Row
+from score_jax.tasks.problems import ProblemList
 
 
-def open_set(data: DataSpec, prompt: str) -> tuple[Listed, Listed]:
+def open_set(data: DataSpec, prompt: str) -> tuple[ProblemList, ProblemList]:
   """The published train and test files, or the splits of TFDS's gsm8k."""
-  train = sources.read_all(data.train)
-  heldout = sources.read_all(data.heldout)
+  train = data_files.read_all(data.train)
+  heldout = data_files.read_all(data.heldout)
 
   def of(row: Row) -> Problem:
     question = row.text('question')

@@ -6,11 +6,11 @@ import hashlib
 from score_jax.core_types import Problem
 from score_jax.graders import references
 from score_jax.graders import registry
+from score_jax.tasks import data_files
 from score_jax.tasks import problems
-from score_jax.tasks import sources
+from score_jax.tasks.data_files import Row
 from score_jax.tasks.problems import DataSpec
-from score_jax.tasks.problems import Listed
-from score_jax.tasks.sources import Row
+from score_jax.tasks.problems import ProblemList
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +34,11 @@ class JsonlSpec:
       raise ValueError(f'heldout_fraction = {self.heldout_fraction}: it must lie between 0 and 1')
 
 
-def open_set(data: DataSpec, prompt: str, spec: JsonlSpec) -> tuple[Listed, Listed]:
+def open_set(data: DataSpec, prompt: str, spec: JsonlSpec) -> tuple[ProblemList, ProblemList]:
   """Rows of `data.train` and `data.heldout`; without the latter, a fraction is held out by a hash of the question."""
-  train = sources.read_all(data.train)
+  train = data_files.read_all(data.train)
   if data.heldout:
-    heldout = sources.read_all(data.heldout)
+    heldout = data_files.read_all(data.heldout)
   else:
     heldout = [row for row in train if _is_heldout(row, spec)]
     train = [row for row in train if not _is_heldout(row, spec)]

@@ -12,20 +12,20 @@ from absl import logging
 from score_jax.core_types import Problem
 from score_jax.errors import DataError
 from score_jax.graders.math.extract import last_boxes
+from score_jax.tasks import data_files
 from score_jax.tasks import problems
 from score_jax.tasks import prompts
-from score_jax.tasks import sources
+from score_jax.tasks.data_files import Row
 from score_jax.tasks.problems import DataSpec
-from score_jax.tasks.problems import Listed
-from score_jax.tasks.sources import Row
+from score_jax.tasks.problems import ProblemList
 
 _LIST = pathlib.Path(__file__).parent.parent / 'assets/math500/problems.txt'
 
 
-def open_set(data: DataSpec, prompt: str) -> tuple[Listed, Listed]:
+def open_set(data: DataSpec, prompt: str) -> tuple[ProblemList, ProblemList]:
   """Rows of `data.train` and `data.heldout` (may be the same files), divided by the list of MATH500."""
-  rows = sources.read_all(data.train)
-  test_rows = sources.read_all(data.heldout or data.train)
+  rows = data_files.read_all(data.train)
+  test_rows = data_files.read_all(data.heldout or data.train)
   train = [row for row in rows if not is_heldout(row)]
   heldout = list({problems.text_hash(row.text('problem')): row for row in test_rows if is_heldout(row)}.values())
   if test_rows and not heldout:

@@ -8,12 +8,12 @@ import dataclasses
 from score_jax.core_types import Problem
 from score_jax.errors import DataError
 from score_jax.graders import references
+from score_jax.tasks import data_files
 from score_jax.tasks import problems
 from score_jax.tasks import prompts
-from score_jax.tasks import sources
+from score_jax.tasks.data_files import Row
 from score_jax.tasks.problems import DataSpec
-from score_jax.tasks.problems import Listed
-from score_jax.tasks.sources import Row
+from score_jax.tasks.problems import ProblemList
 
 SPLITS = {  # first and last task_id, as published
   'test': (11, 510),
@@ -35,9 +35,9 @@ class MbppSpec:
       raise ValueError(f'splits = {self.splits}: name one or more of {", ".join(SPLITS)}')
 
 
-def open_set(data: DataSpec, prompt: str, spec: MbppSpec) -> tuple[Listed, Listed]:
+def open_set(data: DataSpec, prompt: str, spec: MbppSpec) -> tuple[ProblemList, ProblemList]:
   """Training problems of `spec.splits`; held out are those of the published test split, if not trained on."""
-  rows = {_task_id(row): row for row in sources.read_all(data.train + data.heldout)}
+  rows = {_task_id(row): row for row in data_files.read_all(data.train + data.heldout)}
   shown = ''.join(_solved(rows, number) for number in _SHOWN) if rows else ''
   train = [row for number, row in rows.items() if _split(number) in spec.splits]
   heldout = [row for number, row in rows.items() if _split(number) == 'test' and 'test' not in spec.splits]

@@ -12,7 +12,7 @@ from absl import logging
 
 from score_jax.core_types import Problem
 from score_jax.errors import DataError
-from score_jax.tasks.sources import Row
+from score_jax.tasks.data_files import Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class DataSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
+class GeneratedProblems:
   """As many problems as are asked for, each a pure function of (seed, index)."""
 
   at: Callable[[int, int], Problem]
@@ -33,7 +33,7 @@ class Made:
 
 
 @dataclasses.dataclass(frozen=True)
-class Listed:
+class ProblemList:
   """A fixed list. For training it is gone through in another order each time; held-out ones stand as in their files."""
 
   problems: tuple[Problem, ...]
@@ -60,7 +60,7 @@ class Listed:
     return digest.hexdigest()
 
 
-Problems = Made | Listed
+Problems = GeneratedProblems | ProblemList
 
 
 @functools.lru_cache(maxsize=8)
@@ -71,7 +71,9 @@ def _order(seed: int, round_: int, size: int) -> tuple[int, ...]:
   return tuple(order)
 
 
-def divided(train: Iterable[Row], heldout: Iterable[Row], problem: Callable[[Row], Problem]) -> tuple[Listed, Listed]:
+def divided(
+  train: Iterable[Row], heldout: Iterable[Row], problem: Callable[[Row], Problem]
+) -> tuple[ProblemList, ProblemList]:
   """Training and held-out problems of rows.
 
   Training problems that are held out as well, by their question, are left out and counted.
@@ -87,7 +89,7 @@ def divided(train: Iterable[Row], heldout: Iterable[Row], problem: Callable[[Row
     raise DataError('config.task.data.train: every problem is held out as well; name a file of other problems')
   if len(kept) < len(everything):
     logging.warning('%d training problems are held out as well and were left out', len(everything) - len(kept))
-  return Listed(kept, shuffled=True), Listed(held, shuffled=False)
+  return ProblemList(kept, shuffled=True), ProblemList(held, shuffled=False)
 
 
 def collapsed(text: str) -> str:

@@ -8,9 +8,8 @@ import tempfile
 from typing import Any
 
 from score_jax.errors import DataError
-from score_jax.tasks import seam
-from score_jax.tasks import sentencepiece_bpe
 from score_jax.tasks import torchless
+from score_jax.tasks import turn_boundary
 from score_jax.tasks.tokenizer_files import ADDED
 from score_jax.tasks.tokenizer_files import FAST
 from score_jax.tasks.tokenizer_files import MOST_BYTES
@@ -43,15 +42,12 @@ def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
   transformers.utils.logging.set_verbosity_error()
   _check_files(folder)
   try:
-    if has_only_sentencepiece(folder):
-      tokenizer = sentencepiece_bpe.from_sentencepiece(folder)
-    else:
-      tokenizer = _from_files(folder)
+    tokenizer = _from_files(folder)
   except (DataError, KeyboardInterrupt, SystemExit):
     raise
   except BaseException as error:  # the file is a program's input: tokenizers' panics are not even Exceptions
     raise DataError(
-      f'{folder}: its tokenizer can not be read: {type(error).__name__}: {seam.first_line(error)}; restore '
+      f'{folder}: its tokenizer cannot be read: {type(error).__name__}: {turn_boundary.first_line(error)}; restore '
       'tokenizer.json and tokenizer_config.json'
     ) from error
   tokenizer.chat_template = _named_template(chat_template) if chat_template else _own_template(folder, tokenizer)
@@ -62,15 +58,20 @@ def _from_files(folder: pathlib.Path) -> Any:
   """The tokenizer of the folder's own files and nothing else: its settings may name files elsewhere."""
   import transformers
 
-  with tempfile.TemporaryDirectory() as place:
+  with tempfile.TemporaryDirectory() as copies:
     for name in (*_VOCABULARIES, *_BESIDE):
       if (folder / name).is_file():
-        shutil.copyfile(folder / name, f'{place}/{name}')
+        shutil.copyfile(folder / name, f'{copies}/{name}')
     settings = read_settings(folder / SETTINGS)
     own = {field: value for field, value in settings.items() if not field.endswith(('_file', '_files'))}
     if own != settings:
-      pathlib.Path(place, SETTINGS).write_text(json.dumps(own))
-    tokenizer = transformers.AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+      pathlib.Path(copies, SETTINGS).write_text(json.dumps(own))
+    if has_only_sentencepiece(folder):
+      from score_jax.tasks import sentencepiece_tokenizer  # imports transformers
+
+      tokenizer = sentencepiece_tokenizer.from_files(pathlib.Path(copies), folder)
+    else:
+      tokenizer = transformers.AutoTokenizer.from_pretrained(copies, local_files_only=True, trust_remote_code=False)
   if tokenizer is not None:
     tokenizer.name_or_path = str(folder)
   return tokenizer
@@ -108,7 +109,8 @@ def _named_template(name: str) -> str:
   try:
     return path.read_text(encoding='utf-8')
   except (OSError, UnicodeDecodeError) as error:
-    raise DataError(f'config.task.chat_template = {name!r} can not be read: {seam.first_line(error)}') from error
+    reason = turn_boundary.first_line(error)
+    raise DataError(f'config.task.chat_template = {name!r} cannot be read: {reason}') from error
 
 
 def _own_template(folder: pathlib.Path, tokenizer: Any) -> str:

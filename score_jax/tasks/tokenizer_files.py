@@ -12,19 +12,19 @@ MOST_BYTES = 1 << 28  # of any of them; the largest there are have 1 << 25
 
 
 def has_only_sentencepiece(folder: pathlib.Path) -> bool:
-  """Whether the folder's tokenizer is a sentencepiece model and nothing that a fast tokenizer reads."""
+  """Tells whether the folder's tokenizer is a sentencepiece model and nothing that a fast tokenizer reads."""
   return not (folder / FAST).is_file() and (folder / SENTENCEPIECE).is_file()
 
 
 def read_settings(path: pathlib.Path) -> dict[str, Any]:
-  """What a JSON file of the folder says; {} if there is no such file.
+  """Returns what a JSON file of the folder says; {} if there is no such file.
 
   Raises:
     DataError: it is not a JSON object.
   """
   if not path.is_file():
     return {}
-  found = files.read_json(path, MOST_BYTES)
-  if not isinstance(found, dict):
-    raise DataError(f'{path}: holds a JSON {type(found).__name__}, not an object; restore the file')
-  return found
+  settings = files.read_json(path, MOST_BYTES)
+  if not isinstance(settings, dict):
+    raise DataError(f'{path}: holds a JSON {type(settings).__name__}, not an object; restore the file')
+  return settings

@@ -44,7 +44,7 @@ def read(path: pathlib.Path, problems: Sequence[Problem], chat: Chat, budget: in
 
 
 def _ids(text: str, where: str, chat: Chat, budget: int) -> np.ndarray:
-  ids = chat.opening.ids(text)
+  ids = chat.prompt_template.ids(text)
   tokenizer: Any = chat.tokenizer
   special = {*chat.stops, *tokenizer.all_special_ids}
   if special & set(ids):

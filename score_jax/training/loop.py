@@ -31,7 +31,6 @@ from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.checkpoints import Progress
 from score_jax.storage.checkpoints import abstract_like
 from score_jax.storage.checkpoints import open_checkpoints
-from score_jax.tasks.tokenizer_files import has_only_sentencepiece
 from score_jax.training import evaluation
 from score_jax.training import limits
 from score_jax.training import offline
@@ -322,7 +321,6 @@ def _finish(run: Run, checkpoints: Checkpoints, state: TrainState, progress: Pro
       loras.scaled(params['final'], run.config.lora),
       run.decoder,
       source=run.model_folder,
-      tokenizer=run.sampler.chat.tokenizer if has_only_sentencepiece(run.model_folder) else None,
       dtype=hf.stored_dtypes(run.model_folder, run.decoder),
       chat_template=run.sampler.chat.tokenizer.chat_template if run.config.task.chat_template else '',
       replace=True,

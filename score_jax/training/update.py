@@ -17,7 +17,7 @@ from score_jax.algorithm import losses
 from score_jax.algorithm import rewards
 from score_jax.models import flash
 from score_jax.models import lora as loras
-from score_jax.models import rows as row_layouts
+from score_jax.models import packing
 from score_jax.models import scoring
 from score_jax.models.families import DecoderConfig
 from score_jax.models.flash import Attention
@@ -74,14 +74,14 @@ def whole(tree: Any, group: int) -> Any:
   return jax.tree.map(join, tree)
 
 
-def _streams(part: Batch, spec: UpdateSpec) -> tuple[jax.Array, row_layouts.Rows, row_layouts.Alignment]:
+def _streams(part: Batch, spec: UpdateSpec) -> tuple[jax.Array, packing.PackedRows, packing.Alignment]:
   """tokens_XT, where its conversations lie, and the way back to [B, L]."""
   B, L = part.tokens.shape
   if not spec.places:
-    rows = row_layouts.left_aligned(part.length, L)
-    return part.tokens, rows, row_layouts.alignment(rows, L, L)
-  rows = row_layouts.end_to_end(part.length.reshape(spec.shards, B // spec.shards), L)
-  back = row_layouts.alignment(rows, spec.places, L)
+    rows = packing.left_aligned(part.length, L)
+    return part.tokens, rows, packing.alignment(rows, L, L)
+  rows = packing.end_to_end(part.length.reshape(spec.shards, B // spec.shards), L)
+  back = packing.alignment(rows, spec.places, L)
   return back.to_streams(part.tokens), rows, back
 
 
@@ -93,7 +93,7 @@ def _scored(params: Any, reference: Any, part: Batch, spec: UpdateSpec, remat: s
     dtype=spec.dtype,
     remat=remat,
     chunk=scoring.chunk_of(spec.logits_mb, spec.config.vocab, streams),
-    how=spec.how,
+    attention=spec.how,
   )
   if reference is None:
     found = (scoring.token_logps(params, spec.config, tokens_XT, rows, **settings),)

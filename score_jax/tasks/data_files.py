@@ -82,7 +82,7 @@ def read_all(sources: tuple[str, ...]) -> list[Row]:
   """Rows of several sources, in their order.
 
   Raises:
-    DataError: one can not be read.
+    DataError: one cannot be read.
   """
   return [row for source in sources for row in read(source)]
 

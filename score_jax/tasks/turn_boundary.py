@@ -1,8 +1,9 @@
-"""Rendering conversations, and the proof that what stands between two attempts is what the template would write.
+"""Rendered conversations, and the proof that the ids between two attempts are what the chat template would write.
 
 The template is rendered with sentinel answers. The text before an answer must stay as it was when turns follow, and so
 must the answer; the ids of the whole text must begin with the ids of the text up to the answer's end. Then whatever
-follows is the feed. Nothing is ever tokenized as a fragment, where a tokenizer may treat its first character otherwise.
+follows is the turn separator. No fragment is ever tokenized alone, where a tokenizer may treat its first character
+otherwise.
 """
 
 import dataclasses
@@ -22,8 +23,8 @@ _DIRECTIVES = 'aAbBcdDefFGHIjmMpSTuUVwWxXyYzZ'  # of strftime
 
 
 @dataclasses.dataclass(frozen=True)
-class Opening:
-  """A tokenizer with its template, and all that stands before the first question."""
+class PromptTemplate:
+  """A tokenizer with its chat template, and the turns that stand before the first question."""
 
   tokenizer: Any
   system: str  # the system turn, or ''
@@ -32,7 +33,7 @@ class Opening:
   date: str  # what the template is told for today, YYYY-MM-DD
 
   def text(self, users: list[str], answers: tuple[str, ...] = (), answering: bool = True) -> str:
-    """The conversation up to where the next answer begins; with `answering` off, to the end of the last answer."""
+    """Returns the conversation up to the next answer; with `answering` off, to the end of the last answer."""
     messages = [*self.examples]
     for i, user in enumerate(users):
       messages.append(dict(role='user', content=user))
@@ -43,22 +44,20 @@ class Opening:
     return render(self.tokenizer, turn + messages, answering, self.date)
 
   def ids(self, text: str) -> list[int]:
-    """Token ids of a rendered text; it holds its special tokens already."""
+    """Returns the token ids of a rendered text, which holds its special tokens already."""
     try:
       return self.tokenizer(text, add_special_tokens=False)['input_ids']
     except Exception as error:  # the tokenizer's file is a program's input
-      raise DataError(
-        f'tokenizer: can not encode {text[:60]!r}: {first_line(error)}; restore tokenizer.json'
-      ) from error
+      raise DataError(f'tokenizer: cannot encode {text[:60]!r}: {first_line(error)}; restore tokenizer.json') from error
 
 
-def open_with(tokenizer: Any, system: str, examples: tuple[dict[str, str], ...], date: str) -> Opening:
-  """The opening with the system prompt in its place: a turn of its own, or the beginning of the first user turn.
+def prompt_template(tokenizer: Any, system: str, examples: tuple[dict[str, str], ...], date: str) -> PromptTemplate:
+  """Puts the system prompt where the chat template takes it: a separate turn, or the beginning of the first user turn.
 
   Raises:
-    DataError: the date is not one, or the template can't be rendered.
+    DataError: the date is not one, or the template cannot be rendered.
   """
-  plain = Opening(tokenizer, '', '', examples, date)
+  plain = PromptTemplate(tokenizer, '', '', examples, date)
   plain.text([_QUESTION])  # what is wrong with the template itself shows without a system turn
   if not system:
     return plain
@@ -68,30 +67,30 @@ def open_with(tokenizer: Any, system: str, examples: tuple[dict[str, str], ...],
   return dataclasses.replace(plain, preamble=system + '\n\n')
 
 
-def feeds_of(opening: Opening, instructions: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-  """[A - 1] ids between attempts, each proved with all earlier answers in place.
+def separators_of(template: PromptTemplate, instructions: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+  """Returns the [A - 1] turn separators: ids between attempts, each proved with all earlier answers in place.
 
   Raises:
-    DataError: the template rewrites history, or its text can't be told apart from answers as tokens.
+    DataError: the template rewrites history, or its text cannot be told apart from answers as tokens.
   """
-  return tuple(_feed(opening, instructions[: i + 1]) for i in range(len(instructions)))
+  return tuple(_separator(template, instructions[: i + 1]) for i in range(len(instructions)))
 
 
-def end_of_turn(opening: Opening, feeds: tuple[tuple[int, ...], ...]) -> int:
-  """The one special token that ends an answer, be it the last or not.
+def end_of_turn(template: PromptTemplate, separators: tuple[tuple[int, ...], ...]) -> int:
+  """Returns the one special token that ends an answer, be it the last or not.
 
   Raises:
     DataError: there is no such token.
   """
-  before = opening.text([_QUESTION])
-  after = opening.text([_QUESTION], _SENTINELS[:1], answering=False)
-  glue = _glue(before, _SENTINELS[0], after)
-  if glue:
-    logging.info('the chat template writes %r before an answer; it is for the model to generate', glue)
-  endings = [_rest(opening, before, _SENTINELS[0], after), *feeds]
+  before = template.text([_QUESTION])
+  after = template.text([_QUESTION], _SENTINELS[:1], answering=False)
+  space = _space_between(before, _SENTINELS[0], after)
+  if space:
+    logging.info('the chat template writes %r before an answer; it is for the model to generate', space)
+  endings = [_ids_after(template, before, _SENTINELS[0], after), *separators]
   if not endings[0]:
     raise DataError(f'chat template writes no end of turn after {after[-40:]!r}; use {_REMEDY}')
-  tokenizer = opening.tokenizer
+  tokenizer = template.tokenizer
   special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
   for ending in endings:
     if ending[:1] != endings[0][:1] or ending[0] not in special:
@@ -104,7 +103,7 @@ def end_of_turn(opening: Opening, feeds: tuple[tuple[int, ...], ...]) -> int:
 
 
 def render(tokenizer: Any, messages: list[dict[str, str]], answering: bool, date: str) -> str:
-  """The template's text for a list of messages, up to where the next answer begins.
+  """Returns the template's text for a list of messages, up to where the next answer begins.
 
   Raises:
     DataError: the template refuses the messages or fails, or the date is not YYYY-MM-DD.
@@ -119,7 +118,7 @@ def render(tokenizer: Any, messages: list[dict[str, str]], answering: bool, date
 
 
 def first_line(error: BaseException) -> str:
-  """An error's message, cut to one line."""
+  """Returns an error's message, cut to one line."""
   return str(error).strip().split('\n')[0]
 
 
@@ -134,7 +133,7 @@ def _day(date: str) -> datetime.datetime:
 
 
 def _dated(template: str, day: datetime.datetime) -> str:
-  """The template with a clock of its own, which stands still: a run resumed tomorrow must see the same prompts.
+  """Gives the template a clock that stands still: a run resumed tomorrow must see the same prompts.
 
   transformers gives templates a function strftime_now and makes text of any other, so it is hidden by a macro.
   """
@@ -146,12 +145,12 @@ def _dated(template: str, day: datetime.datetime) -> str:
   return '{% macro strftime_now(format) %}{{ format' + replaced + ' }}{% endmacro %}\n' + template
 
 
-def _keeps_system(opening: Opening) -> bool:
-  """Whether the template has a system turn, and leaves it where it is as the conversation grows."""
-  opening = dataclasses.replace(opening, system=_SYSTEM)
+def _keeps_system(template: PromptTemplate) -> bool:
+  """Tells whether the template has a system turn, and leaves it where it is as the conversation grows."""
+  template = dataclasses.replace(template, system=_SYSTEM)
   try:
-    short = opening.text([_QUESTION])
-    long = opening.text([_QUESTION, _QUESTION], _SENTINELS[:1])
+    short = template.text([_QUESTION])
+    long = template.text([_QUESTION, _QUESTION], _SENTINELS[:1])
   except DataError as error:
     logging.info('the chat template refuses a system turn: %s', first_line(error))
     return False
@@ -159,41 +158,41 @@ def _keeps_system(opening: Opening) -> bool:
   return bool(there) and long.startswith(before + there)
 
 
-def _feed(opening: Opening, instructions: tuple[str, ...]) -> tuple[int, ...]:
-  """Ids between the last of len(instructions) answers and the next one, the same after every sentinel."""
+def _separator(template: PromptTemplate, instructions: tuple[str, ...]) -> tuple[int, ...]:
+  """Returns the ids between the last of len(instructions) answers and the next, the same after every sentinel."""
   users = [_QUESTION, *instructions]
-  found = []
+  separators = []
   for sentinel in _SENTINELS:
     answers = (sentinel,) * len(instructions)
-    before = opening.text(users[:-1], answers[:-1])
-    found.append(_rest(opening, before, sentinel, opening.text(users, answers)))
-  if found[0] != found[1]:
-    first, second = (opening.tokenizer.decode(ids) for ids in found)
+    before = template.text(users[:-1], answers[:-1])
+    separators.append(_ids_after(template, before, sentinel, template.text(users, answers)))
+  if separators[0] != separators[1]:
+    first, second = (template.tokenizer.decode(ids) for ids in separators)
     raise DataError(
       f'chat template: what follows an answer depends on it: {_difference(first, second, ("is", "or"))}; use {_REMEDY}'
     )
-  return found[0]
+  return separators[0]
 
 
-def _glue(before: str, answer: str, after: str) -> str:
-  """White space between a prompt and its answer, which are proved to stand in `after` as they were."""
-  glue, there, _ = after[len(before) :].partition(answer)
-  if not after.startswith(before) or not there or glue.strip():
+def _space_between(before: str, answer: str, after: str) -> str:
+  """Returns the white space between a prompt and its answer, which are proved to stand in `after` as they were."""
+  space, there, _ = after[len(before) :].partition(answer)
+  if not after.startswith(before) or not there or space.strip():
     raise DataError(
       f'chat template rewrites history: as turns follow, {_difference(before + answer, after)}; use a template that '
       f'keeps prompts and answers as they were: {_REMEDY}'
     )
-  return glue
+  return space
 
 
-def _rest(opening: Opening, before: str, answer: str, after: str) -> tuple[int, ...]:
-  """Ids of what `after` has beyond `before`, glue and the answer; the ids of these are proved not to depend on it."""
-  said = before + _glue(before, answer, after) + answer
-  whole = opening.ids(after)
-  for text, what in ((before, 'a prompt'), (said, 'an answer')):
-    ids = opening.ids(text)
+def _ids_after(template: PromptTemplate, before: str, answer: str, after: str) -> tuple[int, ...]:
+  """Returns the ids that `after` has behind the answer; those of prompt and answer are proved not to depend on them."""
+  answered = before + _space_between(before, answer, after) + answer
+  whole = template.ids(after)
+  for text, what in ((before, 'a prompt'), (answered, 'an answer')):
+    ids = template.ids(text)
     if whole[: len(ids)] != ids:
-      alone, within = (opening.tokenizer.convert_ids_to_tokens(some)[-4:] for some in (ids, whole[: len(ids)]))
+      alone, within = (template.tokenizer.convert_ids_to_tokens(some)[-4:] for some in (ids, whole[: len(ids)]))
       raise DataError(
         f'chat template: the tokens of {what} depend on what follows it: {alone} became {within}; use a template with '
         f'special tokens around answers: {_REMEDY}'
@@ -201,10 +200,10 @@ def _rest(opening: Opening, before: str, answer: str, after: str) -> tuple[int, 
   return tuple(whole[len(ids) :])
 
 
-def _difference(expected: str, found: str, words: tuple[str, str] = ('', 'became')) -> str:
-  """Where two texts part, in words: about 40 characters of each."""
+def _difference(expected: str, actual: str, words: tuple[str, str] = ('', 'became')) -> str:
+  """Returns where two texts part, in words: about 40 characters of each."""
   at = next(
-    (i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), min(len(expected), len(found))
+    (i for i, (a, b) in enumerate(zip(expected, actual, strict=False)) if a != b), min(len(expected), len(actual))
   )
   around = slice(max(0, at - 12), at + 28)
-  return f'{words[0]} {expected[around]!r} {words[1]} {found[around]!r}'.strip()
+  return f'{words[0]} {expected[around]!r} {words[1]} {actual[around]!r}'.strip()
