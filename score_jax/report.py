@@ -13,7 +13,7 @@ from score_jax.errors import ConfigError
 
 _OUT = flags.DEFINE_string('out', '', 'the file; default: report.html, in the folder itself if there is one RUN alone')
 _PNG = flags.DEFINE_string('png', '', 'also draw the main figures as PNG files into this folder (extra `report`)')
-_TEXT = flags.DEFINE_integer('text', None, 'also print the table, and so many conversations of each RUN', lower_bound=0)
+_TEXT = flags.DEFINE_integer('text', None, 'also print the table and N conversations of each RUN', lower_bound=0)
 
 
 def main(*runs: str) -> None:
@@ -21,9 +21,8 @@ def main(*runs: str) -> None:
   for folder in folders:
     if not folder.is_dir():
       raise ConfigError(f'{folder}: there is no such folder; name runs')
-  out = (
-    pathlib.Path(_OUT.value) if _OUT.value else (folders[0] if len(folders) == 1 else pathlib.Path()) / 'report.html'
-  )
+  default = (folders[0] if len(folders) == 1 else pathlib.Path()) / 'report.html'
+  out = pathlib.Path(_OUT.value) if _OUT.value else default
   if out.is_dir() or not out.parent.is_dir():
     raise ConfigError(f'--out={out}: name a file in a folder that exists')
 

@@ -219,27 +219,20 @@ def test_a_thousand_steps_of_long_answers_stay_below_5_mb(tmp_path):
 def test_a_folder_of_version_0_1_still_opens(tmp_path):
   """With the fields of its configuration as that version called them."""
   folder = run_folder(tmp_path / 'old', [conversation(i, 'q') for i in range(9)])
-  stage = dict(name='stage1', steps=60, pays=[0.0, 1.0], bonus=[0.0, 0.0], kl=[0.1, 0.01], kl_budget=[])
-  config = dict(
-    model=dict(path='bundled:countdown_base'),
-    task=dict(name='countdown', instruction='Check and retry.'),
-    batch=dict(problems=64, samples=8),
-    sampling=dict(attempt_tokens=[32, 32], lanes=0, temperature=1.0, top_k=0, top_p=1.0),
-    report=dict(rows=4, every=0, kl_budget=0.2, stop_on=[], tensorboard=False, wandb=''),
-    faults=dict(kl_stop=0.0),
-    visits=[stage],
-    mode='score',
-    seed=7,
-  )
-  (folder / 'config.json').write_text(json.dumps(dict(config=config, identity=dict(visits=[stage]))))
+  old = json.loads((ROOT / 'tests/testdata/config_0_1.json').read_text())
+  assert 'kl_alarm' not in old['config']['report'] and 'schedule' not in old['config']
+  old['config']['report']['kl_budget'] = 0.2
+  (folder / 'config.json').write_text(json.dumps(old))
   [run] = report_data.collect([folder])['runs']
-  expected = [['model', 'bundled:countdown_base'], ['task', 'countdown'], ['problems a step', '64'], ['samples', '8']]
-  assert run['facts'] == [*expected, ['seed', '7'], ['instruction', 'Check and retry.']]
+  assert run['facts'] == [
+    *(['model', 'bundled:countdown_base'], ['task', 'countdown'], ['problems a step', '64'], ['samples', '8']),
+    *(['learning rate', '0.0004'], ['seed', '0'], ['instruction', 'Check and retry.']),
+  ]
   assert {alarm['name'] for alarm in run['alarms']} == {'kl_first'}, 'the limit is the one it was run with'
   assert run['steps'] == 60 and run['evaluations'][0]['decoding'] == 'sampled'
   assert list(run['conversations']['counts']) == ['final/sampled']
-  config['report']['kl_alarm'] = 10.0
-  (folder / 'config.json').write_text(json.dumps(dict(config=config)))
+  old['config']['report']['kl_alarm'] = 10.0
+  (folder / 'config.json').write_text(json.dumps(old))
   assert report_data.collect([folder])['runs'][0]['alarms'] == [], 'the new name wins'
 
 

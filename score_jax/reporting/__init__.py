@@ -1,1 +1,1 @@
-"""What people read: the correction ledger, the lines of metrics.jsonl, the terminal."""
+"""What people read of a run: ledger, alarms, conversations, metrics, the live monitor, the report page."""

@@ -30,23 +30,23 @@ class Tracer:
 
   @contextlib.contextmanager
   def step(self) -> Iterator[None]:
-    """Around every step."""
+    """Stands around every step."""
     if self._folder and self._done == _SETTLING:
       self._open.enter_context(traced(self._folder))
     yield
     self._done += 1
     if self._folder and self._done == self._last:
       self._open.close()
-      found = summary(self._folder)
-      idle = 'the trace has no device' if found['idle'] is None else f'devices idle {found["idle"]:.1%}'
-      print(f'traced {self._last - _SETTLING} steps to {self._folder}: {idle}', flush=True)
+      idle = summary(self._folder)['idle']
+      message = 'the trace has no device' if idle is None else f'devices idle {idle:.1%}'
+      print(f'traced {self._last - _SETTLING} steps to {self._folder}: {message}', flush=True)
 
 
 NO_TRACE = Tracer(None, 0)
 
 
 def summary(folder: pathlib.Path) -> dict[str, Any]:
-  """Where the devices' time went in the newest trace of a folder.
+  """Returns where the devices' time went in the newest trace of a folder.
 
   Returns:
     span_seconds, from the first kernel to the last; idle, the share of it in which a device ran nothing (mean over
@@ -59,12 +59,11 @@ def summary(folder: pathlib.Path) -> dict[str, Any]:
   for plane in planes:
     intervals = []
     for line in plane.lines:
-      if 'Stream' not in line.name and line.name != 'XLA Ops':  # derived lines repeat the same time
-        continue
-      for event in line.events:
-        intervals.append((event.start_ns, event.start_ns + event.duration_ns))
-        total[event.name] += event.duration_ns
-        count[event.name] += 1
+      if 'Stream' in line.name or line.name == 'XLA Ops':  # other lines are derived, and repeat the same time
+        for event in line.events:
+          intervals.append((event.start_ns, event.start_ns + event.duration_ns))
+          total[event.name] += event.duration_ns
+          count[event.name] += 1
     if intervals:
       busy, span = covered(intervals)
       idle.append(1 - busy / span)
@@ -79,7 +78,7 @@ def summary(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def covered(intervals: list[tuple[float, float]]) -> tuple[float, float]:
-  """Length of the union of intervals, and of what lies between the first's begin and the last's end."""
+  """Returns the length of the union of intervals, and of what lies between the first's begin and the last's end."""
   intervals = sorted(intervals)
   first, end = intervals[0]
   busy = end - first
