@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from benchmarks import updates as benches
 from benchmarks.setting import Setting
 from score_jax.models import lora as loras
+from score_jax.parallel import mesh as meshes
 from score_jax.planning import programs
+from score_jax.planning import roofline
 from score_jax.sampling.rollout import RolloutSpec
 
 FIELDS = (
@@ -22,7 +24,9 @@ FIELDS = (
 
 def plan_of(setting: Setting) -> programs.Plan:
   """Returns what decides the programs; all weights are trained."""
-  mesh, config = programs.topology_mesh(setting.topology, setting.mesh), benches.decoder_config(setting.shape)
+  chip, config = roofline.chip_of(setting.topology), benches.decoder_config(setting.shape)
+  devices = programs.topology_devices(setting.topology, **dict(chip.settings))
+  mesh = meshes.make_mesh(*setting.mesh, list(devices))
   return programs.Plan(
     decoder=config,
     lora=loras.NONE,

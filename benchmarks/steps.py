@@ -18,7 +18,7 @@ from benchmarks.setting import Setting
 from score_jax import config as configs
 from score_jax.configs import common
 from score_jax.models.shapes import SHAPES
-from score_jax.planning import checks
+from score_jax.planning import machine_checks
 from score_jax.reporting import profile
 from score_jax.storage import hf
 from score_jax.storage.checkpoints import open_checkpoints
@@ -82,8 +82,8 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 def _planned_mb(config: configs.RunConfig) -> float | None:
   """Returns the peak on a device that `score_jax.doctor` foresees; None if it says that the run does not fit."""
-  asked = checks.memory_here(config, tries=0)[0].asked
-  return asked and round(max(map(asked.most, asked.programs)) / 1e6, 1)
+  asked = machine_checks.memory_here(config, tries=0).asked
+  return asked and round(asked.peak / 1e6, 1)
 
 
 def run_config(setting: Setting, model: pathlib.Path) -> configs.RunConfig:

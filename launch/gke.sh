@@ -4,7 +4,7 @@
 #
 #   bash launch/gke.sh --name=score --image=REGION-docker.pkg.dev/PROJECT/REPO/score_jax:TAG \
 #     --accelerator=tpu-v5-lite-podslice --topology=4x4 --hosts=4 --chips=4 [--spot] [--restarts=20] \
-#     -- --config=configs/F.py --workdir=/tmp/RUN --config.checkpoint.path=gs://BUCKET/runs/RUN ...
+#     -- --config=configs/F.py --workdir=gs://BUCKET/runs/RUN ...
 #
 # --hosts: machines of the slice; --chips: of each. --dry-run prints the YAML and the command.
 set -euo pipefail

@@ -12,7 +12,7 @@ fail() {
   exit 78
 }
 
-# Names of its own, which no flag has: what a function calls local hides the variable that it is to set.
+# Its own names begin with _, as no flag's does: what a function calls local hides the variable that it is to set.
 read_flags() {
   local _known=() _flag
   while [[ "$1" != -- ]]; do _known+=("$1"); shift; done
@@ -50,13 +50,4 @@ step() {
   else
     "$@"
   fi
-}
-
-# The command that every process runs, as one line: restarted while it makes progress, given up when it does not.
-# Arguments: the interpreter, the value of --distributed; then those of the run.
-command_line() {
-  local python="$1" distributed="$2"
-  shift 2
-  printf '%q ' "$python" -m score_jax.supervise "--restarts=${restarts:-20}" -- \
-    "$python" -m score_jax.main "--distributed=$distributed" "$@"
 }

@@ -5,7 +5,7 @@
 #   bash launch/tpu.sh create  --name=N --zone=Z --type=v5litepod-16 --runtime=v2-alpha-tpuv5-lite [--spot]
 #   bash launch/tpu.sh install --name=N --zone=Z
 #   bash launch/tpu.sh run     --name=N --zone=Z [--restarts=20] -- \
-#              --config=configs/F.py --workdir=/tmp/RUN --config.checkpoint.path=gs://BUCKET/runs/RUN ...
+#              --config=configs/F.py --workdir=gs://BUCKET/runs/RUN ...
 #   bash launch/tpu.sh log     --name=N --zone=Z
 #   bash launch/tpu.sh keep    (all flags of create and run) -- ...    create, install, run; again after each preemption
 #   bash launch/tpu.sh delete  --name=N --zone=Z
@@ -28,11 +28,11 @@ on_all() { step gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --worker=al
 
 create() {
   needed type runtime
-  local how=()
-  [[ "$spot" == true ]] && how=(--spot)
+  local options=()
+  [[ "$spot" == true ]] && options=(--spot)
   # A queued resource waits for room; a plain `tpu-vm create` fails when there is none.
   step gcloud compute tpus queued-resources create "$name" --node-id="$name" "${where[@]}" \
-    --accelerator-type="$type" --runtime-version="$runtime" "${how[@]}"
+    --accelerator-type="$type" --runtime-version="$runtime" "${options[@]}"
   until [[ "$(state)" == ACTIVE ]]; do
     case "$(state)" in
       FAILED | SUSPENDED) echo "the request ended as $(state)" >&2; return 75 ;;
@@ -67,14 +67,14 @@ PYTHON=\$python bash -c 'source launch/venv.sh; make_venv tpu,gcs'"
 }
 
 run() {
-  ((${#rest[@]})) || fail 'the arguments of the run stand after --, e.g. -- --config=configs/math_gemma2_2b.py --workdir=/tmp/...'
-  local line
-  line="$(command_line .venv/bin/python tpu "${rest[@]}")"
+  ((${#rest[@]})) || fail 'the arguments of the run stand after --'
+  local line="RESTARTS=$restarts bash launch/retry.sh .venv/bin/python -m score_jax.main --distributed=tpu"
+  line+="$(printf ' %q' "${rest[@]}")"
   # Its own session on each worker, so that it outlives this connection. run.code holds its exit code at the end.
   on_all "cd $folder; rm -f run.code; setsid nohup bash -c $(printf '%q' "$line > run.log 2>&1; echo \$? > run.code") < /dev/null > /dev/null 2>&1 &"
 }
 
-# The exit code of worker 0's supervisor (69: it gave up); '' while it runs, or where it can't be reached.
+# The exit code of worker 0 (69: launch/retry.sh gave up); '' while it runs, or where it can't be reached.
 code() {
   if $dry_run; then
     echo 0
@@ -85,7 +85,7 @@ code() {
 
 delete() { step gcloud compute tpus queued-resources delete "$name" "${where[@]}" --force --quiet; }
 
-# Spot machines that were taken can not be started again: the request is deleted and made anew. The run goes on from its
+# Spot machines that were taken cannot be started again: the request is deleted and made anew. The run goes on from its
 # last checkpoint by itself, because the command is the same.
 keep() {
   local ended

@@ -9,15 +9,20 @@ compiles what the run would compile, with the TPU's compiler (`pip install 'jax[
 least time of each program, and, where it does not fit, the nearest setting that does. Exit code 0, or 78.
 """
 
+import dataclasses
 import json
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 from typing import Any
 
 from absl import flags
 
 from score_jax import cli
 from score_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+  from score_jax.config import RunConfig
 
 _CONFIG = cli.define_config()
 _TOPOLOGY = flags.DEFINE_string('topology', '', 'TPUs that need not be here, e.g. v5e:4x4; default: the devices here')
@@ -28,7 +33,7 @@ _WORKDIR = flags.DEFINE_string('workdir', '', 'the run folder that is meant; def
 _INSTRUCTION = flags.DEFINE_integer('instruction', 64, 'tokens between attempts, without a tokenizer', lower_bound=1)
 _TRIES = flags.DEFINE_integer('tries', 3, 'settings to compile in search of one that fits; 0: none', lower_bound=0)
 _DRY_RUN = flags.DEFINE_bool('dry_run', True, 'without --topology: whether two steps are run')
-_JSON = flags.DEFINE_string('json', '', 'also write what was found to this file')
+_JSON = flags.DEFINE_string('json', '', 'also write the results to this file')
 
 
 def main() -> None:
@@ -44,42 +49,33 @@ def main() -> None:
     sys.exit(ConfigError.exit_code)
 
 
-def _check(config: Any) -> tuple[bool, Any]:
-  """The machine that this runs on."""
-  import dataclasses
-
-  from score_jax.planning import checks
+def _check(config: 'RunConfig') -> tuple[bool, Any]:
+  """Checks the machine that this runs on."""
+  from score_jax.planning import machine_checks
 
   if _MODEL.value:
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=_MODEL.value))
   workdir = _WORKDIR.value or f'runs/{cli.config_name()}'
-  found = []
-  for check in checks.of(config, workdir, tries=_TRIES.value, dry_run=_DRY_RUN.value):
+  results = []
+  for check in machine_checks.run_checks(config, workdir, tries=_TRIES.value, dry_run=_DRY_RUN.value):
     print(check.line, flush=True)
-    found.append(check)
-  return all(check.ok for check in found), [dataclasses.asdict(check) for check in found]
+    results.append(check)
+  return all(check.ok for check in results), [dataclasses.asdict(check) for check in results]
 
 
-def _plan(config: Any) -> tuple[bool, Any]:
-  """TPUs that need not be here."""
+def _plan(config: 'RunConfig') -> tuple[bool, Any]:
+  """Compiles for TPUs that need not be here."""
   import jax
 
   jax.config.update('jax_platforms', 'cpu')  # a TPU that is here may be at work
-  from score_jax.planning import ask
-  from score_jax.planning import chips
-  from score_jax.planning import programs
   from score_jax.planning import report
   from score_jax.planning import search
-  from score_jax.planning import settings
 
-  chip, count = chips.of_topology(_TOPOLOGY.value)
-  decoder, rollout = settings.model_of(config, _MODEL.value, _INSTRUCTION.value)
-  devices = tuple(programs.topology_mesh(_TOPOLOGY.value, (-1, 1, 1)).devices.flat)
-  wanted = search.Wanted(config, decoder, rollout, settings.compute_dtype(config, 'tpu'), devices, chip.usable)
-  print(report.chip_line(chip, count, _TOPOLOGY.value), flush=True)
-  found = ask.answer(wanted, chip, _TRIES.value, lambda text: print(text, file=sys.stderr, flush=True))
-  print(ask.text(found, config))
-  return found.fits, ask.as_data(found, config) | dict(topology=_TOPOLOGY.value, devices=count)
+  request = search.topology_request(config, _TOPOLOGY.value, _MODEL.value, _INSTRUCTION.value)
+  print(report.chip_line(request, _TOPOLOGY.value), flush=True)
+  answer = search.answer(request, _TRIES.value, lambda text: print(text, file=sys.stderr, flush=True))
+  print(report.text(answer))
+  return answer.fits, report.as_data(answer) | dict(topology=_TOPOLOGY.value, devices=len(request.devices))
 
 
 if __name__ == '__main__':

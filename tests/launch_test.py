@@ -1,9 +1,12 @@
-"""The scripts that start runs elsewhere: what they would do, as --dry-run prints it; nothing of it is run here."""
+"""The scripts that start runs elsewhere: what they would do, as --dry-run prints it; of them only retry.sh is run here."""
 
 import pathlib
+import re
 import shlex
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 import yaml
@@ -44,7 +47,7 @@ def test_a_pod_is_asked_for_by_name_type_and_runtime():
   }
 
 
-def test_all_workers_of_a_pod_run_the_supervised_command_word_for_word():
+def test_all_workers_of_a_pod_run_the_retried_command_word_for_word():
   done = launch('tpu.sh', 'run', *TPU, '--restarts=7', '--dry-run', '--', *ARGUMENTS)
   (words,) = commands(done.stdout)
   assert '--worker=all' in words
@@ -53,19 +56,16 @@ def test_all_workers_of_a_pod_run_the_supervised_command_word_for_word():
   inner = shlex.split(remote)[shlex.split(remote).index('-c') + 1]
   run = shlex.split(inner.partition(' > ')[0])
   python = '.venv/bin/python'
-  assert run == [
-    *(python, '-m', 'score_jax.supervise', '--restarts=7', '--'),
-    *(python, '-m', 'score_jax.main', '--distributed=tpu', *ARGUMENTS),
-  ]
+  retried = ['RESTARTS=7', 'bash', 'launch/retry.sh']
+  assert run == [*retried, python, '-m', 'score_jax.main', '--distributed=tpu', *ARGUMENTS]
 
 
 def test_keeping_a_pod_creates_installs_and_runs_in_this_order():
   done = launch('tpu.sh', 'keep', *TPU, *MADE, '--dry-run', '--', *ARGUMENTS)
   assert done.returncode == 0, done.stderr
-  places = [
-    done.stdout.index(part) for part in ('queued-resources create', 'scp', 'make_venv tpu', 'score_jax.supervise')
-  ]
-  assert places == sorted(places)
+  parts = ('queued-resources create', 'scp', 'make_venv tpu', 'launch/retry.sh')
+  positions = [done.stdout.index(part) for part in parts]
+  assert positions == sorted(positions)
 
 
 def test_a_job_set_has_the_slice_the_arguments_and_the_exit_codes():
@@ -108,10 +108,10 @@ def test_a_slurm_job_has_a_process_a_gpu_and_is_queued_again_after_75():
   assert run[-4:] == ['--distributed=slurm', *ARGUMENTS]
   # The job itself, with an srun that ends as a run does.
   script = done.stdout[: done.stdout.index('\n+ ')]
-  for code in (0, 75, 78):
-    fakes = f'srun() {{ return {code}; }}; scontrol() {{ echo again; }}\n'
+  for code, restarts, queued in [(0, 0, False), (75, 0, True), (137, 3, True), (78, 0, False), (75, 20, False)]:
+    fakes = f'srun() {{ return {code}; }}; scontrol() {{ echo again; }}; SLURM_RESTART_COUNT={restarts}\n'
     ended = subprocess.run(['bash', '-c', fakes + script], capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stdout) == (code, 'again\n' if code == 75 else '')
+    assert (ended.returncode, ended.stdout) == (code, 'again\n' if queued else '')
 
 
 def test_local_processes_are_numbered_and_name_one_place_to_meet():
@@ -133,7 +133,7 @@ def test_local_processes_end_with_the_code_of_the_first_that_fails(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('script', 'arguments', 'said'),
+  ('script', 'arguments', 'message'),
   [
     ('tpu.sh', ('run', '--nam=x'), '--nam=x is no flag'),
     ('tpu.sh', ('create', *TPU), '--type=VALUE is missing'),
@@ -143,10 +143,70 @@ def test_local_processes_end_with_the_code_of_the_first_that_fails(tmp_path):
     ('local.sh', ('two',), 'flags are written --name=value'),
   ],
 )
-def test_a_mistake_is_one_line_and_exit_code_78(script, arguments, said):
+def test_a_mistake_is_one_line_and_exit_code_78(script, arguments, message):
   done = launch(script, *arguments, '--dry-run')
   assert done.returncode == 78
-  assert done.stderr.startswith('error: ') and said in done.stderr
+  assert done.stderr.startswith('error: ') and message in done.stderr
+
+
+# A command that counts its lives, and in its last words ends as the test says.
+LIFE = 'echo >> {lives}; n=$(wc -l < {lives}); {words}'
+
+
+def retry(lives, words, **settings):
+  """Starts launch/retry.sh around a command."""
+  command = ['bash', str(ROOT / 'launch/retry.sh'), 'bash', '-c', LIFE.format(lives=lives, words=words)]
+  env = dict(PATH='/usr/bin:/bin') | settings
+  return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+  ('words', 'code', 'times'),
+  [
+    ('exit $((n < 3 ? 75 : 0))', 0, 3),
+    ('if ((n < 2)); then kill -KILL $$; fi', 0, 2),
+    ('exit 75', 69, 3),
+    ('kill -ABRT $$', 69, 3),
+    *((f'exit {code}', code, 1) for code in (0, 1, 65, 70, 76, 78)),
+  ],
+)
+def test_what_is_started_again_and_how_often(tmp_path, words, code, times):
+  lives = tmp_path / 'lives'
+  process = retry(lives, words, RESTARTS='2', BACKOFF='0')
+  process.communicate(timeout=60)
+  assert (process.returncode, lives.read_text().count('\n')) == (code, times)
+
+
+def test_restarts_wait_longer_and_longer(tmp_path):
+  (tmp_path / 'sleep').write_text('#!/bin/bash\n')
+  (tmp_path / 'sleep').chmod(0o755)
+  process = retry(tmp_path / 'lives', 'exit 75', PATH=f'{tmp_path}:/usr/bin:/bin', RESTARTS='9')
+  _, text = process.communicate(timeout=60)
+  assert re.findall(r'again in (\d+) s', text) == ['5', '10', '20', '40', '80', '160', '320', '600', '600']
+
+
+@pytest.mark.parametrize(
+  ('words', 'code'),
+  [
+    ('trap "exit 75" TERM; touch {on}; while :; do sleep 0.1; done', 75),
+    ('trap "exit 0" TERM; touch {on}; while :; do sleep 0.1; done', 0),
+    ('touch {on}; sleep 60', 75),
+    ('touch {on}; exit 75', 75),  # it comes between two lives
+  ],
+)
+def test_a_signal_is_passed_on_and_ends_the_restarts(tmp_path, words, code):
+  process = retry(tmp_path / 'lives', words.format(on=tmp_path / 'on'), BACKOFF='60')
+  while not (tmp_path / 'on').exists():
+    time.sleep(0.05)
+  time.sleep(0.5)
+  process.send_signal(signal.SIGTERM)
+  process.communicate(timeout=30)
+  assert (process.returncode, (tmp_path / 'lives').read_text().count('\n')) == (code, 1)
+
+
+def test_without_a_command_it_says_so():
+  done = launch('retry.sh')
+  assert done.returncode == 78 and 'name a command' in done.stderr
 
 
 def test_shellcheck_finds_nothing():

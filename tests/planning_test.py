@@ -16,31 +16,29 @@ import tiny
 from score_jax.errors import ConfigError
 from score_jax.models import weights
 from score_jax.parallel import mesh as meshes
-from score_jax.planning import ask
-from score_jax.planning import checks
-from score_jax.planning import chips
 from score_jax.planning import collectives
-from score_jax.planning import floors
+from score_jax.planning import machine_checks
 from score_jax.planning import memory
 from score_jax.planning import programs
+from score_jax.planning import report
+from score_jax.planning import roofline
 from score_jax.planning import search
-from score_jax.planning import settings
-from score_jax.planning.collectives import Sent
+from score_jax.planning.collectives import Collectives
+from score_jax.training import optim
 from score_jax.training import run as runs
 from score_jax.training import specs
 
 DECODER = tiny.decoder_config('qwen2', width=32, kv_heads=4)
-CHIP = chips.Chip('here', 'cpu', 1e12, 1e12, 1e12, 1e11, 0)
+CHIP = roofline.Chip('here', 'cpu', 1e12, 1e12, 1e12, 1e11, 0)
 
 
 def plan_of(config, devices=8, decoder=DECODER):
-  wanted = wanted_of(config, devices, decoder)
-  return wanted.plan(config)
+  return request_of(config, devices, decoder).plan({})
 
 
-def wanted_of(config, devices=8, decoder=DECODER, limit=1e12):
-  rollout = settings.assumed_rollout(config, 5)
-  return search.Wanted(config, decoder, rollout, jnp.dtype('float32'), tuple(jax.devices()[:devices]), limit)
+def request_of(config, devices=8, decoder=DECODER, limit=1e12):
+  rollout, chip = search.assumed_rollout(config, 5), dataclasses.replace(CHIP, usable=limit)
+  return search.Request(config, decoder, rollout, jnp.dtype('float32'), tuple(jax.devices()[:devices]), chip)
 
 
 def sharded_config(**changes):
@@ -59,9 +57,9 @@ ENTRY %main (x: f32[8]) -> f32[8] {
   %d = f32[8]{0} add(%e, %f)
 }
 """
-  assert collectives.sent(program) == (
-    Sent(collectives.ALWAYS, 'all-gather', 2, 3_000_000),
-    Sent(collectives.ALWAYS, 'all-reduce', 1, 2_000_000),
+  assert collectives.read(program) == (
+    Collectives(collectives.ALWAYS, 'all-gather', 2, 3_000_000),
+    Collectives(collectives.ALWAYS, 'all-reduce', 1, 2_000_000),
   )
 
 
@@ -101,12 +99,12 @@ ENTRY %main (p: (s32[])) -> (s32[]) {
 
 
 def test_loops_of_known_length_are_multiplied_and_others_told_apart():
-  assert collectives.sent(LOOPS) == (
-    Sent(collectives.ALWAYS, 'all-gather', 3, 3 * 80),
-    Sent(collectives.ALWAYS, 'all-reduce', 3, 3 * 40),
-    Sent(collectives.OUTER_PASS, 'collective-permute', 1, 20),
-    Sent(collectives.PASS, 'all-gather', 3, 3 * 80),
-    Sent(collectives.PASS, 'all-reduce', 3, 3 * 40),
+  assert collectives.read(LOOPS) == (
+    Collectives(collectives.ALWAYS, 'all-gather', 3, 3 * 80),
+    Collectives(collectives.ALWAYS, 'all-reduce', 3, 3 * 40),
+    Collectives(collectives.OUTER_PASS, 'collective-permute', 1, 20),
+    Collectives(collectives.PASS, 'all-gather', 3, 3 * 80),
+    Collectives(collectives.PASS, 'all-reduce', 3, 3 * 40),
   )
 
 
@@ -134,7 +132,7 @@ ENTRY %main (p: (f32[], u32[])) -> (f32[], u32[]) {
 
 def test_a_loop_that_the_compiler_unrolled_runs_less_often():
   # 0, 2, 4, 6: below 7 four times.
-  assert collectives.sent(UNROLLED) == (Sent(collectives.ALWAYS, 'collective-permute', 4, 4 * 32),)
+  assert collectives.read(UNROLLED) == (Collectives(collectives.ALWAYS, 'collective-permute', 4, 4 * 32),)
 
 
 def test_a_compiled_loop_of_layers_is_counted_as_often_as_it_runs():
@@ -150,31 +148,23 @@ def test_a_compiled_loop_of_layers_is_counted_as_often_as_it_runs():
 
   shape = jax.ShapeDtypeStruct((8,), jnp.float32, sharding=rows)
   text = jax.jit(five_sums, out_shardings=whole).lower(shape).compile().as_text()
-  assert sum(sent.count for sent in collectives.sent(text)) == 5
+  assert sum(sent.count for sent in collectives.read(text)) == 5
 
 
 # --- chips
 
 
 @pytest.mark.parametrize(
-  ('topology', 'kind', 'devices'),
-  [('v5e:4x4', 'TPU v5 lite', 16), ('v5p:4x4x8', 'TPU v5', 128), ('tpu7x:2x2x1', 'TPU7x', 8)],
+  ('topology', 'kind'), [('v5e:4x4', 'TPU v5 lite'), ('v5p:4x4x8', 'TPU v5'), ('tpu7x:2x2x1', 'TPU7x')]
 )
-def test_a_topology_has_its_chip_and_as_many_devices_as_jax_finds(topology, kind, devices):
-  chip, count = chips.of_topology(topology)
-  assert (chip.kind, count) == (kind, devices)
+def test_a_topology_has_its_chip(topology, kind):
+  assert roofline.chip_of(topology).kind == kind
 
 
 @pytest.mark.parametrize('topology', ['v5e', 'v5e:16', 'h100:2x2', 'v5e:4x4x4x4'])
 def test_what_is_no_topology_is_refused_with_the_names_that_are(topology):
   with pytest.raises(ConfigError, match=r'v4, v5e, v5p, v6e, tpu7x.*like v5e:4x4'):
-    chips.of_topology(topology)
-
-
-def test_a_device_is_found_by_its_whole_name():
-  assert chips.of_device('TPU v5 lite').name == 'v5e'
-  assert chips.of_device('TPU v5p').name == chips.of_device('TPU v5').name == 'v5p'
-  assert chips.of_device('cpu') is None
+    roofline.chip_of(topology)
 
 
 # --- memory
@@ -187,8 +177,7 @@ def test_sizes_are_those_of_the_arrays_of_a_run(lora):
   base = runs.put_params(plan.mesh, weights.weight_table(DECODER), tiny.random_params(DECODER), jnp.float32)
   trained = plan.trained
   params = runs.put_params(plan.mesh, trained, trained.initial(jax.random.key(0)), jnp.float32)
-  moments = runs.fresh_moments(params, programs._optimizer(plan.optim, DECODER, plan.lora), plan.mesh, trained)
-  _, _, laid = programs._layout(*programs._layout_key(plan))
+  moments = runs.fresh_moments(params, optim.make_optimizer(plan.optim, trained), plan.mesh, trained)
 
   def held(tree):
     return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree) if x.ndim)
@@ -197,7 +186,7 @@ def test_sizes_are_those_of_the_arrays_of_a_run(lora):
   assert sizes.parameters == held(params)
   assert sizes.moments == held(moments)
   assert sizes.base == held(base)
-  assert sizes.policy == memory.on_device(laid)
+  assert sizes.policy == memory.on_device(programs.sampling_policy(plan))
 
 
 def test_what_is_held_beside_a_program_is_all_that_it_is_not_given():
@@ -231,37 +220,39 @@ def test_a_cache_is_two_numbers_a_layer_slot_and_head():
   assert memory.sizes(plan).cache == 2 * DECODER.layers * rows * slots * heads * DECODER.head_width * 4
 
 
-# --- floors
+# --- least times
 
 
-def test_a_floor_is_the_slower_of_computing_and_moving():
-  assert floors.Floor(flops=2e12, bytes=1e11).seconds(CHIP) == 2
-  assert floors.Floor(flops=1e12, bytes=5e11).seconds(CHIP) == 5
+def test_the_least_time_is_that_of_the_slower_of_computing_and_moving():
+  assert roofline.Cost(flops=2e12, bytes=1e11).seconds(CHIP) == 2
+  assert roofline.Cost(flops=1e12, bytes=5e11).seconds(CHIP) == 5
 
 
-def test_the_rollouts_floor_reads_the_weights_at_every_step_and_the_live_cache():
+def test_a_rollout_reads_the_weights_at_every_step_and_the_live_cache():
   plan = plan_of(tiny.run_config(), devices=1)
   sizes, growth, rows = memory.sizes(plan), 6 + 6 + 5, plan.rows
   live = (9 + growth / 2) / (9 + growth)
-  assert floors.of(plan)['rollout'].bytes == pytest.approx(growth * (sizes.policy + live * sizes.cache))
+  assert roofline.costs(plan)['rollout'].bytes == pytest.approx(growth * (sizes.policy + live * sizes.cache))
   tokens = rows * (9 + growth)
-  assert floors.of(plan)['rollout'].flops >= 2 * floors.met_in_products(DECODER) * tokens
+  assert roofline.costs(plan)['rollout'].flops >= 2 * roofline.multiplied_parameters(DECODER) * tokens
 
 
 # --- settings and search
 
 
 def test_flags_say_what_changed_and_nothing_else():
-  config = tiny.run_config()
-  other = settings.changed(config, fsdp=4, remat='full', logits_mb=64.0, pack=True)
-  assert settings.flags_between(config, other) == [
+  request = request_of(tiny.run_config())
+  changes = {'model.logits_mb': 64.0, 'mesh.fsdp': 4, 'mesh.tensor': 1, 'model.remat': 'full', 'batch.pack': True}
+  assert request.flags(changes) == [
     '--config.mesh.fsdp=4',
     '--config.batch.pack=True',
     '--config.model.remat=full',
     '--config.model.logits_mb=64',
   ]
-  with pytest.raises(ValueError, match='problems'):
-    settings.changed(config, problems=3)
+  config = search.changed(request.config, changes)
+  assert (config.mesh.fsdp, config.batch.pack, config.model.remat, config.model.logits_mb) == (4, True, 'full', 64.0)
+  with pytest.raises(TypeError, match='slots'):
+    search.changed(config, {'batch.slots': 3})
 
 
 def test_a_packed_update_is_compiled_for_full_streams():
@@ -272,30 +263,30 @@ def test_a_packed_update_is_compiled_for_full_streams():
 
 def test_the_search_changes_nothing_where_all_fits():
   config = sharded_config()
-  found = search.candidates(wanted_of(config), {})[0]
-  assert found.cost == 0 and found.config == config
+  nearest, request = search.Search(request_of(config)).nearest(), request_of(config)
+  assert nearest.cost == 0 and request.flags(nearest.changes) == []
+  assert search.changed(config, nearest.changes) == config
 
 
 def test_the_search_proposes_the_nearest_that_is_estimated_to_fit():
   config = sharded_config()
-  estimates = {name: search.estimate(plan_of(config), name, {}, 0) for name in programs.NAMES}
-  found = search.candidates(wanted_of(config, limit=0.99 * max(estimates.values())), {})
-  assert found and 0 < found[0].cost == min(candidate.cost for candidate in found)
-  plan = plan_of(found[0].config)
-  assert max(search.estimate(plan, name, {}, 0) for name in programs.NAMES) <= 0.99 * max(estimates.values())
+  limit = 0.99 * search.Search(request_of(config)).estimated({}).peak
+  known = search.Search(request_of(config, limit=limit))
+  nearest = known.nearest()
+  assert nearest.cost > 0
+  assert nearest.peaks == known.estimated(nearest.changes).peaks and nearest.peak <= limit
 
 
-def test_the_search_mends_a_batch_that_the_mesh_can_not_share_out():
+def test_the_search_cuts_a_batch_that_the_mesh_cannot_share_out_otherwise():
   config = sharded_config(**{'batch.pack': True, 'batch.micro_batches': 4})  # 8 problems, 4 devices for rows, 4 parts
   with pytest.raises(ConfigError, match='whole problems'):
     plan_of(config)
-  found = search.candidates(wanted_of(config), {})[0]
-  assert settings.flags_between(config, found.config) == ['--config.batch.micro_batches=2']
+  request = request_of(config)
+  assert request.flags(search.Search(request).nearest().changes) == ['--config.batch.micro_batches=2']
 
 
 def test_where_nothing_fits_the_search_names_what_comes_nearest():
-  (found,) = search.candidates(wanted_of(sharded_config(), limit=1000), {})
-  assert found.most > 1000
+  assert search.Search(request_of(sharded_config(), limit=1000)).nearest().peak > 1000
 
 
 @pytest.fixture
@@ -306,7 +297,7 @@ def compiles(monkeypatch):
   def compiled(plan, name):
     found.append((name, plan))
     known, guess = memory.estimated(plan, name)
-    sent = (Sent(collectives.ALWAYS, 'all-reduce', 2, 10**9),)
+    sent = (Collectives(collectives.ALWAYS, 'all-reduce', 2, 10**9),)
     return programs.Program(name, 1.0, 1.0, known, 0, 2 * guess, known + 2 * guess, sent), ''
 
   monkeypatch.setattr(programs, 'compiled', compiled)
@@ -315,55 +306,53 @@ def compiles(monkeypatch):
 
 def test_an_answer_is_a_setting_that_was_compiled_and_fits(compiles):
   config = tiny.run_config(**{'batch.problems': 16})
-  wanted = wanted_of(config, devices=4)
-  asked = ask.answer(wanted, CHIP, 3, print)
-  assert asked.fits and len(compiles) == 4 and 'It fits.' in ask.text(asked, config)
+  answer = search.answer(request_of(config, devices=4), 3)
+  assert answer.fits and len(compiles) == 4 and 'It fits.' in report.text(answer)
 
-  most = max(map(asked.asked.most, programs.NAMES))
-  small = dataclasses.replace(CHIP, usable=0.8 * most)
-  found = ask.answer(dataclasses.replace(wanted, limit=small.usable), small, 5, print)
-  assert not found.fits and found.proposed.fits
-  assert all(found.proposed.most(name) <= small.usable for name in programs.NAMES)
-  flags = settings.flags_between(config, found.proposed.config)
-  text = ask.text(found, config)
+  usable = 0.8 * answer.asked.peak
+  answer = search.answer(request_of(config, devices=4, limit=usable), 5)
+  assert not answer.fits
+  assert list(answer.proposed.peaks) == list(programs.NAMES) and max(answer.proposed.peaks.values()) <= usable
+  flags = answer.request.flags(answer.proposed.changes)
+  text = report.text(answer)
   assert flags and all(flag in text for flag in flags)
   assert 'TOO MUCH' in text and 'update, in all: 2 all-reduce (1,000.0)' in text
-  data = json.loads(json.dumps(ask.as_data(found, config), default=str))
+  data = json.loads(json.dumps(report.as_data(answer), default=str))
   assert data['fits'] is False and data['proposed']['fits'] is True and data['proposed']['flags'] == flags
   assert math.isfinite(data['proposed']['programs']['update']['floor']['seconds'])
 
 
-def test_a_setting_that_changes_the_lanes_alone_has_only_its_rollout_compiled(compiles):
-  config, compiler = tiny.run_config(), search.Compiler(print)
-  compiler.programs(plan_of(config))
-  compiler.programs(plan_of(settings.changed(config, decode_slots=1)))
+def test_a_setting_that_changes_the_decode_slots_alone_has_only_its_rollout_compiled(compiles):
+  known = search.Search(request_of(tiny.run_config()))
+  known.compiled({})
+  known.compiled({'sampling.decode_slots': 1})
   assert [name for name, _ in compiles] == [*programs.NAMES, 'rollout']
 
 
 def test_a_model_that_is_too_large_for_its_arrays_alone_is_not_compiled(compiles):
-  config = tiny.run_config()
-  found = ask.answer(wanted_of(config, limit=1000), dataclasses.replace(CHIP, usable=1000), 3, print)
-  assert not compiles and not found.fits and found.nearest
-  assert 'nothing was compiled' in ask.text(found, config) and 'Take more devices' in ask.text(found, config)
+  answer = search.answer(request_of(tiny.run_config(), limit=1000), 3)
+  assert not compiles and not answer.fits and answer.nearest
+  assert 'nothing was compiled' in report.text(answer) and 'Take more devices' in report.text(answer)
 
 
 def test_collectives_take_what_they_yield_over_one_direction_of_the_links():
   plan = plan_of(sharded_config())  # 4 + 4 rows of 8 devices: 4 for rows, 17 tokens grow
   chip = dataclasses.replace(CHIP, interconnect=2e9)
   sent = (
-    Sent(collectives.ALWAYS, 'all-reduce', 1, 3 * 10**9),
-    Sent(collectives.PASS, 'all-reduce', 1, 10**9),
-    Sent(collectives.OUTER_PASS, 'all-gather', 1, 10**12),
+    Collectives(collectives.ALWAYS, 'all-reduce', 1, 3 * 10**9),
+    Collectives(collectives.PASS, 'all-reduce', 1, 10**9),
+    Collectives(collectives.OUTER_PASS, 'all-gather', 1, 10**12),
   )
   program = programs.Program('rollout', 0, 0, 0, 0, 0, 0, sent)
-  assert floors.link_seconds(plan, program, chip) == 3 + 17
+  assert roofline.link_seconds(plan, program, chip) == 3 + 17
 
 
 # --- checks of a machine
 
 
-def lines(config, tmp_path, **kw):
-  return {check.name: check for check in checks.of(config, str(tmp_path / 'run'), tries=0, **dict(dry_run=False) | kw)}
+def lines(config, tmp_path, dry_run=False):
+  checks = machine_checks.run_checks(config, str(tmp_path / 'run'), tries=0, dry_run=dry_run)
+  return {check.name: check for check in checks}
 
 
 def test_every_check_of_a_good_run_is_ok_and_two_steps_leave_nothing(hf_folder, tmp_path):
@@ -371,7 +360,7 @@ def test_every_check_of_a_good_run_is_ok_and_two_steps_leave_nothing(hf_folder, 
   found = lines(config, tmp_path, dry_run=True)
   assert list(found) == ['versions', 'devices', 'data', 'grading', 'model', 'memory', 'disk', 'dry run']
   assert all(check.ok and not check.skipped for check in found.values()), [check.line for check in found.values()]
-  assert found['dry run'].said.startswith('2 steps')
+  assert found['dry run'].message.startswith('2 steps')
   assert list(tmp_path.iterdir()) == []
 
 
@@ -380,8 +369,8 @@ def test_a_check_that_fails_says_why_and_the_others_are_made(hf_folder, tmp_path
   found = lines(broken, tmp_path, dry_run=True)
   assert {name for name, check in found.items() if not check.ok} == {'data', 'model', 'memory', 'disk'}
   assert 'config.eval.problems = 0' in found['data'].line and 'FAILED' in found['data'].line
-  assert 'no config.json' in found['model'].said
-  assert found['dry run'].skipped and 'data, model' in found['dry run'].said
+  assert 'no config.json' in found['model'].message
+  assert found['dry run'].skipped and 'data, model' in found['dry run'].message
 
 
 def test_a_mesh_that_does_not_suit_the_devices_is_a_failed_check(hf_folder, tmp_path):
@@ -390,9 +379,9 @@ def test_a_mesh_that_does_not_suit_the_devices_is_a_failed_check(hf_folder, tmp_
 
 
 def test_too_little_disk_is_told(hf_folder, tmp_path, monkeypatch):
-  monkeypatch.setattr(checks.shutil, 'disk_usage', lambda place: type('Usage', (), dict(free=1000)))
+  monkeypatch.setattr(machine_checks.shutil, 'disk_usage', lambda place: type('Usage', (), dict(free=1000)))
   found = lines(tiny.run_config(**{'model.path': str(hf_folder)}), tmp_path)['disk']
-  assert not found.ok and 'make room' in found.said
+  assert not found.ok and 'make room' in found.message
 
 
 def test_the_doctor_refuses_a_topology_that_is_none_with_exit_code_78():
@@ -405,10 +394,8 @@ def test_the_doctor_refuses_a_topology_that_is_none_with_exit_code_78():
 def test_the_spec_of_a_configuration_is_that_of_a_run_opened_from_it(hf_folder, tmp_path):
   config = tiny.run_config(**{'model.path': str(hf_folder)})
   opened = runs.open_run(config, str(tmp_path / 'run'))
-  wanted = search.Wanted(
-    config, opened.decoder, opened.sampler.spec(), opened.sampler.dtype, tuple(jax.devices()), 1e12
-  )
-  plan = wanted.plan(config)
+  devices, sampler = tuple(jax.devices()), opened.sampler
+  plan = search.Request(config, opened.decoder, sampler.spec(), sampler.dtype, devices, CHIP).plan({})
   assert plan.update == opened.update_spec and plan.rollout == opened.sampler.spec()
   state = specs.abstract_state_of(opened.mesh, opened.trained, opened.optimizer)
   assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(lambda x: x.sharding, runs.abstract_state(opened))

@@ -20,8 +20,8 @@ import tiny
 from score_jax.planning import collectives
 from score_jax.planning import memory
 from score_jax.planning import programs
+from score_jax.planning import roofline
 from score_jax.planning import search
-from score_jax.planning import settings
 
 # Letters of `core_types.py`; sizes are told apart by their numbers, which no two arrays that are looked for share.
 B, P, BUDGET, FEED, V = 16, 128, 60, 8, 4096
@@ -29,10 +29,10 @@ L = P + 2 * BUDGET + FEED
 SHARDS, TENSOR = 2, 2
 _ARRAY = re.compile(r'\b(pred|[sufbc]+\d+\w*)\[([\d,]+)\]')
 
-_PLACES = [*sys.path, *filter(None, [os.environ.get('LIBTPU')])]
+_SEARCHED = [*sys.path, *filter(None, [os.environ.get('LIBTPU')])]
 
 pytestmark = pytest.mark.skipif(
-  importlib.machinery.PathFinder.find_spec('libtpu', _PLACES) is None,
+  importlib.machinery.PathFinder.find_spec('libtpu', _SEARCHED) is None,
   reason="libtpu, the TPU's compiler, is not installed: pip install 'jax[tpu]'",
 )
 
@@ -42,8 +42,14 @@ def compiler():
   jax.devices()  # before JAX can see a libtpu: it would look for its TPUs
   # A run in float32 leaves a precision behind that kernels of 16 bits do not have.
   with pytest.MonkeyPatch.context() as patch, jax.default_matmul_precision('default'):
-    patch.setattr(sys, 'path', _PLACES)
+    patch.setattr(sys, 'path', _SEARCHED)
     yield
+
+
+def plan_of(config, decoder):
+  devices, rollout = programs.topology_devices('v5e:2x2'), search.assumed_rollout(config, FEED)
+  request = search.Request(config, decoder, rollout, jnp.dtype('bfloat16'), devices, roofline.chip_of('v5e:2x2'))
+  return request.plan({})
 
 
 @pytest.fixture(scope='module')
@@ -64,9 +70,7 @@ def plan():
     'loss.attempt_gradient_norms': False,
   }
   config = tiny.run_config(**changes)
-  devices = tuple(programs.topology_mesh('v5e:2x2', (1, SHARDS, TENSOR)).devices.flat)
-  rollout = settings.assumed_rollout(config, FEED)
-  return search.Wanted(config, decoder, rollout, jnp.dtype('bfloat16'), devices, 1e12).plan(config)
+  return plan_of(config, decoder)
 
 
 @pytest.fixture(scope='module')
@@ -94,7 +98,7 @@ def test_the_cache_is_in_16_bits_and_nowhere_copied_to_32(plan, compiled):
 
 def test_no_decode_step_gathers_the_model(plan, compiled):
   program, _ = compiled('rollout')
-  step = {sent.kind: sent for sent in program.sent if sent.place == collectives.PASS}
+  step = {sent.kind: sent for sent in program.sent if sent.scope == collectives.PASS}
   assert 'all-reduce' in step, 'tensor-parallel devices add up what they hold parts of'
   layer = memory.sizes(plan).policy / (plan.decoder.layers + 2)
   assert sum(sent.bytes for sent in step.values()) < layer / 4
@@ -124,13 +128,15 @@ def test_the_head_is_not_sent_for_every_chunk_of_logits(plan, compiled, name, ti
   assert 0 < sent['all-reduce'] + sent['reduce-scatter'] < times * head
 
 
+@pytest.mark.parametrize(('topology', 'kind', 'devices'), [('v5e:4x4', 'TPU v5 lite', 16), ('tpu7x:2x2x1', 'TPU7x', 8)])
+def test_a_topology_has_the_devices_of_its_chip(topology, kind, devices):
+  chip, found = roofline.chip_of(topology), programs.topology_devices(topology)
+  assert len(found) == devices and {device.device_kind for device in found} == {kind} == {chip.kind}
+
+
 def test_a_program_that_is_too_large_is_told_by_how_much():
   decoder = tiny.decoder_config('llama', vocab=2**22, width=1024, layers=1, heads=8, kv_heads=8, head_width=128)
-  config = tiny.run_config()
-  devices = tuple(programs.topology_mesh('v5e:2x2', (4, 1, 1)).devices.flat)
-  rollout = settings.assumed_rollout(config, FEED)
-  wanted = search.Wanted(config, decoder, rollout, jnp.dtype('bfloat16'), devices, 1e12)
-  program, text = programs.compiled(wanted.plan(config), 'layout')
+  program, text = programs.compiled(plan_of(tiny.run_config(), decoder), 'layout')
   assert program.refused and not text
   # Embedding and head, 2^32 numbers each, in f32 and again in bf16; a v5e has 15.75 GiB.
   assert program.peak > 2**34

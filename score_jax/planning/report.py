@@ -1,154 +1,146 @@
-"""What the compiler said of a setting, as a table and as JSON."""
+"""What the compiler said of a request, as text and as JSON."""
 
 import dataclasses
 from typing import Any
 
-from score_jax.config import RunConfig
 from score_jax.planning import collectives
-from score_jax.planning import floors
 from score_jax.planning import memory
-from score_jax.planning import settings
-from score_jax.planning.chips import GIB
-from score_jax.planning.chips import Chip
-from score_jax.planning.programs import Plan
-from score_jax.planning.programs import Program
+from score_jax.planning import roofline
+from score_jax.planning.roofline import GIB
+from score_jax.planning.search import Answer
+from score_jax.planning.search import Request
+from score_jax.planning.search import Setting
 
-_PLACES = {
+_SCOPES = {
   collectives.ALWAYS: 'in all',
   collectives.PASS: 'each step of its open loop',
   collectives.OUTER_PASS: 'each refill of its open loop',
 }
+_HEADER = ('program', 'compiled', 'arguments', 'results', 'temporary', 'held beside', 'peak', 'of', '')
+_NOTES = (
+  'memory in GiB; TFLOP, GB moved in memory, and floor: the least that a call can take, from shapes;',
+  'link: what its collectives take over the interconnect, if nothing hides them',
+  '',
+  'collectives, and the MB that they yield on a chip:',
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-  """A setting whose programs were compiled."""
-
-  config: RunConfig
-  plan: Plan
-  programs: dict[str, Program]
-  chip: Chip
-
-  @property
-  def references(self) -> int:
-    return settings.references(self.config)
-
-  def most(self, name: str) -> int:
-    """Bytes of a chip at the worst moment of a program, with what the run holds beside it."""
-    return memory.most(self.plan, self.programs[name], self.references)
-
-  @property
-  def fits(self) -> bool:
-    return all(self.most(name) <= self.chip.usable for name in self.programs)
-
-
-def as_data(found: Compiled) -> dict[str, Any]:
-  """Plain data; bytes and seconds, of one chip."""
-  sizes = memory.sizes(found.plan)
-  least = floors.of(found.plan)
-  programs = {}
-  for name, program in found.programs.items():
-    programs[name] = dataclasses.asdict(program) | dict(
-      with_what_is_held=found.most(name),
-      fits=found.most(name) <= found.chip.usable,
-      floor=dataclasses.asdict(least[name]) | dict(seconds=least[name].seconds(found.chip)),
-      link_seconds=floors.link_seconds(found.plan, program, found.chip),
-    )
-  return dict(
-    chip=dataclasses.asdict(found.chip),
-    mesh=dict(found.plan.mesh.shape),
-    rows=found.plan.rows,
-    slots=found.plan.length,
-    attention=found.plan.update.how.kind,
-    held=dict(dataclasses.asdict(sizes), references=found.references),
-    programs=programs,
-    fits=found.fits,
-  )
-
-
-def chip_line(chip: Chip, count: int, where: str) -> str:
-  """What the devices are."""
+def chip_line(request: Request, topology: str) -> str:
+  """Returns what the devices are."""
+  chip = request.chip
   link = f', interconnect {chip.interconnect / 1e9:,.0f} GB/s' if chip.interconnect else ''
   return (
-    f'{where}: {count} x {chip.kind}, each {chip.memory / GIB:.4g} GiB ({chip.usable / GIB:.2f} for programs), '
-    f'{chip.flops / 1e12:,.0f} TFLOP/s bf16, memory {chip.bandwidth / 1e9:,.0f} GB/s{link}'
+    f'{topology}: {len(request.devices)} x {chip.kind}, each {chip.memory / GIB:.4g} GiB ({_gib(chip.usable)} for '
+    f'programs), {chip.flops / 1e12:,.0f} TFLOP/s bf16, memory {chip.bandwidth / 1e9:,.0f} GB/s{link}'
   )
 
 
-def setting_line(plan: Plan) -> str:
-  """What is compiled."""
-  mesh, update = plan.mesh.shape, plan.update
+def text(answer: Answer) -> str:
+  """Returns the answer to be read: the setting asked for, the remedy, and the setting proposed."""
+  asked, proposed = (setting and _table(answer.request, setting) for setting in (answer.asked, answer.proposed))
+  return '\n\n'.join(filter(None, [asked, remedy(answer), proposed]))
+
+
+def remedy(answer: Answer) -> str:
+  """Returns in a line whether a configuration fits, and if not, why not and what to do about it."""
+  request, asked, proposed, nearest = answer.request, answer.asked, answer.proposed, answer.nearest
+  if answer.fits:
+    return 'It fits.'
+  reason = answer.refusal
+  if asked:
+    reason = f'{asked.worst} takes {_gib(asked.peak)} GiB of {_gib(request.chip.usable)}'
+  advice = 'None of the settings that were tried does; --tries=N tries more'
+  if proposed:
+    advice = f'The nearest setting found that does: {" ".join(request.flags(proposed.changes))}'
+  elif nearest:
+    advice = (
+      f'No setting on these devices is estimated to; the nearest needs about {nearest.peak / GIB:.1f} GiB of each: '
+      f'{" ".join(request.flags(nearest.changes)) or "as it is"}. Take more devices, or adapters '
+      '(--config.lora.rank=16)'
+    )
+  return f'It does not fit: {reason}. {advice}'
+
+
+def _table(request: Request, setting: Setting) -> str:
+  """What is compiled; a chip's memory, least times and collectives."""
+  plan, mesh, update = setting.plan, setting.plan.mesh.shape, setting.plan.update
   attempts, between = ' + '.join(map(str, plan.rollout.budgets)), sum(map(len, plan.rollout.separators))
-  where = 'chip' if mesh['tensor'] == 1 else f'{mesh["tensor"]} chips'
-  return (
-    f'mesh data {mesh["data"]} x fsdp {mesh["fsdp"]} x tensor {mesh["tensor"]}; {plan.rows} conversations of '
-    f'{plan.prompt} + {attempts} tokens and {between} between them, {plan.rows // memory.shards(plan)} per {where}, '
-    f'{memory.decode_slots(plan)} at a time; update in '
-    f'{update.micro_batches} parts{", packed" if update.places else ""}, remat {update.remat}, logits '
-    f'{update.logits_mb:g} MB, attention {update.how.kind}'
-  )
-
-
-def table(found: Compiled) -> str:
-  """A chip's memory, floors and collectives."""
-  sizes, least = memory.sizes(found.plan), floors.of(found.plan)
+  chips = 'chip' if mesh['tensor'] == 1 else f'{mesh["tensor"]} chips'
+  sizes = memory.sizes(plan)
   held = {
     'parameters (f32)': sizes.parameters,
     'optimizer (f32)': sizes.moments,
-    f'base and reference ({found.plan.dtype.name})': sizes.base,
-    "references of stages' own": memory.copies(found.plan, found.references),
+    f'base and reference ({plan.dtype.name})': sizes.base,
+    "references of stages' own": memory.copies(plan, request.references),
   }
   lines = [
-    'a chip holds all the time (GiB): ' + ', '.join(f'{name} {_gib(size)}' for name, size in held.items() if size)
+    f'mesh data {mesh["data"]} x fsdp {mesh["fsdp"]} x tensor {mesh["tensor"]}; {plan.rows} conversations of '
+    f'{plan.prompt} + {attempts} tokens and {between} between them, {plan.rows // plan.shards} per '
+    f'{chips}, {plan.decode_slots} at a time; update in '
+    f'{update.micro_batches} parts{", packed" if update.places else ""}, remat {update.remat}, logits '
+    f'{update.logits_mb:g} MB, attention {update.how.kind}',
+    'a chip holds all the time (GiB): ' + ', '.join(f'{name} {_gib(size)}' for name, size in held.items() if size),
+    f'while it samples: policy {_gib(sizes.policy)}, cache {_gib(sizes.cache)}',
   ]
-  lines.append(f'while it samples: policy {_gib(sizes.policy)}, cache {_gib(sizes.cache)}')
-  memory_columns = 'arguments', 'results', 'temporary', 'held beside', 'peak', 'of', ''
-  rows = [('program', 'compiled', *memory_columns, 'TFLOP', 'GB', 'floor', 'link')]
-  for name, program in found.programs.items():
-    parts = ('?',) * 3 if program.refused else map(_gib, (program.arguments, program.results, program.temporary))
-    most = found.most(name)
-    rows.append(
-      (
-        name,
-        f'{program.seconds:.0f} s',
-        *parts,
-        _gib(memory.beside(found.plan, name, found.references)),
-        _gib(most),
-        f'{found.chip.usable / GIB:.2f}',
-        'fits' if most <= found.chip.usable else 'TOO MUCH',
-        f'{least[name].flops / 1e12:,.1f}',
-        f'{least[name].bytes / 1e9:,.1f}',
-        f'{least[name].seconds(found.chip):.3g} s',
-        f'{floors.link_seconds(found.plan, program, found.chip):.3g} s',
-      )
-    )
-  lines += ['', *_columns(rows), '']
-  lines += ['memory in GiB; TFLOP, GB moved in memory, and floor: the least that a call can take, from shapes;']
-  lines += ['link: what its collectives take over the interconnect, if nothing hides them']
-  return '\n'.join(lines + ['', *_sent(found)])
+  rows = [(*_HEADER, 'TFLOP', 'GB', 'floor', 'link')]
+  for name, data in _programs_data(request, setting).items():
+    parts = ['?' if data['refused'] else _gib(data[part]) for part in ('arguments', 'results', 'temporary')]
+    beside, peak = data['with_what_is_held'] - data['peak'], data['with_what_is_held']
+    parts += [_gib(beside), _gib(peak), _gib(request.chip.usable), 'fits' if data['fits'] else 'TOO MUCH']
+    floor, link = data['floor'], data['link_seconds']
+    parts += [f'{floor["flops"] / 1e12:,.1f}', f'{floor["bytes"] / 1e9:,.1f}', f'{floor["seconds"]:.3g} s']
+    rows.append((name, f'{data["seconds"]:.0f} s', *parts, f'{link:.3g} s'))
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  cells = [[f'{cell:>{width}}' for cell, width in zip(row, widths, strict=True)] for row in rows]
+  table = ['  '.join([row[0].strip().ljust(widths[0]), *row[1:]]) for row in cells]
+  return '\n'.join([*lines, '', *table, '', *_NOTES, *_collectives(setting)])
 
 
-def _sent(found: Compiled) -> list[str]:
-  lines = ['collectives, and the MB that they yield on a chip:']
-  for name, program in found.programs.items():
-    if program.refused:
-      continue
-    if not program.sent:
-      lines.append(f'  {name}: none')
-    for place, words in _PLACES.items():
-      kinds = [f'{sent.count} {sent.kind} ({sent.bytes / 1e6:,.1f})' for sent in program.sent if sent.place == place]
-      if kinds:
-        lines.append(f'  {name}, {words}: {", ".join(kinds)}')
+def _collectives(setting: Setting) -> list[str]:
+  lines = []
+  for name, program in setting.programs.items():
+    lines += [] if program.sent or program.refused else [f'  {name}: none']
+    for scope, words in _SCOPES.items():
+      kinds = [f'{sent.count} {sent.kind} ({sent.bytes / 1e6:,.1f})' for sent in program.sent if sent.scope == scope]
+      lines += [f'  {name}, {words}: {", ".join(kinds)}'] if kinds else []
   return lines
 
 
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
-  """Right-aligned but for the first."""
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  return [
-    row[0].ljust(widths[0]) + ''.join(f'  {cell:>{width}}' for cell, width in zip(row[1:], widths[1:], strict=True))
-    for row in rows
-  ]
+def as_data(answer: Answer) -> dict[str, Any]:
+  """Returns the answer as plain data; bytes and seconds, of one chip."""
+  request, asked, proposed, nearest = answer.request, answer.asked, answer.proposed, answer.nearest
+  data = dict(fits=answer.fits, refusal=answer.refusal, asked=asked and _setting_data(request, asked))
+  if proposed:
+    data['proposed'] = _setting_data(request, proposed) | dict(flags=request.flags(proposed.changes))
+  if nearest:
+    data['nearest'] = dict(flags=request.flags(nearest.changes), bytes=nearest.peak)
+  return data
+
+
+def _setting_data(request: Request, setting: Setting) -> dict[str, Any]:
+  plan = setting.plan
+  return dict(
+    chip=dataclasses.asdict(request.chip),
+    mesh=dict(plan.mesh.shape),
+    rows=plan.rows,
+    slots=plan.length,
+    attention=plan.update.how.kind,
+    held=dataclasses.asdict(memory.sizes(plan)) | dict(references=request.references),
+    programs=_programs_data(request, setting),
+    fits=setting.peak <= request.chip.usable,
+  )
+
+
+def _programs_data(request: Request, setting: Setting) -> dict[str, dict[str, Any]]:
+  costs, chip, data = roofline.costs(setting.plan), request.chip, {}
+  for name, program in setting.programs.items():
+    data[name] = dataclasses.asdict(program) | dict(
+      with_what_is_held=setting.peaks[name],
+      fits=setting.peaks[name] <= chip.usable,
+      floor=dataclasses.asdict(costs[name]) | dict(seconds=costs[name].seconds(chip)),
+      link_seconds=roofline.link_seconds(setting.plan, program, chip),
+    )
+  return data
 
 
 def _gib(size: float) -> str:

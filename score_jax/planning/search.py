@@ -1,37 +1,55 @@
-"""The nearest setting that fits: first by estimates, which are cheap, then by the compiler, which is right.
+"""Whether a configuration fits, and the nearest that does: by estimates, which are cheap, then by the compiler.
 
 Near means few and small changes. A mesh and a batch cut otherwise change the order of sums and no result; less kept
-by the backward pass, fewer decode_slots and smaller chunks of logits cost time.
+by the backward pass, fewer decode slots and smaller chunks of logits cost time.
 """
 
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
+import contextlib
 import dataclasses
 import itertools
 import math
+import operator
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from score_jax.config import REMATS
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
+from score_jax.errors import DataError
+from score_jax.models import config_json
 from score_jax.models.families import DecoderConfig
+from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes
 from score_jax.planning import memory
-from score_jax.planning import settings
-from score_jax.planning.programs import NAMES
+from score_jax.planning import programs
 from score_jax.planning.programs import Plan
 from score_jax.planning.programs import Program
+from score_jax.planning.roofline import GIB
+from score_jax.planning.roofline import Chip
+from score_jax.planning.roofline import chip_of
 from score_jax.sampling.rollout import RolloutSpec
+from score_jax.storage import hf
+from score_jax.training import batches
+from score_jax.training import run as runs
+from score_jax.training import specs
 
 _MARGIN = 0.97  # of the memory that an estimate may fill
 _UNKNOWN = 1.15  # what estimates are multiplied by where nothing was compiled yet
-# What a doubling of each costs, or one step.
-_COSTS = dict(fsdp=0.5, tensor=2.0, decode_slots=1.0, micro_batches=0.7, remat=1.0, logits_mb=0.3, pack=1.5)
 _MOST_TENSOR = 16
 _LEAST_LOGITS_MB = 32.0
+_SECTIONS = ('mesh', 'sampling', 'batch', 'model')
+
+Changes = dict[str, Any]  # a field of the configuration, like 'mesh.fsdp' -> its new value
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class Request:
   """What is to fit where."""
 
   config: RunConfig
@@ -39,143 +57,247 @@ class Wanted:
   rollout: RolloutSpec
   dtype: Any
   devices: tuple[Any, ...]
-  limit: float  # bytes of a chip
+  chip: Chip
 
-  def plan(self, config: RunConfig) -> Plan:
-    """What is compiled for a configuration.
+  @property
+  def references(self) -> int:
+    """Copies of the trained weights that stages keep as their references at the same time."""
+    return int(any(stage.reference == 'stage_start' for stage in self.config.stage_runs))
+
+  def plan(self, changes: Changes) -> Plan:
+    """Returns what is compiled for the configuration with changes; packed updates for streams that are full.
 
     Raises:
-      ConfigError: its mesh does not suit the devices or the batch.
+      ConfigError: the mesh does not suit the devices or the batch.
     """
+    config, dtype = changed(self.config, changes), jnp.dtype(self.dtype)
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, list(self.devices))
-    return settings.plan_of(config, self.decoder, self.rollout, self.dtype, mesh)
+    specs.check_spread(config, mesh)
+    update = specs.update_spec(config, self.decoder, dtype, mesh)
+    rollout = dataclasses.replace(self.rollout, decode_slots=config.sampling.decode_slots)
+    batch, prompt = config.batch, config.sampling.prompt_tokens
+    if batch.pack:
+      full = np.full(config.rows, prompt + rollout.growth)
+      packed = batches.stream_places(full, full[0], batch.samples, meshes.row_shards(mesh), batch.micro_batches)
+      update = dataclasses.replace(update, places=packed)
+    return Plan(self.decoder, config.lora, config.optim, mesh, dtype, rollout, update, prompt, config.rows)
+
+  def flags(self, changes: Changes) -> list[str]:
+    """Returns the flags that make the changes."""
+    new = {name: value for name, value in changes.items() if value != operator.attrgetter(name)(self.config)}
+    names = sorted(new, key=lambda name: _SECTIONS.index(name.partition('.')[0]))
+    return [f'--config.{name}={f"{new[name]:g}" if isinstance(new[name], float) else new[name]}' for name in names]
+
+
+def topology_request(config: RunConfig, topology: str, model: str, instruction: int) -> Request:
+  """Returns the request for TPUs that need not be here.
+
+  Args:
+    config: of the run.
+    topology: a name like 'v5e:4x4'.
+    model: a folder, a name of `SHAPES`, or '' for config.model.path.
+    instruction: tokens between attempts of a shape, which has no tokenizer.
+
+  Raises:
+    UserError: there is no such topology or model, or no compiler, or the model's template fails.
+  """
+  chip = chip_of(topology)
+  if model in SHAPES:
+    decoder, rollout = config_json.from_hf(SHAPES[model], model), assumed_rollout(config, instruction)
+  else:
+    try:
+      folder = hf.folder_of(model or config.model.path)
+    except DataError as error:
+      raise DataError(f'{error}; without a folder: --model=NAME of a shape, one of {", ".join(SHAPES)}') from error
+    sampler = runs.open_sampler(config, folder, meshes.make_mesh(-1, 1, 1, jax.devices('cpu')[:1]))
+    decoder, rollout = sampler.config, sampler.spec()
+  dtype = jnp.dtype('bfloat16' if config.model.dtype == 'auto' else config.model.dtype)
+  return Request(config, decoder, rollout, dtype, programs.topology_devices(topology, **dict(chip.settings)), chip)
+
+
+def assumed_rollout(config: RunConfig, instruction: int) -> RolloutSpec:
+  """Returns a rollout's settings without a tokenizer: `instruction` ids stand between attempts."""
+  feeds, sampling = (tuple(range(instruction)),) * (config.attempts - 1), config.sampling
+  return RolloutSpec(sampling.attempt_tokens, feeds, 0, (0,), 0, cache_dtype=sampling.cache_dtype)
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidate:
-  """A setting that is estimated to fit, or to come nearest to it."""
+class Setting:
+  """A configuration with changes, compiled or estimated."""
 
-  cost: float
-  config: RunConfig
-  most: float  # bytes of a chip, estimated
+  changes: Changes
+  plan: Plan
+  # Bytes of a chip at the worst moment of each program, with what the run holds beside it.
+  peaks: dict[str, float]
+  cost: float = 0.0  # of the changes
+  programs: dict[str, Program] = dataclasses.field(default_factory=dict)  # none: estimated
 
+  @property
+  def worst(self) -> str:
+    """The program that takes the most memory."""
+    return max(self.peaks, key=self.peaks.get)
 
-def factor(plan: Plan, program: Program) -> float:
-  """Of a program's estimated temporary bytes, how many times these the compiler takes."""
-  known, guess = memory.estimated(plan, program.name)
-  taken = program.peak - known if program.refused else program.temporary
-  return min(4.0, max(0.25, taken / max(guess, 1)))
-
-
-def estimate(plan: Plan, name: str, factors: dict[str, float], references: int) -> float:
-  """The most that a chip holds while a program runs, estimated."""
-  known, guess = memory.estimated(plan, name)
-  return known + factors.get(name, _UNKNOWN) * guess + memory.beside(plan, name, references)
-
-
-def candidates(wanted: Wanted, factors: dict[str, float]) -> list[Candidate]:
-  """Settings that are estimated to fit, the nearest first; where none is, the one that comes nearest to it."""
-  fitting, nearest = [], None
-  for cost, config in _meshes(wanted):
-    # The update first: a batch that it can't cut has no plan at all.
-    updated = _best(wanted, _updates(wanted, config), ('reference', 'update'), factors)
-    if updated is None:
-      continue
-    sampled = _best(wanted, _decode_slots(wanted, updated.config), ('layout', 'rollout'), factors)
-    found = Candidate(cost + updated.cost + sampled.cost, sampled.config, max(sampled.most, updated.most))
-    if found.most <= _MARGIN * wanted.limit:
-      fitting.append(found)
-    elif nearest is None or found.most < nearest.most:
-      nearest = found
-  return sorted(fitting, key=lambda found: found.cost) or ([nearest] if nearest else [])
+  @property
+  def peak(self) -> float:
+    """What that program takes."""
+    return self.peaks[self.worst]
 
 
-def _best(
-  wanted: Wanted, options: list[tuple[float, RunConfig]], names: tuple[str, ...], factors: dict[str, float]
-) -> Candidate | None:
-  """The cheapest option that fits; else the smallest; None if the batch can't be cut so at all."""
-  references, smallest = settings.references(wanted.config), None
-  for cost, option in options:
-    try:
-      plan = wanted.plan(option)
-    except ConfigError:
-      continue
-    found = Candidate(cost, option, max(estimate(plan, name, factors, references) for name in names))
-    if found.most <= _MARGIN * wanted.limit:
-      return found
-    if smallest is None or found.most < smallest.most:
-      smallest = found
-  return smallest
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """Whether a request fits, and what does if it does not."""
+
+  request: Request
+  asked: Setting | None  # None: not compiled, for the reason in `refusal`
+  refusal: str
+  proposed: Setting | None = None  # compiled, and fits; None: not looked for, or none
+  nearest: Setting | None = None  # where nothing is estimated to fit: what comes nearest
+
+  @property
+  def fits(self) -> bool:
+    return self.asked is not None and self.asked.peak <= self.request.chip.usable
 
 
-def _meshes(wanted: Wanted) -> Iterator[tuple[float, RunConfig]]:
+def answer(request: Request, tries: int, log: Callable[[str], None] = print) -> Answer:
+  """Compiles the configuration of a request; if it does not fit, up to `tries` settings that are estimated to.
+
+  `log` is told, in a line, what is being done; compiling takes minutes.
+  """
+  search, asked, refusal = Search(request, log), None, _refusal(request)
+  if not refusal:
+    asked = search.compiled({})
+    if asked.peak <= request.chip.usable or not tries:
+      return Answer(request, asked, '')
+  for _ in range(tries):
+    nearest = search.nearest()
+    if nearest is None or nearest.peak > request.chip.usable:
+      return Answer(request, asked, refusal, nearest=nearest)
+    log(f'trying {" ".join(request.flags(nearest.changes)) or "it as it is"}')
+    proposed = search.compiled(nearest.changes)
+    if proposed.peak <= request.chip.usable:
+      return Answer(request, asked, refusal, proposed)
+  return Answer(request, asked, refusal)
+
+
+def _refusal(request: Request) -> str:
+  """Why compiling would tell nothing new; '' if it would."""
+  try:
+    plan = request.plan({})
+  except ConfigError as error:
+    return str(error)
+  held = memory.beside(plan, 'rollout', request.references) + memory.sizes(plan).policy
+  if held <= request.chip.usable:
+    return ''
+  return (
+    f'parameters, optimizer, base and the copy that is sampled from take {held / GIB:.1f} GiB of each device, which '
+    f'has {request.chip.usable / GIB:.1f}; nothing was compiled'
+  )
+
+
+class Search:
+  """What is known of a request: programs, each compiled once, and by how much they exceed the estimates."""
+
+  def __init__(self, request: Request, log: Callable[[str], None] = print):
+    self._request, self._log = request, log
+    self._programs: dict[Any, Program] = {}
+    self._factors: dict[str, float] = {}
+
+  def compiled(self, changes: Changes) -> Setting:
+    """Compiles a setting; one that changes the decode slots alone shares all but its rollout with the one before."""
+    plan, compiled, peaks = self._request.plan(changes), {}, {}
+    for name in programs.NAMES:
+      key = name, plan.deciding(name)
+      if key not in self._programs:
+        self._log(f'compiling {name} ...')
+        self._programs[key] = programs.compiled(plan, name)[0]
+      program = compiled[name] = self._programs[key]
+      peaks[name] = program.peak + memory.beside(plan, name, self._request.references)
+      fixed, guess = memory.estimated(plan, name)
+      taken = program.peak - fixed if program.refused else program.temporary
+      self._factors[name] = min(4.0, max(0.25, taken / max(guess, 1)))
+    return Setting(changes, plan, peaks, programs=compiled)
+
+  def estimated(self, changes: Changes, names: Iterable[str] = programs.NAMES, cost: float = 0.0) -> Setting:
+    """Returns a setting with estimates of what its programs take; raises a ConfigError where it has no plan."""
+    plan, peaks = self._request.plan(changes), {}
+    for name in names:
+      fixed, guess = memory.estimated(plan, name)
+      beside = memory.beside(plan, name, self._request.references)
+      peaks[name] = fixed + self._factors.get(name, _UNKNOWN) * guess + beside
+    return Setting(changes, plan, peaks, cost)
+
+  def nearest(self) -> Setting | None:
+    """Returns the nearest setting that is estimated to fit; where none is, the one that takes the least."""
+    settings, update_options = [], list(_update_options(self._request.config))
+    for cost, mesh in _mesh_options(self._request):
+      # The update first: a batch that it cannot cut has no plan at all.
+      if updated := self._best(mesh, update_options, ('reference', 'update')):
+        slots = _slot_options(self._request, mesh['mesh.tensor'])
+        sampled = self._best(updated.changes, slots, ('layout', 'rollout'))
+        cost, peaks = cost + updated.cost + sampled.cost, updated.peaks | sampled.peaks
+        settings.append(dataclasses.replace(sampled, cost=cost, peaks=peaks))
+    return min(settings, key=self._rank, default=None)
+
+  def _best(self, changes: Changes, options: Iterable[tuple[float, Changes]], names: tuple[str, ...]) -> Setting | None:
+    """The best option on top of changes; None if the batch can't be cut so at all."""
+    settings = []
+    for cost, option in options:
+      with contextlib.suppress(ConfigError):
+        settings.append(self.estimated(changes | option, names, cost))
+    return min(settings, key=self._rank, default=None)
+
+  def _rank(self, setting: Setting) -> tuple[float, float]:
+    return max(_MARGIN * self._request.chip.usable, setting.peak), setting.cost
+
+
+def _mesh_options(request: Request) -> Iterator[tuple[float, Changes]]:
   """Every mesh over the devices, with what the change to it costs."""
-  count, old, decoder = len(wanted.devices), wanted.config.mesh, wanted.decoder
+  count, old, decoder = len(request.devices), request.config.mesh, request.decoder
   for tensor in _divisors(count):
     if tensor > _MOST_TENSOR or decoder.heads % tensor or decoder.ffn % tensor:
       continue
     for fsdp in _divisors(count // tensor):
-      if decoder.width % fsdp:
-        continue
-      cost = _COSTS['fsdp'] * _steps(fsdp, old.fsdp) + _COSTS['tensor'] * _steps(tensor, old.tensor)
-      data = -1 if old.data == -1 else count // tensor // fsdp
-      yield cost, settings.changed(wanted.config, data=data, fsdp=fsdp, tensor=tensor)
+      if decoder.width % fsdp == 0:
+        data = -1 if old.data == -1 else count // tensor // fsdp
+        cost = 0.5 * _doublings(fsdp, old.fsdp) + 2.0 * _doublings(tensor, old.tensor)
+        yield cost, {'mesh.data': data, 'mesh.fsdp': fsdp, 'mesh.tensor': tensor}
 
 
-def _decode_slots(wanted: Wanted, config: RunConfig) -> list[tuple[float, RunConfig]]:
-  """As many decode_slots as asked for, or fewer."""
-  mesh = config.mesh
-  local = max(1, config.rows * mesh.tensor // len(wanted.devices))
-  most = min(config.sampling.decode_slots or local, local)
-  options = [(0.0, config)]
+def _slot_options(request: Request, tensor: int) -> Iterator[tuple[float, Changes]]:
+  """As many decode slots as asked for, or fewer."""
+  local = max(1, request.config.rows * tensor // len(request.devices))
+  most = min(request.config.sampling.decode_slots or local, local)
+  yield 0.0, {}
   for halvings in range(1, most.bit_length()):
-    options.append((_COSTS['decode_slots'] * halvings, settings.changed(config, decode_slots=max(1, most >> halvings))))
-  return options
+    yield float(halvings), {'sampling.decode_slots': most >> halvings}
 
 
-def _updates(wanted: Wanted, config: RunConfig) -> list[tuple[float, RunConfig]]:
-  """Ways to lower an update's memory, the cheapest first."""
+def _update_options(config: RunConfig) -> Iterator[tuple[float, Changes]]:
+  """Ways to lower an update's memory."""
   batch, model = config.batch, config.model
-  parts = [(_steps(parts, batch.micro_batches), parts) for parts in _divisors(batch.problems)]
-  remats = list(enumerate(REMATS[REMATS.index(model.remat) :]))
-  logits = [(n, model.logits_mb / 2**n) for n in range(6) if n == 0 or model.logits_mb / 2**n >= _LEAST_LOGITS_MB]
-  packs = [(0, batch.pack)] + ([(1, False)] if batch.pack else [])
-  options = []
-  for (a, micro_batches), (b, remat), (c, logits_mb), (d, pack) in itertools.product(parts, remats, logits, packs):
-    cost = sum(n * _COSTS[name] for n, name in ((a, 'micro_batches'), (b, 'remat'), (c, 'logits_mb'), (d, 'pack')))
-    changed = settings.changed(config, micro_batches=micro_batches, remat=remat, logits_mb=logits_mb, pack=pack)
-    options.append((cost, changed))
-  return sorted(options, key=lambda option: option[0])
+  chunks = [model.logits_mb / 2**n for n in range(6)]
+  axes = {
+    'batch.micro_batches': [(0.7 * _doublings(n, batch.micro_batches), n) for n in _divisors(batch.problems)],
+    'model.remat': list(enumerate(REMATS[REMATS.index(model.remat) :])),
+    'model.logits_mb': [(0.3 * n, mb) for n, mb in enumerate(chunks) if n == 0 or mb >= _LEAST_LOGITS_MB],
+    'batch.pack': [(0, batch.pack)] + ([(1.5, False)] if batch.pack else []),
+  }
+  for options in itertools.product(*axes.values()):
+    yield sum(cost for cost, _ in options), dict(zip(axes, (value for _, value in options), strict=True))
 
 
-def _steps(new: float, old: float) -> float:
-  """Doublings or halvings between two numbers."""
+def changed(config: RunConfig, changes: Changes) -> RunConfig:
+  """Returns a configuration with other values of some of its fields."""
+  for name, value in changes.items():
+    section, field = name.split('.')
+    config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{field: value})})
+  return config
+
+
+def _doublings(new: float, old: float) -> float:
+  """Between two numbers, or halvings."""
   return abs(math.log2(new / old))
 
 
 def _divisors(number: int) -> list[int]:
   return [n for n in range(1, number + 1) if number % n == 0]
-
-
-class Compiler:
-  """Compiles programs, each once: a setting that changes the decode_slots alone has the update of the one before."""
-
-  def __init__(self, say: Any):
-    """`say(text)` is told what is compiled, which takes minutes."""
-    self._say, self._known = say, {}
-
-  def programs(self, plan: Plan) -> dict[str, Program]:
-    """All programs of a plan."""
-    return {name: self._program(plan, name) for name in NAMES}
-
-  def _program(self, plan: Plan, name: str) -> Program:
-    from score_jax.planning import programs
-
-    model = plan.decoder, plan.lora, plan.dtype, plan.mesh
-    rows = plan.rows, plan.prompt, plan.rollout.growth, plan.rollout.budgets
-    matters = dict(layout=(), rollout=(rows, plan.rollout), reference=(rows, plan.update), update=(rows, plan.update))
-    key = (name, *model, *matters[name])
-    if key not in self._known:
-      self._say(f'compiling {name} ...')
-      self._known[key] = programs.compiled(plan, name)[0]
-    return self._known[key]
