@@ -13,7 +13,6 @@ import time
 import pytest
 
 from score_jax import errors
-from score_jax import supervise
 from score_jax.faults import lock
 from score_jax.faults import secrets
 from score_jax.storage.run_folder import RunFolder
@@ -164,97 +163,6 @@ def test_a_phase_may_take_as_long_as_it_is_worth(tmp_path):
   process.communicate()
 
 
-# Restarts.
-
-STEP = """
-import json, os, pathlib, signal, sys
-folder = pathlib.Path(sys.argv[1].partition('=')[2])
-folder.mkdir(exist_ok=True)
-metrics = folder / 'metrics.jsonl'
-done = len(metrics.read_text().splitlines()) if metrics.exists() else 0
-lives = folder / 'lives'
-lives.write_text(lives.read_text() + 'x' if lives.exists() else 'x')
-{life}
-"""
-ONE_STEP = 'metrics.open("a").write(json.dumps(dict(step=done + 1)) + "\\n")'
-
-
-def supervised(tmp_path, life, restarts=2, backoff=0.01):
-  command = [sys.executable, '-c', STEP.format(life=life), f'--workdir={tmp_path / "run"}']
-  process = subprocess.run(
-    [sys.executable, '-m', 'score_jax.supervise', f'--restarts={restarts}', f'--backoff={backoff}', '--', *command],
-    cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
-  )  # fmt: skip
-  return process.returncode, len((tmp_path / 'run/lives').read_text())
-
-
-@pytest.mark.parametrize(
-  ('life', 'code', 'lives'),
-  [
-    (f'{ONE_STEP}; sys.exit(75 if done < 5 else 0)', 0, 6),  # progress every time: more restarts than 2
-    (f'{ONE_STEP}; os.kill(os.getpid(), signal.SIGKILL) if done < 3 else None', 0, 4),
-    ('sys.exit(75)', 69, 3),
-    ('os.kill(os.getpid(), signal.SIGABRT)', 69, 3),
-    (f'{ONE_STEP} if done < 1 else None; sys.exit(75)', 69, 4),
-    ('sys.exit(78)', 78, 1),
-    ('sys.exit(65)', 65, 1),
-    ('sys.exit(70)', 70, 1),
-    ('sys.exit(1)', 1, 1),
-  ],
-)
-def test_what_is_started_again_and_how_often(tmp_path, life, code, lives):
-  assert supervised(tmp_path, life) == (code, lives)
-
-
-def test_steps_that_were_made_before_are_no_progress(tmp_path):
-  """The run comes to step 2, falls back to step 1, comes to step 2 again, and so on."""
-  steps = 'range(1, 2 + len(lives.read_text()) % 2)'
-  life = f'metrics.write_text("".join(json.dumps(dict(step=i + 1)) + "\\n" for i in {steps})); sys.exit(75)'
-  assert supervised(tmp_path, life) == (69, 4)
-
-
-def test_a_checkpoint_is_progress_once_it_is_whole(tmp_path):
-  folder = tmp_path / 'checkpoints/12'
-  folder.mkdir(parents=True)
-  assert supervise.progress(tmp_path) == (0, 0)
-  (folder / 'manifest.json').touch()
-  (tmp_path / 'metrics.jsonl').write_text('{"step": 12}\n{"step": 13}\n{"st')
-  assert supervise.progress(tmp_path) == (12, 13)
-
-
-def test_the_work_folder_is_the_commands():
-  workdir_of = supervise.workdir_of
-  assert workdir_of(['python', '--config=configs/score.py', '--workdir=a/b']) == pathlib.Path('a/b')
-  assert workdir_of(['python', '--config', 'configs/score.py', '--workdir', 'c']) == pathlib.Path('c')
-  assert workdir_of(['python', '--config=configs/score.py']) == pathlib.Path('runs/score')
-  assert workdir_of(['true']) is None
-
-
-def test_signals_are_passed_on_and_end_the_restarts(tmp_path):
-  life = 'import time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); (folder / "on").touch(); time.sleep(60)'
-  command = [sys.executable, '-c', STEP.format(life=life), f'--workdir={tmp_path / "run"}']
-  process = subprocess.Popen(
-    [sys.executable, '-m', 'score_jax.supervise', '--restarts=9', '--', *command], cwd=ROOT, stderr=subprocess.PIPE
-  )
-  while not (tmp_path / 'run/on').exists():
-    time.sleep(0.05)
-  process.send_signal(signal.SIGTERM)
-  process.communicate(timeout=30)
-  assert (process.returncode, (tmp_path / 'run/lives').read_text()) == (75, 'x')
-
-
-def test_the_supervisor_imports_no_jax():
-  code = 'import sys, score_jax.supervise; sys.exit("jax" in sys.modules)'
-  assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=False).returncode == 0
-
-
-@pytest.mark.parametrize(
-  'arguments', [[], ['--restarts=2'], ['--restarts=x', '--', 'true'], ['--restarts=-1', '--', 'true']]
-)
-def test_a_wrong_command_line_is_78(arguments):
-  assert supervise.main(arguments) == 78
-
-
 # Secrets.
 
 
@@ -346,7 +254,6 @@ DOORS = {
   'inspect': [CANARY],
   'grade': ['--task=gsm8k', f'--input={CANARY}', '--output={tmp}/out.jsonl'],
   'bench': [CANARY],
-  'supervise': ['--restarts=1', '--', CANARY],
 }
 
 

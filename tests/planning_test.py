@@ -242,7 +242,7 @@ def test_a_rollout_reads_the_weights_at_every_step_and_the_live_cache():
 
 def test_flags_say_what_changed_and_nothing_else():
   request = request_of(tiny.run_config())
-  changes = {'model.logits_mb': 64.0, 'mesh.fsdp': 4, 'mesh.tensor': 1, 'model.remat': 'full', 'batch.pack': True}
+  changes = {'model.remat': 'full', 'model.logits_mb': 64.0, 'batch.pack': True, 'mesh.fsdp': 4, 'mesh.tensor': 1}
   assert request.flags(changes) == [
     '--config.mesh.fsdp=4',
     '--config.batch.pack=True',
