@@ -1,9 +1,9 @@
-r"""Tells before a run whether it will do: `python -m score_jax.doctor --config=configs/quickstart.py [--workdir=DIR]`.
+r"""Tells before a run whether it will do: `python -m score_jax.doctor --config=quickstart [--workdir=DIR]`.
 
 On the machine that it is to run on, each in a line: devices, versions, data, grading, model and template, memory of the
 compiled programs, disk, and two steps in a temporary folder. For TPUs that are not here, on any machine:
 
-  python -m score_jax.doctor --config=configs/math_gemma2_2b.py --model=gemma-2-2b --topology=v5e:4x4
+  python -m score_jax.doctor --config=math_gemma2_2b --model=gemma-2-2b --topology=v5e:4x4
 
 compiles what the run would compile, with the TPU's compiler (`pip install 'jax[tpu]'`): memory, collectives and the
 least time of each program, and, where it does not fit, the nearest setting that does. Exit code 0, or 78.
@@ -37,7 +37,9 @@ _JSON = flags.DEFINE_string('json', '', 'also write the results to this file')
 
 
 def main() -> None:
-  config = cli.run_config(_CONFIG)
+  from score_jax.config import from_config_dict
+
+  config = from_config_dict(_CONFIG.value)
   if config.mode != 'score':
     raise ConfigError(f"config.mode = {config.mode!r}: the doctor knows the programs of mode 'score' alone")
   if _JSON.value and not pathlib.Path(_JSON.value).resolve().parent.is_dir():
@@ -55,8 +57,7 @@ def _check(config: 'RunConfig') -> tuple[bool, Any]:
 
   if _MODEL.value:
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=_MODEL.value))
-  workdir = _WORKDIR.value or f'runs/{cli.config_name()}'
-  results = []
+  workdir, results = _WORKDIR.value or f'runs/{cli.config_name()}', []
   for check in machine_checks.run_checks(config, workdir, tries=_TRIES.value, dry_run=_DRY_RUN.value):
     print(check.line, flush=True)
     results.append(check)

@@ -26,6 +26,7 @@ from score_jax.planning import report
 from score_jax.planning import search
 from score_jax.planning.roofline import GIB
 from score_jax.planning.roofline import Chip
+from score_jax.sampling.sampler import Sampler
 from score_jax.storage import hf
 from score_jax.tasks import heldout_problems
 from score_jax.tasks import open_task
@@ -120,12 +121,8 @@ def _unmet_requirements() -> list[str]:
   return unmet
 
 
-def _mesh(config: RunConfig) -> jax.sharding.Mesh:
-  return meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-
-
 def _devices(config: RunConfig) -> str:
-  mesh, device = _mesh(config), jax.devices()[0]
+  mesh, device = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor), jax.devices()[0]
   specs.check_spread(config, mesh)
   axes = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
   return f'{mesh.size} x {device.device_kind} ({device.platform}), mesh {axes}, {jax.process_count()} process(es)'
@@ -147,32 +144,33 @@ def _grading(config: RunConfig) -> str:
     return f'verifier {verifier!r} opens{grader.about and f"; {grader.about}"}'
 
 
-def _model(config: RunConfig) -> str:
+def _model_here(config: RunConfig) -> tuple[pathlib.Path, Sampler]:
+  """The model folder, and its sampler on the devices here."""
   folder = hf.folder_of(config.model.path)
-  sampler = runs.open_sampler(config, folder, _mesh(config))
+  mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+  return folder, runs.open_sampler(config, folder, mesh)
+
+
+def _model(config: RunConfig) -> str:
+  folder, sampler = _model_here(config)
   hf.open_weights(folder, sampler.config)
-  lengths = [len(feed) for feed in sampler.chat.feeds]
+  millions = weights.weight_table(sampler.config).parameters() / 1e6
   return (
-    f'{sampler.config.family}, {weights.weight_table(sampler.config).parameters() / 1e6:,.1f} million parameters; the chat template is '
-    f'proved, {lengths} ids stand between attempts, {sampler.dtype.name}'
+    f'{sampler.config.family}, {millions:,.1f} million parameters; the chat template is proved, '
+    f'{[len(feed) for feed in sampler.chat.feeds]} ids stand between attempts, {sampler.dtype.name}'
   )
-
-
-def _usable_memory() -> float:
-  """Bytes of a device here that programs may take."""
-  device = jax.devices()[0]
-  if limit := (device.memory_stats() or {}).get('bytes_limit'):
-    return limit
-  if device.platform != 'cpu':
-    raise SkippedError(f'{device.device_kind} does not say how much memory it has')
-  return os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / jax.local_device_count()
 
 
 def memory_here(config: RunConfig, tries: int) -> search.Answer:
   """Returns whether the run fits the devices here; its model folder decides what is compiled."""
-  sampler = runs.open_sampler(config, hf.folder_of(config.model.path), _mesh(config))
-  kind = jax.devices()[0].device_kind
-  chip = Chip(kind, kind, 0, _usable_memory(), 0, 0, 0)
+  _, sampler = _model_here(config)
+  device = jax.devices()[0]
+  usable = (device.memory_stats() or {}).get('bytes_limit')
+  if device.platform == 'cpu':
+    usable = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / jax.local_device_count()
+  if not usable:
+    raise SkippedError(f'{device.device_kind} does not say how much memory it has')
+  chip = Chip(device.device_kind, device.device_kind, 0, usable, 0, 0, 0)
   request = search.Request(config, sampler.config, sampler.spec(), sampler.dtype, tuple(jax.devices()), chip)
   return search.answer(request, tries, lambda text: None)
 
