@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from importlib import metadata
 import io
+import math
 import os
 import pathlib
 import shutil
@@ -28,6 +29,7 @@ from score_jax.planning.roofline import GIB
 from score_jax.planning.roofline import Chip
 from score_jax.sampling.sampler import Sampler
 from score_jax.storage import hf
+from score_jax.storage import stores
 from score_jax.tasks import heldout_problems
 from score_jax.tasks import open_task
 from score_jax.training import loop
@@ -53,10 +55,6 @@ class Check:
     """To be printed."""
     word = 'skipped' if self.skipped else 'ok' if self.ok else 'FAILED'
     return f'{self.name:<12}{word:<9}{self.message}'
-
-
-class SkippedError(Exception):
-  """A check does not apply here."""
 
 
 def run_checks(config: RunConfig, workdir: str, *, tries: int, dry_run: bool) -> Iterator[Check]:
@@ -85,8 +83,6 @@ def _result(name: str, check: Callable[[], str]) -> Check:
   """A check's line, whatever it raises."""
   try:
     return Check(name, True, check())
-  except SkippedError as reason:
-    return Check(name, True, str(reason), skipped=True)
   except UserError as error:
     return Check(name, False, ' '.join(str(error).split()))
   except Exception as error:  # a doctor that dies of one illness tells of no other
@@ -157,7 +153,7 @@ def _model(config: RunConfig) -> str:
   millions = weights.weight_table(sampler.config).parameters() / 1e6
   return (
     f'{sampler.config.family}, {millions:,.1f} million parameters; the chat template is proved, '
-    f'{[len(feed) for feed in sampler.chat.feeds]} ids stand between attempts, {sampler.dtype.name}'
+    f'{[len(feed) for feed in sampler.chat.separators]} ids stand between attempts, {sampler.dtype.name}'
   )
 
 
@@ -165,11 +161,9 @@ def memory_here(config: RunConfig, tries: int) -> search.Answer:
   """Returns whether the run fits the devices here; its model folder decides what is compiled."""
   _, sampler = _model_here(config)
   device = jax.devices()[0]
-  usable = (device.memory_stats() or {}).get('bytes_limit')
+  usable = (device.memory_stats() or {}).get('bytes_limit', math.inf)  # of a device that does not say it: no limit
   if device.platform == 'cpu':
     usable = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / jax.local_device_count()
-  if not usable:
-    raise SkippedError(f'{device.device_kind} does not say how much memory it has')
   chip = Chip(device.device_kind, device.device_kind, 0, usable, 0, 0, 0)
   request = search.Request(config, sampler.config, sampler.spec(), sampler.dtype, tuple(jax.devices()), chip)
   return search.answer(request, tries, lambda text: None)
@@ -184,9 +178,10 @@ def _memory(config: RunConfig, tries: int) -> str:
 
 
 def _disk(config: RunConfig, workdir: str) -> str:
-  decoder = hf.read_config(hf.folder_of(config.model.path))
   if '://' in workdir:
-    raise SkippedError(f'{workdir} is not on a disk of this machine')
+    stores.store_of(workdir).probe()
+    return f'{workdir} is no disk of this machine; it can be written to'
+  decoder = hf.read_config(hf.folder_of(config.model.path))
   state = 3 * 4 * loras.trained_table(decoder, config.lora).parameters()
   wanted = _CHECKPOINTS * state + 4 * weights.weight_table(decoder).parameters()
   folder = _nearest_folder(workdir)
@@ -202,16 +197,13 @@ def _disk(config: RunConfig, workdir: str) -> str:
 def _nearest_folder(path: str) -> pathlib.Path:
   """The folder, or what there is above it."""
   folder = pathlib.Path(path).absolute()
-  while not folder.is_dir():
-    folder = folder.parent
-  return folder
+  return next(above for above in (folder, *folder.parents) if above.is_dir())
 
 
 def _dry_run(config: RunConfig, workdir: str) -> str:
   few = min(config.eval.problems or _DRY_PROBLEMS, _DRY_PROBLEMS)
   evaluation = dataclasses.replace(config.eval, problems=few, every=0)
-  here = dataclasses.replace(config.checkpoint, path='')  # a run of that name may be under way there
-  short = dataclasses.replace(config, max_steps=2, eval=evaluation, init_from='', checkpoint=here)
+  short = dataclasses.replace(config, max_steps=2, eval=evaluation, init_from='')
   parent = _nearest_folder('.' if '://' in workdir else workdir)
   with tempfile.TemporaryDirectory(dir=parent, prefix='score_jax_doctor_') as folder:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

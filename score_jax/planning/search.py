@@ -117,8 +117,8 @@ def topology_request(config: RunConfig, topology: str, model: str, instruction: 
 
 def assumed_rollout(config: RunConfig, instruction: int) -> RolloutSpec:
   """Returns a rollout's settings without a tokenizer: `instruction` ids stand between attempts."""
-  feeds, sampling = (tuple(range(instruction)),) * (config.attempts - 1), config.sampling
-  return RolloutSpec(sampling.attempt_tokens, feeds, 0, (0,), 0, cache_dtype=sampling.cache_dtype)
+  separators, sampling = (tuple(range(instruction)),) * (config.attempts - 1), config.sampling
+  return RolloutSpec(sampling.attempt_tokens, separators, 0, (0,), 0, cache_dtype=sampling.cache_dtype)
 
 
 @dataclasses.dataclass(frozen=True)
