@@ -60,27 +60,27 @@ def read_exactly(file: io.FileIO, what: str, offset: int, buffer: np.ndarray | b
 def parsed_json(what: str, content: bytearray) -> Any:
   """JSON that has one meaning."""
   try:
-    found = json.loads(content.decode(), object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
+    value = json.loads(content.decode(), object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
   except RecursionError:
     raise DataError(f'{what}: nested deeper than {_MOST_NESTED}; restore the file') from None
   except ValueError as error:
     raise DataError(f'{what}: not JSON that can be used: {error}; restore the file') from error
-  level = [found]
+  level = [value]
   for _ in range(_MOST_NESTED + 1):
     containers = [value for value in level if isinstance(value, dict | list)]
     level = [child for value in containers for child in (value.values() if isinstance(value, dict) else value)]
   if level:
     raise DataError(f'{what}: nested deeper than {_MOST_NESTED}; restore the file')
-  return found
+  return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  found = dict(pairs)
-  if len(found) < len(pairs):
+  unique = dict(pairs)
+  if len(unique) < len(pairs):
     seen: set[str] = set()
     twice = next(key for key, _ in pairs if key in seen or seen.add(key))
     raise ValueError(f'key {twice!r:.80} is there twice')
-  return found
+  return unique
 
 
 def _finite(text: str) -> float:

@@ -183,7 +183,9 @@ def test_the_newest_start_goes_on_and_the_one_before_it_stops_with_one_line(fake
   first.save_now(state(3), progress(3), protected=())
   second = opened(root)
   before = inside(fake, root)
-  with pytest.raises(errors.TakenOverError, match=r'taken over by process .* \(start 000002-.*; this one stops') as raised:
+  with pytest.raises(
+    errors.TakenOverError, match=r'taken over by process .* \(start 000002-.*; this one stops'
+  ) as raised:
     first.save(state(6), progress(6), protected=())
   first.close()
   assert raised.value.exit_code == 78 and inside(fake, root) == before

@@ -21,14 +21,14 @@ from score_jax.errors import ConfigError
 NAME = '.lock'
 _BEAT = 5.0  # seconds between changes of the text
 _PATIENCE = 3 * _BEAT + 1
-_LENGTH = 512  # bytes of the file, always: a new text is laid over the old one, so that no reader finds half of it
+_LENGTH = 512  # bytes of the file, always: a new text is laid over the old one, so that no reader sees half of it
 _NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 _held: dict[pathlib.Path, tuple[int, threading.Event, threading.Thread]] = {}  # file, what ends its thread, that thread
 
 
 def take(folder: pathlib.Path) -> None:
-  """Takes the folder until this process ends. A folder that this process has already is taken.
+  """Takes the folder until this process ends; nothing changes if this process has it already.
 
   Raises:
     ConfigError: another process is at work in it.
@@ -37,16 +37,13 @@ def take(folder: pathlib.Path) -> None:
   if path in _held:
     return
   file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-  try:
-    if _is_anothers(path, _flock(file)):
-      raise BlockingIOError
-  except BlockingIOError as error:
+  if _is_anothers(file, folder):
     os.close(file)
     holder = read(folder)
     raise ConfigError(
       f'run folder {folder} is in use by process {holder.get("pid", "?")} on {holder.get("host", "?")}; '
       'wait for it, end it, or choose another --workdir'
-    ) from error
+    )
   os.ftruncate(file, 0)  # whatever wrote it, it may have been longer
   _write(file, 0)
   ended = threading.Event()
@@ -69,23 +66,36 @@ def release(folder: pathlib.Path) -> None:
 def read(folder: pathlib.Path) -> dict[str, Any]:
   """What the lock file says of who holds it, with the number of its `beat`; {} if nobody does."""
   try:
-    text = json.loads((folder / NAME).read_text())
+    holder = json.loads((folder / NAME).read_text())
   except (OSError, ValueError):
     return {}
-  return text if isinstance(text, dict) else {}
+  return holder if isinstance(holder, dict) else {}
 
 
-def _flock(file: int) -> bool:
-  """Whether the file system has locks, and this process now has this one. Raises BlockingIOError if another has it."""
+def ourselves() -> dict[str, Any]:
+  """What tells this process from others, on all machines."""
+  return dict(host=socket.gethostname(), pid=os.getpid())
+
+
+def _is_anothers(file: int, folder: pathlib.Path) -> bool:
+  """Whether a living process holds the folder; else this process now has the lock of its machine."""
+  has_flock = True
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
-    raise
+    return True
   except OSError as error:
     if error.errno not in _NO_FLOCK:
       raise
+    has_flock = False
+  holder, until = read(folder), time.monotonic() + _PATIENCE
+  if not holder or has_flock and holder.get('host') == ourselves()['host']:
     return False
-  return True
+  while time.monotonic() < until:
+    time.sleep(0.2)
+    if read(folder) != holder:
+      return True
+  return False
 
 
 def _beat(file: int, ended: threading.Event) -> None:
@@ -99,38 +109,3 @@ def _beat(file: int, ended: threading.Event) -> None:
 def _write(file: int, beat: int) -> None:
   text = json.dumps(dict(ourselves(), beat=beat)).ljust(_LENGTH - 1) + '\n'
   os.pwrite(file, text.encode(), 0)
-
-
-def _is_anothers(path: pathlib.Path, flock: bool) -> bool:
-  """Whether a living process that flock does not show holds the folder."""
-  holder, ours = read(path.parent), ourselves()
-  if not holder:
-    return False
-  if holder.get('host') == ours['host']:
-    same_boot = holder.get('boot') == ours['boot']
-    return not flock and same_boot and holder.get('pid') != ours['pid'] and _is_alive(holder.get('pid'))
-  until = time.monotonic() + _PATIENCE
-  while time.monotonic() < until:
-    time.sleep(0.2)
-    if read(path.parent) != holder:
-      return True
-  return False
-
-
-def _is_alive(pid: object) -> bool:
-  """Whether there is a process of this number on this machine."""
-  try:
-    os.kill(int(pid), 0)
-  except (TypeError, ValueError, ProcessLookupError):
-    return False
-  except PermissionError:
-    return True
-  return True
-
-
-def ourselves() -> dict[str, Any]:
-  """What tells this process from others, on all machines."""
-  boot = ''
-  with contextlib.suppress(OSError):
-    boot = pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()
-  return dict(host=socket.gethostname(), boot=boot, pid=os.getpid())

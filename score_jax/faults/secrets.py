@@ -38,12 +38,12 @@ _FORMS = re.compile(
 
 def values(environment: Mapping[str, str]) -> list[str]:
   """Values of variables with secret names, longest first. A path says where a secret lies, not what it is."""
-  found = {
+  hidden = {
     value
     for name, value in environment.items()
     if _SECRET_NAMES.search(name) and len(value) >= _SHORTEST and not os.path.exists(value)
   }
-  return sorted(found, key=len, reverse=True)
+  return sorted(hidden, key=len, reverse=True)
 
 
 def redacted(text: str) -> str:
@@ -75,6 +75,9 @@ class _Filter(logging.Filter):
     return True
 
 
+_FILTER = _Filter()
+
+
 class _Stream:
   """A text stream that hides secrets in what is written to it at a time."""
 
@@ -92,12 +95,9 @@ class _Stream:
 
 def guard() -> None:
   """Stands before every log handler there is, tracebacks of all threads, and what is printed. Called by the cli."""
-  hook = _Filter()
-  known = [logging.getLogger(), *(x for x in logging.Logger.manager.loggerDict.values() if hasattr(x, 'handlers'))]
-  for logger in known:
-    for handler in logger.handlers:
-      if not any(isinstance(filter_, _Filter) for filter_ in handler.filters):
-        handler.addFilter(hook)
+  loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+  for handler in {handler for logger in loggers for handler in getattr(logger, 'handlers', ())}:
+    handler.addFilter(_FILTER)  # which a handler has once
   sys.stdout, sys.stderr = (x if isinstance(x, _Stream) else _Stream(x) for x in (sys.stdout, sys.stderr))
   sys.excepthook = lambda *error: _show(*error)
   threading.excepthook = lambda args: _show(args.exc_type, args.exc_value, args.exc_traceback)

@@ -41,9 +41,7 @@ _FIRST_WAIT = 1.0  # seconds before a save that must succeed is tried again; dou
 
 def open_checkpoints(config: RunConfig, folder: RunFolder) -> 'Checkpoints':
   """Opens the checkpoints of a run, to go on from and to save to."""
-  return Checkpoints(
-    folder.store, keep=config.checkpoint.keep, max_failed=config.faults.max_failed_saves, files=folder
-  )
+  return Checkpoints(folder.store, keep=config.checkpoint.keep, max_failed=config.faults.max_failed_saves, files=folder)
 
 
 class Checkpoints:
@@ -91,10 +89,10 @@ class Checkpoints:
     self._before: Progress | None = None  # of the last save that succeeded
     self._failed: list[tuple[int, str]] = []  # saves in a row
     self._orbax = _open_orbax()
-    found = hosts.from_main('the checkpoints', lambda: self._listed(read_only))
-    self._steps = {step: store.root / path for step, path in found}  # that count
-    if found and not read_only:
-      self._whole.add(found[-1][0])
+    listed = hosts.from_main('the checkpoints', lambda: self._listed(read_only))
+    self._steps = {step: store.root / path for step, path in listed}  # that count
+    if listed and not read_only:
+      self._whole.add(listed[-1][0])
 
   def __enter__(self) -> 'Checkpoints':
     return self
@@ -109,8 +107,8 @@ class Checkpoints:
   def _listed(self, read_only: bool) -> list[tuple[int, str]]:
     """Steps and their folders below the root, oldest first."""
     self._store.check()
-    found = integrity.sealed_steps(self._store) if read_only else integrity.put_aside_damage(self._store)
-    return [(step, str(path.relative_to(self._store.root))) for step, path in found.items()]
+    steps = integrity.sealed_steps(self._store) if read_only else integrity.put_aside_damage(self._store)
+    return [(step, str(path.relative_to(self._store.root))) for step, path in steps.items()]
 
   @property
   def root(self) -> epath.Path:
@@ -123,7 +121,7 @@ class Checkpoints:
 
   def last_step(self) -> int | None:
     """The newest whole checkpoint; damaged ones above it are said."""
-    self._settle()
+    self.wait()
     step = hosts.from_main('the last checkpoint', self._last_whole)
     if step is not None:
       self._whole.add(step)
@@ -151,7 +149,7 @@ class Checkpoints:
       TryAgainError: as many saves in a row have failed as may.
     """
     with self._lock:
-      self._settle()
+      self.wait()
       if len(self._failed) >= self._max_failed:
         raise self._giving_up()
       return self._without_lost_best(progress)
@@ -174,7 +172,7 @@ class Checkpoints:
       TryAgainError: it could not begin, and there are several hosts.
     """
     with self._lock:
-      self._settle()
+      self.wait()
       progress = self._progress = self._without_lost_best(progress)
       folder = self._store.checkpoints / str(progress.step)
       args = ocp.args.Composite(
@@ -202,7 +200,7 @@ class Checkpoints:
       TryAgainError: as many tries in a row have failed as may.
     """
     with self._lock:
-      self._settle()
+      self.wait()
       wait = _FIRST_WAIT
       while progress.step not in self._steps:
         if len(self._failed) >= self._max_failed:
@@ -211,7 +209,7 @@ class Checkpoints:
           time.sleep(wait)
           wait *= 2
         self.save(state, progress, protected)
-        self._settle()
+        self.wait()
 
   def _seal(self, folder: epath.Path) -> None:
     """In the background: waits for Orbax, then writes the manifest, with which the step counts."""
@@ -219,8 +217,12 @@ class Checkpoints:
     if hosts.is_main():
       integrity.seal(self._store, folder, self._parts)
 
-  def _settle(self) -> None:
-    """Waits for the save under way and notes how it ended."""
+  def wait(self) -> None:
+    """Waits for the save under way and notes how it ended; `settled` tells.
+
+    Raises:
+      TakenOverError: another start goes on with the run.
+    """
     with self._lock:
       if self._saving is None:
         return
@@ -288,10 +290,10 @@ class Checkpoints:
         return dict(problem=str(error))
       return dict(problem='', dropped=[old for old in doomed if self._is_dropped(old)])
 
-    found = hosts.from_main('what comes before a checkpoint', ready)
-    if found['problem']:
-      raise OSError(found['problem'])
-    for old in found['dropped']:
+    done = hosts.from_main('what comes before a checkpoint', ready)
+    if done['problem']:
+      raise OSError(done['problem'])
+    for old in done['dropped']:
       del self._steps[old]
 
   def _is_dropped(self, old: int) -> bool:
@@ -373,7 +375,7 @@ class Checkpoints:
     Raises:
       DataError: it is not there, or not whole; the message names the file and the steps that are whole.
     """
-    self._settle()
+    self.wait()
     if step in self._whole:
       return
     if problem := hosts.from_main(f'whether the checkpoint of step {step} is whole', lambda: self._problem(step)):
@@ -400,16 +402,12 @@ class Checkpoints:
         raise TryAgainError(f'{path} was whole, and is not there now: {reason}; run the same command again') from error
       raise DataError(f'checkpoint of step {step} cannot be restored: {reason}') from error
 
-  def wait(self) -> None:
-    """Waits for the save under way; `settled` tells how it ended."""
-    self._settle()
-
   def close(self) -> None:
     """Waits for the save under way. May be called again."""
     if self._closed:
       return
     self._closed = True
-    self._settle()
+    self.wait()
     with contextlib.suppress(OSError, TakenOverError):  # what is not needed any more stays, then
       self._make_ready()
     self._sealer.shutdown()

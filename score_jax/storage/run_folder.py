@@ -15,6 +15,7 @@ At an address checkpoints/ is in starts/N/, and the other files are there once t
 in a scratch folder, and as parts in starts/N/parts/ (stores.py).
 """
 
+from collections.abc import Iterator
 import json
 import os
 import pathlib
@@ -212,17 +213,19 @@ def _cut(path: pathlib.Path, step: int) -> None:
     os.fsync(file.fileno())
 
 
-def differences(theirs: Any, ours: Any, where: str = '') -> list[str]:
-  """What differs between two JSON trees, as 'path: theirs there, ours here'."""
-  if isinstance(theirs, dict) and isinstance(ours, dict):
-    found = []
-    for name in sorted(set(theirs) | set(ours)):
-      path = f'{where}.{name}' if where else name
-      if name not in theirs or name not in ours:
-        found.append(f'{path} is {"unknown there" if name not in theirs else "unknown here"}')
-      else:
-        found += differences(theirs[name], ours[name], path)
-    return found
-  if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
-    return [d for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) for d in differences(a, b, f'{where}[{i}]')]
-  return [] if theirs == ours else [f'{where} was {theirs!r}, is now {ours!r}']
+def differences(theirs: Any, ours: Any) -> list[str]:
+  """What differs between two JSON trees, as 'path was THEIRS, is now OURS'."""
+  then, now = dict(_leaves(theirs)), dict(_leaves(ours))
+  return [
+    f'{path} was {then.get(path, "unknown")!r}, is now {now.get(path, "unknown")!r}'
+    for path in sorted(then | now)
+    if path not in then or path not in now or then[path] != now[path]
+  ]
+
+
+def _leaves(tree: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+  children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+  if not children or not tree:
+    yield path, tree
+  for name, child in children:
+    yield from _leaves(child, f'{path}.{name}'.strip('.'))

@@ -62,14 +62,14 @@ def claim(folder: RunFolder, config: RunConfig, identity: dict[str, Any]) -> Non
 
 
 def check_init_from(config: RunConfig, folder: RunFolder, base: str) -> None:
-  """A run can start from another only where both train the same weights; adapters, where the base is the same."""
+  """Checks that a run trains the same weights as the one that it starts from; adapters, on the same base."""
 
   def check() -> None:
     if folder.has_begun():  # it has what it took from there
       return
-    found = RunFolder(config.init_from).read_config()
-    theirs, ours = loras.Lora(**found['config']['lora']), config.lora
-    if (theirs.rank or ours.rank) and found['identity'].get('model', {}).get('weights') != base:
+    written = RunFolder(config.init_from).read_config()
+    theirs, ours = loras.Lora(**written['config']['lora']), config.lora
+    if (theirs.rank or ours.rank) and written['identity'].get('model', {}).get('weights') != base:
       raise ConfigError(
         f'config.init_from = {config.init_from!r} was trained on another base than config.model.path = '
         f'{config.model.path!r}; adapters fit the base that they were trained on'
