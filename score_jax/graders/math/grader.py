@@ -9,11 +9,8 @@ import re
 
 from score_jax.core_types import Graded
 from score_jax.core_types import Verdict
+from score_jax.graders.math import budget
 from score_jax.graders.math.algebra.equality import Scalars
-from score_jax.graders.math.budget import ANSWER_CHARS
-from score_jax.graders.math.budget import Budget
-from score_jax.graders.math.budget import Exhausted
-from score_jax.graders.math.budget import Unreadable
 from score_jax.graders.math.compare.comparison import Comparison
 from score_jax.graders.math.extract import boxes_of_sentence
 from score_jax.graders.math.extract import extract
@@ -61,13 +58,13 @@ def judge(gold: str, answer: str, question: str = '') -> Verdict:
     return Verdict.CORRECT
   words = question.lower()
   percents = '%' in words or 'percent' in words
-  comparison = Comparison(Scalars(Budget()), percents, re.search(r'\bbase\b', words) is not None)
+  comparison = Comparison(Scalars(budget.Budget()), percents, re.search(r'\bbase\b', words) is not None)
   try:
     same = any(comparison.same(*pair) for pair in _readings(gold, answer, wanted, given))
     return Verdict.CORRECT if same else Verdict.WRONG
-  except Unreadable:
+  except budget.Unreadable:
     return Verdict.WRONG
-  except Exhausted:
+  except budget.Exhausted:
     return Verdict.TIMEOUT
 
 
@@ -90,8 +87,8 @@ def _is_list(value) -> bool:
 def _value(text: str):
   """The value, or None."""
   try:
-    return _read(text) if len(text) <= 4 * ANSWER_CHARS else None
-  except (Unreadable, Exhausted):
+    return _read(text) if len(text) <= 4 * budget.ANSWER_CHARS else None
+  except (budget.Unreadable, budget.Exhausted):
     return None
 
 

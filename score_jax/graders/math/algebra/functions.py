@@ -1,7 +1,8 @@
 """Roots, powers, logarithms, trigonometry and absolute values of canonical forms: exact where a closed form exists."""
 
 from fractions import Fraction
-import math
+
+from flint import fmpz
 
 from score_jax.graders.math.algebra.polynomials import ONE
 from score_jax.graders.math.algebra.polynomials import Ring
@@ -39,16 +40,12 @@ def factored(ring: Ring, number: int) -> list[tuple[int, int]]:
 
 
 def _whole_root(number: int) -> tuple[int, int]:
-  """(r, k) with r ** k = number for k = 2 or 3, else (number, 1). Cubes are looked for up to 300 bits."""
-  low = math.isqrt(number)
-  if low * low == number:
-    return low, 2
-  high = 1 << (min(number.bit_length(), 300) // 3 + 1)
-  low = 0
-  while low < high:
-    middle = (low + high) // 2
-    low, high = (middle + 1, high) if middle**3 < number else (low, middle)
-  return (low, 3) if low**3 == number else (number, 1)
+  """(r, k) with r ** k = number for k = 2 or 3, else (number, 1)."""
+  for degree in (2, 3):
+    root = int(fmpz(number).root(degree))
+    if root**degree == number:
+      return root, degree
+  return number, 1
 
 
 def root_of_rational(ring: Ring, value: Fraction, exponent: Fraction) -> Value:

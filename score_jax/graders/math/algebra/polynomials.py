@@ -13,9 +13,6 @@ import dataclasses
 from fractions import Fraction
 
 from score_jax.graders.math import budget
-from score_jax.graders.math.budget import Budget
-from score_jax.graders.math.budget import Exhausted
-from score_jax.graders.math.budget import Unreadable
 
 Terms = dict  # {((generator, exponent), ...): coefficient}
 ONE = {(): Fraction(1)}
@@ -48,14 +45,14 @@ class Value:
 class Ring:
   """One grading's budget, the relations of its generators, and what each stands for."""
 
-  budget: Budget
+  budget: budget.Budget
   relations: dict[str, tuple[int, Terms]] = dataclasses.field(default_factory=dict)
   meanings: dict[str, tuple] = dataclasses.field(default_factory=dict)  # (kind, arguments) for balls.py
 
   def constant(self, value: Fraction | int) -> Value:
     value = Fraction(value)
     if max(value.numerator.bit_length(), value.denominator.bit_length()) > budget.BITS:
-      raise Exhausted
+      raise budget.Exhausted
     return Value({(): value} if value else {}, ONE)
 
   def generator(self, name: str, exponent: Fraction | int = 1) -> Value:
@@ -84,7 +81,7 @@ class Ring:
         bits = coefficient.numerator.bit_length() + coefficient.denominator.bit_length()
         self.budget.spend(1 + len(left_key) + len(right_key) + bits // 500)
         if bits > 2 * budget.BITS:
-          raise Exhausted
+          raise budget.Exhausted
         for key, value in self.reduced(left_key, right_key, coefficient).items():
           summed = total.get(key, 0) + value
           if summed:
@@ -92,7 +89,7 @@ class Ring:
           else:
             total.pop(key, None)
       if len(total) > budget.TERMS:
-        raise Exhausted
+        raise budget.Exhausted
     return total
 
   def reduced(self, left: tuple, right: tuple, coefficient: Fraction) -> Terms:
@@ -111,7 +108,7 @@ class Ring:
         exponent -= whole
       elif generator == 'i':
         if exponent.denominator != 1:
-          raise Unreadable
+          raise budget.Unreadable
         turns = exponent.numerator % 4
         coefficient *= -1 if turns in (2, 3) else 1
         exponent = Fraction(turns % 2)
@@ -147,7 +144,7 @@ class Ring:
   def inverse(self, value: Value) -> Value:
     """1 / value; a single term turns into negative exponents. Raises Unreadable for 1 / 0."""
     if not value.num:
-      raise Unreadable
+      raise budget.Unreadable
     if len(value.num) > 1:
       return Value(value.den, value.num)
     [(key, coefficient)] = value.num.items()
@@ -166,7 +163,7 @@ class Ring:
       raised = {tuple((generator, own * exponent) for generator, own in key): power_of(coefficient, exponent)}
       return Value(self.product(raised, ONE), ONE)
     if exponent > budget.POWER:
-      raise Exhausted
+      raise budget.Exhausted
     result, square = Value(ONE, ONE), value
     while exponent:
       if exponent & 1:
@@ -183,14 +180,14 @@ class Ring:
                 (self.scaled(value.num, 1 / lead), self.scaled(value.den, 1 / lead)))  # fmt: skip
     named = f'{_listing(num)}/{_listing(den)}' if den != ONE else _listing(num)
     if len(named) > budget.KEY:
-      raise Exhausted
+      raise budget.Exhausted
     return named
 
 
 def _listing(terms: Terms) -> str:
   bits = sum(c.numerator.bit_length() + c.denominator.bit_length() for c in terms.values())
   if bits > 8 * budget.KEY:
-    raise Exhausted
+    raise budget.Exhausted
   parts = (
     f'{c:x}'.replace(' ', '') if isinstance(c, int) else f'{c.numerator:x}|{c.denominator:x}' for c in terms.values()
   )
@@ -206,9 +203,9 @@ def power_of(base: Fraction | int, exponent: int) -> Fraction:
   base = Fraction(base)
   bits = max(base.numerator.bit_length(), base.denominator.bit_length())
   if abs(base) != 1 and base and bits * abs(exponent) > budget.BITS + bits:
-    raise Exhausted
+    raise budget.Exhausted
   if not base and exponent < 0:
-    raise Unreadable
+    raise budget.Unreadable
   if abs(base) == 1:
     return base if exponent % 2 else Fraction(1)
   return base**exponent

@@ -8,19 +8,9 @@ from score_jax.graders.math.budget import Unreadable
 from score_jax.graders.math.compare import relations
 from score_jax.graders.math.compare.real_sets import same_set
 from score_jax.graders.math.compare.unfinished import undone
+from score_jax.graders.math.parser import values
 from score_jax.graders.math.parser.answers import is_region
-from score_jax.graders.math.parser.values import Based
-from score_jax.graders.math.parser.values import Clock
-from score_jax.graders.math.parser.values import Interval
-from score_jax.graders.math.parser.values import Matrix
 from score_jax.graders.math.parser.values import Node
-from score_jax.graders.math.parser.values import Ratio
-from score_jax.graders.math.parser.values import Relation
-from score_jax.graders.math.parser.values import Scalar
-from score_jax.graders.math.parser.values import Sequence
-from score_jax.graders.math.parser.values import SetOperation
-from score_jax.graders.math.parser.values import Text
-from score_jax.graders.math.parser.values import number
 
 _UNORDERED = ('list', 'set')
 
@@ -35,7 +25,7 @@ class Comparison:
 
   def same(self, gold, answer) -> bool:
     """Raises Unreadable if one side has no value (1/0)."""
-    if isinstance(gold, Relation) or isinstance(answer, Relation):
+    if isinstance(gold, values.Relation) or isinstance(answer, values.Relation):
       return relations.same(self, gold, answer)
     if is_region(gold) or is_region(answer):
       return self.same_region(gold, answer)
@@ -50,10 +40,10 @@ class Comparison:
       pass
     if type(gold) is not type(answer):
       return False
-    if isinstance(gold, Interval):
+    if isinstance(gold, values.Interval):
       closed = (gold.low_closed, gold.high_closed) == (answer.low_closed, answer.high_closed)
       return closed and self.equal(gold.low, answer.low) and self.equal(gold.high, answer.high)
-    if isinstance(gold, SetOperation):
+    if isinstance(gold, values.SetOperation):
       return gold.kind == answer.kind and self.same(gold.left, answer.left) and self.same(gold.right, answer.right)
     return False
 
@@ -64,7 +54,7 @@ class Comparison:
       return not scalars.constant(gold) or undone(scalars, answer) <= undone(scalars, gold)
     return scalars.rounds_to(gold, answer) or scalars.rounds_to(answer, gold)
 
-  def same_scalar(self, gold: Scalar, answer: Scalar) -> bool:
+  def same_scalar(self, gold: values.Scalar, answer: values.Scalar) -> bool:
     if gold.unit and answer.unit and gold.unit != answer.unit:
       return False
     if gold.percent != answer.percent:
@@ -76,14 +66,14 @@ class Comparison:
       return 'pi' in self.scalars.form(nodes[gold.unit == 'degree']).generators() and self.equal(*nodes)
     return False
 
-  def percent_and_number(self, gold: Scalar, answer: Scalar) -> bool:
+  def percent_and_number(self, gold: values.Scalar, answer: values.Scalar) -> bool:
     """28% is 0.28; 28 stands for 28% where the reference or the question says percent."""
     if (gold.percent or self.percents) and self.equal(gold.node, answer.node):
       return True
     nodes = [Node('percent', (one.node,)) if one.percent else one.node for one in (gold, answer)]
     return self.equal(*nodes)
 
-  def same_sequence(self, gold: Sequence, answer: Sequence) -> bool:
+  def same_sequence(self, gold: values.Sequence, answer: values.Sequence) -> bool:
     golds, answers = list(gold.items), list(answer.items)
     if gold.kind in _UNORDERED and answer.kind in _UNORDERED:
       golds, answers, ordered = relations.named_items(golds, answers)
@@ -115,7 +105,7 @@ class Comparison:
         extra.append(answer)
     return not left and all(any(self.same(gold, answer) for gold in golds) for answer in extra)
 
-  def same_matrix(self, gold: Matrix, answer: Matrix) -> bool:
+  def same_matrix(self, gold: values.Matrix, answer: values.Matrix) -> bool:
     if [len(row) for row in gold.rows] != [len(row) for row in answer.rows]:
       return False
     pairs = zip(gold.rows, answer.rows, strict=True)
@@ -127,13 +117,13 @@ class Comparison:
 
   def vector(self, gold, answer) -> bool:
     """A column or row against a tuple."""
-    matrix, other = (gold, answer) if isinstance(gold, Matrix) else (answer, gold)
+    matrix, other = (gold, answer) if isinstance(gold, values.Matrix) else (answer, gold)
     if 1 not in (len(matrix.rows), len(matrix.rows[0])) or other.kind != 'tuple':
       return False
-    entries = Sequence('tuple', tuple(Scalar(node) for row in matrix.rows for node in row))
-    return self.same(entries, other) if isinstance(gold, Matrix) else self.same(other, entries)
+    entries = values.Sequence('tuple', tuple(values.Scalar(node) for row in matrix.rows for node in row))
+    return self.same(entries, other) if isinstance(gold, values.Matrix) else self.same(other, entries)
 
-  def same_ratio(self, gold: Ratio, answer: Ratio) -> bool:
+  def same_ratio(self, gold: values.Ratio, answer: values.Ratio) -> bool:
     """a:b = c:d if ad = bc, and nothing is zero on one side alone."""
     if len(gold.items) != len(answer.items):
       return False
@@ -145,46 +135,48 @@ class Comparison:
         return False
     return bool(first[0].num and first[1].num)
 
-  def ratio_as_quotient(self, gold: Ratio, answer: Scalar) -> bool:
+  def ratio_as_quotient(self, gold: values.Ratio, answer: values.Scalar) -> bool:
     if len(gold.items) != 2 or answer.percent:
       return False
     return self.equal(Node('div', gold.items), answer.node)
 
-  def same_clock(self, gold: Clock, answer: Clock) -> bool:
+  def same_clock(self, gold: values.Clock, answer: values.Clock) -> bool:
     halves = not gold.half or not answer.half or gold.half == answer.half
     return halves and (gold.hour, gold.minute) == (answer.hour, answer.minute)
 
-  def same_numeral(self, gold: Based, answer: Scalar) -> bool:
+  def same_numeral(self, gold: values.Based, answer: values.Scalar) -> bool:
     """The digits alone, where the question names the base."""
     if not self.bases or not (set(gold.digits) <= set('0123456789')):
       return False
-    return answer.node == number(Fraction(int(gold.digits))) and not answer.percent
+    return answer.node == values.number(Fraction(int(gold.digits))) and not answer.percent
 
 
 def _alone(value):
   """A set or list of one is its member."""
-  if isinstance(value, Sequence) and value.kind in _UNORDERED and len(value.items) == 1:
+  if isinstance(value, values.Sequence) and value.kind in _UNORDERED and len(value.items) == 1:
     return value.items[0]
   return value
 
 
-def _as_ratio(clock: Clock) -> Ratio:
-  return Ratio((number(clock.hour), number(clock.minute)))
+def _as_ratio(clock: values.Clock) -> values.Ratio:
+  return values.Ratio((values.number(clock.hour), values.number(clock.minute)))
 
 
 _RULES = {
-  (Scalar, Scalar): Comparison.same_scalar,
-  (Sequence, Sequence): Comparison.same_sequence,
-  (Matrix, Matrix): Comparison.same_matrix,
-  (Matrix, Sequence): Comparison.vector,
-  (Sequence, Matrix): Comparison.vector,
-  (Ratio, Ratio): Comparison.same_ratio,
-  (Ratio, Scalar): Comparison.ratio_as_quotient,
-  (Clock, Clock): Comparison.same_clock,
-  (Clock, Ratio): lambda self, gold, answer: not gold.half and self.same_ratio(_as_ratio(gold), answer),
-  (Ratio, Clock): lambda self, gold, answer: not answer.half and self.same_ratio(gold, _as_ratio(answer)),
-  (Clock, Scalar): lambda self, gold, answer: not gold.half and self.ratio_as_quotient(_as_ratio(gold), answer),
-  (Based, Based): lambda self, gold, answer: gold == answer,
-  (Based, Scalar): Comparison.same_numeral,
-  (Text, Text): lambda self, gold, answer: gold == answer and bool(gold.text),
+  (values.Scalar, values.Scalar): Comparison.same_scalar,
+  (values.Sequence, values.Sequence): Comparison.same_sequence,
+  (values.Matrix, values.Matrix): Comparison.same_matrix,
+  (values.Matrix, values.Sequence): Comparison.vector,
+  (values.Sequence, values.Matrix): Comparison.vector,
+  (values.Ratio, values.Ratio): Comparison.same_ratio,
+  (values.Ratio, values.Scalar): Comparison.ratio_as_quotient,
+  (values.Clock, values.Clock): Comparison.same_clock,
+  (values.Clock, values.Ratio): lambda self, gold, answer: not gold.half and self.same_ratio(_as_ratio(gold), answer),
+  (values.Ratio, values.Clock): lambda self, gold, answer: not answer.half and self.same_ratio(gold, _as_ratio(answer)),
+  (values.Clock, values.Scalar): lambda self, gold, answer: (
+    not gold.half and self.ratio_as_quotient(_as_ratio(gold), answer)
+  ),
+  (values.Based, values.Based): lambda self, gold, answer: gold == answer,
+  (values.Based, values.Scalar): Comparison.same_numeral,
+  (values.Text, values.Text): lambda self, gold, answer: gold == answer and bool(gold.text),
 }

@@ -9,14 +9,9 @@ import dataclasses
 from score_jax.graders.math.algebra.equality import Scalars
 from score_jax.graders.math.algebra.polynomials import Value
 from score_jax.graders.math.budget import Unreadable
+from score_jax.graders.math.parser import values
 from score_jax.graders.math.parser.brackets import infinite
-from score_jax.graders.math.parser.values import Interval
 from score_jax.graders.math.parser.values import Node
-from score_jax.graders.math.parser.values import Relation
-from score_jax.graders.math.parser.values import Scalar
-from score_jax.graders.math.parser.values import Sequence
-from score_jax.graders.math.parser.values import SetOperation
-from score_jax.graders.math.parser.values import const
 
 _FLIPPED = {'<': '>', '>': '<', '<=': '>=', '>=': '<=', '!=': '!='}
 
@@ -96,15 +91,15 @@ def _after(scalars: Scalars, probe: int, bound: Value, closed: bool, bounds, pos
 
 def region(scalars: Scalars, value):
   """Span or Joined of an interval, set, inequality or open pair."""
-  if isinstance(value, Interval):
+  if isinstance(value, values.Interval):
     return _span(scalars, value.low, value.high, value.low_closed, value.high_closed)
-  if isinstance(value, SetOperation):
+  if isinstance(value, values.SetOperation):
     return Joined(value.kind, region(scalars, value.left), region(scalars, value.right))
-  if isinstance(value, Relation):
+  if isinstance(value, values.Relation):
     return _relation(scalars, value)
-  if isinstance(value, Sequence) and value.kind == 'tuple' and len(value.items) == 2:
+  if isinstance(value, values.Sequence) and value.kind == 'tuple' and len(value.items) == 2:
     return _span(scalars, _node(value.items[0]), _node(value.items[1]), False, False)
-  if isinstance(value, Sequence) and value.kind == 'set':
+  if isinstance(value, values.Sequence) and value.kind == 'set':
     total = EMPTY
     for item in value.items:
       point = scalars.form(_node(item))
@@ -115,9 +110,9 @@ def region(scalars: Scalars, value):
 
 def _span(scalars: Scalars, low: Node, high: Node, low_closed: bool, high_closed: bool) -> Span:
   """Raises Unreadable for what is no interval: (7, 6), (1, 1), [-oo, 0)."""
-  if infinite(low) and (low == const('inf') or low_closed):
+  if infinite(low) and (low == values.const('inf') or low_closed):
     raise Unreadable
-  if infinite(high) and (high != const('inf') or high_closed):
+  if infinite(high) and (high != values.const('inf') or high_closed):
     raise Unreadable
   first, last = _bound(scalars, low), _bound(scalars, high)
   if first is not None and last is not None:
@@ -128,7 +123,7 @@ def _span(scalars: Scalars, low: Node, high: Node, low_closed: bool, high_closed
 
 
 def _node(item) -> Node:
-  if not isinstance(item, Scalar) or item.percent:
+  if not isinstance(item, values.Scalar) or item.percent:
     raise Unreadable
   return item.node
 
@@ -141,9 +136,9 @@ def _bound(scalars: Scalars, node: Node) -> Value | None:
   return scalars.form(node)
 
 
-def _relation(scalars: Scalars, relation: Relation):
+def _relation(scalars: Scalars, relation: values.Relation):
   """x < 5; 1 < x <= 5; 2x > 10; x != 3; x in S; |x| < 3."""
-  if relation.ops == ('in',) and isinstance(relation.parts[1], Interval | SetOperation | Sequence):
+  if relation.ops == ('in',) and isinstance(relation.parts[1], values.Interval | values.SetOperation | values.Sequence):
     if _node(relation.parts[0]).kind not in ('sym', 'apply'):
       raise Unreadable  # -x in [-2, 7]
     return region(scalars, relation.parts[1])

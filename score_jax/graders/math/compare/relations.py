@@ -12,12 +12,8 @@ from score_jax.graders.math.algebra.equality import Scalars
 from score_jax.graders.math.algebra.polynomials import Value
 from score_jax.graders.math.budget import Unreadable
 from score_jax.graders.math.compare.real_sets import same_set
+from score_jax.graders.math.parser import values
 from score_jax.graders.math.parser.values import Node
-from score_jax.graders.math.parser.values import Ratio
-from score_jax.graders.math.parser.values import Relation
-from score_jax.graders.math.parser.values import Scalar
-from score_jax.graders.math.parser.values import Sequence
-from score_jax.graders.math.parser.values import Text
 
 _FLIPPED = {'<': '>', '>': '<', '<=': '>=', '>=': '<=', '=': '=', '!=': '!='}
 _NEAR = Fraction(1, 100)  # an approximation after an exact value may be off by this part of it
@@ -47,7 +43,7 @@ def same(comparison, gold, answer) -> bool:
       return False
     if _any_value_same(comparison, named_gold, named_answer):
       return True
-  if isinstance(gold, Relation) and isinstance(answer, Relation):
+  if isinstance(gold, values.Relation) and isinstance(answer, values.Relation):
     solved = named_gold and named_gold.name is not None and _is_number(comparison.scalars, named_gold.value)
     return not solved and _same_relation(comparison, gold, answer)
   try:
@@ -57,7 +53,7 @@ def same(comparison, gold, answer) -> bool:
 
 
 def _no_chain(value) -> bool:
-  return not isinstance(value, Relation) or not {'=', '~'} & set(value.ops)
+  return not isinstance(value, values.Relation) or not {'=', '~'} & set(value.ops)
 
 
 def _any_value_same(comparison, gold: Named, answer: Named) -> bool:
@@ -70,7 +66,7 @@ def _any_value_same(comparison, gold: Named, answer: Named) -> bool:
 
 def ending(comparison, value) -> Named | None:
   """The value that a chain ends in; None for an equation or inequality. Raises FalseStep."""
-  if not isinstance(value, Relation):
+  if not isinstance(value, values.Relation):
     return Named(None, value)
   if value.ops == ('in',) and is_name(value.parts[0]):
     return Named(value.parts[0], value.parts[1])
@@ -95,7 +91,7 @@ def ending(comparison, value) -> Named | None:
 
 
 def _step_holds(comparison, left, right) -> bool:
-  if isinstance(left, Scalar) and isinstance(right, Scalar):
+  if isinstance(left, values.Scalar) and isinstance(right, values.Scalar):
     nodes = [
       Node('percent', (one.node,)) if one.percent and left.percent != right.percent else one.node
       for one in (left, right)
@@ -105,7 +101,7 @@ def _step_holds(comparison, left, right) -> bool:
 
 
 def _near(scalars: Scalars, exact, rounded) -> bool:
-  if not (isinstance(exact, Scalar) and isinstance(rounded, Scalar)):
+  if not (isinstance(exact, values.Scalar) and isinstance(rounded, values.Scalar)):
     return False
   if not (scalars.constant(exact.node) and scalars.constant(rounded.node)):
     return False
@@ -118,13 +114,13 @@ def _near(scalars: Scalars, exact, rounded) -> bool:
 
 def is_name(part) -> bool:
   """A letter, f(x), AB, |z|, NO/BO, (x, y), a word: what stands left of = and is not a value."""
-  if isinstance(part, Text):
+  if isinstance(part, values.Text):
     return True
-  if isinstance(part, Scalar):
+  if isinstance(part, values.Scalar):
     return not part.percent and _is_name(part.node)
-  if isinstance(part, Ratio):
+  if isinstance(part, values.Ratio):
     return all(_is_name(node) for node in part.items)
-  return isinstance(part, Sequence) and part.kind == 'tuple' and all(is_name(item) for item in part.items)
+  return isinstance(part, values.Sequence) and part.kind == 'tuple' and all(is_name(item) for item in part.items)
 
 
 def _is_name(node: Node) -> bool:
@@ -135,12 +131,14 @@ def _is_name(node: Node) -> bool:
 
 def _same_name(gold, answer) -> bool:
   """Different single letters are different answers; any other names are not compared."""
-  letters = [part.node.args[0] for part in (gold, answer) if isinstance(part, Scalar) and part.node.kind == 'sym']
+  letters = [
+    part.node.args[0] for part in (gold, answer) if isinstance(part, values.Scalar) and part.node.kind == 'sym'
+  ]
   return len(set(letters)) < 2
 
 
 def _is_number(scalars: Scalars, value) -> bool:
-  return isinstance(value, Scalar) and scalars.constant(value.node)
+  return isinstance(value, values.Scalar) and scalars.constant(value.node)
 
 
 def named_items(golds: list, answers: list) -> tuple[list, list, bool]:
@@ -169,14 +167,14 @@ def named_items(golds: list, answers: list) -> tuple[list, list, bool]:
 
 def _enumerated(names: list) -> bool:
   """x_1, x_2, ..., x_n: one unknown's values."""
-  letters = [name.node.args[0] for name in names if isinstance(name, Scalar) and name.node.kind == 'sym']
+  letters = [name.node.args[0] for name in names if isinstance(name, values.Scalar) and name.node.kind == 'sym']
   stem = letters[0].partition('_')[0] if letters else ''
   return len(letters) == len(names) > 1 and set(letters) == {f'{stem}_{n + 1}' for n in range(len(names))}
 
 
 def _label(item) -> object:
   """The name of `name = value`."""
-  if isinstance(item, Relation) and set(item.ops) == {'='} and is_name(item.parts[0]):
+  if isinstance(item, values.Relation) and set(item.ops) == {'='} and is_name(item.parts[0]):
     return item.parts[0]
   return None
 
@@ -186,7 +184,7 @@ def _bare(item):
   return item.parts[-1] if _label(item) is not None and len(item.parts) == 2 else item
 
 
-def _same_relation(comparison, gold: Relation, answer: Relation) -> bool:
+def _same_relation(comparison, gold: values.Relation, answer: values.Relation) -> bool:
   """Equations and inequalities: as sets of reals, then up to moving terms and scaling, then part by part."""
   scalars = comparison.scalars
   if '=' not in gold.ops + answer.ops:
@@ -202,15 +200,15 @@ def _same_relation(comparison, gold: Relation, answer: Relation) -> bool:
   return _part_by_part(comparison, gold, answer)
 
 
-def _part_by_part(comparison, gold: Relation, answer: Relation) -> bool:
-  turned = Relation(answer.parts[::-1], tuple(_FLIPPED.get(op, op) for op in answer.ops[::-1]))
+def _part_by_part(comparison, gold: values.Relation, answer: values.Relation) -> bool:
+  turned = values.Relation(answer.parts[::-1], tuple(_FLIPPED.get(op, op) for op in answer.ops[::-1]))
   for other in (answer, turned):
     if gold.ops == other.ops and all(comparison.same(g, a) for g, a in zip(gold.parts, other.parts, strict=True)):
       return True
   return False
 
 
-def _scaled(scalars: Scalars, gold: Relation, answer: Relation) -> bool:
+def _scaled(scalars: Scalars, gold: values.Relation, answer: values.Relation) -> bool:
   """left - right of one is a constant times that of the other, its sign kept or the relation turned."""
   first, second = (_difference(scalars, relation) for relation in (gold, answer))
   lead, other = (_leading(difference) for difference in (first, second))
@@ -225,9 +223,9 @@ def _scaled(scalars: Scalars, gold: Relation, answer: Relation) -> bool:
   return gold.ops[0] == (op if sign == 1 or op in ('=', '!=') else _FLIPPED[op] if sign == -1 else None)
 
 
-def _difference(scalars: Scalars, relation: Relation) -> Value:
+def _difference(scalars: Scalars, relation: values.Relation) -> Value:
   left, right = relation.parts
-  if not (isinstance(left, Scalar) and isinstance(right, Scalar)) or left.percent or right.percent:
+  if not (isinstance(left, values.Scalar) and isinstance(right, values.Scalar)) or left.percent or right.percent:
     raise Unreadable
   return scalars.difference(scalars.form(left.node), scalars.form(right.node))
 

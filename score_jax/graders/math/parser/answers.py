@@ -4,24 +4,13 @@ import functools
 import re
 
 from score_jax.graders.math import budget
-from score_jax.graders.math.budget import Unreadable
+from score_jax.graders.math.parser import values
 from score_jax.graders.math.parser import words
 from score_jax.graders.math.parser.clean import clean
 from score_jax.graders.math.parser.expressions import Parser
 from score_jax.graders.math.parser.tokens import Token
 from score_jax.graders.math.parser.tokens import tokenize
-from score_jax.graders.math.parser.values import Based
-from score_jax.graders.math.parser.values import Clock
-from score_jax.graders.math.parser.values import Interval
-from score_jax.graders.math.parser.values import Matrix
 from score_jax.graders.math.parser.values import Node
-from score_jax.graders.math.parser.values import Ratio
-from score_jax.graders.math.parser.values import Relation
-from score_jax.graders.math.parser.values import Scalar
-from score_jax.graders.math.parser.values import Sequence
-from score_jax.graders.math.parser.values import SetOperation
-from score_jax.graders.math.parser.values import Text
-from score_jax.graders.math.parser.values import numeral_like
 
 _WHOLE_TEXT = re.compile(
   r'\\(?:text|mbox|textbf|textrm|textit|textnormal|mathrm|mathbf|hbox|operatorname)\*? ?\{([^{}]*)\}'
@@ -42,14 +31,14 @@ _WORD_LIMIT = 200  # characters of an answer in words
 def read(text: str):
   """The value of an answer. Raises Unreadable."""
   value = read_clean(clean(text))
-  if isinstance(value, Scalar) and not value.unit and r'\$' in text:
-    return Scalar(value.node, 'dollar', value.percent)
+  if isinstance(value, values.Scalar) and not value.unit and r'\$' in text:
+    return values.Scalar(value.node, 'dollar', value.percent)
   return value
 
 
 def read_clean(source: str, depth: int = 0):
   if not source or len(source) > budget.ANSWER_CHARS or depth > 3:
-    raise Unreadable
+    raise budget.Unreadable
   whole = _WHOLE_TEXT.fullmatch(source)
   if whole:
     return read_clean(clean(whole[1]), depth + 1)
@@ -58,7 +47,7 @@ def read_clean(source: str, depth: int = 0):
     return special
   try:
     return listed(tokenize(source))
-  except Unreadable:
+  except budget.Unreadable:
     return _in_words(source)
 
 
@@ -68,18 +57,18 @@ def _special(source: str):
   if based:
     base = int(based[2] or based[3])
     if 2 <= base <= 36 and all(int(digit, 36) < base for digit in re.sub('[-.]', '', based[1])):
-      return Based(re.sub('^(-?)0+(?=[0-9A-Z])', r'\1', based[1]), base)
+      return values.Based(re.sub('^(-?)0+(?=[0-9A-Z])', r'\1', based[1]), base)
   clock = _CLOCK.fullmatch(re.sub(' +', ' ', _INNER_TEXT.sub(r' \1', source)).strip())
   if clock and (clock[2] or clock[3]) and int(clock[1]) <= 24 and int(clock[2] or 0) < 60:
-    return Clock(int(clock[1]), int(clock[2] or 0), (clock[3] or '').lower())
+    return values.Clock(int(clock[1]), int(clock[2] or 0), (clock[3] or '').lower())
   return None
 
 
-def _in_words(source: str) -> Text:
+def _in_words(source: str) -> values.Text:
   flat = re.sub(' +', ' ', _INNER_TEXT.sub(r' \1 ', source)).strip()
   if not _WORDS_ALONE.fullmatch(flat) or len(flat) > _WORD_LIMIT or not re.search('[a-zA-Z]{2}', flat):
-    raise Unreadable
-  return Text(words.plain_text(flat))
+    raise budget.Unreadable
+  return values.Text(words.plain_text(flat))
 
 
 def split(tokens: list[Token], *, kinds: tuple = (), texts: tuple = ()) -> tuple[list[list[Token]], list[Token]]:
@@ -102,45 +91,45 @@ def listed(tokens: list[Token]):
   outer = [piece for piece in split(tokens, texts=(';',))[0] if piece]
   if len(outer) > 1:
     rows = [listed(piece) for piece in outer]
-    sizes = {len(row.items) if isinstance(row, Sequence) and row.kind == 'list' else 1 for row in rows}
-    if len(sizes) == 1 and sizes != {1} and not any(isinstance(x, Relation) for row in rows for x in row.items):
-      return Sequence('list', tuple(Sequence('tuple', row.items) for row in rows))  # 1,2; 3,4
-    return Sequence('list', tuple(x for row in rows for x in _row(row)))
+    sizes = {len(row.items) if isinstance(row, values.Sequence) and row.kind == 'list' else 1 for row in rows}
+    if len(sizes) == 1 and sizes != {1} and not any(isinstance(x, values.Relation) for row in rows for x in row.items):
+      return values.Sequence('list', tuple(values.Sequence('tuple', row.items) for row in rows))  # 1,2; 3,4
+    return values.Sequence('list', tuple(x for row in rows for x in _row(row)))
   pieces, separators = split(tokens, kinds=('sep',), texts=(',',))
   if any(sign.kind == 'sep' and not pieces[index + 1] for index, sign in enumerate(separators)):
-    raise Unreadable  # '5 or'
+    raise budget.Unreadable  # '5 or'
   if any(
     not pieces[index + 1] and sign.text == ',' == separators[index + 1].text
     for index, sign in enumerate(separators[:-1])
   ):
-    raise Unreadable  # '1,,2'
+    raise budget.Unreadable  # '1,,2'
   pieces = [piece for piece in pieces if piece]
   if len(pieces) == 1:
     return item(pieces[0])
   if not pieces:
-    raise Unreadable
+    raise budget.Unreadable
   items = []
   for piece in pieces:
     value = item(piece)
-    items += value.items if isinstance(value, Sequence) and value.kind == 'list' else [value]
+    items += value.items if isinstance(value, values.Sequence) and value.kind == 'list' else [value]
   joined = {separator.text for separator in separators}
   if all(is_region(value) for value in items) and ('or' in joined or joined == {'and'}):
-    return functools.reduce(functools.partial(SetOperation, 'cup' if 'or' in joined else 'cap'), items)
-  return Sequence('list', tuple(items))
+    return functools.reduce(functools.partial(values.SetOperation, 'cup' if 'or' in joined else 'cap'), items)
+  return values.Sequence('list', tuple(items))
 
 
 def is_region(value) -> bool:
   """An interval, a set made of intervals, or an inequality."""
-  if isinstance(value, Relation):
+  if isinstance(value, values.Relation):
     return not {'=', '~'} & set(value.ops)
-  return isinstance(value, Interval | SetOperation)
+  return isinstance(value, values.Interval | values.SetOperation)
 
 
 def _row(row) -> tuple:
-  if not (isinstance(row, Sequence) and row.kind == 'list'):
+  if not (isinstance(row, values.Sequence) and row.kind == 'list'):
     return (row,)
-  if all(isinstance(x, Relation) and set(x.ops) == {'='} for x in row.items):
-    return (Sequence('tuple', tuple(x.parts[-1] for x in row.items)),)
+  if all(isinstance(x, values.Relation) and set(x.ops) == {'='} for x in row.items):
+    return (values.Sequence('tuple', tuple(x.parts[-1] for x in row.items)),)
   return row.items
 
 
@@ -152,26 +141,26 @@ def item(tokens: list[Token], depth: int = 0):
   if not signs:
     return value(pieces[0], depth)
   if not all(pieces):
-    raise Unreadable
+    raise budget.Unreadable
   parts = [_named(piece, depth) for piece in pieces[:-1]] + [value(pieces[-1], depth)]
   last = parts[-1]
-  if isinstance(last, Sequence) and last.kind == 'list' and len(parts) == 2 and signs[0].text == '=':
-    return Sequence('list', tuple(Relation((parts[0], x), ('=',)) for x in last.items))  # x = 1 \\pm 2
-  if signs[-1].text == 'in' and isinstance(last, Sequence) and last.kind == 'tuple' and len(last.items) == 2:
+  if isinstance(last, values.Sequence) and last.kind == 'list' and len(parts) == 2 and signs[0].text == '=':
+    return values.Sequence('list', tuple(values.Relation((parts[0], x), ('=',)) for x in last.items))  # x = 1 \\pm 2
+  if signs[-1].text == 'in' and isinstance(last, values.Sequence) and last.kind == 'tuple' and len(last.items) == 2:
     low, high = last.items
-    if isinstance(low, Scalar) and isinstance(high, Scalar):
-      parts[-1] = Interval(low.node, high.node, False, False)
-  return Relation(tuple(parts), tuple(sign.text for sign in signs))
+    if isinstance(low, values.Scalar) and isinstance(high, values.Scalar):
+      parts[-1] = values.Interval(low.node, high.node, False, False)
+  return values.Relation(tuple(parts), tuple(sign.text for sign in signs))
 
 
 def _named(tokens: list[Token], depth: int):
   """A part that others follow: a value, or else the name of one."""
   try:
     return value(tokens, depth)
-  except Unreadable:
+  except budget.Unreadable:
     if any(token.kind == 'num' for token in tokens):
       raise
-    return Text(words.plain_text(' '.join(token.text for token in tokens)))
+    return values.Text(words.plain_text(' '.join(token.text for token in tokens)))
 
 
 def value(tokens: list[Token], depth: int = 0):
@@ -182,23 +171,23 @@ def value(tokens: list[Token], depth: int = 0):
     tokens = tokens[1:]
   terms = split(tokens, texts=(':',))[0]
   if len(terms) > 1:
-    return Ratio(tuple(_ratio_term(term, depth) for term in terms))
+    return values.Ratio(tuple(_ratio_term(term, depth) for term in terms))
   if not tokens:
-    raise Unreadable
+    raise budget.Unreadable
   if tokens[0].kind == 'word' or _spelled(tokens):
     return _text_of(tokens)
   parser = Parser(tokens, item, depth)
   result = parser.sets()
   unit = _unit(tokens[parser.at :])
-  if len(tokens) > parser.at and not unit and not (isinstance(result, Node) and numeral_like(result)):
-    raise Unreadable  # words of no known unit after something that is no number
+  if len(tokens) > parser.at and not unit and not (isinstance(result, Node) and values.numeral_like(result)):
+    raise budget.Unreadable  # words of no known unit after something that is no number
   return lift(result, unit)
 
 
 def _ratio_term(tokens: list[Token], depth: int) -> Node:
   term = value(tokens, depth)
-  if not isinstance(term, Scalar):
-    raise Unreadable
+  if not isinstance(term, values.Scalar):
+    raise budget.Unreadable
   return term.node
 
 
@@ -207,11 +196,11 @@ def _spelled(tokens: list[Token]) -> bool:
   return len(tokens) >= 3 and all(t.kind == 'sym' and len(t.text) == 1 and t.text.isupper() for t in tokens)
 
 
-def _text_of(tokens: list[Token]) -> Text:
+def _text_of(tokens: list[Token]) -> values.Text:
   if any(token.kind not in ('word', 'sym', 'num', 'sep') and token.text not in "-'.()" for token in tokens):
-    raise Unreadable
+    raise budget.Unreadable
   joined = ''.join(token.text if token.glued else ' ' + token.text for token in tokens)
-  return Text(words.plain_text(joined))
+  return values.Text(words.plain_text(joined))
 
 
 def _unit(tokens: list[Token]) -> str:
@@ -219,15 +208,15 @@ def _unit(tokens: list[Token]) -> str:
   if not tokens:
     return ''
   if tokens[0].kind != 'word' or (tokens[0].glued and tokens[0].text.isalpha() and not words.unit_name(tokens[0].text)):
-    raise Unreadable  # 8nfty; a word of \\text{} starts with a blank or is a unit
+    raise budget.Unreadable  # 8nfty; a word of \\text{} starts with a blank or is a unit
   if any(
     token.kind not in ('word', 'sym') and token.text not in ('^', '/', '2', '3', '{', '}', '.') for token in tokens
   ):
-    raise Unreadable
+    raise budget.Unreadable
   joined = ' '.join(token.text for token in tokens).replace('^ { ', '^').replace('^ ', '^')
   letters = re.sub(r'\^[23]', '', joined)
   if _REFUSED.search(letters) or len(letters.split()) > 8:
-    raise Unreadable
+    raise budget.Unreadable
   percent = letters.strip().lower() in ('percent', 'pct', 'percentage', 'per cent')
   return '%' if percent else words.unit_name(joined)
 
@@ -236,37 +225,37 @@ def lift(result, unit: str = ''):
   """Nodes become scalars with their unit; \\pm becomes a list of two."""
   if isinstance(result, Node):
     if holds(result, 'pm'):
-      return Sequence('list', tuple(_scalar(signed(result, sign), unit) for sign in (1, -1)))
+      return values.Sequence('list', tuple(_scalar(signed(result, sign), unit) for sign in (1, -1)))
     return _scalar(result, unit)
-  if isinstance(result, Sequence):
+  if isinstance(result, values.Sequence):
     items = []
     for entry in result.items:
       lifted = lift(entry)
-      both = isinstance(lifted, Sequence) and lifted.kind == 'list'
+      both = isinstance(lifted, values.Sequence) and lifted.kind == 'list'
       if both and result.kind == 'tuple':
-        raise Unreadable
+        raise budget.Unreadable
       items += lifted.items if both else [lifted]
-    return Sequence(result.kind, tuple(items))
-  if isinstance(result, SetOperation):
-    return SetOperation(result.kind, lift(result.left), lift(result.right))
+    return values.Sequence(result.kind, tuple(items))
+  if isinstance(result, values.SetOperation):
+    return values.SetOperation(result.kind, lift(result.left), lift(result.right))
   nodes = []
-  if isinstance(result, Interval):
+  if isinstance(result, values.Interval):
     nodes = [result.low, result.high]
-  elif isinstance(result, Matrix):
+  elif isinstance(result, values.Matrix):
     nodes = [node for row in result.rows for node in row]
   if any(holds(node, 'pm') for node in nodes):
-    raise Unreadable
+    raise budget.Unreadable
   return result
 
 
-def _scalar(node: Node, unit: str) -> Scalar:
+def _scalar(node: Node, unit: str) -> values.Scalar:
   """Takes a unit that the parser read as an operation (degrees, percent) off the top."""
   negative = node.kind == 'neg'
   inner = node.args[0] if negative else node
   if inner.kind in ('deg', 'percent'):
     bare = Node('neg', inner.args) if negative else inner.args[0]
-    return Scalar(bare, 'degree' if inner.kind == 'deg' else '', inner.kind == 'percent')
-  return Scalar(node, '' if unit == '%' else unit, unit == '%')
+    return values.Scalar(bare, 'degree' if inner.kind == 'deg' else '', inner.kind == 'percent')
+  return values.Scalar(node, '' if unit == '%' else unit, unit == '%')
 
 
 def holds(node: Node, *kinds: str) -> bool:

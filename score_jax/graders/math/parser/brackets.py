@@ -3,17 +3,9 @@
 from fractions import Fraction
 
 from score_jax.graders.math import budget
-from score_jax.graders.math.budget import Unreadable
+from score_jax.graders.math.parser import values
 from score_jax.graders.math.parser import words
-from score_jax.graders.math.parser.values import Interval
-from score_jax.graders.math.parser.values import Matrix
 from score_jax.graders.math.parser.values import Node
-from score_jax.graders.math.parser.values import Relation
-from score_jax.graders.math.parser.values import Sequence
-from score_jax.graders.math.parser.values import SetOperation
-from score_jax.graders.math.parser.values import const
-from score_jax.graders.math.parser.values import number
-from score_jax.graders.math.parser.values import symbol
 
 _MATRICES = frozenset(('pmatrix', 'bmatrix', 'Bmatrix', 'matrix', 'array', 'smallmatrix'))
 _NAMED_SETS = {'R': ('-inf', 'inf'), 'Z': None, 'N': None, 'Q': None, 'C': None}
@@ -22,31 +14,33 @@ _NAMED_SETS = {'R': ('-inf', 'inf'), 'Z': None, 'N': None, 'Q': None, 'C': None}
 def set_operation(kind: str, left, right):
   """cup, cap and setminus of sets; of anything else it is unreadable."""
   left, right = (
-    Sequence('set', (one,)) if isinstance(one, Node) and one.kind != 'sym' and not isinstance(other, Node) else one
+    values.Sequence('set', (one,))
+    if isinstance(one, Node) and one.kind != 'sym' and not isinstance(other, Node)
+    else one
     for one, other in ((left, right), (right, left))
   )
-  kinds = (Interval, SetOperation, Sequence)
+  kinds = (values.Interval, values.SetOperation, values.Sequence)
   ok = all(isinstance(x, kinds) or (isinstance(x, Node) and x.kind == 'sym') for x in (left, right))
   if not ok:
-    raise Unreadable
-  return SetOperation(kind, left, right)
+    raise budget.Unreadable
+  return values.SetOperation(kind, left, right)
 
 
 def negative(value):
-  if isinstance(value, Matrix):
-    return product(number(-1), value)
+  if isinstance(value, values.Matrix):
+    return product(values.number(-1), value)
   if not isinstance(value, Node):
-    raise Unreadable
+    raise budget.Unreadable
   return Node('neg', (value,))
 
 
 def product(left, right):
   """A product of scalars, or of a scalar and a matrix."""
   for scale, other in ((left, right), (right, left)):
-    if isinstance(scale, Node) and isinstance(other, Matrix):
-      return Matrix(tuple(tuple(Node('mul', (scale, entry)) for entry in row) for row in other.rows))
+    if isinstance(scale, Node) and isinstance(other, values.Matrix):
+      return values.Matrix(tuple(tuple(Node('mul', (scale, entry)) for entry in row) for row in other.rows))
   if not (isinstance(left, Node) and isinstance(right, Node)):
-    raise Unreadable
+    raise budget.Unreadable
   if left.kind == 'mul':
     return Node('mul', (*left.args, right))
   return Node('mul', (left, right))
@@ -72,9 +66,9 @@ def repeating(parser, mantissa: str) -> Node | None:
   else:
     return None
   if not (period.isascii() and period.isdigit()) or len(period) > budget.DIGITS:
-    raise Unreadable
+    raise budget.Unreadable
   start = Fraction(int((whole + fixed) or '0'), 10 ** len(fixed))
-  return number(start + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed)))
+  return values.number(start + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed)))
 
 
 def raw_group(parser) -> str:
@@ -86,7 +80,7 @@ def raw_group(parser) -> str:
   while True:
     token = parser.next()
     if token.kind == 'end':
-      raise Unreadable
+      raise budget.Unreadable
     depth += (token.text == '{') - (token.text == '}')
     if not depth:
       return ''.join(parts)
@@ -113,7 +107,7 @@ def listed(parser, *closings: str) -> list:
     if parser.takes(*closings):
       parser.closed_by = parser.tokens[parser.at - 1].text
       return items
-    raise Unreadable
+    raise budget.Unreadable
 
 
 def bracketed(parser):
@@ -129,19 +123,19 @@ def bracketed(parser):
       return Node('abs', (value,)) if isinstance(value, Node) else refuse()
     if opening == '{':
       items = listed(parser, '}')
-      return items[0] if len(items) == 1 else Sequence('set', tuple(items))
+      return items[0] if len(items) == 1 else values.Sequence('set', tuple(items))
     if opening == r'\{':
       return braces(parser)
     if opening in ('(', '['):
       items = listed(parser, ')', ']')
       return between(opening, items, parser.closed_by)
-    raise Unreadable
+    raise budget.Unreadable
   finally:
     parser.bars = bars
 
 
 def refuse():
-  raise Unreadable
+  raise budget.Unreadable
 
 
 def between(opening: str, items: list, closing: str):
@@ -150,23 +144,23 @@ def between(opening: str, items: list, closing: str):
   square = opening == '[' or closing == ']'
   if len(items) == 1:
     if opening + closing not in ('()', '[]'):
-      raise Unreadable
+      raise budget.Unreadable
     return items[0]
   if len(items) == 2 and nodes and (square or any(infinite(item) for item in items)):
-    return Interval(items[0], items[1], opening == '[', closing == ']')
+    return values.Interval(items[0], items[1], opening == '[', closing == ']')
   if opening + closing not in ('()', '[]'):
-    raise Unreadable
-  return Sequence('tuple', tuple(items))
+    raise budget.Unreadable
+  return values.Sequence('tuple', tuple(items))
 
 
 def infinite(node: Node) -> bool:
-  return node == const('inf') or (node.kind == 'neg' and node.args[0] == const('inf'))
+  return node == values.const('inf') or (node.kind == 'neg' and node.args[0] == values.const('inf'))
 
 
 def braces(parser):
   """\\{1, 2\\} or \\{x | condition\\}, the condition read by `parser.relation`."""
   if parser.takes(r'\}'):
-    return Sequence('set', ())
+    return values.Sequence('set', ())
   depth = 0
   for ahead in range(len(parser.tokens) - parser.at):
     token = parser.peek(ahead)
@@ -175,7 +169,7 @@ def braces(parser):
       break
     if not depth and token.text in ('|', ':') and ahead and parser.peek(ahead - 1).kind in ('sym', 'cmd'):
       return builder(parser, ahead)
-  return Sequence('set', tuple(listed(parser, r'\}')))
+  return values.Sequence('set', tuple(listed(parser, r'\}')))
 
 
 def builder(parser, ahead: int):
@@ -188,8 +182,8 @@ def builder(parser, ahead: int):
     end += 1
   condition = parser.relation(parser.tokens[parser.at : end - 1], parser.depth + 1)
   parser.at = end
-  if not isinstance(condition, Relation) or depth >= 0:
-    raise Unreadable
+  if not isinstance(condition, values.Relation) or depth >= 0:
+    raise budget.Unreadable
   return condition
 
 
@@ -198,41 +192,41 @@ def command(parser, name: str):
   if name == 'begin':
     return matrix(parser)
   if name == 'langle':
-    return Sequence('tuple', tuple(listed(parser, 'rangle')))
+    return values.Sequence('tuple', tuple(listed(parser, 'rangle')))
   if name == 'emptyset':
-    return Sequence('set', ())
+    return values.Sequence('set', ())
   if name == 'bbR':
-    return Interval(Node('neg', (const('inf'),)), const('inf'), False, False)
+    return values.Interval(Node('neg', (values.const('inf'),)), values.const('inf'), False, False)
   if name.startswith('bb') and name[2:] in _NAMED_SETS:
-    return symbol(name)
+    return values.symbol(name)
   if name in ('angle', 'triangle', 'overline'):
     parser.takes('{')
     letters = ''
     while parser.peek().kind == 'sym':
       letters += parser.next().text
     parser.takes('}')
-    return symbol(f'{name} {letters}') if letters else refuse()
-  raise Unreadable
+    return values.symbol(f'{name} {letters}') if letters else refuse()
+  raise budget.Unreadable
 
 
-def matrix(parser) -> Matrix:
+def matrix(parser) -> values.Matrix:
   environment = raw_group(parser)
   if environment not in _MATRICES:
-    raise Unreadable
+    raise budget.Unreadable
   if environment == 'array':
     raw_group(parser)
   rows = [[]]
   while not parser.takes('end'):
     rows[-1].append(parser.deeper(parser.sum))
     if not isinstance(rows[-1][-1], Node):
-      raise Unreadable
+      raise budget.Unreadable
     if parser.takes(r'\\'):
       rows.append([])
     elif parser.peek().kind == 'sep':
       parser.next()
   if raw_group(parser) != environment:
-    raise Unreadable
+    raise budget.Unreadable
   rows = [tuple(row) for row in rows if row]
   if not rows or len({len(row) for row in rows}) != 1:
-    raise Unreadable
-  return Matrix(tuple(rows))
+    raise budget.Unreadable
+  return values.Matrix(tuple(rows))

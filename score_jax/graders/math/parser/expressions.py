@@ -7,16 +7,12 @@ Precedence, loosest first: cup cap setminus; + -; * / and juxtaposition, left to
 from fractions import Fraction
 
 from score_jax.graders.math import budget
-from score_jax.graders.math.budget import Unreadable
 from score_jax.graders.math.parser import brackets
+from score_jax.graders.math.parser import values
 from score_jax.graders.math.parser import words
 from score_jax.graders.math.parser.clean import GREEK
 from score_jax.graders.math.parser.tokens import Token
 from score_jax.graders.math.parser.values import Node
-from score_jax.graders.math.parser.values import const
-from score_jax.graders.math.parser.values import number
-from score_jax.graders.math.parser.values import numeral_like
-from score_jax.graders.math.parser.values import symbol
 
 _END = Token('end', '', False)
 _GREEK = frozenset(GREEK.split()) | {'Pi', 'ell', 'hbar', 'aleph', 'nabla', 'partial'}
@@ -56,13 +52,13 @@ class Parser:
 
   def expect(self, text: str) -> None:
     if not self.takes(text):
-      raise Unreadable
+      raise budget.Unreadable
 
   def deeper(self, rule):
     """Calls a rule one level further down."""
     self.depth += 1
     if self.depth > budget.DEPTH:
-      raise Unreadable
+      raise budget.Unreadable
     value = rule()
     self.depth -= 1
     return value
@@ -131,10 +127,12 @@ class Parser:
     if isinstance(left, Node) and left.kind == 'num' and left.args[1] == 0 and left.args[0].denominator == 1:
       fraction = self.proper_fraction()
       if fraction is not None:
-        return number(left.args[0] + fraction)
+        return values.number(left.args[0] + fraction)
     before = self.tokens[self.at - 1]
-    if token.kind == 'num' and ((before.kind == 'sym' and token.glued) or (before.text != ')' and numeral_like(left))):
-      raise Unreadable  # '4 5', 'x2': no product
+    if token.kind == 'num' and (
+      (before.kind == 'sym' and token.glued) or (before.text != ')' and values.numeral_like(left))
+    ):
+      raise budget.Unreadable  # '4 5', 'x2': no product
     return brackets.product(left, self.power())
 
   def proper_fraction(self) -> Fraction | None:
@@ -193,7 +191,7 @@ class Parser:
       return Node('deg', (scalar(value),))
     exponent = self.deeper(lambda: scalar(self.argument(signed=True)))
     if isinstance(value, Node) and value.kind == 'sym' and self.peek().text == '_':  # x^2_1
-      value = symbol(value.args[0] + brackets.subscript(self))
+      value = values.symbol(value.args[0] + brackets.subscript(self))
     return Node('pow', (scalar(value), exponent))
 
   def braced(self, text: str) -> bool:
@@ -213,7 +211,7 @@ class Parser:
     token = self.peek()
     if token.kind == 'num' and not signed and len(token.text) > 1:  # \\frac12
       self.tokens[self.at] = token._replace(text=token.text[1:], glued=True)
-      return number(int(token.text[0])) if token.text[0].isdigit() else brackets.refuse()
+      return values.number(int(token.text[0])) if token.text[0].isdigit() else brackets.refuse()
     if signed and token.text == '(':
       return self.power_free_group()
     return self.deeper(self.atom)
@@ -230,12 +228,12 @@ class Parser:
     value = text.lower().rstrip('.')
     mantissa, _, exponent = value.partition('e')
     if len(exponent.lstrip('+-')) > 3:
-      raise Unreadable
+      raise budget.Unreadable
     digits = len(mantissa.replace('.', '').lstrip('0')) if '.' in mantissa else 0
     repeated = brackets.repeating(self, mantissa) if '.' in text else None
     if repeated is not None:
       return repeated
-    return number(Fraction(value), digits)
+    return values.number(Fraction(value), digits)
 
   def atom(self):
     token = self.peek()
@@ -247,13 +245,13 @@ class Parser:
       return self.command()
     if token.kind == 'op':
       return brackets.bracketed(self)
-    raise Unreadable
+    raise budget.Unreadable
 
   def name(self) -> Node:
     """A letter with its subscript and primes; e and i are the constants; f(x) is one value."""
     token = self.next()
     if token.text in ('e', 'i') and self.peek().text != '_':
-      return const(token.text)
+      return values.const(token.text)
     name = token.text + brackets.subscript(self)
     while self.takes("'"):
       name += "'"
@@ -261,16 +259,16 @@ class Parser:
       self.next()
       arguments = brackets.listed(self, ')')
       return Node('apply', (name, *(scalar(argument) for argument in arguments)))
-    return symbol(name)
+    return values.symbol(name)
 
   def command(self):
     name = self.next().text
     if name == 'pi':
-      return const('pi')
+      return values.const('pi')
     if name == 'infty':
-      return const('inf')
+      return values.const('inf')
     if name in _GREEK:
-      return symbol(name + brackets.subscript(self))
+      return values.symbol(name + brackets.subscript(self))
     if name == 'frac':
       return Node('div', (scalar(self.argument()), scalar(self.argument())))
     if name == 'binom':
@@ -291,7 +289,7 @@ class Parser:
     return brackets.command(self, name)
 
   def root(self) -> Node:
-    degree = number(2)
+    degree = values.number(2)
     if self.takes('['):
       degree = scalar(self.deeper(self.sum))
       self.expect(']')
@@ -308,7 +306,7 @@ class Parser:
       return self.symmetric(name)
     if self.takes('^'):
       exponent = scalar(self.argument(signed=True))
-      if exponent in (number(-1), Node('neg', (number(1),))):
+      if exponent in (values.number(-1), Node('neg', (values.number(1),))):
         name, exponent = _INVERSES.get(name, name), None
     argument = self.deeper(self.function_argument)
     if name == 'log' and base is not None:
@@ -342,5 +340,5 @@ class Parser:
 def scalar(value) -> Node:
   """The value, if it is a scalar expression."""
   if not isinstance(value, Node):
-    raise Unreadable
+    raise budget.Unreadable
   return value

@@ -4,7 +4,6 @@ import re
 from typing import NamedTuple
 
 from score_jax.graders.math import budget
-from score_jax.graders.math.budget import Unreadable
 from score_jax.graders.math.parser import words
 
 
@@ -54,7 +53,7 @@ def tokenize(text: str) -> list[Token]:
       continue
     match = _TOKEN.match(text, position)
     if not match or len(tokens) > budget.TOKENS:
-      raise Unreadable
+      raise budget.Unreadable
     glued = position > 0 and text[position - 1] != ' '
     if match['num'] and ',' in match['num'] and depth:  # inside brackets a comma separates
       match = re.compile(r'(?P<num>[0-9]+)').match(text, position)
@@ -71,7 +70,7 @@ def _tokens_of(match: re.Match, glued: bool) -> list[Token]:
   kind = match.lastgroup
   if kind == 'num':
     if len(match[0]) > budget.DIGITS:
-      raise Unreadable
+      raise budget.Unreadable
     return [Token('num', match[0].replace(',', ''), glued)]
   if kind == 'rel':
     return [Token('rel', RELATIONS[match[0]], glued)]
