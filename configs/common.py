@@ -93,7 +93,7 @@ def task() -> ConfigDict:
   task.jsonl.answer = 'answer'  # name of the column: an answer, or for code a list of `assert` lines
   task.jsonl.id = ''  # name of the column; '': a hash of the question
   task.jsonl.tags = ()  # names of columns by which results are split
-  task.jsonl.verifier = 'math'  # a name of score_jax.graders.registry.VERIFIERS: text, math, code, countdown
+  task.jsonl.verifier = 'math'  # a name of score_jax.graders.registry.GRADERS: text, math, code, countdown
   task.jsonl.heldout_fraction = 0.1  # held out by hash where task.data.heldout names nothing
   return task
 

@@ -32,12 +32,12 @@ _AT_A_TIME = 1000  # rows, whose verdicts are written together
 
 _TASKS: dict[str, tuple[str, Callable[[Row], dict]]] = {
   # name -> (verifier, what it needs to know, from a row's own fields)
-  'countdown': ('countdown', lambda row: references.of_value('countdown', row.fields, row.where)),
+  'countdown': ('countdown', lambda row: references.make('countdown', row.fields, row.where)),
   'gsm8k': ('math', gsm8k.reference),
   'humaneval': ('code', humaneval.reference),
   'math': ('math', math.reference),
   'mbpp': ('code', mbpp.reference),
-  'text': ('text', lambda row: references.of_value('text', row.fields, row.where)),
+  'text': ('text', lambda row: references.make('text', row.fields, row.where)),
 }
 
 _TASK = flags.DEFINE_enum('task', None, sorted(_TASKS), 'whose answers they are')
@@ -64,8 +64,8 @@ def main() -> None:
   ids = [row.value('id') for row in rows]
   items = [(_reference(row), _response(row)) for row in rows]  # all of them, before the first is graded
   grader = open_grader(verifier, spec)
-  if grader.about:
-    print(grader.about)
+  if grader.description:
+    print(grader.description)
   counts: dict[str, int] = {}
   partial = output.with_name(output.name + '.partial')
   with partial.open('w') as file:
@@ -99,7 +99,7 @@ def _reference(row: Row) -> dict:
   value = row.fields['reference']
   if _TASK.value == 'gsm8k' and isinstance(value, str) and '####' in value:
     return gsm8k.reference(Row(dict(answer=value), row.where))
-  return references.of_value(verifier, value, f"{row.where}: column 'reference'")
+  return references.make(verifier, value, f"{row.where}: column 'reference'")
 
 
 def _response(row: Row) -> str:

@@ -17,13 +17,13 @@ from score_jax.errors import UserError
 from score_jax.graders import messages
 from score_jax.graders import pool as pools
 from score_jax.graders import references
-from score_jax.graders.registry import VERIFIERS
+from score_jax.graders.registry import GRADERS
 from score_jax.graders.registry import GradingSpec
 
 SPEC = GradingSpec(workers=2, cpu_seconds=0.3, memory_mb=512, unsafe_code=False)
 ROOT = pathlib.Path(__file__).parent.parent
 
-# A verifier whose answers are orders: what a text says is what its grading does.
+# A grader whose answers are orders: what a text says is what its grading does.
 ORDERS = """
 import itertools, json, os, sys, time
 from score_jax.errors import DataError
@@ -58,7 +58,7 @@ def grade(reference, text):
       os._exit(3)
   return Graded(Verdict.CORRECT if text == reference.get('answer') else Verdict.WRONG, text[:200])
 
-registry.VERIFIERS['orders'] = registry.Verifier(lambda spec: registry.Opened(grade, "as told"), True)
+registry.GRADERS['orders'] = registry.GraderEntry(lambda spec: registry.LoadedGrader(grade, "as told"), True)
 worker.main('orders', registry.GradingSpec(**json.loads(sys.argv[1])))
 """
 
@@ -81,7 +81,7 @@ def test_verdicts_come_in_order_whatever_is_printed(orders):
   graded = orders.grade([(dict(answer=str(i - i % 2)), text) for i, text in enumerate(texts)])
   assert [g.answer for g in graded] == texts
   assert [g.verdict for g in graded] == [Verdict.CORRECT, Verdict.WRONG] * 25
-  assert orders.about == 'as told'
+  assert orders.description == 'as told'
 
 
 @pytest.mark.parametrize('text', ['loop', 'swallow', 'stuck in C', 'memory'])
@@ -106,13 +106,13 @@ def test_a_grader_that_dies_twice_over_one_answer_is_an_error_of_the_host(orders
   assert verdicts(orders, 'a', 'die', 'a', answer='a') == ['CORRECT', 'ERROR', 'CORRECT']
 
 
-def test_a_verifier_that_fails_is_an_error_of_the_host_and_says_why(orders):
+def test_a_grader_that_fails_is_an_error_of_the_host_and_says_why(orders):
   graded = orders.grade([(dict(answer='a'), text) for text in ('a', 'raise', 'a')])
   assert [g.verdict for g in graded] == [Verdict.CORRECT, Verdict.ERROR, Verdict.CORRECT]
   assert 'OSError: no such thing' in graded[1].answer
 
 
-def test_a_reference_that_is_none_is_the_users_to_mend(orders):
+def test_a_reference_that_is_none_is_the_users_to_fix(orders):
   with pytest.raises(UserError, match='row 3: no tests') as caught:
     verdicts(orders, 'a', 'bad reference', 'a', answer='a')
   assert caught.value.exit_code == 65
@@ -184,10 +184,10 @@ def test_closing_ends_the_processes(orders):
   orders.close()
 
 
-def test_a_verifier_that_can_not_run_here_says_so_at_once(monkeypatch):
-  refuse = ORDERS.replace('lambda spec: registry.Opened(grade, "as told")', 'lambda spec: refuse()').replace(
-    'registry.VERIFIERS',
-    'from score_jax.errors import ConfigError\ndef refuse(): raise ConfigError("no layer")\nregistry.VERIFIERS',
+def test_a_grader_that_cannot_run_here_says_so_at_once(monkeypatch):
+  refuse = ORDERS.replace('lambda spec: registry.LoadedGrader(grade, "as told")', 'lambda spec: refuse()').replace(
+    'registry.GRADERS',
+    'from score_jax.errors import ConfigError\ndef refuse(): raise ConfigError("no layer")\nregistry.GRADERS',
     1,
   )
   monkeypatch.setattr(pools, 'command', lambda name, spec: [sys.executable, '-c', refuse, json.dumps(spec.__dict__)])
@@ -196,12 +196,12 @@ def test_a_verifier_that_can_not_run_here_says_so_at_once(monkeypatch):
   assert caught.value.exit_code == 78
 
 
-def test_an_unknown_verifier_is_named():
+def test_an_unknown_grader_is_named():
   with pytest.raises(ConfigError, match="'maths' is unknown; use one of text"):
     pools.open_grader('maths', SPEC)
 
 
-def test_verifiers_without_need_of_bounds_start_no_process():
+def test_graders_without_need_of_bounds_start_no_process():
   grader = pools.open_grader('text', SPEC)
   assert isinstance(grader, pools.InProcess)
   assert verdicts(grader, 'Paris', 'Answer:  Paris\n', 'paris', '', 'Answer:', answer='Paris') == [
@@ -210,19 +210,19 @@ def test_verifiers_without_need_of_bounds_start_no_process():
   assert verdicts(grader, 'cafe\u0301', answer='caf\u00e9') == ['CORRECT']
 
 
-@pytest.mark.parametrize('verifier', VERIFIERS)
-def test_references_are_checked(verifier):
+@pytest.mark.parametrize('grader', GRADERS)
+def test_references_are_checked(grader):
   good = {
     'text': ('x', dict(answer='x')),
     'math': (3, dict(answer='3')),
     'countdown': (dict(numbers=[1, 2], target=3), dict(numbers=[1, 2], target=3)),
     'code': (['assert f() == 1'], dict(setup='', tests=['assert f() == 1'])),
   }
-  value, expected = good[verifier]
-  assert references.of_value(verifier, value, 'here') == expected
+  value, expected = good[grader]
+  assert references.make(grader, value, 'here') == expected
   for bad in (None, '', ' ', [], {}, True, [1], dict(other=1), dict(numbers=[], target=1), dict(tests=[])):
     with pytest.raises(Exception, match='^row 7') as caught:
-      references.of_value(verifier, bad, 'row 7')
+      references.make(grader, bad, 'row 7')
     assert caught.value.exit_code == 65
 
 

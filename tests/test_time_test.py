@@ -10,7 +10,7 @@ import tiny
 from score_jax.core_types import Stop
 from score_jax.core_types import Verdict
 from score_jax.errors import ConfigError
-from score_jax.graders.registry import VERIFIERS
+from score_jax.graders.registry import GRADERS
 from score_jax.reporting import plain_text
 from score_jax.reporting import test_time
 from score_jax.reporting.rows import Attempt
@@ -76,7 +76,7 @@ def test_at_k_of_two_problems_by_hand():
 
 
 def test_programs_have_no_majority(tmp_path):
-  assert [name for name, verifier in VERIFIERS.items() if not verifier.votes] == ['code']
+  assert [name for name, grader in GRADERS.items() if not grader.votes] == ['code']
   whole, without = test_time.at_k(tiny_table()), test_time.at_k(tiny_table(), votes=False)
   assert list(without['t1']) == ['avg', 'pass@1', 'pass@2', 'pass@4']
   assert without == whole | {name: {k: v for k, v in whole[name].items() if k != 'maj'} for name in ('t1', 't2')}

@@ -1,7 +1,20 @@
-"""Verifiers: from what a problem's solution is known by, and an attempt's text, to a verdict. No jax in this room.
+"""Graders: from what a problem's solution is known by, and an attempt's text, to a verdict. Nothing here imports jax.
 
-registry.py   which there are, by name       pool.py, worker.py  grading in processes of their own
-references.py what each one needs to know    frames.py           how those processes talk
-text.py  math/  countdown.py             the verifiers of answers
-code.py  programs.py  trials.py  sandbox/ the verifier of programs: found in a text, tested, held
+Each kind is a module with a function or class that works alone; the pool runs any of them in separate processes:
+
+    from score_jax.graders import math
+    math.grade({'answer': '1/2'}, r'Thus $\\boxed{0.5}$.').verdict  # Verdict.CORRECT
+
+    from score_jax.graders import pool
+    grader = pool.open_grader('math')
+    grader.grade([({'answer': '1/2'}, r'\\boxed{0.5}'), ({'answer': '7'}, '#### 8')])  # a list of Graded
+    grader.close()
+
+text.py, countdown.py  answers that are compared letter by letter, and chains of arithmetic
+math/                  mathematical answers, compared by value
+code/                  programs, run on unit tests in a sandbox
+registry.py            the graders by name, and the settings of grading
+references.py          what each grader needs to know of a problem, made from a row of data
+pool.py, worker.py     grading in separate processes
+messages.py            what those processes send to one another
 """

@@ -1,4 +1,4 @@
-"""What each verifier needs to know of a problem: made from a user's own data, and checked."""
+"""References: what each grader needs to know of a problem, made from a user's data and checked."""
 
 from typing import Any
 
@@ -6,23 +6,23 @@ from score_jax.errors import DataError
 from score_jax.graders.code import unit_tests
 
 
-def of_value(verifier: str, value: Any, where: str) -> dict:
-  """A verifier's reference from what a row holds: an answer, a list of tests, or the reference itself.
+def make(grader: str, value: Any, where: str) -> dict:
+  """Makes a grader's reference from what a row holds: an answer, a list of tests, or the reference itself.
 
   Args:
-    verifier: a name of registry.VERIFIERS.
-    value: an answer (text, math), a list of `assert` lines (code), or an object of the verifier's own fields.
-    where: for messages, e.g. "data.jsonl, row 3: column 'answer'".
+    grader: a name of registry.GRADERS.
+    value: an answer (text, math), a list of `assert` lines (code), or an object of the grader's fields.
+    where: names the row in messages, e.g. "data.jsonl, row 3: column 'answer'".
 
   Raises:
-    DataError: it is not what the verifier needs.
+    DataError: it is not what the grader needs.
   """
-  fields, check = _FIELDS[verifier]
+  fields, check = _FIELDS[grader]
   if not isinstance(value, dict):
     value = {fields[0]: value}
   missing = [name for name in fields if name not in value]
-  if missing and not (verifier == 'code' and 'entry_point' in value):
-    raise DataError(f'{where} has no {", ".join(missing)}: verifier {verifier!r} needs {", ".join(fields)}')
+  if missing and not (grader == 'code' and 'entry_point' in value):
+    raise DataError(f'{where} has no {", ".join(missing)}: grader {grader!r} needs {", ".join(fields)}')
   return check(value, where)
 
 
@@ -66,7 +66,7 @@ def _read(reference: dict, where: str) -> dict:
   return reference
 
 
-_FIELDS = {  # verifier -> (fields it needs, the first of which a bare value stands for; check)
+_FIELDS = {  # grader -> (fields it needs, the first of which a bare value stands for; check)
   'text': (('answer',), _answer),
   'math': (('answer',), _answer),
   'countdown': (('numbers', 'target'), _numbers),

@@ -1,7 +1,8 @@
-"""The verifiers by name, and how a run's grading is set up."""
+"""The graders by name, and the settings of a run's grading."""
 
 from collections.abc import Callable
 import dataclasses
+import importlib
 
 from score_jax.core_types import Graded
 
@@ -10,7 +11,7 @@ Grade = Callable[[dict, str], Graded]  # (reference, an attempt's text) -> verdi
 
 @dataclasses.dataclass(frozen=True)
 class GradingSpec:
-  """What grading may take. Its fields are documented in configs/common.py."""
+  """What grading may use. configs/common.py documents the fields."""
 
   workers: int
   cpu_seconds: float
@@ -31,52 +32,39 @@ DEFAULT = GradingSpec(workers=0, cpu_seconds=5.0, memory_mb=512, unsafe_code=Fal
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
-  """A verifier that is ready."""
+class LoadedGrader:
+  """A grader that is ready."""
 
   grade: Grade
-  about: str = ''  # what a run says of it as it starts
+  description: str = ''  # what a run prints about it at its start
 
 
 @dataclasses.dataclass(frozen=True)
-class Verifier:
-  """How one is opened, and whether it needs processes of its own to be bounded."""
+class GraderEntry:
+  """One grader of the table: how it is loaded, and whether it needs separate processes to be bounded."""
 
-  open: Callable[[GradingSpec], Opened]  # raises UserError where this machine cannot do it safely
-  apart: bool
+  load: Callable[[GradingSpec], LoadedGrader]  # raises UserError where this machine cannot run it safely
+  out_of_process: bool
   votes: bool = True  # whether answers can be equal, so that a majority of them means something
 
 
-def _text(spec: GradingSpec) -> Opened:
-  from score_jax.graders import text
-
-  return Opened(text.grade)
-
-
-def _countdown(spec: GradingSpec) -> Opened:
-  from score_jax.graders import countdown
-
-  return Opened(countdown.grade)
+def _function(module: str) -> Callable[[GradingSpec], LoadedGrader]:
+  """Loads a module's `grade`, which needs no settings."""
+  return lambda spec: LoadedGrader(importlib.import_module(f'score_jax.graders.{module}').grade)
 
 
-def _math(spec: GradingSpec) -> Opened:
-  from score_jax.graders import math
-
-  return Opened(math.grade)
-
-
-def _code(spec: GradingSpec) -> Opened:
+def _code(spec: GradingSpec) -> LoadedGrader:
   from score_jax.graders import code
 
   seconds = spec.cpu_seconds
   limits = code.Limits(seconds=seconds, wall_seconds=max(60.0, 10 * seconds), memory_mb=spec.memory_mb)
   grader = code.CodeGrader(limits, unsafe=spec.unsafe_code)
-  return Opened(grader.grade, f'programs are run behind: {grader.layers}')
+  return LoadedGrader(grader.grade, f'programs are run behind: {grader.layers}')
 
 
-VERIFIERS: dict[str, Verifier] = {
-  'text': Verifier(_text, apart=False),
-  'countdown': Verifier(_countdown, apart=False),  # a line of whole numbers, at most 4,096 characters
-  'math': Verifier(_math, apart=True),
-  'code': Verifier(_code, apart=True, votes=False),
+GRADERS: dict[str, GraderEntry] = {
+  'text': GraderEntry(_function('text'), out_of_process=False),
+  'countdown': GraderEntry(_function('countdown'), out_of_process=False),  # numbers in at most 4,096 characters
+  'math': GraderEntry(_function('math'), out_of_process=True),
+  'code': GraderEntry(_code, out_of_process=True, votes=False),
 }

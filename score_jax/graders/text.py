@@ -1,4 +1,4 @@
-"""Exact text: the answer is what stands behind the last `Answer:`, or else the whole attempt."""
+"""The grader of exact text: the answer is what follows the last `Answer:`, or else the whole attempt."""
 
 import re
 import unicodedata
@@ -6,12 +6,12 @@ import unicodedata
 from score_jax.core_types import Graded
 from score_jax.core_types import Verdict
 
-_LONGEST = 65_536  # characters of an attempt; more is no answer
+_LONGEST = 65_536  # characters of an attempt; a longer one is no answer
 _MARK = re.compile(r'answer\s*:', re.IGNORECASE)
 
 
 def grade(reference: dict, text: str) -> Graded:
-  """CORRECT where the answer is the gold one but for white space and Unicode's ways of writing one letter (NFC).
+  """Returns CORRECT where the answer is the reference, up to white space and Unicode's normal form (NFC).
 
   Args:
     reference: {'answer': str}.
@@ -19,12 +19,11 @@ def grade(reference: dict, text: str) -> Graded:
   """
   if len(text) > _LONGEST:
     return Graded(Verdict.UNPARSED)
-  found = normal(_MARK.split(text)[-1])
-  if not found:
+  answer = _normal(_MARK.split(text)[-1])
+  if not answer:
     return Graded(Verdict.UNPARSED)
-  return Graded(Verdict.CORRECT if found == normal(reference['answer']) else Verdict.WRONG, found[:200])
+  return Graded(Verdict.CORRECT if answer == _normal(reference['answer']) else Verdict.WRONG, answer[:200])
 
 
-def normal(text: str) -> str:
-  """White space collapsed, NFC."""
+def _normal(text: str) -> str:
   return ' '.join(unicodedata.normalize('NFC', text).split())

@@ -1,7 +1,7 @@
-"""A grader process: `python -m score_jax.graders.worker NAME SPEC`. Started, fed and replaced by pool.py.
+"""A grader process, which pool.py starts, feeds and replaces: `python -m score_jax.graders.worker NAME SPEC`.
 
-Reads {reference, text} from standard input, answers {verdict, answer, seconds, last}. It ends with its input, so it
-never outlives the run. What an answer may cost is counted in this process's own CPU time: a busy machine makes grading
+It reads {reference, text} from standard input and answers {verdict, answer, seconds, last}. It ends with its input, so
+it never outlives the run. An answer's cost is counted in this process's own CPU time: a busy machine makes grading
 slower and changes no verdict.
 """
 
@@ -27,7 +27,7 @@ _SLACK = 2  # seconds of CPU between the limit that is caught and the one that k
 
 
 class _OverLimit(BaseException):
-  """The answer has used up its own CPU time. Not an Exception: nothing that grades may catch it."""
+  """The answer has used up its own CPU time. It is no Exception, so that no grader catches it."""
 
 
 def main(name: str, spec: GradingSpec) -> None:
@@ -38,21 +38,21 @@ def main(name: str, spec: GradingSpec) -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's to handle
   signal.signal(signal.SIGPROF, _over_limit)
   try:
-    opened = registry.VERIFIERS[name].open(spec)
+    loaded = registry.GRADERS[name].load(spec)
   except UserError as error:
     messages.send_json(answers, dict(error=str(error), exit_code=error.exit_code))
     return
-  messages.send_json(answers, dict(about=opened.about))
-  os.dup2(sys.stdout.fileno(), sys.stderr.fileno())  # from here on, what is written there is about a model's text
+  messages.send_json(answers, dict(description=loaded.description))
+  os.dup2(sys.stdout.fileno(), sys.stderr.fileno())  # from now on, errors are about a model's text
   with contextlib.suppress(messages.Closed):
     for count in range(1, _ANSWERS + 1):
-      question = messages.receive_json(sys.stdin.fileno())
+      item = messages.receive_json(sys.stdin.fileno())
       try:
-        graded, whole = _bounded(opened.grade, spec, question['reference'], question['text'])
-      except UserError as error:  # the reference is none: data that nobody has looked at before
+        graded, whole = _bounded(loaded.grade, spec, item['reference'], item['text'])
+      except UserError as error:  # a bad reference, in data that nobody has read before
         messages.send_json(answers, dict(error=str(error), exit_code=error.exit_code))
         continue
-      except Exception as error:  # a fault of the verifier or of this host; the run tries once more
+      except Exception as error:  # a fault of the grader or of this host; the run tries once more
         messages.send_json(answers, dict(raised=f'{type(error).__name__}: {error}'[:500]))
         return
       last = not whole or count == _ANSWERS
@@ -62,7 +62,7 @@ def main(name: str, spec: GradingSpec) -> None:
 
 
 def _own_output() -> int:
-  """Keeps standard output for the answers: what a library prints must not get between them."""
+  """Keeps standard output for the answers, and sends what a library prints to nowhere."""
   answers = os.dup(sys.stdout.fileno())
   nowhere = os.open(os.devnull, os.O_WRONLY)
   os.dup2(nowhere, sys.stdout.fileno())
@@ -74,7 +74,7 @@ def _over_limit(signum: int, frame: object) -> None:
 
 
 def _bounded(grade: Grade, spec: GradingSpec, reference: dict, text: str) -> tuple[Graded, bool]:
-  """A verdict within the limits of one answer, and whether this process is still sound."""
+  """Returns a verdict within the limits of one answer, and whether this process is still sound."""
   begun = time.process_time()
   # Code that does not come back to the interpreter ignores the first limit; the second ends the process.
   hard = int(begun + spec.cpu_seconds + _SLACK) + 1
@@ -86,7 +86,7 @@ def _bounded(grade: Grade, spec: GradingSpec, reference: dict, text: str) -> tup
     graded, whole = Graded(Verdict.TIMEOUT), False
   finally:
     signal.setitimer(signal.ITIMER_PROF, 0)
-  # Of a program's time, what its own processes took is known to its verifier.
+  # The grader of programs knows the time that its own processes took.
   seconds = graded.seconds or time.process_time() - begun
   return dataclasses.replace(graded, seconds=round(seconds, 6)), whole
 

@@ -22,7 +22,7 @@ class Task:
 
   train: Problems
   heldout: Problems
-  verifier: str  # a name of verifiers.registry.VERIFIERS
+  verifier: str  # a name of graders.registry.GRADERS
 
   def problem(self, seed: int, split: str, index: int) -> Problem:
     """Problem number `index` of a split, 'train' or 'heldout': the same on every machine."""

@@ -23,4 +23,4 @@ def open_set(data: DataSpec, prompt: str) -> tuple[ProblemList, ProblemList]:
 
 def reference(row: Row) -> dict:
   """What completes the prompt to a function, and the `check` that judges it."""
-  return references.of_value('code', {name: row.text(name) for name in ('prompt', 'entry_point', 'test')}, row.where)
+  return references.make('code', {name: row.text(name) for name in ('prompt', 'entry_point', 'test')}, row.where)

@@ -26,8 +26,8 @@ class JsonlSpec:
 
   def check(self) -> None:
     """Raises ValueError with the field, its value and the remedy."""
-    if self.verifier not in registry.VERIFIERS:
-      raise ValueError(f'verifier = {self.verifier!r} is unknown; use one of {", ".join(registry.VERIFIERS)}')
+    if self.verifier not in registry.GRADERS:
+      raise ValueError(f'verifier = {self.verifier!r} is unknown; use one of {", ".join(registry.GRADERS)}')
     if not self.question or not self.answer:
       raise ValueError(f'question = {self.question!r}, answer = {self.answer!r}: name the column of each')
     if not 0 < self.heldout_fraction < 1:
@@ -60,7 +60,7 @@ def reference(row: Row, spec: JsonlSpec) -> dict:
   value, where = row.value(spec.answer), f'{row.where}: column {spec.answer!r}'
   if spec.verifier == 'math' and not isinstance(value, dict):
     value = dict(answer=value, question=row.text(spec.question))
-  return references.of_value(spec.verifier, value, where)
+  return references.make(spec.verifier, value, where)
 
 
 def _is_heldout(row: Row, spec: JsonlSpec) -> bool:

@@ -62,7 +62,7 @@ def reference(row: Row) -> dict:
     raise DataError(f"{row.where}: column 'test_list' is empty: there is nothing to grade by")
   imports = row.texts('test_imports') if 'test_imports' in row.fields else []
   setup = row.fields.get('test_setup_code') or ''
-  return references.of_value('code', dict(setup='\n'.join([*imports, setup]).strip(), tests=tests), row.where)
+  return references.make('code', dict(setup='\n'.join([*imports, setup]).strip(), tests=tests), row.where)
 
 
 def _question(row: Row) -> str:

@@ -8,7 +8,7 @@ from score_jax.core_types import Problem
 from score_jax.errors import ConfigError
 from score_jax.graders.pool import Grader
 from score_jax.graders.pool import open_grader
-from score_jax.graders.registry import VERIFIERS
+from score_jax.graders.registry import GRADERS
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import test_time
@@ -41,7 +41,7 @@ def evaluate_folder(
     UserError: the model, the data or the file cannot be used, or `scaling` asks for a majority of programs.
   """
   task = open_task(config.task)
-  votes = VERIFIERS[task.verifier].votes
+  votes = GRADERS[task.verifier].votes
   if scaling and not votes:
     raise ConfigError(f'scaling = {scaling} compares majorities, which programs do not have; use samples instead')
   problems = heldout_problems(task, config.eval.problems, config.eval.seed)

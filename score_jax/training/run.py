@@ -184,8 +184,8 @@ def open_run(config: RunConfig, workdir: str) -> Run:
   task = open_task(config.task)
   preflight.check_task(config, task)
   grader = open_grader(task.verifier, config.grading)
-  if grader.about and hosts.is_main():
-    print(grader.about, flush=True)
+  if grader.description and hosts.is_main():
+    print(grader.description, flush=True)
   try:
     preflight.check_hosts(config, task)
     return _opened(config, workdir, task, grader)
