@@ -137,7 +137,7 @@ def _data(config: RunConfig) -> str:
 def _grading(config: RunConfig) -> str:
   verifier = open_task(config.task).verifier
   with contextlib.closing(open_grader(verifier, config.grading)) as grader:
-    return f'verifier {verifier!r} opens{grader.about and f"; {grader.about}"}'
+    return f'verifier {verifier!r} opens{grader.description and f"; {grader.description}"}'
 
 
 def _model_here(config: RunConfig) -> tuple[pathlib.Path, Sampler]:
