@@ -114,12 +114,12 @@ def test_a_slurm_job_has_a_process_a_gpu_and_is_queued_again_after_75():
     assert (ended.returncode, ended.stdout) == (code, 'again\n' if queued else '')
 
 
-def test_local_processes_are_numbered_and_name_one_place_to_meet():
+def test_local_processes_are_numbered_and_name_one_coordinator():
   done = launch('local.sh', '--processes=3', '--devices=2', '--port=4000', '--dry-run', '--', *ARGUMENTS)
-  found = commands(done.stdout)
-  assert [words[-4] for words in found] == [f'--distributed=local:localhost:4000,3,{i}' for i in range(3)]
-  assert all(words[-3:] == list(ARGUMENTS) for words in found)
-  assert all('XLA_FLAGS=--xla_force_host_platform_device_count=2' in words for words in found)
+  processes = commands(done.stdout)
+  assert [words[-4] for words in processes] == [f'--distributed=local:localhost:4000,3,{i}' for i in range(3)]
+  assert all(words[-3:] == list(ARGUMENTS) for words in processes)
+  assert all('XLA_FLAGS=--xla_force_host_platform_device_count=2' in words for words in processes)
 
 
 def test_local_processes_end_with_the_code_of_the_first_that_fails(tmp_path):
@@ -170,7 +170,7 @@ def retry(lives, words, **settings):
     *((f'exit {code}', code, 1) for code in (0, 1, 65, 70, 76, 78)),
   ],
 )
-def test_what_is_started_again_and_how_often(tmp_path, words, code, times):
+def test_what_is_started_again_and_when_it_gives_up(tmp_path, words, code, times):
   lives = tmp_path / 'lives'
   process = retry(lives, words, RESTARTS='2', BACKOFF='0')
   process.communicate(timeout=60)

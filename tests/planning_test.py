@@ -291,17 +291,17 @@ def test_where_nothing_fits_the_search_names_what_comes_nearest():
 
 @pytest.fixture
 def compiles(monkeypatch):
-  """In the place of the compiler: programs that take twice the temporary memory estimated; what was compiled."""
-  found = []
+  """Instead of the compiler: programs that take twice the temporary memory estimated; what was compiled."""
+  calls = []
 
   def compiled(plan, name):
-    found.append((name, plan))
+    calls.append((name, plan))
     known, guess = memory.estimated(plan, name)
     sent = (Collectives(collectives.ALWAYS, 'all-reduce', 2, 10**9),)
     return programs.Program(name, 1.0, 1.0, known, 0, 2 * guess, known + 2 * guess, sent), ''
 
   monkeypatch.setattr(programs, 'compiled', compiled)
-  return found
+  return calls
 
 
 def test_an_answer_is_a_setting_that_was_compiled_and_fits(compiles):
@@ -357,20 +357,20 @@ def lines(config, tmp_path, dry_run=False):
 
 def test_every_check_of_a_good_run_is_ok_and_two_steps_leave_nothing(hf_folder, tmp_path):
   config = tiny.run_config(**{'model.path': str(hf_folder)})
-  found = lines(config, tmp_path, dry_run=True)
-  assert list(found) == ['versions', 'devices', 'data', 'grading', 'model', 'memory', 'disk', 'dry run']
-  assert all(check.ok and not check.skipped for check in found.values()), [check.line for check in found.values()]
-  assert found['dry run'].message.startswith('2 steps')
+  results = lines(config, tmp_path, dry_run=True)
+  assert list(results) == ['versions', 'devices', 'data', 'grading', 'model', 'memory', 'disk', 'dry run']
+  assert all(check.ok and not check.skipped for check in results.values()), [check.line for check in results.values()]
+  assert results['dry run'].message.startswith('2 steps')
   assert list(tmp_path.iterdir()) == []
 
 
 def test_a_check_that_fails_says_why_and_the_others_are_made(hf_folder, tmp_path):
   broken = tiny.run_config(**{'model.path': str(tmp_path / 'none'), 'eval.problems': 0})
-  found = lines(broken, tmp_path, dry_run=True)
-  assert {name for name, check in found.items() if not check.ok} == {'data', 'model', 'memory', 'disk'}
-  assert 'config.eval.problems = 0' in found['data'].line and 'FAILED' in found['data'].line
-  assert 'no config.json' in found['model'].message
-  assert found['dry run'].skipped and 'data, model' in found['dry run'].message
+  results = lines(broken, tmp_path, dry_run=True)
+  assert {name for name, check in results.items() if not check.ok} == {'data', 'model', 'memory', 'disk'}
+  assert 'config.eval.problems = 0' in results['data'].line and 'FAILED' in results['data'].line
+  assert 'no config.json' in results['model'].message
+  assert results['dry run'].skipped and 'data, model' in results['dry run'].message
 
 
 def test_a_mesh_that_does_not_suit_the_devices_is_a_failed_check(hf_folder, tmp_path):
@@ -379,9 +379,9 @@ def test_a_mesh_that_does_not_suit_the_devices_is_a_failed_check(hf_folder, tmp_
 
 
 def test_too_little_disk_is_told(hf_folder, tmp_path, monkeypatch):
-  monkeypatch.setattr(machine_checks.shutil, 'disk_usage', lambda place: type('Usage', (), dict(free=1000)))
-  found = lines(tiny.run_config(**{'model.path': str(hf_folder)}), tmp_path)['disk']
-  assert not found.ok and 'make room' in found.message
+  monkeypatch.setattr(machine_checks.shutil, 'disk_usage', lambda folder: type('Usage', (), dict(free=1000)))
+  disk = lines(tiny.run_config(**{'model.path': str(hf_folder)}), tmp_path)['disk']
+  assert not disk.ok and 'make room' in disk.message
 
 
 def test_the_doctor_refuses_a_topology_that_is_none_with_exit_code_78():

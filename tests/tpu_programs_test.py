@@ -92,8 +92,8 @@ def extents(shape):
 def test_the_cache_is_in_16_bits_and_nowhere_copied_to_32(plan, compiled):
   heads = plan.decoder.kv_heads // TENSOR
   cache = extents((B // SHARDS, L, heads, plan.decoder.head_width))
-  found = {kind for kind, shape in arrays(compiled('rollout')[1]) if extents(shape) == cache}
-  assert found == {'bf16'}
+  kinds = {kind for kind, shape in arrays(compiled('rollout')[1]) if extents(shape) == cache}
+  assert kinds == {'bf16'}
 
 
 def test_no_decode_step_gathers_the_model(plan, compiled):
@@ -111,9 +111,9 @@ def test_logits_never_exist_for_the_whole_sequence(plan, compiled, name):
   program, text = compiled(name)
   assert not program.refused
   everything = B // SHARDS * L * V // TENSOR
-  found = [shape for _, shape in arrays(text)]
-  assert max(map(math.prod, found)) < everything
-  of_the_vocabulary = [shape for shape in found if {V, V // TENSOR} & set(shape)]
+  shapes = [shape for _, shape in arrays(text)]
+  assert max(map(math.prod, shapes)) < everything
+  of_the_vocabulary = [shape for shape in shapes if {V, V // TENSOR} & set(shape)]
   assert max(map(math.prod, of_the_vocabulary)) < everything / 2
 
 
@@ -130,8 +130,8 @@ def test_the_head_is_not_sent_for_every_chunk_of_logits(plan, compiled, name, ti
 
 @pytest.mark.parametrize(('topology', 'kind', 'devices'), [('v5e:4x4', 'TPU v5 lite', 16), ('tpu7x:2x2x1', 'TPU7x', 8)])
 def test_a_topology_has_the_devices_of_its_chip(topology, kind, devices):
-  chip, found = roofline.chip_of(topology), programs.topology_devices(topology)
-  assert len(found) == devices and {device.device_kind for device in found} == {kind} == {chip.kind}
+  chip, here = roofline.chip_of(topology), programs.topology_devices(topology)
+  assert len(here) == devices and {device.device_kind for device in here} == {kind} == {chip.kind}
 
 
 def test_a_program_that_is_too_large_is_told_by_how_much():

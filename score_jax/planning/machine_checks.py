@@ -14,7 +14,7 @@ import sys
 import tempfile
 
 import jax
-from packaging import requirements
+from packaging.requirements import Requirement
 
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
@@ -90,31 +90,26 @@ def _result(name: str, check: Callable[[], str]) -> Check:
     return Check(name, False, reason)
 
 
+def _version(package: str) -> str:
+  """The installed version of a package; '' where there is none."""
+  try:
+    return metadata.version(package)
+  except ImportError:
+    return ''
+
+
 def _versions() -> str:
-  versions = [f'Python {sys.version.split()[0]}']
-  for name in _VERSIONS:
-    with contextlib.suppress(metadata.PackageNotFoundError):
-      versions.append(f'{name} {metadata.version(name)}')
-  if unmet := _unmet_requirements():
+  versions = [f'Python {sys.version.split()[0]}', *(f'{name} {_version(name)}' for name in _VERSIONS if _version(name))]
+  # Requirements of the package, where it is installed itself.
+  needed, unmet = metadata.requires('score_jax') if _version('score_jax') else [], []
+  for part in map(Requirement, needed or []):
+    version = _version(part.name)
+    asked = not part.marker or part.marker.evaluate(dict(extra=''))
+    if asked and not (version and part.specifier.contains(version, prereleases=True)):
+      unmet.append(f'{part.name} is {version or "missing"}{version and f", not {part.specifier}"}')
+  if unmet:
     raise ConfigError(f'{", ".join(versions)}; {"; ".join(unmet)}: pip install -c constraints.txt -e .')
   return ', '.join(versions)
-
-
-def _unmet_requirements() -> list[str]:
-  """Requirements of the package that what is installed does not meet; none where it is not installed itself."""
-  unmet, needed = [], []
-  with contextlib.suppress(metadata.PackageNotFoundError):
-    needed = [requirements.Requirement(line) for line in metadata.requires('score_jax') or []]
-  for requirement in needed:
-    if requirement.marker and not requirement.marker.evaluate(dict(extra='')):
-      continue
-    try:
-      version = metadata.version(requirement.name)
-      if not requirement.specifier.contains(version, prereleases=True):
-        unmet.append(f'{requirement.name} is {version}, not {requirement.specifier}')
-    except metadata.PackageNotFoundError:
-      unmet.append(f'{requirement.name} is missing')
-  return unmet
 
 
 def _devices(config: RunConfig) -> str:

@@ -190,41 +190,39 @@ def sampling_policy(plan: Plan) -> Any:
   return specs.placed(built.out_info, built.output_shardings)
 
 
-def _rows(plan: Plan, dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-  """An array with a row for each conversation."""
+def _array(plan: Plan, dtype: Any, *shape: int, whole: bool = False) -> jax.ShapeDtypeStruct:
+  """An array with a row for each conversation, [B, *shape], or one that every device has as a whole."""
+  if whole:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=meshes.replicated(plan.mesh))
   return jax.ShapeDtypeStruct((plan.rows, *shape), dtype, sharding=meshes.rows(plan.mesh))
 
 
-def _whole(plan: Plan, dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-  """An array that every device has."""
-  return jax.ShapeDtypeStruct(shape, dtype, sharding=meshes.replicated(plan.mesh))
-
-
 def _rollout(plan: Plan) -> Any:
-  prompts, number = _rows(plan, jnp.int32, plan.prompt), _rows(plan, jnp.int32)
-  key, forced = _whole(plan, jax.random.key(0).dtype), _rows(plan, jnp.int32, plan.rollout.budgets[0])
+  prompts, number = _array(plan, jnp.int32, plan.prompt), _array(plan, jnp.int32)
+  key, forced = _array(plan, jax.random.key(0).dtype, whole=True), _array(plan, jnp.int32, plan.rollout.budgets[0])
   options = dict(config=plan.decoder, spec=plan.rollout, dtype=plan.dtype, mesh=plan.mesh)
   return rollouts.compiled.lower(sampling_policy(plan), prompts, number, number, key, forced, **options)
 
 
 def _update(plan: Plan, reference_alone: bool = False) -> Any:
   batch = Batch(
-    tokens=_rows(plan, jnp.int32, plan.length),
-    attempt=_rows(plan, jnp.int8, plan.length),
-    sampler_logp=_rows(plan, jnp.float32, plan.length),
-    length=_rows(plan, jnp.int32),
+    tokens=_array(plan, jnp.int32, plan.length),
+    attempt=_array(plan, jnp.int8, plan.length),
+    sampler_logp=_array(plan, jnp.float32, plan.length),
+    length=_array(plan, jnp.int32),
     verdict=None,
-    trained=_rows(plan, jnp.bool_, plan.rollout.attempts),
+    trained=_array(plan, jnp.bool_, plan.rollout.attempts),
   )
   base = weights_in(plan.mesh, weights.weight_table(plan.decoder), plan.dtype)
   frozen, reference = (base, {}) if plan.lora.rank else ({}, base)
   if reference_alone:
     return updates.reference_logps.lower(frozen, reference, batch, spec=plan.update)
-  batch = batch.replace(verdict=_rows(plan, jnp.int8, plan.rollout.attempts))
+  batch = batch.replace(verdict=_array(plan, jnp.int8, plan.rollout.attempts))
   if not plan.update.reference_in_update:
     reference, batch = None, batch.replace(ref_logp=batch.sampler_logp)
   # As `step.stage_values` makes them: on one device, copied to all.
-  attempts, one = _whole(plan, jnp.float32, plan.rollout.attempts), _whole(plan, jnp.float32)
+  attempts = _array(plan, jnp.float32, plan.rollout.attempts, whole=True)
+  one = _array(plan, jnp.float32, whole=True)
   stage = StageValues(reward_weights=attempts, bonus=attempts, kl_weights=attempts, gamma=one, learning_rate=one)
   optimizer = optim.make_optimizer(plan.optim, plan.trained)
   state = specs.abstract_state_of(plan.mesh, plan.trained, optimizer)
