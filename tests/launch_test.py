@@ -1,4 +1,4 @@
-"""The scripts that start runs elsewhere: what they would do, as --dry-run prints it; of them only retry.sh is run here."""
+"""The scripts that start runs elsewhere: what they would do, as --dry-run prints it. Only retry.sh is run here."""
 
 import pathlib
 import re
