@@ -1,7 +1,7 @@
 """Shows runs in a browser: `python -m score_jax.report RUN [RUN ...] [--out=FILE] [--png=DIR] [--text=N]`.
 
-RUN is the folder of a run or of `score_jax.evaluate --workdir`; several are compared. The file needs no network and
-holds nothing that runs but its own script. A run writes its own report.html at the end.
+RUN is the folder or address of a run, or the folder of `score_jax.evaluate --workdir`; several are compared. The file
+needs no network and holds nothing that runs but its own script. A run writes its own report.html at the end.
 """
 
 import pathlib
@@ -17,11 +17,13 @@ _TEXT = flags.DEFINE_integer('text', None, 'also print the table and N conversat
 
 
 def main(*runs: str) -> None:
-  folders = [pathlib.Path(run) for run in runs]
+  from score_jax.storage.run_folder import RunFolder
+
+  folders = [RunFolder(run).fetch() for run in runs]
   for folder in folders:
     if not folder.is_dir():
       raise ConfigError(f'{folder}: there is no such folder; name runs')
-  default = (folders[0] if len(folders) == 1 else pathlib.Path()) / 'report.html'
+  default = (folders[0] if len(folders) == 1 and '://' not in runs[0] else pathlib.Path()) / 'report.html'
   out = pathlib.Path(_OUT.value) if _OUT.value else default
   if out.is_dir() or not out.parent.is_dir():
     raise ConfigError(f'--out={out}: name a file in a folder that exists')

@@ -417,8 +417,16 @@ def test_results_are_copied_and_a_model_is_one_when_its_last_file_is_there(fake,
     folder.store.copy_results()
 
 
-def test_other_commands_find_a_run_at_an_address(root):
-  run_of(root, 3)
+def test_other_commands_read_a_run_at_an_address(root):
+  folder = run_of(root, 3)
+  expected = written(folder)
+  stores.scratch_folder.cache_clear()
+  assert written(RunFolder(root)) == {} and RunFolder(root).fetch() != folder.path
+  assert written(RunFolder(root)) == expected, 'of the newest checkpoint'
+  folder.write_eval(dict(final=1))
+  folder.store.copy_results()
+  RunFolder(root).fetch()
+  assert RunFolder(root).read_eval() == dict(final=1)
   with parent.open_to_read(RunFolder(root)) as checkpoints:
     assert parent.chosen_step(checkpoints, 'best') == 3
     np.testing.assert_array_equal(checkpoints.params(3, abstract_like(state(0).params))['w'], state(3).params['w'])

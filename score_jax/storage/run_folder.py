@@ -120,6 +120,18 @@ class RunFolder:
       raise ConfigError(f'{root} is not a run folder: its config.json is not that of a run')
     return content
 
+  def fetch(self) -> pathlib.Path:
+    """Brings the files of a run at an address here, to be read: those of its end, or of its newest checkpoint.
+
+    Returns:
+      `path`, which is a local run folder without checkpoints.
+    """
+    steps = integrity.sealed_steps(self.store)
+    if steps:
+      self.store.restore(integrity.parts(self.store, steps[max(steps)]))
+    self.store.fetch_results()
+    return self.path
+
   def return_to(self, step: int, parts: Parts) -> None:
     """Makes the files of a resumed run agree with its step: what belongs to later steps goes.
 

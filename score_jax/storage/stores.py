@@ -170,6 +170,9 @@ class FolderStore:
   def copy_results(self) -> None:
     """Copies everything that the run has made to the root, once it has ended."""
 
+  def fetch_results(self) -> None:
+    """Copies to `local` what `copy_results` has copied, but for the model."""
+
 
 class ObjectStore(FolderStore):
   """A run at an address of Google's object storage, through gcsfs and TensorStore."""
@@ -309,6 +312,13 @@ class ObjectStore(FolderStore):
     for path in sorted(paths, key=lambda path: (path.parts[-2:] == ('hf', 'config.json'), path)):
       with self.errors():
         client().put_file(os.fspath(path), os.fspath(self.root / path.relative_to(self.local).as_posix()))
+
+  def fetch_results(self) -> None:
+    for name in self.sizes(self.root):
+      if name.split('/')[0] not in ('starts', *_OTHERS):
+        (self.local / name).parent.mkdir(parents=True, exist_ok=True)
+        with self.errors():
+          client().get_file(os.fspath(self.root / name), os.fspath(self.local / name))
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The full matrix of disturbances: `PYTHONPATH=.:tests python -m chaos --kills=50 --terms=20 --flips=200 --stuck=2`.
+"""The full matrix of disturbances: `PYTHONPATH=.:tests/rigs python -m chaos --kills=50 --terms=20 --flips=200 --stuck=2`.
 
 A run is disturbed a few times and then left to end, which must be exactly the end of one that nobody disturbed
 (`disturbed.fingerprint`). A subset is in the tests. 50 kills and 20 stops take half an hour on two cores. The exit
