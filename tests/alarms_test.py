@@ -106,11 +106,11 @@ def test_an_alarm_sounds_soon_after_its_fault_and_not_before(name):
   lines, (fault, within) = healthy(), FAULTS[name]
   for t, line in enumerate(lines[FAULT:]):
     fault(line, t)
-  found = [spell for spell in alarms.spells(lines, KL_ALARM) if spell.name == name]
+  found = [steps for alarm, *steps in alarms.spells(lines, KL_ALARM) if alarm.name == name]
   assert found, 'it never sounds'
-  assert FAULT < found[0].first <= FAULT + within
-  assert found[-1].last == STEPS, 'the fault is still there at the end'
-  others = {spell.name for spell in alarms.spells(lines, KL_ALARM)} - {name}
+  assert FAULT < found[0][0] <= FAULT + within
+  assert found[-1][1] == STEPS, 'the fault is still there at the end'
+  others = {alarm.name for alarm, *_ in alarms.spells(lines, KL_ALARM)} - {name}
   assert not others, 'a fault has one name'
 
 

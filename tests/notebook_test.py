@@ -197,6 +197,7 @@ def test_every_command_that_matters_is_checked():
 # As it runs.
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(executed):
   cells, runs = executed
   assert all(cell.execution_count for cell in cells.values())
@@ -211,6 +212,7 @@ def test_the_notebook_runs_from_top_to_bottom(executed):
   assert '2/2' in printed(cells['resume']) and '1/2' not in printed(cells['resume']), 'nothing is done again'
 
 
+@pytest.mark.slow
 def test_figures_are_shown(executed):
   cells, runs = executed
   drawn = {base64.b64encode(path.read_bytes()).decode() for path in (runs / 'figures').glob('*.png')}
@@ -218,6 +220,7 @@ def test_figures_are_shown(executed):
   assert len(found) == 3 and {image.replace('\n', '') for image in found} <= drawn
 
 
+@pytest.mark.slow
 def test_what_a_model_says_is_inert_in_every_output(executed):
   cells, _ = executed
   text = printed(cells['conversations'])
@@ -232,6 +235,7 @@ def test_what_a_model_says_is_inert_in_every_output(executed):
       assert 'text/html' not in kinds or name == 'report', f'{name} shows markup'
 
 
+@pytest.mark.slow
 def test_the_report_is_shown_in_a_frame_that_reaches_nothing(executed):
   cells, _ = executed
   (markup,) = shown(cells['report'], 'text/html')
@@ -265,6 +269,7 @@ def test_no_report_is_one_clear_error(tmp_path, monkeypatch):
     notebooks.show_report(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_browser_draws_the_frame_and_its_links_stay_inside(tmp_path):
   """With a page whose script would change the notebook around it if it could."""
   page = tmp_path / 'report.html'

@@ -135,6 +135,7 @@ def test_attempts_of_different_numbers_have_tables_of_their_own(tmp_path):
   assert 'acc@t3' in tables[1] and 'acc@t3' not in tables[0]
 
 
+@pytest.mark.slow
 def test_text_is_printed_where_it_is_asked_for(hostile, tmp_path):
   command = [sys.executable, '-m', 'score_jax.report', str(hostile), f'--out={tmp_path / "report.html"}']
   outputs = [
@@ -323,6 +324,7 @@ def without_scripts(dom):
   return re.sub('<script.*?</script>', '', dom, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_a_browser_draws_a_hostile_run_as_text(hostile, tmp_path):
   out = tmp_path / 'report.html'
   report_page.write([hostile], out)
@@ -337,6 +339,7 @@ def test_a_browser_draws_a_hostile_run_as_text(hostile, tmp_path):
   assert shown.count('<svg') > 15 and 'NaN' not in shown and 'undefined' not in shown
 
 
+@pytest.mark.slow
 def test_a_browser_draws_several_runs_and_folders_without_training(hostile, tmp_path):
   other = run_folder(tmp_path / 'other', [conversation(i, 'q') for i in range(9)])
   for name in ('metrics.jsonl', 'config.json'):

@@ -26,15 +26,6 @@ class Alarm:
   sounds: Callable[[Records, int, float], np.ndarray]  # (records, window, config.report.kl_alarm) -> bool [steps]
 
 
-@dataclasses.dataclass(frozen=True)
-class Spell:
-  """An alarm that sounded without a break."""
-
-  name: str
-  first: int  # step
-  last: int
-
-
 def sounding(records: Records, kl_alarm: float) -> dict[str, np.ndarray]:
   """Returns bool [steps] of each alarm: whether it sounds after that step, which depends on earlier steps alone.
 
@@ -45,14 +36,14 @@ def sounding(records: Records, kl_alarm: float) -> dict[str, np.ndarray]:
   return {alarm.name: alarm.sounds(records, alarm.window, kl_alarm) for alarm in ALARMS.values()}
 
 
-def spells(records: Records, kl_alarm: float) -> list[Spell]:
-  """Returns when alarms sounded, in the order of their beginnings."""
+def spells(records: Records, kl_alarm: float) -> list[tuple[Alarm, int, int]]:
+  """Returns alarms that sounded, with the first and the last step of each time, in the order of the first steps."""
   result = []
   for name, on_T in sounding(records, kl_alarm).items():
     edges = np.flatnonzero(np.diff(np.concatenate([[False], on_T, [False]]).astype(np.int8)))
     for first, end in zip(edges[::2], edges[1::2], strict=True):
-      result.append(Spell(name, records[first]['step'], records[end - 1]['step']))
-  return sorted(result, key=lambda spell: (spell.first, spell.name))
+      result.append((ALARMS[name], records[first]['step'], records[end - 1]['step']))
+  return sorted(result, key=lambda spell: (spell[1], spell[0].name))
 
 
 def column(records: Records, name: str, attempt: int | None = None) -> np.ndarray:

@@ -55,8 +55,10 @@ class Monitor:
       if name not in alarms.ALARMS:
         raise ConfigError(f'config.report.stop_on names {name!r}; use {", ".join(alarms.ALARMS)}')
     self._config, self._write_report, self._total, self._done = config, write_report, total, done
-    self._records = metrics.read(metrics_path)
-    self._trackers = trackers.open_trackers(config.tensorboard, config.wandb, folder, run_config)
+    self._records = metrics.read(metrics_path) if metrics_path.exists() else []
+    self._trackers = []
+    if config.tensorboard or config.wandb:
+      self._trackers = trackers.open_trackers(config.tensorboard, config.wandb, folder, run_config)
     self._sounding = self._alarms()
 
   def begin(self) -> None:

@@ -77,18 +77,17 @@ def _run(folder: pathlib.Path, name: str, most_bytes: int) -> dict[str, Any]:
       for part in _stage_runs(records)
     ],
     curves=curves(records),
-    heldout=_heldout(records),
+    heldout=[
+      dict(step=record['step'], **one) for record in records for one in _ledgers(record.get('eval'), drop=('by',))
+    ],
     phases=_phases(records),
     alarms=[
-      _alarm(alarms.ALARMS[spell.name], first=spell.first, last=spell.last)
-      for spell in alarms.spells(records, _kl_alarm(config))
+      dict(name=alarm.name, message=alarm.message, cause=alarm.cause, field=alarm.field, first=first, last=last)
+      for alarm, first, last in alarms.spells(records, _kl_alarm(config))
     ],
     watched=[[alarm.name, alarm.message] for alarm in alarms.ALARMS.values()],
     evaluations=[
-      dict(name=sanitize(label), decoding=sanitize(decoding), ledger=_clean(ledger))
-      for label, evaluation in evaluations.items()
-      for decoding, ledger in (evaluation.items() if isinstance(evaluation, dict) else ())
-      if isinstance(ledger, dict) and 'acc_t1' in ledger
+      dict(name=sanitize(name), **one) for name, evaluation in evaluations.items() for one in _ledgers(evaluation)
     ],
     edit_ratios=ratios,
     conversations=conversations(by_file, most_bytes),
@@ -229,13 +228,12 @@ def _row_files(folder: pathlib.Path, evaluations: dict[str, Any]) -> list[str]:
   return known + rest + sorted(there & {'train.jsonl'})
 
 
-def _heldout(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Returns the evaluations between steps."""
+def _ledgers(evaluation: Any, drop: Sequence[str] = ()) -> list[dict[str, Any]]:
+  """Returns the ledgers of an evaluation with the names of their decodings, without the entries `drop`."""
   return [
-    dict(step=record['step'], decoding=sanitize(decoding), ledger=_clean(ledger) | dict(by={}))
-    for record in records
-    for decoding, ledger in record.get('eval', {}).items()
-    if isinstance(ledger, dict)
+    dict(decoding=sanitize(decoding), ledger=_clean({key: ledger[key] for key in ledger if key not in drop}))
+    for decoding, ledger in (evaluation.items() if isinstance(evaluation, dict) else ())
+    if isinstance(ledger, dict) and 'acc_t1' in ledger
   ]
 
 
@@ -246,10 +244,6 @@ def _phases(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     seconds = np.array([record.get('seconds', {}).get(name, 0.0) for record in records])
     result[sanitize(name)] = dict(total=_number(seconds.sum()), median=_number(np.median(seconds)))
   return result
-
-
-def _alarm(alarm: alarms.Alarm, **steps: int) -> dict[str, Any]:
-  return dict(name=alarm.name, message=alarm.message, cause=alarm.cause, field=alarm.field, **steps)
 
 
 def _facts(config: dict[str, Any]) -> list[list[str]]:
