@@ -1,7 +1,7 @@
-"""Figures of a suite: means over seeds, 95 % intervals by the bootstrap over seeds and problems, paired differences.
+"""Counts the figures of a suite: means over seeds, 95 % intervals over seeds and problems, paired differences.
 
 Every method answers the same held-out problems, so that methods are compared problem by problem. A draw of the
-bootstrap weighs problems, the same for all methods (Bayesian bootstrap), and draws seeds, for each method on its own.
+bootstrap weighs problems, the same for all methods (Bayesian bootstrap), and draws seeds for each method apart.
 """
 
 from collections.abc import Mapping
@@ -26,109 +26,112 @@ _TRANSITIONS = ((0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.0, 0.0))
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-  """What one method answered, one conversation a problem."""
+  """Answers of one method, one conversation a problem."""
 
   right: np.ndarray  # bool [S, P, A]  seeds, problems in a common order
 
   def figures(self) -> dict[str, np.ndarray]:
-    """f32 [S, P] by name: acc_t1 .. acc_tA, delta, i_to_c, c_to_i."""
+    """Returns f32 [S, P] by name: acc_t1 .. acc_tA, delta, i_to_c, c_to_i."""
     right = self.right.astype(np.float32)
     first, last = right[..., 0], right[..., -1]
     accuracies = {f'acc_t{i + 1}': right[..., i] for i in range(right.shape[-1])}
     return accuracies | dict(delta=last - first, i_to_c=(1 - first) * last, c_to_i=first * (1 - last))
 
 
-def answers(found: Mapping[str, Sequence[Sequence[Row]]]) -> tuple[dict[str, Answers], int, int]:
-  """Answers of every method to the problems that all were asked.
+def answers(rows: Mapping[str, Sequence[Sequence[Row]]]) -> tuple[dict[str, Answers], int, int]:
+  """Returns the answers of every method to the problems that all were asked.
 
   Args:
-    found: method -> for each seed its rows of one way of decoding.
+    rows: method -> for each seed its rows of one decoding.
 
   Returns:
-    answers; problems, and those left out because a grader failed on them.
+    answers; the number of problems, and of those left out because a grader failed on them.
 
   Raises:
-    DataError: two methods were asked different problems.
+    DataError: two methods were asked different problems, or no problem is left.
   """
   tables = {
-    method: [{row.id: [a.verdict for a in row.attempts] for row in rows} for rows in seeds]
-    for method, seeds in found.items()
+    method: [{row.id: [a.verdict for a in row.attempts] for row in one} for one in seeds]
+    for method, seeds in rows.items()
   }
-  ids = None
-  for method, seeds in tables.items():
-    for table in seeds:
-      ids = table.keys() if ids is None else ids
-      if ids != table.keys():
-        raise DataError(f'{method} was asked other problems than the first method: {len(table)} and {len(ids)} of them')
-  every = [table for seeds in tables.values() for table in seeds]
-  kept = [id_ for id_ in sorted(ids or ()) if not any(Verdict.ERROR in table[id_] for table in every)]
+  every = [(method, table) for method, seeds in tables.items() for table in seeds]
+  ids = sorted(every[0][1]) if every else []
+  for method, table in every:
+    if table.keys() != set(ids):
+      raise DataError(f'{method} was asked other problems than the first method: {len(table)} and {len(ids)} of them')
+  kept = [id_ for id_ in ids if not any(Verdict.ERROR in table[id_] for _, table in every)]
   if not kept:
     raise DataError('no problem was graded for all methods')
-  made = {
+  result = {
     method: Answers(np.array([[table[id_] for id_ in kept] for table in seeds]) == Verdict.CORRECT)
     for method, seeds in tables.items()
   }
-  return made, len(kept), len(ids) - len(kept)
+  return result, len(kept), len(ids) - len(kept)
 
 
-def write(path: pathlib.Path, found: Mapping[str, Mapping[str, Answers]]) -> None:
-  """Answers by way and method as one .npz of bool [S, P, A], from which `count` makes every figure again."""
-  np.savez_compressed(path, **{f'{way}/{method}': a.right for way, of in found.items() for method, a in of.items()})
+def write(path: pathlib.Path, by_decoding: Mapping[str, Mapping[str, Answers]]) -> None:
+  """Writes decoding -> method -> answers as one .npz of bool [S, P, A], from which `count` makes every figure again."""
+  arrays = {f'{name}/{method}': one.right for name, methods in by_decoding.items() for method, one in methods.items()}
+  np.savez_compressed(path, **arrays)
 
 
 def read(path: pathlib.Path) -> dict[str, dict[str, Answers]]:
-  """What `write` was given: way -> method -> answers."""
-  found: dict[str, dict[str, Answers]] = {}
+  """Returns what `write` was given: decoding -> method -> answers."""
+  by_decoding: dict[str, dict[str, Answers]] = {}
   with np.load(path, allow_pickle=False) as arrays:
     for name, right in arrays.items():
-      way, _, method = name.partition('/')
-      found.setdefault(way, {})[method] = Answers(right)
-  return found
+      decoding, _, method = name.partition('/')
+      by_decoding.setdefault(decoding, {})[method] = Answers(right)
+  return by_decoding
 
 
-def count(of: Mapping[str, Answers], reference: str) -> dict[str, dict[str, Any]]:
-  """Every figure of every method, and its difference to the reference.
+def count(methods: Mapping[str, Answers], reference: str) -> dict[str, dict[str, Any]]:
+  """Counts every figure of every method, and its difference to the reference.
 
   Returns:
     method -> figure -> {mean, interval [low, high], by_seed}; and, but for the reference, `difference`: figure ->
     {mean, interval} of the method minus the reference.
   """
-  problems = next(iter(of.values())).right.shape[1]
+  problems = next(iter(methods.values())).right.shape[1]
   rng = np.random.default_rng(_SEED)
   weight_RP = rng.standard_exponential((_DRAWS, problems), dtype=np.float32)
-  draws = {method: _draws(found, weight_RP, rng) for method, found in of.items()}
+  draws = {method: _draws(one, weight_RP, rng) for method, one in methods.items()}
   result: dict[str, dict[str, Any]] = {}
-  for method, found in of.items():
-    value = {name: x_SP.mean(axis=1) for name, x_SP in found.figures().items()}
+  for method, one in methods.items():
+    value = {name: x_SP.mean(axis=1) for name, x_SP in one.figures().items()}
     result[method] = {
-      name: dict(mean=_mean(value_S), interval=_interval(draws[method][name]), by_seed=[float(v) for v in value_S])
+      name: dict(
+        mean=float(value_S.astype(np.float64).mean()),
+        interval=_interval(draws[method][name]),
+        by_seed=[float(v) for v in value_S],
+      )
       for name, value_S in value.items()
     }
-  for method in of:
-    if method != reference and reference in of:
-      names = [name for name in draws[method] if name in draws[reference]]
+  for method in methods if reference in methods else ():
+    if method != reference:
       result[method]['difference'] = {
         name: dict(
           mean=result[method][name]['mean'] - result[reference][name]['mean'],
-          interval=_interval(draws[method][name] - draws[reference][name]),
+          interval=_interval(draw_R - draws[reference][name]),
         )
-        for name in names
+        for name, draw_R in draws[method].items()
+        if name in draws[reference]
       }
   return result
 
 
-def _draws(found: Answers, weight_RP: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-  """[R] draws of each figure.
+def _draws(answers: Answers, weight_RP: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+  """Draws each figure R times.
 
   Half a problem is added to each transition, seen or not, so that no change at all is not taken for proof that there is
-  none. S seeds drawn with replacement spread by too little, (S - 1) / S of the variance: that is made good.
+  none. S seeds drawn with replacement spread by too little, (S - 1) / S of the variance, which is corrected.
   """
-  S, R = len(found.right), len(weight_RP)
+  S, R = len(answers.right), len(weight_RP)
   prior_RC = rng.standard_gamma(_PRIOR, (R, 4)).astype(np.float32)
   total_R = weight_RP.sum(axis=1) + prior_RC.sum(axis=1)
   share_RS = rng.multinomial(S, np.full(S, 1 / S), R) / S
   result = {}
-  for name, x_SP in found.figures().items():
+  for name, x_SP in answers.figures().items():
     extra_C = np.array([_of_transition(name, *cell) for cell in _TRANSITIONS], np.float32)
     mean_RS = (weight_RP @ x_SP.T + (prior_RC @ extra_C)[:, None]) / total_R[:, None]
     centre_R = mean_RS.mean(axis=1)
@@ -139,13 +142,9 @@ def _draws(found: Answers, weight_RP: np.ndarray, rng: np.random.Generator) -> d
 
 
 def _of_transition(name: str, first: float, last: float) -> float:
-  """A figure of one problem; accuracies of attempts between the first and the last are those of the last."""
+  """Returns a figure of one problem; accuracies of attempts between the first and the last are those of the last."""
   value = dict(acc_t1=first, delta=last - first, i_to_c=(1 - first) * last, c_to_i=first * (1 - last))
   return value.get(name, last)
-
-
-def _mean(value_S: np.ndarray) -> float:
-  return float(value_S.astype(np.float64).mean())
 
 
 def _interval(draw_R: np.ndarray) -> list[float]:

@@ -1,182 +1,140 @@
 """Figures of a suite, drawn from its summary; needs the extra `report`."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
+import functools
 import itertools
 import math
 import pathlib
 import textwrap
 from typing import Any
 
-_INK, _QUIET, _PALE, _AHEAD, _BEHIND = '#1d1d1b', '#5b5c58', '#c4c5c1', '#00695a', '#ab3b05'
+from score_jax.reporting import png_figures
+
+_PALE = '#c4c5c1'
 _COLORS = ('#1d5fb0', '#8a4b08', '#7a3fa0', '#00695a', '#a8275f', '#55585e', '#b08d1d', '#0f7f8f')
 _DASHES = ('-', '--', ':', '-.')
+NAMES = ('deltas', 'edits', 'changes', 'attempts', 'scaling', 'three')
 
 
 def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[str]:
-  """Writes the figures for which there is data; their names, without ending. Raises ImportError without matplotlib."""
-  from matplotlib import rc_context
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
+  """Writes the figures for which there is data, and returns their names, without ending.
 
-  folder.mkdir(parents=True, exist_ok=True)
-  written = []
-  settings = {
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.edgecolor': _QUIET,
-    'text.color': _INK,
-    'text.parse_math': False,
-    'font.size': 10,
+  Raises:
+    ConfigError: matplotlib is not installed; the message names the extra.
+  """
+  methods = summary['methods']
+  extras = [(methods[name]['title'], one) for extra in summary['extras'].values() for name, one in extra.items()]
+  shown = {
+    'deltas': (_deltas, list(methods.values())),
+    'edits': (_edit_ratios, {key: m for key, m in methods.items() if m['edits']['n'] and m['attempts'] == 2}),
+    'changes': (_changes, {key: m for key, m in methods.items() if m['curve']['step']}),
+    'attempts': (_attempts, [(title, one['accuracy']) for title, one in extras if len(one['accuracy']) > 3]),
+    'scaling': (_scaling, [(title, one['scaling']) for title, one in extras if 'scaling' in one]),
+    'three': (_three, [m for m in methods.values() if m['attempts'] > 2]),
   }
-  with rc_context(settings):
-    for name, paint in FIGURES.items():
-      figure = Figure(figsize=(8, 4.5), layout='constrained')
-      FigureCanvasAgg(figure)
-      if paint(summary, figure):
-        figure.savefig(folder / f'{name}.png', dpi=160)
-        written.append(name)
-  return written
+  painters = {name: functools.partial(paint, summary, data) for name, (paint, data) in shown.items() if data}
+  png_figures.write(painters, folder, (8, 4.5))
+  return list(painters)
 
 
-def _deltas(summary: dict[str, Any], figure: Any) -> bool:
-  """Delta of every method with its interval."""
-  figure.set_size_inches(8, 1.2 + 0.25 * len(summary['methods']))
+def _deltas(_: dict[str, Any], methods: list[dict[str, Any]], figure: Any) -> None:
+  """Draws delta of every method with its interval."""
+  figure.set_size_inches(8, 1.2 + 0.25 * len(methods))
   axes = figure.add_subplot()
-  for method in summary['methods'].values():
-    found = method['greedy']['delta']
-    low, high = (100 * bound for bound in found['interval'])
-    color = _AHEAD if low > 0 else _BEHIND if high < 0 else _QUIET
-    axes.plot([low, high], [method['title']] * 2, color=color, linewidth=3)
-    axes.plot(100 * found['mean'], method['title'], 'o', color=color)
-    axes.plot([100 * v for v in found['by_seed']], [method['title']] * len(found['by_seed']), '|', color=_INK)
-  axes.axvline(0, color=_QUIET, linewidth=1, linestyle=':')
-  axes.set(xlabel='delta = fixed - broken, points, greedy (ticks: seeds)')
-  axes.invert_yaxis()
-  return bool(summary['methods'])
+  intervals = [(m['title'], m['greedy']['delta']['mean'], m['greedy']['delta']['interval']) for m in methods]
+  png_figures.draw_intervals(axes, intervals, 'delta = fixed - broken, points, greedy (ticks: seeds)')
+  for method in methods:
+    by_seed = [100 * value for value in method['greedy']['delta']['by_seed']]
+    axes.plot(by_seed, [method['title']] * len(by_seed), '|', color=png_figures.INK)
 
 
-def _edits(summary: dict[str, Any], figure: Any) -> bool:
-  """Shares of greedy conversations by edit ratio; exact copies left of 0."""
-  found = {name: m for name, m in summary['methods'].items() if m['edits']['n'] and m['attempts'] == 2}
+def _edit_ratios(summary: dict[str, Any], methods: dict[str, dict[str, Any]], figure: Any) -> None:
+  """Draws shares of greedy conversations by edit ratio; exact copies left of 0."""
 
   def paint(axes: Any, method: dict[str, Any], color: str) -> None:
-    bins = method['edits']['bins']
-    edges = [-1 / len(bins), *(i / len(bins) for i in range(len(bins) + 1))]
-    axes.stairs([100 * method['edits']['copies'], *(100 * b for b in bins)], edges, color=color)
+    png_figures.draw_histogram(axes, method['edits'], color=color)
 
-  return _panels(figure, summary, found, paint, 'edit ratio (copies left of 0)', 'conversations, %')
+  _panels(figure, summary['reference'], methods, paint, 'edit ratio (copies left of 0)', 'conversations, %')
 
 
-def _changes(summary: dict[str, Any], figure: Any) -> bool:
-  """Share of answers that the second attempt changes, over training."""
-  found = {name: m for name, m in summary['methods'].items() if m['curve']['step']}
+def _changes(summary: dict[str, Any], methods: dict[str, dict[str, Any]], figure: Any) -> None:
+  """Draws the share of answers that the second attempt changes, over training."""
 
   def paint(axes: Any, method: dict[str, Any], color: str) -> None:
     axes.plot(method['curve']['step'], [100 * y for y in method['curve']['answer_changed']], color=color)
 
-  return _panels(figure, summary, found, paint, 'step', 'answers changed, % (sampled)')
+  _panels(figure, summary['reference'], methods, paint, 'step', 'answers changed, % (sampled)')
 
 
 def _panels(
   figure: Any,
-  summary: dict[str, Any],
-  found: dict[str, dict[str, Any]],
+  reference: str,
+  methods: dict[str, dict[str, Any]],
   paint: Callable[[Any, dict[str, Any], str], None],
   xlabel: str,
   ylabel: str,
-) -> bool:
-  """A panel for each method, and in each of them the reference, pale, to compare with."""
-  if not found:
-    return False
-  columns = math.ceil(math.sqrt(len(found)))
-  rows = math.ceil(len(found) / columns)
+) -> None:
+  """Draws a panel for each method, and in each of them the reference, pale, to compare with."""
+  columns = math.ceil(math.sqrt(len(methods)))
+  rows = math.ceil(len(methods) / columns)
   figure.set_size_inches(max(8, 2 * columns), 0.6 + 1.5 * rows)
   axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
-  for axis, (name, method) in zip(axes, found.items(), strict=False):
-    if name != summary['reference'] in found:
-      paint(axis, found[summary['reference']], _PALE)
-    paint(axis, method, _AHEAD if name == summary['reference'] else _COLORS[0])
+  for axis, (name, method) in zip(axes, methods.items(), strict=False):
+    if name != reference in methods:
+      paint(axis, methods[reference], _PALE)
+    paint(axis, method, png_figures.FIXED if name == reference else _COLORS[0])
     axis.set_title(textwrap.fill(method['title'], 24), fontsize=8)
     axis.tick_params(labelsize=7)
-  for axis in axes[len(found) :]:
+  for axis in axes[len(methods) :]:
     axis.set_axis_off()
   axes[0].set_ylim(bottom=0)  # shared, and only now is it known how high they all are
   figure.supxlabel(xlabel, fontsize=9)
   figure.supylabel(ylabel, fontsize=9)
-  return True
 
 
-def _attempts(summary: dict[str, Any], figure: Any) -> bool:
-  """Accuracy of each of many attempts, trained on two."""
+def _attempts(_: dict[str, Any], lines: list[tuple[str, list[float]]], figure: Any) -> None:
+  """Draws the accuracy of each of many attempts, trained on two."""
   axes = figure.add_subplot()
-  found = [
-    (summary['methods'][name]['title'], one['accuracy'])
-    for extra in summary['extras'].values()
-    for name, one in extra.items()
-    if len(one['accuracy']) > 3
-  ]
-  for (title, accuracy), (color, dash) in zip(found, _styles(), strict=False):
+  for (title, accuracy), (color, dash) in zip(lines, _styles(), strict=False):
     axes.plot(range(1, len(accuracy) + 1), [100 * a for a in accuracy], f'o{dash}', color=color, label=title)
   axes.set(xlabel='attempt', ylabel='accuracy, %, greedy')
-  return _with_legend(axes, found)
+  axes.legend(frameon=False, fontsize=8)
 
 
-def _scaling(summary: dict[str, Any], figure: Any) -> bool:
-  """Majority of parallel samples, and of as many sampled attempts in sequence."""
+def _scaling(_: dict[str, Any], curves: list[tuple[str, dict[str, Any]]], figure: Any) -> None:
+  """Draws the majority of parallel samples, and of as many sampled attempts in sequence."""
   axes = figure.add_subplot()
-  found = [
-    (summary['methods'][name]['title'], side, one['scaling'][side])
-    for extra in summary['extras'].values()
-    for name, one in extra.items()
-    if 'scaling' in one
-    for side in ('parallel', 'sequential')
-  ]
-  for (title, side, points), (color, _) in zip(found, _styles(), strict=False):
+  lines = [(title, side, one[side]) for title, one in curves for side in ('parallel', 'sequential')]
+  for (title, side, points), (color, _) in zip(lines, _styles(), strict=False):
     dash = '--' if side == 'parallel' else '-'
     accuracy = [100 * point['accuracy'] for point in points]
     axes.plot([point['samples'] for point in points], accuracy, f'o{dash}', color=color, label=f'{title}, {side}')
     axes.set_xscale('log', base=2)
     axes.set_xticks([point['samples'] for point in points], [f'{point["samples"]:g}' for point in points])
   axes.set(xlabel='sampled attempts a problem', ylabel='majority is right, %')
-  return _with_legend(axes, found)
+  axes.legend(frameon=False, fontsize=8)
 
 
-def _three(summary: dict[str, Any], figure: Any) -> bool:
-  """Accuracy of each attempt where training has more than two, beside the reference asked for as many."""
+def _three(summary: dict[str, Any], methods: list[dict[str, Any]], figure: Any) -> None:
+  """Draws the accuracy of each attempt where training has more than two, beside the reference asked for as many."""
   axes = figure.add_subplot()
-  found = [m for m in summary['methods'].values() if m['attempts'] > 2]
-  for method, (color, dash) in zip(found, _styles(), strict=False):
-    for way, marker in (('greedy', 'o'), ('sampled', 's')):
-      figures = [method[way][f'acc_t{i + 1}'] for i in range(method['attempts'])]
+  for method, (color, dash) in zip(methods, _styles(), strict=False):
+    for decoding, marker in (('greedy', 'o'), ('sampled', 's')):
+      figures = [method[decoding][f'acc_t{i + 1}'] for i in range(method['attempts'])]
       at, mean = range(1, len(figures) + 1), [100 * one['mean'] for one in figures]
       error = [[100 * abs(one['mean'] - one['interval'][i]) for one in figures] for i in (0, 1)]
-      axes.errorbar(at, mean, error, fmt=f'{marker}{dash}', color=color, capsize=3, label=f'{method["title"]}, {way}')
-  longest = max((m['attempts'] for m in found), default=0)
+      label = f'{method["title"]}, {decoding}'
+      axes.errorbar(at, mean, error, fmt=f'{marker}{dash}', color=color, capsize=3, label=label)
+  longest, title = max(m['attempts'] for m in methods), summary['methods'][summary['reference']]['title']
   for extra in summary['extras'].values():
-    if found and len(more := extra.get(summary['reference'], {}).get('accuracy', ())) >= longest:
-      title = summary['methods'][summary['reference']]['title']
+    if len(more := extra.get(summary['reference'], {}).get('accuracy', ())) >= longest:
       points = [100 * a for a in more[:longest]]
       axes.plot(range(1, longest + 1), points, 'o--', color=_COLORS[1], label=f'{title}, trained on two, greedy')
   axes.set(xlabel='attempt', ylabel='accuracy, %', xticks=range(1, longest + 1))
-  return _with_legend(axes, found)
+  axes.legend(frameon=False, fontsize=8)
 
 
-def _styles() -> Any:
-  """A color and a dash for each line; all pairs of them before one comes again."""
+def _styles() -> Iterator[tuple[str, str]]:
+  """Yields a color and a dash for each line; all pairs of them before one comes again."""
   return itertools.cycle((color, _DASHES[(i + turn) % 4]) for turn in range(4) for i, color in enumerate(_COLORS))
-
-
-def _with_legend(axes: Any, found: Any) -> bool:
-  if found:
-    axes.legend(frameon=False, fontsize=8)
-  return bool(found)
-
-
-FIGURES: dict[str, Callable[[dict[str, Any], Any], bool]] = {
-  'deltas': _deltas,
-  'edits': _edits,
-  'changes': _changes,
-  'attempts': _attempts,
-  'scaling': _scaling,
-  'three': _three,
-}

@@ -1,10 +1,10 @@
-"""Compares methods: `python -m experiments.main --suite=experiments/suites/countdown.py --out=experiments/results/countdown`.
+"""Compares methods: `python -m experiments.main --suite=experiments/suites/countdown.py --out=DIR`.
 
 Runs every method of a suite with every seed, several at once (--jobs), and evaluates them on the same problems; then
-writes OUT/summary.json, evaluations.json, answers.npz, commands.txt, figures/ and a page of results, into which
-OUT/remarks.md goes if somebody has written it. The same command goes on with what was stopped; --budget_seconds=S stops
-it cleanly after S seconds (exit code 75). --only, --seeds and --extras run parts of it, --dry_run shows what would be
-run and what it may spend, and --redraw writes figures and page again from OUT/summary.json.
+writes OUT/summary.json, evaluations.json, answers.npz, commands.txt, and a page of results with its figures, into which
+OUT/remarks.md goes if somebody has written it. The same command resumes what was stopped; --budget_seconds=S stops it
+cleanly after S seconds (exit code 75). --only, --seeds and --extras run parts of it, --dry_run shows what would be run
+and what it may spend, and --redraw writes figures and page again from OUT/summary.json.
 """
 
 import json
@@ -26,14 +26,14 @@ _OUT = flags.DEFINE_string('out', 'experiments/results/countdown', 'folder of th
 _BASE = flags.DEFINE_string('base', '', 'an HF folder to start from; default: the base that the suite makes')
 _JOBS = flags.DEFINE_integer('jobs', 1, 'processes at once on the device', lower_bound=1)
 _GPUS = flags.DEFINE_list('gpus', '', 'numbers of the GPUs that jobs are spread over, each on one')
-_BUDGET = flags.DEFINE_float('budget_seconds', 0.0, 'stop all after so many seconds, to be gone on with. 0: never', 0.0)
+_BUDGET = flags.DEFINE_float('budget_seconds', 0.0, 'stop all jobs then; the same command resumes. 0: no limit', 0.0)
 _ONLY = flags.DEFINE_list('only', '', 'methods; default: all of the suite')
 _SEEDS = flags.DEFINE_list('seeds', '', "seeds; default: the suite's")
 _FIELDS = flags.DEFINE_multi_string('field', [], "NAME=VALUE: a field of every run, over the suite's; may be repeated")
 _EXTRAS = flags.DEFINE_bool('extras', True, 'also the further evaluations (many attempts, inference compute)')
 _DRY = flags.DEFINE_bool('dry_run', False, 'show jobs and budgets, and run nothing')
 _REDRAW = flags.DEFINE_bool('redraw', False, 'figures and page again from OUT/summary.json and remarks; run nothing')
-_PAGE = flags.DEFINE_string('page', '', 'where the page of results goes, e.g. docs/results.md; default: OUT/results.md')
+_PAGE = flags.DEFINE_string('page', '', 'the page of results, e.g. docs/results.md; default: OUT/results.md')
 
 
 def main() -> None:
@@ -42,20 +42,20 @@ def main() -> None:
 
   out = pathlib.Path(_OUT.value)
   if _REDRAW.value:
-    _draw(_known(out), out)
+    _write_page(_read_summary(out), out)
     return
+  if _BASE.value and not (pathlib.Path(_BASE.value) / 'config.json').is_file():
+    raise ConfigError(f'--base={_BASE.value} is no HF folder; name one, or leave it out')
   suite = plan.read(_SUITE.value, _FIELDS.value)
-  seeds = _seeds(suite)
   spent = plan.budgets(suite)
-  only = plan.chosen(suite, _ONLY.value)
-  base = _checked_base()
-  jobs = plan.jobs(suite, out / 'work', only, seeds, base)
+  jobs = plan.jobs(suite, out / 'work', plan.chosen(suite, _ONLY.value), _seeds(suite), _BASE.value)
   if not _EXTRAS.value:
     jobs = [job for job in jobs if job.name.split('/')[0] not in suite.extras]
   if _DRY.value:
     _show(suite, jobs, spent)
     return
-  _claim(out)
+  (out / 'work').mkdir(parents=True, exist_ok=True)
+  (out / 'work/.gitignore').write_text('*\n')  # large, and made again by a command: not for a repository
   outcome = runner.run(
     jobs,
     out / 'work',
@@ -66,7 +66,7 @@ def main() -> None:
     say=lambda text: print(f'suite: {text}', flush=True),
   )
   if not outcome.left:
-    _summarize(suite, out, base)
+    _summarize(suite, out)
   if outcome.failed:
     blocked = f'; not begun because of that: {", ".join(outcome.blocked)}' if outcome.blocked else ''
     raise DataError(
@@ -77,101 +77,79 @@ def main() -> None:
 
 
 def _seeds(suite) -> tuple[int, ...]:
-  if not _SEEDS.value:
-    return suite.seeds
+  """Returns the seeds of the command line, or the suite's."""
   if not all(seed.isdigit() and int(seed) in suite.seeds for seed in _SEEDS.value):
     raise ConfigError(f'--seeds={",".join(_SEEDS.value)}: the suite has {", ".join(map(str, suite.seeds))}')
-  return tuple(int(seed) for seed in _SEEDS.value)
-
-
-def _checked_base() -> str:
-  if _BASE.value and not (pathlib.Path(_BASE.value) / 'config.json').is_file():
-    raise ConfigError(f'--base={_BASE.value} is no HF folder; name one, or leave it out')
-  return _BASE.value
-
-
-def _claim(out: pathlib.Path) -> None:
-  """The folder of the runs, which is large and made again by a command: not for a repository."""
-  (out / 'work').mkdir(parents=True, exist_ok=True)
-  (out / 'work/.gitignore').write_text('*\n')
+  return tuple(map(int, _SEEDS.value)) or suite.seeds
 
 
 def _show(suite, jobs, spent) -> None:
+  """Prints what every method may spend, and the command of every job."""
   from experiments import plan
 
-  wanted = spent[suite.reference]
   for name, budget in spent.items():
-    same = [f for f in ('conversations', 'attempts', 'updates') if getattr(budget, f) == getattr(wanted, f)]
-    what = f'{budget.conversations:,} conversations, {budget.attempts:,} attempts, {budget.updates:,} updates'
-    how = f'{budget.trained:,} attempts trained'
+    kind = 'another budget' if plan.differing(budget, spent[suite.reference]) else 'as the reference'
     note = f'; {suite.methods[name].note}' if suite.methods[name].note else ''
-    print(f'{name}: {what}, {how} ({"as the reference" if len(same) == 3 else "another budget"}{note})')
+    sampled = f'{budget.conversations:,} conversations, {budget.attempts:,} attempts, {budget.updates:,} updates'
+    print(f'{name}: {sampled}, {budget.trained:,} attempts trained ({kind}{note})')
   for job in jobs:
     needs = f' (after {", ".join(job.needs)})' if job.needs else ''
     print(f'{job.name}{needs}: {plan.shown(job.command)}')
 
 
-def _summarize(suite, out: pathlib.Path, base: str) -> None:
-  """Everything that is made of what is done so far, by this call or an earlier one."""
+def _summarize(suite, out: pathlib.Path) -> None:
+  """Writes everything that is made of the runs that are done, by this call or an earlier one."""
   from experiments import counting
   from experiments import plan
   from experiments import results
-  from experiments import runner
   from experiments import summary
   from score_jax import files
 
   work = out / 'work'
-  jobs = plan.jobs(suite, work, tuple(suite.methods), suite.seeds, base)
-  records = runner.Records(work)
-  names = {job.name for job in jobs if runner.is_done(job, records)}
-  done = {
-    method: tuple(seed for seed in plan.seeds_of(suite, method, suite.seeds) if f'{method}/seed{seed}' in names)
-    for method in suite.methods
-  }
-  found, answers = summary.summary(suite, work, done, jobs, _machine(work))
-  options = f' --base={base}' if base else ''
-  options += f' --gpus={",".join(_GPUS.value)}' if _GPUS.value else ''
-  options += ''.join(f" --field='{field}'" for field in _FIELDS.value)
-  found['command'] = (
-    f'python -m experiments.main --suite={_SUITE.value} --out={_OUT.value} --jobs={_JOBS.value}{options}'
-  )
-  files.write_json(out / 'summary.json', found)
-  files.write_json(out / 'evaluations.json', summary.evaluations(suite, work, done))
-  files.write_bytes(out / 'commands.txt', results.commands(found).encode())
+  jobs = plan.jobs(suite, work, tuple(suite.methods), suite.seeds, _BASE.value)
+  done = summary.finished(suite, work, jobs)
+  result, answers = summary.summary(suite, work, done, jobs, _machine(work))
+  options = [f'--base={_BASE.value}'] if _BASE.value else []
+  options += [f'--gpus={",".join(_GPUS.value)}'] if _GPUS.value else []
+  options += [f"--field='{field}'" for field in _FIELDS.value]
+  command = ['python -m experiments.main', f'--suite={_SUITE.value}', f'--out={_OUT.value}', f'--jobs={_JOBS.value}']
+  result['command'] = ' '.join(command + options)
+  files.write_json(out / 'summary.json', result)
+  files.write_json(out / 'evaluations.json', summary.evaluations(work, done))
+  files.write_bytes(out / 'commands.txt', results.commands(result).encode())
   counting.write(out / 'answers.npz', answers)
-  _draw(found, out)
-  print(results.table(found, 'greedy') if found['methods'] else 'suite: nothing to count yet')
+  _write_page(result, out)
+  print(results.table(result, 'greedy') if result['methods'] else 'suite: nothing to count yet')
 
 
-def _known(out: pathlib.Path) -> dict[str, Any]:
-  """The summary of an earlier call."""
+def _read_summary(out: pathlib.Path) -> dict[str, Any]:
+  """Returns the summary of an earlier call."""
   try:
     return json.loads((out / 'summary.json').read_text())
   except (OSError, ValueError) as error:
     raise DataError(f'{out / "summary.json"}: {error}; --redraw needs what a suite has written there') from error
 
 
-def _draw(found: dict[str, Any], out: pathlib.Path) -> None:
-  """The figures and the page of a summary."""
+def _write_page(summary: dict[str, Any], out: pathlib.Path) -> None:
+  """Writes the page of a summary, and its figures beside it in figures/<name of the page>."""
   from experiments import drawing
   from experiments import results
   from score_jax import files
 
-  try:
-    drawn = drawing.draw(found, out / 'figures')
-  except ImportError:
-    drawn = []
-    print("suite: no figures: they need matplotlib, pip install 'score_jax[report]'", flush=True)
   page = pathlib.Path(_PAGE.value) if _PAGE.value else out / 'results.md'
+  try:
+    drawn = drawing.draw(summary, page.parent / 'figures' / page.stem)
+  except ConfigError as error:
+    drawn = []
+    print(f'suite: no figures: {error}', flush=True)
   remarks = out / 'remarks.md'
-  said = remarks.read_text() if remarks.exists() else ''
-  text = results.page(found, os.path.relpath(out / 'figures', page.parent), drawn, said)
+  text = results.page(summary, f'figures/{page.stem}', drawn, remarks.read_text() if remarks.exists() else '')
   files.write_bytes(page, text.encode())
   print(f'\n{out / "summary.json"}, {page}')
 
 
 def _machine(work: pathlib.Path) -> str:
-  """What the jobs ran on: asked once, in a process of its own, so that this one holds no device."""
+  """Names what the jobs ran on; asked once, in another process, so that this one holds no device."""
   known = work / 'machine.txt'
   if not known.exists():
     code = (
@@ -179,12 +157,12 @@ def _machine(work: pathlib.Path) -> str:
       "print(f'{len(d)} x {d[0].device_kind}, {os.cpu_count()} CPU cores, {platform.system()}')"
     )
     environment = {**os.environ, 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
-    asked = subprocess.run(
+    process = subprocess.run(
       [sys.executable, '-c', code], capture_output=True, text=True, check=False, env=environment, timeout=300
     )
-    if asked.returncode:
-      raise TryAgainError(f'the devices can not be named: {asked.stderr.strip().splitlines()[-1:]}')
-    known.write_text(asked.stdout)
+    if process.returncode:
+      raise TryAgainError(f'the devices cannot be named: {process.stderr.strip().splitlines()[-1:]}')
+    known.write_text(process.stdout)
   return known.read_text().strip()
 
 

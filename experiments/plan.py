@@ -1,4 +1,4 @@
-"""From a suite file to jobs: which command makes which folder, what it needs first, and what it may spend.
+"""Plans a suite: which command makes which folder, what it needs first, and what it may spend.
 
 A suite file (experiments/suites/countdown.py) has `get_suite()`, which returns the fields of `Suite` as plain data.
 """
@@ -12,15 +12,14 @@ import runpy
 import sys
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from score_jax import cli
 from score_jax.config import RunConfig
 from score_jax.config import from_config_dict
+from score_jax.config import load_config
 from score_jax.core_types import Stage
 from score_jax.errors import ConfigError
 
 KINDS = ('train', 'evaluate')
+_EVALUATED = ('eval.json', 'rows/final.jsonl.gz')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +27,11 @@ class Method:
   """A row of the table: a run for each seed, or an evaluation of the base."""
 
   title: str
-  config: str  # a configuration file
+  config: str = 'quickstart'  # a preset's name, or a file
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # beside the suite's, and over them
   kind: str = 'train'  # 'train'; 'evaluate': the base as it is
   init_from: str = ''  # a method whose run of the same seed it begins from
-  instruction: str = ''  # of an evaluation, in the place of the task's
+  instruction: str = ''  # of an evaluation; '': the task's
   shown: bool = True  # False: a run that others begin from, no row of its own
   note: str = ''  # why its budget is another one
   paper: tuple[float, ...] = ()  # Acc@t1, Acc@t2, delta in the paper's table, in percent
@@ -42,17 +41,17 @@ class Method:
 class Extra:
   """A further evaluation of some methods' final policies."""
 
-  methods: tuple[str, ...]
+  methods: tuple[str, ...]  # their names
   flags: tuple[str, ...]  # of score_jax.evaluate
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-  """What is compared."""
+  """Methods that are compared, and what they have in common."""
 
   name: str
-  base_config: str  # makes the base
+  base_config: str  # of experiments.countdown_base.main, which makes the base
   base_fields: Mapping[str, Any]
   fields: Mapping[str, Any]  # of every run and evaluation
   seeds: tuple[int, ...]
@@ -71,12 +70,12 @@ class Job:
   folder: pathlib.Path
   outputs: tuple[str, ...]  # files in it; all are there once the job is done
   needs: tuple[str, ...] = ()  # names of jobs
-  fresh: bool = False  # it can't go on where it was stopped: what is left of it is deleted first
+  fresh: bool = False  # it cannot be resumed: what is left of it is deleted first
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-  """What a method may spend on training; evaluation and selection are the same for all."""
+  """Cost of a method's training; evaluation and selection come on top, the same for all."""
 
   conversations: int  # sampled
   attempts: int  # sampled
@@ -89,18 +88,17 @@ class Budget:
 
 
 def read(path: str, fields: Iterable[str] = ()) -> Suite:
-  """The suite of a file.
+  """Reads a suite file.
 
   Args:
     path: of the file.
-    fields: 'NAME=VALUE', each over the file's own `fields`.
+    fields: 'NAME=VALUE' each, which override the file's own `fields`.
 
   Raises:
     ConfigError: there is no such file, or a field of it is wrong.
   """
   if not pathlib.Path(path).is_file():
     raise ConfigError(f'--suite={path}: there is no such file')
-  cli.make_configs_importable(pathlib.Path(path))
   module = runpy.run_path(path)
   if 'get_suite' not in module:
     raise ConfigError(f'--suite={path} defines no get_suite(); name a file like experiments/suites/countdown.py')
@@ -114,8 +112,9 @@ def read(path: str, fields: Iterable[str] = ()) -> Suite:
 
 
 def _field(text: str) -> tuple[str, Any]:
-  name, there, value = text.partition('=')
-  if not there:
+  """Parses NAME=VALUE; a value that is no literal of Python is a string."""
+  name, sign, value = text.partition('=')
+  if not sign:
     raise ConfigError(f'--field={text}: write NAME=VALUE, e.g. --field=optim.learning_rate=1e-4')
   try:
     return name, ast.literal_eval(value)
@@ -124,6 +123,7 @@ def _field(text: str) -> tuple[str, Any]:
 
 
 def _built(cls: type, values: Any, where: str) -> Any:
+  """Builds a dataclass; `where` names it in the ConfigError about an unknown or missing field."""
   known = {field.name for field in dataclasses.fields(cls)}
   for name in values:
     if name not in known:
@@ -135,14 +135,15 @@ def _built(cls: type, values: Any, where: str) -> Any:
 
 
 def _check(suite: Suite) -> None:
+  """Checks that every name of a method is one."""
   if suite.reference not in suite.methods:
     raise ConfigError(f'suite.reference = {suite.reference!r} is none of its methods: {", ".join(suite.methods)}')
   for name, method in suite.methods.items():
     if method.kind not in KINDS:
       raise ConfigError(f'methods.{name}.kind = {method.kind!r} is unknown; use one of {", ".join(KINDS)}')
-    source = method.init_from
-    if source and (source not in suite.methods or suite.methods[source].init_from):
-      raise ConfigError(f'methods.{name}.init_from = {source!r} must name a method that begins from the base')
+    parent = method.init_from
+    if parent and (parent not in suite.methods or suite.methods[parent].init_from):
+      raise ConfigError(f'methods.{name}.init_from = {parent!r} must name a method that begins from the base')
   for name, extra in suite.extras.items():
     for method in extra.methods:
       if method not in suite.methods:
@@ -150,61 +151,60 @@ def _check(suite: Suite) -> None:
 
 
 def run_config(suite: Suite, method: Method) -> RunConfig:
-  """The checked configuration of a method's runs.
+  """Returns the checked configuration of a method's runs.
 
   Raises:
     ConfigError: it is wrong.
   """
-  cli.make_configs_importable(pathlib.Path(method.config))
   try:
-    config: ConfigDict = runpy.run_path(method.config)['get_config']()
-    config.update_from_flattened_dict(dict(suite.fields) | dict(method.fields))
-  except (OSError, KeyError, AttributeError, TypeError, ValueError) as error:
+    return from_config_dict(load_config(method.config, dict(suite.fields) | dict(method.fields)))
+  except ConfigError as error:
     raise ConfigError(f'{method.config} with the fields of {method.title!r}: {error}') from error
-  return from_config_dict(config)
 
 
 def budget(run: RunConfig) -> Budget:
-  """What a configuration spends."""
-  A, settings = run.attempts, run.supervised
+  """Counts what a configuration spends."""
+  A, settings, rows = run.attempts, run.supervised, run.total_steps * run.rows
   if run.mode == 'supervised':
     conversations = settings.iterations * settings.problems * settings.samples
-    rows = run.total_steps * run.rows
     return Budget(conversations, conversations * A, run.total_steps, rows, rows * sum(settings.loss_on))
-  total = run.total_steps * run.rows
   trained = sum(stage.steps * run.batch.samples * _trained(stage, run.batch.problems) for stage in run.stage_runs)
-  return Budget(total, total * A, run.total_steps, total, trained)
+  return Budget(rows, rows * A, run.total_steps, rows, trained)
 
 
 def _trained(stage: Stage, problems: int) -> int:
-  """Attempts of one sample of every problem of a step that carry a gradient."""
+  """Counts the attempts that carry a gradient in one sample of every problem of a step."""
   weights = zip(stage.reward_weights, stage.bonus, stage.kl_weights, strict=True)
   wanted = [any(weight) for weight in weights]
   return sum(wanted) * problems - wanted[0] * round(stage.offline_first * problems)
 
 
 def budgets(suite: Suite) -> dict[str, Budget]:
-  """Of every method that trains, what it begins from included.
+  """Counts what every method that trains spends, what it begins from included.
 
   Raises:
     ConfigError: a method's samples or updates are not those of the reference, and its `note` does not say why.
   """
   own = {name: budget(run_config(suite, m)) for name, m in suite.methods.items() if m.kind == 'train'}
-  found = {name: b + own[m.init_from] if (m := suite.methods[name]).init_from else b for name, b in own.items()}
-  wanted = found[suite.reference]
-  for name, spent in found.items():
-    method = suite.methods[name]
-    differs = [f for f in ('conversations', 'attempts', 'updates') if getattr(spent, f) != getattr(wanted, f)]
-    if differs and method.shown and not method.note:
+  spent = {name: b + own[m.init_from] if (m := suite.methods[name]).init_from else b for name, b in own.items()}
+  for name, method in suite.methods.items():
+    fields = differing(spent[name], spent[suite.reference]) if name in spent else []
+    if fields and method.shown and not method.note:
       what = ', '.join(
-        f'{getattr(spent, field):,} {field} where the reference has {getattr(wanted, field):,}' for field in differs
+        f'{getattr(spent[name], field):,} {field} where the reference has {getattr(spent[suite.reference], field):,}'
+        for field in fields
       )
       raise ConfigError(f'methods.{name} has {what}; make them equal, or say why in its `note`')
-  return found
+  return spent
+
+
+def differing(one: Budget, other: Budget) -> list[str]:
+  """Names the fields in which two comparable budgets must agree and do not."""
+  return [name for name in ('conversations', 'attempts', 'updates') if getattr(one, name) != getattr(other, name)]
 
 
 def chosen(suite: Suite, only: Iterable[str]) -> tuple[str, ...]:
-  """Methods that are asked for and those they begin from, in the suite's order; all, if none is named.
+  """Returns the methods that are asked for and those they begin from, in the suite's order; all, if none is named.
 
   Raises:
     ConfigError: one is unknown.
@@ -218,57 +218,50 @@ def chosen(suite: Suite, only: Iterable[str]) -> tuple[str, ...]:
 
 
 def seeds_of(suite: Suite, method: str, seeds: tuple[int, ...]) -> tuple[int, ...]:
-  """Seeds of a method's jobs: an evaluation of the base has one."""
+  """Returns the seeds of a method's jobs; an evaluation of the base has one."""
   return seeds if suite.methods[method].kind == 'train' else suite.seeds[:1]
 
 
 def folder_of(work: pathlib.Path, method: str, seed: int) -> pathlib.Path:
-  """Of a run, or of an evaluation."""
+  """Returns the folder of a run, or of an evaluation of the base."""
   return work / 'runs' / method / f'seed{seed}'
 
 
 def extra_folder(work: pathlib.Path, extra: str, method: str, seed: int) -> pathlib.Path:
+  """Returns the folder of a further evaluation."""
   return work / 'extras' / extra / method / f'seed{seed}'
 
 
 def jobs(suite: Suite, work: pathlib.Path, only: tuple[str, ...], seeds: tuple[int, ...], base: str) -> list[Job]:
-  """All jobs, each after those that it needs.
+  """Plans all jobs, each after those that it needs.
 
   Args:
-    suite: read.
+    suite: what is compared.
     work: folder of what the jobs make.
     only: methods, from `chosen`.
     seeds: of them.
     base: an HF folder; '': the suite's own base is made first.
   """
-  base_hf, found = pathlib.Path(base or work / 'base/hf'), []
-  first: tuple[str, ...] = ()
+  base_hf, planned = pathlib.Path(base or work / 'base/hf'), []
   if not base:
-    command = _command('main', suite.base_config, suite.base_fields, f'--workdir={work / "base"}')
-    found.append(
-      Job('base', command, work / 'base', ('eval.json', 'hf/config.json', 'hf/model.safetensors'), fresh=True)
-    )
-    first = ('base',)
+    command = _command('experiments.countdown_base.main', suite.base_config, suite.base_fields, work / 'base')
+    planned = [Job('base', command, work / 'base', ('eval.json', 'hf/config.json', 'hf/model.safetensors'), fresh=True)]
+  first = tuple(job.name for job in planned)
   common = dict(suite.fields) | {'model.path': str(base_hf)}
   # Runs that others begin from come first, so that those need not wait for long.
   order = sorted(only, key=lambda name: suite.methods[name].shown)
-  for seed, name in ((seed, name) for seed in seeds for name in order):
-    if seed in seeds_of(suite, name, seeds):
-      found.append(_job(suite, work, name, seed, common, base_hf, first))
+  for seed, name in ((seed, name) for seed in seeds for name in order if seed in seeds_of(suite, name, seeds)):
+    planned.append(_job(suite, work, name, seed, common, base_hf, first))
   for extra_name, extra in suite.extras.items():
     for name in (name for name in extra.methods if name in only):
+      trained = suite.methods[name].kind == 'train'
       for seed in (seed for seed in seeds if seed in seeds_of(suite, name, seeds)):
-        trained = suite.methods[name].kind == 'train'
         model = folder_of(work, name, seed) / 'hf' if trained else base_hf
         folder = extra_folder(work, extra_name, name, seed)
-        flags = (f'--model={model}', f'--workdir={folder}', '--name=final', *extra.flags)
-        command = _command('evaluate', suite.methods[suite.reference].config, common | dict(extra.fields), *flags)
         needs = (f'{name}/seed{seed}',) if trained else first
-        found.append(Job(f'{extra_name}/{name}/seed{seed}', command, folder, _EVALUATED, needs, fresh=True))
-  return found
-
-
-_EVALUATED = ('eval.json', 'rows/final.jsonl.gz')
+        config, fields = suite.methods[suite.reference].config, common | dict(extra.fields)
+        planned.append(_evaluation(f'{extra_name}/{name}', seed, config, fields, folder, model, needs, *extra.flags))
+  return planned
 
 
 def _job(
@@ -280,28 +273,41 @@ def _job(
   base_hf: pathlib.Path,
   first: tuple[str, ...],
 ) -> Job:
+  """Plans a method's run with a seed, or its evaluation of the base."""
   method, folder = suite.methods[name], folder_of(work, name, seed)
-  fields = common | dict(method.fields)
+  fields, needs = common | dict(method.fields), first
   if method.kind == 'evaluate':
-    flags = (f'--model={base_hf}', f'--workdir={folder}', '--name=final')
-    flags += (f'--instruction={method.instruction}',) if method.instruction else ()
-    return Job(
-      f'{name}/seed{seed}', _command('evaluate', method.config, fields, *flags), folder, _EVALUATED, first, fresh=True
-    )
-  fields['seed'], needs = seed, first
+    flags = (f'--instruction={method.instruction}',) if method.instruction else ()
+    return _evaluation(name, seed, method.config, fields, folder, base_hf, needs, *flags)
+  fields['seed'] = seed
   if method.init_from:
     fields['init_from'] = str(folder_of(work, method.init_from, seed))
     needs += (f'{method.init_from}/seed{seed}',)
-  command = _command('main', method.config, fields, f'--workdir={folder}')
+  command = _command('score_jax.main', method.config, fields, folder)
   return Job(f'{name}/seed{seed}', command, folder, (*_EVALUATED, 'hf/config.json', 'report.html'), needs)
 
 
-def _command(door: str, config: str, fields: Mapping[str, Any], *flags: str) -> tuple[str, ...]:
-  given = (f'--config.{name}={value}' for name, value in fields.items())
-  return (sys.executable, '-m', f'score_jax.{door}', f'--config={config}', *flags, *given)
+def _evaluation(
+  name: str,
+  seed: int,
+  config: str,
+  fields: Mapping[str, Any],
+  folder: pathlib.Path,
+  model: pathlib.Path,
+  needs: tuple[str, ...],
+  *flags: str,
+) -> Job:
+  """Plans an evaluation of a model into a folder."""
+  command = _command('score_jax.evaluate', config, fields, folder, f'--model={model}', '--name=final', *flags)
+  return Job(f'{name}/seed{seed}', command, folder, _EVALUATED, needs, fresh=True)
+
+
+def _command(module: str, config: str, fields: Mapping[str, Any], folder: pathlib.Path, *flags: str) -> tuple[str, ...]:
+  values = (f'--config.{name}={value}' for name, value in fields.items())
+  return (sys.executable, '-m', module, f'--config={config}', f'--workdir={folder}', *flags, *values)
 
 
 def shown(command: tuple[str, ...]) -> str:
-  """A command as one would type it."""
+  """Returns a command as one would type it."""
   words = ('python', *command[1:])
   return ' '.join(f"'{word}'" if set(word) & set(' ()\'"{};*') else word for word in words)

@@ -1,6 +1,8 @@
-"""The page of results: docs/results.md, written from a suite's summary alone."""
+"""Writes the page of results, e.g. docs/results.md, from a suite's summary alone."""
 
 from collections.abc import Sequence
+import itertools
+import textwrap
 from typing import Any
 
 _CAPTIONS = {
@@ -14,18 +16,20 @@ _CAPTIONS = {
 
 
 def page(summary: dict[str, Any], figures: str, drawn: Sequence[str], remarks: str = '') -> str:
-  """Markdown.
+  """Returns the page as Markdown.
 
   Args:
     summary: of a suite.
-    figures: address of the folder of figures, from where the page lies.
+    figures: address of the folder of figures, relative to the page.
     drawn: names of figures.
-    remarks: what somebody has to say of it, as Markdown.
+    remarks: Markdown that is copied into the page.
   """
   parts = [
     f'# Results: {summary["suite"]}',
-    'Written from `summary.json` by `python -m score_jax.suite`, remarks apart; [baselines.md](baselines.md) defines '
-    'the methods.',
+    _paragraph(
+      'Written from `summary.json` by `python -m experiments.main`, remarks apart; [baselines.md](baselines.md) '
+      'defines the methods.'
+    ),
     _incomplete(summary),
     '## Held-out problems, greedy',
     _about(summary),
@@ -40,41 +44,39 @@ def page(summary: dict[str, Any], figures: str, drawn: Sequence[str], remarks: s
     _budgets(summary),
     '## Figures' if drawn else '',
     *(f'{_CAPTIONS[name]}\n\n![{_CAPTIONS[name]}]({figures}/{name}.png)' for name in drawn),
-    _extras(summary),
+    *(
+      f'Accuracy of each attempt, greedy ({name}):\n\n{_attempts(summary, extra)}'
+      for name, extra in summary['extras'].items()
+    ),
     '## How it was made',
     _made(summary),
   ]
   return '\n\n'.join(part for part in parts if part) + '\n'
 
 
-def table(summary: dict[str, Any], way: str) -> str:
-  """A row a method; the last attempt's accuracy stands under Acc@t2 where there are three."""
+def table(summary: dict[str, Any], decoding: str) -> str:
+  """Returns a row a method; the last attempt's accuracy stands under Acc@t2 where there are three."""
   head = ('method', 'Acc@t1', 'Acc@t2', 'delta', '95 %', 'i->c', 'c->i', 'seeds')
   rows = []
   for method in summary['methods'].values():
-    figures, last = method[way], f'acc_t{method["attempts"]}'
-    rows.append(
-      (
-        method['title'],
-        _share(figures['acc_t1']['mean']),
-        _share(figures[last]['mean']) + ('' if method['attempts'] == 2 else f' (t{method["attempts"]})'),
-        _points(figures['delta']['mean']),
-        _range(figures['delta']['interval']),
-        _share(figures['i_to_c']['mean']),
-        _share(figures['c_to_i']['mean']),
-        str(len(method['seeds'])),
-      )
+    figures, last = method[decoding], method['attempts']
+    first, second, to_right, to_wrong = (
+      _share(figures[name]['mean']) for name in ('acc_t1', f'acc_t{last}', 'i_to_c', 'c_to_i')
     )
+    second += '' if last == 2 else f' (t{last})'
+    delta = _points(figures['delta'])
+    rows.append((method['title'], first, second, *delta, to_right, to_wrong, str(len(method['seeds']))))
   return _markdown(head, rows)
 
 
 def _about(summary: dict[str, Any]) -> str:
   problems, left_out = summary['problems']['counted'], summary['problems']['left_out']
   without = f' {left_out} more were left out because the grader failed on them.' if left_out else ''
-  return (
+  return _paragraph(
     f'Accuracies in percent of {problems:,} problems, mean over seeds; i->c and c->i are shares of all problems, from '
     f'the first attempt to the last.{without} Intervals are 95 %, by the bootstrap over seeds and problems '
-    '(`suites/counting.py`). Of each run the checkpoint with the highest Stage II return on training problems is taken.'
+    '(`experiments/counting.py`). Of each run the checkpoint with the highest Stage II return on training problems is '
+    'taken.'
   )
 
 
@@ -85,44 +87,34 @@ def _incomplete(summary: dict[str, Any]) -> str:
   return f'**Incomplete.** Not run yet: {missing}.'
 
 
-def _differences(summary: dict[str, Any], way: str) -> str:
+def _differences(summary: dict[str, Any], decoding: str) -> str:
   rows = []
   for method in summary['methods'].values():
-    if found := method[way].get('difference'):
-      cells = (method['title'],)
-      for name in ('delta', 'acc_t1', 'acc_t2'):
-        cells += (_points(found[name]['mean']), _range(found[name]['interval'])) if name in found else ('', '')
-      rows.append(cells)
+    if difference := method[decoding].get('difference'):
+      cells = [_points(difference[name]) if name in difference else ('', '') for name in ('delta', 'acc_t1', 'acc_t2')]
+      rows.append((method['title'], *itertools.chain(*cells)))
   if not rows:
     return ''
   title = summary['methods'][summary['reference']]['title']
   head = (f'minus {title}', 'delta', '95 %', 'Acc@t1', '95 %', 'Acc@t2', '95 %')
-  return f'Differences to {title} on the same problems, in points, {way}:\n\n{_markdown(head, rows)}'
+  return f'Differences to {title} on the same problems, in points, {decoding}:\n\n{_markdown(head, rows)}'
 
 
 def _paper(summary: dict[str, Any]) -> str:
   rows = []
-  for method in summary['methods'].values():
-    if method['paper']:
-      first, last, delta = method['paper']
-      figures = method['greedy']
-      here = (figures['acc_t1'], figures[f'acc_t{method["attempts"]}'])
-      rows.append(
-        (
-          method['title'],
-          *(f'{x:.1f}' for x in (first, last)),
-          f'{delta:+.1f}',
-          *(_share(x['mean']) for x in here),
-          _points(figures['delta']['mean']),
-        )
-      )
+  for method in (method for method in summary['methods'].values() if method['paper']):
+    first, last, delta = method['paper']
+    here = (_share(method['greedy'][name]['mean']) for name in ('acc_t1', f'acc_t{method["attempts"]}'))
+    paper = (f'{first:.1f}', f'{last:.1f}', f'{delta:+.1f}')
+    rows.append((method['title'], *paper, *here, _points(method['greedy']['delta'])[0]))
   if not rows:
     return ''
   head = ('method', 'paper t1', 'paper t2', 'paper delta', 'here t1', 'here t2', 'here delta')
-  return (
-    f'## Beside the paper\n\nThe paper: {summary["paper"]}. Another task and another kind of model: compare the order '
-    f'of methods and the signs, not the values.\n\n{_markdown(head, rows)}'
+  about = _paragraph(
+    f'The paper: {summary["paper"]}. Another task and another kind of model: compare the order of methods and the '
+    'signs, not the values.'
   )
+  return f'## Beside the paper\n\n{about}\n\n{_markdown(head, rows)}'
 
 
 def _budgets(summary: dict[str, Any]) -> str:
@@ -140,47 +132,47 @@ def _budgets(summary: dict[str, Any]) -> str:
       )
     )
   notes = [f'{m["title"]}: {m["note"]}.' for m in summary['methods'].values() if m['note']]
-  return _markdown(head, rows) + ('\n\n' + ' '.join(notes) if notes else '')
+  return _markdown(head, rows) + ('\n\n' + _paragraph(' '.join(notes)) if notes else '')
 
 
-def _extras(summary: dict[str, Any]) -> str:
-  parts = []
-  for name, found in summary['extras'].items():
-    longest = max(len(one['accuracy']) for one in found.values())
-    head = ('method', *(f't{i + 1}' for i in range(longest)))
-    rows = [(summary['methods'][key]['title'], *map(_share, one['accuracy'])) for key, one in found.items()]
-    parts.append(f'Accuracy of each attempt, greedy ({name}):\n\n{_markdown(head, rows)}')
-  return '\n\n'.join(parts)
+def _attempts(summary: dict[str, Any], extra: dict[str, Any]) -> str:
+  longest = max(len(one['accuracy']) for one in extra.values())
+  head = ('method', *(f't{i + 1}' for i in range(longest)))
+  return _markdown(
+    head, [(summary['methods'][name]['title'], *map(_share, one['accuracy'])) for name, one in extra.items()]
+  )
 
 
 def _made(summary: dict[str, Any]) -> str:
   versions = ', '.join(f'{name} {version}' for name, version in summary['versions'].items())
-  return (
-    f'```\n{summary["command"]}\n```\n\n'
-    f'{summary["machine"]}; {summary["seconds"] / 3600:.1f} hours of jobs, several at once. '
-    f'Python {summary["python"]}, {versions}. `commands.txt` beside `summary.json` has the command of every job, '
-    '`evaluations.json` every count, `answers.npz` which problems were answered right: '
-    '`suites.counting.count(counting.read(path)[way], reference)` makes the tables again.'
+  about = _paragraph(
+    f"This command and those of `commands.txt`, which has every job's, are of score_jax "
+    f'{summary["versions"]["score_jax"]}. {summary["machine"]}; {summary["seconds"] / 3600:.1f} hours of jobs, several '
+    f'at once. Python {summary["python"]}, {versions}. `evaluations.json` beside `summary.json` has every count, '
+    '`answers.npz` which problems were answered right: '
+    '`experiments.counting.count(counting.read(path)[decoding], reference)` makes the tables again.'
   )
+  return f'```\n{summary["command"]}\n```\n\n{about}'
 
 
 def commands(summary: dict[str, Any]) -> str:
-  """Of every job, a line each."""
+  """Returns the text of commands.txt, a line for every job."""
   return ''.join(f'{name}: {text}\n' for name, text in summary['commands'].items())
 
 
+def _paragraph(text: str) -> str:
+  return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  lines = [head, ['---'] * len(head), *rows]
-  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in (head, ['---'] * len(head), *rows))
 
 
 def _share(value: float) -> str:
   return f'{100 * value:.1f}'
 
 
-def _points(value: float) -> str:
-  return f'{100 * value:+.1f}'
-
-
-def _range(interval: Sequence[float]) -> str:
-  return f'{100 * interval[0]:+.1f} .. {100 * interval[1]:+.1f}'
+def _points(figure: dict[str, Any]) -> tuple[str, str]:
+  """Returns a difference and its interval, in points."""
+  low, high = figure['interval']
+  return f'{100 * figure["mean"]:+.1f}', f'{100 * low:+.1f} .. {100 * high:+.1f}'

@@ -1,10 +1,9 @@
-"""What a suite has found: `summary.json`, counted from the rows and metrics of its runs."""
+"""Builds `summary.json`, what a suite shows, counted from the rows and metrics of its runs."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import importlib.metadata
-import json
 import pathlib
 import platform
 from typing import Any
@@ -15,6 +14,7 @@ from experiments import counting
 from experiments import plan
 from experiments.plan import Suite
 from experiments.runner import Records
+from experiments.runner import is_done
 import score_jax
 from score_jax.reporting import metrics
 from score_jax.reporting import report_data
@@ -22,33 +22,46 @@ from score_jax.reporting import rows as report_rows
 from score_jax.reporting.rows import Row
 from score_jax.storage.run_folder import RunFolder
 
-WAYS = ('greedy', 'sampled')
+DECODINGS = ('greedy', 'sampled')
 _PACKAGES = ('score_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'transformers')
 _WINDOW = 10  # steps that a point of a curve is a mean of
+
+
+def finished(suite: Suite, work: pathlib.Path, jobs: Sequence[plan.Job]) -> dict[str, tuple[int, ...]]:
+  """Returns the seeds of every method whose jobs are done."""
+  records = Records(work)
+  names = {job.name for job in jobs if is_done(job, records)}
+  return {
+    method: tuple(seed for seed in plan.seeds_of(suite, method, suite.seeds) if f'{method}/seed{seed}' in names)
+    for method in suite.methods
+  }
 
 
 def summary(
   suite: Suite, work: pathlib.Path, done: Mapping[str, tuple[int, ...]], jobs: Sequence[plan.Job], machine: str
 ) -> tuple[dict[str, Any], dict[str, Mapping[str, counting.Answers]]]:
-  """Everything that tables, figures and the page of results are made of, as plain JSON data.
+  """Counts everything that tables, figures and the page of results are made of.
 
   Args:
-    suite: read.
+    suite: what is compared.
     work: folder of its runs.
     done: seeds of every method that are done.
     jobs: of the suite, for their commands.
     machine: what they ran on, in words.
 
   Returns:
-    the data; and, by way of decoding, the answers of every method that its figures are counted from.
+    plain JSON data; and, by decoding, the answers of every method that its figures are counted from.
 
   Raises:
-    DataError: rows can't be read, or methods were asked different problems.
+    DataError: rows cannot be read, or methods were asked different problems.
   """
-  records = Records(work)
-  spent = plan.budgets(suite)
+  records, spent = Records(work), plan.budgets(suite)
   shown = {name: seeds for name, seeds in done.items() if seeds and suite.methods[name].shown}
   rows = {name: [_rows(plan.folder_of(work, name, seed)) for seed in seeds] for name, seeds in shown.items()}
+  missing = {
+    name: [seed for seed in plan.seeds_of(suite, name, suite.seeds) if seed not in done.get(name, ())]
+    for name in suite.methods
+  }
   result: dict[str, Any] = dict(
     suite=suite.name,
     reference=suite.reference,
@@ -57,41 +70,47 @@ def summary(
     python=platform.python_version(),
     versions={name: _version(name) for name in _PACKAGES},
     paper=suite.paper,
-    missing={
-      name: [seed for seed in plan.seeds_of(suite, name, suite.seeds) if seed not in done.get(name, ())]
-      for name in suite.methods
+    missing={name: seeds for name, seeds in missing.items() if seeds},
+    methods={
+      name: _method(suite.methods[name], [plan.folder_of(work, name, seed) for seed in seeds], rows[name])
+      | dict(
+        seeds=list(seeds),
+        budget=dataclasses.asdict(spent[name]) if name in spent else None,
+        seconds=[records.read(f'{name}/seed{seed}').get('seconds') for seed in seeds],
+      )
+      for name, seeds in shown.items()
     },
-    methods={},
   )
-  result['missing'] = {name: seeds for name, seeds in result['missing'].items() if seeds}
-  for name, seeds in shown.items():
-    method = suite.methods[name]
-    result['methods'][name] = dict(
-      title=method.title,
-      seeds=list(seeds),
-      attempts=len(rows[name][0][WAYS[0]][0].attempts),
-      note=method.note,
-      paper=list(method.paper),
-      budget=dataclasses.asdict(spent[name]) if name in spent else None,
-      seconds=[records.read(f'{name}/seed{seed}').get('seconds') for seed in seeds],
-      chosen_step=[_chosen_step(plan.folder_of(work, name, seed)) for seed in seeds],
-      edits=report_data.histogram([row.edit_ratio for seed_rows in rows[name] for row in seed_rows['greedy']]),
-      curve=_curve([plan.folder_of(work, name, seed) for seed in seeds]),
-    )
   answers: dict[str, Mapping[str, counting.Answers]] = {}
-  for way in WAYS if shown else ():
-    answers[way], problems, left_out = counting.answers({name: [part[way] for part in rows[name]] for name in rows})
+  for decoding in DECODINGS if shown else ():
+    by_method = {name: [one[decoding] for one in rows[name]] for name in rows}
+    answers[decoding], problems, left_out = counting.answers(by_method)
     result['problems'] = dict(counted=problems, left_out=left_out)
-    for name, figures in counting.count(answers[way], suite.reference).items():
-      result['methods'][name][way] = figures
-  result['extras'] = {extra: found for extra in suite.extras if (found := _extra(suite, extra, work, shown, records))}
+    for name, figures in counting.count(answers[decoding], suite.reference).items():
+      result['methods'][name][decoding] = figures
+  extras = {extra: _extra(suite, extra, work, shown, records) for extra in suite.extras}
+  result['extras'] = {extra: figures for extra, figures in extras.items() if figures}
   result['commands'] = {job.name: plan.shown(job.command) for job in jobs}
   result['seconds'] = round(sum(records.read(job.name).get('seconds', 0.0) for job in jobs), 1)
   return result, answers
 
 
-def evaluations(suite: Suite, work: pathlib.Path, done: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-  """Every ledger of every run, as eval.json has it: method/seed -> policy -> way -> ledger."""
+def _method(method: plan.Method, folders: Sequence[pathlib.Path], rows: Sequence[dict[str, list[Row]]]) -> dict:
+  """Returns what is shown of a method beside the figures of its answers."""
+  greedy = [row for one in rows for row in one['greedy']]
+  return {
+    'title': method.title,
+    'attempts': len(greedy[0].attempts),
+    'note': method.note,
+    'paper': list(method.paper),
+    'chosen_step': [RunFolder(folder).read_eval().get('final', {}).get('step') for folder in folders],
+    'edits': report_data.histogram([row.edit_ratio for row in greedy]),
+    'curve': _curve(folders),
+  }
+
+
+def evaluations(work: pathlib.Path, done: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+  """Returns every ledger of every run, as eval.json has it: method/seed -> policy -> decoding -> ledger."""
   return {
     f'{name}/seed{seed}': RunFolder(plan.folder_of(work, name, seed)).read_eval()
     for name, seeds in done.items()
@@ -100,62 +119,51 @@ def evaluations(suite: Suite, work: pathlib.Path, done: Mapping[str, tuple[int, 
 
 
 def _rows(folder: pathlib.Path) -> dict[str, list[Row]]:
-  """Of a run's final policy, by way."""
-  found: dict[str, list[Row]] = {way: [] for way in WAYS}
+  """Returns the rows of a run's final policy, by decoding."""
+  rows: dict[str, list[Row]] = {decoding: [] for decoding in DECODINGS}
   for row in report_rows.read(folder / 'rows/final.jsonl.gz'):
-    found[row.decoding].append(row)
-  return found
-
-
-def _chosen_step(folder: pathlib.Path) -> int | None:
-  """Of the final policy; None of an evaluation."""
-  return RunFolder(folder).read_eval().get('final', {}).get('step')
+    rows[row.decoding].append(row)
+  return rows
 
 
 def _curve(folders: Sequence[pathlib.Path]) -> dict[str, list[float]]:
-  """Share of answers that changed over training steps, mean over seeds: of the step's conversations, or measured."""
+  """Returns the share of answers that changed over training, mean over seeds; of a step's rows, or measured."""
   curves = []
   for folder in folders:
-    points = {line['step']: _changed(line) for line in metrics.read(folder / 'metrics.jsonl')}
+    records = metrics.read(folder / 'metrics.jsonl')
+    points = {one['step']: one.get('answer_changed', one.get('selection', {}).get('answer_changed')) for one in records}
     curves.append({step: value for step, value in points.items() if value is not None})
   steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
-  groups = (
-    [steps[i : i + _WINDOW] for i in range(0, len(steps), _WINDOW)]
-    if len(steps) > 10 * _WINDOW
-    else [[step] for step in steps]
-  )
+  size = _WINDOW if len(steps) > 10 * _WINDOW else 1
+  groups = [steps[i : i + size] for i in range(0, len(steps), size)]
   return dict(
     step=[float(np.mean(group)) for group in groups],
     answer_changed=[float(np.mean([curve[step] for curve in curves for step in group])) for group in groups],
   )
 
 
-def _changed(line: dict[str, Any]) -> float | None:
-  return line.get('answer_changed', line.get('selection', {}).get('answer_changed'))
-
-
 def _extra(
   suite: Suite, extra: str, work: pathlib.Path, shown: Mapping[str, tuple[int, ...]], records: Records
 ) -> dict[str, Any]:
-  """Of an extra evaluation by method, mean over seeds: accuracy of every attempt, and the curves of --scaling."""
-  found = {}
+  """Returns means over seeds of an extra evaluation, by method: accuracy of every attempt, the curves of --scaling."""
+  figures = {}
   for name in suite.extras[extra].methods:
     ledgers = [
-      RunFolder(plan.extra_folder(work, extra, name, seed)).read_eval().get('final')
+      ledger
       for seed in shown.get(name, ())
       if records.read(f'{extra}/{name}/seed{seed}').get('done')
+      and (ledger := RunFolder(plan.extra_folder(work, extra, name, seed)).read_eval().get('final'))
     ]
-    ledgers = [ledger for ledger in ledgers if ledger]
     if not ledgers:
       continue
     attempts = sum(key.startswith('acc_t') for key in ledgers[0]['greedy'])
-    found[name] = dict(
+    figures[name] = dict(
       seeds=len(ledgers),
       accuracy=[float(np.mean([one['greedy'][f'acc_t{i + 1}'] for one in ledgers])) for i in range(attempts)],
     )
     if 'scaling' in ledgers[0]:
-      found[name]['scaling'] = _mean_curves([one['scaling']['curves'] for one in ledgers])
-  return found
+      figures[name]['scaling'] = _mean_curves([one['scaling']['curves'] for one in ledgers])
+  return figures
 
 
 def _mean_curves(curves: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
@@ -169,14 +177,10 @@ def _mean_curves(curves: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, f
 
 
 def _version(package: str) -> str:
+  """Returns the version of a package; this one may be run from its folder, not installed."""
   if package == score_jax.__name__:
-    return score_jax.__version__  # it may be run from its folder, not installed
+    return score_jax.__version__
   try:
     return importlib.metadata.version(package)
   except importlib.metadata.PackageNotFoundError:
     return 'not installed'
-
-
-def read(path: pathlib.Path) -> dict[str, Any]:
-  """summary.json."""
-  return json.loads(path.read_text())

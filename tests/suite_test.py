@@ -38,27 +38,26 @@ def at_home(monkeypatch):
 
 def test_methods_of_the_benchmark_have_one_budget_or_say_why():
   suite = plan.read(COUNTDOWN)
-  found = plan.budgets(suite)
-  score = found['score']
+  result = plan.budgets(suite)
+  score = result['score']
   # 204 steps of 128 problems x 8 samples, by hand.
   assert dataclasses.astuple(score) == (208_896, 417_792, 204, 208_896, 417_792)
-  for name, spent in found.items():
+  for name, spent in result.items():
     method = suite.methods[name]
     assert spent.updates == 204 or not method.shown
     if method.shown and not method.note:
       assert (spent.conversations, spent.attempts) == (score.conversations, score.attempts), name
-  assert found['single_turn'].trained == found['multi_turn_sum'].trained == score.trained
-  assert found['offline_first'].trained == score.trained - 102 * 128 * 8
-  assert found['star_stage2'].conversations == score.conversations, 'Stage I counts'
+  assert result['single_turn'].trained == result['multi_turn_sum'].trained == score.trained
+  assert result['offline_first'].trained == score.trained - 102 * 128 * 8
+  assert result['star_stage2'].conversations == score.conversations, 'Stage I counts'
   assert len(suite.seeds) == 3 and suite.fields['eval.problems'] >= 4000
   assert {dataclasses.astuple(plan.run_config(suite, m).selection) for m in suite.methods.values()
-          if not m.config.endswith('three_attempts.py')} == {(2048, (1.0, 1.0), (0.0, 10.0))}  # fmt: skip
+          if m.config != 'three_attempts'} == {(2048, (1.0, 1.0), (0.0, 10.0))}  # fmt: skip
 
 
 def test_another_budget_needs_a_reason(tmp_path):
   text = pathlib.Path(COUNTDOWN).read_text()
-  file = tmp_path / 'configs/suite.py'
-  file.parent.mkdir()
+  file = tmp_path / 'suite.py'
   file.write_text(text.replace("note='it trains one attempt", "remark='it trains one attempt"))
   with pytest.raises(ConfigError, match='methods.single_turn.remark is not a field of a suite'):
     plan.read(str(file))
@@ -99,9 +98,9 @@ WRITES = "out.mkdir(parents=True, exist_ok=True); (out / 'done.txt').write_text(
 
 
 def run(jobs, work, at_once=2, seconds=0.0):
-  said = []
-  outcome = runner.run(jobs, work, at_once=at_once, seconds=seconds, environment=dict(os.environ), say=said.append)
-  return outcome, said
+  lines = []
+  outcome = runner.run(jobs, work, at_once=at_once, seconds=seconds, environment=dict(os.environ), say=lines.append)
+  return outcome, lines
 
 
 def test_a_failed_job_is_named_and_stops_only_those_that_need_it(tmp_path):
@@ -114,13 +113,13 @@ def test_a_failed_job_is_named_and_stops_only_those_that_need_it(tmp_path):
     job('blocked', tmp_path / 'blocked', WRITES, 'bad'),
     job('further', tmp_path / 'further', WRITES, 'blocked'),
   ]
-  outcome, said = run(jobs, tmp_path)
+  outcome, lines = run(jobs, tmp_path)
   assert outcome == runner.Outcome(('good', 'after'), ('bad', 'empty', 'late'), ('blocked', 'further'), ())
-  assert any('bad failed (exit code 65): the reason' in text for text in said)
-  assert any('empty failed (its outputs are missing)' in text for text in said)
+  assert any('bad failed (exit code 65): the reason' in text for text in lines)
+  assert any('empty failed (its outputs are missing)' in text for text in lines)
   # What is done is not run again; what failed is tried again.
-  again, said = run(jobs, tmp_path)
-  assert again == outcome and not any(text.startswith(('good', 'after')) for text in said)
+  again, lines = run(jobs, tmp_path)
+  assert again == outcome and not any(text.startswith(('good', 'after')) for text in lines)
 
 
 def test_a_piece_ends_in_time_and_the_next_goes_on(tmp_path):
@@ -133,8 +132,8 @@ while len((out / 'begun.txt').read_text()) < 2: time.sleep(0.05)
 (out / 'done.txt').write_text('')
 """
   jobs = [job('slow', tmp_path / 'slow', waits), job('then', tmp_path / 'then', WRITES, 'slow')]
-  outcome, said = run(jobs, tmp_path, seconds=2.0)
-  assert outcome.left == ('slow', 'then') and not outcome.failed and 'slow was stopped' in said
+  outcome, lines = run(jobs, tmp_path, seconds=2.0)
+  assert outcome.left == ('slow', 'then') and not outcome.failed and 'slow was stopped' in lines
   outcome, _ = run(jobs, tmp_path)
   assert outcome.done == ('slow', 'then')
   record = runner.Records(tmp_path).read('slow')
@@ -185,7 +184,7 @@ def made(shape, rates, seed):
 
 def test_figures_are_those_of_plain_numpy():
   of = dict(a=made((3, 200), (0.4, 0.5), 0), b=made((2, 200), (0.5, 0.5, 0.7), 1))
-  found = counting.count(of, 'a')
+  result = counting.count(of, 'a')
   for name, answers in of.items():
     first, last = answers.right[:, :, 0], answers.right[:, :, -1]
     expected = dict(
@@ -199,13 +198,13 @@ def test_figures_are_those_of_plain_numpy():
       ],
     )
     for figure, values in expected.items():
-      assert found[name][figure]['by_seed'] == pytest.approx(values, abs=1e-6)
-      assert found[name][figure]['mean'] == pytest.approx(sum(values) / len(values), abs=1e-6)
-      low, high = found[name][figure]['interval']
-      assert low < found[name][figure]['mean'] < high
-  assert 'acc_t3' in found['b'] and 'difference' not in found['a']
-  difference = found['b']['difference']['delta']
-  assert difference['mean'] == pytest.approx(found['b']['delta']['mean'] - found['a']['delta']['mean'])
+      assert result[name][figure]['by_seed'] == pytest.approx(values, abs=1e-6)
+      assert result[name][figure]['mean'] == pytest.approx(sum(values) / len(values), abs=1e-6)
+      low, high = result[name][figure]['interval']
+      assert low < result[name][figure]['mean'] < high
+  assert 'acc_t3' in result['b'] and 'difference' not in result['a']
+  difference = result['b']['difference']['delta']
+  assert difference['mean'] == pytest.approx(result['b']['delta']['mean'] - result['a']['delta']['mean'])
   low, high = difference['interval']
   assert low < difference['mean'] < high
 
@@ -216,12 +215,12 @@ def test_differences_are_paired_by_problem():
   right = rng.uniform(size=(1, 1000, 2)) < 0.5
   other = right.copy()
   other[0, :30, 1] = True
-  found = counting.count(dict(a=Answers(right), b=Answers(other)), 'a')
+  result = counting.count(dict(a=Answers(right), b=Answers(other)), 'a')
 
   def width(interval):
     return interval[1] - interval[0]
 
-  paired, alone = found['b']['difference']['delta']['interval'], found['b']['delta']['interval']
+  paired, alone = result['b']['difference']['delta']['interval'], result['b']['delta']['interval']
   assert width(paired) < 0.4 * width(alone)
   assert paired[0] > 0, 'and so finds what they differ in'
 
@@ -273,12 +272,11 @@ FIELDS = {
 
 
 def get_suite() -> dict[str, Any]:
-  quick = 'configs/quickstart.py'
   return dict(
-    name='tiny', base_config=quick, base_fields={}, fields=FIELDS, seeds=(0,), reference='score', paper='a paper',
+    name='tiny', base_config='none', base_fields={}, fields=FIELDS, seeds=(0,), reference='score', paper='a paper',
     methods=dict(
-      base=dict(title='Base', config=quick, kind='evaluate', paper=(52.6, 41.4, -11.2)),
-      score=dict(title='SCoRe', config=quick),
+      base=dict(title='Base', kind='evaluate', paper=(52.6, 41.4, -11.2)),
+      score=dict(title='SCoRe'),
     ),
     extras=dict(),
   )
@@ -296,15 +294,14 @@ def test_further_evaluations_are_means_over_seeds_that_are_done(tmp_path):
     (folder / 'eval.json').write_text(json.dumps(dict(final=dict(greedy=ledger, scaling=scaling))))
     runner.Records(tmp_path).write(f'scaling/score/seed{seed}', dict(done=seed < 2))
   shown = dict(base=(0,), score=(0, 1, 2))
-  found = summary._extra(suite, 'scaling', tmp_path, shown, runner.Records(tmp_path))
-  assert set(found) == {'score'} and found['score']['seeds'] == 2
-  assert found['score']['accuracy'] == pytest.approx([0.2, 0.3, 0.4, 0.5])
-  assert found['score']['scaling']['sequential'] == [dict(samples=2.0, tokens=10.0, accuracy=pytest.approx(0.2))]
+  result = summary._extra(suite, 'scaling', tmp_path, shown, runner.Records(tmp_path))
+  assert set(result) == {'score'} and result['score']['seeds'] == 2
+  assert result['score']['accuracy'] == pytest.approx([0.2, 0.3, 0.4, 0.5])
+  assert result['score']['scaling']['sequential'] == [dict(samples=2.0, tokens=10.0, accuracy=pytest.approx(0.2))]
 
 
 def test_a_suite_stopped_in_a_run_goes_on_to_its_summary_figures_and_page(tmp_path, monkeypatch):
-  file, work = tmp_path / 'configs/tiny.py', tmp_path / 'work'
-  file.parent.mkdir()
+  file, work = tmp_path / 'tiny.py', tmp_path / 'work'
   file.write_text(SUITE)
   suite = plan.read(str(file))
   base = str(ROOT / 'score_jax/assets/countdown_base')
@@ -324,46 +321,47 @@ def test_a_suite_stopped_in_a_run_goes_on_to_its_summary_figures_and_page(tmp_pa
   assert runner.Records(work).read('score/seed0')['pieces'] == 2
 
   done = dict(base=(0,), score=(0,))
-  found, answers = summary.summary(suite, work, done, jobs, 'a machine')
-  found = json.loads(json.dumps(found))
+  result, answers = summary.summary(suite, work, done, jobs, 'a machine')
+  result = json.loads(json.dumps(result))
   counting.write(tmp_path / 'answers.npz', answers)
-  for way, again in counting.read(tmp_path / 'answers.npz').items():
+  for decoding, again in counting.read(tmp_path / 'answers.npz').items():
     for name, figures in json.loads(json.dumps(counting.count(again, 'score'))).items():
-      assert figures == found['methods'][name][way], 'every figure can be counted again'
+      assert figures == result['methods'][name][decoding], 'every figure can be counted again'
   ledger = json.loads((plan.folder_of(work, 'score', 0) / 'eval.json').read_text())['final']
-  for way in summary.WAYS:
+  for decoding in summary.DECODINGS:
     for figure in ('acc_t1', 'acc_t2', 'delta', 'i_to_c', 'c_to_i'):
-      assert found['methods']['score'][way][figure]['mean'] == pytest.approx(ledger[way][figure], abs=1e-6)
-  assert found['methods']['score']['chosen_step'] == [ledger['step']] and not found['missing']
-  assert found['methods']['score']['curve']['step'] == [1, 2, 3, 4]
+      assert result['methods']['score'][decoding][figure]['mean'] == pytest.approx(ledger[decoding][figure], abs=1e-6)
+  assert result['methods']['score']['chosen_step'] == [ledger['step']] and not result['missing']
+  assert result['methods']['score']['curve']['step'] == [1, 2, 3, 4]
 
-  found['command'] = 'the command'
-  page = results.page(found, 'figures', ['deltas'])
+  result['command'] = 'the command'
+  page = results.page(result, 'figures', ['deltas'])
   share = f'{100 * ledger["greedy"]["acc_t1"]:.1f}'
   assert f'| SCoRe | {share} |' in page and '| Base | 52.6 | 41.4 | -11.2 |' in page
   assert 'Incomplete' not in page and 'a machine' in page and 'the command' in page
-  assert f'score/seed0: {plan.shown(jobs[1].command)}' in results.commands(found).splitlines()
-  assert 'what it means' in results.page(found, 'figures', [], 'what it means\n')
+  assert f'score/seed0: {plan.shown(jobs[1].command)}' in results.commands(result).splitlines()
+  assert 'what it means' in results.page(result, 'figures', [], 'what it means\n')
   drawing = pytest.importorskip('experiments.drawing')
   pytest.importorskip('matplotlib', reason='needs the extra `report`')
-  assert drawing.draw(found, tmp_path / 'figures') == ['deltas', 'edits', 'changes']
+  assert drawing.draw(result, tmp_path / 'figures') == ['deltas', 'edits', 'changes']
 
 
 @pytest.mark.parametrize(
   ('name', 'page'), [('countdown', 'docs/results.md'), ('quickstart', 'docs/results_quickstart.md')]
 )
 def test_published_pages_are_those_of_their_summaries_and_those_count_the_answers(name, page):
-  out = pathlib.Path('results') / name
+  out = pathlib.Path('experiments/results') / name
   summary_json, remarks = json.loads((out / 'summary.json').read_text()), (out / 'remarks.md').read_text()
-  drawn = [figure for figure in drawing.FIGURES if (out / f'figures/{figure}.png').exists()]
-  written = results.page(summary_json, f'../{out}/figures', drawn, remarks)
+  figures = pathlib.Path('docs/figures') / pathlib.Path(page).stem
+  drawn = [figure for figure in drawing.NAMES if (figures / f'{figure}.png').exists()]
+  written = results.page(summary_json, f'figures/{figures.name}', drawn, remarks)
   assert pathlib.Path(page).read_text() == written, f'python -m experiments.main --out={out} --page={page} --redraw'
-  for way, answers in counting.read(out / 'answers.npz').items():
-    for method, found in answers.items():
-      told = summary_json['methods'][method][way]
-      last = told[f'acc_t{found.right.shape[-1]}']
-      for figure, right in ((told['acc_t1'], found.right[..., 0]), (last, found.right[..., -1])):
-        assert figure['mean'] == pytest.approx(right.mean(), abs=1e-9), (way, method)
+  for decoding, answers in counting.read(out / 'answers.npz').items():
+    for method, result in answers.items():
+      told = summary_json['methods'][method][decoding]
+      last = told[f'acc_t{result.right.shape[-1]}']
+      for figure, right in ((told['acc_t1'], result.right[..., 0]), (last, result.right[..., -1])):
+        assert figure['mean'] == pytest.approx(right.mean(), abs=1e-9), (decoding, method)
 
 
 def test_redraw_needs_a_summary(tmp_path):

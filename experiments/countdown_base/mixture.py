@@ -3,7 +3,7 @@
 The mixture makes the base behave as a real base model does (docs/architecture.md). First attempts are supervised on
 solutions only, so what it gets wrong is what it can't do in one pass. Second attempts mostly copy, some wander off or
 answer afresh as if there were no first one, and a few look back: they say whether the first attempt was right or wrong,
-and repeat or mend it. Training has to turn that rare skill into a habit.
+and repeat or correct it. Training has to turn that rare skill into a habit.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import re
 import numpy as np
 
 from score_jax.core_types import Verdict
-from score_jax.graders import countdown as verifier
+from score_jax.graders import countdown as grader
 from score_jax.tasks import countdown
 from score_jax.tasks import torchless
 from score_jax.tasks.countdown import CountdownSpec
@@ -27,23 +27,25 @@ CHAT_TEMPLATE = (
 )
 
 
-RIGHT, WRONG = 'right:', 'wrong:'  # how a second attempt that looks back begins
+RIGHT, WRONG = 'right:', 'wrong:'  # the first word of a second attempt that looks back
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-  """Shares of the kinds of conversations. Its fields are documented in configs/common.py."""
+  """Shares of the kinds of conversations."""
 
-  first_wrong: float
-  first_forced: float
-  look_back: float
-  wander: float
+  first_wrong: float = 0.6  # conversations whose first attempt is wrong (context without loss)
+  first_forced: float = 0.5  # of those: chains that write the target down regardless
+  look_back: float = 0.25  # second attempts that judge the first, then repeat or correct it
+  wander: float = 0.08  # second attempts that are a wrong chain
+  # Second attempts that answer as if there were no first one: a solution here, another attempt of the model's own in
+  # sharpening. The rest copies the first.
   afresh: float = 0.0
 
 
 @torchless.tokenizers_alone()
 def build_tokenizer(spec: CountdownSpec, *instructions: str):
-  """A fast HF tokenizer with one token per number 0..max_value, operation and word of the prompts."""
+  """Builds a fast HF tokenizer with one token per number 0..max_value, operation and word of the prompts."""
   import tokenizers
   from tokenizers import decoders
   from tokenizers import models
@@ -85,9 +87,9 @@ def build_tokenizer(spec: CountdownSpec, *instructions: str):
 
 
 def wrong_chain(spec: CountdownSpec, numbers: list[int], target: int, forced: float, rng: random.Random) -> str:
-  """A wrong attempt: a legal chain that misses the target, or (share `forced`) one that writes it down regardless.
+  """Draws a wrong attempt: a legal chain that misses the target, or (share `forced`) writes it down regardless.
 
-  The second kind is what a model trained on solutions does when it finds none. '' if the numbers allow neither.
+  The second kind is what a model trained on solutions does when it finds none. Returns '' if the numbers allow neither.
   """
   for _ in range(100):
     steps = countdown.random_chain(spec, numbers, rng)
@@ -108,7 +110,7 @@ def further_attempt(
   solved: bool,
   rng: random.Random,
 ) -> tuple[str, str | None, bool]:
-  """An attempt after another, drawn from the mixture given whether that one is right.
+  """Draws an attempt after another from the mixture, given whether that one is right.
 
   Args:
     spec, mixture, numbers, target, solution: of the conversation.
@@ -135,7 +137,7 @@ def further_attempt(
 def conversation(
   spec: CountdownSpec, mixture: Mixture, rng: random.Random, attempts: int = 2
 ) -> tuple[str, str, list[str], bool]:
-  """One training conversation: (question, first attempt, further attempts, first attempt is a solution)."""
+  """Draws a training conversation: (question, first attempt, further attempts, first attempt is a solution)."""
   numbers, steps = countdown.draw(spec, 'train', rng)
   target, solution = steps[-1][-1], countdown.chain_text(steps)
   wrong = ''
@@ -152,21 +154,21 @@ def conversation(
 
 @dataclasses.dataclass(frozen=True)
 class Writer:
-  """Conversations as token ids, by the tokenizer's words alone: a hundred times as fast as the tokenizer."""
+  """Writes conversations as token ids, by the tokenizer's words alone: a hundred times as fast as the tokenizer."""
 
   vocabulary: dict[str, int]
   instructions: tuple[str, ...]  # the user turn before a further attempt, in one of these wordings
 
   def ids(self, text: str) -> list[int]:
-    """Of a text without special tokens."""
+    """Returns the ids of a text without special tokens."""
     return [self.vocabulary[piece] for piece in re.findall(_PIECE, text)]
 
   def text(self, ids: list[int]) -> str:
-    """Their words in a row."""
+    """Returns the words of ids in a row."""
     return ''.join(self._words.get(number, '') for number in ids)
 
   def rewritable(self, ids: list[int]) -> str:
-    """Their text, if it gives the same ids again; '' if not."""
+    """Returns the text of ids if it gives the same ids again; '' if not."""
     text = self.text(ids)
     return text if [self.vocabulary.get(piece) for piece in re.findall(_PIECE, text)] == ids else ''
 
@@ -181,7 +183,7 @@ class Writer:
   def row(
     self, question: str, first: list[int], further: list[list[int]], counts: bool, rng: random.Random
   ) -> tuple[list[int], list[bool]]:
-    """Ids of a conversation, and which of them carry loss.
+    """Returns the ids of a conversation, and which of them carry loss.
 
     Args:
       question: the first user turn.
@@ -201,7 +203,7 @@ class Writer:
 
 
 def padded(rows: list[tuple[list[int], list[bool]]], pad: int) -> tuple[np.ndarray, np.ndarray]:
-  """Rows of `Writer.row` as right-padded ids (i32 [n, L]) and loss weights (bool [n, L])."""
+  """Returns rows of `Writer.row` as right-padded ids (i32 [n, L]) and loss weights (bool [n, L])."""
   longest = max(len(ids) for ids, _ in rows)
   tokens = np.full((len(rows), longest), pad, np.int32)
   weight = np.zeros((len(rows), longest), bool)
@@ -219,7 +221,7 @@ def supervised_rows(
   count: int,
   seed: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """`count` conversations as right-padded ids (i32 [count, L]) and loss weights (bool [count, L]).
+  """Makes `count` conversations as right-padded ids (i32 [count, L]) and loss weights (bool [count, L]).
 
   A wrong first attempt is context without loss; a solution and every further attempt carry loss, end-of-turn included.
   """
@@ -243,7 +245,7 @@ def sharpening_rows(
   fresh: list[list[int]] | None,
   seed: str,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-  """Conversations whose first attempts are a model's own, right or wrong, with loss on all attempts.
+  """Makes conversations whose first attempts are a model's own, right or wrong, with loss on all attempts.
 
   Args:
     spec, vocabulary, instructions, attempts: as of `supervised_rows`.
@@ -275,4 +277,4 @@ def sharpening_rows(
 
 
 def _is_right(numbers: list[int], target: int, text: str) -> bool:
-  return verifier.grade(dict(numbers=numbers, target=target), text).verdict == Verdict.CORRECT
+  return grader.grade(dict(numbers=numbers, target=target), text).verdict == Verdict.CORRECT

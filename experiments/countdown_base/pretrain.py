@@ -1,7 +1,7 @@
 """Makes a base policy for Countdown: supervised training from scratch on the mixture, sharpening, then an HF folder.
 
-`python -m score_jax.main --config=experiments/countdown_base/bundled.py`. Many steps run in one compiled call: the model is
-so small that calling the device once a step would cost more than the step.
+`experiments.countdown_base.main` is the command. Many steps run in one compiled call: the model is so small that
+calling the device once a step would cost more than the step.
 
 What comes out of the supervised phase errs by noise: its greedy answer is far better than its samples, and
 reinforcement would only take the noise away. A round of sharpening trains on the model's own first attempts, sampled at
@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.countdown_base import mixture as countdown_base
+from experiments.countdown_base.settings import PretrainConfig
 from score_jax import config as configs
 from score_jax import files
 from score_jax.config import RunConfig
@@ -37,8 +38,8 @@ from score_jax.models.families import DecoderConfig
 from score_jax.models.families import LayerKind
 from score_jax.models.rope import Plain
 from score_jax.parallel import mesh as meshes
-from score_jax.reporting import rows as report_rows
 from score_jax.reporting import plain_text
+from score_jax.reporting import rows as report_rows
 from score_jax.reporting.rows import Row
 from score_jax.sampling.sampler import Sampler
 from score_jax.sampling.sampler import Stream
@@ -59,12 +60,12 @@ _STEPS_A_CALL = 100
 _PART = 500_000  # conversations that one process makes
 
 
-def decoder_config(config: RunConfig, vocab: int) -> DecoderConfig:
-  """A Llama-shaped decoder of the configured size.
+def decoder_config(shape: PretrainConfig, vocab: int) -> DecoderConfig:
+  """Returns a Llama-shaped decoder of the configured size.
 
-  Not Qwen2: transformers 5 gives every Qwen2 folder Qwen's own pre-tokenizer, whatever its tokenizer.json says.
+  It is not Qwen2, since transformers 5 gives every Qwen2 folder Qwen's own pre-tokenizer, whatever its tokenizer.json
+  says.
   """
-  shape = config.pretrain
   return DecoderConfig(
     family='llama',
     vocab=vocab,
@@ -83,22 +84,22 @@ def decoder_config(config: RunConfig, vocab: int) -> DecoderConfig:
   )
 
 
-def pretrain(config: RunConfig, workdir: str) -> None:
-  """Trains and writes `workdir`/hf, with metrics.jsonl and eval.json beside it. Not resumable: it takes minutes.
+def pretrain(config: RunConfig, settings: PretrainConfig, workdir: str) -> None:
+  """Trains and writes `workdir`/hf, with metrics.jsonl and eval.json beside it. It cannot be resumed.
 
-  A line of metrics.jsonl with a `phase` ends the supervised phase and each round of sharpening: what the base is worth.
+  A line of metrics.jsonl with a `phase` ends the supervised phase and each round of sharpening, and tells what the base
+  is worth then.
   """
-  folder = RunFolder(workdir)
-  folder.claim(configs.as_dict(config), configs.identity(config))
+  folder, own = RunFolder(workdir), dict(mode='pretrain', pretrain=dataclasses.asdict(settings))
+  folder.claim(configs.as_dict(config) | own, configs.identity(config) | own)
   mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-  tokenizer = countdown_base.build_tokenizer(config.task.countdown, *_instructions(config))
+  tokenizer = countdown_base.build_tokenizer(config.task.countdown, *_instructions(config, settings))
   task = open_task(config.task)
   grader = open_grader(task.verifier, config.grading)
-  trainer = _Trainer(config, folder, decoder_config(config, len(tokenizer)), mesh)
-  settings = config.pretrain
+  trainer = _Trainer(config, settings.init_scale, folder, decoder_config(settings, len(tokenizer)), mesh)
   vocabulary = tokenizer.get_vocab()
   _export(trainer, tokenizer)  # samplers read the tokenizer there
-  samplers = [runs.open_sampler(shown, folder.hf, mesh) for shown in (config, _first_alone(config))]
+  samplers = [runs.open_sampler(one, folder.hf, mesh) for one in (config, _first_alone(config))]
 
   def judged(phase: str, **more: Any) -> None:
     result, rows = evaluation.evaluate(
@@ -115,10 +116,10 @@ def pretrain(config: RunConfig, workdir: str) -> None:
     files.write_json(folder.eval, dict(base=result))
     report_rows.write(folder.rows / 'base.jsonl.gz', rows)
 
-  trainer.train(*_supervised(config, vocabulary), settings.steps, config.optim.learning_rate, settings.rows)
+  trainer.train(*_supervised(config, settings, vocabulary), settings.steps, config.optim.learning_rate, settings.rows)
   judged('supervised')
   for number in range(1, settings.sharpen_rounds + 1):
-    tokens, weight, right = _own(config, trainer, samplers[1], vocabulary, number)
+    tokens, weight, right = _sharpening(config, settings, trainer, samplers[1], vocabulary, number)
     trainer.train(tokens, weight, settings.sharpen_steps, settings.sharpen_learning_rate, settings.rows)
     judged(f'sharpened {number}', sampled_right=right)
   _export(trainer, tokenizer)
@@ -126,11 +127,11 @@ def pretrain(config: RunConfig, workdir: str) -> None:
 
 
 def skill(rows: Sequence[Row]) -> dict[str, float | None]:
-  """How often sampled second attempts look back, and what it is worth; None where there was nothing to look back at.
+  """Counts how often sampled second attempts look back, and what it is worth.
 
   Returns:
-    says_wrong and says_right after a wrong first attempt; missed, `wrong:` after a right one; mended, the share of
-    `wrong:` after a wrong one that is then right; copies, of all.
+    says_wrong and says_right after a wrong first attempt; missed, `wrong:` after a right one; fixed, the share of
+    `wrong:` after a wrong one that is then right; copies, of all. None where there was nothing to look back at.
   """
   sampled = [row for row in rows if row.decoding == 'sampled']
   right = [row for row in sampled if row.first.verdict == Verdict.CORRECT]
@@ -147,15 +148,15 @@ def skill(rows: Sequence[Row]) -> dict[str, float | None]:
     says_wrong=share(wrong, says(countdown_base.WRONG)),
     says_right=share(wrong, says(countdown_base.RIGHT)),
     missed=share(right, says(countdown_base.WRONG)),
-    mended=share(judged, lambda row: row.last.verdict == Verdict.CORRECT),
+    fixed=share(judged, lambda row: row.last.verdict == Verdict.CORRECT),
     copies=share(sampled, lambda row: row.first.text == row.last.text),
   )
 
 
 def _brief(result: dict[str, Any]) -> dict[str, dict[str, float]]:
-  """The figures of an evaluation that a base is chosen by."""
+  """Returns the figures of an evaluation that a base is chosen by."""
   names = ('acc_t1', 'acc_t2', 'delta', 'i_to_c', 'c_to_i')
-  return {way: {name: round(ledger[name], 4) for name in names} for way, ledger in result.items()}
+  return {decoding: {name: round(ledger[name], 4) for name in names} for decoding, ledger in result.items()}
 
 
 def _export(trainer: '_Trainer', tokenizer: Any) -> None:
@@ -171,23 +172,24 @@ def _export(trainer: '_Trainer', tokenizer: Any) -> None:
 
 
 def _first_alone(config: RunConfig) -> RunConfig:
-  """The configuration with first attempts alone."""
+  """Returns the configuration with first attempts alone."""
   sampling = dataclasses.replace(config.sampling, attempt_tokens=config.sampling.attempt_tokens[:1])
   return dataclasses.replace(config, sampling=sampling)
 
 
-def _instructions(config: RunConfig) -> tuple[str, ...]:
-  """The run's own wording first."""
-  return (config.task.instruction, *config.pretrain.rewordings)
+def _instructions(config: RunConfig, settings: PretrainConfig) -> tuple[str, ...]:
+  """Returns the wordings of the instruction, the run's own first."""
+  return (config.task.instruction, *settings.rewordings)
 
 
-def _supervised(config: RunConfig, vocabulary: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-  """The mixture's conversations, made by as many processes as there are cores."""
-  count = config.pretrain.conversations
+def _supervised(
+  config: RunConfig, settings: PretrainConfig, vocabulary: dict[str, int]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Makes the mixture's conversations, in as many processes as there are cores."""
+  count = settings.conversations
   sizes = [min(_PART, count - begin) for begin in range(0, count, _PART)]
   seeds = [f'pretrain/{config.seed}', *(f'pretrain/{config.seed}/{part}' for part in range(1, len(sizes)))]
-  settings = config.pretrain
-  same = (config.task.countdown, settings.mixture, vocabulary, _instructions(config), settings.attempts)
+  same = (config.task.countdown, settings.mixture, vocabulary, _instructions(config, settings), settings.attempts)
   if len(sizes) == 1:
     return countdown_base.supervised_rows(*same, count, seeds[0])
   # Started anew, not forked: this process has threads, and may hold a device.
@@ -201,28 +203,30 @@ def _supervised(config: RunConfig, vocabulary: dict[str, int]) -> tuple[np.ndarr
   return np.concatenate(tokens), np.concatenate(weights)
 
 
-def _own(
-  config: RunConfig, trainer: '_Trainer', sampler: Sampler, vocabulary: dict[str, int], number: int
+def _sharpening(
+  config: RunConfig,
+  settings: PretrainConfig,
+  trainer: '_Trainer',
+  sampler: Sampler,
+  vocabulary: dict[str, int],
+  number: int,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-  """A round's conversations around the model's own first attempts; the share of these that are right."""
-  spec, settings = config.task.countdown, config.pretrain
+  """Makes a round's conversations around the model's own first attempts; also returns the share that are right."""
+  spec = config.task.countdown
   rng = random.Random(f'sharpen/{config.seed}/{number}')
   draws = [countdown.draw(spec, 'train', rng) for _ in range(settings.sharpen_conversations)]
-  params, rollout_spec = (
-    sampler.layout(trainer.state.params),
-    sampler.spec(temperature=settings.sharpen_temperature),
-  )
+  params, rollout_spec = sampler.layout(trainer.state.params), sampler.spec(temperature=settings.sharpen_temperature)
 
   def answers(key: jax.Array) -> list[list[int]]:
-    found: list[list[int]] = []
+    sampled_ids: list[list[int]] = []
     for begin in range(0, len(draws), settings.sharpen_rows):
       part = draws[begin : begin + settings.sharpen_rows]
       part += part[-1:] * (settings.sharpen_rows - len(part))
       problems = [Problem('', countdown.question(spec, numbers, steps[-1][-1]), {}) for numbers, steps in part]
       sampled = sampler.sample(params, sampler.encoded(problems), key, rollout_spec, first_row=begin)
       tokens_BL, attempt_BL = meshes.fetch_rows((sampled.tokens, sampled.attempt))
-      found += [tokens[labels == 1].tolist() for tokens, labels in zip(tokens_BL, attempt_BL, strict=True)]
-    return found[: len(draws)]
+      sampled_ids += [tokens[labels == 1].tolist() for tokens, labels in zip(tokens_BL, attempt_BL, strict=True)]
+    return sampled_ids[: len(draws)]
 
   key = stream_key(config.seed, Stream.OFFLINE, number)
   first = answers(key)
@@ -234,31 +238,26 @@ def _own(
     afresh=settings.sharpen_afresh,
   )
   seed = f'sharpen/second/{config.seed}/{number}'
-  same = (spec, mixture, vocabulary, _instructions(config), settings.sharpen_attempts)
+  same = (spec, mixture, vocabulary, _instructions(config, settings), settings.sharpen_attempts)
   return countdown_base.sharpening_rows(*same, draws, first, fresh, seed)
 
 
 class _Trainer:
   """The model in training, and how many steps it has had."""
 
-  def __init__(self, config: RunConfig, folder: RunFolder, decoder: DecoderConfig, mesh: Any):
+  def __init__(self, config: RunConfig, init_scale: float, folder: RunFolder, decoder: DecoderConfig, mesh: Any):
     self.folder, self.decoder, self.step = folder, decoder, 0
     self._config, self._mesh = config, mesh
     table = weights.weight_table(decoder)
     self._optimizer = optim.make_optimizer(config.optim, table)
     self._spec = specs.update_spec(config, decoder, runs.compute_dtype(config.model.dtype), mesh)
     self._spec = dataclasses.replace(self._spec, group=1, micro_batches=1)
-    params = weights.initial_params(decoder, jax.random.key(config.seed), config.pretrain.init_scale)
+    params = weights.initial_params(decoder, jax.random.key(config.seed), init_scale)
     self.state = runs.fresh_state(runs.put_params(mesh, table, params, jnp.float32), self._optimizer, mesh, table)
 
   def train(self, tokens: np.ndarray, weight: np.ndarray, steps: int, peak: float, rows: int) -> None:
-    """Steps on rows drawn with replacement, at a rate that warms up to `peak` and follows the run's schedule."""
-    many = functools.partial(
-      _many_steps,
-      spec=self._spec,
-      optimizer=self._optimizer,
-      rows=rows,
-    )
+    """Takes steps on rows drawn with replacement, at a rate that warms up to `peak` and follows the run's schedule."""
+    many = functools.partial(_many_steps, spec=self._spec, optimizer=self._optimizer, rows=rows)
     data = jax.device_put((tokens, weight), meshes.replicated(self._mesh))
     rates = _rates(self._config, steps, peak)
     key = jax.random.key(self._config.seed)
@@ -276,7 +275,7 @@ class _Trainer:
 
 
 def _rates(config: RunConfig, steps: int, peak: float) -> jax.Array:
-  """Learning rate of every step: the run's optimizer settings as one stage, with a peak of its own."""
+  """Returns the learning rate of every step: the run's optimizer settings as one stage, with another peak."""
   settings = config.optim
   stage_optim = StageOptim(peak, settings.schedule, min(settings.warmup_steps, steps - 1), False)
   stage = Stage('pretrain', steps, (), (), (), 0.0, 'base', 0.0, stage_optim)
@@ -285,7 +284,7 @@ def _rates(config: RunConfig, steps: int, peak: float) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=('spec', 'optimizer', 'rows'), donate_argnames=('state',))
 def _many_steps(state, tokens, weight, key, rates, *, spec, optimizer, rows):
-  """Steps with the given learning rates, each on rows drawn with replacement; returns the mean loss."""
+  """Takes steps with the given learning rates, each on rows drawn with replacement; returns the mean loss."""
 
   def step(state, inputs):
     number, rate = inputs

@@ -3,8 +3,8 @@
   python -m experiments.main --suite=experiments/suites/countdown.py --out=experiments/results/countdown --jobs=4
   python -m experiments.main --suite=experiments/suites/countdown.py --dry_run
 
-A task harder than the quickstart's, from a base of its own (experiments/countdown_base/benchmark.py), with 4,096 problems held
-out. Fields here hold for every run; a method has those in which it differs. docs/baselines.md says what each is.
+A task harder than the quickstart's, from its own base (experiments/countdown_base/benchmark.py), with 4,096 problems
+held out. Fields here hold for every run; a method has those in which it differs. docs/baselines.md says what each is.
 
 Answers are of 20 tokens here, and reinforcement moves them by 2 to 5 nats, so the KL's weight is larger than the
 paper's. What is decided by it is run with the paper's as well.
@@ -19,7 +19,6 @@ PROBLEMS, SAMPLES = 128, 8  # of a step
 SELECTION = 2048
 ALL = 2 * STEPS  # steps
 BETA1, PAPER_BETA1 = 0.06, 0.01
-RL = 'configs/quickstart.py'
 
 
 def get_suite() -> dict[str, Any]:
@@ -42,7 +41,7 @@ def get_suite() -> dict[str, Any]:
 
 
 def fields() -> dict[str, Any]:
-  """Of every run."""
+  """Returns the fields of every run."""
   made = countdown_base.get_config()
   return {
     **{f'task.countdown.{name}': value for name, value in made.task.countdown.to_dict().items()},
@@ -62,7 +61,7 @@ def fields() -> dict[str, Any]:
 
 
 def methods() -> dict[str, dict[str, Any]]:
-  """By name, in the order of the table."""
+  """Returns all methods by name, in the order of the table."""
   with_paper_kl = {
     f'{name}_paper_kl': {**method, 'title': f'{method["title"]}, beta1 {PAPER_BETA1}', 'paper': ()}
     for name, method in multi_turn(PAPER_BETA1).items()
@@ -71,35 +70,32 @@ def methods() -> dict[str, dict[str, Any]]:
 
 
 def baselines() -> dict[str, dict[str, Any]]:
-  """By prompting, supervised, or of one attempt."""
+  """Returns methods by prompting, supervised, or of one attempt."""
   return dict(
-    base=dict(title='Base', config=RL, kind='evaluate', paper=(52.6, 41.4, -11.2)),
+    base=dict(title='Base', kind='evaluate', paper=(52.6, 41.4, -11.2)),
     self_refine=dict(
       title='Self-Refine',
-      config=RL,
       kind='evaluate',
       instruction=countdown_base.REVIEW,
       paper=(52.8, 51.8, -1.0),
     ),
-    pair_sft=dict(
-      title='Pair-SFT, D_SFT', config='configs/pair_sft.py', fields=supervised(1, ALL), paper=(52.4, 54.2, 1.8)
-    ),
+    pair_sft=dict(title='Pair-SFT, D_SFT', config='pair_sft', fields=supervised(1, ALL), paper=(52.4, 54.2, 1.8)),
     pair_sft_plus=dict(
       title='Pair-SFT, D_SFT+',
-      config='configs/pair_sft.py',
+      config='pair_sft',
       fields=supervised(1, ALL) | {'supervised.plus': True},
       paper=(55.0, 55.0, 0.0),
     ),
-    star=dict(title='STaR, D_STaR', config='configs/star.py', fields=supervised(3, ALL), paper=(55.4, 41.2, -14.2)),
+    star=dict(title='STaR, D_STaR', config='star', fields=supervised(3, ALL), paper=(55.4, 41.2, -14.2)),
     star_plus=dict(
       title='STaR, D_STaR+',
-      config='configs/star.py',
+      config='star',
       fields=supervised(3, ALL) | {'supervised.plus': True},
       paper=(53.6, 54.0, 0.4),
     ),
     single_turn=dict(
       title='Single-turn RL',
-      config='configs/single_turn.py',
+      config='single_turn',
       fields={
         'batch.problems': 2 * PROBLEMS,
         'stages.single_turn.steps': ALL,
@@ -112,7 +108,7 @@ def baselines() -> dict[str, dict[str, Any]]:
 
 
 def supervised(iterations: int, steps: int) -> dict[str, Any]:
-  """As many samples and updates in all as `steps` steps of reinforcement."""
+  """Returns fields for as many samples and updates in all as `steps` steps of reinforcement."""
   return {
     'supervised.iterations': iterations,
     'supervised.steps': steps // iterations,
@@ -122,31 +118,29 @@ def supervised(iterations: int, steps: int) -> dict[str, Any]:
 
 
 def held(beta1: float) -> dict[str, Any]:
-  """The KL's weights in SCoRe's stages; as in the paper, the attempt that Stage I holds still has ten times as much."""
+  """Returns the KL's weights of SCoRe's stages; as in the paper, the attempt that Stage I holds has ten times that."""
   return {'stages.stage1.kl_weights': (10 * beta1, beta1), 'stages.stage2.kl_weights': (beta1, beta1)}
 
 
 def multi_turn(beta1: float) -> dict[str, dict[str, Any]]:
-  """SCoRe, and reinforcement of both attempts without one or all of its parts."""
+  """Returns SCoRe, and reinforcement of both attempts without one or all of its parts."""
 
-  def naive(stage: str, title: str, kl: tuple[float, float]) -> dict[str, Any]:
-    fields = {'schedule': (stage,), f'stages.{stage}.steps': ALL, f'stages.{stage}.kl': kl}
-    return dict(title=f'Multi-turn RL, {title}', config='configs/multi_turn.py', fields=fields)
+  def naive(stage: str, title: str, kl_weights: tuple[float, float]) -> dict[str, Any]:
+    fields = {'schedule': (stage,), f'stages.{stage}.steps': ALL, f'stages.{stage}.kl_weights': kl_weights}
+    return dict(title=f'Multi-turn RL, {title}', config='multi_turn', fields=fields)
 
   return dict(
     multi_turn_final=naive('final', 'second reward only', (0.0, beta1)),
     multi_turn_sum=naive('sum', 'both rewards', (beta1, beta1)),
     multi_turn_episode=naive('episode', 'one reward for both', (beta1, beta1)),
-    score=dict(title='SCoRe', config=RL, fields=held(beta1), paper=(60.0, 64.4, 4.4)),
+    score=dict(title='SCoRe', fields=held(beta1), paper=(60.0, 64.4, 4.4)),
     no_stage1=dict(
       title='SCoRe without Stage I',
-      config=RL,
       fields=held(beta1) | {'schedule': ('stage2',), 'stages.stage2.steps': ALL},
       paper=(59.2, 61.4, 2.2),
     ),
     no_shaping=dict(
       title='SCoRe without shaping',
-      config=RL,
       fields=held(beta1) | {'stages.stage2.bonus': (0.0, 0.0)},
       paper=(60.0, 62.6, 2.6),
     ),
@@ -154,30 +148,28 @@ def multi_turn(beta1: float) -> dict[str, dict[str, Any]]:
 
 
 def variants() -> dict[str, dict[str, Any]]:
-  """Of SCoRe."""
+  """Returns variants of SCoRe."""
   first_budget, *_, last_budget = countdown_base.get_config().sampling.attempt_tokens
   return dict(
     star_stage2=dict(
       title='STaR in Stage II',
-      config='configs/star.py',
+      config='star',
       fields=supervised(3, STEPS),
       init_from='stage1',
       paper=(56.2, 58.4, 2.2),
     ),
     offline_first=dict(
       title='SCoRe without on-policy first attempts',
-      config=RL,
       fields=held(BETA1) | {'stages.stage2.offline_first': 1.0, 'offline_pool': 8 * PROBLEMS},
       paper=(60.4, 60.6, 0.2),
     ),
     discounted=dict(
       title='SCoRe, gamma 0.8 and alpha 1',
-      config=RL,
       fields=held(BETA1) | {'stages.stage2.gamma': 0.8, 'stages.stage2.bonus': (0.0, 1.0)},
     ),
     three_attempts=dict(
       title='SCoRe, three attempts',
-      config='configs/three_attempts.py',
+      config='three_attempts',
       fields={
         'sampling.attempt_tokens': (first_budget, last_budget, last_budget),
         'stages.stage1a.steps': ALL // 3,
@@ -192,7 +184,7 @@ def variants() -> dict[str, dict[str, Any]]:
     # Saved at its end alone, so that its best is its last, as the policy that Stage II begins with is.
     stage1=dict(
       title='Stage I',
-      config='configs/stage1.py',
+      config='stage1',
       fields={'checkpoint.every': STEPS, 'stages.stage1.kl_weights': held(BETA1)['stages.stage1.kl_weights']},
       shown=False,
     ),

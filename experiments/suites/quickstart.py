@@ -4,8 +4,8 @@
     --out=experiments/results/quickstart --jobs=2
 
 Most errors of this base are noise of sampling at T=1, and its attempts share the skill of sampling less widely. That is
-what the paper's collapse goes through, and what the benchmark's base (countdown_base.py) no longer has: read the tables
-of sampled answers. The paper's weight of the KL, one learning rate for all.
+what the paper's collapse goes through, and what the benchmark's base (countdown_base/benchmark.py) no longer has: read
+the tables of sampled answers. The KL's weight is the paper's, and one learning rate serves all.
 """
 
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 STEPS = 30  # of Stage I, and of Stage II
 ALL = 2 * STEPS
 LEARNING_RATE = 4e-4
-RL = 'configs/quickstart.py'
 
 
 def get_suite() -> dict[str, Any]:
@@ -41,33 +40,30 @@ def get_suite() -> dict[str, Any]:
 
 
 def methods() -> dict[str, dict[str, Any]]:
-  """By name, in the order of the table."""
+  """Returns all methods by name, in the order of the table."""
 
-  def one_stage(stage: str, title: str, config: str, **more: Any) -> dict[str, Any]:
+  def one_stage(stage: str, title: str, config: str = 'quickstart', **more: Any) -> dict[str, Any]:
     rate = {f'stages.{stage}.optim.learning_rate': LEARNING_RATE}
     fields = {'schedule': (stage,), f'stages.{stage}.steps': ALL} | rate | more.pop('fields', {})
     return dict(title=title, config=config, fields=fields, **more)
 
   return dict(
-    base=dict(title='Base', config=RL, kind='evaluate', paper=(52.6, 41.4, -11.2)),
+    base=dict(title='Base', kind='evaluate', paper=(52.6, 41.4, -11.2)),
     single_turn=one_stage(
       'single_turn',
       'Single-turn RL',
-      'configs/single_turn.py',
+      'single_turn',
       note='it trains one attempt of a conversation; with twice the problems a step it trains as many attempts',
       paper=(61.8, 59.4, -2.4),
     ),
-    multi_turn_final=one_stage('final', 'Multi-turn RL, second reward only', 'configs/multi_turn.py'),
-    multi_turn_sum=one_stage('sum', 'Multi-turn RL, both rewards', 'configs/multi_turn.py'),
-    multi_turn_episode=one_stage('episode', 'Multi-turn RL, one reward for both', 'configs/multi_turn.py'),
-    score=dict(title='SCoRe', config=RL, paper=(60.0, 64.4, 4.4)),
-    no_stage1=one_stage('stage2', 'SCoRe without Stage I', RL, paper=(59.2, 61.4, 2.2)),
-    no_shaping=dict(
-      title='SCoRe without shaping', config=RL, fields={'stages.stage2.bonus': (0.0, 0.0)}, paper=(60.0, 62.6, 2.6)
-    ),
+    multi_turn_final=one_stage('final', 'Multi-turn RL, second reward only', 'multi_turn'),
+    multi_turn_sum=one_stage('sum', 'Multi-turn RL, both rewards', 'multi_turn'),
+    multi_turn_episode=one_stage('episode', 'Multi-turn RL, one reward for both', 'multi_turn'),
+    score=dict(title='SCoRe', paper=(60.0, 64.4, 4.4)),
+    no_stage1=one_stage('stage2', 'SCoRe without Stage I', paper=(59.2, 61.4, 2.2)),
+    no_shaping=dict(title='SCoRe without shaping', fields={'stages.stage2.bonus': (0.0, 0.0)}, paper=(60.0, 62.6, 2.6)),
     offline_first=dict(
       title='SCoRe without on-policy first attempts',
-      config=RL,
       fields={'stages.stage2.offline_first': 1.0, 'offline_pool': 1024},
       paper=(60.4, 60.6, 0.2),
     ),

@@ -1,6 +1,9 @@
 """The main figures as PNG files, for papers and slides, drawn from a report's data. Needs the extra `report`."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 import itertools
 import math
 import pathlib
@@ -8,14 +11,14 @@ from typing import Any
 
 from score_jax.errors import ConfigError
 
-_INK, _QUIET, _FIXED, _BROKEN, _KEPT, _WRONG = '#1d1d1b', '#5b5c58', '#00695a', '#ab3b05', '#8fa6c0', '#c8c6be'
+INK, _QUIET, FIXED, _BROKEN, _KEPT, _WRONG = '#1d1d1b', '#5b5c58', '#00695a', '#ab3b05', '#8fa6c0', '#c8c6be'
 _COLORS = ('#1d5fb0', '#8a4b08', '#7a3fa0', '#00695a', '#a8275f', '#55585e')
 _DASHES = ('-', '--', ':')
 _SETTINGS = {
   'axes.spines.top': False,
   'axes.spines.right': False,
   'axes.edgecolor': _QUIET,
-  'text.color': _INK,
+  'text.color': INK,
   'text.parse_math': False,  # the name of a model or a folder is no formula, whatever dollars it holds
   'font.size': 10,
 }
@@ -27,13 +30,6 @@ def draw(data: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
   Raises:
     ConfigError: matplotlib is not installed; the message names the extra.
   """
-  try:
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-  except ImportError as error:
-    raise ConfigError("--png needs matplotlib: pip install 'score_jax[report]', or leave --png away") from error
-  folder.mkdir(parents=True, exist_ok=True)
   ledgers = [
     (_name(data, run, f'{one["name"]}, {one["decoding"]}'), one['ledger'])
     for run in data['runs']
@@ -41,22 +37,49 @@ def draw(data: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
   ]
   scaled = [(label, ledger['curves']) for label, ledger in ledgers if 'curves' in ledger]
   trained = [run for run in data['runs'] if any(map(_known, run['curves'].get('accuracy/1', ())))]
-  written = []
+  figures = {
+    'accuracy': (_accuracy, [(_name(data, run, ''), run['curves']) for run in trained]),
+    'transitions': (_transitions, ledgers),
+    'delta': (_delta, ledgers),
+    'edits': (_edit_ratios, list(_histograms(data))),
+    'scaling': (_scaling, scaled),
+  }
+  painters = {
+    name: lambda figure, paint=paint, shown=shown: paint(shown, figure.add_subplot())
+    for name, (paint, shown) in figures.items()
+    if shown
+  }
+  return write(painters, folder, (7, 4))
+
+
+def write(
+  painters: Mapping[str, Callable[[Any], None]], folder: pathlib.Path, size: tuple[float, float]
+) -> list[pathlib.Path]:
+  """Writes a PNG file for each painter, and returns their paths.
+
+  Args:
+    painters: name of the file, without ending -> what draws on a matplotlib figure.
+    folder: where the files go.
+    size: of a figure, in inches.
+
+  Raises:
+    ConfigError: matplotlib is not installed; the message names the extra.
+  """
+  try:
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+  except ImportError as error:
+    raise ConfigError("figures need matplotlib: pip install 'score_jax[report]', or leave --png away") from error
+  folder.mkdir(parents=True, exist_ok=True)
+  paths = {name: folder / f'{name}.png' for name in painters}
   with rc_context(_SETTINGS):
-    for name, paint, shown in (
-      ('accuracy', _accuracy, [(_name(data, run, ''), run['curves']) for run in trained]),
-      ('transitions', _transitions, ledgers),
-      ('delta', _delta, ledgers),
-      ('edits', _edit_ratios, list(_histograms(data))),
-      ('scaling', _scaling, scaled),
-    ):
-      if shown:
-        figure = Figure(figsize=(7, 4), layout='constrained')
-        FigureCanvasAgg(figure)
-        paint(shown, figure.add_subplot())
-        written.append(folder / f'{name}.png')
-        figure.savefig(written[-1], dpi=160)
-  return written
+    for name, paint in painters.items():
+      figure = Figure(figsize=size, layout='constrained')
+      FigureCanvasAgg(figure)
+      paint(figure)
+      figure.savefig(paths[name], dpi=160)
+  return list(paths.values())
 
 
 def _name(data: dict[str, Any], run: dict[str, Any], name: str) -> str:
@@ -97,7 +120,7 @@ def _transitions(shown: list[tuple[str, Any]], axes: Any) -> None:
   left = [0.0] * len(shown)
   for kind, name, color, hatch in (
     ('c_to_c', 'kept right', _KEPT, ''),
-    ('i_to_c', 'fixed', _FIXED, ''),
+    ('i_to_c', 'fixed', FIXED, ''),
     ('c_to_i', 'broken', _BROKEN, '//'),
     ('i_to_i', 'still wrong', _WRONG, ''),
   ):
@@ -111,25 +134,35 @@ def _transitions(shown: list[tuple[str, Any]], axes: Any) -> None:
 
 def _delta(shown: list[tuple[str, Any]], axes: Any) -> None:
   """Draws delta of every evaluation with its 95 % interval."""
-  for label, ledger in shown:
-    low, high = (100 * bound for bound in ledger['intervals']['delta'])
-    color = _FIXED if low > 0 else _BROKEN if high < 0 else _QUIET
+  intervals = [(label, ledger['delta'], ledger['intervals']['delta']) for label, ledger in shown]
+  draw_intervals(axes, intervals, 'delta = fixed - broken, points')
+
+
+def draw_intervals(axes: Any, intervals: Sequence[tuple[str, float, Sequence[float]]], xlabel: str) -> None:
+  """Draws labelled shares and their intervals in percent, colored by the side of zero on which an interval lies."""
+  for label, mean, bounds in intervals:
+    low, high = (100 * bound for bound in bounds)
+    color = FIXED if low > 0 else _BROKEN if high < 0 else _QUIET
     axes.plot([low, high], [label, label], color=color, linewidth=3)
-    axes.plot(100 * ledger['delta'], label, 'o', color=color)
+    axes.plot(100 * mean, label, 'o', color=color)
   axes.axvline(0, color=_QUIET, linewidth=1, linestyle=':')
-  axes.set(xlabel='delta = fixed - broken, points')
+  axes.set(xlabel=xlabel)
   axes.invert_yaxis()
 
 
 def _edit_ratios(shown: list[tuple[str, Any]], axes: Any) -> None:
   """Draws shares of conversations by edit ratio; exact copies left of 0."""
   for (label, histogram), color, dash in zip(shown, itertools.cycle(_COLORS), itertools.cycle(_DASHES)):
-    step = 1 / len(histogram['bins'])
-    edges = [-step, *(i * step for i in range(len(histogram['bins']) + 1))]
-    share = [100 * part for part in (histogram['copies'], *histogram['bins'])]
-    axes.stairs(share, edges, color=color, linestyle=dash, label=label)
+    draw_histogram(axes, histogram, color=color, linestyle=dash, label=label)
   axes.set(xlabel='edit ratio (copies left of 0)', ylabel='conversations, %')
   axes.legend(frameon=False)
+
+
+def draw_histogram(axes: Any, histogram: dict[str, Any], **style: Any) -> None:
+  """Draws the shares of `report_data.histogram` in percent, exact copies left of 0."""
+  step = 1 / len(histogram['bins'])
+  edges = [-step, *(i * step for i in range(len(histogram['bins']) + 1))]
+  axes.stairs([100 * part for part in (histogram['copies'], *histogram['bins'])], edges, **style)
 
 
 def _scaling(shown: list[tuple[str, Any]], axes: Any) -> None:

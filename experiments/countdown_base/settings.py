@@ -1,0 +1,97 @@
+"""What makes a base policy: the section `config.pretrain` beside the fields of a run, with its checks."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from experiments.countdown_base.mixture import Mixture
+from score_jax import config as configs
+from score_jax.config import RunConfig
+from score_jax.configs import common
+from score_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+  """Size, data and length of a pretraining; the defaults are those of the bundled base."""
+
+  conversations: int = 500_000  # made once, then drawn from
+  rows: int = 256  # conversations a step
+  steps: int = 3600
+  width: int = 64  # D
+  layers: int = 4  # N
+  heads: int = 4  # H = K
+  ffn: int = 192  # F
+  max_positions: int = 256  # most tokens of a conversation
+  attempts: int = 2  # in a conversation; further ones are drawn as the second is
+  # Other wordings of task.instruction, each as frequent as that: a base cannot be asked what it has never read.
+  rewordings: tuple[str, ...] = ()
+  init_scale: float = 0.05  # standard deviation of initial matrices
+  mixture: Mixture = Mixture()
+  # Rounds of training on the model's own first attempts, right or wrong, so that its samples come near its greedy
+  # answer. 0: none.
+  sharpen_rounds: int = 0
+  sharpen_temperature: float = 0.3  # of those attempts
+  sharpen_conversations: int = 200_000  # sampled in each round
+  sharpen_rows: int = 4096  # of them at a time
+  sharpen_steps: int = 1000  # in each round, of `rows` conversations
+  sharpen_learning_rate: float = 1e-3  # peak, in each round
+  sharpen_look_back: float = 0.1  # replaces mixture.look_back
+  sharpen_wander: float = 0.08  # replaces mixture.wander
+  sharpen_afresh: float = 0.0  # replaces mixture.afresh
+  sharpen_attempts: int = 2  # replaces attempts: the most that a policy made of this base may be asked for
+
+  def check(self, warmup_steps: int) -> None:
+    """Checks the bounds of every field.
+
+    Raises:
+      ConfigError: one is outside; the message names it, its value and the remedy.
+    """
+    sizes = ('conversations', 'rows', 'steps', 'width', 'layers', 'heads', 'ffn')
+    sizes += ('sharpen_conversations', 'sharpen_rows', 'sharpen_steps')
+    least = dict.fromkeys(sizes, 1) | dict(attempts=2, sharpen_attempts=2, sharpen_rounds=0, sharpen_temperature=0)
+    for name, bound in least.items():
+      _require(getattr(self, name) >= bound, f'{name} = {getattr(self, name)} must be {bound} or more')
+    _require(warmup_steps < self.steps, f'steps = {self.steps} must be above config.optim.warmup_steps: {warmup_steps}')
+    _require(
+      self.width % (2 * self.heads) == 0,
+      f'heads = {self.heads} must divide config.pretrain.width = {self.width} into even widths',
+    )
+    mixture = self.mixture
+    for prefix, *shares in (
+      ('mixture.', mixture.look_back, mixture.wander, mixture.afresh),
+      ('sharpen_', self.sharpen_look_back, self.sharpen_wander, self.sharpen_afresh),
+    ):
+      _require(
+        min(shares) >= 0 and sum(shares) <= 1,
+        f'{prefix}look_back = {shares[0]}, {prefix}wander = {shares[1]} and {prefix}afresh = {shares[2]} are shares of '
+        'second attempts: 0 or more, 1 at most together',
+      )
+
+
+def _require(condition: bool, message: str) -> None:
+  if not condition:
+    raise ConfigError(f'config.pretrain.{message}')
+
+
+def defaults() -> ConfigDict:
+  """Returns the fields of a run and of `config.pretrain`, whose fields are flags as any other's."""
+  config = common.get_config()
+  config.pretrain = ConfigDict(dataclasses.asdict(PretrainConfig()))
+  config.optim.schedule = 'cosine'
+  config.optim.warmup_steps = 200
+  config.optim.b2 = 0.99
+  return config
+
+
+def from_config_dict(config: ConfigDict) -> tuple[RunConfig, PretrainConfig]:
+  """Returns the checked fields of a run, and those of the pretraining.
+
+  Raises:
+    ConfigError: a field is wrong.
+  """
+  values = config.pretrain.to_dict()
+  pretrain = PretrainConfig(**values | dict(mixture=Mixture(**values['mixture'])))
+  run = configs.from_config_dict(ConfigDict({name: config[name] for name in config if name != 'pretrain'}))
+  pretrain.check(run.optim.warmup_steps)
+  return run, pretrain
