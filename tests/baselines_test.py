@@ -1,4 +1,4 @@
-"""Baselines and ablations that are values of stage fields, three attempts, and the making of a base, in miniature."""
+"""Baselines and ablations that are values of stage fields, and three attempts, in miniature."""
 
 import importlib
 import json
@@ -6,13 +6,8 @@ import json
 import pytest
 import tiny
 
-from experiments.countdown_base import pretrain
-from score_jax import config as configs
 from score_jax.config import from_config_dict
 from score_jax.configs import common
-from score_jax.core_types import Stop
-from score_jax.core_types import Verdict
-from score_jax.reporting import rows
 from score_jax.training import loop
 from score_jax.training import run as runs
 
@@ -94,59 +89,3 @@ def test_presets_spend_what_the_quickstart_spends(name):
   if run.mode == 'supervised':
     sampled = run.supervised.iterations * run.supervised.problems * run.supervised.samples
     assert sampled == quick.total_steps * quick.rows
-
-
-def test_a_base_is_made_and_sharpened(tmp_path):
-  changes = {
-    'mode': 'pretrain',
-    'pretrain.width': 16,
-    'pretrain.layers': 1,
-    'pretrain.heads': 2,
-    'pretrain.ffn': 16,
-    'pretrain.conversations': 200,
-    'pretrain.rows': 8,
-    'pretrain.steps': 200,
-    'pretrain.attempts': 3,
-    'pretrain.rewordings': ('Look again.',),
-    'pretrain.sharpen_rounds': 1,
-    'pretrain.sharpen_conversations': 40,
-    'pretrain.sharpen_rows': 16,
-    'pretrain.sharpen_steps': 3,
-    'optim.learning_rate': 1e-2,
-  }
-  config = tiny.run_config(**changes)
-  pretrain.pretrain(config, str(tmp_path / 'run'))
-  lines = [json.loads(line) for line in (tmp_path / 'run/metrics.jsonl').read_text().splitlines()]
-  assert [(line['step'], line.get('phase', '')) for line in lines] == [
-    (100, ''), (200, ''), (200, 'supervised'), (203, ''), (203, 'sharpened 1'),
-  ]  # fmt: skip
-  assert lines[1]['loss'] < 0.8 * lines[0]['loss']
-  assert 0 <= lines[-1]['sampled_right'] <= 1
-  assert set(lines[-1]['base']) == {'greedy', 'sampled'} and set(lines[-1]['skill']) >= {'says_wrong', 'mended'}
-  evaluated = json.loads((tmp_path / 'run/eval.json').read_text())['base']
-  assert round(evaluated['greedy']['acc_t1'], 4) == lines[-1]['base']['greedy']['acc_t1']
-  # What it wrote is a base that runs start from.
-  run = runs.open_run(tiny.run_config(**{'model.path': str(tmp_path / 'run/hf')}), str(tmp_path / 'next'))
-  assert run.decoder.width == 16
-  assert configs.identity(config)['pretrain']['sharpen_rounds'] == 1
-
-
-def test_the_skill_of_looking_back_is_counted_from_rows():
-  def row(first, second, right, then, way='sampled'):
-    attempts = tuple(
-      rows.Attempt(text, text, Verdict.CORRECT if good else Verdict.WRONG, Stop.END_OF_TURN, 1, 0.0)
-      for text, good in ((first, right), (second, then))
-    )
-    return rows.Row('p', '', {}, attempts, 0.0, way, 0)
-
-  found = pretrain.skill([
-    row('1', 'wrong:2', False, True),
-    row('1', 'wrong:3', False, False),
-    row('1', 'right:1', False, False),
-    row('1', '1', False, False),
-    row('1', 'wrong:2', True, False),
-    row('1', '1', True, True),
-    row('1', 'wrong:2', False, True, way='greedy'),
-  ])  # fmt: skip
-  assert found == dict(says_wrong=0.5, says_right=0.25, missed=0.5, mended=0.5, copies=round(2 / 6, 4))
-  assert pretrain.skill([]) == dict.fromkeys(('says_wrong', 'says_right', 'missed', 'mended', 'copies'))
