@@ -50,4 +50,4 @@ def measure(setting: Setting) -> dict[str, Any]:
   """Returns compile seconds, bytes a chip and collectives of each program."""
   plan = plan_of(setting)
   compiled = {name: dataclasses.asdict(programs.compiled(plan, name)[0]) for name in programs.NAMES}
-  return dict(attention=plan.update.how.kind, programs=compiled)
+  return dict(attention=plan.update.attention.kind, programs=compiled)

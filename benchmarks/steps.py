@@ -4,6 +4,7 @@ The loop's own step runs, on Countdown problems with the bundled tokenizer. A ra
 that every attempt takes its budget.
 """
 
+import functools
 import pathlib
 import shutil
 import statistics
@@ -22,9 +23,11 @@ from score_jax.planning import machine_checks
 from score_jax.reporting import profile
 from score_jax.storage import hf
 from score_jax.storage.checkpoints import open_checkpoints
+from score_jax.storage.progress import Progress
 from score_jax.training import loop
 from score_jax.training import run as runs
-from score_jax.training import step as steps
+from score_jax.training import stages
+from score_jax.training.methods import score
 
 _SETTLING = 2  # steps before those that count
 
@@ -47,22 +50,25 @@ def measure(setting: Setting) -> dict[str, Any]:
   with tempfile.TemporaryDirectory(dir=folder) as workdir:
     run = runs.open_run(run_config(setting, model), workdir)
     planned = _planned_mb(run.config)
-    state, work, lines = runs.initial_state(run), None, []
-    stage_run = loop.visit_at(run.config.stage_runs, 0)
-    state, data = loop.enter(run, stage_run, state, 0, open_checkpoints(run.config, run.folder))
+    state, records = runs.initial_state(run), []
+    stage_run = stages.stage_run_at(run.config.stage_runs, 0)
+    state, context = score.enter(run, stage_run, state, 0, open_checkpoints(run.config, run.folder))
+
+    make = functools.partial(score.step_inputs, run, context)
+    inputs = loop.prefetched(make, 0, _SETTLING + setting.repeats)
 
     def step(number: int) -> None:
-      nonlocal state, work
-      state, line, work = steps.run_step(run, data, state, number, work or steps.work_of(run, data, number))
-      lines.append(line)
+      nonlocal state
+      state, record = score.run_step(run, context, state, Progress(step=number), next(inputs))
+      records.append(record)
 
     for number in range(_SETTLING + setting.repeats - 1):
       step(number)
     compiled = compiles.count
     with profile.traced(folder / 'profile'):
-      step(len(lines))
-  timed = [line['seconds'] for line in lines[_SETTLING:-1] or lines[-1:]]
-  seconds = {phase: round(statistics.median(line[phase] for line in timed), 3) for phase in timed[0]}
+      step(len(records))
+  timed = [record['seconds'] for record in records[_SETTLING:-1] or records[-1:]]
+  seconds = {phase: round(statistics.median(each[phase] for each in timed), 3) for phase in timed[0]}
   found = profile.summary(folder / 'profile')
   return dict(
     device=jax.devices()[0].device_kind,
@@ -72,7 +78,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     seconds=seconds,
     idle=found['idle'],
     traced_seconds=found['span_seconds'],
-    first_step_seconds=round(sum(lines[0]['seconds'].values()), 1),
+    first_step_seconds=round(sum(records[0]['seconds'].values()), 1),
     compiles=compiled,
     compiles_after_settling=compiles.count - compiled,
     peak_mb=machine.peak_mb(),

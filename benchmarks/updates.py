@@ -65,7 +65,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     parts = (GROUP, spec.shards, spec.micro_batches)
     order = batches.balanced_order(batch.length, *parts)
     batch = jax.tree.map(lambda x: x[order], batch)
-    spec = dataclasses.replace(spec, places=batches.stream_places(batch.length, setting.slots, *parts))
+    spec = dataclasses.replace(spec, packed_length=batches.packed_length(batch.length, setting.slots, *parts))
   batch = meshes.put_rows(mesh, batch)
   compiles = machine.Compiles()
   reference_seconds, update_seconds = [], []
@@ -86,10 +86,10 @@ def measure(setting: Setting) -> dict[str, Any]:
   return dict(
     device=jax.devices()[0].device_kind,
     devices=mesh.size,
-    attention=spec.how.kind,
+    attention=spec.attention.kind,
     parameters=weights.weight_table(config).parameters(),
     tokens=int(lengths.sum()),
-    places=spec.places * spec.shards * spec.micro_batches or setting.rows * setting.slots,
+    places=spec.packed_length * spec.shards * spec.micro_batches or setting.rows * setting.slots,
     update_seconds=round(seconds, 4),
     reference_seconds=round(ref_seconds, 4),
     tokens_per_second=round(lengths.sum() / seconds),
@@ -123,7 +123,7 @@ def update_spec(setting: Setting, config: DecoderConfig, mesh: Mesh) -> updates.
     remat=setting.remat,
     logits_mb=setting.logits_mb,
     attempt_gradient_norms=setting.attempt_gradient_norms,
-    how=flash.best(config, setting.dtype, mesh),
+    attention=flash.best(config, setting.dtype, mesh),
     shards=meshes.row_shards(mesh),
   )
 

@@ -105,7 +105,7 @@ def train(
     config: a preset's name, the path of a file, or a ConfigDict.
     workdir: the run folder, or an address gs://BUCKET/NAME.
     model: the Hugging Face folder to begin from; None: config.model.path.
-    hooks: `training.hooks.Hook`s, called after those of the run.
+    hooks: `training.hooks.Hook`s, called around each step.
     profile: steps to trace into WORKDIR/profile, from the third on.
     distributed: how this process finds the others of its run, as the flag --distributed says.
     **overrides: values by field, e.g. max_steps=10, or **{'optim.learning_rate': 1e-4}.
@@ -115,7 +115,6 @@ def train(
   """
   settings = _settings(config, model, overrides)
 
-  from score_jax.baselines import supervised
   from score_jax.faults import watchdog
   from score_jax.parallel import hosts
   from score_jax.reporting import profile as profiles
@@ -132,7 +131,7 @@ def train(
     traced = profile if hosts.is_main() else 0
     tracer = profiles.Tracer(opened.folder.path / 'profile', traced) if traced else profiles.NO_TRACE
     try:
-      loop.train(opened, tracer, supervised.Supervised() if settings.mode == 'supervised' else None)
+      loop.train(opened, hooks=hooks, tracer=tracer)
     finally:
       opened.grader.close()
   return Run(opened.folder.path)

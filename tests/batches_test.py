@@ -48,10 +48,10 @@ def test_an_order_moves_whole_problems_on_their_own_device_and_evens_out_the_par
 )
 def test_a_stream_holds_the_fullest_part_in_few_different_lengths(lengths, expected):
   """Four rows of up to 1,024 tokens: 4,096 slots, in steps of a sixteenth."""
-  assert batches.stream_places(np.array(lengths, np.int32), 1024, 4, 1, 1) == expected
+  assert batches.packed_length(np.array(lengths, np.int32), 1024, 4, 1, 1) == expected
 
 
 def test_streams_hold_every_devices_part():
   length = np.array([700, 100, 100, 100, 100, 100, 100, 900], np.int32)
   # Two devices, two parts, one row a problem: the parts are {700, 100}, {100, 100} and {100, 100}, {100, 900}.
-  assert batches.stream_places(length, 1024, 1, 2, 2) == 1024
+  assert batches.packed_length(length, 1024, 1, 2, 2) == 1024

@@ -34,7 +34,7 @@ def state(step):
 
 
 def progress(step, best=0):
-  return dataclasses.replace(Progress.start(), step=step, best_step=best, best_return=float(best), kl_scale=(0.5, 1.0))
+  return dataclasses.replace(Progress(), step=step, best_step=best, best_return=float(best), kl_scale=(0.5, 1.0))
 
 
 def opened(folder, **settings):

@@ -7,6 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
+import tiny
 
 from score_jax.core_types import Graded
 from score_jax.core_types import Problem
@@ -20,6 +21,7 @@ from score_jax.reporting.ledger import account
 from score_jax.reporting.rows import Attempt
 from score_jax.reporting.rows import Row
 from score_jax.states import Rollout
+from score_jax.storage.run_folder import RunFolder
 
 HOSTILE = '</script><img src=x onerror=alert(1)>\x1b]0;owned\x07\u202eevil\u2028\ud800\x00'
 
@@ -174,18 +176,19 @@ def step(number, problems=3, samples=2):
 
 
 def record(path, count, number):
-  recording.add_step(path, count, 5, *step(number), samples=2, number_B=np.arange(6), total=6)
+  config = tiny.run_config(**{'report.rows': count, 'seed': 5, 'batch.problems': 3, 'batch.samples': 2})
+  recording.add_step(path, config, tiny.one_device_mesh(), *step(number))
 
 
 def test_training_keeps_the_same_conversations_when_it_is_resumed(tmp_path):
-  whole, resumed = tmp_path / 'rows/whole.jsonl', tmp_path / 'rows/resumed.jsonl'
+  whole, resumed = tmp_path / 'whole.jsonl', tmp_path / 'run/rows/train.jsonl'
   for number in range(1, 7):
     record(whole, 2, number)
   for number in range(1, 5):
     record(resumed, 2, number)
   with resumed.open('a') as file:
     file.write('{"id": "half')
-  recording.cut(resumed, 3)
+  RunFolder(tmp_path / 'run').return_to(3, {})
   assert [row.step for row in rows.read(resumed)] == [1, 1, 2, 2, 3, 3]
   for number in range(4, 7):
     record(resumed, 2, number)
@@ -201,7 +204,6 @@ def test_training_keeps_the_same_conversations_when_it_is_resumed(tmp_path):
 
 def test_no_conversations_are_kept_where_none_are_wanted(tmp_path):
   record(tmp_path / 'rows/train.jsonl', 0, 1)
-  recording.cut(tmp_path / 'rows/train.jsonl', 3)
   assert list(tmp_path.iterdir()) == []
 
 

@@ -15,7 +15,7 @@ RANKS = {
   'config': 3, 'sampling': 3,
   'storage': 4, 'reporting': 4,
   'training': 5,
-  'cli': 6, 'planning': 6, 'baselines': 6,
+  'cli': 6, 'planning': 6,
   'main': 7, 'evaluate': 7, 'export': 7, 'doctor': 7,
   'inspect': 7, 'grade': 7, 'supervise': 7, 'report': 7,
 }  # fmt: skip

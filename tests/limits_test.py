@@ -16,6 +16,7 @@ from score_jax.storage.progress import Progress
 from score_jax.training import limits
 from score_jax.training import run as runs
 from score_jax.training import update as updates
+from score_jax.training.stages import StageRun
 
 NAN_STEPS = 20
 
@@ -26,9 +27,10 @@ def line(step=1, **changes):
 
 def after(config, lines, stage=0):
   """Progress after steps with these metrics."""
-  progress = Progress.start()
+  progress = Progress()
+  stage_run = StageRun(stage, config.stage_runs[stage], first_step=0, is_last=False)
   for one in lines:
-    progress = limits.after_step(config, config.stage_runs[stage], progress, one, False, False)
+    progress = limits.after_step(config, dataclasses.replace(stage_run, first_step=progress.step), progress, one)
   return progress
 
 
@@ -49,10 +51,11 @@ def test_beta_follows_the_controller_of_the_paper_by_hand():
 def test_beta_is_adapted_within_a_stage_and_not_by_a_rejected_step():
   config = tiny.run_config(**{'stages.stage1.kl_target': (0.05, 0.0), 'stages.stage1.kl_weights': (0.2, 0.1)})
   stage = config.stage_runs[0]
-  assert limits.kl_weights(stage, Progress.start()) == (0.2, 0.1)
+  assert limits.kl_weights(stage, Progress()) == (0.2, 0.1)
   progress = after(config, [line(), line(kl=[9.0, 9.0]), line(rejected=1, kl=[0.0, 0.0]), line(kl=[float('nan'), 0.0])])
   assert limits.kl_weights(stage, progress) == pytest.approx((0.2 * 1.02 * 1.02, 0.1))
-  ended = limits.after_step(config, stage, progress, line(), False, True)
+  ending = StageRun(0, stage, first_step=progress.step + 1 - stage.steps, is_last=False)
+  ended = limits.after_step(config, ending, progress, line())
   assert limits.kl_weights(config.stage_runs[1], ended) == config.stage_runs[1].kl_weights
   assert after(config, [line()], stage=1).kl_scale == ()
 

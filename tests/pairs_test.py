@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import tiny
 
-from score_jax.baselines import collect
-from score_jax.baselines import pairs
-from score_jax.baselines import supervised
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
 from score_jax.training import batches
 from score_jax.training import run as runs
+from score_jax.training.methods import pairs
+from score_jax.training.methods import supervised
 
 # Three problems of three conversations: (first right, second right).
 RIGHT = np.array([[0, 1], [1, 1], [0, 0], [0, 0], [1, 0], [0, 0], [0, 0], [0, 0], [0, 0]], bool)
@@ -69,7 +68,7 @@ def test_a_step_takes_all_pairs_once_before_any_twice():
 def test_ids_are_the_chosen_tokens_from_the_left():
   tokens = np.array([[5, 6, 7, 8], [1, 2, 3, 4]])
   chosen = np.array([[False, True, True, False], [True, False, True, True]])
-  assert collect.ids_of(tokens, chosen, 3).tolist() == [[6, 7, -1], [1, 3, 4]]
+  assert batches.chosen_ids(tokens, chosen, 3).tolist() == [[6, 7, -1], [1, 3, 4]]
 
 
 @pytest.fixture(scope='module')
@@ -87,12 +86,12 @@ def test_a_pair_of_one_conversation_is_its_rollout_token_for_token(run, hf_folde
   """Of a random model, whose attempts are cut by their budgets as well as ended by themselves."""
   sampler = run.sampler
   params = sampler.layout(tiny.random_params(sampler.config, seed=5))
-  problems = [collect.problem_of(run, 1, i // 2) for i in range(64)]
+  problems = [supervised.problem_of(run, 1, i // 2) for i in range(64)]
   key = stream_key(0, Stream.COLLECT, 1)
   rollout = meshes.fetch_rows(sampler.sample(params, sampler.encoded(problems), key, sampler.spec()))
-  ids = [collect.ids_of(rollout.tokens, rollout.attempt == a + 1, b) for a, b in enumerate(sampler.budgets)]
-  found = collect.Collected(*ids, verdict=np.zeros((64, 2), np.int8))
-  data = supervised.Data(types.SimpleNamespace(index=1), found, np.array([[i, i, 1] for i in range(64)]))
+  ids = [batches.chosen_ids(rollout.tokens, rollout.attempt == a + 1, b) for a, b in enumerate(sampler.budgets)]
+  found = supervised.Collected(*ids, verdict=np.zeros((64, 2), np.int8))
+  data = supervised.StageContext(types.SimpleNamespace(index=1), found, np.array([[i, i, 1] for i in range(64)]))
   batch = supervised.rows_of(run, data, np.arange(64))
   expected = batches.of_rollout(rollout, None)
   np.testing.assert_array_equal(batch.length, expected.length)
@@ -107,8 +106,8 @@ def test_the_second_half_of_a_pair_may_be_a_first_attempt_of_another_conversatio
   end = run.sampler.chat.end_of_turn
   first = np.array([[11, end, -1, -1, -1, -1], [12, 13, 14, end, -1, -1]], np.int32)
   second = np.array([[15, end, -1, -1, -1], [16, end, -1, -1, -1]], np.int32)
-  found = collect.Collected(first, second, np.zeros((2, 2), np.int8))
-  data = supervised.Data(types.SimpleNamespace(index=0), found, np.array([[0, 1, 0]]))
+  found = supervised.Collected(first, second, np.zeros((2, 2), np.int8))
+  data = supervised.StageContext(types.SimpleNamespace(index=0), found, np.array([[0, 1, 0]]))
   batch = supervised.rows_of(run, data, np.array([0]))
   assert batch.tokens[batch.attempt == 1].tolist() == [11, end]
   assert batch.tokens[batch.attempt == 2].tolist() == [12, 13, 14, end]

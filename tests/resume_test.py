@@ -240,7 +240,7 @@ def test_folder_that_is_not_a_run_is_refused_and_untouched(hf_folder, tmp_path):
 
 
 def test_best_is_the_highest_mean_return_of_a_window_in_the_last_stage():
-  progress = Progress.start()
+  progress = Progress()
   for step, value in enumerate([None, None, 1.0, 3.0, 5.0, 0.0, 0.0], start=1):
     progress = progress.after_step(value, window=2)
     if step % 2 == 0:

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import tiny
 
-from score_jax.baselines import collect
-from score_jax.baselines import supervised
 from score_jax.configs import common
 from score_jax.errors import ConfigError
 from score_jax.errors import DataError
@@ -18,7 +16,9 @@ from score_jax.reporting import rows
 from score_jax.training import loop
 from score_jax.training import run as runs
 from score_jax.training import selection
+from score_jax.training import stages
 from score_jax.training import update as updates
+from score_jax.training.methods import supervised
 
 # The bundled base, which is right often enough to give pairs.
 CHANGES = {
@@ -51,7 +51,7 @@ def lines(run):
 def whole(tmp_path_factory):
   """A run that nobody disturbed."""
   run = opened(tmp_path_factory.mktemp('whole') / 'run')
-  loop.train(run, method=supervised.Supervised())
+  loop.train(run)
   return run
 
 
@@ -74,17 +74,16 @@ def test_iterations_are_stages_and_the_folder_is_that_of_a_run(whole):
 
 
 def test_each_iteration_trains_from_the_base_on_the_last_models_conversations(whole):
-  first, second = (collect._read(whole.folder.offline / f'iteration{i}.npz') for i in (1, 2))
+  first, second = (supervised.read_collected(whole.folder.offline / f'iteration{i}.npz') for i in (1, 2))
   assert first.verdict.shape == second.verdict.shape == (96, 2)
   assert not np.array_equal(first.first, second.first), 'other problems, and another model'
-  method = supervised.Supervised()
   checkpoints = None
-  stage_run = loop.visit_at(whole.config.stage_runs, 2)
+  stage_run = stages.stage_run_at(whole.config.stage_runs, 2)
   state = runs.initial_state(whole)
   moved = state.replace(params=jax.tree.map(lambda x: x + 1, state.params))
-  begun, data = method.enter(whole, stage_run, moved, 2, checkpoints)
+  begun, data = supervised.enter(whole, stage_run, moved, 2, checkpoints)
   jax.tree.map(np.testing.assert_array_equal, begun.params, runs.initial_params(whole))
-  again, _ = method.enter(whole, stage_run, moved, 3, checkpoints)
+  again, _ = supervised.enter(whole, stage_run, moved, 3, checkpoints)
   jax.tree.map(np.testing.assert_array_equal, again.params, moved.params)
   verdict = data.collected.verdict
   assert np.all(verdict[data.pairs[:, 0], 1] == 1) and np.array_equal(data.pairs[:, 0], data.pairs[:, 1])
@@ -92,10 +91,10 @@ def test_each_iteration_trains_from_the_base_on_the_last_models_conversations(wh
 
 def test_a_run_stopped_in_an_iteration_ends_as_the_one_that_was_not(whole, tmp_path):
   run = opened(tmp_path / 'run', max_steps=3)
-  loop.train(run, method=supervised.Supervised())
+  loop.train(run)
   kept = {path.name: path.stat().st_mtime_ns for path in run.folder.offline.iterdir()}
   run = opened(tmp_path / 'run')
-  loop.train(run, method=supervised.Supervised())
+  loop.train(run)
   assert {path.name: path.stat().st_mtime_ns for path in run.folder.offline.iterdir()} == kept, 'sampled once'
   assert [line | dict(seconds=0) for line in lines(run)] == [line | dict(seconds=0) for line in lines(whole)]
   mine, theirs = ((r.folder.hf / 'model.safetensors').read_bytes() for r in (run, whole))
@@ -108,23 +107,23 @@ def test_a_measurement_that_a_stop_cut_off_is_made_up_for(whole, tmp_path):
   *before, last = lines(run)
   cut = {name: value for name, value in last.items() if name != 'selection'}
   run.folder.metrics.write_text(''.join(json.dumps(line) + '\n' for line in (*before, cut)))
-  loop.train(run, method=supervised.Supervised())
+  loop.train(run)
   assert lines(run) == [*before, last]
   assert run.folder.read_eval() == whole.folder.read_eval()
 
 
 def test_nothing_to_pair_is_said(whole, tmp_path):
-  found = collect._read(whole.folder.offline / 'iteration1.npz')
+  found = supervised.read_collected(whole.folder.offline / 'iteration1.npz')
   nothing = dataclasses.replace(found, verdict=np.zeros_like(found.verdict))
   run = opened(tmp_path / 'run')
   run.folder.offline.mkdir(parents=True)
   np.savez(run.folder.offline / 'iteration1.npz', **vars(nothing))
-  stage_run = loop.visit_at(run.config.stage_runs, 0)
+  stage_run = stages.stage_run_at(run.config.stage_runs, 0)
   with pytest.raises(DataError, match="none of 96 conversations gives a pair for config.supervised.dataset = 'star'"):
-    supervised.Supervised().enter(run, stage_run, runs.initial_state(run), 0, None)
+    supervised.enter(run, stage_run, runs.initial_state(run), 0, None)
   (run.folder.offline / 'iteration1.npz').write_bytes(b'half')
-  with pytest.raises(DataError, match='can not be read .* delete it'):
-    supervised.Supervised().enter(run, stage_run, runs.initial_state(run), 0, None)
+  with pytest.raises(DataError, match='cannot be read .* delete it'):
+    supervised.enter(run, stage_run, runs.initial_state(run), 0, None)
 
 
 @pytest.mark.parametrize(
@@ -147,8 +146,8 @@ def test_settings_that_can_not_be_are_refused(changes, message):
 
 
 def test_an_update_in_parts_is_that_of_the_whole_and_sees_the_asked_tokens_alone(whole):
-  data = supervised.Data(
-    loop.visit_at(whole.config.stage_runs, 0), collect._read(whole.folder.offline / 'iteration1.npz'),
+  data = supervised.StageContext(
+    stages.stage_run_at(whole.config.stage_runs, 0), supervised.read_collected(whole.folder.offline / 'iteration1.npz'),
     np.stack([np.arange(16), np.arange(16), np.ones(16, np.int64)], axis=1),
   )  # fmt: skip
   batch = supervised.rows_of(whole, data, np.arange(16))

@@ -215,7 +215,7 @@ def test_micro_batches_add_up_to_the_whole_batch(kl_form, parts):
 @pytest.mark.parametrize(('kl_form', 'parts', 'shards'), [('k1_togo', 1, 1), ('k1', 2, 2), ('exact', 2, 1)])
 def test_rows_end_to_end_have_the_gradient_of_rows_with_padding(kl_form, parts, shards):
   padded = dataclasses.replace(SPEC, kl_form=kl_form, importance_cap=0.0)
-  packed = dataclasses.replace(padded, micro_batches=parts, shards=shards, places=100 // (parts * shards))
+  packed = dataclasses.replace(padded, micro_batches=parts, shards=shards, packed_length=100 // (parts * shards))
   loss_A, (gradient,), metrics = gradients(policy(), {}, reference(), make_batch(), stage_values(), padded)
   packed_A, (packed_gradient,), packed_metrics = gradients(
     policy(), {}, reference(), make_batch(), stage_values(), packed

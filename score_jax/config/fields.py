@@ -14,7 +14,7 @@ from score_jax.tasks.mbpp import MbppSpec
 from score_jax.tasks.problems import DataSpec
 
 MODES = ('score', 'supervised')
-DATASETS = ('star', 'sft')  # names of baselines.pairs.DATASETS
+DATASETS = ('star', 'sft')  # names of training.methods.pairs.DATASETS
 DTYPES = ('auto', 'float32', 'bfloat16')
 CACHE_DTYPES = ('auto', 'float32', 'bfloat16', 'float8_e4m3fn')
 LONG_PROMPTS = ('error', 'drop')

@@ -5,7 +5,7 @@ So there are two parts: the handler, which is polite and may be late, and a thre
 (`signal.set_wakeup_fd`), which counts the grace period and ends the process however busy the main thread is.
 
 Several processes of one run tell each other after every step whether one of them was asked to stop, and save that step
-together (`training/stopping.py`); JAX's preemption notifier, which would take SIGTERM away, is off.
+together (`training/hooks.py`); JAX's preemption notifier, which would take SIGTERM away, is off.
 """
 
 from collections.abc import Callable
@@ -76,17 +76,32 @@ def over() -> None:
 
 @contextlib.contextmanager
 def deferred(grace: float, last_resort: Callable[[], None]) -> Iterator[None]:
-  """Inside, a signal only sets `requested`, and who asks for it saves and leaves.
+  """Inside, a signal only sets `requested`, and whoever reads that saves and leaves.
+
+  A process that has not called `install`, as one that trains from Python, takes signals inside only and in its main
+  thread only; nothing ends it there, and a second Ctrl-C interrupts as usual.
 
   Args:
-    grace: seconds until that must have happened.
+    grace: seconds until the process must have left.
     last_resort: called from a thread after them, before the process is ended; it may save.
   """
+  borrowed = _state.wakeups is None and threading.current_thread() is threading.main_thread()
+  before = {number: signal.signal(number, _note) for number in _SIGNALS} if borrowed else {}
   _state.deferred, _state.grace, _state.last_resort = True, grace, last_resort
   try:
     yield
   finally:
     _state.deferred, _state.last_resort = False, None
+    for number, handler in before.items():
+      signal.signal(number, handler or signal.SIG_DFL)
+      _state.signal = None
+
+
+def _note(number: int, frame: object) -> None:
+  if _state.signal is not None:
+    signal.default_int_handler(number, frame)
+  _state.signal = number
+  _say(f'{name()}: stopping after this step')
 
 
 def _handle(number: int, frame: object) -> None:

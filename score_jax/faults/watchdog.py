@@ -171,3 +171,18 @@ def beat() -> None:
   """Between the parts of a long phase."""
   if _current is not None:
     _current.beat()
+
+
+class Clock:
+  """Seconds by phase of a step, each watched."""
+
+  def __init__(self):
+    self.seconds: dict[str, float] = {}
+
+  @contextlib.contextmanager
+  def __call__(self, name: str) -> Iterator[None]:
+    """Times a phase."""
+    begun = time.perf_counter()
+    with phase(name):
+      yield
+    self.seconds[name] = round(time.perf_counter() - begun, 4)

@@ -92,6 +92,10 @@ class WeightTable:
       node[weight.path[-1]] = leaf(weight)
     return tree
 
+  def letters(self) -> dict[tuple[str, ...], list[str]]:
+    """Returns the axes of each weight as letters, by its path."""
+    return {weight.path: weight.letters for weight in self.weights}
+
   def abstract(self, dtype: jnp.dtype) -> dict[str, Any]:
     """The parameter tree as shapes."""
     return self.tree(lambda weight: jax.ShapeDtypeStruct(weight.shape(self.sizes), dtype))

@@ -99,7 +99,7 @@ def start(choice: str, *, init_seconds: int, heartbeat_seconds: int, barrier_sec
     settings = dict(cluster_detection_method='slurm')
   elif choice != TPU:
     raise ConfigError(f'--distributed={choice} is unknown; use auto, off, tpu, slurm or local:HOST:PORT,N,I')
-  # JAX's preemption service would swallow SIGTERM, also where no step asks it; `training/stopping.py` agrees on a stop.
+  # JAX's preemption service would swallow SIGTERM, also where no step asks it; `training/hooks.py` agrees on a stop.
   jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(

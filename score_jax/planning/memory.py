@@ -102,7 +102,7 @@ def estimated(plan: Plan, name: str) -> tuple[int, int]:
   ffn, heads, width = config.ffn // tensor, config.heads * config.head_width // tensor, config.width
   tokens, one_head = local // update.micro_batches * plan.length, max(1, config.heads // tensor)
   head, logits = config.vocab * width // tensor, update.logits_mb * 1e6 / tensor
-  scores = 2 * tokens * plan.length * one_head * 4 if update.how.kind == 'plain' else 0
+  scores = 2 * tokens * plan.length * one_head * 4 if update.attention.kind == 'plain' else 0
 
   layer = (4 * ffn + 4 * heads + 4 * width) * itemsize * tokens
   prefill = (2 * ffn + 2 * heads + 2 * width) * itemsize + one_head * plan.prompt * 4

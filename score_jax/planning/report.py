@@ -77,8 +77,8 @@ def _table(request: Request, setting: Setting) -> str:
     f'mesh data {mesh["data"]} x fsdp {mesh["fsdp"]} x tensor {mesh["tensor"]}; {plan.rows} conversations of '
     f'{plan.prompt} + {attempts} tokens and {between} between them, {plan.rows // plan.shards} per '
     f'{chips}, {plan.decode_slots} at a time; update in '
-    f'{update.micro_batches} parts{", packed" if update.places else ""}, remat {update.remat}, logits '
-    f'{update.logits_mb:g} MB, attention {update.how.kind}',
+    f'{update.micro_batches} parts{", packed" if update.packed_length else ""}, remat {update.remat}, logits '
+    f'{update.logits_mb:g} MB, attention {update.attention.kind}',
     'a chip holds all the time (GiB): ' + ', '.join(f'{name} {_gib(size)}' for name, size in held.items() if size),
     f'while it samples: policy {_gib(sizes.policy)}, cache {_gib(sizes.cache)}',
   ]
@@ -124,7 +124,7 @@ def _setting_data(request: Request, setting: Setting) -> dict[str, Any]:
     mesh=dict(plan.mesh.shape),
     rows=plan.rows,
     slots=plan.length,
-    attention=plan.update.how.kind,
+    attention=plan.update.attention.kind,
     held=dataclasses.asdict(memory.sizes(plan)) | dict(references=request.references),
     programs=_programs_data(request, setting),
     fits=setting.peak <= request.chip.usable,

@@ -78,8 +78,8 @@ class Request:
     batch, prompt = config.batch, config.sampling.prompt_tokens
     if batch.pack:
       full = np.full(config.rows, prompt + rollout.growth)
-      packed = batches.stream_places(full, full[0], batch.samples, meshes.row_shards(mesh), batch.micro_batches)
-      update = dataclasses.replace(update, places=packed)
+      packed = batches.packed_length(full, full[0], batch.samples, meshes.row_shards(mesh), batch.micro_batches)
+      update = dataclasses.replace(update, packed_length=packed)
     return Plan(self.decoder, config.lora, config.optim, mesh, dtype, rollout, update, prompt, config.rows)
 
   def flags(self, changes: Changes) -> list[str]:

@@ -113,22 +113,6 @@ class Monitor:
     return {name for name, on_T in alarms.sounding(self._records, self._config.kl_alarm).items() if on_T[-1]}
 
 
-class NullMonitor:
-  """Stands for a Monitor on hosts that show nothing."""
-
-  def begin(self) -> None:
-    """Does nothing."""
-
-  def print(self, text: str) -> None:
-    """Does nothing."""
-
-  def after_step(self, record: dict[str, Any]) -> None:
-    """Does nothing."""
-
-  def close(self) -> None:
-    """Does nothing."""
-
-
 def ledger_line(records: Sequence[dict[str, Any]], sounding: Sequence[str]) -> str:
   """Returns 'last 10: delta +4.1 = fixed 5.2 - broken 1.1, answers changed 12.0, texts 40.1 % | alarms: none'."""
 

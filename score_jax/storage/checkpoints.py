@@ -155,10 +155,7 @@ class Checkpoints:
       return self._without_lost_best(progress)
 
   def _without_lost_best(self, progress: Progress) -> Progress:
-    if progress.best_step not in {step for step, _ in self._failed}:
-      return progress
-    before = self._before or Progress.start()
-    return dataclasses.replace(progress, best_step=before.best_step, best_return=before.best_return)
+    return progress.without_lost([step for step, _ in self._failed], self._before)
 
   def save(self, state: TrainState, progress: Progress, protected: tuple[int, ...]) -> None:
     """Saves in the background; drops what the checkpoints before this one made needless. `settled` tells the end.
@@ -334,7 +331,7 @@ class Checkpoints:
       return None
     progress = self.progress(step)
     if progress.best_step and forget_best:
-      progress = dataclasses.replace(progress, best_step=0, best_return=0.0)
+      progress = progress.without_best()
     elif progress.best_step:
       try:
         self.check(progress.best_step)

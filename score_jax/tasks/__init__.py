@@ -1,6 +1,7 @@
 """Tasks: where problems come from, and which verifier grades their answers."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -26,12 +27,16 @@ class Task:
 
   def problem(self, seed: int, split: str, index: int) -> Problem:
     """Problem number `index` of a split, 'train' or 'heldout': the same on every machine."""
-    return (self.train if split == 'train' else self.heldout).at(seed, index)
+    return self.problems(seed, split, [index])[0]
+
+  def problems(self, seed: int, split: str, indices: Sequence[int]) -> list[Problem]:
+    """Returns the problems of these numbers, as `problem` does."""
+    return (self.train if split == 'train' else self.heldout).take(seed, indices)
 
 
 def _countdown(task: Any, data: DataSpec) -> Task:
   def made(split: str) -> GeneratedProblems:
-    return GeneratedProblems(lambda seed, index: countdown.problem(task.countdown, seed, split, index))
+    return GeneratedProblems(lambda seed, indices: countdown.problems(task.countdown, seed, split, indices))
 
   return Task(made('train'), made('heldout'), 'countdown')
 
@@ -138,4 +143,4 @@ def heldout_problems(task: Task, count: int, seed: int) -> list[Problem]:
       'config.task.data.heldout = (): there are no held-out problems; name files of them, or a task in '
       'config.task.evaluate'
     )
-  return [task.problem(seed, 'heldout', index) for index in range(count or task.heldout.size or 0)]
+  return task.problems(seed, 'heldout', range(count or task.heldout.size or 0))

@@ -4,6 +4,7 @@ A problem is a pure function of (seed, split, index). Whether a problem is held 
 target, so the training and held-out sets can't share one, whatever their seeds and sizes.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 import random
@@ -107,3 +108,8 @@ def problem(spec: CountdownSpec, seed: int, split: str, index: int) -> Problem:
     question=question(spec, numbers, target),
     reference=dict(numbers=numbers, target=target),
   )
+
+
+def problems(spec: CountdownSpec, seed: int, split: str, indices: Sequence[int]) -> list[Problem]:
+  """Returns the problems of these numbers, as `problem` does."""
+  return [problem(spec, seed, split, index) for index in indices]

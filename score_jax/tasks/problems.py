@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Sequence
 import dataclasses
 import functools
 import hashlib
@@ -27,7 +28,7 @@ class DataSpec:
 class GeneratedProblems:
   """As many problems as are asked for, each a pure function of (seed, index)."""
 
-  at: Callable[[int, int], Problem]
+  take: Callable[[int, Sequence[int]], list[Problem]]  # the problems of a seed that have these numbers
   size: None = None
   fingerprint: str = ''  # what they are like is in the configuration
 
@@ -45,6 +46,10 @@ class ProblemList:
       return self.problems[index]
     round_, place = divmod(index, self.size)
     return self.problems[_order(seed, round_, self.size)[place]]
+
+  def take(self, seed: int, indices: Sequence[int]) -> list[Problem]:
+    """Returns the problems of these numbers."""
+    return [self.at(seed, index) for index in indices]
 
   @property
   def size(self) -> int:

@@ -1,17 +1,21 @@
 """From a rollout to the rows of an update: left-aligned, in an order that spreads the work evenly."""
 
+import dataclasses
+
+import jax
 import numpy as np
 
 from score_jax.states import Batch
 from score_jax.states import Rollout
+from score_jax.training.update import UpdateSpec
 
 # Streams come in so many lengths between none and all of their rows' slots: each length that occurs is compiled once.
 _LENGTHS = 16
-_BLOCK = 128  # places; what kernels and matrix products like
+_BLOCK = 128  # slots; what kernels and matrix products like
 
 
 def of_rollout(rollout: Rollout, trained_BA: np.ndarray, verdict_BA: np.ndarray | None = None) -> Batch:
-  """The batch of a rollout, all of it in host memory; rows of full length, in their order."""
+  """Returns the batch of a rollout, all of it in host memory; rows of full length, in their order."""
   slot_BL = rollout.start[:, None] + np.arange(rollout.tokens.shape[1])
   inside_BL = slot_BL < rollout.end[:, None]
   slot_BL = np.where(inside_BL, slot_BL, 0)
@@ -30,7 +34,7 @@ def of_rollout(rollout: Rollout, trained_BA: np.ndarray, verdict_BA: np.ndarray 
 
 
 def balanced_order(length_B: np.ndarray, group: int, shards: int, parts: int) -> np.ndarray:
-  """An order of rows in which the micro-batches of each device have about the same number of tokens.
+  """Returns an order of rows in which the micro-batches of each device have about the same number of tokens.
 
   Whole problems move, and only among the rows of their own device: the longest first, each to the part that has the
   fewest tokens so far and still has room.
@@ -42,7 +46,7 @@ def balanced_order(length_B: np.ndarray, group: int, shards: int, parts: int) ->
     parts: micro-batches; part m takes a device's problems m, m + parts, ... (`update.micro_batched`).
 
   Returns:
-    i64 [B]: the row that comes to stand in each place.
+    i64 [B]: the row that comes to stand at each index.
   """
   tokens_XP = length_B.reshape(shards, -1, group).sum(-1)
   room = tokens_XP.shape[1] // parts
@@ -58,13 +62,40 @@ def balanced_order(length_B: np.ndarray, group: int, shards: int, parts: int) ->
   return (problem_P[:, None] * group + np.arange(group)).reshape(-1)
 
 
-def stream_places(length_B: np.ndarray, longest: int, group: int, shards: int, parts: int) -> int:
-  """Places of a stream that hold any device's part of any micro-batch, of rows in `balanced_order`.
+def packed_length(length_B: np.ndarray, longest: int, group: int, shards: int, parts: int) -> int:
+  """Returns the length of a stream that holds any device's part of any micro-batch, of rows in `balanced_order`.
 
-  A sixteenth of all slots of a part's rows, or a multiple of it, so that few programs are compiled.
+  It is a sixteenth of all slots of a part's rows, or a multiple of that, so that few programs are compiled.
   """
   tokens_XPK = length_B.reshape(shards, -1, parts, group).sum(-1)
   most = int(tokens_XPK.sum(axis=1).max())
   slots = length_B.size // (shards * parts) * longest
   step = -(-slots // (_LENGTHS * _BLOCK)) * _BLOCK
   return -(-most // step) * step
+
+
+def packed(batch: Batch, spec: UpdateSpec, shards: int, pack: bool) -> tuple[Batch, np.ndarray, UpdateSpec]:
+  """Returns the batch in the order in which an update packs it, that order, and the spec with its streams' length.
+
+  Args:
+    batch: on the host, this host's rows.
+    spec: of the update, not packed.
+    shards: devices that the rows are spread over.
+    pack: False: rows stay in their order, one a stream.
+  """
+  order = np.arange(len(batch.length))
+  if pack:
+    parts = (spec.group, shards, spec.micro_batches)
+    order = balanced_order(batch.length, *parts)
+    length = packed_length(batch.length[order], batch.tokens.shape[1], *parts)
+    spec = dataclasses.replace(spec, packed_length=length)
+  return jax.tree.map(lambda x: x[order], batch), order, spec
+
+
+def chosen_ids(tokens_BL: np.ndarray, chosen_BL: np.ndarray, budget: int) -> np.ndarray:
+  """i32 [B, budget]: the chosen tokens of each row from the left, -1 behind them."""
+  slot_BL = np.cumsum(chosen_BL, axis=1) - 1
+  ids = np.full((len(tokens_BL), budget), -1, np.int32)
+  row, slot = np.nonzero(chosen_BL)
+  ids[row, slot_BL[row, slot]] = tokens_BL[row, slot]
+  return ids

@@ -1,10 +1,12 @@
 """Evaluation on held-out problems: conversations, their verdicts, and the rows that every figure is counted from."""
 
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 
 from score_jax.core_types import Graded
@@ -22,13 +24,15 @@ from score_jax.sampling.rollout import RolloutSpec
 from score_jax.sampling.sampler import Sampler
 from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
+from score_jax.states import Rollout
 from score_jax.tasks import Task
 from score_jax.tasks import heldout_problems
+from score_jax.training.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
 class Grades:
-  """What the verifier said of a rollout."""
+  """The verifier's verdicts on a rollout."""
 
   texts: list[list[str]]  # [B][A]
   graded: list[list[Graded]]  # [B][A]
@@ -39,10 +43,51 @@ class Grades:
     return np.array([[one.verdict for one in row] for row in self.graded], np.int8)
 
 
+def evaluate_policy(run: Run, policy: Any, name: str) -> dict[str, Any]:
+  """Returns the ledgers of a policy on the run's held-out problems; its conversations go to rows/<name>.jsonl.gz."""
+  settings = run.config.eval
+  with watchdog.phase('evaluate'):
+    params = run.sampler.layout(policy)
+    ledgers, conversations_ = evaluate(
+      run.sampler, run.task, run.grader, params, problems=settings.problems, seed=settings.seed, rows=run.config.rows
+    )
+    if hosts.is_main():
+      report_rows.write(run.folder.rows / f'{name}.jsonl.gz', conversations_)
+  return ledgers
+
+
+def evaluate_base(run: Run) -> dict[str, Any]:
+  """Returns eval.json with the base's ledgers, evaluated once; other settings of the evaluation begin it anew."""
+  settings = dict(problems=run.config.eval.problems, seed=run.config.eval.seed)
+  known = hosts.from_main('eval.json', run.folder.read_eval)
+  if known.get('settings') != settings:
+    known = dict(base=evaluate_policy(run, run.base_policy(), 'base'), settings=settings)
+    if hosts.is_main():
+      run.folder.write_eval(known)
+  return known
+
+
+def evaluate_ends(run: Run, wanted: dict[str, tuple[int, Any]]) -> dict[str, Any]:
+  """Returns eval.json with the ledgers of the policies that a run ends with; those it has already are kept.
+
+  Args:
+    run: opened.
+    wanted: step and trained parameters by name, 'final' and 'last'.
+  """
+  before = hosts.from_main('eval.json', run.folder.read_eval)
+  results = {name: value for name, value in before.items() if name not in ('final', 'last')}
+  for name, (step, params) in wanted.items():
+    known = before.get(name, {}).get('step') == step
+    results[name] = before[name] if known else evaluate_policy(run, run.policy(params), name) | dict(step=step)
+  if hosts.is_main():
+    run.folder.write_eval(results)
+  return results
+
+
 def evaluate(
   sampler: Sampler, task: Task, grader: Grader, params: Any, *, problems: int, seed: int, rows: int
 ) -> tuple[dict[str, Any], list[Row]]:
-  """The ledgers of a policy, {'greedy': ledger, 'sampled': ledger}, and their rows: one conversation a problem each.
+  """Returns the ledgers of a policy, {'greedy': ledger, 'sampled': ledger}, and their rows, one a problem each.
 
   Of several hosts each samples and grades its own rows; all have the ledgers, host 0 the rows.
 
@@ -53,19 +98,19 @@ def evaluate(
     params: in the sampling layout.
     problems: n; 0: all.
     seed: of the problems and the samples.
-    rows: conversations at a time; keys don't depend on it (logits do, in their last bits).
+    rows: conversations at a time; keys do not depend on it (logits do, in their last bits).
   """
   heldout = heldout_problems(task, problems, seed)
-  ways = dict(greedy=sampler.spec(temperature=0.0), sampled=sampler.spec())
-  found = {
-    way: conversations(sampler, grader, params, heldout, spec, seed, rows, way=way) for way, spec in ways.items()
+  results = {
+    decoding: conversations(sampler, grader, params, heldout, spec, seed, rows, decoding=decoding)
+    for decoding, spec in dict(greedy=sampler.spec(temperature=0.0), sampled=sampler.spec()).items()
   }
-  ledgers = hosts.from_main('an evaluation', lambda: {way: accounted(part) for way, part in found.items()})
-  return ledgers, [row for part in found.values() for row in part]
+  ledgers = hosts.from_main('an evaluation', lambda: {name: accounted(part) for name, part in results.items()})
+  return ledgers, [row for part in results.values() for row in part]
 
 
 def accounted(rows: Sequence[Row]) -> dict[str, Any]:
-  """The ledger of rows.
+  """Returns the ledger of rows.
 
   Raises:
     TryAgainError: in every row the grader itself failed, so nothing is known.
@@ -87,11 +132,11 @@ def conversations(
   seed: int,
   rows: int,
   *,
-  way: str,
+  decoding: str,
   samples: int = 1,
   first: Mapping[str, np.ndarray] | None = None,
 ) -> list[Row]:
-  """Rows of `samples` conversations per problem; the last batch is filled up with repeats, which are dropped.
+  """Returns rows of `samples` conversations per problem.
 
   Of several hosts each samples and grades its own rows; host 0 has all of them, the others none.
 
@@ -101,32 +146,63 @@ def conversations(
     spec: of the rollout.
     seed: of the samples.
     rows: conversations at a time.
-    way: name of this way of decoding.
+    decoding: the name of this way of decoding.
     samples: K, whose randomness does not depend on how many there are.
     first: token ids [F] of a first attempt by problem, -1 behind them; None: the model's own.
   """
   key = stream_key(seed, Stream.EVALUATION, 0)
-  found = []
+  kept = []
   for sample in range(samples):
-    for begin in range(0, len(problems), rows):
-      watchdog.beat()
-      part = list(problems[begin : begin + rows])
-      filled = part + [part[-1]] * (rows - len(part))
-      mine = meshes.local_rows(sampler.mesh, rows)
-      own = [filled[i] for i in mine]
-      forced = None if first is None else np.stack([first[problem.id] for problem in own])
-      number = sample * len(problems) + begin  # of the first row: sample 0 is what one sample a problem would be
-      rollout = sampler.sample(params, sampler.encoded(own), key, spec, first_row=number, forced=forced)
-      rollout = meshes.fetch_rows(rollout)
-      real = int((mine < len(part)).sum())
+    number = sample * len(problems)  # of the first row: sample 0 is what one sample a problem would be
+    parts = rollouts(sampler, params, problems, key, spec, rows, first_row=number, first=first)
+    for begin, mine, own, rollout in parts:
+      rollout, real = meshes.fetch_rows(rollout), int((mine < len(problems) - begin).sum())
       grades = grade(grader, own[:real], sampler.texts(rollout)[:real])
-      numbered = report_rows.from_rollout(own, rollout, grades.texts, grades.graded, range(real), way, [sample] * real)
-      found += report_rows.from_all_hosts(f'rows {number} and on of an evaluation', mine[:real], numbered)
-  return found
+      numbers = [sample] * real
+      part = report_rows.from_rollout(own, rollout, grades.texts, grades.graded, range(real), decoding, numbers)
+      kept += report_rows.from_all_hosts(f'rows {number + begin} and on of an evaluation', mine[:real], part)
+  return kept
+
+
+def rollouts(
+  sampler: Sampler,
+  params: Any,
+  problems: Sequence[Problem],
+  key: jax.Array,
+  spec: RolloutSpec,
+  rows: int,
+  *,
+  first_row: int = 0,
+  first: Mapping[str, np.ndarray] | None = None,
+) -> Iterator[tuple[int, np.ndarray, list[Problem], Rollout]]:
+  """Samples one conversation per problem, `rows` at a time; the last batch is filled up with repeats of its last one.
+
+  Args:
+    sampler, params, problems, spec, rows, first: as in `conversations`.
+    key: from `stream_key`.
+    first_row: global number of the first problem's conversation.
+
+  Yields:
+    how many problems came before the batch; which of its rows are this host's, i32; their problems; the rollout of all
+    hosts, on the devices.
+  """
+  for begin in range(0, len(problems), rows):
+    watchdog.beat()
+    part = list(problems[begin : begin + rows])
+    part += [part[-1]] * (rows - len(part))
+    mine = meshes.local_rows(sampler.mesh, rows)
+    own = [part[i] for i in mine]
+    forced = None if first is None else np.stack([first[problem.id] for problem in own])
+    yield (
+      begin,
+      mine,
+      own,
+      sampler.sample(params, sampler.encoded(own), key, spec, first_row=first_row + begin, forced=forced),
+    )
 
 
 def grade(grader: Grader, problems: Sequence[Problem], texts: list[list[str]]) -> Grades:
-  """What the verifier says of every attempt."""
+  """Returns the verifier's verdict on every attempt."""
   items = [(problem.reference, text) for problem, attempts in zip(problems, texts, strict=True) for text in attempts]
   graded = grader.grade(items)
   A = len(items) // max(1, len(problems))

@@ -77,7 +77,7 @@ def _counted(
   def sampled(decoding: str, temperature: float, samples: int = 1) -> list[Any]:
     spec = sampler.spec(temperature=temperature)
     settings = (sampler, grader, params, problems, spec, config.eval.seed, config.rows)
-    return evaluation.conversations(*settings, way=decoding, samples=samples, first=first)
+    return evaluation.conversations(*settings, decoding=decoding, samples=samples, first=first)
 
   rows = dict(greedy=sampled('greedy', 0.0), sampled=sampled('sampled', temperature, samples))
   if scaling:

@@ -72,4 +72,4 @@ def chosen_step(checkpoints: Checkpoints, step: str) -> int:
   last = checkpoints.last_step()
   if last is None:
     raise ConfigError(f'{checkpoints.root} has no whole checkpoint')
-  return (checkpoints.progress(last).best_step or last) if step == 'best' else last
+  return checkpoints.progress(last).final_step if step == 'best' else last

@@ -243,8 +243,8 @@ def _opened(config: RunConfig, workdir: str, task: Task, grader: Grader) -> Run:
 
 def put_params(mesh: Mesh, table: WeightTable, params: Any, dtype: Any) -> Any:
   """A tree of host or device arrays in the training layout, in `dtype`; always a copy of its own."""
-  shardings = meshes.params(mesh, table, meshes.TRAINING_RULES)
-  return jax.tree.map(lambda p, s: meshes.put(jnp.array(p, dtype, copy=True), s), params, shardings)
+  copies = jax.tree.map(lambda p: jnp.array(p, dtype, copy=True), params)
+  return meshes.put(copies, meshes.params(mesh, table, meshes.TRAINING_RULES))
 
 
 def initial_params(run: Run) -> Any:
@@ -258,6 +258,8 @@ def initial_params(run: Run) -> Any:
     return best_params(RunFolder(run.config.init_from), run.mesh, run.trained, str(run.parent.step))
   if run.config.lora.rank:
     return fresh_adapters(run)
+  if run.sampler.dtype == jnp.float32:  # the base has been read as it is needed here
+    return put_params(run.mesh, run.trained, run.base, jnp.float32)
   return hf.read_params(run.model_folder, run.decoder, run.mesh, jnp.float32)
 
 

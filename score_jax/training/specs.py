@@ -18,7 +18,7 @@ from score_jax.training.update import UpdateSpec
 
 
 def check_spread(config: RunConfig, mesh: Mesh) -> None:
-  """Refuses a batch whose rows the mesh can not share out.
+  """Refuses a batch whose rows the mesh cannot share out.
 
   Raises:
     ConfigError: a micro-batch is no multiple of the devices, or packing would cut a problem.
@@ -26,7 +26,7 @@ def check_spread(config: RunConfig, mesh: Mesh) -> None:
   part = config.batch.problems // config.batch.micro_batches * config.batch.samples
   if part % meshes.row_shards(mesh):
     raise ConfigError(
-      f'a micro-batch of {part} rows (config.batch) can not be spread over {meshes.row_shards(mesh)} devices; '
+      f'a micro-batch of {part} rows (config.batch) cannot be spread over {meshes.row_shards(mesh)} devices; '
       'change batch.problems, batch.samples, batch.micro_batches or the mesh'
     )
   if config.batch.pack and config.batch.problems % (meshes.row_shards(mesh) * config.batch.micro_batches):
@@ -50,7 +50,7 @@ def update_spec(config: RunConfig, decoder: DecoderConfig, dtype: Any, mesh: Mes
     remat=config.model.remat,
     logits_mb=config.model.logits_mb,
     attempt_gradient_norms=config.loss.attempt_gradient_norms,
-    how=flash.best(decoder, dtype, mesh),
+    attention=flash.best(decoder, dtype, mesh),
     shards=meshes.row_shards(mesh),
   )
 

@@ -43,9 +43,9 @@ class UpdateSpec:
   logits_mb: float  # f32 logits that exist at a time, on each device
   attempt_gradient_norms: bool  # one backward pass per attempt instead of one in all
   lora: Lora = loras.NONE
-  how: Attention = flash.PLAIN
+  attention: Attention = flash.PLAIN
   shards: int = 1  # devices that rows are spread over
-  places: int = 0  # T: a device's rows of a part are laid end to end in a stream of so many; 0: one row a stream
+  packed_length: int = 0  # T: a device's rows of a part lie end to end in a stream of T tokens; 0: one row a stream
 
   @property
   def reference_in_update(self) -> bool:
@@ -77,11 +77,11 @@ def whole(tree: Any, group: int) -> Any:
 def _streams(part: Batch, spec: UpdateSpec) -> tuple[jax.Array, packing.PackedRows, packing.Alignment]:
   """tokens_XT, where its conversations lie, and the way back to [B, L]."""
   B, L = part.tokens.shape
-  if not spec.places:
+  if not spec.packed_length:
     rows = packing.left_aligned(part.length, L)
     return part.tokens, rows, packing.alignment(rows, L, L)
   rows = packing.end_to_end(part.length.reshape(spec.shards, B // spec.shards), L)
-  back = packing.alignment(rows, spec.places, L)
+  back = packing.alignment(rows, spec.packed_length, L)
   return back.to_streams(part.tokens), rows, back
 
 
@@ -93,13 +93,13 @@ def _scored(params: Any, reference: Any, part: Batch, spec: UpdateSpec, remat: s
     dtype=spec.dtype,
     remat=remat,
     chunk=scoring.chunk_of(spec.logits_mb, spec.config.vocab, streams),
-    attention=spec.how,
+    attention=spec.attention,
   )
   if reference is None:
-    found = (scoring.token_logps(params, spec.config, tokens_XT, rows, **settings),)
+    scores_XT = (scoring.token_logps(params, spec.config, tokens_XT, rows, **settings),)
   else:
-    found = scoring.token_logps_and_kl(params, reference, spec.config, tokens_XT, rows, **settings)
-  return tuple(map(back.to_rows, found))
+    scores_XT = scoring.token_logps_and_kl(params, reference, spec.config, tokens_XT, rows, **settings)
+  return tuple(map(back.to_rows, scores_XT))
 
 
 def scores(params: Any, reference: Any, part: Batch, spec: UpdateSpec) -> losses.TokenScores:
@@ -212,11 +212,11 @@ def apply(
   loss_A: jax.Array,
   learning_rate: jax.Array,
   optimizer,
-  seen: tuple[jax.Array, ...] = (),
+  checked: tuple[jax.Array, ...] = (),
 ) -> tuple[TrainState, Metrics]:
   """The optimizer's step, or none at all: any non-finite loss, gradient, parameter or moment rejects the whole step.
 
-  So does anything non-finite in `seen`: what the loss was made of, where it may have been multiplied with 0.
+  Anything non-finite in `checked` rejects it too: inputs of the loss that a zero weight could have masked.
 
   The step is worked out twice: once for the question whether it is finite, of which only a few numbers are kept, and
   once in the place of the old state. Worked out once, it would stand beside the old state until the question is
@@ -232,7 +232,7 @@ def apply(
   params, opt_state = stepped(state.params, state.opt_state, grads)
   # The gradient's norm is finite only if all its entries are; the same for parameters and moments.
   checks = [jnp.sum(loss_A), norm, optax.tree.norm(params), *(jnp.sum(x) for x in jax.tree.leaves(opt_state))]
-  checks += [jnp.sum(x) for x in seen]
+  checks += [jnp.sum(x) for x in checked]
   finite = functools.reduce(jnp.logical_and, [jnp.isfinite(check) for check in checks])
   finite, *old, grads = jax.lax.optimization_barrier((finite, state.params, state.opt_state, grads))
   new = stepped(*old, grads)
@@ -275,8 +275,8 @@ def update(
   loss_A, grads, sums = gradients(state.params, frozen, reference, batch, stage, spec)
   reward_BA = rewards.attempt_rewards(batch.verdict, stage.reward_weights, stage.bonus)
   # Log-probabilities of sampler, trainer and reference, in their sums, and the rewards.
-  seen = (sums['gap'], sums['kl_A'], reward_BA)
-  state, metrics = apply(state, grads, loss_A, stage.learning_rate, optimizer, seen)
+  checked = (sums['gap'], sums['kl_A'], reward_BA)
+  state, metrics = apply(state, grads, loss_A, stage.learning_rate, optimizer, checked)
   # A failed grader must not earn the next attempt a bonus here either: `best` is chosen by these rewards.
   known_BA = rewards.reward_is_known(batch.verdict, stage.reward_weights, stage.bonus)
   metrics |= dict(
@@ -316,7 +316,7 @@ def supervised_update(
     frozen: as of `gradients`.
     batch: conversations; its verdicts and reference scores are not read.
     learning_rate: f32 [].
-    spec: what is compiled in; of the KL, nothing.
+    spec: compile-time settings; the KL fields are ignored here.
     optimizer: of the state.
 
   Returns:

@@ -15,18 +15,18 @@ import time
 
 
 def main(kind: str, at: int, marker: pathlib.Path) -> None:
-  from score_jax.training import step as steps
+  from score_jax.training.methods import score
 
-  work_of, update = steps.work_of, steps.update
+  step_inputs, update = score.step_inputs, score.update
 
-  def hanging(run, data, step):
+  def hanging(run, context, step):
     if step == at and not marker.exists():
       marker.touch()
       if kind == 'asleep':
         time.sleep(1000)
       else:
         re.match('(a+)+$', 60 * 'a' + 'b')
-    return work_of(run, data, step)
+    return step_inputs(run, context, step)
 
   def poisoned(state, frozen, reference, batch, *args, **kwargs):
     if int(state.step) >= at:
@@ -34,9 +34,9 @@ def main(kind: str, at: int, marker: pathlib.Path) -> None:
     return update(state, frozen, reference, batch, *args, **kwargs)
 
   if kind == 'nan':
-    steps.update = poisoned
+    score.update = poisoned
   else:
-    steps.work_of = hanging
+    score.step_inputs = hanging
 
 
 if __name__ == '__main__':

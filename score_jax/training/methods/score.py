@@ -1,0 +1,174 @@
+"""SCoRe: reinforcement on the policy's own attempts. One step: rollout, verdicts, update, and its metrics.
+
+Of several hosts, each samples and grades its own rows. What all must know of a step goes over the devices before the
+update runs; host 0 keeps it.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_jax.core_types import Problem
+from score_jax.core_types import Stage
+from score_jax.faults.watchdog import Clock
+from score_jax.parallel import hosts
+from score_jax.parallel import mesh as meshes
+from score_jax.reporting import metrics
+from score_jax.reporting import recording
+from score_jax.reporting import rows
+from score_jax.sampling.sampler import Stream
+from score_jax.sampling.sampler import stream_key
+from score_jax.states import Batch
+from score_jax.states import Rollout
+from score_jax.states import StageValues
+from score_jax.states import TrainState
+from score_jax.storage.checkpoints import Checkpoints
+from score_jax.storage.checkpoints import abstract_like
+from score_jax.storage.progress import Progress
+from score_jax.training import batches
+from score_jax.training import evaluation
+from score_jax.training import limits
+from score_jax.training import offline
+from score_jax.training import optim
+from score_jax.training import run as runs
+from score_jax.training.run import Run
+from score_jax.training.stages import StageRun
+from score_jax.training.update import UpdateSpec
+from score_jax.training.update import checksum
+from score_jax.training.update import reference_logps
+from score_jax.training.update import update
+
+
+@dataclasses.dataclass(frozen=True)
+class StageContext:
+  """What a stage run holds fixed."""
+
+  stage_run: StageRun
+  reference: Any  # as the state's parameters, compute dtype, never donated; {}: a base whose adapters are off
+  pool: offline.OfflinePool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class StepInputs:
+  """This host's inputs of one step: problems, encoded prompts, first attempts given from outside."""
+
+  problems: list[Problem]  # [B]
+  prompts: tuple[np.ndarray, np.ndarray]  # prompt_BP, start_B
+  forced: np.ndarray  # i32 [B, F] given first attempts; -1 where the token is sampled
+  trained: np.ndarray  # bool [B, A]
+
+
+def enter(
+  run: Run, stage_run: StageRun, state: TrainState, step: int, checkpoints: Checkpoints
+) -> tuple[TrainState, StageContext]:
+  """Returns the state and what the stage run holds fixed, whether it begins at `step` or is resumed in its middle."""
+  stage, begins = stage_run.stage, step == stage_run.first_step
+  if stage.reference == 'base':
+    reference = run.base_reference
+  else:
+    if begins:
+      params = state.params
+    elif stage_run.first_step:
+      params = checkpoints.params(stage_run.first_step, abstract_like(state.params))
+    else:
+      params = runs.initial_params(run)
+    reference = runs.put_params(run.mesh, run.trained, params, run.reference_dtype)
+  if stage.optim.reset_moments and begins:
+    state = state.replace(opt_state=runs.fresh_moments(state.params, run.optimizer, run.mesh, run.trained))
+  pool = offline.open_pool(run, stage_run.index, stage) if stage.offline_first else None
+  return state, StageContext(stage_run, reference, pool)
+
+
+def step_inputs(run: Run, context: StageContext, step: int) -> StepInputs:
+  """Returns what the host can make ready for a step before the policy that it samples from is known."""
+  P, G, budgets = run.config.batch.problems, run.config.batch.samples, run.config.sampling.attempt_tokens
+  forced = np.full((P, G, budgets[0]), -1, np.int32)
+  trained = np.ones((P, G, len(budgets)), bool)
+  mine = meshes.local_rows(run.mesh, P * G)
+  numbers = np.unique(mine // G).tolist()
+  drawn = run.task.problems(run.config.seed, 'train', [step * P + number for number in numbers])
+  problems = dict(zip(numbers, drawn, strict=True))
+  if context.pool:
+    given, first_attempts = context.pool.take(step - context.stage_run.first_step)
+    forced[: len(given)], trained[: len(given), :, 0] = first_attempts, False
+    problems |= dict(enumerate(given))
+  asked = [problems[int(i)] for i in mine // G]
+  prompts = run.sampler.encoded(asked)
+  return StepInputs(asked, prompts, forced.reshape(P * G, -1)[mine], trained.reshape(P * G, -1)[mine])
+
+
+def run_step(
+  run: Run, context: StageContext, state: TrainState, progress: Progress, inputs: StepInputs
+) -> tuple[TrainState, dict[str, Any]]:
+  """Makes one step of SCoRe; returns the new state and the step's record, which is the same on all hosts."""
+  stage, step, clock = context.stage_run.stage, progress.step, Clock()
+  with clock('sample'):
+    policy = run.sampler.layout(run.policy(state.params))
+    key = stream_key(run.config.seed, Stream.TRAIN, step)
+    sampled = run.sampler.sample(policy, inputs.prompts, key, run.sampler.spec(), forced=inputs.forced)
+    rollout = meshes.fetch_rows(sampled)
+    del policy, sampled
+  # Side by side: the host grades while the reference scores. A thread, since dispatching a long program takes its time.
+  with ThreadPoolExecutor(1, thread_name_prefix='grader') as thread:
+    grading = thread.submit(lambda: evaluation.grade(run.grader, inputs.problems, run.sampler.texts(rollout)))
+    with clock('reference'):
+      batch, order, spec = _batch(run, rollout, inputs.trained)
+      if not spec.reference_in_update:
+        batch = batch.replace(ref_logp=reference_logps(run.frozen, context.reference, batch, spec=spec))
+      jax.block_until_ready(batch)
+    with clock('grade'):
+      grades = grading.result()
+      batch = batch.replace(verdict=meshes.put_rows(run.mesh, grades.verdict[order]))
+      # Before the update: nothing else may talk while it runs.
+      changed = rows.changed(grades.texts, grades.graded)
+      counted = meshes.gather_rows(run.mesh, (grades.verdict, rollout.stop, _tokens(rollout), changed))
+  with clock('update'):
+    rate = optim.learning_rate(stage, step - context.stage_run.first_step)
+    kl_weights = limits.kl_weights(stage, progress)
+    values = stage_values(stage, rate, kl_weights)
+    reference = context.reference if spec.reference_in_update else None
+    state, results = update(state, run.frozen, reference, batch, values, spec=spec, optimizer=run.optimizer)
+    results = jax.device_get(results)
+    reference_sum = int(checksum(context.reference or run.frozen))
+  with clock('record'):
+    verdict, stop, tokens, changed = counted
+    record = metrics.step_record(step + 1, stage, verdict, stop, tokens, results, rate, clock.seconds)
+    record |= metrics.changes(verdict, changed, run.config.batch.samples)
+    record |= dict(visit=context.stage_run.index, reference=reference_sum)
+    if any(stage.kl_target):
+      record['beta'] = list(kl_weights)
+    hosts.agree(f'step {step + 1}', {name: value for name, value in record.items() if name != 'seconds'})
+    path, attempts = run.folder.rows / 'train.jsonl', (grades.texts, grades.graded)
+    recording.add_step(path, run.config, run.mesh, record, inputs.problems, rollout, *attempts)
+  return state, record
+
+
+def _tokens(rollout: Rollout) -> np.ndarray:
+  """i32 [B, A]: how many tokens each attempt sampled."""
+  attempts = range(1, rollout.stop.shape[1] + 1)
+  return np.stack([(rollout.attempt == a).sum(axis=1, dtype=np.int32) for a in attempts], axis=1)
+
+
+def _batch(run: Run, rollout: Rollout, trained_BA: np.ndarray) -> tuple[Batch, np.ndarray, UpdateSpec]:
+  """Returns the rollout as the update takes it, not graded or scored yet; the order of its rows; what to compile."""
+  batch = batches.of_rollout(rollout, trained_BA)
+  batch, order, spec = batches.packed(batch, run.update_spec, len(meshes.local_shards(run.mesh)), run.config.batch.pack)
+  if spec.packed_length:
+    longest = max(hosts.gather('the length of streams', spec.packed_length))
+    spec = dataclasses.replace(spec, packed_length=longest)
+  return meshes.put_rows(run.mesh, batch), order, spec
+
+
+def stage_values(stage: Stage, learning_rate: float, kl_weights: tuple[float, ...] = ()) -> StageValues:
+  """Returns the stage as the update reads it; `kl_weights` instead of the stage's where given."""
+  return StageValues(
+    reward_weights=jnp.array(stage.reward_weights, jnp.float32),
+    bonus=jnp.array(stage.bonus, jnp.float32),
+    kl_weights=jnp.array(kl_weights or stage.kl_weights, jnp.float32),
+    gamma=jnp.float32(stage.gamma),
+    learning_rate=jnp.float32(learning_rate),
+  )

@@ -1,0 +1,67 @@
+"""Which stage a step belongs to, and what falls due after it: pure functions of a run's configuration."""
+
+import dataclasses
+import itertools
+
+from score_jax.config import RunConfig
+from score_jax.core_types import Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRun:
+  """One entry of the run's list of stages, placed on the run's steps."""
+
+  index: int
+  stage: Stage
+  first_step: int
+  is_last: bool
+
+  @property
+  def end(self) -> int:
+    """The step count after its last step."""
+    return self.first_step + self.stage.steps
+
+
+def stage_run_at(stages: tuple[Stage, ...], step: int) -> StageRun:
+  """Returns the stage run that step number `step` (0-based) belongs to.
+
+  Raises:
+    ValueError: the step lies beyond the last stage.
+  """
+  first = 0
+  for index, stage in enumerate(stages):
+    if step < first + stage.steps:
+      return StageRun(index, stage, first, index == len(stages) - 1)
+    first += stage.steps
+  raise ValueError(f'step {step} lies beyond the last stage')
+
+
+def last_step(config: RunConfig) -> int:
+  """Returns how many steps the run makes: those of its stages, or config.max_steps if that is less."""
+  total = sum(stage.steps for stage in config.stage_runs)
+  return min(total, config.max_steps or total)
+
+
+def is_checkpoint(config: RunConfig, step: int) -> bool:
+  """Whether the whole run saves after `step` steps: on the interval, at the end, and where a stage begins."""
+  starts = itertools.accumulate(stage.steps for stage in config.stage_runs)
+  return step % config.checkpoint.every == 0 or step in starts
+
+
+def counts(config: RunConfig, step: int) -> bool:
+  """Whether the policy after `step` steps can be the best: it is a checkpoint of the last stage.
+
+  A run cut short by max_steps must not consider a step that the whole run would not.
+  """
+  return stage_run_at(config.stage_runs, step - 1).is_last and is_checkpoint(config, step)
+
+
+def is_measured(config: RunConfig, step: int) -> bool:
+  """Whether the policy after `step` steps answers the problems of config.selection: at every checkpoint."""
+  return bool(config.selection.problems) and is_checkpoint(config, step)
+
+
+def needed_checkpoints(config: RunConfig, step: int) -> tuple[int, ...]:
+  """Returns the checkpoint that holds the reference of the stage that goes on after `step`, if it is not the base."""
+  stage_run = stage_run_at(config.stage_runs, min(step, config.total_steps - 1))
+  return (stage_run.first_step,) if stage_run.stage.reference == 'stage_start' else ()
