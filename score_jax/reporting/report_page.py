@@ -12,6 +12,7 @@ import json
 import pathlib
 from typing import Any
 
+from score_jax import files
 from score_jax.reporting.report_data import collect
 
 _ASSETS = pathlib.Path(__file__).parent.parent / 'assets' / 'report'
@@ -30,10 +31,8 @@ def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> int:
 
 def write_page(data: dict[str, Any], out: pathlib.Path) -> int:
   """Writes the page of collected data, whole or not at all, and returns its size in bytes."""
-  text = page(data)
-  partial = out.with_name(out.name + '.partial')
-  partial.write_text(text, encoding='ascii')
-  partial.replace(out)
+  text = page(data).encode('ascii')
+  files.write_bytes(out, text)
   return len(text)
 
 

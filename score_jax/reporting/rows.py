@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import gzip
+import io
 import json
-import os
 import pathlib
 from typing import Any
 import zlib
@@ -22,6 +22,7 @@ import zlib
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from score_jax import files
 from score_jax.core_types import Graded
 from score_jax.core_types import Problem
 from score_jax.core_types import Stop
@@ -181,14 +182,11 @@ def collapsed(answer: str) -> str:
 
 def write(path: pathlib.Path, rows: Iterable[Row]) -> None:
   """Writes a .jsonl.gz file whole or not at all; equal rows give equal bytes."""
+  packed = io.BytesIO()
+  with gzip.GzipFile('', 'wb', 4, packed, mtime=0) as file:
+    file.write(lines(rows).encode())
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(path.name + '.partial')
-  with partial.open('wb') as file:
-    with gzip.GzipFile('', 'wb', 4, file, mtime=0) as packed:
-      packed.write(lines(rows).encode())
-    file.flush()
-    os.fsync(file.fileno())
-  partial.replace(path)
+  files.write_bytes(path, packed.getvalue())
 
 
 def lines(rows: Iterable[Row]) -> str:
