@@ -9,13 +9,6 @@ import jax
 import jax.numpy as jnp
 
 
-def first_call(call: Callable[[], Any]) -> float:
-  """Returns the seconds of the first call, which are mostly compilation."""
-  begun = time.perf_counter()
-  jax.block_until_ready(call())
-  return time.perf_counter() - begun
-
-
 def peak_mb() -> float | None:
   """Returns the most memory in MB that the first device has held; None where it does not tell."""
   stats = jax.devices()[0].memory_stats() or {}
@@ -35,22 +28,21 @@ class Compiles:
       self.seconds += seconds
 
 
-def timed(call: Callable[[], Any], repeats: int) -> list[float]:
-  """Returns the seconds of each of `repeats` calls, results waited for, after a first one that compiles."""
-  jax.block_until_ready(call())
+def timed(call: Callable[[], Any], repeats: int) -> tuple[float, list[float]]:
+  """Returns the seconds of a first call, which compiles, and of `repeats` further ones; results are waited for."""
   seconds = []
-  for _ in range(repeats):
+  for _ in range(repeats + 1):
     begun = time.perf_counter()
     jax.block_until_ready(call())
     seconds.append(time.perf_counter() - begun)
-  return seconds
+  return seconds[0], seconds[1:]
 
 
 def matmul_rate(dtype: Any, size: int = 8192) -> float:
   """Returns the FLOP/s of the fastest of ten square products on one device."""
   a, b = (jax.random.normal(key, (size, size), dtype) for key in jax.random.split(jax.random.key(0)))
   product = jax.jit(jnp.matmul)
-  return 2 * size**3 / min(timed(lambda: product(a, b), 10))
+  return 2 * size**3 / min(timed(lambda: product(a, b), 10)[1])
 
 
 def copy_rate(megabytes: int = 1024) -> float:
@@ -58,4 +50,4 @@ def copy_rate(megabytes: int = 1024) -> float:
   elements = megabytes * 1_000_000 // 4
   x = jnp.ones((elements,), jnp.float32)
   copies = [jax.jit(copy) for copy in (lambda x: x + 1, lambda x: -x, lambda x: jnp.flip(x))]
-  return 2 * x.nbytes / min(min(timed(functools.partial(copy, x), 5)) for copy in copies)
+  return 2 * x.nbytes / min(min(timed(functools.partial(copy, x), 5)[1]) for copy in copies)

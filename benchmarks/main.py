@@ -1,6 +1,5 @@
 """Measures the package on this machine, one JSON line a result: `python -m benchmarks.main NAME --shape=...`.
 
-compile    the programs of a run for a TPU topology that is not here: seconds, bytes a chip, collectives (--topology)
 import     host memory and seconds of reading an HF folder of that shape into device arrays (Linux; --folder)
 numerics   the fast paths of this machine against the plain ones, in numbers (--shape, --layers)
 rollout    tokens per second of the compiled rollout with random weights (--rows, --prompt, --attempts, --instruction)
@@ -20,7 +19,6 @@ from score_jax import cli
 from score_jax.errors import ConfigError
 
 _MODULES = {
-  'compile': 'compiling',
   'import': 'importing',
   'numerics': 'numerics',
   'rollout': 'rollouts',
@@ -35,7 +33,8 @@ settings.define_flags()
 def main(name: str) -> None:
   setting = settings.from_flags()
   if name not in _MODULES:
-    raise ConfigError(f'benchmark {name!r} is unknown; there are: {", ".join(_MODULES)}')
+    hint = '; score_jax.doctor --topology compiles for TPUs that are not here' if name == 'compile' else ''
+    raise ConfigError(f'benchmark {name!r} is unknown; there are: {", ".join(_MODULES)}{hint}')
   if name in ('import', 'step') and not setting.folder:
     raise ConfigError('give --folder=DIR, with room for the weights')
   if _PROFILE.value and name == 'step':

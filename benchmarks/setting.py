@@ -37,7 +37,6 @@ class Setting:
   layers: int = _field(0, "update, numerics: layers instead of the shape's own", lower_bound=0)
   vocab: int = _field(0, "update: vocabulary instead of the shape's own", lower_bound=0)
   mesh: tuple[int, int, int] = _field((-1, 1, 1), 'data,fsdp,tensor')
-  topology: str = _field('v5e:4x4', 'compile: a TPU topology')
   verifier: str = _field('math', 'verify: which', choices=['text', 'countdown', 'math', 'code'])
   workers: int = _field(0, 'verify: processes; 0: one for each core', lower_bound=0)
   repeats: int = _field(3, 'the median of this many is given', lower_bound=1)

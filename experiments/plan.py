@@ -1,6 +1,6 @@
 """Plans a suite: which command makes which folder, what it needs first, and what it may spend.
 
-A suite file (experiments/suites/countdown.py) has `get_suite()`, which returns the fields of `Suite` as plain data.
+A suite file (experiments/suites/countdown.py) has `get_suite()`, which returns a `Suite`.
 """
 
 import ast
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import dataclasses
 import pathlib
 import runpy
+import shlex
 import sys
 from typing import Any
 
@@ -52,13 +53,12 @@ class Suite:
 
   name: str
   base_config: str  # of experiments.countdown_base.main, which makes the base
-  base_fields: Mapping[str, Any]
   fields: Mapping[str, Any]  # of every run and evaluation
   seeds: tuple[int, ...]
   reference: str  # the method that others are compared with
   methods: Mapping[str, Method]
-  extras: Mapping[str, Extra]
   paper: str  # where the methods' `paper` is from
+  extras: Mapping[str, Extra] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +102,11 @@ def read(path: str, fields: Iterable[str] = ()) -> Suite:
   module = runpy.run_path(path)
   if 'get_suite' not in module:
     raise ConfigError(f'--suite={path} defines no get_suite(); name a file like experiments/suites/countdown.py')
-  raw = dict(module['get_suite']())
-  for name, cls in (('methods', Method), ('extras', Extra)):
-    raw[name] = {key: _built(cls, value, f'{name}.{key}') for key, value in raw.get(name, {}).items()}
-  raw['fields'] = dict(raw.get('fields', {})) | dict(map(_field, fields))
-  suite = _built(Suite, raw, 'suite')
+  try:
+    suite: Suite = module['get_suite']()
+  except TypeError as error:
+    raise ConfigError(f'--suite={path}: {error}') from error
+  suite = dataclasses.replace(suite, fields={**suite.fields, **dict(map(_field, fields))})
   _check(suite)
   return suite
 
@@ -120,18 +120,6 @@ def _field(text: str) -> tuple[str, Any]:
     return name, ast.literal_eval(value)
   except (ValueError, SyntaxError):
     return name, value
-
-
-def _built(cls: type, values: Any, where: str) -> Any:
-  """Builds a dataclass; `where` names it in the ConfigError about an unknown or missing field."""
-  known = {field.name for field in dataclasses.fields(cls)}
-  for name in values:
-    if name not in known:
-      raise ConfigError(f'{where}.{name} is not a field of a suite; known fields: {", ".join(sorted(known))}')
-  try:
-    return cls(**values)
-  except TypeError as error:
-    raise ConfigError(f'{where}: {error}') from error
 
 
 def _check(suite: Suite) -> None:
@@ -242,64 +230,68 @@ def jobs(suite: Suite, work: pathlib.Path, only: tuple[str, ...], seeds: tuple[i
     seeds: of them.
     base: an HF folder; '': the suite's own base is made first.
   """
-  base_hf, planned = pathlib.Path(base or work / 'base/hf'), []
-  if not base:
-    command = _command('experiments.countdown_base.main', suite.base_config, suite.base_fields, work / 'base')
-    planned = [Job('base', command, work / 'base', ('eval.json', 'hf/config.json', 'hf/model.safetensors'), fresh=True)]
-  first = tuple(job.name for job in planned)
-  common = dict(suite.fields) | {'model.path': str(base_hf)}
+  planner = _Planner(suite, work, base)
   # Runs that others begin from come first, so that those need not wait for long.
   order = sorted(only, key=lambda name: suite.methods[name].shown)
-  for seed, name in ((seed, name) for seed in seeds for name in order if seed in seeds_of(suite, name, seeds)):
-    planned.append(_job(suite, work, name, seed, common, base_hf, first))
+  planned = [] if base else [planner.base_job()]
+  planned += [planner.job(n, seed) for seed in seeds for n in order if seed in seeds_of(suite, n, seeds)]
   for extra_name, extra in suite.extras.items():
     for name in (name for name in extra.methods if name in only):
-      trained = suite.methods[name].kind == 'train'
-      for seed in (seed for seed in seeds if seed in seeds_of(suite, name, seeds)):
-        model = folder_of(work, name, seed) / 'hf' if trained else base_hf
-        folder = extra_folder(work, extra_name, name, seed)
-        needs = (f'{name}/seed{seed}',) if trained else first
-        config, fields = suite.methods[suite.reference].config, common | dict(extra.fields)
-        planned.append(_evaluation(f'{extra_name}/{name}', seed, config, fields, folder, model, needs, *extra.flags))
+      chosen_seeds = (seed for seed in seeds if seed in seeds_of(suite, name, seeds))
+      planned += [planner.extra_job(extra_name, name, seed) for seed in chosen_seeds]
   return planned
 
 
-def _job(
-  suite: Suite,
-  work: pathlib.Path,
-  name: str,
-  seed: int,
-  common: dict[str, Any],
-  base_hf: pathlib.Path,
-  first: tuple[str, ...],
-) -> Job:
-  """Plans a method's run with a seed, or its evaluation of the base."""
-  method, folder = suite.methods[name], folder_of(work, name, seed)
-  fields, needs = common | dict(method.fields), first
-  if method.kind == 'evaluate':
-    flags = (f'--instruction={method.instruction}',) if method.instruction else ()
-    return _evaluation(name, seed, method.config, fields, folder, base_hf, needs, *flags)
-  fields['seed'] = seed
-  if method.init_from:
-    fields['init_from'] = str(folder_of(work, method.init_from, seed))
-    needs += (f'{method.init_from}/seed{seed}',)
-  command = _command('score_jax.main', method.config, fields, folder)
-  return Job(f'{name}/seed{seed}', command, folder, (*_EVALUATED, 'hf/config.json', 'report.html'), needs)
+@dataclasses.dataclass(frozen=True)
+class _Planner:
+  """Makes the jobs of a suite, one by one."""
 
+  suite: Suite
+  work: pathlib.Path
+  base: str  # an HF folder; '': the one that `base_job` makes
 
-def _evaluation(
-  name: str,
-  seed: int,
-  config: str,
-  fields: Mapping[str, Any],
-  folder: pathlib.Path,
-  model: pathlib.Path,
-  needs: tuple[str, ...],
-  *flags: str,
-) -> Job:
-  """Plans an evaluation of a model into a folder."""
-  command = _command('score_jax.evaluate', config, fields, folder, f'--model={model}', '--name=final', *flags)
-  return Job(f'{name}/seed{seed}', command, folder, _EVALUATED, needs, fresh=True)
+  def base_job(self) -> Job:
+    folder = self.work / 'base'
+    command = _command('experiments.countdown_base.main', self.suite.base_config, {}, folder)
+    return Job('base', command, folder, ('eval.json', 'hf/config.json', 'hf/model.safetensors'), fresh=True)
+
+  def job(self, name: str, seed: int) -> Job:
+    """Plans a method's run with a seed, or its evaluation of the base."""
+    method, folder = self.suite.methods[name], folder_of(self.work, name, seed)
+    if method.kind == 'evaluate':
+      flags = (f'--instruction={method.instruction}',) if method.instruction else ()
+      return self._evaluation(f'{name}/seed{seed}', method.config, method.fields, folder, *flags)
+    fields, needs = self._fields(method.fields) | dict(seed=seed), self._needs()
+    if method.init_from:
+      fields['init_from'] = str(folder_of(self.work, method.init_from, seed))
+      needs += (f'{method.init_from}/seed{seed}',)
+    command = _command('score_jax.main', method.config, fields, folder)
+    return Job(f'{name}/seed{seed}', command, folder, (*_EVALUATED, 'hf/config.json', 'report.html'), needs)
+
+  def extra_job(self, extra_name: str, name: str, seed: int) -> Job:
+    """Plans a further evaluation of a method's final policy, or of the base."""
+    extra, config = self.suite.extras[extra_name], self.suite.methods[self.suite.reference].config
+    folder = extra_folder(self.work, extra_name, name, seed)
+    run = f'{name}/seed{seed}' if self.suite.methods[name].kind == 'train' else ''
+    return self._evaluation(f'{extra_name}/{name}/seed{seed}', config, extra.fields, folder, *extra.flags, run=run)
+
+  def _evaluation(
+    self, name: str, config: str, fields: Mapping[str, Any], folder: pathlib.Path, *flags: str, run: str = ''
+  ) -> Job:
+    """Plans an evaluation of the policy of a run (METHOD/seedN); '': of the base."""
+    model, needs = (self.work / 'runs' / run / 'hf', (run,)) if run else (self._base_hf(), self._needs())
+    flags = (f'--model={model}', '--name=final', *flags)
+    command = _command('score_jax.evaluate', config, self._fields(fields), folder, *flags)
+    return Job(name, command, folder, _EVALUATED, needs, fresh=True)
+
+  def _base_hf(self) -> pathlib.Path:
+    return pathlib.Path(self.base or self.work / 'base/hf')
+
+  def _needs(self) -> tuple[str, ...]:
+    return () if self.base else ('base',)
+
+  def _fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {**self.suite.fields, 'model.path': str(self._base_hf()), **fields}
 
 
 def _command(module: str, config: str, fields: Mapping[str, Any], folder: pathlib.Path, *flags: str) -> tuple[str, ...]:
@@ -309,5 +301,4 @@ def _command(module: str, config: str, fields: Mapping[str, Any], folder: pathli
 
 def shown(command: tuple[str, ...]) -> str:
   """Returns a command as one would type it."""
-  words = ('python', *command[1:])
-  return ' '.join(f"'{word}'" if set(word) & set(' ()\'"{};*') else word for word in words)
+  return shlex.join(('python', *command[1:]))

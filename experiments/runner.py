@@ -1,9 +1,10 @@
-"""Runs jobs as processes, several at once, in pieces: what is stopped goes on with the same command.
+"""Runs jobs as processes, several at once, in pieces: what is stopped is resumed by the same command.
 
 A job is done when its command has ended with 0 and its outputs are there; a record beside its log says so, with the
 command and the seconds it took. A job that fails is named, and the others go on, but for those that need it.
 """
 
+import collections
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
@@ -28,26 +29,26 @@ _TRIES = 3  # of a job that was hindered from outside without being asked to sto
 
 @dataclasses.dataclass
 class _Active:
-  """A job under way."""
+  """A job whose process runs."""
 
   job: Job
   process: subprocess.Popen
   begun: float
-  gpu: str  # that it sees alone; '': whatever there is
+  gpu: str  # the only one that it sees; '': it sees all
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """Names of jobs."""
+  """Names of jobs, by how they ended."""
 
   done: tuple[str, ...]
   failed: tuple[str, ...]
   blocked: tuple[str, ...]  # they need one that failed
-  left: tuple[str, ...]  # to be gone on with
+  left: tuple[str, ...]  # not begun, or stopped
 
 
 class Records:
-  """What is known of jobs that have begun, and their logs: WORK/jobs/NAME.json and NAME.log."""
+  """Records of jobs that have begun, and their logs: WORK/jobs/NAME.json and NAME.log."""
 
   def __init__(self, work: pathlib.Path):
     self._folder = work / 'jobs'
@@ -56,7 +57,7 @@ class Records:
     return self._folder / f'{job.replace("/", "-")}.{ending}'
 
   def read(self, job: str) -> dict[str, Any]:
-    """{} of a job that has not begun."""
+    """Returns a job's record; {} if it has not begun."""
     path = self.path(job, 'json')
     return json.loads(path.read_text()) if path.exists() else {}
 
@@ -66,10 +67,10 @@ class Records:
 
 
 def is_done(job: Job, records: Records) -> bool:
-  """Whether a job has ended well and its outputs are whole.
+  """Returns whether a job has ended well and its outputs are there.
 
   Raises:
-    ConfigError: it was begun by another command.
+    ConfigError: another command began it.
   """
   record = records.read(job.name)
   if record and record['command'] != list(job.command)[1:]:
@@ -103,24 +104,17 @@ def run(
     gpus: numbers of the devices that jobs are spread over, each job on one; (): every job sees all.
     say: called with a line at each event.
   """
-  records = Records(work)
-  done = {job.name for job in jobs if is_done(job, records)}
-  failed: set[str] = set()
-  tries: dict[str, int] = {}
+  records, tries = Records(work), collections.Counter()
+  done, failed = {job.name for job in jobs if is_done(job, records)}, set()
   active: list[_Active] = []
   until = time.monotonic() + seconds if seconds else float('inf')
-
-  def ready() -> list[Job]:
-    busy = {one.job.name for one in active}
-    return [job for job in jobs if job.name not in done | failed | busy and set(job.needs) <= done]
-
-  def stopping() -> bool:
-    return signals.requested() or time.monotonic() >= until
-
   with signals.deferred(_GRACE, lambda: _kill(active)):
-    while not stopping():
-      for job in ready()[: at_once - len(active)]:
-        active.append(_start(job, records, environment, _idlest(gpus, active)))
+    while not signals.requested() and time.monotonic() < until:
+      begun = done | failed | {one.job.name for one in active}
+      ready = [job for job in jobs if job.name not in begun and set(job.needs) <= done]
+      for job in ready[: at_once - len(active)]:
+        gpu = min(gpus, key=lambda gpu: sum(one.gpu == gpu for one in active), default='')
+        active.append(_start(job, records, environment, gpu))
         say(f'{job.name} begins')
       if not active:
         break
@@ -128,53 +122,41 @@ def run(
       for one in [one for one in active if one.process.poll() is not None]:
         active.remove(one)
         name, code = one.job.name, _ended(one, records)
+        tries[name] += 1
         if code == 0 and is_done(one.job, records):
           done.add(name)
           say(f'{name} is done ({records.read(name)["seconds"]:.0f} s); {len(done)} of {len(jobs)}')
-          continue
-        tries[name] = tries.get(name, 0) + 1
-        if code != _AGAIN or tries[name] >= _TRIES:
+        elif code != _AGAIN or tries[name] >= _TRIES:
           failed.add(name)
-          say(
-            f'{name} failed ({"its outputs are missing" if code == 0 else f"exit code {code}"}): '
-            f'{_last_line(records.path(name, "log"))}'
-          )
-    for one in active:
-      one.process.send_signal(signal.SIGTERM)
-    _wait(active, time.monotonic() + _GRACE)
+          reason = f'exit code {code}' if code else 'its outputs are missing'
+          say(f'{name} failed ({reason}): {_last_line(records.path(name, "log"))}')
+    _stop(active)
     for one in active:
       _ended(one, records)
       say(f'{one.job.name} was stopped')
-  blocked = _blocked(jobs, failed)
-  left = tuple(job.name for job in jobs if job.name not in done | failed | blocked)
-  order = {job.name: i for i, job in enumerate(jobs)}
-  return Outcome(*(tuple(sorted(names, key=order.get)) for names in (done, failed, blocked)), left)
+  return _outcome(jobs, done, failed)
 
 
-def _blocked(jobs: Sequence[Job], failed: set[str]) -> set[str]:
-  """Jobs that need a failed one, or one that does."""
-  found: set[str] = set()
+def _outcome(jobs: Sequence[Job], done: set[str], failed: set[str]) -> Outcome:
+  """Sorts jobs; blocked are those that need a failed one, or one that does."""
+  kinds: dict[str, list[str]] = dict(done=[], failed=[], blocked=[], left=[])
   for job in jobs:
-    if set(job.needs) & (failed | found):
-      found.add(job.name)
-  return found - failed
-
-
-def _idlest(gpus: Sequence[str], active: Sequence[_Active]) -> str:
-  return min(gpus, key=lambda gpu: sum(one.gpu == gpu for one in active), default='')
+    ended = 'done' if job.name in done else 'failed' if job.name in failed else ''
+    blocked = set(job.needs) & {*kinds['failed'], *kinds['blocked']}
+    kinds[ended or ('blocked' if blocked else 'left')].append(job.name)
+  return Outcome(**{kind: tuple(names) for kind, names in kinds.items()})
 
 
 def _start(job: Job, records: Records, environment: dict[str, str], gpu: str) -> _Active:
+  """Starts a job's process, from the beginning if it cannot be resumed."""
   if job.fresh and job.folder.exists():
     shutil.rmtree(job.folder)
   job.folder.parent.mkdir(parents=True, exist_ok=True)
-  record = records.read(job.name)
-  pieces = record.get('pieces', 0) + 1
-  records.write(
-    job.name, dict(command=list(job.command)[1:], done=False, seconds=record.get('seconds', 0.0), pieces=pieces)
-  )
+  record = dict(seconds=0.0, pieces=0) | records.read(job.name)
+  record |= dict(command=list(job.command)[1:], done=False, pieces=record['pieces'] + 1)
+  records.write(job.name, record)
   with records.path(job.name, 'log').open('ab') as log:
-    # A group of its own: Ctrl-C comes to the suite alone, which passes it on once.
+    # In another process group, so that Ctrl-C comes to the suite alone, which passes it on once.
     process = subprocess.Popen(
       job.command,
       stdout=log,
@@ -187,17 +169,19 @@ def _start(job: Job, records: Records, environment: dict[str, str], gpu: str) ->
 
 
 def _ended(one: _Active, records: Records) -> int:
-  """Notes how a process has ended; its exit code, 75 for a signal's."""
+  """Records how a process has ended, and returns its exit code; 75 for a signal's."""
   code = one.process.returncode
   record = records.read(one.job.name)
-  record['seconds'] = round(record['seconds'] + time.monotonic() - one.begun, 1)
-  record['done'] = code == 0
-  records.write(one.job.name, record)
+  seconds = round(record['seconds'] + time.monotonic() - one.begun, 1)
+  records.write(one.job.name, record | dict(seconds=seconds, done=code == 0))
   return _AGAIN if code < 0 else code
 
 
-def _wait(active: Sequence[_Active], until: float) -> None:
-  """For processes that were asked to stop; kills those that don't."""
+def _stop(active: Sequence[_Active]) -> None:
+  """Asks processes to stop, waits for them, and kills those that do not."""
+  for one in active:
+    one.process.send_signal(signal.SIGTERM)
+  until = time.monotonic() + _GRACE
   while any(one.process.poll() is None for one in active) and time.monotonic() < until:
     time.sleep(_LOOK)
   _kill(active)
@@ -213,11 +197,11 @@ def _kill(active: Sequence[_Active]) -> None:
 
 def _last_line(log: pathlib.Path) -> str:
   lines = [line for line in log.read_text(errors='replace').replace('\r', '\n').splitlines() if line.strip()]
-  return f'{lines[-1].strip()[:300]} (the rest: {log})' if lines else f'it said nothing ({log})'
+  return f'{lines[-1].strip()[:300]} (the rest: {log})' if lines else f'its log is empty ({log})'
 
 
 def environment(at_once: int, inherited: dict[str, str]) -> dict[str, str]:
-  """Of jobs that share a device: none takes all of its memory. What the caller has set stays."""
+  """Returns the environment of jobs that share a device: none takes all of its memory. What is set stays."""
   if at_once == 1:
     return dict(inherited)
   share = f'{0.9 / at_once:.3f}'

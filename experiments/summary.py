@@ -23,7 +23,7 @@ from score_jax.reporting.rows import Row
 from score_jax.storage.run_folder import RunFolder
 
 DECODINGS = ('greedy', 'sampled')
-_PACKAGES = ('score_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'transformers')
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'transformers')
 _WINDOW = 10  # steps that a point of a curve is a mean of
 
 
@@ -68,7 +68,7 @@ def summary(
     seeds=list(suite.seeds),
     machine=machine,
     python=platform.python_version(),
-    versions={name: _version(name) for name in _PACKAGES},
+    versions=dict(score_jax=score_jax.__version__) | {name: importlib.metadata.version(name) for name in _PACKAGES},
     paper=suite.paper,
     missing={name: seeds for name, seeds in missing.items() if seeds},
     methods={
@@ -174,13 +174,3 @@ def _mean_curves(curves: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, f
     ]
     for side in ('parallel', 'sequential')
   }
-
-
-def _version(package: str) -> str:
-  """Returns the version of a package; this one may be run from its folder, not installed."""
-  if package == score_jax.__name__:
-    return score_jax.__version__
-  try:
-    return importlib.metadata.version(package)
-  except importlib.metadata.PackageNotFoundError:
-    return 'not installed'

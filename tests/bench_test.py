@@ -12,8 +12,8 @@ from score_jax.planning import roofline
 from score_jax.reporting import profile
 
 
-def test_the_ideal_schedule_gives_a_free_lane_the_next_row_at_once():
-  # Two decode_slots: 5 then 1 (until 6), 3 then 4 (until 7): 13 useful of 14 decode slot-steps.
+def test_the_ideal_schedule_gives_a_free_slot_the_next_row_at_once():
+  # Two decode slots: 5 then 1 (until 6), 3 then 4 (until 7): 13 useful of 14 decode slot-steps.
   assert rollouts.useful_share(np.array([5, 3, 4, 1]), 2) == pytest.approx(13 / 14)
   assert rollouts.useful_share(np.array([2, 2, 2, 2]), 4) == 1
 

@@ -263,6 +263,7 @@ def test_wordings_are_equally_frequent_and_the_tokenizer_has_their_words():
 # Making a base.
 
 
+@pytest.mark.slow
 def test_a_base_is_made_and_sharpened(tmp_path):
   settings = PretrainConfig(
     width=16,

@@ -1,4 +1,4 @@
-"""Suites: budgets, jobs that are stopped and gone on with, figures against plain numpy, a whole one in miniature."""
+"""Suites: budgets, jobs that are stopped and resumed, figures against plain numpy, a whole one in miniature."""
 
 import dataclasses
 import json
@@ -59,7 +59,7 @@ def test_another_budget_needs_a_reason(tmp_path):
   text = pathlib.Path(COUNTDOWN).read_text()
   file = tmp_path / 'suite.py'
   file.write_text(text.replace("note='it trains one attempt", "remark='it trains one attempt"))
-  with pytest.raises(ConfigError, match='methods.single_turn.remark is not a field of a suite'):
+  with pytest.raises(ConfigError, match=f"--suite={file}: .*unexpected keyword argument 'remark'"):
     plan.read(str(file))
   file.write_text(text.replace("    note='as many conversations, of three attempts',\n", '').replace(
     "      note='as many conversations, of three attempts',\n", ''))  # fmt: skip
@@ -152,7 +152,7 @@ while len(list(pathlib.Path({str(tmp_path)!r}).glob('*.gpu'))) < 4: time.sleep(0
   assert sorted(path.read_text() for path in tmp_path.glob('*.gpu')) == ['2', '2', '5', '5']
 
 
-def test_what_can_not_go_on_begins_afresh_and_a_changed_command_is_refused(tmp_path):
+def test_what_cannot_be_resumed_begins_afresh_and_a_changed_command_is_refused(tmp_path):
   folder = tmp_path / 'one'
   folder.mkdir()
   (folder / 'half.txt').write_text('')
@@ -225,6 +225,7 @@ def test_differences_are_paired_by_problem():
   assert paired[0] > 0, 'and so finds what they differ in'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('seeds, between, most', [(1, 0.0, 0.99), (3, 0.03, 1.0)])
 def test_intervals_cover_the_truth_as_often_as_they_say_and_with_several_seeds_rather_more(seeds, between, most):
   """Delta, whose truth is known: problems with rates of their own, and runs that differ."""
@@ -263,7 +264,8 @@ def test_methods_are_counted_on_problems_that_all_were_asked_and_all_were_graded
 # All of it.
 
 SUITE = """
-from typing import Any
+from experiments.plan import Method
+from experiments.plan import Suite
 
 FIELDS = {
   'batch.problems': 4, 'batch.samples': 2, 'stages.stage1.steps': 2, 'stages.stage2.steps': 2, 'eval.problems': 24,
@@ -271,14 +273,13 @@ FIELDS = {
 }
 
 
-def get_suite() -> dict[str, Any]:
-  return dict(
-    name='tiny', base_config='none', base_fields={}, fields=FIELDS, seeds=(0,), reference='score', paper='a paper',
+def get_suite() -> Suite:
+  return Suite(
+    name='tiny', base_config='none', fields=FIELDS, seeds=(0,), reference='score', paper='a paper',
     methods=dict(
-      base=dict(title='Base', kind='evaluate', paper=(52.6, 41.4, -11.2)),
-      score=dict(title='SCoRe'),
+      base=Method(title='Base', kind='evaluate', paper=(52.6, 41.4, -11.2)),
+      score=Method(title='SCoRe'),
     ),
-    extras=dict(),
   )
 """
 
@@ -300,6 +301,7 @@ def test_further_evaluations_are_means_over_seeds_that_are_done(tmp_path):
   assert result['score']['scaling']['sequential'] == [dict(samples=2.0, tokens=10.0, accuracy=pytest.approx(0.2))]
 
 
+@pytest.mark.slow
 def test_a_suite_stopped_in_a_run_goes_on_to_its_summary_figures_and_page(tmp_path, monkeypatch):
   file, work = tmp_path / 'tiny.py', tmp_path / 'work'
   file.write_text(SUITE)

@@ -99,19 +99,23 @@ def pretrain(config: RunConfig, settings: PretrainConfig, workdir: str) -> None:
   trainer = _Trainer(config, settings.init_scale, folder, decoder_config(settings, len(tokenizer)), mesh)
   vocabulary = tokenizer.get_vocab()
   _export(trainer, tokenizer)  # samplers read the tokenizer there
-  samplers = [runs.open_sampler(one, folder.hf, mesh) for one in (config, _first_alone(config))]
+  sampler = runs.open_sampler(config, folder.hf, mesh)
+  first_alone = dataclasses.replace(config.sampling, attempt_tokens=config.sampling.attempt_tokens[:1])
+  first_sampler = runs.open_sampler(dataclasses.replace(config, sampling=first_alone), folder.hf, mesh)
 
   def judged(phase: str, **more: Any) -> None:
     result, rows = evaluation.evaluate(
-      samplers[0],
+      sampler,
       task,
       grader,
-      samplers[0].layout(trainer.state.params),
+      sampler.layout(trainer.state.params),
       problems=config.eval.problems,
       seed=config.eval.seed,
       rows=config.rows,
     )
-    folder.add_metrics(dict(step=trainer.step, phase=phase, **more, base=_brief(result), skill=skill(rows)))
+    names = ('acc_t1', 'acc_t2', 'delta', 'i_to_c', 'c_to_i')
+    brief = {decoding: {name: round(ledger[name], 4) for name in names} for decoding, ledger in result.items()}
+    folder.add_metrics(dict(step=trainer.step, phase=phase, **more, base=brief, skill=skill(rows)))
     print(folder.last_metrics(), flush=True)
     files.write_json(folder.eval, dict(base=result))
     report_rows.write(folder.rows / 'base.jsonl.gz', rows)
@@ -119,7 +123,7 @@ def pretrain(config: RunConfig, settings: PretrainConfig, workdir: str) -> None:
   trainer.train(*_supervised(config, settings, vocabulary), settings.steps, config.optim.learning_rate, settings.rows)
   judged('supervised')
   for number in range(1, settings.sharpen_rounds + 1):
-    tokens, weight, right = _sharpening(config, settings, trainer, samplers[1], vocabulary, number)
+    tokens, weight, right = _sharpening(config, settings, trainer, first_sampler, vocabulary, number)
     trainer.train(tokens, weight, settings.sharpen_steps, settings.sharpen_learning_rate, settings.rows)
     judged(f'sharpened {number}', sampled_right=right)
   _export(trainer, tokenizer)
@@ -153,12 +157,6 @@ def skill(rows: Sequence[Row]) -> dict[str, float | None]:
   )
 
 
-def _brief(result: dict[str, Any]) -> dict[str, dict[str, float]]:
-  """Returns the figures of an evaluation that a base is chosen by."""
-  names = ('acc_t1', 'acc_t2', 'delta', 'i_to_c', 'c_to_i')
-  return {decoding: {name: round(ledger[name], 4) for name in names} for decoding, ledger in result.items()}
-
-
 def _export(trainer: '_Trainer', tokenizer: Any) -> None:
   hf_export.write_folder(
     trainer.folder.hf,
@@ -169,12 +167,6 @@ def _export(trainer: '_Trainer', tokenizer: Any) -> None:
     dtype=hf.DTYPES['float32'],
     replace=True,
   )
-
-
-def _first_alone(config: RunConfig) -> RunConfig:
-  """Returns the configuration with first attempts alone."""
-  sampling = dataclasses.replace(config.sampling, attempt_tokens=config.sampling.attempt_tokens[:1])
-  return dataclasses.replace(config, sampling=sampling)
 
 
 def _instructions(config: RunConfig, settings: PretrainConfig) -> tuple[str, ...]:

@@ -10,9 +10,13 @@ Answers are of 20 tokens here, and reinforcement moves them by 2 to 5 nats, so t
 paper's. What is decided by it is run with the paper's as well.
 """
 
+import dataclasses
 from typing import Any
 
 from experiments.countdown_base import benchmark as countdown_base
+from experiments.plan import Extra
+from experiments.plan import Method
+from experiments.plan import Suite
 
 STEPS = 102  # of Stage I, and of Stage II; a third of it is an iteration of STaR
 PROBLEMS, SAMPLES = 128, 8  # of a step
@@ -21,20 +25,17 @@ ALL = 2 * STEPS  # steps
 BETA1, PAPER_BETA1 = 0.06, 0.01
 
 
-def get_suite() -> dict[str, Any]:
-  return dict(
+def get_suite() -> Suite:
+  return Suite(
     name='Countdown',
     base_config='experiments/countdown_base/benchmark.py',
-    base_fields={},
     fields=fields(),
     seeds=(0, 1, 2),
     reference='score',
     methods=methods(),
     extras=dict(
-      ten_attempts=dict(
-        methods=('base', 'pair_sft', 'score'), flags=('--attempts=10',), fields={'eval.problems': 2048}
-      ),
-      scaling=dict(methods=('base', 'score'), flags=('--scaling=16',), fields={'eval.problems': 1024}),
+      ten_attempts=Extra(('base', 'pair_sft', 'score'), ('--attempts=10',), {'eval.problems': 2048}),
+      scaling=Extra(('base', 'score'), ('--scaling=16',), {'eval.problems': 1024}),
     ),
     paper='MATH500, Gemini 1.5 Flash, greedy, single runs (Kumar et al. 2024, arXiv 2409.12917, tables 1, 2 and 4)',
   )
@@ -60,40 +61,40 @@ def fields() -> dict[str, Any]:
   }
 
 
-def methods() -> dict[str, dict[str, Any]]:
+def methods() -> dict[str, Method]:
   """Returns all methods by name, in the order of the table."""
   with_paper_kl = {
-    f'{name}_paper_kl': {**method, 'title': f'{method["title"]}, beta1 {PAPER_BETA1}', 'paper': ()}
+    f'{name}_paper_kl': dataclasses.replace(method, title=f'{method.title}, beta1 {PAPER_BETA1}', paper=())
     for name, method in multi_turn(PAPER_BETA1).items()
   }
   return baselines() | multi_turn(BETA1) | variants() | with_paper_kl
 
 
-def baselines() -> dict[str, dict[str, Any]]:
+def baselines() -> dict[str, Method]:
   """Returns methods by prompting, supervised, or of one attempt."""
   return dict(
-    base=dict(title='Base', kind='evaluate', paper=(52.6, 41.4, -11.2)),
-    self_refine=dict(
+    base=Method(title='Base', kind='evaluate', paper=(52.6, 41.4, -11.2)),
+    self_refine=Method(
       title='Self-Refine',
       kind='evaluate',
       instruction=countdown_base.REVIEW,
       paper=(52.8, 51.8, -1.0),
     ),
-    pair_sft=dict(title='Pair-SFT, D_SFT', config='pair_sft', fields=supervised(1, ALL), paper=(52.4, 54.2, 1.8)),
-    pair_sft_plus=dict(
+    pair_sft=Method(title='Pair-SFT, D_SFT', config='pair_sft', fields=supervised(1, ALL), paper=(52.4, 54.2, 1.8)),
+    pair_sft_plus=Method(
       title='Pair-SFT, D_SFT+',
       config='pair_sft',
       fields=supervised(1, ALL) | {'supervised.plus': True},
       paper=(55.0, 55.0, 0.0),
     ),
-    star=dict(title='STaR, D_STaR', config='star', fields=supervised(3, ALL), paper=(55.4, 41.2, -14.2)),
-    star_plus=dict(
+    star=Method(title='STaR, D_STaR', config='star', fields=supervised(3, ALL), paper=(55.4, 41.2, -14.2)),
+    star_plus=Method(
       title='STaR, D_STaR+',
       config='star',
       fields=supervised(3, ALL) | {'supervised.plus': True},
       paper=(53.6, 54.0, 0.4),
     ),
-    single_turn=dict(
+    single_turn=Method(
       title='Single-turn RL',
       config='single_turn',
       fields={
@@ -122,24 +123,24 @@ def held(beta1: float) -> dict[str, Any]:
   return {'stages.stage1.kl_weights': (10 * beta1, beta1), 'stages.stage2.kl_weights': (beta1, beta1)}
 
 
-def multi_turn(beta1: float) -> dict[str, dict[str, Any]]:
+def multi_turn(beta1: float) -> dict[str, Method]:
   """Returns SCoRe, and reinforcement of both attempts without one or all of its parts."""
 
-  def naive(stage: str, title: str, kl_weights: tuple[float, float]) -> dict[str, Any]:
+  def naive(stage: str, title: str, kl_weights: tuple[float, float]) -> Method:
     fields = {'schedule': (stage,), f'stages.{stage}.steps': ALL, f'stages.{stage}.kl_weights': kl_weights}
-    return dict(title=f'Multi-turn RL, {title}', config='multi_turn', fields=fields)
+    return Method(title=f'Multi-turn RL, {title}', config='multi_turn', fields=fields)
 
   return dict(
     multi_turn_final=naive('final', 'second reward only', (0.0, beta1)),
     multi_turn_sum=naive('sum', 'both rewards', (beta1, beta1)),
     multi_turn_episode=naive('episode', 'one reward for both', (beta1, beta1)),
-    score=dict(title='SCoRe', fields=held(beta1), paper=(60.0, 64.4, 4.4)),
-    no_stage1=dict(
+    score=Method(title='SCoRe', fields=held(beta1), paper=(60.0, 64.4, 4.4)),
+    no_stage1=Method(
       title='SCoRe without Stage I',
       fields=held(beta1) | {'schedule': ('stage2',), 'stages.stage2.steps': ALL},
       paper=(59.2, 61.4, 2.2),
     ),
-    no_shaping=dict(
+    no_shaping=Method(
       title='SCoRe without shaping',
       fields=held(beta1) | {'stages.stage2.bonus': (0.0, 0.0)},
       paper=(60.0, 62.6, 2.6),
@@ -147,27 +148,27 @@ def multi_turn(beta1: float) -> dict[str, dict[str, Any]]:
   )
 
 
-def variants() -> dict[str, dict[str, Any]]:
+def variants() -> dict[str, Method]:
   """Returns variants of SCoRe."""
   first_budget, *_, last_budget = countdown_base.get_config().sampling.attempt_tokens
   return dict(
-    star_stage2=dict(
+    star_stage2=Method(
       title='STaR in Stage II',
       config='star',
       fields=supervised(3, STEPS),
       init_from='stage1',
       paper=(56.2, 58.4, 2.2),
     ),
-    offline_first=dict(
+    offline_first=Method(
       title='SCoRe without on-policy first attempts',
       fields=held(BETA1) | {'stages.stage2.offline_first': 1.0, 'offline_pool': 8 * PROBLEMS},
       paper=(60.4, 60.6, 0.2),
     ),
-    discounted=dict(
+    discounted=Method(
       title='SCoRe, gamma 0.8 and alpha 1',
       fields=held(BETA1) | {'stages.stage2.gamma': 0.8, 'stages.stage2.bonus': (0.0, 1.0)},
     ),
-    three_attempts=dict(
+    three_attempts=Method(
       title='SCoRe, three attempts',
       config='three_attempts',
       fields={
@@ -182,7 +183,7 @@ def variants() -> dict[str, dict[str, Any]]:
       note='as many conversations, of three attempts',
     ),
     # Saved at its end alone, so that its best is its last, as the policy that Stage II begins with is.
-    stage1=dict(
+    stage1=Method(
       title='Stage I',
       config='stage1',
       fields={'checkpoint.every': STEPS, 'stages.stage1.kl_weights': held(BETA1)['stages.stage1.kl_weights']},

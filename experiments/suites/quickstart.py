@@ -10,16 +10,18 @@ the tables of sampled answers. The KL's weight is the paper's, and one learning 
 
 from typing import Any
 
+from experiments.plan import Method
+from experiments.plan import Suite
+
 STEPS = 30  # of Stage I, and of Stage II
 ALL = 2 * STEPS
 LEARNING_RATE = 4e-4
 
 
-def get_suite() -> dict[str, Any]:
-  return dict(
+def get_suite() -> Suite:
+  return Suite(
     name='Quickstart',
     base_config='experiments/countdown_base/bundled.py',
-    base_fields={},
     fields={
       'optim.learning_rate': LEARNING_RATE,
       'stages.stage1.steps': STEPS,
@@ -34,21 +36,20 @@ def get_suite() -> dict[str, Any]:
     seeds=(0, 1, 2),
     reference='score',
     methods=methods(),
-    extras={},
     paper='MATH500, Gemini 1.5 Flash, greedy, single runs (Kumar et al. 2024, arXiv 2409.12917, tables 1 and 4)',
   )
 
 
-def methods() -> dict[str, dict[str, Any]]:
+def methods() -> dict[str, Method]:
   """Returns all methods by name, in the order of the table."""
 
-  def one_stage(stage: str, title: str, config: str = 'quickstart', **more: Any) -> dict[str, Any]:
+  def one_stage(stage: str, title: str, config: str = 'quickstart', **more: Any) -> Method:
     rate = {f'stages.{stage}.optim.learning_rate': LEARNING_RATE}
     fields = {'schedule': (stage,), f'stages.{stage}.steps': ALL} | rate | more.pop('fields', {})
-    return dict(title=title, config=config, fields=fields, **more)
+    return Method(title, config, fields, **more)
 
   return dict(
-    base=dict(title='Base', kind='evaluate', paper=(52.6, 41.4, -11.2)),
+    base=Method(title='Base', kind='evaluate', paper=(52.6, 41.4, -11.2)),
     single_turn=one_stage(
       'single_turn',
       'Single-turn RL',
@@ -59,10 +60,12 @@ def methods() -> dict[str, dict[str, Any]]:
     multi_turn_final=one_stage('final', 'Multi-turn RL, second reward only', 'multi_turn'),
     multi_turn_sum=one_stage('sum', 'Multi-turn RL, both rewards', 'multi_turn'),
     multi_turn_episode=one_stage('episode', 'Multi-turn RL, one reward for both', 'multi_turn'),
-    score=dict(title='SCoRe', paper=(60.0, 64.4, 4.4)),
+    score=Method(title='SCoRe', paper=(60.0, 64.4, 4.4)),
     no_stage1=one_stage('stage2', 'SCoRe without Stage I', paper=(59.2, 61.4, 2.2)),
-    no_shaping=dict(title='SCoRe without shaping', fields={'stages.stage2.bonus': (0.0, 0.0)}, paper=(60.0, 62.6, 2.6)),
-    offline_first=dict(
+    no_shaping=Method(
+      title='SCoRe without shaping', fields={'stages.stage2.bonus': (0.0, 0.0)}, paper=(60.0, 62.6, 2.6)
+    ),
+    offline_first=Method(
       title='SCoRe without on-policy first attempts',
       fields={'stages.stage2.offline_first': 1.0, 'offline_pool': 1024},
       paper=(60.4, 60.6, 0.2),
