@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import types
 
 import jax
 import numpy as np
@@ -15,13 +16,14 @@ from score_jax.core_types import Stop
 from score_jax.core_types import Verdict
 from score_jax.errors import DataError
 from score_jax.reporting import metrics
-from score_jax.reporting import recording
 from score_jax.reporting import rows
 from score_jax.reporting.ledger import account
 from score_jax.reporting.rows import Attempt
 from score_jax.reporting.rows import Row
 from score_jax.states import Rollout
 from score_jax.storage.run_folder import RunFolder
+from score_jax.training import evaluation
+from score_jax.training.methods import score
 
 HOSTILE = '</script><img src=x onerror=alert(1)>\x1b]0;owned\x07\u202eevil\u2028\ud800\x00'
 
@@ -175,23 +177,25 @@ def step(number, problems=3, samples=2):
   return dict(step=number, stage='stage1'), chosen, jax.device_get(rollout), texts, graded
 
 
-def record(path, count, number):
+def record(folder, count, number):
   config = tiny.run_config(**{'report.rows': count, 'seed': 5, 'batch.problems': 3, 'batch.samples': 2})
-  recording.add_step(path, config, tiny.one_device_mesh(), *step(number))
+  run = types.SimpleNamespace(config=config, mesh=tiny.one_device_mesh(), folder=RunFolder(folder))
+  line, problems, rollout, texts, graded = step(number)
+  score.keep_conversations(run, line, problems, rollout, evaluation.Grades(texts, graded))
 
 
 def test_training_keeps_the_same_conversations_when_it_is_resumed(tmp_path):
-  whole, resumed = tmp_path / 'whole.jsonl', tmp_path / 'run/rows/train.jsonl'
+  whole, resumed = (tmp_path / name / 'rows/train.jsonl' for name in ('whole', 'resumed'))
   for number in range(1, 7):
-    record(whole, 2, number)
+    record(tmp_path / 'whole', 2, number)
   for number in range(1, 5):
-    record(resumed, 2, number)
+    record(tmp_path / 'resumed', 2, number)
   with resumed.open('a') as file:
     file.write('{"id": "half')
-  RunFolder(tmp_path / 'run').return_to(3, {})
+  RunFolder(tmp_path / 'resumed').return_to(3, {})
   assert [row.step for row in rows.read(resumed)] == [1, 1, 2, 2, 3, 3]
   for number in range(4, 7):
-    record(resumed, 2, number)
+    record(tmp_path / 'resumed', 2, number)
   assert resumed.read_bytes() == whole.read_bytes()
   kept = list(rows.read(whole))
   assert all(row.decoding == 'training' and row.stage == 'stage1' for row in kept)
@@ -203,7 +207,7 @@ def test_training_keeps_the_same_conversations_when_it_is_resumed(tmp_path):
 
 
 def test_no_conversations_are_kept_where_none_are_wanted(tmp_path):
-  record(tmp_path / 'rows/train.jsonl', 0, 1)
+  record(tmp_path, 0, 1)
   assert list(tmp_path.iterdir()) == []
 
 

@@ -36,19 +36,15 @@ def at(step):
 
 @pytest.fixture
 def training(tmp_path):
-  run = types.SimpleNamespace(config=tiny.run_config(), folder=RunFolder(tmp_path))
+  config = tiny.run_config(**{'checkpoint.every': 100, 'stages.stage1.steps': 50, 'stages.stage2.steps': 50})
+  run = types.SimpleNamespace(config=config, folder=RunFolder(tmp_path))
   return hooks.Training(run, Saved(), 'state 4', at(4))
 
 
-@pytest.fixture
-def emergency(training):
-  return hooks.EmergencyCheckpointer(training)
-
-
-def made(training, emergency, step, **record):
+def made(training, step, **record):
   """The training after a step, held and not written yet."""
   training.state, training.progress, training.record = f'state {step}', at(step), dict(step=step, **record)
-  emergency.after_step(training)
+  training.emergency.after_step(training)
 
 
 def steps(training):
@@ -56,33 +52,33 @@ def steps(training):
   return [line.count('"step"') for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_nothing_new_is_not_saved(training, emergency):
-  emergency.save()
+def test_nothing_new_is_not_saved(training):
+  training.emergency.save()
   assert training.checkpoints.steps == []
 
 
-def test_a_step_that_is_written_is_saved_with_its_record_once(training, emergency):
-  made(training, emergency, 5)
-  emergency.write(dict(step=5, eval=1))
-  emergency.hold(training)  # with the best updated
-  emergency.save()
+def test_a_step_that_is_written_is_saved_with_its_record_once(training):
+  made(training, 5)
+  training.emergency.write(dict(step=5, eval=1))
+  training.emergency.hold(training)  # with the best updated
+  training.emergency.save()
   assert training.checkpoints.steps == [('state 5', 5)]
   assert training.run.folder.last_metrics() == dict(step=5, eval=1)
   assert steps(training) == [1]
 
 
-def test_a_step_that_is_being_evaluated_is_saved_with_a_record_without_it(training, emergency):
-  made(training, emergency, 5)
+def test_a_step_that_is_being_evaluated_is_saved_with_a_record_without_it(training):
+  made(training, 5)
   training.record['eval'] = 'half'
-  emergency.save()
+  training.emergency.save()
   assert training.run.folder.last_metrics() == dict(step=5)
   assert training.checkpoints.steps == [('state 5', 5)]
 
 
-def test_a_request_saves_and_leaves(training, emergency, monkeypatch):
-  made(training, emergency, 5)
-  emergency.write(training.record)
-  leave = hooks.Leave(emergency)
+def test_a_request_saves_and_leaves(training, monkeypatch):
+  made(training, 5)
+  training.emergency.write(training.record)
+  leave = hooks.Checkpoint()
   leave.after_step(training)
   monkeypatch.setattr(signals, '_state', types.SimpleNamespace(signal=15))
   with pytest.raises(TryAgainError, match='stopped by SIGTERM after step 5'):
@@ -101,13 +97,13 @@ def test_several_hosts_stop_at_the_step_at_which_they_told_each_other(monkeypatc
   assert signals.requested() is (leaves or ours is not None)
 
 
-def test_of_several_hosts_none_saves_alone_when_the_grace_period_is_over(training, emergency, monkeypatch):
-  made(training, emergency, 5)
+def test_of_several_hosts_none_saves_alone_when_the_grace_period_is_over(training, monkeypatch):
+  made(training, 5)
   monkeypatch.setattr(hooks.hosts, 'count', lambda: 2)
-  emergency.save_late()
+  training.emergency.save_late()
   assert training.checkpoints.steps == [] and steps(training) == []
   monkeypatch.setattr(hooks.hosts, 'count', lambda: 1)
-  emergency.save_late()
+  training.emergency.save_late()
   assert training.checkpoints.steps == [('state 5', 5)] and steps(training) == [1]
 
 

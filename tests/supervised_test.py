@@ -13,9 +13,9 @@ from score_jax.configs import common
 from score_jax.errors import ConfigError
 from score_jax.errors import DataError
 from score_jax.reporting import rows
+from score_jax.training import evaluation
 from score_jax.training import loop
 from score_jax.training import run as runs
-from score_jax.training import selection
 from score_jax.training import stages
 from score_jax.training import update as updates
 from score_jax.training.methods import supervised
@@ -178,6 +178,6 @@ def test_the_return_that_selects_is_stage_2s():
     return rows.Row('p', '', {}, attempts, 0.0, 'selection', 0)
 
   # wrong-right, right-wrong, right-right, a grader's failure at first (its bonus is not known, nor its own reward).
-  found = selection.figures([row(0, 1), row(1, 0), row(1, 1), row(4, 1)], (1.0, 1.0), (0.0, 10.0))
+  found = evaluation.figures([row(0, 1), row(1, 0), row(1, 1), row(4, 1)], (1.0, 1.0), (0.0, 10.0))
   assert found['return'] == pytest.approx((0 + 1 + 1) / 3 + (11 - 10 + 1) / 3, rel=1e-6)
   assert found['accuracy'] == [0.5, 0.75] and found['answer_changed'] == 0.75

@@ -20,16 +20,15 @@ import time
 
 _CODE = 75
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_GRACE_SECONDS = 25.0  # where no run has set its own
 
 
 class _State:
-  """One of a process, as signals are."""
+  """The signals of this process."""
 
   def __init__(self):
     self.signal: int | None = None  # the first that came
     self.deferred = False
-    self.grace = _GRACE_SECONDS
+    self.grace = 25.0  # seconds, where no run has set its own
     self.last_resort: Callable[[], None] | None = None
     self.wakeups: int | None = None  # file descriptor
 
@@ -38,7 +37,7 @@ _state = _State()
 
 
 def install() -> None:
-  """Takes SIGTERM and SIGINT. Called by the cli, in the main thread, before anything slow is imported."""
+  """Takes SIGTERM and SIGINT. Called by the commands, in the main thread, before anything slow is imported."""
   if _state.wakeups is not None:
     return
   ours, pythons = socket.socketpair()
@@ -56,17 +55,17 @@ def requested() -> bool:
 
 
 def request(number: int = signal.SIGTERM) -> None:
-  """As if the signal had come: for a notice that arrives by another way."""
+  """Acts as if the signal had come: for a notice from another host."""
   _state.signal = number
 
 
 def name() -> str:
-  """Of the signal that came."""
+  """Returns the name of the signal that came."""
   return signal.Signals(_state.signal).name if _state.signal else 'no signal'
 
 
 def over() -> None:
-  """The work is done, for good or bad: what is left of the process keeps its exit code.
+  """Ignores signals once the work is done, so that what is left of the process keeps its exit code.
 
   Python, as it ends, would give the signals back their default, which kills.
   """
@@ -86,7 +85,7 @@ def deferred(grace: float, last_resort: Callable[[], None]) -> Iterator[None]:
     last_resort: called from a thread after them, before the process is ended; it may save.
   """
   borrowed = _state.wakeups is None and threading.current_thread() is threading.main_thread()
-  before = {number: signal.signal(number, _note) for number in _SIGNALS} if borrowed else {}
+  before = {number: signal.signal(number, _handle) for number in _SIGNALS} if borrowed else {}
   _state.deferred, _state.grace, _state.last_resort = True, grace, last_resort
   try:
     yield
@@ -97,30 +96,25 @@ def deferred(grace: float, last_resort: Callable[[], None]) -> Iterator[None]:
       _state.signal = None
 
 
-def _note(number: int, frame: object) -> None:
-  if _state.signal is not None:
-    signal.default_int_handler(number, frame)
-  _state.signal = number
-  _say(f'{name()}: stopping after this step')
-
-
 def _handle(number: int, frame: object) -> None:
-  del frame
   if _state.signal is not None:
+    if number == signal.SIGINT and _state.wakeups is None:
+      signal.default_int_handler(number, frame)
     if number == signal.SIGINT:
-      _say('stopped at once; run the same command again to go on from the last checkpoint')
+      _print('stopped at once; run the same command again to go on from the last checkpoint')
       os._exit(_CODE)
     return
   _state.signal = number
   if _state.deferred:
-    _say(f'{name()}: stopping after this step (at most {_state.grace:.0f} s)')
+    within = '' if _state.wakeups is None else f' (at most {_state.grace:.0f} s)'
+    _print(f'{name()}: stopping after this step{within}')
     return
-  _say(f'stopped by {name()}; run the same command again')
+  _print(f'stopped by {name()}; run the same command again')
   raise SystemExit(_CODE)  # no Exception: nothing that is being imported or loaded may catch it
 
 
 def _count_down(wakeups: socket.socket) -> None:
-  """Waits for the first signal, then for the grace period; if the process is still there, ends it."""
+  """Waits for the first signal, then for the grace period; ends the process if it is still there."""
   while not set(wakeups.recv(64)) & set(_SIGNALS):
     pass
   time.sleep(_state.grace)
@@ -129,11 +123,11 @@ def _count_down(wakeups: socket.socket) -> None:
     saving = threading.Thread(target=save, name='last resort', daemon=True)
     saving.start()
     saving.join(_state.grace)
-  _say(f'the work under way outlasted {_state.grace:.0f} s; stopped, run the same command again')
+  _print(f'the work under way outlasted {_state.grace:.0f} s; stopped, run the same command again')
   os._exit(_CODE)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
   # Not print: the handler may have interrupted one.
   with contextlib.suppress(OSError):
     os.write(sys.__stderr__.fileno(), f'\n{text}\n'.encode())

@@ -7,8 +7,10 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from score_jax.algorithm import rewards
 from score_jax.core_types import Graded
 from score_jax.core_types import Problem
 from score_jax.core_types import Verdict
@@ -27,7 +29,10 @@ from score_jax.sampling.sampler import stream_key
 from score_jax.states import Rollout
 from score_jax.tasks import Task
 from score_jax.tasks import heldout_problems
+from score_jax.training import stages
 from score_jax.training.run import Run
+
+_FIRST = -1_000_000_000  # number of the first problem of `measure`: far from those of steps and offline pools
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +89,53 @@ def evaluate_ends(run: Run, wanted: dict[str, tuple[int, Any]]) -> dict[str, Any
   return results
 
 
+def due(run: Run, params: Any, record: dict[str, Any]) -> dict[str, Any]:
+  """Returns what falls due after a step and its record lacks: `eval`, the ledgers, and `selection`, its measurement."""
+  step, results = record['step'], {}
+  if run.config.eval.every and step % run.config.eval.every == 0 and 'eval' not in record:
+    results['eval'] = evaluate_policy(run, run.policy(params), f'step{step}')
+  if stages.is_measured(run.config, step) and 'selection' not in record:
+    results['selection'] = measure(run, params)
+  return results
+
+
+def measure(run: Run, params: Any) -> dict[str, Any]:
+  """Returns `figures` of trained parameters on the problems of config.selection, one sampled conversation each.
+
+  By them the best checkpoint of any method is chosen: those that train with other rewards, or with none, cannot be
+  compared by their own training return. No step of the run draws these problems where the task makes as many as are
+  asked for; keys are the same every time, so that two checkpoints differ by their policies alone.
+  """
+  config, settings = run.config, run.config.selection
+  problems = run.task.problems(config.seed, 'train', range(_FIRST, _FIRST + settings.problems))
+  with watchdog.phase('select'):
+    params, spec = run.sampler.layout(run.policy(params)), run.sampler.spec()
+    rows = conversations(
+      run.sampler, run.grader, params, problems, spec, config.seed, config.rows, decoding='selection'
+    )
+    return hosts.from_main('what the best is chosen by', lambda: figures(rows, settings.reward_weights, settings.bonus))
+
+
+def figures(rows: Sequence[Row], reward_weights: tuple[float, ...], bonus: tuple[float, ...]) -> dict[str, Any]:
+  """Returns what the best is chosen by, and what else these conversations tell.
+
+  Returns:
+    return: mean over rows of reward_weights_i r_i + bonus_i (r_i - r_{i-1}), all attempts added, each over the rows
+    where it is known; accuracy [A], answer_changed, text_changed: of rows.
+  """
+  outcomes = report_rows.outcomes(rows)
+  verdict_BA = jnp.asarray(outcomes.verdict)
+  weights_A, bonus_A = jnp.array(reward_weights, jnp.float32), jnp.array(bonus, jnp.float32)
+  known_BA = rewards.reward_is_known(verdict_BA, weights_A, bonus_A)
+  reward_BA = rewards.attempt_rewards(verdict_BA, weights_A, bonus_A)
+  return {
+    'return': float(jnp.sum(reward_BA * rewards.shares(known_BA, reward_BA.dtype))),
+    'accuracy': (outcomes.verdict == Verdict.CORRECT).mean(axis=0).tolist(),
+    'answer_changed': float(outcomes.answer_changed.mean()),
+    'text_changed': float(outcomes.text_changed.mean()),
+  }
+
+
 def evaluate(
   sampler: Sampler, task: Task, grader: Grader, params: Any, *, problems: int, seed: int, rows: int
 ) -> tuple[dict[str, Any], list[Row]]:
@@ -92,11 +144,9 @@ def evaluate(
   Of several hosts each samples and grades its own rows; all have the ledgers, host 0 the rows.
 
   Args:
-    sampler: of the model.
-    task: whose held-out problems number 0 .. problems - 1 are used.
-    grader: of the task.
+    sampler, task, grader: of the run.
     params: in the sampling layout.
-    problems: n; 0: all.
+    problems: how many held-out problems are used; 0: all.
     seed: of the problems and the samples.
     rows: conversations at a time; keys do not depend on it (logits do, in their last bits).
   """

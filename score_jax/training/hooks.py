@@ -21,10 +21,8 @@ from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.progress import Progress
 from score_jax.training import evaluation
 from score_jax.training import limits
-from score_jax.training import selection
 from score_jax.training import stages
 from score_jax.training.run import Run
-from score_jax.training.stages import StageRun
 
 
 @dataclasses.dataclass
@@ -35,11 +33,14 @@ class Training:
   checkpoints: Checkpoints
   state: TrainState  # after the newest step; the next step consumes it
   progress: Progress
-  stage_run: StageRun | None = None  # of the newest step; None before the first
+  stage_run: stages.StageRun | None = None  # of the newest step; None before the first
   record: dict[str, Any] = dataclasses.field(default_factory=dict)  # the newest step's metrics
   stop: StoppedError | None = None  # set by a hook: once the step is saved, the run ends with it
-  evaluations: dict[str, Any] = dataclasses.field(default_factory=dict)  # eval.json, once the run has ended
   say: Callable[[str], None] = print  # shows a line on the terminal of host 0
+  evaluations: dict[str, Any] = dataclasses.field(default_factory=dict)  # eval.json, once the run has ended
+
+  def __post_init__(self):
+    self.emergency = EmergencyCheckpointer(self)
 
 
 class Hook:
@@ -63,14 +64,9 @@ class Hook:
     """Is called once after the last step, before the final evaluation; not where the run is stopped before."""
 
 
-def standard(training: Training, own: Sequence[Hook]) -> tuple[list[Hook], 'EmergencyCheckpointer']:
-  """Returns the hooks of a run, the innermost first, and the one among them that saves in an emergency.
-
-  The user's `own` see a step's evaluation, and what they add to its record is written.
-  """
-  emergency = EmergencyCheckpointer(training)
-  hooks = [emergency, Evaluate(), *own, Record(emergency), Show(), Limits(), Save(emergency), Leave(emergency)]
-  return hooks, emergency
+def standard(training: Training, own: Sequence[Hook]) -> list[Hook]:
+  """Returns the hooks of a run, the innermost first: the user's `own` see a step's evaluation and add to its record."""
+  return [training.emergency, Evaluate(), *own, Report(), Limits(), Checkpoint()]
 
 
 class EmergencyCheckpointer(Hook):
@@ -78,10 +74,8 @@ class EmergencyCheckpointer(Hook):
 
   def __init__(self, training: Training):
     self._run, self._checkpoints = training.run, training.checkpoints
-    self._lock = threading.Lock()
+    self._lock, self._signals, self._defers = threading.Lock(), contextlib.ExitStack(), False
     self._begun = training.progress.step  # what the run began or went on with, which needs no saving
-    self._signals = contextlib.ExitStack()
-    self._defers = False
     self.hold(training)
 
   def before_step(self, training: Training) -> None:
@@ -145,8 +139,7 @@ class Evaluate(Hook):
   At checkpoints the policy is measured for the choice of the best.
   """
 
-  def __init__(self):
-    self._base_is_known = False
+  _base_is_known = False
 
   def before_step(self, training: Training) -> None:
     if not self._base_is_known:
@@ -156,45 +149,38 @@ class Evaluate(Hook):
         training.say(plain_text.evaluation_line('base', results['base']))
 
   def after_step(self, training: Training) -> None:
-    training.record |= evaluations_due(training.run, training.state.params, training.record)
+    training.record |= evaluation.due(training.run, training.state.params, training.record)
 
   def at_end(self, training: Training) -> None:
     self.before_step(training)  # of a run that had no step left
 
 
-class Record(Hook):
-  """Writes the step's record to metrics.jsonl."""
+class Report(Hook):
+  """Writes the step's record, and shows it on host 0: terminal, alarms, trackers, the report on the way.
 
-  def __init__(self, emergency: EmergencyCheckpointer):
-    self._emergency = emergency
+  An alarm that config.report.stop_on names stops the run on all hosts.
+  """
 
-  def after_step(self, training: Training) -> None:
-    self._emergency.write(training.record)
-
-
-class Show(Hook):
-  """Shows the run on host 0: terminal, alarms, trackers, the report on the way. An alarm stops the run on all hosts."""
-
-  def __init__(self):
-    self._monitor: Monitor | None = None
+  _monitor: Monitor | None = None
 
   def before_step(self, training: Training) -> None:
     if self._monitor is None and hosts.is_main():
-      run = training.run
+      config, folder = training.run.config, training.run.folder
       self._monitor = Monitor(
-        run.config.report,
-        run.folder.path,
-        run.folder.metrics,
-        stages.last_step(run.config),
+        config.report,
+        folder.path,
+        folder.metrics,
+        stages.last_step(config),
         training.progress.step,
-        run_config=configs.as_dict(run.config),
-        write_report=lambda: report_page.write([run.folder.path], run.folder.report),
+        run_config=configs.as_dict(config),
+        write_report=lambda: report_page.write([folder.path], folder.report),
       )
       self._monitor.begin()
       training.say = self._monitor.print
 
   def after_step(self, training: Training) -> None:
     record, stopped = training.record, None
+    training.emergency.write(record)
     if self._monitor:
       if 'eval' in record:
         training.say(plain_text.evaluation_line(f'step {record["step"]}', record['eval']))
@@ -213,46 +199,31 @@ class Limits(Hook):
   """Ends a run whose numbers have left their limits; that step is not saved."""
 
   def after_step(self, training: Training) -> None:
-    rejected = int(training.state.rejected_in_a_row)
-    run = training.run
+    run, rejected = training.run, int(training.state.rejected_in_a_row)
     limits.check(run.config, training.progress, training.record, rejected, run.folder.store.checkpoints)
 
 
-class Save(Hook):
-  """Saves the steps that are checkpoints, and the one after which a hook stops the run."""
-
-  def __init__(self, emergency: EmergencyCheckpointer):
-    self._emergency = emergency
+class Checkpoint(Hook):
+  """Saves the steps that are checkpoints, and the one after which a hook or a signal ends the run."""
 
   def after_step(self, training: Training) -> None:
     config, step = training.run.config, training.progress.step
     last = step == stages.last_step(config)
     if stages.is_checkpoint(config, step) or last or training.stop:
       with watchdog.phase('save'):
+        settled = training.checkpoints.settled(training.progress)
+        training.progress = stages.considered(config, settled, training.record)
         needed = stages.needed_checkpoints(config, step)
-        training.progress = selection.considered(
-          config, training.checkpoints.settled(training.progress), training.record
-        )
         # In the background, unless the run could not go on without it.
         save = training.checkpoints.save_now if last or step in needed else training.checkpoints.save
         save(training.state, training.progress, protected=needed)
-      self._emergency.hold(training)
+      training.emergency.hold(training)
     if training.stop:
       training.checkpoints.wait()
       raise training.stop
-
-
-class Leave(Hook):
-  """Ends the run between two steps if a signal asked for that; everything that is done is saved."""
-
-  def __init__(self, emergency: EmergencyCheckpointer):
-    self._emergency = emergency
-
-  def after_step(self, training: Training) -> None:
-    step = training.progress.step
     if requested(step):
       with watchdog.phase('save'):
-        self._emergency.save()
+        training.emergency.save()
       raise TryAgainError(f'stopped by {signals.name()} after step {step}; run the same command again to go on')
 
 
@@ -266,13 +237,3 @@ def requested(step: int) -> bool:
   if asked and not signals.requested():
     signals.request()
   return asked
-
-
-def evaluations_due(run: Run, params: Any, record: dict[str, Any]) -> dict[str, Any]:
-  """Returns what falls due after a step and its record lacks: `eval`, the ledgers, and `selection`, its measurement."""
-  step, results = record['step'], {}
-  if run.config.eval.every and step % run.config.eval.every == 0 and 'eval' not in record:
-    results['eval'] = evaluation.evaluate_policy(run, run.policy(params), f'step{step}')
-  if stages.is_measured(run.config, step) and 'selection' not in record:
-    results['selection'] = selection.measure(run, params)
-  return results

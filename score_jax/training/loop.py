@@ -30,7 +30,6 @@ from score_jax.training import evaluation
 from score_jax.training import hooks as hooking
 from score_jax.training import limits
 from score_jax.training import run as runs
-from score_jax.training import selection
 from score_jax.training import stages
 from score_jax.training.hooks import Hook
 from score_jax.training.hooks import Training
@@ -63,8 +62,8 @@ def train(
   """
   with open_checkpoints(run.config, run.folder) as checkpoints:
     training = _resumed(run, checkpoints)
-    around, emergency = hooking.standard(training, hooks)
-    with contextlib.closing(emergency):
+    around = hooking.standard(training, hooks)
+    with contextlib.closing(training.emergency):
       _make_steps(training, method or METHODS[run.config.mode], around, tracer)
     for hook in around:
       hook.at_end(training)
@@ -120,12 +119,12 @@ def _resumed(run: Run, checkpoints: Checkpoints) -> Training:
     logging.info('resuming from step %d', step)
   record = hosts.from_main('metrics.jsonl', run.folder.last_metrics)
   if record.get('step') == step:
-    missing = hooking.evaluations_due(run, state.params, record)
+    missing = evaluation.due(run, state.params, record)
     if missing and hosts.is_main():
       run.folder.cut_metrics(step - 1)
       run.folder.add_metrics(record | missing)
     if stages.is_measured(run.config, step):
-      progress = selection.considered(run.config, progress, record | missing)
+      progress = stages.considered(run.config, progress, record | missing)
   return Training(run, checkpoints, state, progress, record=record)
 
 

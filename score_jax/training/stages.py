@@ -2,9 +2,11 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 from score_jax.config import RunConfig
 from score_jax.core_types import Stage
+from score_jax.storage.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +25,7 @@ class StageRun:
 
 
 def stage_run_at(stages: tuple[Stage, ...], step: int) -> StageRun:
-  """Returns the stage run that step number `step` (0-based) belongs to.
-
-  Raises:
-    ValueError: the step lies beyond the last stage.
-  """
+  """Returns the stage run that step number `step` (0-based) belongs to; ValueError beyond the last."""
   first = 0
   for index, stage in enumerate(stages):
     if step < first + stage.steps:
@@ -48,17 +46,19 @@ def is_checkpoint(config: RunConfig, step: int) -> bool:
   return step % config.checkpoint.every == 0 or step in starts
 
 
-def counts(config: RunConfig, step: int) -> bool:
-  """Whether the policy after `step` steps can be the best: it is a checkpoint of the last stage.
-
-  A run cut short by max_steps must not consider a step that the whole run would not.
-  """
-  return stage_run_at(config.stage_runs, step - 1).is_last and is_checkpoint(config, step)
-
-
 def is_measured(config: RunConfig, step: int) -> bool:
   """Whether the policy after `step` steps answers the problems of config.selection: at every checkpoint."""
   return bool(config.selection.problems) and is_checkpoint(config, step)
+
+
+def considered(config: RunConfig, progress: Progress, record: dict[str, Any]) -> Progress:
+  """Returns `progress` with its best updated, if its step, of which `record` is, is a checkpoint of the last stage.
+
+  A run cut short by max_steps must not consider a step that the whole run would not.
+  """
+  if not stage_run_at(config.stage_runs, progress.step - 1).is_last or not is_checkpoint(config, progress.step):
+    return progress
+  return progress.at_checkpoint(record['selection']['return'] if config.selection.problems else None)
 
 
 def needed_checkpoints(config: RunConfig, step: int) -> tuple[int, ...]:

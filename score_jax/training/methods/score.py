@@ -18,7 +18,6 @@ from score_jax.faults.watchdog import Clock
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import metrics
-from score_jax.reporting import recording
 from score_jax.reporting import rows
 from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
@@ -142,9 +141,30 @@ def run_step(
     if any(stage.kl_target):
       record['beta'] = list(kl_weights)
     hosts.agree(f'step {step + 1}', {name: value for name, value in record.items() if name != 'seconds'})
-    path, attempts = run.folder.rows / 'train.jsonl', (grades.texts, grades.graded)
-    recording.add_step(path, run.config, run.mesh, record, inputs.problems, rollout, *attempts)
+    keep_conversations(run, record, inputs.problems, rollout, grades)
   return state, record
+
+
+def keep_conversations(
+  run: Run, record: dict[str, Any], problems: list[Problem], rollout: Rollout, grades: evaluation.Grades
+) -> None:
+  """Appends config.report.rows conversations of a step to rows/train.jsonl: of all hosts' rows, by host 0.
+
+  They are drawn by seed and step alone, so that a run that is resumed draws the same.
+  """
+  config, step = run.config, record['step']
+  if not config.report.rows:
+    return
+  number_B = meshes.local_rows(run.mesh, config.rows)
+  drawn = np.random.default_rng((config.seed, step)).permutation(config.rows)[: config.report.rows]
+  chosen = np.flatnonzero(np.isin(number_B, drawn))
+  samples, where = number_B % config.batch.samples, dict(step=step, stage=record['stage'])
+  kept = rows.from_rollout(problems, rollout, grades.texts, grades.graded, chosen, 'training', samples, **where)
+  kept = rows.from_all_hosts(f'rows of step {step}', number_B[chosen], kept)
+  if hosts.is_main():
+    run.folder.rows.mkdir(parents=True, exist_ok=True)
+    with (run.folder.rows / 'train.jsonl').open('a') as file:
+      file.write(rows.lines(kept))
 
 
 def _tokens(rollout: Rollout) -> np.ndarray:

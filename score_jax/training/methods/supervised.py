@@ -49,16 +49,6 @@ class Collected:
   second: np.ndarray  # i32 [N, F2]
   verdict: np.ndarray  # i8 [N, 2]  core_types.Verdict
 
-  @property
-  def right(self) -> np.ndarray:
-    """bool [N, 2]"""
-    return self.verdict == Verdict.CORRECT
-
-  @property
-  def known(self) -> np.ndarray:
-    """bool [N]: the grader failed on neither attempt."""
-    return np.all(self.verdict != Verdict.ERROR, axis=1)
-
 
 @dataclasses.dataclass(frozen=True)
 class StageContext:
@@ -94,9 +84,11 @@ def enter(
   settings = run.config.supervised
   conversations = collected(run, state.params, stage_run.index)
   rng = np.random.default_rng((run.config.seed, stage_run.index))
-  problem_N = np.arange(len(conversations.verdict)) // settings.samples
-  known = np.flatnonzero(conversations.known)
-  made = pairs.DATASETS[settings.dataset](conversations.right[known], problem_N[known], settings.plus, rng)
+  verdict_N2 = conversations.verdict
+  problem_N = np.arange(len(verdict_N2)) // settings.samples
+  known = np.flatnonzero(np.all(verdict_N2 != Verdict.ERROR, axis=1))  # the grader failed on neither attempt
+  right_N2 = verdict_N2[known] == Verdict.CORRECT
+  made = pairs.DATASETS[settings.dataset](right_N2, problem_N[known], settings.plus, rng)
   made[:, :2] = known[made[:, :2]]
   logging.info('%s: %d pairs of %d conversations', stage_run.stage.name, len(made), len(known))
   if not len(made):
@@ -157,10 +149,7 @@ def problem_of(run: Run, iteration: int, number: int) -> Problem:
 def collected(run: Run, params: Any, iteration: int) -> Collected:
   """Returns the conversations of an iteration: read from the run folder, or sampled and written there first.
 
-  Args:
-    run: opened.
-    params: trained parameters of the policy that answers; not read where the file exists.
-    iteration: 0-based.
+  `params` are those of the policy that answers, `iteration` counts from 0.
 
   Raises:
     DataError: the file exists and cannot be read, or is of other settings.
@@ -182,11 +171,7 @@ def collected(run: Run, params: Any, iteration: int) -> Collected:
 
 
 def read_collected(path: pathlib.Path) -> Collected:
-  """Reads the conversations of a file.
-
-  Raises:
-    DataError: it cannot be read.
-  """
+  """Reads the conversations of a file; DataError if it cannot."""
   try:
     with np.load(path, allow_pickle=False) as arrays:
       return Collected(**arrays)
