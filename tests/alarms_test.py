@@ -106,10 +106,10 @@ def test_an_alarm_sounds_soon_after_its_fault_and_not_before(name):
   lines, (fault, within) = healthy(), FAULTS[name]
   for t, line in enumerate(lines[FAULT:]):
     fault(line, t)
-  found = [steps for alarm, *steps in alarms.spells(lines, KL_ALARM) if alarm.name == name]
-  assert found, 'it never sounds'
-  assert FAULT < found[0][0] <= FAULT + within
-  assert found[-1][1] == STEPS, 'the fault is still there at the end'
+  result = [steps for alarm, *steps in alarms.spells(lines, KL_ALARM) if alarm.name == name]
+  assert result, 'it never sounds'
+  assert FAULT < result[0][0] <= FAULT + within
+  assert result[-1][1] == STEPS, 'the fault is still there at the end'
   others = {alarm.name for alarm, *_ in alarms.spells(lines, KL_ALARM)} - {name}
   assert not others, 'a fault has one name'
 
@@ -167,8 +167,8 @@ def test_the_reference_may_change_between_visits():
 
 
 def test_trailing_mean_by_hand():
-  found = alarms.trailing_mean(np.array([1.0, 2.0, 6.0, np.nan, 1.0]), 2)
-  np.testing.assert_array_equal(found, [np.nan, 1.5, 4.0, np.nan, np.nan])
+  result = alarms.trailing_mean(np.array([1.0, 2.0, 6.0, np.nan, 1.0]), 2)
+  np.testing.assert_array_equal(result, [np.nan, 1.5, 4.0, np.nan, np.nan])
 
 
 @pytest.mark.parametrize('alarm', ALARMS.values(), ids=lambda alarm: alarm.name)

@@ -31,7 +31,7 @@ HOSTILE = '</script><img src=x onerror=alert(1)>\x1b]0;owned\x07\u202eevil\u2028
 def made(problems=60, samples=1, attempts=2, seed=0):
   """Conversations of a made-up model whose answers are few, so that some repeat."""
   rng = np.random.default_rng(seed)
-  found = []
+  result = []
   for p in range(problems):
     tags = dict(level=str(1 + p % 3), subject='ab'[p % 2]) if p % 7 else {}
     for sample in range(samples):
@@ -48,8 +48,8 @@ def made(problems=60, samples=1, attempts=2, seed=0):
         for text in texts
       )
       ratio = rows.edit_ratio(texts[0], texts[-1])
-      found.append(Row(f'p{p}', 'What?', tags, parts, ratio, 'sampled', sample))
-  return found
+      result.append(Row(f'p{p}', 'What?', tags, parts, ratio, 'sampled', sample))
+  return result
 
 
 def recounted(lines):
@@ -78,11 +78,11 @@ def recounted(lines):
 
   kept = [r for r in lines if all(a['verdict'] != 'error' for a in r['attempts'])]
   A = len(lines[0]['attempts'])
-  found = {f'acc_t{i + 1}': share(lambda r, i=i: right(r, i)) for i in range(A)}
-  return found | dict(
+  result = {f'acc_t{i + 1}': share(lambda r, i=i: right(r, i)) for i in range(A)}
+  return result | dict(
     n=len(kept),
     errors=len(lines) - len(kept),
-    delta=found[f'acc_t{A}'] - found['acc_t1'],
+    delta=result[f'acc_t{A}'] - result['acc_t1'],
     i_to_c=share(lambda r: not right(r, 0) and right(r, -1)),
     c_to_i=share(lambda r: right(r, 0) and not right(r, -1)),
     c_to_c=share(lambda r: right(r, 0) and right(r, -1)),
@@ -102,26 +102,26 @@ def test_every_figure_is_recounted_from_the_file(tmp_path, samples, attempts):
   path = tmp_path / 'rows' / 'final.jsonl.gz'
   rows.write(path, made(samples=samples, attempts=attempts))
   read = list(rows.read(path))
-  found = account(read)
+  result = account(read)
   lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
   expected = recounted(lines)
-  assert set(expected) | {'mcnemar_p', 'between', 'intervals', 'verdicts', 'stops', 'by'} == set(found)
+  assert set(expected) | {'mcnemar_p', 'between', 'intervals', 'verdicts', 'stops', 'by'} == set(result)
   for name, value in expected.items():
-    assert found[name] == pytest.approx(value, abs=1e-12), name
-  assert found['delta'] == pytest.approx(found['i_to_c'] - found['c_to_i'], abs=1e-12)
+    assert result[name] == pytest.approx(value, abs=1e-12), name
+  assert result['delta'] == pytest.approx(result['i_to_c'] - result['c_to_i'], abs=1e-12)
   for kind in ('wrong', 'correct', 'unparsed', 'timeout', 'error'):
     counts = [sum(line['attempts'][i]['verdict'] == kind for line in lines) for i in range(attempts)]
-    assert found['verdicts'][kind] == counts
-  assert found['stops']['budget'] == [
+    assert result['verdicts'][kind] == counts
+  assert result['stops']['budget'] == [
     sum(line['attempts'][i]['stop'] == 'budget' for line in lines) for i in range(attempts)
   ]
   for tag, values in dict(level='123', subject='ab').items():
-    assert list(found['by'][tag]) == list(values)
-    for value, part in found['by'][tag].items():
+    assert list(result['by'][tag]) == list(values)
+    for value, part in result['by'][tag].items():
       expected = recounted([line for line in lines if line['tags'].get(tag) == value])
       for name in set(part) - {'intervals', 'between', 'mcnemar_p'}:
         assert part[name] == pytest.approx(expected[name], abs=1e-12), (tag, value, name)
-  for name, (low, high) in found['intervals'].items():
+  for name, (low, high) in result['intervals'].items():
     assert low <= high and (low < high or samples > 1), name
 
 
@@ -225,10 +225,10 @@ def test_changes_of_a_step_counted_by_hand():
   texts = [[a, b] for a, b, *_ in table]
   graded = [[Graded(v, p), Graded(w, q)] for _, _, p, q, v, w in table]
   verdicts = np.array([[W, W], [W, W], [W, C], [C, C], [C, C], [C, E]], np.int8)
-  found = metrics.changes(verdicts, rows.changed(texts, graded), samples=3)
-  assert (found['text_changed'], found['answer_changed']) == (4 / 5, 2 / 5)
-  assert (found['i_to_i_same'], found['c_to_c']) == (2 / 5, 2 / 5)
-  assert found['flat'] == [1.0, 0.0]
+  result = metrics.changes(verdicts, rows.changed(texts, graded), samples=3)
+  assert (result['text_changed'], result['answer_changed']) == (4 / 5, 2 / 5)
+  assert (result['i_to_i_same'], result['c_to_c']) == (2 / 5, 2 / 5)
+  assert result['flat'] == [1.0, 0.0]
   # First attempts: 0 of 3 and 3 of 3; second ones 1 of 3 and 2 of 3; gains 1/3 and -1/3.
-  np.testing.assert_allclose(found['accuracy_se'], [np.std([0, 1], ddof=1) / 2**0.5, 1 / 6])
-  np.testing.assert_allclose(found['delta_se'], 1 / 3)
+  np.testing.assert_allclose(result['accuracy_se'], [np.std([0, 1], ddof=1) / 2**0.5, 1 / 6])
+  np.testing.assert_allclose(result['delta_se'], 1 / 3)

@@ -49,40 +49,40 @@ def stage(**changes):
 
 def test_ledger_of_a_table_counted_by_hand():
   verdicts = np.array([[C, C], [C, W], [W, C], [U, C], [W, W], [T, U], [C, C], [U, C], [E, C], [C, E]], np.int8)
-  found = ledger(verdicts)
-  assert (found['n'], found['errors']) == (8, 2)
-  assert found['acc_t1'] == 3 / 8
-  assert found['acc_t2'] == 5 / 8
-  assert found['i_to_c'] == 3 / 8
-  assert found['c_to_i'] == 1 / 8
-  assert found['delta'] == 2 / 8
-  assert (found['c_to_c'], found['i_to_i']) == (2 / 8, 2 / 8)
-  assert (found['fix_rate'], found['break_rate']) == (3 / 5, 1 / 3)
-  assert found['mcnemar_p'] == 2 * (1 + 4) / 16  # one of four changes is a loss
-  assert found['between'] == [[2, 3, 1, 2]]
+  result = ledger(verdicts)
+  assert (result['n'], result['errors']) == (8, 2)
+  assert result['acc_t1'] == 3 / 8
+  assert result['acc_t2'] == 5 / 8
+  assert result['i_to_c'] == 3 / 8
+  assert result['c_to_i'] == 1 / 8
+  assert result['delta'] == 2 / 8
+  assert (result['c_to_c'], result['i_to_i']) == (2 / 8, 2 / 8)
+  assert (result['fix_rate'], result['break_rate']) == (3 / 5, 1 / 3)
+  assert result['mcnemar_p'] == 2 * (1 + 4) / 16  # one of four changes is a loss
+  assert result['between'] == [[2, 3, 1, 2]]
   # Draws of Dirichlet(3.5, 1.5, ...): mean (3.5 - 1.5) / 10, variance (3.5 + 1.5) / 110 - 0.2^2 / 11.
-  low, high = found['intervals']['delta']
+  low, high = result['intervals']['delta']
   assert low < 0.2 < high
   np.testing.assert_allclose(high - low, 2 * 1.96 * math.sqrt(5 / 110 - 0.04 / 11), rtol=0.05)
   for name, count in dict(acc_t1=3, acc_t2=5, i_to_c=3, c_to_i=1, c_to_c=2, i_to_i=2).items():
-    assert found['intervals'][name] == wilson(count, 8)
-  assert (found['intervals']['fix_rate'], found['intervals']['break_rate']) == (wilson(3, 5), wilson(1, 3))
+    assert result['intervals'][name] == wilson(count, 8)
+  assert (result['intervals']['fix_rate'], result['intervals']['break_rate']) == (wilson(3, 5), wilson(1, 3))
 
 
 def test_three_attempts_are_compared_from_the_first_to_the_last():
-  found = ledger(np.array([[W, C, W], [W, W, C], [C, W, C], [W, C, C]]))
-  assert [found[f'acc_t{i}'] for i in (1, 2, 3)] == [1 / 4, 2 / 4, 3 / 4]
-  assert (found['i_to_c'], found['c_to_i'], found['delta']) == (2 / 4, 0, 2 / 4)
+  result = ledger(np.array([[W, C, W], [W, W, C], [C, W, C], [W, C, C]]))
+  assert [result[f'acc_t{i}'] for i in (1, 2, 3)] == [1 / 4, 2 / 4, 3 / 4]
+  assert (result['i_to_c'], result['c_to_i'], result['delta']) == (2 / 4, 0, 2 / 4)
 
 
 def test_delta_is_gains_minus_losses_exactly():
   rng = np.random.default_rng(0)
   for n in range(1, 60):
-    found = ledger(rng.choice([W, C, U, T], (n, 2)))
-    gains, losses, delta = (Fraction(found[name]).limit_denominator(1000) for name in ('i_to_c', 'c_to_i', 'delta'))
+    result = ledger(rng.choice([W, C, U, T], (n, 2)))
+    gains, losses, delta = (Fraction(result[name]).limit_denominator(1000) for name in ('i_to_c', 'c_to_i', 'delta'))
     assert delta == gains - losses
     assert n % delta.denominator == 0
-    assert delta == Fraction(found['acc_t2']).limit_denominator(1000) - Fraction(found['acc_t1']).limit_denominator(
+    assert delta == Fraction(result['acc_t2']).limit_denominator(1000) - Fraction(result['acc_t1']).limit_denominator(
       1000
     )
 
@@ -97,10 +97,10 @@ def test_wilson_bounds_solve_the_score_equation(count, n):
   # The bounds are the p with (share - p)^2 = z^2 p (1 - p) / n.
   share, z = count / n, 1.959963984540054
   expected = np.sort(np.roots([1 + z**2 / n, -2 * share - z**2 / n, share**2]).real)
-  found = wilson(count, n)
-  np.testing.assert_allclose(found, expected, atol=1e-7)
-  assert 0 <= found[0] <= share + 1e-12
-  assert share - 1e-12 <= found[1] <= 1
+  result = wilson(count, n)
+  np.testing.assert_allclose(result, expected, atol=1e-7)
+  assert 0 <= result[0] <= share + 1e-12
+  assert share - 1e-12 <= result[1] <= 1
 
 
 def test_wilson_agrees_with_published_numbers():
@@ -139,10 +139,10 @@ def test_intervals_cover_where_problems_have_several_conversations():
     gains = rng.random((80, 8)) < rng.beta(0.3, 0.7, 80)[:, None]
     last = first | gains
     verdicts = np.stack([first, last], axis=-1).reshape(-1, 2).astype(np.int8)
-    found = ledger(verdicts, np.repeat(np.arange(80), 8))
-    assert found['mcnemar_p'] is None
+    result = ledger(verdicts, np.repeat(np.arange(80), 8))
+    assert result['mcnemar_p'] is None
     for name, truth in dict(delta=0.6 * 0.3, acc_t1=0.4).items():
-      low, high = found['intervals'][name]
+      low, high = result['intervals'][name]
       covered[name] += low <= truth <= high
     low, high = ledger(verdicts)['intervals']['acc_t1']
     naive += low <= 0.4 <= high
@@ -276,8 +276,8 @@ def test_evaluation_line_shows_first_and_last_accuracy():
   ],
 )
 def test_learning_rates_of_a_stage_by_hand(changes, expected):
-  found = [optim.learning_rate(stage(**changes), i) for i in range(10)]
-  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  result = [optim.learning_rate(stage(**changes), i) for i in range(10)]
+  np.testing.assert_allclose(result, expected, rtol=1e-6)
 
 
 def test_optimizer_clips_before_its_moments_and_decays_matrices_alone():
@@ -362,7 +362,9 @@ def test_offline_pool_goes_round():
 
 
 def test_more_than_the_pool_repeats_it():
-  pool = offline.OfflinePool(tuple(Problem(str(i), '', {}) for i in range(2)), np.arange(4).reshape(2, 1, 2), each_step=5)
+  pool = offline.OfflinePool(
+    tuple(Problem(str(i), '', {}) for i in range(2)), np.arange(4).reshape(2, 1, 2), each_step=5
+  )
   assert [problem.id for problem in pool.take(0)[0]] == list('01010')
 
 

@@ -1,4 +1,4 @@
-"""A run that is watched: alarms that are said and that end it, boards, the terminal."""
+"""The live monitor: alarms that are printed and that end a run, trackers, lines for the terminal."""
 
 import json
 import sys
@@ -44,7 +44,7 @@ def record(step, **changes):
 def monitor(tmp_path, **changes):
   settings = {f'report.{name}': value for name, value in changes.items()}
   written = []
-  found = monitors.Monitor(
+  live = monitors.Monitor(
     tiny.run_config(**settings).report,
     tmp_path,
     tmp_path / 'metrics.jsonl',
@@ -53,11 +53,11 @@ def monitor(tmp_path, **changes):
     run_config={},
     write_report=lambda: written.append(1),
   )
-  found.begin()
-  return found, written
+  live.begin()
+  return live, written
 
 
-def test_an_alarm_is_said_once_and_ends_the_run_only_if_asked(tmp_path, capsys):
+def test_an_alarm_is_printed_once_and_ends_the_run_only_if_asked(tmp_path, capsys):
   quiet, _ = monitor(tmp_path)
   stopping, written = monitor(tmp_path, stop_on=('mismatch',))
   for step in range(1, 9):
@@ -68,8 +68,8 @@ def test_an_alarm_is_said_once_and_ends_the_run_only_if_asked(tmp_path, capsys):
   assert isinstance(stopped, StoppedError) and stopped.exit_code == 76
   assert "alarm 'mismatch' sounds after step 8" in str(stopped) and 'sampling.cache_dtype' in str(stopped)
   assert written
-  said = capsys.readouterr()
-  assert (said.out + said.err).count('alarm mismatch (') == 2, 'once by each'
+  printed = capsys.readouterr()
+  assert (printed.out + printed.err).count('alarm mismatch (') == 2, 'once by each'
 
 
 def test_a_resumed_run_remembers_its_lines(tmp_path):
@@ -77,8 +77,8 @@ def test_a_resumed_run_remembers_its_lines(tmp_path):
     for step in range(1, 5):
       file.write(json.dumps(record(step, mismatch=0.3)) + '\n')
     file.write('{"step": 5, "sta')
-  found, _ = monitor(tmp_path, stop_on=('mismatch',))
-  assert found.after_step(record(5, mismatch=0.3)) is not None
+  live, _ = monitor(tmp_path, stop_on=('mismatch',))
+  assert live.after_step(record(5, mismatch=0.3)) is not None
 
 
 def test_unknown_alarms_are_refused(tmp_path):
@@ -86,9 +86,9 @@ def test_unknown_alarms_are_refused(tmp_path):
     monitor(tmp_path, stop_on=('copy',))
 
 
-def test_the_report_is_written_on_the_way(tmp_path):
-  found, written = monitor(tmp_path, every=3)
-  counts = [(found.after_step(record(step)), len(written))[1] for step in range(1, 8)]
+def test_the_report_is_written_while_the_run_lasts(tmp_path):
+  live, written = monitor(tmp_path, every=3)
+  counts = [(live.after_step(record(step)), len(written))[1] for step in range(1, 8)]
   assert counts == [0, 0, 1, 1, 1, 2, 2]
 
 
@@ -118,20 +118,20 @@ def test_checksum_sees_one_bit_of_one_weight_in_any_dtype():
   assert int(checksum(tree)) == before - 1
 
 
-# Boards.
+# Trackers.
 
 
 def test_scalars_have_a_name_for_every_number():
-  found = trackers.scalars(
+  values = trackers.scalars(
     record(
       3,
       attempt_gradient_norm=[1.0, 2.0],
       eval=dict(greedy=dict(delta=0.1, fix_rate=None, intervals=dict(delta=[0, 1]))),
     )
   )
-  assert found['accuracy/2'] == 0.6 and found['delta'] == pytest.approx(0.1) and found['seconds/sample'] == 1.5
-  assert found['eval/greedy/delta'] == 0.1
-  assert not {name for name in found if 'interval' in name or 'fix_rate' in name or name in ('step', 'stage')}
+  assert values['accuracy/2'] == 0.6 and values['delta'] == pytest.approx(0.1) and values['seconds/sample'] == 1.5
+  assert values['eval/greedy/delta'] == 0.1
+  assert not {name for name in values if 'interval' in name or 'fix_rate' in name or name in ('step', 'stage')}
 
 
 def test_tensorboard_gets_every_step(tmp_path):

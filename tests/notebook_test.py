@@ -86,8 +86,8 @@ def executed(tmp_path_factory, hf_folder):
   )
   notebook = saved()
   for after, source in (('parameters', overrides), ('train', plant)):
-    place = [cell.id for cell in notebook.cells].index(after) + 1
-    notebook.cells.insert(place, nbformat.v4.new_code_cell(source))
+    index = [cell.id for cell in notebook.cells].index(after) + 1
+    notebook.cells.insert(index, nbformat.v4.new_code_cell(source))
   bin_ = pathlib.Path(sys.executable).parent
   environment = os.environ | {
     'PATH': f'{bin_}{os.pathsep}{os.environ["PATH"]}',
@@ -216,8 +216,8 @@ def test_the_notebook_runs_from_top_to_bottom(executed):
 def test_figures_are_shown(executed):
   cells, runs = executed
   drawn = {base64.b64encode(path.read_bytes()).decode() for path in (runs / 'figures').glob('*.png')}
-  found = shown(cells['figures'], 'image/png')
-  assert len(found) == 3 and {image.replace('\n', '') for image in found} <= drawn
+  images = shown(cells['figures'], 'image/png')
+  assert len(images) == 3 and {image.replace('\n', '') for image in images} <= drawn
 
 
 @pytest.mark.slow
@@ -279,7 +279,7 @@ def test_a_browser_draws_the_frame_and_its_links_stay_inside(tmp_path):
   )
   outer = tmp_path / 'notebook.html'
   outer.write_text(f'<title>notebook</title>{notebooks.frame(page, 300)}')
-  dom, said = drawn(outer)
+  dom, messages = drawn(outer)
   assert '<title>notebook</title>' in dom
-  assert any('kept out: SecurityError' in line for line in said)
-  assert any('page ran at data:' in line for line in said), 'its own script runs, and its links lead into itself'
+  assert any('kept out: SecurityError' in line for line in messages)
+  assert any('page ran at data:' in line for line in messages), 'its own script runs, and its links lead into itself'

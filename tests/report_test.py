@@ -45,7 +45,7 @@ def conversation(i, text, **changes):
   return Row(**fields | changes)
 
 
-def run_folder(path, found, steps=60):
+def run_folder(path, chats, steps=60):
   """A run's folder around some conversations, with the curves of a quickstart, repeated."""
   path.mkdir(parents=True)
   (path / 'config.json').write_text(json.dumps(dict(config=dict(model=dict(path=MARKUP)), identity={})))
@@ -53,8 +53,8 @@ def run_folder(path, found, steps=60):
   with (path / 'metrics.jsonl').open('w') as file:
     for i in range(steps):
       file.write(json.dumps(lines[i % 60] | dict(step=i + 1, visit=0, seconds=dict(sample=1.0, update=2.0))) + '\n')
-  rows.write(path / 'rows/final.jsonl.gz', found)
-  ledger = account(found)
+  rows.write(path / 'rows/final.jsonl.gz', chats)
+  ledger = account(chats)
   (path / 'eval.json').write_text(json.dumps(dict(final=dict(sampled=ledger, step=60))))
   return path
 
@@ -63,8 +63,8 @@ def run_folder(path, found, steps=60):
 def hostile(tmp_path_factory):
   """A run of a model that attacks whoever looks at it."""
   texts = [MARKUP, STEERING, 'x' * 2**20, '\u2028\u2029', '__proto__', '\u0301' * 5000, '']
-  found = [conversation(i, texts[i % len(texts)]) for i in range(40)]
-  return run_folder(tmp_path_factory.mktemp('hostile') / 'run<b>\u202e', found)
+  chats = [conversation(i, texts[i % len(texts)]) for i in range(40)]
+  return run_folder(tmp_path_factory.mktemp('hostile') / 'run<b>\u202e', chats)
 
 
 # Text.
@@ -208,12 +208,12 @@ def test_scripts_write_text_nodes_alone():
 
 def test_a_thousand_steps_of_long_answers_stay_below_5_mb(tmp_path):
   words = ' '.join(np.random.default_rng(0).choice(['add', '\u4e00\u4e8c', 'so', '\n'], 4000))
-  found = [conversation(i, words) for i in range(600)]
-  folder = run_folder(tmp_path / 'long', found, steps=1000)
+  chats = [conversation(i, words) for i in range(600)]
+  folder = run_folder(tmp_path / 'long', chats, steps=1000)
   size = report_page.write([folder], tmp_path / 'report.html')
   assert 1e6 < size < 5e6
   assert size == (tmp_path / 'report.html').stat().st_size
-  again = report_page.write([folder, run_folder(tmp_path / 'other', found, steps=1000)], tmp_path / 'two.html')
+  again = report_page.write([folder, run_folder(tmp_path / 'other', chats, steps=1000)], tmp_path / 'two.html')
   assert again < 5e6
 
 
@@ -242,32 +242,32 @@ def test_curves_are_means_that_never_mix_stages():
     dict(step=i + 1, stage='a' if i < 5 else 'b', accuracy=[i / 10, 0.5], accuracy_se=[0.3, 0.1], kl=[0.0, None])
     for i in range(9)
   ]
-  found = report_data.curves(lines, points=5)
-  assert found['step'] == [1.5, 3.5, 5.0, 6.5, 8.5]
-  assert found['accuracy/1'] == pytest.approx([0.05, 0.25, 0.4, 0.55, 0.75])
-  assert found['accuracy_se/1'] == pytest.approx(
+  result = report_data.curves(lines, points=5)
+  assert result['step'] == [1.5, 3.5, 5.0, 6.5, 8.5]
+  assert result['accuracy/1'] == pytest.approx([0.05, 0.25, 0.4, 0.55, 0.75])
+  assert result['accuracy_se/1'] == pytest.approx(
     [0.3 / 2**0.5, 0.3 / 2**0.5, 0.3, 0.3 / 2**0.5, 0.3 / 2**0.5], rel=1e-5
   )
-  assert found['delta'] == pytest.approx([0.45, 0.25, 0.1, -0.05, -0.25])
-  assert found['kl/2'] == found['reward/1'] == [None] * 5
+  assert result['delta'] == pytest.approx([0.45, 0.25, 0.1, -0.05, -0.25])
+  assert result['kl/2'] == result['reward/1'] == [None] * 5
 
 
 def test_conversations_of_every_kind_are_shown_however_rare():
   right, wrong = (Attempt('t', 'a', v, Stop.END_OF_TURN, 1, 0.0) for v in (Verdict.CORRECT, Verdict.WRONG))
   common = [conversation(i, 'q', attempts=(wrong, wrong)) for i in range(5000)]
   rare = conversation(5001, 'rare', attempts=(right, wrong))
-  found = report_data.conversations([('final', [*common, rare])], most_bytes=20_000)
-  assert found['counts'] == {'final/sampled': dict(i_to_i=5000, i_to_c=0, c_to_i=1, c_to_c=0, error=0)}
-  assert 'rare' in [row['question'] for row in found['rows']]
-  assert len(json.dumps(found['rows'])) < 21_000
-  numbers = [int(row['id'][1:]) for row in found['rows'] if row['kind'] == 'i_to_i']
+  result = report_data.conversations([('final', [*common, rare])], most_bytes=20_000)
+  assert result['counts'] == {'final/sampled': dict(i_to_i=5000, i_to_c=0, c_to_i=1, c_to_c=0, error=0)}
+  assert 'rare' in [row['question'] for row in result['rows']]
+  assert len(json.dumps(result['rows'])) < 21_000
+  numbers = [int(row['id'][1:]) for row in result['rows'] if row['kind'] == 'i_to_i']
   assert max(numbers) > 4000 and numbers == sorted(numbers), 'from all over the file'
 
 
 def test_histogram_keeps_copies_apart():
-  found = report_data.histogram([0.0, 0.0, 0.01, 0.05, 0.99, 1.0, float('nan')])
-  assert (found['n'], found['copies']) == (6, pytest.approx(2 / 6, abs=1e-6))
-  assert (found['bins'][0], found['bins'][1], found['bins'][-1]) == pytest.approx((1 / 6, 1 / 6, 2 / 6), abs=1e-6)
+  result = report_data.histogram([0.0, 0.0, 0.01, 0.05, 0.99, 1.0, float('nan')])
+  assert (result['n'], result['copies']) == (6, pytest.approx(2 / 6, abs=1e-6))
+  assert (result['bins'][0], result['bins'][1], result['bins'][-1]) == pytest.approx((1 / 6, 1 / 6, 2 / 6), abs=1e-6)
 
 
 def test_folders_that_are_no_runs_and_broken_ones_are_one_error(tmp_path):

@@ -63,8 +63,8 @@ def tiny_table():
 
 
 def test_at_k_of_two_problems_by_hand():
-  found = test_time.at_k(tiny_table())
-  values = {name: {key: f['value'] for key, f in found[name].items()} for name in ('t1', 't2')}
+  result = test_time.at_k(tiny_table())
+  values = {name: {key: f['value'] for key, f in result[name].items()} for name in ('t1', 't2')}
   assert values['t1'] == pytest.approx(
     {'avg': 3 / 8, 'maj': (0.5 + 0) / 2, 'pass@1': 3 / 8, 'pass@2': (5 / 6 + 1 / 2) / 2, 'pass@4': 1.0}
   )
@@ -72,7 +72,7 @@ def test_at_k_of_two_problems_by_hand():
   assert values['t2'] == pytest.approx(
     {'avg': 5 / 8, 'maj': (1 + 0.5) / 2, 'pass@1': 5 / 8, 'pass@2': (1 + 5 / 6) / 2, 'pass@4': 1.0}
   )
-  assert (found['k'], found['problems']) == (4, 2)
+  assert (result['k'], result['problems']) == (4, 2)
 
 
 def test_programs_have_no_majority(tmp_path):
@@ -91,8 +91,8 @@ def test_programs_have_no_majority(tmp_path):
 
 
 def test_scaling_of_two_problems_by_hand():
-  found = test_time.scaling(tiny_table(), 4)
-  parallel, sequential = found['parallel'], found['sequential']
+  result = test_time.scaling(tiny_table(), 4)
+  parallel, sequential = result['parallel'], result['sequential']
   # Two samples: groups (1, 2) and (3, 4). p: ties x:r and r:x; q: a tie r:y, then y:z without a right one.
   # Four: p ties 2:2, q is outvoted by y.
   assert [(p['samples'], p['tokens']) for p in parallel] == [(2, 4.0), (4, 8.0)]
@@ -101,9 +101,9 @@ def test_scaling_of_two_problems_by_hand():
   assert [(s['samples'], s['tokens']) for s in sequential] == [(2, 5.0), (4, 10.0)]
   assert [s['accuracy'] for s in sequential] == pytest.approx([(3 / 4 + 2 / 4) / 2, (3 / 4 + 1 / 2) / 2])
   # At 5 tokens parallel samples stand a quarter of the way from their first point to their second; 10 are beyond.
-  assert len(found['equal_tokens']) == 1
+  assert len(result['equal_tokens']) == 1
   there = 3 / 8 - (3 / 8 - 1 / 4) / 4
-  assert found['equal_tokens'][0] == pytest.approx(dict(tokens=5.0, parallel=there, gain=5 / 8 - there))
+  assert result['equal_tokens'][0] == pytest.approx(dict(tokens=5.0, parallel=there, gain=5 / 8 - there))
   assert all(p['interval'][0] <= p['accuracy'] <= p['interval'][1] for p in parallel + sequential)
 
 

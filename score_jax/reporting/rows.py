@@ -71,7 +71,7 @@ class Row:
 
   def to_json(self) -> dict[str, Any]:
     """Returns the row of the file."""
-    row = dict(id=self.id, way=self.decoding, sample=self.sample)
+    row: dict[str, Any] = {'id': self.id, 'way': self.decoding, 'sample': self.sample}
     if self.step:
       row |= dict(step=self.step, stage=self.stage)
     row |= dict(tags=self.tags, question=self.question)
