@@ -11,8 +11,8 @@ import score_jax
 class PrintFixes(score_jax.Hook):
   """Prints the share of problems that the second attempts of each step fixed and broke."""
 
-  def after_step(self, run, step):
-    record = step.record
+  def after_step(self, training):
+    record = training.record
     print(f'step {record["step"]}: fixed {record["i_to_c"]:.1%}, broke {record["c_to_i"]:.1%}')
 
 

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
   from score_jax.core_types import Stage
   from score_jax.core_types import Verdict
   from score_jax.tasks import Task
+  from score_jax.training.hooks import Hook
 
 __all__ = (
   'Evaluation',
   'Graded',
+  'Hook',
   'Problem',
   'Run',
   'Stage',
@@ -45,6 +47,7 @@ _MODULES = {
   'config.load': ('load_config',),
   'core_types': ('Graded', 'Problem', 'Stage', 'Verdict'),
   'tasks': ('Task',),
+  'training.hooks': ('Hook',),
 }
 
 

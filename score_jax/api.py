@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import dataclasses
 import json
 import pathlib
+from typing import TYPE_CHECKING
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -19,6 +20,9 @@ from ml_collections import ConfigDict
 from score_jax import config as configs
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+  from score_jax.training.hooks import Hook
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +98,7 @@ def train(
   *,
   workdir: str | pathlib.Path,
   model: str | pathlib.Path | None = None,
-  hooks: Sequence[Any] = (),
+  hooks: Sequence['Hook'] = (),
   profile: int = 0,
   distributed: str = 'off',
   **overrides: Any,
@@ -105,7 +109,7 @@ def train(
     config: a preset's name, the path of a file, or a ConfigDict.
     workdir: the run folder, or an address gs://BUCKET/NAME.
     model: the Hugging Face folder to begin from; None: config.model.path.
-    hooks: `training.hooks.Hook`s, called around each step.
+    hooks: called around each step (`score_jax.Hook`).
     profile: steps to trace into WORKDIR/profile, from the third on.
     distributed: how this process finds the others of its run, as the flag --distributed says.
     **overrides: values by field, e.g. max_steps=10, or **{'optim.learning_rate': 1e-4}.

@@ -127,9 +127,9 @@ def test_a_users_hook_takes_part(tmp_path, hf_folder):
     def __init__(self):
       self.steps = []
 
-    def after_step(self, run, step):
-      self.steps.append(step.record['step'])
-      step.record['mine'] = 2 * step.record['step']
+    def after_step(self, training):
+      self.steps.append(training.record['step'])
+      training.record['mine'] = 2 * training.record['step']
 
   counts = Counts()
   run = score_jax.train(tiny.config_dict(), workdir=tmp_path / 'run', model=hf_folder, hooks=[counts], max_steps=2)
