@@ -434,7 +434,7 @@ def test_a_system_prompt_that_the_template_moves_to_the_last_turn_joins_the_firs
 def test_examples_stand_between_the_system_turn_and_the_question(tmp_path):
   tokenizer = chatml_tokenizer()
   made = opened(tokenizer, tmp_path, system='Think hard.', examples=EXAMPLES)
-  assert made.examples == EXAMPLES
+  assert made.prompt_template.examples == EXAMPLES
   row = made.prompt_ids(problem())
   assert text_of(tokenizer, row) == (
     '<|im_start|>system\nThink hard.<|im_end|>\n'

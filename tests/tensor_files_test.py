@@ -368,8 +368,8 @@ def test_arrays_that_are_not_contiguous_are_written_in_their_order(axes, tmp_pat
   [
     ('x', F32, (3, 2), r'tensor x is float32 \(2, 3\), but was declared float32 \(3, 2\)'),
     ('x', F16, (2, 3), 'tensor x is float32 .* but was declared float16'),
-    ('x', np.dtype(np.float64), (2, 3), "no place for tensor 'x' of float64"),
-    ('__metadata__', F32, (2, 3), "no place for tensor '__metadata__'"),
+    ('x', np.dtype(np.float64), (2, 3), "cannot hold tensor 'x' of float64"),
+    ('__metadata__', F32, (2, 3), "cannot hold tensor '__metadata__'"),
   ],
 )
 def test_an_array_that_is_not_as_declared_is_the_programs_fault(name, dtype, shape, message, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from score_jax.errors import DataError
-from score_jax.tasks import tokenizer_files
+from score_jax.tasks import tokenizer as tokenizers
 from score_jax.tasks.tokenizer import load_tokenizer
 
 BUNDLED = chat_test.chatml_tokenizer().chat_template
@@ -429,8 +429,8 @@ def test_a_panic_of_the_tokenizers_library_is_an_error_and_an_interrupt_is_not(f
 @pytest.mark.parametrize('name', ['tokenizer.json', 'tokenizer_config.json', 'tokenizer.model'])
 def test_a_file_larger_than_any_tokenizers_is_not_read(name, folder):
   (folder / name).touch()
-  os.truncate(folder / name, tokenizer_files.MOST_BYTES + 1)  # takes no room on the disk
-  with pytest.raises(DataError, match=rf'{name}: has {tokenizer_files.MOST_BYTES + 1} bytes'):
+  os.truncate(folder / name, tokenizers.MOST_BYTES + 1)  # takes no room on the disk
+  with pytest.raises(DataError, match=rf'{name}: has {tokenizers.MOST_BYTES + 1} bytes'):
     load_tokenizer(folder)
 
 

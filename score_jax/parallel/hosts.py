@@ -8,31 +8,34 @@ Alone, every function here is a plain call: nothing is connected, nothing waits.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
 import dataclasses
 import itertools
 import json
 import os
 import re
+import socket
 import sys
+import threading
 import time
 import traceback
 from typing import Any
 
 import jax
-from jax._src import distributed  # of the coordination service's client, which has no public name
+from jax._src import distributed  # the coordination service's client has no public name
 
 from score_jax.errors import ConfigError
 from score_jax.errors import HostError
 from score_jax.errors import UserError
 from score_jax.faults import secrets
 from score_jax.faults import signals
-from score_jax.parallel import meeting
 
 AUTO, OFF, TPU, SLURM, LOCAL = 'auto', 'off', 'tpu', 'slurm', 'local:'
-_SLICE_MS = 1000  # a wait looks so often whether a host has failed
+_SLICE_MS = 1000  # between two looks of a wait at whether a host has failed
 _LONGEST = 1 << 20  # bytes of a message to the coordination service; longer values go in parts
 _FAREWELL = 5.0  # seconds in which others can read why this host ends
+_GRACE = 60  # seconds by which JAX's own timeout of a start, which aborts the process, is later than ours
 _LOST = re.compile(
   r'gloo|nccl|connection (closed|reset|refused)|socket closed|broken pipe|heartbeat|coordination service|'
   r'UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED',
@@ -54,17 +57,17 @@ _group = _Group(0, 1, 0.0)
 
 
 def index() -> int:
-  """Number of this host."""
+  """Returns the number of this host."""
   return _group.index
 
 
 def count() -> int:
-  """Hosts of this run."""
+  """Returns the number of hosts of this run."""
   return _group.count
 
 
 def is_main() -> bool:
-  """Whether this is the host that writes and prints."""
+  """Tells whether this is the host that writes and prints."""
   return _group.index == 0
 
 
@@ -79,9 +82,11 @@ def start(choice: str, *, init_seconds: int, heartbeat_seconds: int, barrier_sec
     heartbeat_seconds: without a sign of life after which a host counts as lost.
     barrier_seconds: to wait for another host at an exchange: longer than the longest that one host may be behind.
 
+  Where a host does not come in time, the process ends with one line and exit code 75.
+
   Raises:
-    ConfigError: `choice` is malformed, or not the same on all hosts.
-    HostError: somebody did not come, or the port is taken.
+    ConfigError: `choice` is malformed, or hosts were told of different numbers of hosts.
+    HostError: JAX cannot connect, or the port is taken.
   """
   global _group
   choice = detected(os.environ) if choice == AUTO else choice
@@ -92,7 +97,8 @@ def start(choice: str, *, init_seconds: int, heartbeat_seconds: int, barrier_sec
     host, port, hosts, number = parsed(choice)
     if hosts == 1:
       return
-    meeting.meet(host, port, hosts, number, init_seconds)
+    if number == 0:
+      _check_port(port)
     settings = dict(coordinator_address=f'{host}:{port}', num_processes=hosts, process_id=number)
     settings |= dict(cluster_detection_method='deactivate')
   elif choice == SLURM:
@@ -102,17 +108,47 @@ def start(choice: str, *, init_seconds: int, heartbeat_seconds: int, barrier_sec
   # JAX's preemption service would swallow SIGTERM, also where no step asks it; `training/hooks.py` agrees on a stop.
   jax.config.update('jax_enable_preemption_service', False)
   try:
-    jax.distributed.initialize(
-      **settings, initialization_timeout=init_seconds, heartbeat_timeout_seconds=heartbeat_seconds
-    )
+    with _within(init_seconds, choice):
+      jax.distributed.initialize(
+        **settings, initialization_timeout=init_seconds + _GRACE, heartbeat_timeout_seconds=heartbeat_seconds
+      )
   except (RuntimeError, ValueError) as error:
     raise HostError(f'--distributed={choice}: {_first_line(error)}; start all hosts again') from error
   state = distributed.global_state
   _group = _Group(state.process_id, state.num_processes, float(barrier_seconds))
+  agree('--distributed', dict(hosts=_group.count))
+
+
+@contextlib.contextmanager
+def _within(seconds: float, choice: str) -> Iterator[None]:
+  """Ends the process with one line where a start takes longer; JAX aborts it with a stack trace."""
+
+  def give_up() -> None:
+    late = f'not all hosts came within config.hosts.init_seconds = {seconds:g}; start all hosts again'
+    print(f'error: --distributed={choice}: {late}', file=sys.stderr, flush=True)
+    os._exit(HostError.exit_code)
+
+  timer = threading.Timer(seconds, give_up)
+  timer.daemon = True
+  timer.start()
+  try:
+    yield
+  finally:
+    timer.cancel()
+
+
+def _check_port(port: int) -> None:
+  """Refuses a port that is taken, at which JAX would crash."""
+  try:
+    socket.create_server(('', port)).close()
+  except OSError as error:
+    raise HostError(
+      f'--distributed: port {port} of host 0 cannot be taken ({error.strerror}); start all again with a free port'
+    ) from error
 
 
 def detected(environment: Any) -> str:
-  """What 'auto' means here: only an environment that names several hosts makes this run one of several."""
+  """Returns what 'auto' means here: a run of several hosts only where the environment names them."""
   if ',' in environment.get('TPU_WORKER_HOSTNAMES', ''):
     return TPU
   if int(environment.get('SLURM_STEP_NUM_TASKS') or 1) > 1 and 'SLURM_PROCID' in environment:
@@ -121,22 +157,22 @@ def detected(environment: Any) -> str:
 
 
 def parsed(choice: str) -> tuple[str, int, int, int]:
-  """HOST, PORT, N and I of 'local:HOST:PORT,N,I'.
+  """Returns HOST, PORT, N and I of 'local:HOST:PORT,N,I'.
 
   Raises:
     ConfigError: it is something else.
   """
-  found = re.fullmatch(r'local:(.+):(\d+),(\d+),(\d+)', choice)
-  if not found:
+  match = re.fullmatch(r'local:(.+):(\d+),(\d+),(\d+)', choice)
+  if not match:
     raise ConfigError(f'--distributed={choice} must be local:HOST:PORT,N,I, e.g. local:10.0.0.1:7654,2,0')
-  host, port, hosts, number = found[1], *map(int, found.groups()[1:])
+  host, port, hosts, number = match[1], *map(int, match.groups()[1:])
   if not 0 < port < 65536 or not 0 <= number < hosts:
     raise ConfigError(f'--distributed={choice}: PORT must be 1..65535, I one of 0..N-1')
   return host, port, hosts, number
 
 
 def gather(what: str, value: Any) -> list[Any]:
-  """The values that all hosts have for something, by host. Every host must call it, in the same order.
+  """Returns the values that all hosts have for something, by host. Every host must call it, in the same order.
 
   Args:
     what: a name for messages.
@@ -147,35 +183,34 @@ def gather(what: str, value: Any) -> list[Any]:
   """
   if _group.count == 1:
     return [value]
-  client, number = distributed.global_state.client, next(_group.numbers)
-  here = f'score_jax/{number}'
-  _put(f'{here}/{_group.index}', json.dumps([what, value]).encode())
+  key, parts = _exchange(what, value)
   if is_main():
-    parts = [_get(f'{here}/{i}', what, f'host {i}') for i in range(_group.count)]
-    _put(f'{here}/all', b'[' + b','.join(parts) + b']')
-    # All have read the exchange before, or they would not have come to this one.
-    client.key_value_delete(f'score_jax/{number - 1}/')
-  return _values(what, json.loads(_get(f'{here}/all', what, 'host 0')))
+    _put(f'{key}/all', b'[' + b','.join(parts) + b']')
+  return _values(what, json.loads(_get(f'{key}/all', what, 'host 0')))
 
 
 def to_main(what: str, value: Any) -> list[Any]:
-  """As `gather`, for what may be long: on host 0 the values of all hosts, elsewhere nothing, and nobody waits there."""
-  if _group.count == 1:
-    return [value]
+  """Gathers on host 0 alone what may be long; elsewhere it returns [] and does not wait."""
+  return [value] if _group.count == 1 else _values(what, [json.loads(part) for part in _exchange(what, value)[1]])
+
+
+def _exchange(what: str, value: Any) -> tuple[str, list[bytes]]:
+  """Publishes this host's value; returns the key of the exchange and, on host 0, what all hosts published."""
   number = next(_group.numbers)
-  _put(f'score_jax/{number}/{_group.index}', json.dumps([what, value]).encode())
-  if not is_main():
-    return []
-  found = [json.loads(_get(f'score_jax/{number}/{i}', what, f'host {i}')) for i in range(_group.count)]
-  distributed.global_state.client.key_value_delete(f'score_jax/{number - 1}/')
-  return _values(what, found)
+  key = f'score_jax/{number}'
+  _put(f'{key}/{_group.index}', json.dumps([what, value]).encode())
+  parts = [_get(f'{key}/{i}', what, f'host {i}') for i in range(_group.count)] if is_main() else []
+  if is_main():  # all have read the exchange before, or they would not have come to this one
+    distributed.global_state.client.key_value_delete(f'score_jax/{number - 1}/')
+  return key, parts
 
 
-def _values(what: str, found: list[Any]) -> list[Any]:
-  for i, (theirs, _) in enumerate(found):
+def _values(what: str, named: list[Any]) -> list[Any]:
+  """Returns the values of [what, value] pairs, one from each host, which must be of the same exchange."""
+  for i, (theirs, _) in enumerate(named):
     if theirs != what:
       raise HostError(f'host {i} is at {theirs!r}, host {_group.index} at {what!r}: they no longer do the same')
-  return [value for _, value in found]
+  return [value for _, value in named]
 
 
 def _put(key: str, value: bytes) -> None:
@@ -187,13 +222,13 @@ def _put(key: str, value: bytes) -> None:
 
 
 def _get(key: str, what: str, whom: str) -> bytes:
-  """What `_put` set, once it is there."""
+  """Returns what `_put` set, once it is there."""
   first = _wait(f'{key}.0', what, whom)
   return first[8:] + b''.join(_wait(f'{key}.{i}', what, whom) for i in range(1, int(first[:8])))
 
 
 def _wait(key: str, what: str, whom: str) -> bytes:
-  """The value of a key, once it is there."""
+  """Returns the value of a key, once it is there."""
   client, deadline = distributed.global_state.client, time.monotonic() + _group.patience
   while True:
     try:
@@ -215,7 +250,7 @@ def barrier(what: str) -> None:
 
 
 def from_main(what: str, make: Callable[[], Any]) -> Any:
-  """What `make` returns on host 0 (JSON), on every host."""
+  """Returns what `make` returns on host 0 (JSON), on every host."""
   return gather(what, make() if is_main() else None)[0]
 
 
@@ -230,14 +265,14 @@ def agree(what: str, value: dict[str, Any]) -> None:
     # As text: two numbers that are not finite agree.
     names = [name for name in sorted(ours | theirs) if json.dumps(ours.get(name)) != json.dumps(theirs.get(name))]
     if names:
-      found = '; '.join(
+      differences = '; '.join(
         f'{name} is {ours.get(name)!r:.80} on host 0, {theirs.get(name)!r:.80} on it' for name in names[:5]
       )
-      raise ConfigError(f'host {i} differs in {what}: {found}')
+      raise ConfigError(f'host {i} differs in {what}: {differences}')
 
 
 def _flat(value: Any, where: str = '') -> dict[str, Any]:
-  """{'a': {'b': 1}} -> {'a.b': 1}."""
+  """Flattens {'a': {'b': 1}} to {'a.b': 1}."""
   if not isinstance(value, dict):
     return {where: value}
   return {
@@ -260,12 +295,12 @@ def end(error: BaseException) -> None:
     code, message = _judged(error)
     message = secrets.redacted(message)
     print(f'error: host {_group.index}: {message}', file=sys.stderr, flush=True)
-  _say_farewell(code, message)
+  _publish_end(code, message)
   os._exit(code)
 
 
 def _judged(error: BaseException) -> tuple[int, str]:
-  """Exit code and message; the traceback is printed of what is not the user's to mend."""
+  """Returns exit code and message; the traceback is printed of what is not the user's to fix."""
   if isinstance(error, UserError):
     return error.exit_code, str(error)
   if isinstance(error, SystemExit):
@@ -280,8 +315,8 @@ def _judged(error: BaseException) -> tuple[int, str]:
   return (130 if isinstance(error, KeyboardInterrupt) else 1), f'{type(error).__name__}: {_first_line(error)}'
 
 
-def _say_farewell(code: int, message: str) -> None:
-  """Leaves word why this host ends; host 0, through which word goes, waits a moment for the others to read it."""
+def _publish_end(code: int, message: str) -> None:
+  """Tells the others why this host ends; host 0, which keeps the message, waits a moment for them to read it."""
   client, deadline = distributed.global_state.client, time.monotonic() + _FAREWELL
   with contextlib.suppress(Exception):
     client.key_value_set_bytes(f'score_jax/ends/{_group.index}', json.dumps([_group.index, code, message]).encode())
@@ -292,7 +327,7 @@ def _say_farewell(code: int, message: str) -> None:
 
 
 def _failed() -> tuple[int, int, str] | None:
-  """Host, exit code and message of a host that has said why it ends; of several, rather one that lost no other."""
+  """Returns host, exit code and message of a host that ended; of several, rather one that lost no other."""
   with contextlib.suppress(Exception):
     words = distributed.global_state.client.key_value_dir_get_bytes('score_jax/ends/')
     told = sorted((json.loads(word) for _, word in words), key=lambda word: (word[1] == HostError.exit_code, word[0]))

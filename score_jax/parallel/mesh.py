@@ -1,4 +1,4 @@
-"""The mesh (data, fsdp, tensor) and where every tree lies on it.
+"""The mesh (data, fsdp, tensor) and the shardings of every tree on it.
 
 Shardings follow from the letters of the weight table. Axis types are always Auto: one code base can't serve Auto and
 Explicit, and the default differs between jax releases.
@@ -35,7 +35,7 @@ _ROWS = PartitionSpec(('data', 'fsdp'))
 
 
 def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) -> Mesh:
-  """A mesh over the given devices (default: all, host by host); `data` -1 takes what the other axes leave.
+  """Makes a mesh over the given devices (default: all, host by host); `data` -1 takes what the other axes leave.
 
   Raises:
     ConfigError: the axes do not multiply to the number of devices, or rows would lie on several hosts.
@@ -65,17 +65,17 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) ->
 
 
 def row_shards(mesh: Mesh) -> int:
-  """Over how many devices the rows of a batch are spread."""
+  """Returns the number of devices over which the rows of a batch are spread."""
   return mesh.shape['data'] * mesh.shape['fsdp']
 
 
 def rows(mesh: Mesh) -> NamedSharding:
-  """Arrays whose first axis is B."""
+  """Returns the sharding of arrays whose first axis is B."""
   return NamedSharding(mesh, _ROWS)
 
 
 def by_rows(function: Callable, mesh: Mesh, over_rows: tuple[bool, ...]) -> Callable:
-  """`function` run by each device (by each group of tensor-parallel devices) on its own rows alone.
+  """Returns `function` run by each device (each group of tensor-parallel devices) on its own rows alone.
 
   Args:
     function: of arrays and trees; its results have a leading B.
@@ -89,7 +89,7 @@ def by_rows(function: Callable, mesh: Mesh, over_rows: tuple[bool, ...]) -> Call
 
 @contextlib.contextmanager
 def by_rows_compiles(mesh: Mesh) -> Iterator[None]:
-  """Around calls of what `by_rows` made: chooses a partitioner that compiles it.
+  """Chooses, around calls of what `by_rows` made, a partitioner that compiles it.
 
   On two H200s (jax 0.11.2) Shardy, the default, crashed on the rollout (a segmentation fault within XLA's compiler);
   GSPMD compiled it.
@@ -107,7 +107,7 @@ def by_rows_compiles(mesh: Mesh) -> Iterator[None]:
 
 
 def on_any_device(flag: jax.Array, mesh: Mesh) -> jax.Array:
-  """Within `by_rows`: whether a flag is set on any device, where these must run the same steps; else the device's own.
+  """Tells within `by_rows` whether a flag is set on any device, where these must run the same steps, else on this one.
 
   Tensor-parallel devices talk in every step, and some of that talk has all devices as its parties.
   """
@@ -117,18 +117,18 @@ def on_any_device(flag: jax.Array, mesh: Mesh) -> jax.Array:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Arrays that every device holds whole."""
+  """Returns the sharding of arrays that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def params(mesh: Mesh, table: WeightTable, rules: dict[str, str]) -> dict[str, Any]:
-  """The sharding of each weight. An axis that its mesh axis does not divide stays whole (few KV heads, odd V)."""
+  """Returns each weight's sharding. An axis that its mesh axis does not divide stays whole (few KV heads, odd V)."""
   axes = {path: [[letter] for letter in letters] for path, letters in table.letters().items()}
   return traverse_util.unflatten_dict({path: _sharding(mesh, table, rules, each) for path, each in axes.items()})
 
 
 def one_layer_in_file(mesh: Mesh, table: WeightTable, rules: dict[str, str], weight: Weight) -> NamedSharding:
-  """The sharding of one layer of a weight in its HF layout, that of its place in our tree: each device reads its own.
+  """Returns the sharding of a weight's layer in its HF layout, by which each device reads the part that it holds.
 
   A flattened axis is cut along its first letter, so a device's part is a range of it.
   """
@@ -136,21 +136,21 @@ def one_layer_in_file(mesh: Mesh, table: WeightTable, rules: dict[str, str], wei
 
 
 def _sharding(mesh: Mesh, table: WeightTable, rules: dict[str, str], axes: list[list[str]]) -> NamedSharding:
-  """A sharding of an array whose axes are groups of letters.
+  """Returns the sharding of an array whose axes are groups of letters.
 
   Specs are written as jit writes those of its results (no mesh axes of size 1, no trailing None): otherwise the state
   that an update returns would not match the one it was compiled for, and it would be compiled twice.
   """
-  spec, taken = [], set()
+  spec, used = [], set()
   for letter, *_ in axes:
     axis, size = rules.get(letter), table.sizes[letter]
     if axis and (mesh.shape[axis] == 1 or size % mesh.shape[axis]):
       if mesh.shape[axis] > 1:
         logging.info('axis %s (%d) is not divisible by mesh axis %s; kept whole', letter, size, axis)
       axis = None
-    if axis and axis in taken:
+    if axis and axis in used:
       raise ValueError(f'{axes}: two axes on mesh axis {axis!r}; change the rules')
-    taken.add(axis)
+    used.add(axis)
     spec.append(axis)
   while spec and spec[-1] is None:
     spec.pop()
@@ -158,7 +158,7 @@ def _sharding(mesh: Mesh, table: WeightTable, rules: dict[str, str], axes: list[
 
 
 def opt_state(mesh: Mesh, optimizer: optax.GradientTransformation, table: WeightTable) -> Any:
-  """Shardings of the optimizer's state: moments like their parameters, the rest replicated.
+  """Returns the optimizer state's shardings: moments like their parameters, the rest replicated.
 
   `jit(optimizer.init)` alone does not give moments their parameters' shardings on an Auto mesh.
   """
@@ -173,13 +173,13 @@ def opt_state(mesh: Mesh, optimizer: optax.GradientTransformation, table: Weight
 
 
 def local_shards(mesh: Mesh) -> list[int]:
-  """Which of the `row_shards` lie on this host."""
+  """Returns which of the `row_shards` lie on this host."""
   groups = mesh.devices.reshape(row_shards(mesh), -1)
   return [number for number, group in enumerate(groups) if group[0].process_index == jax.process_index()]
 
 
 def local_rows(mesh: Mesh, count: int) -> np.ndarray:
-  """i32: the numbers of this host's rows among `count`, ascending. What it makes, grades and reads are these alone.
+  """Returns (i32, ascending) which of `count` rows are this host's: those that it makes, grades and reads.
 
   Raises:
     ConfigError: the rows can't be spread evenly.
@@ -190,7 +190,7 @@ def local_rows(mesh: Mesh, count: int) -> np.ndarray:
 
 
 def put_rows(mesh: Mesh, tree: Any) -> Any:
-  """Host arrays with a leading B, this host's rows of each, to the devices as arrays of all rows.
+  """Puts host arrays with a leading B, this host's rows of each, on the devices as arrays of all rows.
 
   Raises:
     ConfigError: the rows can't be spread evenly.
@@ -201,17 +201,14 @@ def put_rows(mesh: Mesh, tree: Any) -> Any:
     return jax.device_put(tree, rows(mesh))
 
   def put(x: Any) -> jax.Array:
-    x, shards = np.asarray(x), local_shards(mesh)
-    each = len(x) // len(shards)
-    parts = {shard * each: x[i * each : (i + 1) * each] for i, shard in enumerate(shards)}
     shape = (all_rows(mesh, len(x)), *x.shape[1:])
-    return jax.make_array_from_callback(shape, rows(mesh), lambda index: parts[index[0].start or 0])
+    return jax.make_array_from_process_local_data(rows(mesh), np.asarray(x), shape)
 
   return jax.tree.map(put, tree)
 
 
 def all_rows(mesh: Mesh, local: int) -> int:
-  """How many rows there are in all where this host has so many."""
+  """Returns the number of all rows where this host has `local`."""
   return local * row_shards(mesh) // len(local_shards(mesh))
 
 
@@ -224,7 +221,7 @@ def _check_even(mesh: Mesh, count: int) -> None:
 
 
 def fetch_rows(tree: Any) -> Any:
-  """Arrays with a leading B, as `put_rows` makes them, to the host: this host's rows of each."""
+  """Fetches arrays with a leading B, as `put_rows` makes them: this host's rows of each."""
   if hosts.count() == 1:
     return jax.device_get(tree)
 
@@ -238,12 +235,12 @@ def fetch_rows(tree: Any) -> Any:
 
 
 def gather_rows(mesh: Mesh, tree: Any) -> Any:
-  """Small host arrays of this host's rows -> those of all rows, on every host."""
+  """Gathers small host arrays of this host's rows: those of all rows, on every host."""
   return tree if hosts.count() == 1 else fetch_whole(put_rows(mesh, tree))
 
 
 def fetch_whole(tree: Any) -> Any:
-  """Arrays of any sharding to the host, all of each. Every host must call it."""
+  """Fetches arrays of any sharding, all of each. Every host must call it."""
 
   def fetch(x: jax.Array) -> np.ndarray:
     return np.asarray(x) if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
@@ -252,14 +249,14 @@ def fetch_whole(tree: Any) -> Any:
 
 
 def put(tree: Any, shardings: Any) -> Any:
-  """Arrays that every host has, on its devices or in its memory, to the devices of all."""
+  """Puts arrays that every host has, on its devices or in its memory, on the devices of all."""
   if hosts.count() == 1:
     return jax.device_put(tree, shardings)
 
-  def place(x: Any, sharding: NamedSharding) -> jax.Array:
+  def put_leaf(x: Any, sharding: NamedSharding) -> jax.Array:
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
       return jax.device_put(x, sharding)
     x = np.asarray(x)
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
-  return jax.tree.map(place, tree, shardings)
+  return jax.tree.map(put_leaf, tree, shardings)

@@ -1,8 +1,8 @@
-"""HF folders in and out, without torch: config.json, safetensors, and the tokenizer files as they came.
+"""Hugging Face folders, read without torch: config.json and safetensors. `hf_export.py` writes them.
 
-Import and export both walk the weight table, so they can't disagree; a key that is missing, unknown or mis-shaped is
+Import and export both walk the weight table, so they cannot disagree; a key that is missing, unknown or mis-shaped is
 an error that names it. Weights pass through the host in blocks of at most a tensor, in the file's own dtype, each
-device taking its own part. A folder is written beside its place and renamed: a half-written one is never found there.
+device taking its part. A folder is written under another name beside it and renamed when it is whole.
 """
 
 from collections.abc import Callable
@@ -41,19 +41,19 @@ DTYPES = {dtype.name: dtype for dtype in tensor_files.DTYPES.values()}  # 'float
 
 
 def folder_of(path: str) -> pathlib.Path:
-  """The folder that config.model.path names; 'bundled:NAME' is one shipped with the package.
+  """Returns the folder that config.model.path names; 'bundled:NAME' is one shipped with the package.
 
   Raises:
-    DataError: it does not exist, holds no config.json, or a file of it is a link to a place elsewhere.
+    DataError: it does not exist, holds no config.json, or a file of it is a link to one elsewhere.
   """
   folder = _ASSETS / path.removeprefix(BUNDLED) if path.startswith(BUNDLED) else pathlib.Path(path)
   try:
-    found = (folder / 'config.json').is_file()
-    if found:
+    has_config = (folder / 'config.json').is_file()
+    if has_config:
       _check_links(folder)
   except (OSError, RuntimeError) as error:  # links that lead to each other are one or the other
     raise DataError(f'model folder {path!r:.200} cannot be read: {str(error)[:200]}') from error
-  if not found:
+  if not has_config:
     known = ', '.join(BUNDLED + child.name for child in sorted(_ASSETS.iterdir()) if (child / 'config.json').exists())
     raise DataError(f'model folder {path!r}: no config.json in {folder}; name an HF folder, or one of {known}')
   return folder
@@ -65,12 +65,12 @@ def _check_links(folder: pathlib.Path) -> None:
   allowed = [home, home.parent.parent / 'blobs'] if home.parent.name == 'snapshots' else [home]
   for path in folder.iterdir():
     target = path.resolve()
-    if path.is_symlink() and not any(target.is_relative_to(place) for place in allowed):
+    if path.is_symlink() and not any(target.is_relative_to(parent) for parent in allowed):
       raise DataError(f'{path}: is a link to {target}, outside the folder; copy the file there if you trust it')
 
 
 def read_config(folder: pathlib.Path) -> DecoderConfig:
-  """The decoder that a folder's config.json describes."""
+  """Reads the decoder that a folder's config.json describes."""
   path = folder / 'config.json'
   return config_json.from_hf(files.read_json(path, _MOST_JSON), str(path))
 
@@ -84,7 +84,7 @@ class WeightFiles:
   where: dict[str, TensorFile]  # HF name -> its file
 
   def dtypes(self) -> dict[str, np.dtype]:
-    """HF name -> dtype in the file."""
+    """Returns the dtype in the file of each HF name."""
     return {name: file.entries[name].dtype for name, file in self.where.items()}
 
 
@@ -111,14 +111,14 @@ def open_weights(folder: pathlib.Path, config: DecoderConfig) -> WeightFiles:
   if unknown:
     raise DataError(f'{folder}: {len(unknown)} weights are unknown to {config.family}, the first is {unknown[0]}')
   for name, file in where.items():
-    found, asked = file.entries[name].shape, shapes.get(name, shapes[_EMBED])
-    if found != asked:
-      raise DataError(f'{folder}: weight {name} has shape {found}, but config.json asks for {asked}')
+    shape, expected = file.entries[name].shape, shapes.get(name, shapes[_EMBED])
+    if shape != expected:
+      raise DataError(f'{folder}: weight {name} has shape {shape}, but config.json asks for {expected}')
   return WeightFiles(folder, table, where)
 
 
 def _weight_files(folder: pathlib.Path, tensors: int) -> list[pathlib.Path]:
-  """The folder's safetensors files, by its index if it has one."""
+  """Returns the folder's safetensors files, by its index if it has one."""
   index = folder / INDEX
   if index.exists() and (folder / _MODEL).is_file() and _MODEL not in (names := _indexed(index, tensors)):
     raise DataError(f'{folder}: holds {_MODEL} and an index of {len(names)} other files; remove what is stale')
@@ -134,7 +134,7 @@ def _weight_files(folder: pathlib.Path, tensors: int) -> list[pathlib.Path]:
 
 
 def _indexed(index: pathlib.Path, tensors: int) -> list[str]:
-  """The names of the files that an index lists."""
+  """Returns the names of the files that an index lists."""
   content = files.read_json(index, max_bytes=(1 << 16) + 512 * tensors)
   listed = content.get('weight_map') if isinstance(content, dict) else None
   if not isinstance(listed, dict) or not listed:
@@ -149,7 +149,7 @@ def _indexed(index: pathlib.Path, tensors: int) -> list[str]:
 def read_params(
   folder: pathlib.Path, config: DecoderConfig, mesh: Mesh, dtype: Any, rules: dict[str, str] = meshes.TRAINING_RULES
 ) -> dict[str, Any]:
-  """The folder's weights as our tree on the devices, in `dtype`.
+  """Reads the folder's weights into a parameter tree on the devices, in `dtype`.
 
   A weight's layers are written one by one into their stack on the devices, so the host holds one tensor or less.
 
@@ -164,9 +164,9 @@ def read_params(
     layout = meshes.one_layer_in_file(mesh, opened.table, rules, weight)
     sharding = weights.leaf_at(shardings, weight)
     stack = jnp.zeros(weight.shape(opened.table.sizes), dtype, device=sharding)
-    place = _placer(weight, tuple(opened.table.sizes.items()), sharding)
+    write_layer = _layer_writer(weight, tuple(opened.table.sizes.items()), sharding)
     for n, name in enumerate(opened.table.hf_names(weight)):
-      stack, finite = place(stack, _on_devices(opened.where[name], name, layout), n)
+      stack, finite = write_layer(stack, _on_devices(opened.where[name], name, layout), n)
       if not finite:  # waiting for it also keeps the host from reading ahead of the devices
         raise DataError(f'{opened.where[name].path}: weight {name} holds numbers that are not finite')
     return stack
@@ -175,7 +175,7 @@ def read_params(
 
 
 def _on_devices(file: TensorFile, name: str, layout: NamedSharding) -> jax.Array:
-  """One tensor of a file, each device holding its part; what several devices hold is read once."""
+  """Reads one tensor of a file, each device holding its part; what several devices hold is read once."""
   shape = file.entries[name].shape
   holders: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
   for device, index in layout.addressable_devices_indices_map(shape).items():
@@ -186,7 +186,7 @@ def _on_devices(file: TensorFile, name: str, layout: NamedSharding) -> jax.Array
 
 
 def _part(file: TensorFile, name: str, cut: tuple[tuple[int, int], ...], devices: list[jax.Device]) -> list[jax.Array]:
-  """The part of a tensor that some devices hold, on each of them.
+  """Reads the part of a tensor that some devices hold, onto each of them.
 
   A large one goes over block by block: a device's transfer may keep a second copy on the host of what it is given.
   """
@@ -214,19 +214,19 @@ def _with_rows(whole: jax.Array, rows: jax.Array, first: jax.Array) -> jax.Array
 
 
 @functools.lru_cache(maxsize=256)
-def _placer(weight: Weight, sizes: tuple[tuple[str, int], ...], sharding: NamedSharding) -> Callable:
-  """(stack, layer n in the file's layout, n) -> (stack with it, whether it is finite); reuses the stack's memory."""
+def _layer_writer(weight: Weight, sizes: tuple[tuple[str, int], ...], sharding: NamedSharding) -> Callable:
+  """Compiles (stack, layer n in the file's layout, n) -> (stack with it, whether it is finite), in the same memory."""
 
-  def place(stack, layer, n):
+  def write(stack, layer, n):
     ours = weight.from_hf(layer, dict(sizes)).astype(stack.dtype)
     updated = jax.lax.dynamic_update_index_in_dim(stack, ours, n, 0) if weight.per_layer else ours
     return updated, jnp.all(jnp.isfinite(ours))
 
-  return jax.jit(place, donate_argnums=0, out_shardings=(sharding, None))
+  return jax.jit(write, donate_argnums=0, out_shardings=(sharding, None))
 
 
 def _check_tied(opened: WeightFiles, config: DecoderConfig) -> None:
-  """A tied model whose folder holds a head as well must hold the embedding there."""
+  """Refuses a tied model whose folder holds another head than the embedding."""
   if not config.tied or _HEAD not in opened.where:
     return
   row = config.width * opened.where[_EMBED].entries[_EMBED].dtype.itemsize
@@ -238,5 +238,5 @@ def _check_tied(opened: WeightFiles, config: DecoderConfig) -> None:
 
 
 def stored_dtypes(folder: pathlib.Path, config: DecoderConfig) -> dict[str, np.dtype]:
-  """The dtype in which the folder holds each weight, by HF name."""
+  """Returns the dtype in which the folder holds each weight, by HF name."""
   return open_weights(folder, config).dtypes()

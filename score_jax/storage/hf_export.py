@@ -1,4 +1,4 @@
-"""Policies out as HF folders or PEFT adapters: one tensor at a time, beside the place, then renamed."""
+"""Exports a policy as a Hugging Face folder or a PEFT adapter: tensor by tensor into a new folder, renamed at the end."""
 
 from collections.abc import Callable
 import functools
@@ -53,7 +53,7 @@ def write_folder(
     tokenizer: an HF tokenizer to save, for a new model.
     chat_template: the template that the policy was trained with, where it is not the source's own.
     dtype: of the weights in the files: one for all, or one per HF name.
-    replace: put it in the place of an earlier folder.
+    replace: replaces an earlier folder.
     max_shard: largest weight file, e.g. '5GB'.
 
   Raises:
@@ -124,7 +124,7 @@ def _write_whole(out: pathlib.Path, replace: bool, fill: Callable[[pathlib.Path]
   """Fills a new folder beside `out` and renames it: `out` is the old folder, or the whole new one."""
   if (out.exists() or out.is_symlink()) and not replace:
     raise DataError(f'{out} exists already; choose another folder or remove it')
-  # Names of our own beside the place: nobody else's folder may be removed.
+  # Names that nobody else has: no other folder may be removed.
   partial = out.with_name(f'.{out.name}.score_jax-partial')
   old = out.with_name(f'.{out.name}.score_jax-old')
   shutil.rmtree(partial, ignore_errors=True)
@@ -146,7 +146,7 @@ def _copy_other_files(source: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def _set_dtype(path: pathlib.Path, dtype: np.dtype, new: bool) -> None:
-  """Makes config.json say the dtype of the weights beside it; left byte for byte as it is where it already does."""
+  """Makes config.json name the dtype of the weights beside it; one that does already stays byte for byte."""
   config = json.loads(path.read_text())
   fields = ('dtype',) if new else ('dtype', 'torch_dtype')
   changed = {name: dtype.name for name in fields if new or config.get(name, dtype.name) != dtype.name}
@@ -162,7 +162,7 @@ def _write_weights(
   dtype: np.dtype | dict[str, np.dtype],
   max_shard: str,
 ) -> None:
-  """Writes a policy's weights, one tensor at a time. No folder: only takes part where all devices have to."""
+  """Writes a policy's weights, one tensor at a time. Without a folder it only takes part where all devices have to."""
   table = weights.weight_table(config)
   sizes = tuple(table.sizes.items())
   names = table.by_hf_name()
@@ -175,12 +175,10 @@ def _write_weights(
   def array_of(name: str) -> np.ndarray:
     weight, n = names[name]
     to = entries[name][0]
-    if '' in given[weight]:
-      return _fitting(name, meshes.fetch_whole(_taker(weight, sizes, to)(given[weight], n)))
-    own = stored.where[name].read(name)
+    own = None if '' in given[weight] else stored.where[name].read(name)
     if not given[weight]:
       return _fitting(name, own.astype(to))
-    return _fitting(name, meshes.fetch_whole(_merger(weight, sizes, to)(own, given[weight], n)))
+    return _fitting(name, meshes.fetch_whole(_layer_maker(weight, sizes, to)(given[weight], n, own)))
 
   write_shards(folder, entries, array_of, max_shard)
 
@@ -218,31 +216,23 @@ def write_shards(
 
 
 def _fitting(name: str, array: np.ndarray) -> np.ndarray:
-  """The array, if its dtype can hold it: float16 ends at 65,504."""
+  """Returns the array, if its dtype can hold it: float16 ends at 65,504."""
   if not np.all(np.isfinite(array)):
     raise DataError(f'weight {name} has numbers that {array.dtype} cannot hold; export in another dtype')
   return array
 
 
 @functools.lru_cache(maxsize=256)
-def _taker(weight: Weight, sizes: tuple[tuple[str, int], ...], dtype: np.dtype) -> Callable:
-  """(leaves of a weight, n) -> its layer n in the file's layout and dtype, adapters merged."""
+def _layer_maker(weight: Weight, sizes: tuple[tuple[str, int], ...], dtype: np.dtype) -> Callable:
+  """Compiles (leaves of a weight, n, the source's layer n or None) -> layer n in the file's layout, adapters merged."""
 
-  def take(leaves, n):
-    return weight.to_hf(loras.merged(weight, _layer(weight, leaves, n)), dict(sizes)).astype(dtype)
+  def make(leaves, n, own):
+    layer = _layer(weight, leaves, n)
+    if own is not None:
+      layer = {'': weight.from_hf(own, dict(sizes)), **layer}
+    return weight.to_hf(loras.merged(weight, layer), dict(sizes)).astype(dtype)
 
-  return jax.jit(take)
-
-
-@functools.lru_cache(maxsize=256)
-def _merger(weight: Weight, sizes: tuple[tuple[str, int], ...], dtype: np.dtype) -> Callable:
-  """(layer n in the file's layout, adapters of the weight, n) -> the layer with the adapters merged into it."""
-
-  def merge(own, adapters, n):
-    leaves = {'': weight.from_hf(own, dict(sizes)), **_layer(weight, adapters, n)}
-    return weight.to_hf(loras.merged(weight, leaves), dict(sizes)).astype(dtype)
-
-  return jax.jit(merge)
+  return jax.jit(make)
 
 
 def _layer(weight: Weight, leaves: dict[str, jax.Array], n: jax.Array) -> dict[str, jax.Array]:

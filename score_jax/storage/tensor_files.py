@@ -122,20 +122,20 @@ def open_file(path: pathlib.Path, max_tensors: int) -> TensorFile:
 def write_file(path: pathlib.Path, entries: dict[str, _Declared], array_of: Callable[[str], np.ndarray]) -> None:
   """Writes a file tensor by tensor, byte for byte as the safetensors library would with metadata {'format': 'pt'}.
 
-  A file that is there is overwritten; after an error a part of the new one is left.
+  An existing file is overwritten; after an error a part of the new one is left.
 
   Args:
     path: of the file.
     entries: dtype and shape of every tensor, by name.
-    array_of: gives a tensor by its name. It is asked once for each, in the order of `ordered`; what it gave is written
-      and forgotten before the next.
+    array_of: makes a tensor by its name. It is called once for each, in the order of `ordered`; what it returns is
+      written and forgotten before the next.
 
   Raises:
     ValueError: a dtype is none of `DTYPES`, a name is reserved, or an array differs from its entry.
   """
   for name, (dtype, _) in entries.items():
     if name == _METADATA or dtype not in _NAMES:
-      raise ValueError(f'{path}: a file has no place for tensor {name!r} of {dtype}')
+      raise ValueError(f'{path}: a file cannot hold tensor {name!r} of {dtype}')
   names = ordered(entries)
   # 0o644: others may read a model, as far as the umask lets them.
   with open(path, 'wb', opener=lambda file, flags: os.open(file, flags, 0o644)) as file:
@@ -147,7 +147,7 @@ def write_file(path: pathlib.Path, entries: dict[str, _Declared], array_of: Call
 
 
 def ordered(entries: dict[str, _Declared]) -> list[str]:
-  """Names in the order in which a file holds them: by dtype in the order of `DTYPES`, then by name."""
+  """Returns names in the order in which a file holds them: by dtype in the order of `DTYPES`, then by name."""
   return sorted(entries, key=lambda name: (list(_NAMES).index(entries[name][0]), name))
 
 
@@ -192,7 +192,7 @@ def _entry(path: pathlib.Path, name: str, described: Any, data_bytes: int) -> En
 
 
 def _header(entries: dict[str, _Declared]) -> bytes:
-  """The length and the header of a file that holds the entries in their order."""
+  """Returns the length and the header of a file that holds the entries in their order."""
   header: dict[str, Any] = {_METADATA: {'format': 'pt'}}
   last = 0
   for name, (dtype, shape) in entries.items():
@@ -204,7 +204,7 @@ def _header(entries: dict[str, _Declared]) -> bytes:
 
 
 def _write_tensor(file: io.BufferedWriter, name: str, declared: _Declared, array_of: Callable) -> None:
-  # A function of its own: its variables are gone before the next tensor is asked for.
+  # Apart from the loop, so that its variables are gone before the next tensor is made.
   array = array_of(name)
   if (array.dtype, tuple(array.shape)) != (declared[0], tuple(declared[1])):
     raise ValueError(f'tensor {name} is {array.dtype} {array.shape}, but was declared {declared[0]} {declared[1]}')

@@ -1,8 +1,12 @@
-"""Tasks: where problems come from, and which verifier grades their answers."""
+"""Tasks: where problems come from, and which verifier grades their answers.
+
+Each task is a module of this package, whose `open_task(task, data)` gets config.task and what it is to read.
+"""
 
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
+import importlib
 from typing import Any
 
 from absl import logging
@@ -10,80 +14,16 @@ from absl import logging
 from score_jax.core_types import Problem
 from score_jax.errors import ConfigError
 from score_jax.errors import DataError
-from score_jax.tasks import countdown
 from score_jax.tasks.problems import DataSpec
 from score_jax.tasks.problems import GeneratedProblems
 from score_jax.tasks.problems import ProblemList
-from score_jax.tasks.problems import Problems
+from score_jax.tasks.problems import Task
 
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-  """A task, opened."""
-
-  train: Problems
-  heldout: Problems
-  verifier: str  # a name of graders.registry.GRADERS
-
-  def problem(self, seed: int, split: str, index: int) -> Problem:
-    """Problem number `index` of a split, 'train' or 'heldout': the same on every machine."""
-    return self.problems(seed, split, [index])[0]
-
-  def problems(self, seed: int, split: str, indices: Sequence[int]) -> list[Problem]:
-    """Returns the problems of these numbers, as `problem` does."""
-    return (self.train if split == 'train' else self.heldout).take(seed, indices)
-
-
-def _countdown(task: Any, data: DataSpec) -> Task:
-  def made(split: str) -> GeneratedProblems:
-    return GeneratedProblems(lambda seed, indices: countdown.problems(task.countdown, seed, split, indices))
-
-  return Task(made('train'), made('heldout'), 'countdown')
-
-
-def _gsm8k(task: Any, data: DataSpec) -> Task:
-  from score_jax.tasks import gsm8k
-
-  return Task(*gsm8k.open_set(data, task.prompt), 'math')
-
-
-def _math(task: Any, data: DataSpec) -> Task:
-  from score_jax.tasks import math
-
-  return Task(*math.open_set(data, task.prompt), 'math')
-
-
-def _mbpp(task: Any, data: DataSpec) -> Task:
-  from score_jax.tasks import mbpp
-
-  return Task(*mbpp.open_set(data, task.prompt, task.mbpp), 'code')
-
-
-def _humaneval(task: Any, data: DataSpec) -> Task:
-  from score_jax.tasks import humaneval
-
-  return Task(*humaneval.open_set(data, task.prompt), 'code')
-
-
-def _jsonl(task: Any, data: DataSpec) -> Task:
-  from score_jax.tasks import jsonl
-
-  return Task(*jsonl.open_set(data, task.prompt, task.jsonl), task.jsonl.verifier)
-
-
-TASKS: dict[str, Callable[[Any, DataSpec], Task]] = {
-  # name of config.task.name -> maker from config.task and what it is to read
-  'countdown': _countdown,
-  'gsm8k': _gsm8k,
-  'math': _math,
-  'mbpp': _mbpp,
-  'humaneval': _humaneval,
-  'jsonl': _jsonl,
-}
+TASKS = ('countdown', 'gsm8k', 'math', 'mbpp', 'humaneval', 'jsonl')  # values of config.task.name
 
 
 def open_task(task: Any) -> Task:
-  """The configured task; its held-out problems are those of another one if `task.evaluate` names it.
+  """Opens the configured task; its held-out problems are those of another one if `task.evaluate` names it.
 
   Args:
     task: config.task.
@@ -105,7 +45,7 @@ def open_task(task: Any) -> Task:
 
 
 def without_long(task: Task, tokens: Callable[[Problem], int], most: int) -> Task:
-  """The task without training problems whose prompt has more than `most` tokens. Held-out ones all stay.
+  """Returns the task without training problems whose prompt has more than `most` tokens. Held-out ones all stay.
 
   Raises:
     DataError: none is left.
@@ -123,11 +63,11 @@ def without_long(task: Task, tokens: Callable[[Problem], int], most: int) -> Tas
 def _open(name: str, field: str, task: Any, data: DataSpec) -> Task:
   if name not in TASKS:
     raise ConfigError(f'config.task.{field} = {name!r} is unknown; use one of {", ".join(TASKS)}')
-  return TASKS[name](task, data)
+  return importlib.import_module(f'{__name__}.{name}').open_task(task, data)
 
 
 def heldout_problems(task: Task, count: int, seed: int) -> list[Problem]:
-  """The first `count` held-out problems; 0: all there are.
+  """Returns the first `count` held-out problems; 0: all there are.
 
   Raises:
     ConfigError: there are fewer, or any number of them.

@@ -14,7 +14,7 @@ import numpy as np
 
 from score_jax.core_types import Problem
 from score_jax.errors import DataError
-from score_jax.tasks import tokenizer_files
+from score_jax.tasks import tokenizer as tokenizers
 from score_jax.tasks import turn_boundary
 from score_jax.tasks.turn_boundary import PromptTemplate
 
@@ -34,11 +34,6 @@ class Chat:
   def tokenizer(self) -> Any:
     """The HF tokenizer."""
     return self.prompt_template.tokenizer
-
-  @property
-  def examples(self) -> tuple[dict[str, str], ...]:
-    """Messages that stand before every question."""
-    return self.prompt_template.examples
 
   def check_vocabulary(self, vocab: int) -> None:
     """Refuses token ids that a model of `vocab` tokens has no embedding for: a gather would take another one silently.
@@ -181,7 +176,7 @@ def _example(line: str, row: str) -> list[dict[str, str]]:
 def _generation_stops(folder: pathlib.Path) -> list[int]:
   """Returns the eos ids of generation_config.json, if it has any."""
   path = folder / 'generation_config.json'
-  eos = tokenizer_files.read_settings(path).get('eos_token_id')
+  eos = tokenizers.read_settings(path).get('eos_token_id')
   ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
   if not all(type(id_) is int and 0 <= id_ < 2**31 for id_ in ids):
     raise DataError(

@@ -8,10 +8,14 @@ from collections.abc import Sequence
 import dataclasses
 import hashlib
 import random
+from typing import Any
 
 from score_jax.core_types import Problem
 from score_jax.errors import DataError
 from score_jax.graders.countdown import result_of
+from score_jax.tasks.problems import DataSpec
+from score_jax.tasks.problems import GeneratedProblems
+from score_jax.tasks.problems import Task
 
 SPLITS = ('train', 'heldout')
 _MOST_TRIES = 100_000  # about a second; ordinary settings need a few
@@ -19,7 +23,7 @@ _MOST_TRIES = 100_000  # about a second; ordinary settings need a few
 
 @dataclasses.dataclass(frozen=True)
 class CountdownSpec:
-  """What the problems are like. Its fields are documented in configs/common.py."""
+  """The kind of problems. Its fields are documented in configs/common.py."""
 
   numbers: int
   max_number: int
@@ -52,7 +56,7 @@ Step = tuple[int, str, int, int]
 
 
 def random_chain(spec: CountdownSpec, numbers: list[int], rng: random.Random) -> list[Step] | None:
-  """A random chain that uses the numbers in their order (or in any), or None if it leaves 0..max_value."""
+  """Draws a chain that uses the numbers in their order (or in any), or None if it leaves 0..max_value."""
   if spec.any_order:
     numbers = rng.sample(numbers, len(numbers))
   steps, total = [], numbers[0]
@@ -78,7 +82,7 @@ def is_heldout(spec: CountdownSpec, numbers: list[int], target: int) -> bool:
 
 
 def draw(spec: CountdownSpec, split: str, rng: random.Random) -> tuple[list[int], list[Step]]:
-  """Numbers and one solution of the next problem of the split.
+  """Draws numbers and one solution of the next problem of the split.
 
   Raises:
     DataError: the settings allow no such problem, or next to none.
@@ -95,12 +99,12 @@ def draw(spec: CountdownSpec, split: str, rng: random.Random) -> tuple[list[int]
 
 
 def question(spec: CountdownSpec, numbers: list[int], target: int) -> str:
-  """The first user turn."""
+  """Returns the first user turn."""
   return spec.prompt.format(numbers=' '.join(map(str, numbers)), target=target)
 
 
 def problem(spec: CountdownSpec, seed: int, split: str, index: int) -> Problem:
-  """Problem number `index` of a split ('train' or 'heldout'), the same on every machine."""
+  """Returns problem number `index` of a split ('train' or 'heldout'), the same on every machine."""
   numbers, steps = draw(spec, split, random.Random(f'{seed}/{split}/{index}'))
   target = steps[-1][-1]
   return Problem(
@@ -113,3 +117,13 @@ def problem(spec: CountdownSpec, seed: int, split: str, index: int) -> Problem:
 def problems(spec: CountdownSpec, seed: int, split: str, indices: Sequence[int]) -> list[Problem]:
   """Returns the problems of these numbers, as `problem` does."""
   return [problem(spec, seed, split, index) for index in indices]
+
+
+def open_task(task: Any, data: DataSpec) -> Task:
+  """Generates problems of `task.countdown`; there are no files to read."""
+  del data
+
+  def generated(split: str) -> GeneratedProblems:
+    return GeneratedProblems(lambda seed, indices: problems(task.countdown, seed, split, indices))
+
+  return Task(generated('train'), generated('heldout'), 'countdown')

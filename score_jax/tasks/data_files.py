@@ -1,4 +1,4 @@
-"""Rows of published data: JSON lines, Parquet, downloaded hub folders, and prepared TFDS data sets.
+"""Readers of published data: JSON lines, Parquet, downloaded hub folders, and prepared TFDS data sets.
 
 A source is a string:
 
@@ -26,13 +26,13 @@ _LONGEST_LINE = 16 * 2**20  # bytes of a line of JSON
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One row and where it stands, for messages."""
+  """One row and where it is, for messages."""
 
   fields: dict[str, Any]
   where: str  # 'data/train.jsonl, row 12' (1-based)
 
   def text(self, column: str) -> str:
-    """The text of a column.
+    """Returns the text of a column.
 
     Raises:
       DataError: the column is missing, empty or no text.
@@ -45,14 +45,14 @@ class Row:
     return value
 
   def texts(self, column: str) -> list[str]:
-    """The list of texts of a column, which may be empty."""
+    """Returns the list of texts of a column, which may be empty."""
     value = self.value(column)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
       raise DataError(f'{self.where}: column {column!r} holds {_short(value)}, not a list of texts')
     return value
 
   def value(self, column: str) -> Any:
-    """What a column holds.
+    """Returns what a column holds.
 
     Raises:
       DataError: there is no such column.
@@ -64,7 +64,7 @@ class Row:
 
 
 def read(source: str) -> list[Row]:
-  """All rows of a source.
+  """Returns all rows of a source.
 
   Raises:
     DataError: there is no such source, it is empty, or a row is not an object; the message names source and row.
@@ -78,13 +78,13 @@ def read(source: str) -> list[Row]:
   return rows
 
 
-def read_all(sources: tuple[str, ...]) -> list[Row]:
-  """Rows of several sources, in their order.
+def read_all(names: tuple[str, ...]) -> list[Row]:
+  """Returns the rows of several sources, in their order.
 
   Raises:
     DataError: one cannot be read.
   """
-  return [row for source in sources for row in read(source)]
+  return [row for name in names for row in read(name)]
 
 
 def _files(source: str) -> list[pathlib.Path]:
@@ -97,11 +97,11 @@ def _files(source: str) -> list[pathlib.Path]:
       return [path]
     if not path.is_dir():
       raise DataError(f'{source}: there is no such file or folder')
-    found = sorted(file for file in path.rglob('*') if file.is_file() and file.name.endswith(_ENDINGS))
+    data = sorted(file for file in path.rglob('*') if file.is_file() and file.name.endswith(_ENDINGS))
   except OSError as error:
     raise DataError(f'{source}: {error.strerror}') from error
-  words = {file: re.split(r'[^A-Za-z0-9]+', str(file.relative_to(path))) for file in found}
-  chosen = [file for file in found if not word or word in words[file]]
+  words = {file: re.split(r'[^A-Za-z0-9]+', str(file.relative_to(path))) for file in data}
+  chosen = [file for file in data if not word or word in words[file]]
   if not chosen:
     of = f' with the word {word!r} in the path' if word else ''
     raise DataError(f'{source}: the folder holds no {", ".join(_ENDINGS)} file{of}')
@@ -131,7 +131,7 @@ def _from_lines(path: pathlib.Path) -> Iterator[Row]:
 
 
 def parsed(line: bytes, where: str) -> dict[str, Any]:
-  """A line of JSON as an object.
+  """Parses a line of JSON that is an object.
 
   Raises:
     DataError: it is not UTF-8, not JSON, or no object.
@@ -177,7 +177,7 @@ def _from_tfds(source: str) -> list[Row]:
 
 
 def _plain(value: Any) -> Any:
-  """Bytes as text and arrays as lists."""
+  """Makes text of bytes and lists of arrays."""
   if isinstance(value, bytes):
     return value.decode()
   if hasattr(value, 'tolist'):

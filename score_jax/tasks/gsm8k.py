@@ -1,5 +1,7 @@
 """GSM8K (Cobbe et al., arXiv 2110.14168): word problems of grade-school arithmetic; gold numbers behind `####`."""
 
+from typing import Any
+
 from score_jax.core_types import Problem
 from score_jax.errors import DataError
 from score_jax.tasks import data_files
@@ -7,11 +9,11 @@ from score_jax.tasks import problems
 from score_jax.tasks import prompts
 from score_jax.tasks.data_files import Row
 from score_jax.tasks.problems import DataSpec
-from score_jax.tasks.problems import ProblemList
+from score_jax.tasks.problems import Task
 
 
-def open_set(data: DataSpec, prompt: str) -> tuple[ProblemList, ProblemList]:
-  """The published train and test files, or the splits of TFDS's gsm8k."""
+def open_task(task: Any, data: DataSpec) -> Task:
+  """Reads the published train and test files, or the splits of TFDS's gsm8k."""
   train = data_files.read_all(data.train)
   heldout = data_files.read_all(data.heldout)
 
@@ -19,15 +21,15 @@ def open_set(data: DataSpec, prompt: str) -> tuple[ProblemList, ProblemList]:
     question = row.text('question')
     return Problem(
       id=f'gsm8k/{problems.text_hash(question)}',
-      question=problems.asked(prompt or prompts.MATH_QUESTION, question=question),
+      question=problems.asked(task.prompt or prompts.MATH_QUESTION, question=question),
       reference=reference(row),
     )
 
-  return problems.divided(train, heldout, of)
+  return problems.divided(train, heldout, of, 'math')
 
 
 def reference(row: Row) -> dict:
-  """The gold number of a row; the question too, so that repeating an expression of it is no answer."""
+  """Returns the gold number of a row; the question too, so that repeating an expression of it is no answer."""
   _, mark, gold = row.text('answer').rpartition('####')
   if not mark or not gold.strip():
     raise DataError(f"{row.where}: column 'answer' has no gold behind ####")

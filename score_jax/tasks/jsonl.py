@@ -1,7 +1,8 @@
-"""A task of your own: rows of a file, with the columns and the verifier that the configuration names."""
+"""The user's task: rows of a file, with the columns and the verifier that the configuration names."""
 
 import dataclasses
 import hashlib
+from typing import Any
 
 from score_jax.core_types import Problem
 from score_jax.graders import references
@@ -10,7 +11,7 @@ from score_jax.tasks import data_files
 from score_jax.tasks import problems
 from score_jax.tasks.data_files import Row
 from score_jax.tasks.problems import DataSpec
-from score_jax.tasks.problems import ProblemList
+from score_jax.tasks.problems import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +35,9 @@ class JsonlSpec:
       raise ValueError(f'heldout_fraction = {self.heldout_fraction}: it must lie between 0 and 1')
 
 
-def open_set(data: DataSpec, prompt: str, spec: JsonlSpec) -> tuple[ProblemList, ProblemList]:
-  """Rows of `data.train` and `data.heldout`; without the latter, a fraction is held out by a hash of the question."""
+def open_task(task: Any, data: DataSpec) -> Task:
+  """Reads `data.train` and `data.heldout`; without the latter, a fraction is held out by a hash of the question."""
+  spec: JsonlSpec = task.jsonl
   train = data_files.read_all(data.train)
   if data.heldout:
     heldout = data_files.read_all(data.heldout)
@@ -47,16 +49,16 @@ def open_set(data: DataSpec, prompt: str, spec: JsonlSpec) -> tuple[ProblemList,
     question = row.text(spec.question)
     return Problem(
       id=str(row.value(spec.id)) if spec.id else f'jsonl/{problems.text_hash(question)}',
-      question=problems.asked(prompt or '{question}', question=question),
+      question=problems.asked(task.prompt or '{question}', question=question),
       reference=reference(row, spec),
       tags={name: str(row.value(name)) for name in spec.tags},
     )
 
-  return problems.divided(train, heldout, of)
+  return problems.divided(train, heldout, of, spec.verifier)
 
 
 def reference(row: Row, spec: JsonlSpec) -> dict:
-  """What the verifier needs, from the answer's column; for math the question too: repeating it is no answer."""
+  """Returns what the verifier needs, from the answer's column; for math the question too: repeating it is no answer."""
   value, where = row.value(spec.answer), f'{row.where}: column {spec.answer!r}'
   if spec.verifier == 'math' and not isinstance(value, dict):
     value = dict(answer=value, question=row.text(spec.question))

@@ -6,6 +6,7 @@ problems are held out is decided by their text, from a list in assets/math500, s
 
 import functools
 import pathlib
+from typing import Any
 
 from absl import logging
 
@@ -17,13 +18,13 @@ from score_jax.tasks import problems
 from score_jax.tasks import prompts
 from score_jax.tasks.data_files import Row
 from score_jax.tasks.problems import DataSpec
-from score_jax.tasks.problems import ProblemList
+from score_jax.tasks.problems import Task
 
 _LIST = pathlib.Path(__file__).parent.parent / 'assets/math500/problems.txt'
 
 
-def open_set(data: DataSpec, prompt: str) -> tuple[ProblemList, ProblemList]:
-  """Rows of `data.train` and `data.heldout` (may be the same files), divided by the list of MATH500."""
+def open_task(task: Any, data: DataSpec) -> Task:
+  """Reads `data.train` and `data.heldout` (may be the same files), divided by the list of MATH500."""
   rows = data_files.read_all(data.train)
   test_rows = data_files.read_all(data.heldout or data.train)
   train = [row for row in rows if not is_heldout(row)]
@@ -40,16 +41,16 @@ def open_set(data: DataSpec, prompt: str) -> tuple[ProblemList, ProblemList]:
     question = row.text('problem')
     return Problem(
       id=f'math/{problems.text_hash(question)}',
-      question=problems.asked(prompt or prompts.MATH_QUESTION, question=question),
+      question=problems.asked(task.prompt or prompts.MATH_QUESTION, question=question),
       reference=reference(row),
       tags=_tags(row),
     )
 
-  return problems.divided(train, heldout, of)
+  return problems.divided(train, heldout, of, 'math')
 
 
 def reference(row: Row) -> dict:
-  """The gold answer of a row: its column `answer` (as in MATH500), or the last box of its `solution`.
+  """Returns the gold answer of a row: its column `answer` (as in MATH500), or the last box of its `solution`.
 
   With the problem, where the row has it: repeating an expression of it is no answer.
   """
@@ -57,25 +58,25 @@ def reference(row: Row) -> dict:
   asked = dict(question=problem) if isinstance(problem, str) else {}
   if 'answer' in row.fields:
     return dict(answer=row.text('answer')) | asked
-  found = last_boxes(row.text('solution'))
-  if not found or not found[1].strip():
+  boxes = last_boxes(row.text('solution'))
+  if not boxes or not boxes[1].strip():
     raise DataError(f"{row.where}: column 'solution' has no gold in a \\boxed{{...}}")
-  return dict(answer=found[1]) | asked
+  return dict(answer=boxes[1]) | asked
 
 
 def is_heldout(row: Row) -> bool:
-  """Whether a row's problem is one of MATH500."""
+  """Tells whether a row's problem is one of MATH500."""
   return problems.text_hash(row.text('problem')) in heldout_hashes()
 
 
 @functools.cache
 def heldout_hashes() -> frozenset[str]:
-  """Of the problems of MATH500."""
+  """Returns the hashes of the problems of MATH500."""
   return frozenset(line for line in _LIST.read_text().splitlines() if not line.startswith('#'))
 
 
 def _tags(row: Row) -> dict[str, str]:
-  """Level and subject under one name each, whichever file they come from."""
+  """Returns level and subject under one name each, whichever file they come from."""
   subject = row.fields.get('type', row.fields.get('subject'))
   tags = dict(level=row.fields.get('level'), subject=subject)
   return {name: str(value).removeprefix('Level ') for name, value in tags.items() if value is not None}

@@ -4,6 +4,7 @@ First attempts are asked for with the three solved problems of its paper, tasks 
 """
 
 import dataclasses
+from typing import Any
 
 from score_jax.core_types import Problem
 from score_jax.errors import DataError
@@ -13,7 +14,7 @@ from score_jax.tasks import problems
 from score_jax.tasks import prompts
 from score_jax.tasks.data_files import Row
 from score_jax.tasks.problems import DataSpec
-from score_jax.tasks.problems import ProblemList
+from score_jax.tasks.problems import Task
 
 SPLITS = {  # first and last task_id, as published
   'test': (11, 510),
@@ -35,8 +36,9 @@ class MbppSpec:
       raise ValueError(f'splits = {self.splits}: name one or more of {", ".join(SPLITS)}')
 
 
-def open_set(data: DataSpec, prompt: str, spec: MbppSpec) -> tuple[ProblemList, ProblemList]:
-  """Training problems of `spec.splits`; held out are those of the published test split, if not trained on."""
+def open_task(task: Any, data: DataSpec) -> Task:
+  """Trains on problems of `task.mbpp.splits`; held out are those of the published test split, if not trained on."""
+  spec: MbppSpec = task.mbpp
   rows = {_task_id(row): row for row in data_files.read_all(data.train + data.heldout)}
   shown = ''.join(_solved(rows, number) for number in _SHOWN) if rows else ''
   train = [row for number, row in rows.items() if _split(number) in spec.splits]
@@ -49,14 +51,14 @@ def open_set(data: DataSpec, prompt: str, spec: MbppSpec) -> tuple[ProblemList, 
 
   def of(row: Row) -> Problem:
     tests = row.texts('test_list')
-    asked = problems.asked(prompt or prompts.MBPP_PROBLEM, question=_question(row), tests='\n'.join(tests))
+    asked = problems.asked(task.prompt or prompts.MBPP_PROBLEM, question=_question(row), tests='\n'.join(tests))
     return Problem(id=f'mbpp/{_task_id(row)}', question=shown + asked, reference=reference(row))
 
-  return problems.divided(train, heldout, of)
+  return problems.divided(train, heldout, of, 'code')
 
 
 def reference(row: Row) -> dict:
-  """The tests of a row, which must be there, and what runs before them."""
+  """Returns the tests of a row, which must be there, and what runs before them."""
   tests = row.texts('test_list')
   if not tests:
     raise DataError(f"{row.where}: column 'test_list' is empty: there is nothing to grade by")
@@ -66,7 +68,7 @@ def reference(row: Row) -> dict:
 
 
 def _question(row: Row) -> str:
-  """The sentence: `text` in the whole set, `prompt` in the sanitized one."""
+  """Returns the sentence: `text` in the whole set, `prompt` in the sanitized one."""
   return row.text('text' if 'text' in row.fields else 'prompt')
 
 

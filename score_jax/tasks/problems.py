@@ -1,4 +1,4 @@
-"""The problems of a task: made from an index, or listed in files."""
+"""A task and its problems: generated from an index, or listed in files."""
 
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -40,25 +40,21 @@ class ProblemList:
   problems: tuple[Problem, ...]
   shuffled: bool
 
-  def at(self, seed: int, index: int) -> Problem:
-    """Problem number `index`, which is below `size` if the list is not shuffled."""
-    if not self.shuffled:
-      return self.problems[index]
-    round_, place = divmod(index, self.size)
-    return self.problems[_order(seed, round_, self.size)[place]]
-
   def take(self, seed: int, indices: Sequence[int]) -> list[Problem]:
-    """Returns the problems of these numbers."""
-    return [self.at(seed, index) for index in indices]
+    """Returns the problems of these numbers, which are below `size` if the list is not shuffled."""
+    if not self.shuffled:
+      return [self.problems[index] for index in indices]
+    rounds = (divmod(index, self.size) for index in indices)
+    return [self.problems[_order(seed, round_, self.size)[position]] for round_, position in rounds]
 
   @property
   def size(self) -> int:
-    """How many problems there are."""
+    """Returns the number of problems."""
     return len(self.problems)
 
   @property
   def fingerprint(self) -> str:
-    """SHA-256 of the problems in their order: a run that is resumed must have the same."""
+    """Returns the SHA-256 of the problems in their order: a run that is resumed must have the same."""
     digest = hashlib.sha256()
     for problem in self.problems:
       digest.update(json.dumps([problem.question, problem.reference], sort_keys=True).encode())
@@ -68,20 +64,33 @@ class ProblemList:
 Problems = GeneratedProblems | ProblemList
 
 
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """A task, opened."""
+
+  train: Problems
+  heldout: Problems
+  verifier: str  # a name of graders.registry.GRADERS
+
+  def problem(self, seed: int, split: str, index: int) -> Problem:
+    """Returns problem number `index` of a split, 'train' or 'heldout': the same on every machine."""
+    return self.problems(seed, split, [index])[0]
+
+  def problems(self, seed: int, split: str, indices: Sequence[int]) -> list[Problem]:
+    """Returns the problems of these numbers, as `problem` does."""
+    return (self.train if split == 'train' else self.heldout).take(seed, indices)
+
+
 @functools.lru_cache(maxsize=8)
 def _order(seed: int, round_: int, size: int) -> tuple[int, ...]:
-  """A permutation that depends on nothing else."""
+  """Returns a permutation that depends on nothing else."""
   order = list(range(size))
   random.Random(f'{seed}/train/{round_}').shuffle(order)
   return tuple(order)
 
 
-def divided(
-  train: Iterable[Row], heldout: Iterable[Row], problem: Callable[[Row], Problem]
-) -> tuple[ProblemList, ProblemList]:
-  """Training and held-out problems of rows.
-
-  Training problems that are held out as well, by their question, are left out and counted.
+def divided(train: Iterable[Row], heldout: Iterable[Row], problem: Callable[[Row], Problem], verifier: str) -> Task:
+  """Makes a task of rows. Training problems that are held out as well, by their question, are left out and counted.
 
   Raises:
     DataError: a row lacks what a problem needs, or no problem is left to train on.
@@ -94,21 +103,21 @@ def divided(
     raise DataError('config.task.data.train: every problem is held out as well; name a file of other problems')
   if len(kept) < len(everything):
     logging.warning('%d training problems are held out as well and were left out', len(everything) - len(kept))
-  return ProblemList(kept, shuffled=True), ProblemList(held, shuffled=False)
+  return Task(ProblemList(kept, shuffled=True), ProblemList(held, shuffled=False), verifier)
 
 
 def collapsed(text: str) -> str:
-  """White space as single spaces."""
+  """Writes white space as single spaces."""
   return ' '.join(text.split())
 
 
 def text_hash(text: str) -> str:
-  """16 hexadecimal digits of a problem's text, whatever its white space."""
+  """Returns 16 hexadecimal digits of a problem's text, whatever its white space."""
   return hashlib.sha256(collapsed(text).encode('utf-8', 'surrogatepass')).hexdigest()[:16]
 
 
 def asked(prompt: str, **fields: str) -> str:
-  """A prompt with {field}s filled in. Other braces, which LaTeX is full of, stay as they are."""
+  """Fills {field}s into a prompt. Other braces, which LaTeX is full of, stay as they are."""
   for name, value in fields.items():
     prompt = prompt.replace('{' + name + '}', value)
   return prompt

@@ -7,37 +7,33 @@ import shutil
 import tempfile
 from typing import Any
 
+from score_jax import files
 from score_jax.errors import DataError
-from score_jax.tasks import torchless
+from score_jax.tasks import torch_exclusion
 from score_jax.tasks import turn_boundary
-from score_jax.tasks.tokenizer_files import ADDED
-from score_jax.tasks.tokenizer_files import FAST
-from score_jax.tasks.tokenizer_files import MOST_BYTES
-from score_jax.tasks.tokenizer_files import SENTENCEPIECE
-from score_jax.tasks.tokenizer_files import SETTINGS
-from score_jax.tasks.tokenizer_files import SPECIALS
-from score_jax.tasks.tokenizer_files import has_only_sentencepiece
-from score_jax.tasks.tokenizer_files import read_settings
 
+SETTINGS, SPECIALS, ADDED = 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json'
+FAST, SENTENCEPIECE = 'tokenizer.json', 'tokenizer.model'
+MOST_BYTES = 1 << 28  # of any of them; the largest there are have 1 << 25
 _BUNDLED = 'bundled:'
 _TEMPLATES = pathlib.Path(__file__).parent.parent / 'assets' / 'chat_templates'
 _VOCABULARIES = (FAST, SENTENCEPIECE, 'vocab.json', 'vocab.txt', 'merges.txt', 'tekken.json')
 _BESIDE = ('config.json', SETTINGS, SPECIALS, ADDED, 'chat_template.jinja', 'chat_template.json')
 
 
-@torchless.tokenizers_alone()
+@torch_exclusion.applied()
 def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
-  """The folder's HF tokenizer, with another chat template if one is named. No code of the folder is ever run.
+  """Loads the folder's HF tokenizer, with another chat template if one is named. No code of the folder is ever run.
 
   Args:
     folder: holds tokenizer.json or a sentencepiece model, tokenizer.model.
     chat_template: a .jinja file, 'bundled:NAME' for one of score_jax/assets/chat_templates, or '' for its own.
 
   Raises:
-    DataError: it can't be read, it asks to run code, or there is no chat template.
+    DataError: it cannot be read, it asks to run code, or there is no chat template.
   """
   os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')  # it announces that there is no torch, which is as intended
-  import transformers  # seconds to import, and only the cli need it
+  import transformers  # takes seconds
 
   transformers.utils.logging.set_verbosity_error()
   _check_files(folder)
@@ -55,7 +51,7 @@ def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
 
 
 def _from_files(folder: pathlib.Path) -> Any:
-  """The tokenizer of the folder's own files and nothing else: its settings may name files elsewhere."""
+  """Loads the tokenizer from copies of the folder's files: its settings may name files elsewhere."""
   import transformers
 
   with tempfile.TemporaryDirectory() as copies:
@@ -66,7 +62,7 @@ def _from_files(folder: pathlib.Path) -> Any:
     own = {field: value for field, value in settings.items() if not field.endswith(('_file', '_files'))}
     if own != settings:
       pathlib.Path(copies, SETTINGS).write_text(json.dumps(own))
-    if has_only_sentencepiece(folder):
+    if (folder / SENTENCEPIECE).is_file() and not (folder / FAST).is_file():
       from score_jax.tasks import sentencepiece_tokenizer  # imports transformers
 
       tokenizer = sentencepiece_tokenizer.from_files(pathlib.Path(copies), folder)
@@ -96,8 +92,22 @@ def _check_files(folder: pathlib.Path) -> None:
       )
 
 
+def read_settings(path: pathlib.Path) -> dict[str, Any]:
+  """Returns what a JSON file of the folder says; {} if there is no such file.
+
+  Raises:
+    DataError: it is not a JSON object.
+  """
+  if not path.is_file():
+    return {}
+  settings = files.read_json(path, MOST_BYTES)
+  if not isinstance(settings, dict):
+    raise DataError(f'{path}: holds a JSON {type(settings).__name__}, not an object; restore the file')
+  return settings
+
+
 def _named_template(name: str) -> str:
-  """The template that config.task.chat_template names."""
+  """Returns the template that config.task.chat_template names."""
   path = pathlib.Path(name)
   if name.startswith(_BUNDLED):
     known = {f'{_BUNDLED}{file.stem}': file for file in sorted(_TEMPLATES.glob('*.jinja'))}
@@ -114,11 +124,11 @@ def _named_template(name: str) -> str:
 
 
 def _own_template(folder: pathlib.Path, tokenizer: Any) -> str:
-  """The tokenizer's template; of several, the one called default."""
-  found = tokenizer.chat_template
-  template = found.get('default') if isinstance(found, dict) else found
+  """Returns the tokenizer's template; of several, the one called default."""
+  own = tokenizer.chat_template
+  template = own.get('default') if isinstance(own, dict) else own
   if not template:
-    several = f' but {", ".join(found)}' if found else ''
+    several = f' but {", ".join(own)}' if own else ''
     raise DataError(
       f'{folder}: the tokenizer has no chat template{several}; set config.task.chat_template to a .jinja file, or to '
       "'bundled:plain' for a base model"
