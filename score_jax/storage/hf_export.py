@@ -1,4 +1,4 @@
-"""Exports a policy as a Hugging Face folder or a PEFT adapter: tensor by tensor into a new folder, renamed at the end."""
+"""Exports a policy as a Hugging Face folder or a PEFT adapter: tensor by tensor into a new folder, then renamed."""
 
 from collections.abc import Callable
 import functools

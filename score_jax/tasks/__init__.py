@@ -4,7 +4,6 @@ Each task is a module of this package, whose `open_task(task, data)` gets config
 """
 
 from collections.abc import Callable
-from collections.abc import Sequence
 import dataclasses
 import importlib
 from typing import Any
