@@ -27,12 +27,12 @@ class Cache:
 
   @property
   def slots(self) -> int:
-    """S."""
+    """Returns S."""
     return self.k[0].shape[2 if self.heads_first else 1]
 
 
 def empty_cache(config: DecoderConfig, slots: int, dtype: jnp.dtype, first_B: jax.Array, *, heads_first: bool) -> Cache:
-  """A cache of zeros."""
+  """Returns a cache of zeros."""
   inner = (config.kv_heads, slots) if heads_first else (slots, config.kv_heads)
   shape = (first_B.shape[0], *inner, config.head_width)
   k, v = (tuple(jnp.zeros(shape, dtype) for _ in range(config.layers)) for _ in range(2))
@@ -40,13 +40,13 @@ def empty_cache(config: DecoderConfig, slots: int, dtype: jnp.dtype, first_B: ja
 
 
 def put(cache: Cache, layer: int, k: jax.Array, v: jax.Array) -> Cache:
-  """The cache with other buffers for a layer."""
+  """Returns the cache with other buffers for a layer."""
   k, v = (old[:layer] + (new,) + old[layer + 1 :] for old, new in ((cache.k, k), (cache.v, v)))
   return cache.replace(k=k, v=v)
 
 
 def write(cache: Cache, layer: int, k_BTKC: jax.Array, v_BTKC: jax.Array, slot: jax.Array) -> Cache:
-  """Writes T tokens of every row at slots [slot, slot + T), which don't wrap: all rows share the clock."""
+  """Writes T tokens of every row at slots [slot, slot + T), which do not wrap: all rows share the clock."""
 
   def updated(buffer, new_BTKC):
     new = (jnp.swapaxes(new_BTKC, 1, 2) if cache.heads_first else new_BTKC).astype(buffer.dtype)
@@ -80,21 +80,21 @@ class View:
 
 
 def views(config: DecoderConfig, position_BT: jax.Array) -> tuple[View, ...]:
-  """The view of each of `config.kinds`, for queries at the given positions of their rows."""
+  """Returns the view of each of `config.kinds`, for queries at the given positions of their rows."""
   return tuple(View(*_cos_sin(position_BT, kind.rope, config.head_width)) for kind in config.kinds)
 
 
 def cache_views(config: DecoderConfig, first_B: jax.Array, time_T: jax.Array, slots: int) -> tuple[View, ...]:
-  """The same for queries at the given times, with what they may see of a cache of `slots` slots."""
-  found = views(config, positions(first_B, time_T))
+  """Returns the same for queries at the given times, with what they may see of a cache of `slots` slots."""
+  rotations = views(config, positions(first_B, time_T))
   return tuple(
     view.replace(visible=visible(first_B, time_T, slots, kind.window))
-    for view, kind in zip(found, config.kinds, strict=True)
+    for view, kind in zip(rotations, config.kinds, strict=True)
   )
 
 
 def visible(first_B: jax.Array, time_T: jax.Array, slots: int, window: int) -> jax.Array:
-  """bool [B, T, S]: slots that hold a query's own row up to itself, the newest `window` of them (0: all)."""
+  """Returns (bool [B, T, S]) which slots hold a query's own row up to itself, the newest `window` of them (0: all)."""
   slot_S = jnp.arange(slots, dtype=jnp.int32)
   age_TS = (time_T[:, None] - slot_S[None, :]) % slots
   length_BT = time_T[None] - first_B[:, None] + 1
@@ -104,7 +104,7 @@ def visible(first_B: jax.Array, time_T: jax.Array, slots: int, window: int) -> j
 
 
 def positions(first_B: jax.Array, time_T: jax.Array) -> jax.Array:
-  """i32 [B, T]: position of each time counted from its row's own first; padding before it is 0."""
+  """Returns (i32 [B, T]) the position of each time counted from its row's own first; padding before it is 0."""
   return jnp.maximum(time_T[None, :] - first_B[:, None], 0)
 
 
@@ -116,7 +116,7 @@ def _cos_sin(position_BT: jax.Array, rope: Rope, head_width: int) -> tuple[jax.A
 
 
 def rotate(x_BTHC: jax.Array, view: View) -> jax.Array:
-  """Rotary embedding in the half-rotation layout of HF checkpoints, computed in f32."""
+  """Applies the rotary embedding in the half-rotation layout of HF checkpoints, computed in f32."""
   cos, sin = view.cos[:, :, None], view.sin[:, :, None]
   first, second = jnp.split(x_BTHC.astype(jnp.float32), 2, axis=-1)
   rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -124,7 +124,7 @@ def rotate(x_BTHC: jax.Array, view: View) -> jax.Array:
 
 
 def softcapped(x: jax.Array, cap: float) -> jax.Array:
-  """cap tanh(x / cap); cap 0 is off."""
+  """Returns cap tanh(x / cap); cap 0 is off."""
   return cap * jnp.tanh(x / cap) if cap else x
 
 
@@ -138,7 +138,7 @@ def attend(
   softcap: float,
   heads_first: bool = False,
 ) -> jax.Array:
-  """Grouped-query attention, softmax in f32; query head h reads key/value head h // (H/K).
+  """Computes grouped-query attention, softmax in f32; query head h reads key/value head h // (H/K).
 
   Keys and values are [B, K, S, C] if `heads_first`.
 

@@ -98,7 +98,7 @@ _REFUSED_TYPES = {'gemma3': 'it has a vision tower; save its language model alon
 
 
 def _is_positive(value: Any) -> bool:
-  """Whether it is a number above 0 that a float can hold."""
+  """Tells whether it is a number above 0 that a float can hold."""
   return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < sys.float_info.max
 
 
@@ -115,7 +115,7 @@ class _Fields:
     return self.values.get(name)
 
   def whole(self, name: str, most: int = _MOST) -> int:
-    """An int in 1..most."""
+    """Reads an int in 1..most."""
     value = self._present(name)
     if not isinstance(value, int) or isinstance(value, bool):
       raise self.error(f'{name} = {value!r} must be of type int')
@@ -124,7 +124,7 @@ class _Fields:
     return value
 
   def number(self, name: str) -> float:
-    """A finite number above 0."""
+    """Reads a finite number above 0."""
     value = self._present(name)
     if not _is_positive(value):
       raise self.error(f'{name} = {value!r:.80} must be a number above 0')
@@ -221,7 +221,7 @@ def _check_fields(config: dict[str, Any], name: str, fields: _Fields) -> None:
 
 
 def _layer_types(fields: _Fields, family: Family) -> list[str]:
-  """FULL or SLIDING of each layer."""
+  """Returns FULL or SLIDING for each layer."""
   layers = fields.whole('num_hidden_layers', _MOST_LAYERS)
   listed = fields['layer_types']
   if listed is None or not family.layer_types:
@@ -247,9 +247,9 @@ def _layer_kind(fields: _Fields, family: Family, kind: str) -> LayerKind:
 
 
 def _rope(fields: _Fields, family: Family, kind: str) -> Rope:
-  """The rope of a layer type, from either spelling, or from both where they agree."""
+  """Returns the rope of a layer type, from either spelling, or from both where they agree."""
   theta = fields['rope_local_base_freq'] if family.rope_per_type and kind == SLIDING else fields['rope_theta']
-  found = {}
+  ropes_given = {}
   for name in ('rope_scaling', 'rope_parameters'):
     section = fields[name]
     if section is None:
@@ -267,14 +267,15 @@ def _rope(fields: _Fields, family: Family, kind: str) -> Rope:
     elif family.rope_per_type and ('rope_type' not in section or section.get('truncate') is False):
       raise fields.error(f'{name} = {section!r:.200} must name a rope_type, without truncate = false, for this family')
     if section:
-      found[name] = _rope_of(fields, name, section, theta)
-  if len(set(found.values())) > 1:
-    raise fields.error(f'rope_scaling and rope_parameters contradict each other: {", ".join(map(str, found.values()))}')
-  return next(iter(found.values()), None) or _rope_of(fields, 'rope_theta', {}, theta)
+      ropes_given[name] = _rope_of(fields, name, section, theta)
+  if len(set(ropes_given.values())) > 1:
+    given = ', '.join(map(str, ropes_given.values()))
+    raise fields.error(f'rope_scaling and rope_parameters contradict each other: {given}')
+  return next(iter(ropes_given.values()), None) or _rope_of(fields, 'rope_theta', {}, theta)
 
 
 def _rope_of(fields: _Fields, name: str, section: dict[str, Any], theta: Any) -> Rope:
-  """One rope section as its dataclass; refuses unknown kinds, fields and values."""
+  """Reads one rope section; refuses unknown kinds, fields and values."""
 
   def refuse(reason: str) -> DataError:
     return fields.error(f'{name} = {section or theta!r} is not implemented: {reason}')
@@ -328,7 +329,7 @@ def _softcap(fields: _Fields, name: str) -> float:
 
 
 def to_hf(config: DecoderConfig) -> dict[str, Any]:
-  """A config.json for a model made here (an imported one keeps its own file). Opens in transformers 4 and 5.
+  """Makes the config.json of a model made here (an imported one keeps its file), for transformers 4 and 5.
 
   Ropes are written in the spelling of transformers 4, which 5 reads as well; those of a layer type in that of 5.
   """
@@ -370,7 +371,7 @@ def to_hf(config: DecoderConfig) -> dict[str, Any]:
 
 
 def _rope_fields(family: Family, by_type: dict[str, LayerKind]) -> dict[str, Any]:
-  """rope_theta and rope_scaling, or rope_parameters by layer type."""
+  """Returns rope_theta and rope_scaling, or rope_parameters by layer type."""
 
   def section(rope: Rope) -> dict[str, Any]:
     given = {field: value for field, value in dataclasses.asdict(rope).items() if value is not None}

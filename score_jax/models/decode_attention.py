@@ -25,7 +25,7 @@ _ENOUGH = 256  # programs that keep a large GPU busy
 
 
 def fits(config: DecoderConfig, dtype: jnp.dtype) -> bool:
-  """Whether the kernel can run a model: 16-bit numbers (a product of f32 would be rounded), heads of fitting sizes."""
+  """Tells whether the kernel can run a model: 16 bit (a product of f32 would be rounded), heads of fitting sizes."""
   return (
     dtype.itemsize == 2
     and config.heads // config.kv_heads <= _QUERIES
@@ -49,7 +49,7 @@ def attend_live(
   softcap: float,
   interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Attention of one token a row, at `time`, to itself and the row's tokens in a ring of slots (`attention.Cache`).
+  """Attends from one token a row, at `time`, to itself and the row's tokens in a ring of slots (`attention.Cache`).
 
   Args:
     q_BHC: queries, yet to be rotated; C a power of two, H / K at most 16.
@@ -130,7 +130,7 @@ def _kernel(
   scale,
   softcap,
 ):
-  """One key/value head of one row, one part of its live slots: unnormalised output, maximum and sum of its softmax."""
+  """Computes unnormalised output, maximum and sum of the softmax of a row's KV head, on part of its live slots."""
   (H, K), k_head, part = heads, pl.program_id(1), pl.program_id(2)
   C = qkv_ref.shape[-1]
   begin, length, slot = scalars_ref[0], scalars_ref[1], scalars_ref[2]  # of the cached tokens; of the newest
@@ -138,7 +138,7 @@ def _kernel(
   cos, sin = cos_ref[...][None], sin_ref[...][None]
 
   def rotated(load):
-    """Both halves of heads [n, C], rotated and rounded as `attention.rotate` does."""
+    """Returns both halves of heads [n, C], rotated and rounded as `attention.rotate` does."""
     first, second = load(left).astype(jnp.float32), load(right).astype(jnp.float32)
     return tuple(x.astype(k_ref.dtype) for x in (first * cos - second * sin, second * cos + first * sin))
 

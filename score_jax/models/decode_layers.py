@@ -1,7 +1,7 @@
 """One decode step's layers as a few GPU kernels (Pallas, Triton), for batches so small that weights are what counts.
 
 At 64 rows a product of a layer is a matter of reading its weights once. A library's products leave norms, biases,
-activations and sums to kernels of their own, each of which takes as long as a tenth of the weights. Here a layer is
+activations and sums to other kernels, each of which takes as long as a tenth of the weights. Here a layer is
 
     parts of normed W_qkv | their sum + bias | attention | parts of out W_o | x + their sum, and its norm
     act(normed W_gate) * (normed W_up) | parts of hidden W_down | x + their sum, and the next layer's norm
@@ -31,7 +31,7 @@ _WEIGHTS = {'attention_norm', 'q+k+v', 'o', 'ffn_norm', 'gate+up', 'down'}
 
 
 def fits(layers: tuple[dict[str, Any], ...], rows: int, dtype: jnp.dtype) -> bool:
-  """Whether the kernels can run a model's layers, and are faster.
+  """Tells whether the kernels can run a model's layers, and are faster.
 
   Layers of the common form, in 16 bit, in whole blocks, that are not too large; as many rows as it was measured with.
   """
@@ -57,7 +57,7 @@ def run(
   activation: Callable,
   interpret: bool = False,
 ) -> tuple[jax.Array, Cache]:
-  """One token of every row through all layers.
+  """Runs one token of every row through all layers.
 
   Args:
     layers: of `decoder.for_decoding`, for which `fits` holds.
@@ -92,14 +92,14 @@ def run(
 
 
 def project(x_BK: jax.Array, w_KN: jax.Array, bias_N: jax.Array | None, *, interpret: bool = False) -> jax.Array:
-  """x W + bias [B, N], rounded after each; XLA does sum and bias where it lays out what attention reads."""
+  """Returns x W + bias [B, N], rounded after each; XLA does sum and bias where it lays out what attention reads."""
   sums_PBN = partial_sums(x_BK, w_KN, interpret=interpret)
   y_BN = functools.reduce(jnp.add, [sums_PBN[part] for part in range(sums_PBN.shape[0])]).astype(x_BK.dtype)
   return y_BN if bias_N is None else y_BN + bias_N[None]
 
 
 def partial_sums(x_BK: jax.Array, w_KN: jax.Array, *, interpret: bool = False) -> jax.Array:
-  """x W in f32 [P, B, N], each part P over its share of the inner axis: to be summed."""
+  """Returns x W in f32 [P, B, N], each part P over its share of the inner axis: to be summed."""
   (B, K), N = x_BK.shape, w_KN.shape[1]
   columns = 32
   parts = inner_parts(K, N // columns)
@@ -117,13 +117,13 @@ def partial_sums(x_BK: jax.Array, w_KN: jax.Array, *, interpret: bool = False) -
 
 
 def inner_parts(inner: int, programs: int) -> int:
-  """Into how many parts of whole blocks an inner axis is cut, so that about as many programs run as the GPU holds."""
+  """Returns into how many parts of whole blocks to cut an inner axis, for about as many programs as the GPU holds."""
   blocks = inner // _BLOCK
   return max(n for n in range(1, blocks + 1) if blocks % n == 0 and (n == 1 or n * programs <= _PROGRAMS))
 
 
 def gated(x_BK: jax.Array, w_KG: jax.Array, activation: Callable, *, interpret: bool = False) -> jax.Array:
-  """act(x W_gate) * (x W_up) [B, F]; G = 2 F: both lie side by side."""
+  """Returns act(x W_gate) * (x W_up) [B, F]; G = 2 F: both lie side by side."""
   (B, K), F = x_BK.shape, w_KG.shape[1] // 2
   columns = 64
 
@@ -141,7 +141,7 @@ def gated(x_BK: jax.Array, w_KG: jax.Array, activation: Callable, *, interpret: 
 def joined(
   sums_PBD: jax.Array, x_BD: jax.Array, scale_D: jax.Array, *, eps: float, offset: float, interpret: bool = False
 ) -> tuple[jax.Array, jax.Array]:
-  """x + the sum of P parts [B, D], and its RMS norm, times offset + scale."""
+  """Returns x + the sum of P parts [B, D], and its RMS norm, times offset + scale."""
   P, B, D = sums_PBD.shape
   width = pl.next_power_of_2(D)
 
@@ -185,7 +185,7 @@ def _call(
 
 
 def _products(x_ref, w_ref, columns: list, inner: tuple) -> tuple[jax.Array, ...]:
-  """f32 [B, n] for each of `columns`: x times these of a weight, over (begin, length) of the inner axis."""
+  """Returns f32 [B, n] for each of `columns`: x times these of a weight, over (begin, length) of the inner axis."""
   begin, length = inner
   B = x_ref.shape[0]
 

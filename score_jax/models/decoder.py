@@ -46,7 +46,7 @@ QKV, GATE_UP = ('q', 'k', 'v'), ('gate', 'up')
 
 
 def _rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Array:
-  """RMS norm of the last axis in f32, times offset + scale, back in the dtype of x."""
+  """Computes the RMS norm of the last axis in f32, times offset + scale, back in the dtype of x."""
   # The scale as the compute dtype holds it, which is all that the sampler's copy has.
   x32, scale32 = x.astype(jnp.float32), scale.astype(x.dtype).astype(jnp.float32)
   normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + config.norm_eps)
@@ -55,7 +55,7 @@ def _rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Arra
 
 
 def _product(x: jax.Array, weight: jax.Array, inputs: int) -> jax.Array:
-  """x [B, T, ...] times a weight whose first `inputs` axes are x's last.
+  """Multiplies x [B, T, ...] by a weight whose first `inputs` axes are x's last.
 
   As a product of two matrices: of einsums with more axes XLA:CPU makes a backward pass that takes twice the time.
   """
@@ -65,7 +65,7 @@ def _product(x: jax.Array, weight: jax.Array, inputs: int) -> jax.Array:
 
 
 def _project(w: Params, name: str, x: jax.Array) -> jax.Array:
-  """x W + bias + (x A) B, the last two where the tree has them."""
+  """Returns x W + bias + (x A) B, the last two where the tree has them."""
   return _adapted(w, name, x, _biased(w, name, _product(x, w[name], x.ndim - 2)))
 
 
@@ -75,13 +75,13 @@ def _biased(w: Params, name: str, y: jax.Array) -> jax.Array:
 
 
 def _rounded(y: jax.Array) -> jax.Array:
-  """y as its dtype holds it: a compiler that fuses what follows may otherwise go on with more digits."""
+  """Rounds y to what its dtype holds: a compiler that fuses what follows may otherwise go on with more digits."""
   kind = jnp.finfo(y.dtype)
   return jax.lax.reduce_precision(y, kind.nexp, kind.nmant)
 
 
 def _adapted(w: Params, name: str, x: jax.Array, y: jax.Array) -> jax.Array:
-  """y + (x A) B where the tree has adapters; rounded in both cases, so that an adapter of zeros changes no bit."""
+  """Returns y + (x A) B where the tree has adapters; rounds in both cases: adapters of zeros change no bit."""
   y = _rounded(y)
   if name + lora.A not in w:
     return y
@@ -100,7 +100,7 @@ def _project_all(w: Params, names: tuple[str, ...], x: jax.Array, sizes: tuple[i
 
 
 def _layer(w: Params, config: DecoderConfig, x_BTD: jax.Array, attend: Callable) -> tuple[jax.Array, Any]:
-  """One layer. `attend(q, k, v) -> (out, carried)` rotates queries and keys, and decides where keys and values live."""
+  """Runs one layer. `attend(q, k, v) -> (out, aux)` rotates queries and keys, and decides where both live."""
 
   def norm(x, name):
     return _rms_norm(x, w[name], config) if name in w else x
@@ -108,14 +108,14 @@ def _layer(w: Params, config: DecoderConfig, x_BTD: jax.Array, attend: Callable)
   with jax.named_scope('attention'):
     normed = norm(x_BTD, 'attention_norm')
     q_BTHC, k_BTKC, v_BTKC = _project_all(w, QKV, normed, (config.heads, config.kv_heads, config.kv_heads))
-    out_BTHC, carried = attend(norm(q_BTHC, 'q_norm'), norm(k_BTKC, 'k_norm'), v_BTKC)
+    out_BTHC, aux = attend(norm(q_BTHC, 'q_norm'), norm(k_BTKC, 'k_norm'), v_BTKC)
     x_BTD = x_BTD + norm(_project(w, 'o', out_BTHC), 'post_attention_norm')
   with jax.named_scope('ffn'):
     normed = norm(x_BTD, 'ffn_norm')
     gate_BTF, up_BTF = _project_all(w, GATE_UP, normed, (config.ffn, config.ffn))
     hidden_BTF = _ACTIVATIONS[config.activation](gate_BTF) * up_BTF
     x_BTD = x_BTD + norm(_project(w, 'down', hidden_BTF), 'post_ffn_norm')
-  return x_BTD, carried
+  return x_BTD, aux
 
 
 def _embed(params: Params, config: DecoderConfig, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -126,7 +126,7 @@ def _embed(params: Params, config: DecoderConfig, tokens: jax.Array, dtype: jnp.
 
 @jax.custom_vjp
 def _lookup(table_VD: jax.Array, tokens: jax.Array) -> jax.Array:
-  """table[tokens]; a frequent token's gradients are summed in f32, whatever the table's dtype."""
+  """Returns table[tokens]; a frequent token's gradients are summed in f32, whatever the table's dtype."""
   return table_VD[tokens]
 
 
@@ -144,18 +144,18 @@ _lookup.defvjp(_lookup_forward, _lookup_backward)
 
 
 def head(params: Params, dtype: jnp.dtype) -> jax.Array:
-  """The output head [V, D]: the embedding, where they are tied."""
+  """Returns the output head [V, D]: the embedding, where they are tied."""
   return params.get('head', params['embed']).astype(dtype)
 
 
 def logits(hidden: jax.Array, head_VD: jax.Array, config: DecoderConfig) -> jax.Array:
-  """f32 logits [..., V] of final hidden states [..., D]."""
+  """Returns f32 logits [..., V] of final hidden states [..., D]."""
   return attentions.softcapped(_head_product(hidden, head_VD), config.final_softcap)
 
 
 @jax.custom_vjp
 def _head_product(hidden: jax.Array, head_VD: jax.Array) -> jax.Array:
-  """f32 products of the compute dtype; so are those of the backward pass, not products of f32."""
+  """Returns f32 products of the compute dtype; so are those of the backward pass, not products of f32."""
   return jnp.einsum('...d,vd->...v', hidden, head_VD, preferred_element_type=jnp.float32)
 
 
@@ -189,7 +189,7 @@ def hidden_states(
   remat: str = 'none',
   attention: Attention = flash.PLAIN,
 ) -> jax.Array:
-  """Final hidden states [X, T, D] of whole rows; layers are scanned.
+  """Computes the final hidden states [X, T, D] of whole rows; layers are scanned.
 
   Args:
     params: a policy's tree.
@@ -222,9 +222,9 @@ def hidden_states(
   return _rms_norm(x_XTD, params['final_norm'], config)
 
 
-def _row_attention(config: DecoderConfig, rows: PackedRows, places: int, attention: Attention) -> Callable:
-  """`attend(kind, q, k, v) -> out`, all [X, T, heads, C]: rows are aligned, attend, and are laid back."""
-  table = packing.alignment(rows, places, flash.slots(rows.longest, attention))
+def _row_attention(config: DecoderConfig, rows: PackedRows, packed_length: int, attention: Attention) -> Callable:
+  """Returns `attend(kind, q, k, v) -> out`, all [X, T, heads, C]: rows are aligned, attend, and are laid back."""
+  table = packing.alignment(rows, packed_length, flash.slots(rows.longest, attention))
 
   def of_kind(kind: LayerKind) -> Callable:
     def attend(*qkv: jax.Array) -> jax.Array:

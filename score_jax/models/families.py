@@ -51,7 +51,7 @@ class DecoderConfig:
   final_softcap: float = 0.0  # the same on logits
 
   def sizes(self) -> dict[str, int]:
-    """Shape letter -> size."""
+    """Returns the size of each shape letter."""
     return dict(V=self.vocab, D=self.width, N=self.layers, H=self.heads, K=self.kv_heads, C=self.head_width, F=self.ffn)
 
 
@@ -64,7 +64,7 @@ class Family:
   fixed: dict[str, tuple]  # HF field -> the values that the decoder implements
   sliding: str  # which layers slide where `layer_types` does not say: a name of `config_json.SLIDES`
   layer_types: bool = False  # whether config.json may list each layer's type
-  rope_per_type: bool = False  # whether each layer type has a rope of its own
+  rope_per_type: bool = False  # whether each layer type has its rope
   o_bias: bool = True  # whether attention_bias means the output projection as well
   qk_norm: bool = False
   gemma: bool = False  # norms of 1 + weight, norms after each block, embeddings times sqrt(D)

@@ -1,4 +1,4 @@
-"""Attention of whole rows to themselves, in the way that the device is best at.
+"""Attention of whole rows to themselves, by the implementation that suits the device.
 
     plain   scores [L, L] in memory; any device, dtype and soft cap
     cudnn   NVIDIA GPUs, 16-bit, no soft cap: never holds scores
@@ -43,15 +43,15 @@ class Attention:
 
   @property
   def shards(self) -> int:
-    """The number of parts that rows are cut into."""
+    """Returns the number of parts that rows are cut into."""
     return 1 if self.mesh is None else self.mesh.shape['data'] * self.mesh.shape['fsdp']
 
   def whole(self, head_VD: jax.Array) -> jax.Array:
-    """The output head as chunks of logits read it: gathered once, not for each of them."""
+    """Returns the output head as chunks of logits read it: gathered once, not for each of them."""
     return self._cut_by_vocabulary(head_VD, None)
 
   def partial(self, sum_SVD: jax.Array) -> jax.Array:
-    """A part of the head's gradient on each shard of rows: what is added up there before anything is sent."""
+    """Returns a part of the head's gradient on each shard of rows: what is added up there before anything is sent."""
     return self._cut_by_vocabulary(sum_SVD, ('data', 'fsdp'))
 
   def _cut_by_vocabulary(self, x: jax.Array, rows: tuple[str, ...] | None) -> jax.Array:
@@ -66,7 +66,7 @@ PLAIN = Attention()
 
 
 def best(config: DecoderConfig, dtype: Any, mesh: Mesh) -> Attention:
-  """The kind for a model on a mesh's devices."""
+  """Chooses the implementation for a model on a mesh's devices."""
   platform = mesh.devices.flat[0].platform
   narrow = jnp.dtype(dtype).itemsize == 2
   if platform == 'gpu' and narrow and not config.attention_softcap and config.head_width % 8 == 0:
@@ -92,7 +92,7 @@ def attend(
   scale: float,
   softcap: float,
 ) -> jax.Array:
-  """Causal attention within left-aligned rows.
+  """Computes causal attention within left-aligned rows.
 
   Args:
     q_NLHC: queries; for the kernels L is a multiple of 128.

@@ -1,6 +1,6 @@
 """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): y = x W + (alpha / R) (x A) B, with A and B trained, W not.
 
-Adapters are leaves of their own in the parameter tree, beside the weights that they adapt: a policy is the base's tree
+Adapters are separate leaves of the parameter tree, beside the weights that they adapt: a policy is the base's tree
 and the adapters joined, the reference is the base's tree as it is. The base is one set of arrays for both.
 """
 
@@ -29,7 +29,7 @@ class Lora:
 
   @property
   def scale(self) -> float:
-    """What an adapter's output is multiplied by."""
+    """Returns what an adapter's output is multiplied by."""
     return self.alpha / self.rank
 
 
@@ -37,12 +37,12 @@ NONE = Lora(rank=0, alpha=1.0, targets='')  # the whole model is trained
 
 
 def module_of(weight: Weight) -> str:
-  """The HF module of a weight, without its place: 'q_proj'."""
+  """Returns the HF module of a weight, without its layer: 'q_proj'."""
   return weight.hf_name.split('.')[-2]
 
 
 def targets(config: DecoderConfig, lora: Lora) -> list[Weight]:
-  """The matrices that the pattern names.
+  """Returns the matrices that the pattern names.
 
   Raises:
     ValueError: the pattern is not a regular expression, or names none.
@@ -58,7 +58,7 @@ def targets(config: DecoderConfig, lora: Lora) -> list[Weight]:
 
 
 def adapter_table(config: DecoderConfig, lora: Lora) -> WeightTable:
-  """The weights that are trained: two per target, under the names and layouts of PEFT."""
+  """Returns the weights that are trained: two per target, under the names and layouts of PEFT."""
   rows = []
   for weight in targets(config, lora):
     out_letters, in_letters = weight.hf_groups
@@ -73,12 +73,12 @@ def adapter_table(config: DecoderConfig, lora: Lora) -> WeightTable:
 
 
 def trained_table(config: DecoderConfig, lora: Lora) -> WeightTable:
-  """The weights that training changes: the adapters, or all of the decoder's where there are none."""
+  """Returns the weights that training changes: the adapters, or all of the decoder's where there are none."""
   return adapter_table(config, lora) if lora.rank else weights.weight_table(config)
 
 
 def policy_table(config: DecoderConfig, lora: Lora) -> WeightTable:
-  """All weights of a policy's tree: the decoder's and, where there are any, the adapters."""
+  """Returns all weights of a policy's tree: the decoder's and, where there are any, the adapters."""
   table = weights.weight_table(config)
   if not lora.rank:
     return table
@@ -87,7 +87,7 @@ def policy_table(config: DecoderConfig, lora: Lora) -> WeightTable:
 
 
 def joined(frozen: dict[str, Any], trained: dict[str, Any], lora: Lora) -> dict[str, Any]:
-  """The policy's tree: every leaf of `frozen` as it is, and the trained ones beside them.
+  """Returns the policy's tree: every leaf of `frozen` as it is, and the trained ones beside them.
 
   Without adapters `frozen` is empty and this is `trained`; with adapters, an empty `trained` turns them off.
   """
@@ -97,7 +97,7 @@ def joined(frozen: dict[str, Any], trained: dict[str, Any], lora: Lora) -> dict[
 
 
 def scaled(trained: dict[str, Any], lora: Lora) -> dict[str, Any]:
-  """The trained weights as a policy's tree has them: the whole model as it is; of adapters, B carries alpha / R."""
+  """Returns the trained weights as a policy's tree has them: the model unchanged; of adapters, B times alpha / R."""
   if not lora.rank:
     return trained
   return {
@@ -107,7 +107,7 @@ def scaled(trained: dict[str, Any], lora: Lora) -> dict[str, Any]:
 
 
 def leaves_of(policy: dict[str, Any], weight: Weight) -> dict[str, Any]:
-  """The leaves of a policy's tree that one weight is made of: itself and, where there are any, its adapters."""
+  """Returns the leaves of a policy's tree that one weight is made of: itself and, where there are any, its adapters."""
   *sections, name = weight.path
   node = policy
   for section in sections:
@@ -116,7 +116,7 @@ def leaves_of(policy: dict[str, Any], weight: Weight) -> dict[str, Any]:
 
 
 def merged(weight: Weight, leaves: dict[str, jax.Array]) -> jax.Array:
-  """One layer's W + A B (B carries the scale in a policy's tree), in f32; as it is where there are no adapters."""
+  """Returns a layer's W + A B in f32 (a policy's B has the scale in it); unchanged where there are no adapters."""
   if A not in leaves:
     return leaves['']
   out_letters, in_letters = ((''.join(group)).lower() for group in weight.hf_groups)

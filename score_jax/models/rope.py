@@ -18,11 +18,11 @@ class Plain:
   rope_theta: float
 
   def frequencies(self, width: int) -> np.ndarray:
-    """f64 [C/2], radians per position."""
+    """Returns f64 [C/2], radians per position."""
     return self.rope_theta ** (-np.arange(0, width, 2, dtype=np.float64) / width)
 
   def factor_on_embedding(self) -> float:
-    """What cosine and sine are multiplied by."""
+    """Returns what cosine and sine are multiplied by."""
     return 1.0
 
 
@@ -70,7 +70,7 @@ class Yarn(Plain):
     frequency = super().frequencies(width)
 
     def dimension(turns: float) -> float:
-      """The dimension whose frequency makes so many turns over the original context."""
+      """Returns the dimension whose frequency makes `turns` turns over the original context."""
       positions = self.original_max_position_embeddings / (turns * 2 * math.pi)
       return width * math.log(positions) / (2 * math.log(self.rope_theta))
 
@@ -101,5 +101,5 @@ KINDS: dict[str, type] = {'default': Plain, 'linear': Linear, 'llama3': Llama3, 
 
 
 def name_of(rope: Rope) -> str:
-  """The rope_type of a kind."""
+  """Returns the rope_type of a kind."""
   return next(name for name, kind in KINDS.items() if type(rope) is kind)

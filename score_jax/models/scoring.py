@@ -18,7 +18,7 @@ from score_jax.models.packing import PackedRows
 
 
 def chunk_of(megabytes: float, vocab: int, streams: int) -> int:
-  """Places of each stream whose f32 logits fit into so many megabytes; at least 1."""
+  """Returns the tokens of each stream whose f32 logits fit into these megabytes; at least 1."""
   return max(1, int(megabytes * 1e6 / 4 / vocab / streams))
 
 
@@ -33,9 +33,9 @@ def token_logps(
   chunk: int = 512,
   attention: Attention = flash.PLAIN,
 ) -> jax.Array:
-  """logp_XT (f32): log-probability of tokens[x, t] given the tokens of its row before it; 0 at t = 0.
+  """Returns logp_XT (f32): the log-probability of tokens[x, t] given the tokens of its row before it; 0 at t = 0.
 
-  Of a row's first token, which nothing predicts, the number means nothing. Logits exist for `chunk` places of every
+  Of a row's first token, which nothing predicts, the number means nothing. Logits exist for `chunk` tokens of every
   stream at a time, forward and backward; one f32 a token is kept between.
   """
   hidden_XTD = decoder.hidden_states(params, config, tokens_XT, rows, dtype=dtype, remat=remat, attention=attention)
@@ -55,7 +55,7 @@ def token_logps_and_kl(
   chunk: int = 512,
   attention: Attention = flash.PLAIN,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Policy logp_XT, reference logp_XT, and the full-vocabulary KL(policy || reference) at each token's prefix.
+  """Returns policy logp_XT, reference logp_XT, and the full-vocabulary KL(policy || reference) at each token's prefix.
 
   Both models are at the same prefix in the same chunk, which is the only way to have the exact KL without [X, T, V].
   """
@@ -78,12 +78,12 @@ def token_logps_and_kl(
 
 
 def _next(tokens_XT: jax.Array) -> jax.Array:
-  """The token after each place; 0 after the last, whose score is dropped."""
+  """Returns the token after each index; 0 after the last, whose score is dropped."""
   return jnp.pad(tokens_XT[:, 1:], ((0, 0), (0, 1)))
 
 
 def _shifted(score_XT: jax.Array) -> jax.Array:
-  """From the place that predicts to the token that is predicted."""
+  """Shifts scores from the index that predicts to the token that is predicted."""
   return jnp.pad(score_XT[:, :-1], ((0, 0), (1, 0)))
 
 
@@ -92,7 +92,7 @@ def _at(x_XCV: jax.Array, token_XC: jax.Array) -> jax.Array:
 
 
 def _cut(tree: Any, chunk: int) -> Any:
-  """[X, T, ...] -> [chunks, X, C, ...], the last chunk padded with zeros."""
+  """Cuts [X, T, ...] into [chunks, X, C, ...], the last chunk padded with zeros."""
 
   def cut(x):
     X, T = x.shape[:2]
@@ -103,9 +103,9 @@ def _cut(tree: Any, chunk: int) -> Any:
   return jax.tree.map(cut, tree)
 
 
-def _joined(tree: Any, places: int) -> Any:
-  """The inverse of `_cut`."""
-  return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :places], tree)
+def _joined(tree: Any, length: int) -> Any:
+  """Is the inverse of `_cut`."""
+  return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :length], tree)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -117,7 +117,7 @@ def _next_token_logps(
   chunk: int,
   attention: Attention,
 ) -> jax.Array:
-  """f32 log-probability of `token` after each place."""
+  """Returns the f32 log-probability of `token` after each index."""
   return _forward(hidden_XTD, head_VD, token_XT, config, chunk, attention)[0]
 
 
@@ -136,7 +136,7 @@ def _forward(hidden_XTD, head_VD, token_XT, config, chunk, attention):
 
 
 def _backward(config, chunk, attention, kept, cotangent_XT):
-  """d logp / d logits = onehot - p, written once in the compute dtype, as the two products that read it take it.
+  """Writes d logp / d logits = onehot - p once, in the compute dtype, as the two products that read it take it.
 
   The head's gradient is added up on each shard of rows, and over them when all chunks are done.
   """

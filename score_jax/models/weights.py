@@ -32,30 +32,30 @@ class Weight:
 
   @property
   def letters(self) -> list[str]:
-    """Our axes as letters, the stacked N first."""
+    """Returns our axes as letters, the stacked N first."""
     return (['N'] if self.per_layer else []) + self.ours.split()
 
   @property
   def hf_groups(self) -> list[list[str]]:
-    """The file's axes, each as the letters flattened into it: '(H C) D' -> [['H', 'C'], ['D']]."""
+    """Returns the file's axes, each as the letters flattened into it: '(H C) D' -> [['H', 'C'], ['D']]."""
     return _groups(self.hf)
 
   def shape(self, sizes: dict[str, int]) -> tuple[int, ...]:
-    """Shape of our array, the stacked N first."""
+    """Returns the shape of our array, the stacked N first."""
     return tuple(sizes[letter] for letter in self.letters)
 
   def hf_shape(self, sizes: dict[str, int]) -> tuple[int, ...]:
-    """Shape of the array (one layer's) in the HF file."""
+    """Returns the shape of the array (one layer's) in the HF file."""
     return tuple(math.prod(sizes[letter] for letter in group) for group in self.hf_groups)
 
   def from_hf(self, array: Any, sizes: dict[str, int]) -> Any:
-    """One layer's array (numpy or JAX) from the file's layout to ours."""
+    """Brings one layer's array (numpy or JAX) from the file's layout to ours."""
     flat = [letter for group in self.hf_groups for letter in group]
     spread = array.reshape([sizes[letter] for letter in flat])
     return spread.transpose([flat.index(letter) for letter in self.ours.split()])
 
   def to_hf(self, array: Any, sizes: dict[str, int]) -> Any:
-    """The inverse of `from_hf`."""
+    """Is the inverse of `from_hf`."""
     ours = self.ours.split()
     ordered = array.transpose([ours.index(letter) for group in self.hf_groups for letter in group])
     return ordered.reshape(self.hf_shape(sizes))
@@ -83,7 +83,7 @@ class WeightTable:
   sizes: dict[str, int]
 
   def tree(self, leaf) -> dict[str, Any]:
-    """The parameter tree with `leaf(weight)` in the place of each weight."""
+    """Returns the parameter tree with `leaf(weight)` for each weight."""
     tree = {}
     for weight in self.weights:
       node = tree
@@ -97,31 +97,31 @@ class WeightTable:
     return {weight.path: weight.letters for weight in self.weights}
 
   def abstract(self, dtype: jnp.dtype) -> dict[str, Any]:
-    """The parameter tree as shapes."""
+    """Returns the parameter tree as shapes."""
     return self.tree(lambda weight: jax.ShapeDtypeStruct(weight.shape(self.sizes), dtype))
 
   def decay_mask(self) -> dict[str, Any]:
-    """Which weights AdamW decays: matrices, neither norms nor biases."""
+    """Tells which weights AdamW decays: matrices, neither norms nor biases."""
     return self.tree(lambda weight: weight.role not in ('norm', 'bias'))
 
   def hf_names(self, weight: Weight) -> list[str]:
-    """The HF names of a weight, one per layer if it has one per layer."""
+    """Returns the HF names of a weight, one per layer if it has one per layer."""
     return [weight.hf_name.format(n=n) for n in range(self.sizes['N'])] if weight.per_layer else [weight.hf_name]
 
   def by_hf_name(self) -> dict[str, tuple[Weight, int]]:
-    """HF name -> its weight and layer (0 where there is one for all)."""
+    """Returns weight and layer (0 where there is one for all) of each HF name."""
     return {name: (weight, n) for weight in self.weights for n, name in enumerate(self.hf_names(weight))}
 
   def hf_shapes(self) -> dict[str, tuple[int, ...]]:
-    """HF name -> shape in the file."""
+    """Returns the shape in the file of each HF name."""
     return {name: weight.hf_shape(self.sizes) for name, (weight, _) in self.by_hf_name().items()}
 
   def parameters(self) -> int:
-    """Number of parameters."""
+    """Returns the number of parameters."""
     return sum(math.prod(weight.shape(self.sizes)) for weight in self.weights)
 
   def initial(self, key: jax.Array, scale: float = 0.02, norm: float = 1.0) -> dict[str, Any]:
-    """Random f32 parameters.
+    """Draws random f32 parameters.
 
     Args:
       key: typed key.
@@ -146,7 +146,7 @@ class WeightTable:
 
 @functools.lru_cache
 def weight_table(config: DecoderConfig) -> WeightTable:
-  """Every weight of the decoder, in the order of its forward pass."""
+  """Returns every weight of the decoder, in the order of its forward pass."""
   attention, ffn = 'model.layers.{n}.self_attn.', 'model.layers.{n}.mlp.'
 
   def norm(name: str, hf_name: str, ours: str = 'D') -> Weight:
@@ -189,12 +189,12 @@ def weight_table(config: DecoderConfig) -> WeightTable:
 
 
 def initial_params(config: DecoderConfig, key: jax.Array, scale: float = 0.02) -> dict[str, Any]:
-  """Random f32 parameters of a decoder; its norms multiply by 1."""
+  """Draws random f32 parameters of a decoder; its norms multiply by 1."""
   return weight_table(config).initial(key, scale, norm=1.0 - config.norm_offset)
 
 
 def leaf_at(tree: dict[str, Any], weight: Weight) -> Any:
-  """The leaf of a tree at a weight's path."""
+  """Returns the leaf of a tree at a weight's path."""
   for name in weight.path:
     tree = tree[name]
   return tree

@@ -1,6 +1,6 @@
 """Several processes as one run: how they start, agree, wait for each other, and end when one of them is gone.
 
-A host is a process with devices of its own; on one machine there may be several. All of them run the same program and
+A host is a process with its devices; on one machine there may be several. All of them run the same program and
 take the same decisions. What only one may do (the run folder, the terminal) is done by host 0, `main`. Small values go
 from host to host through JAX's coordination service, with a deadline; rows and parameters go from device to device.
 

@@ -1,6 +1,6 @@
 """The mesh (data, fsdp, tensor) and the shardings of every tree on it.
 
-Shardings follow from the letters of the weight table. Axis types are always Auto: one code base can't serve Auto and
+Shardings follow from the letters of the weight table. Axis types are always Auto: one code base cannot serve Auto and
 Explicit, and the default differs between jax releases.
 """
 
@@ -182,7 +182,7 @@ def local_rows(mesh: Mesh, count: int) -> np.ndarray:
   """Returns (i32, ascending) which of `count` rows are this host's: those that it makes, grades and reads.
 
   Raises:
-    ConfigError: the rows can't be spread evenly.
+    ConfigError: the rows cannot be spread evenly.
   """
   _check_even(mesh, count)
   each = count // row_shards(mesh)
@@ -193,7 +193,7 @@ def put_rows(mesh: Mesh, tree: Any) -> Any:
   """Puts host arrays with a leading B, this host's rows of each, on the devices as arrays of all rows.
 
   Raises:
-    ConfigError: the rows can't be spread evenly.
+    ConfigError: the rows cannot be spread evenly.
   """
   for leaf in jax.tree.leaves(tree):
     _check_even(mesh, all_rows(mesh, leaf.shape[0]))

@@ -35,14 +35,14 @@ def next_token(
 
 
 def log_probability(logits_BV: jax.Array, token_B: jax.Array) -> jax.Array:
-  """f32 [B]: of a token under the unmodified T=1 distribution, whatever it was drawn with."""
+  """Returns the f32 log-probability [B] of a token under the unmodified T=1 distribution, however it was drawn."""
   logit_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0]
   most_B, sum_BN = _mass(_chunks(logits_BV))
   return logit_B - most_B - jnp.log(jnp.cumsum(sum_BN, axis=-1)[:, -1])
 
 
 def _by_chunks(logits_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
-  """Inverse CDF of softmax(logits) in two levels: first the chunk of the vocabulary, then the token in it.
+  """Takes the inverse CDF of softmax(logits) in two levels: first the chunk of the vocabulary, then the token in it.
 
   The vocabulary is read twice and nothing of its size is written; a cumulative sum over all of it costs several times
   that. `log_probability` of the same logits reads nothing more: a compiler finds that it needs the same sums.
@@ -60,7 +60,7 @@ def _by_chunks(logits_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
 
 
 def _chunks(logits_BV: jax.Array) -> jax.Array:
-  """[B, N, T]: chunks of T; the last is filled with what has no weight."""
+  """Cuts logits into chunks of T, [B, N, T]; the last is filled with what has no weight."""
   B, V = logits_BV.shape
   chunk = min(_CHUNK, V)
   padded_BV = jnp.pad(logits_BV, ((0, 0), (0, -V % chunk)), constant_values=-jnp.inf)
@@ -68,7 +68,7 @@ def _chunks(logits_BV: jax.Array) -> jax.Array:
 
 
 def _mass(logits_BNT: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The largest logit [B], and the sums [B, N] of exp(logit - largest) over each chunk.
+  """Returns the largest logit [B], and the sums [B, N] of exp(logit - largest) over each chunk.
 
   Their own sum is to be taken as the end of a cumulative one: of a sum of sums XLA makes one over the vocabulary.
   """
@@ -77,7 +77,7 @@ def _mass(logits_BNT: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def inverse_cdf(probability_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
-  """The first token whose cumulative weight exceeds u times the total; weights need not sum to 1.
+  """Returns the first token whose cumulative weight exceeds u times the total; weights need not sum to 1.
 
   A cumulative sum in f32 may fall in places and end below 1, so u scales the sum's own end, tokens of weight 0 are
   never taken, and a u that nothing exceeds takes the last possible token.
@@ -90,7 +90,7 @@ def inverse_cdf(probability_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
 
 
 def _outermost(reached_BV: jax.Array, possible_BV: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """i32 [B] each: the first token reached, V if none is; the last possible one."""
+  """Returns (i32 [B] each) the first token reached, V if none is; the last possible one."""
   V = reached_BV.shape[-1]
   token_V = jnp.arange(V, dtype=jnp.int32)
   if jax.default_backend() == 'gpu':  # which finds the least of integers sooner than an argmax over truth values

@@ -56,7 +56,7 @@ class RolloutSpec:
 
   @property
   def growth(self) -> int:
-    """Most tokens that a conversation adds to its prompt: L - P."""
+    """Returns the most tokens that a conversation adds to its prompt: L - P."""
     return sum(self.budgets) + sum(len(separator) for separator in self.separators)
 
 

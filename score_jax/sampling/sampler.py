@@ -37,7 +37,7 @@ class Stream(enum.IntEnum):
 
 
 def stream_key(seed: int, stream: Stream, step: int) -> jax.Array:
-  """The key of a rollout: of the seed, what it is for, and the step. Rows fold in their global number."""
+  """Returns the key of a rollout: of the seed, what it is for, and the step. Rows fold in their global number."""
   return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), int(stream)), step)
 
 
@@ -55,7 +55,7 @@ class Sampler:
   cache_dtype: str = 'auto'  # of cached keys and values; 'auto': the compute dtype
 
   def spec(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> RolloutSpec:
-    """The compiled-in settings of a rollout."""
+    """Returns the compiled-in settings of a rollout."""
     return RolloutSpec(
       budgets=self.budgets,
       separators=self.chat.separators,
@@ -77,13 +77,14 @@ class Sampler:
     return on_whole_heads and own_dtype and decode_attention.fits(self.config, jnp.dtype(self.dtype))
 
   def layout(self, params: Any) -> Any:
-    """The sampling layout of a policy's or the base's tree: a copy in compute dtype, a tuple of layers, whole but for
-    tensor parallelism. Made once a step.
+    """Returns the sampling layout of a policy's or the base's tree, which is made once a step.
+
+    It is a copy in the compute dtype, a tuple of layers, whole but for tensor parallelism.
     """
     return laid_out(params, config=self.config, dtype=jnp.dtype(self.dtype), mesh=self.mesh, lora=self.lora)
 
   def encoded(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
-    """prompt_BP and start_B: one row a problem (repeat a problem for several samples of it).
+    """Returns prompt_BP and start_B: one row a problem (repeat a problem for several samples of it).
 
     Raises:
       DataError: a prompt has a token that the model does not.
@@ -106,7 +107,7 @@ class Sampler:
     first_row: int = 0,
     forced: np.ndarray | None = None,
   ) -> Rollout:
-    """One conversation per prompt.
+    """Samples one conversation per prompt.
 
     Args:
       params: from `layout`.
@@ -139,14 +140,14 @@ class Sampler:
     )
 
   def texts(self, rollout_: Rollout) -> list[list[str]]:
-    """[B][A] text of each attempt of this host's rows."""
+    """Returns the text [B][A] of each attempt of this host's rows."""
     tokens_BL, attempt_BL, stop_BA = meshes.fetch_rows((rollout_.tokens, rollout_.attempt, rollout_.stop))
     return self.chat.texts(tokens_BL, attempt_BL, stop_BA.shape[1])
 
 
 @functools.partial(jax.jit, static_argnames=('config', 'dtype', 'mesh', 'lora'))
 def laid_out(params: Any, *, config: DecoderConfig, dtype: Any, mesh: Mesh, lora: Lora = loras.NONE) -> Any:
-  """`Sampler.layout` of a tree in the training layout."""
+  """Compiles `Sampler.layout` of a tree in the training layout."""
   table = loras.policy_table(config, lora)
   wanted = traverse_util.flatten_dict(meshes.params(mesh, table, meshes.SAMPLING_RULES))
   leaves = {

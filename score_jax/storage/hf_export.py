@@ -195,7 +195,7 @@ def write_shards(
     folder: where; None: nowhere, but the tensors are asked for in the same order.
     entries: dtype and shape of every tensor, by HF name.
     array_of: gives a tensor by its name, and is asked once for each.
-    max_shard: a tensor larger than this has a file of its own.
+    max_shard: a tensor larger than this has a file for itself.
   """
   split = huggingface_hub.split_state_dict_into_shards_factory(
     entries,

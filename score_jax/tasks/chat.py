@@ -32,7 +32,7 @@ class Chat:
 
   @property
   def tokenizer(self) -> Any:
-    """The HF tokenizer."""
+    """Returns the HF tokenizer."""
     return self.prompt_template.tokenizer
 
   def check_vocabulary(self, vocab: int) -> None:
@@ -122,7 +122,7 @@ def open_chat(
 def _check_known(tokenizer: Any, separators: tuple[tuple[int, ...], ...]) -> None:
   """Refuses a template or an instruction that reaches the model as unknown tokens."""
   unknown = tokenizer.unk_token_id
-  if unknown in (None, tokenizer.eos_token_id, tokenizer.bos_token_id):  # some tokenizers name one that can't occur
+  if unknown in (None, tokenizer.eos_token_id, tokenizer.bos_token_id):  # some tokenizers name one that cannot occur
     return
   for separator in separators:
     if unknown in separator:
