@@ -78,8 +78,8 @@ def _decode_attention(config: DecoderConfig, dtype: Any) -> dict[str, float]:
       q, k, v, view, k_cache, v_cache, first_B, jnp.int32(time), window=window, interpret=interpret, **settings
     )
     exact = plain(jnp.float32)
-    for name, found in (('fast', fast), ('plain', plain(dtype))):
-      errors[name] = max(errors[name], float(jnp.max(jnp.abs(found.astype(jnp.float32) - exact))))
+    for name, results in (('fast', fast), ('plain', plain(dtype))):
+      errors[name] = max(errors[name], float(jnp.max(jnp.abs(results.astype(jnp.float32) - exact))))
   return {name: round(error, 6) for name, error in errors.items()}
 
 
@@ -101,8 +101,8 @@ def _decode_step(params: Any, config: DecoderConfig, dtype: Any) -> dict[str, fl
     tokens = jax.random.randint(jax.random.key(B), (B, P + 1), 0, config.vocab)
     with jax.default_matmul_precision('highest'):
       exact = logits(params, tokens, jnp.dtype('float32'), False)
-    found = dict(fast=logits(params, tokens, dtype, True), plain=logits(params, tokens, dtype, False))
-    for name, x in found.items():
+    results = dict(fast=logits(params, tokens, dtype, True), plain=logits(params, tokens, dtype, False))
+    for name, x in results.items():
       errors[name] = max(errors[name], float(jnp.mean(jnp.abs(x - exact))))
   return {name: round(error, 6) for name, error in errors.items()}
 

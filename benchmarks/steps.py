@@ -69,15 +69,15 @@ def measure(setting: Setting) -> dict[str, Any]:
       step(len(records))
   timed = [record['seconds'] for record in records[_SETTLING:-1] or records[-1:]]
   seconds = {phase: round(statistics.median(each[phase] for each in timed), 3) for phase in timed[0]}
-  found = profile.summary(folder / 'profile')
+  trace = profile.summary(folder / 'profile')
   return dict(
     device=jax.devices()[0].device_kind,
     devices=run.mesh.size,
     rows=run.config.rows,
     step_seconds=round(sum(seconds.values()), 3),
     seconds=seconds,
-    idle=found['idle'],
-    traced_seconds=found['span_seconds'],
+    idle=trace['idle'],
+    traced_seconds=trace['span_seconds'],
     first_step_seconds=round(sum(records[0]['seconds'].values()), 1),
     compiles=compiled,
     compiles_after_settling=compiles.count - compiled,

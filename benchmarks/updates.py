@@ -89,7 +89,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     attention=spec.attention.kind,
     parameters=weights.weight_table(config).parameters(),
     tokens=int(lengths.sum()),
-    places=spec.packed_length * spec.shards * spec.micro_batches or setting.rows * setting.slots,
+    positions=spec.packed_length * spec.shards * spec.micro_batches or setting.rows * setting.slots,
     update_seconds=round(seconds, 4),
     reference_seconds=round(ref_seconds, 4),
     tokens_per_second=round(lengths.sum() / seconds),

@@ -225,12 +225,12 @@ def test_a_copy_of_an_own_attempt_is_that_attempt_token_for_token(tokenizer):
 
 def test_answering_afresh_is_a_solution_or_another_attempt_of_the_models_own(tokenizer):
   mixture = Mixture(0.5, 0.5, 0.0, 0.0, 0.3)
-  found = collections.Counter(
+  counts = collections.Counter(
     (solved, second == first, verdict_of(parsed(question), second) == CORRECT)
     for question, first, [second], solved in conversations(mixture)
   )
-  assert set(found) == {(True, True, True), (False, True, False), (False, False, True)}
-  assert within(found[False, False, True] / CONVERSATIONS, 0.5 * 0.3)
+  assert set(counts) == {(True, True, True), (False, True, False), (False, False, True)}
+  assert within(counts[False, False, True] / CONVERSATIONS, 0.5 * 0.3)
 
   vocabulary = tokenizer.get_vocab()
   writer = countdown_base.Writer(vocabulary, (tiny.INSTRUCTION,))
@@ -299,23 +299,23 @@ def test_a_base_is_made_and_sharpened(tmp_path):
 
 
 def test_the_skill_of_looking_back_is_counted_from_rows():
-  def row(first, second, right, then, way='sampled'):
+  def row(first, second, right, then, decoding='sampled'):
     attempts = tuple(
       rows.Attempt(text, text, Verdict.CORRECT if good else Verdict.WRONG, Stop.END_OF_TURN, 1, 0.0)
       for text, good in ((first, right), (second, then))
     )
-    return rows.Row('p', '', {}, attempts, 0.0, way, 0)
+    return rows.Row('p', '', {}, attempts, 0.0, decoding, 0)
 
-  found = pretrain.skill([
+  counts = pretrain.skill([
     row('1', 'wrong:2', False, True),
     row('1', 'wrong:3', False, False),
     row('1', 'right:1', False, False),
     row('1', '1', False, False),
     row('1', 'wrong:2', True, False),
     row('1', '1', True, True),
-    row('1', 'wrong:2', False, True, way='greedy'),
+    row('1', 'wrong:2', False, True, decoding='greedy'),
   ])  # fmt: skip
-  assert found == dict(says_wrong=0.5, says_right=0.25, missed=0.5, fixed=0.5, copies=round(2 / 6, 4))
+  assert counts == dict(says_wrong=0.5, says_right=0.25, missed=0.5, fixed=0.5, copies=round(2 / 6, 4))
   assert pretrain.skill([]) == dict.fromkeys(('says_wrong', 'says_right', 'missed', 'fixed', 'copies'))
 
 
