@@ -17,7 +17,8 @@ import numpy as np
 from benchmarks import machine
 from benchmarks.rollouts import random_params
 from benchmarks.setting import Setting
-from score_jax.config import OptimConfig
+from score_jax.config import from_config_dict
+from score_jax.config import load_config
 from score_jax.models import config_json
 from score_jax.models import flash
 from score_jax.models import weights
@@ -33,19 +34,6 @@ from score_jax.training import run as runs
 from score_jax.training import update as updates
 
 GROUP = 4
-ADAM = OptimConfig(
-  learning_rate=1e-6,
-  schedule='constant',
-  warmup_steps=0,
-  b1=0.9,
-  b2=0.95,
-  eps=1e-8,
-  weight_decay=0.0,
-  clip_norm=1.0,
-  max_rejected_in_a_row=1,
-)
-
-
 FIELDS = (
   *('shape', 'layers', 'vocab', 'rows', 'slots', 'mean_length', 'pack', 'micro_batches', 'remat', 'logits_mb'),
   *('attempt_gradient_norms', 'dtype', 'mesh', 'repeats'),
@@ -57,7 +45,7 @@ def measure(setting: Setting) -> dict[str, Any]:
   config = decoder_config(setting.shape, setting.layers, setting.vocab)
   mesh = meshes.make_mesh(*setting.mesh)
   dtype = jnp.dtype(setting.dtype)
-  optimizer = optim.make_optimizer(ADAM, weights.weight_table(config))
+  optimizer = optim.make_optimizer(from_config_dict(load_config('score')).optim, weights.weight_table(config))
   state, reference = placed(config, optimizer, mesh, dtype)
   spec = update_spec(setting, config, mesh)
   batch = _random_batch(setting, config)

@@ -20,8 +20,6 @@ from score_jax.reporting.rows import Row
 _DRAWS = 2000
 _PRIOR = 0.5  # problems that stand for what was not seen, in each of the four transitions
 _SEED = 20240919
-# Of a problem in each transition: right at first, right at last.
-_TRANSITIONS = ((0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.0, 0.0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,21 +128,15 @@ def _draws(answers: Answers, weight_RP: np.ndarray, rng: np.random.Generator) ->
   prior_RC = rng.standard_gamma(_PRIOR, (R, 4)).astype(np.float32)
   total_R = weight_RP.sum(axis=1) + prior_RC.sum(axis=1)
   share_RS = rng.multinomial(S, np.full(S, 1 / S), R) / S
-  result = {}
+  result, transitions = {}, Answers(np.array([[[0, 1], [1, 0], [1, 1], [0, 0]]], bool)).figures()
   for name, x_SP in answers.figures().items():
-    extra_C = np.array([_of_transition(name, *cell) for cell in _TRANSITIONS], np.float32)
+    extra_C = transitions.get(name, transitions['acc_t2'])[0]
     mean_RS = (weight_RP @ x_SP.T + (prior_RC @ extra_C)[:, None]) / total_R[:, None]
     centre_R = mean_RS.mean(axis=1)
     if S > 1:
       centre_R = centre_R + math.sqrt(S / (S - 1)) * ((share_RS * mean_RS).sum(axis=1) - centre_R)
     result[name] = centre_R
   return result
-
-
-def _of_transition(name: str, first: float, last: float) -> float:
-  """Returns a figure of one problem; accuracies of attempts between the first and the last are those of the last."""
-  value = dict(acc_t1=first, delta=last - first, i_to_c=(1 - first) * last, c_to_i=first * (1 - last))
-  return value.get(name, last)
 
 
 def _interval(draw_R: np.ndarray) -> list[float]:

@@ -18,7 +18,8 @@ REVIEW = 'Review your answer step by step and say what is wrong, if anything. Th
 
 def get_config() -> ConfigDict:
   config = settings.defaults()
-  task(config)
+  config.task.countdown.update(numbers=5, max_number=15, max_value=99)
+  config.sampling.update(prompt_tokens=11, attempt_tokens=(24, 26))
   config.pretrain.update(
     width=192,
     layers=6,
@@ -44,12 +45,3 @@ def get_config() -> ConfigDict:
   config.optim.learning_rate = 2e-3
   config.eval.problems = 4096
   return config
-
-
-def task(config: ConfigDict) -> None:
-  """Sets the benchmark's problems, and the tokens that conversations on them take."""
-  config.task.countdown.numbers = 5
-  config.task.countdown.max_number = 15
-  config.task.countdown.max_value = 99
-  config.sampling.prompt_tokens = 11
-  config.sampling.attempt_tokens = (24, 26)

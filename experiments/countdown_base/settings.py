@@ -81,6 +81,8 @@ def defaults() -> ConfigDict:
   config.optim.schedule = 'cosine'
   config.optim.warmup_steps = 200
   config.optim.b2 = 0.99
+  for stage in config.stages.values():
+    stage.optim.warmup_steps = 0  # stages are not trained here, so config.optim.warmup_steps need not suit them
   return config
 
 
