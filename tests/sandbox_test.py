@@ -182,7 +182,7 @@ def test_sleeping_and_computing_both_take_time(grader):
 
 def test_waiting_for_a_processor_is_not_the_programs_time(monkeypatch):
   monkeypatch.setattr(layers, 'waited', lambda pid: 0.5)
-  assert client._own((1, 2), 3.0) == 2.0
+  assert client._net_seconds((1, 2), 3.0) == 2.0
 
 
 def test_without_queue_time_processor_time_counts(monkeypatch, grader):
@@ -195,7 +195,7 @@ def test_without_queue_time_processor_time_counts(monkeypatch, grader):
 
 
 def test_a_host_that_never_runs_the_program_is_an_error(monkeypatch):
-  monkeypatch.setattr(client, '_own', lambda pair, wall: 0.0)
+  monkeypatch.setattr(client, '_net_seconds', lambda pair, wall: 0.0)
   with CodeGrader(Limits(seconds=0.2, wall_seconds=0.5)) as grader:
     graded = grader.grade(SUM, 'def add(a, b):\n  while True: pass')
   assert graded.verdict == Verdict.ERROR
@@ -231,7 +231,7 @@ def uid_of(pid: str) -> int:
 
 
 def test_the_kernel_ends_what_the_clock_does_not(monkeypatch):
-  monkeypatch.setattr(client, '_own', lambda pair, wall: 0.0)
+  monkeypatch.setattr(client, '_net_seconds', lambda pair, wall: 0.0)
   stubborn = 'import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\ndef add(a, b):\n  while True: pass'
   with CodeGrader(Limits(seconds=0.2, wall_seconds=30)) as grader:
     graded = grader.grade(SUM, stubborn)

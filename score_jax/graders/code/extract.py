@@ -1,17 +1,16 @@
-"""Finds the program in what a model wrote. Reads lines, compiles nothing: that is left to the process that runs it.
+"""Finds the program in what a model wrote. It reads lines and compiles nothing: the process that runs it does that.
 
-Where it looks, in this order:
+It looks in this order:
 
 1. Between [BEGIN] and [DONE] (a text that was prompted with [BEGIN] starts inside). What is inside may be fenced.
-2. Fenced blocks (``` or ~~~) that are unmarked or marked as Python. A block that the text ends without closing counts
-   only
-   where no other is complete.
-3. The text itself: the whole of it, or what is left when prose around the code is cut off.
+2. In fenced blocks (``` or ~~~) that are unmarked or marked as Python. A block that the text ends without closing
+   counts only where no other is complete.
+3. In the text itself: the whole of it, or what is left when prose around the code is cut off.
 
-Of several, the last that defines one of the wanted names is taken; if none does, the last. A program for which there is
-a prompt to complete may be the body of the prompt's function, with or without its indentation.
+Of several, the last that defines one of the wanted names is taken; if none does, the last. Where there is a prompt to
+complete, the program may be the body of the prompt's function, with or without its indentation.
 
-What is found is a list of readings, the most literal first, of which the first that compiles is run.
+The result is a list of candidates, the most literal first, of which the first that compiles is run.
 """
 
 import re
@@ -32,9 +31,10 @@ _INDENT = '    '
 
 
 def extract(text: str, names: tuple[str, ...], prompt: str = '') -> list[str]:
-  """Readings of the program in `text`; empty if there is none.
+  """Returns candidates for the program in `text`; none if there is no program.
 
   Args:
+    text: what a model wrote.
     names: names that the tests call.
     prompt: source that ends in the head of a function, which the program may complete.
   """
@@ -54,7 +54,7 @@ def extract(text: str, names: tuple[str, ...], prompt: str = '') -> list[str]:
 
 
 def defines(text: str, names: tuple[str, ...]) -> bool:
-  """Whether a line at the margin gives one of the names a value."""
+  """Returns whether a line at the margin gives one of the names a value."""
   heads = tuple(f'{word}{name}' for name in names for word in ('def ', 'class ', 'async def ', ''))
   return any(line.startswith(heads) and _names_it(line, names) for line in text.split('\n'))
 
@@ -69,7 +69,7 @@ def _choose(parts: list[str], names: tuple[str, ...]) -> str:
 
 
 def _between_markers(text: str) -> list[str]:
-  """What stands before each [DONE], from the last [BEGIN] before it; what follows a [BEGIN] if nothing is done."""
+  """Returns the text before each [DONE], from the last [BEGIN] on; or, without a [DONE], what follows [BEGIN]."""
   if _BEGIN not in text and _DONE not in text:
     return []
   closed = [part.rpartition(_BEGIN)[2] for part in text.split(_DONE)[:-1]]
@@ -78,7 +78,7 @@ def _between_markers(text: str) -> list[str]:
 
 
 def _fenced(text: str) -> list[str]:
-  """The fenced blocks that may be Python, marked ones alone if there are any."""
+  """Returns the fenced blocks that may be Python; only the marked ones if there are any."""
   unmarked, python, block, fence, mark = [], [], None, '', ''
   for line in text.split('\n'):
     bare = line.strip()
@@ -97,41 +97,42 @@ def _fenced(text: str) -> list[str]:
 
 
 def _whole(text: str, marked: bool) -> list[str]:
-  """The text as a program, then without what surrounds it."""
+  """Returns the text as a program, then without what surrounds it."""
   lines = text.split('\n')
   first = next((i for i, line in enumerate(lines) if _STARTS.match(line)), None)
   if first is None:
     return [text] if marked else []
   tail = lines[first:]
   last = max(i for i, line in enumerate(tail) if not i or _GOES_ON.match(line) or line[:1].isspace() and line.strip())
-  return _distinct(*('\n'.join(reading) for reading in (lines, tail, tail[: last + 1], tail[: _end(tail)])))
+  return _distinct(*('\n'.join(part) for part in (lines, tail, tail[: last + 1], tail[: _end(tail)])))
 
 
 def _bodies(text: str, prompt: str, marked: bool) -> list[str]:
-  """The text as the body of the prompt's function: as it is, cut where it leaves the function, and indented."""
+  """Returns the prompt with the text as its function's body: as it is, cut where it leaves it, and indented."""
   lines = text.split('\n')
   while lines and not lines[0].strip():
     del lines[0]
   if not marked and not any(line[:1].isspace() and line.strip() for line in lines) and not _STATEMENT.match(lines[0]):
     return []
-  readings = [lines, lines[: _end(lines)]]
+  candidates = [lines, lines[: _end(lines)]]
   if lines[0][:1].strip():  # the margin was stripped with the text's own: from all lines, or from the first
-    kept = readings[1]
+    kept = candidates[1]
     inside = next((i for i, line in enumerate(kept) if i and line[:1].strip()), len(kept))
-    indented = [[_INDENT + line if line.strip() else line for line in reading] for reading in readings]
+    indented = [[_INDENT + line if line.strip() else line for line in part] for part in candidates]
     first_line = [_INDENT + lines[0], *kept[1:inside]]
-    readings = [*indented, first_line, *readings] if inside < len(kept) else [first_line, *indented, *readings]
+    shifted = [*indented, first_line] if inside < len(kept) else [first_line, *indented]
+    candidates = [*shifted, *candidates]
   head = prompt if prompt.endswith('\n') else prompt + '\n'
-  return _distinct(*(head + '\n'.join(reading) for reading in readings))
+  return _distinct(*(head + '\n'.join(part) for part in candidates))
 
 
 def _end(lines: list[str]) -> int:
-  """The number of the first line, after a first, that stands at the margin and can't be code."""
+  """Returns the index of the first line, after a first, that stands at the margin and cannot be code."""
   for number, line in enumerate(lines[1:], start=1):
     if line[:1].strip() and not _GOES_ON.match(line):
       return number
   return len(lines)
 
 
-def _distinct(*readings: str) -> list[str]:
-  return list(dict.fromkeys(reading + '\n' if not reading.endswith('\n') else reading for reading in readings))
+def _distinct(*candidates: str) -> list[str]:
+  return list(dict.fromkeys(text if text.endswith('\n') else text + '\n' for text in candidates))

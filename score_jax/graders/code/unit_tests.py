@@ -1,9 +1,7 @@
-"""References of coding problems as work for a judge: which names the program gives, and what the tests bring
-themselves.
+"""References of coding problems, read: which names the program must define, and what the tests define themselves.
 
-A name in a test means, in this order: what the test binds itself; what the reference's own source defines, run on the
-judge's side; a built-in; a module of the standard library that is only used for its attributes; and otherwise the
-program's.
+A name in a test means, in this order: what the test binds; what the reference's source defines, run on the judge's
+side; a built-in; a module of the standard library that is only used for its attributes; and otherwise the program's.
 """
 
 import ast
@@ -22,11 +20,11 @@ _CHECK = 'check'  # the function that a HumanEval test defines
 
 @dataclasses.dataclass(frozen=True)
 class UnitTests:
-  """A reference, read."""
+  """A reference that has been read."""
 
-  names: tuple[str, ...]  # that the program is expected to define
+  names: tuple[str, ...]  # what the program is expected to define
   prompt: str  # what the program may complete
-  before: tuple[str, ...]  # sources that the program's process runs before the program
+  before: tuple[str, ...]  # code that the program's process runs before the program
   after: tuple[str, ...]  # and after it
   tests: dict  # for judge.py
   seed: int  # of the program
@@ -35,7 +33,8 @@ class UnitTests:
 def read(reference: dict) -> UnitTests:
   """Reads {'setup', 'tests'} with or without 'challenge' (MBPP), or {'prompt', 'entry_point', 'test'} (HumanEval).
 
-  Raises DataError if it is neither.
+  Raises:
+    DataError: it is neither.
   """
   try:
     return _read(json.dumps(reference, sort_keys=True))
@@ -80,10 +79,10 @@ def _asserts(setup: str, tests: list[str], seeds: tuple[int, int]) -> UnitTests:
   return UnitTests(names, '', before, after, work, seeds[1])
 
 
-def _tests(own: str, sources: list[str], seed: int, entry: str | None = None) -> dict:
-  """The judge's part: `own` is what the reference brings along, `entry` what a check() is called with."""
-  trusted = _trusted(ast.parse(own))
-  trees = [ast.parse(source) for source in sources]
+def _tests(setup: str, tests: list[str], seed: int, entry: str | None = None) -> dict:
+  """Makes the judge's part: `setup` is what the reference defines, `entry` what a check() is called with."""
+  trusted = _trusted(ast.parse(setup))
+  trees = [ast.parse(test) for test in tests]
   known = _bound(trusted) | {name for tree in trees for name in _bound(tree)}
   free = {name for tree in trees for name in _free(tree)} - known
   modules = {name for name in free - _BUILTINS if name in sys.stdlib_module_names and _only_attributes(trees, name)}
@@ -91,7 +90,7 @@ def _tests(own: str, sources: list[str], seed: int, entry: str | None = None) ->
   if not remote and entry is None:  # then a program is asked for that redefines a built-in
     remote = {_called(tree) for tree in trees}
   return {
-    'tests': sources,
+    'tests': tests,
     'trusted': ast.unparse(trusted),
     'modules': sorted(modules),
     'remote': sorted({*remote, entry} - {_CHECK} if entry else remote),
@@ -102,8 +101,7 @@ def _tests(own: str, sources: list[str], seed: int, entry: str | None = None) ->
 
 
 def _trusted(tree: ast.Module) -> ast.Module:
-  """What of a setup the judge runs: imports, constants, and functions that need nothing else. The rest is the
-  program's."""
+  """Keeps what the judge runs of a setup: imports, constants, and functions that need nothing else."""
   kept = []
   for node in tree.body:
     plain = isinstance(node, ast.Assign) and _literal(node.value) and all(isinstance(t, ast.Name) for t in node.targets)
@@ -126,23 +124,23 @@ def _literal(node: ast.expr) -> bool:
 
 
 def _bound(tree: ast.AST) -> set[str]:
-  """Names that the module's own statements, not those inside its functions and classes, give a value."""
-  found, waiting = set(), [tree]
+  """Returns the names that a module's statements, but not those inside its functions and classes, give a value."""
+  bound, waiting = set(), [tree]
   while waiting:
     node = waiting.pop()
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-      found.add(node.name)
+      bound.add(node.name)
       continue
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-      found.add(node.id)
+      bound.add(node.id)
     elif isinstance(node, ast.alias):
-      found.add((node.asname or node.name).split('.')[0])
+      bound.add((node.asname or node.name).split('.')[0])
     waiting += ast.iter_child_nodes(node)
-  return found
+  return bound
 
 
 def _free(tree: ast.AST) -> set[str]:
-  """Names that are read and nowhere given a value; scopes inside are taken as one."""
+  """Returns the names that are read and nowhere given a value; all scopes are taken as one."""
   read, given = set(), set()
   for node in ast.walk(tree):
     if isinstance(node, ast.Name):
@@ -157,14 +155,14 @@ def _free(tree: ast.AST) -> set[str]:
 
 
 def _only_attributes(trees: list[ast.Module], name: str) -> bool:
-  """Whether `name` is used as in `name.attribute` alone."""
+  """Returns whether `name` is only used as in `name.attribute`."""
   nodes = [node for tree in trees for node in ast.walk(tree)]
   bases = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
   return all(id(node) in bases for node in nodes if isinstance(node, ast.Name) and node.id == name)
 
 
 def _called(tree: ast.Module) -> str:
-  """The name of the outermost call of an assert's left side."""
+  """Returns the name of the outermost call on an assert's left side."""
   test = tree.body[-1].test
   call = test.left if isinstance(test, ast.Compare) else test
   return call.func.id

@@ -1,4 +1,13 @@
-"""The verifier of mathematical answers: extraction, exact comparison, and a table of its policies."""
+"""The grader of mathematical answers: finds the answer in a text and compares its value with the reference's.
+
+    from score_jax.graders import math
+
+    math.grade({'answer': r'\\frac{1}{2}'}, r'Thus $x = \\boxed{0.5}$.').verdict  # Verdict.CORRECT
+
+extract.py  where a text gives its answer       parser/   from the answer's text to a value
+grader.py   from a text to a verdict            algebra/  exact values of expressions
+budget.py   what one grading may cost           compare/  whether two values are the same answer
+"""
 
 from score_jax.graders.math.grader import grade
 from score_jax.graders.math.grader import readable

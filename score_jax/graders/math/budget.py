@@ -1,7 +1,7 @@
-"""What one grading may cost, counted in steps and sizes. No clock and no signal: the same text costs the same anywhere.
+"""What one grading may cost, counted in steps and sizes and not by a clock: a text costs the same on any machine.
 
-A step is about one product of two terms. A size over its limit makes a value stay unevaluated or an answer unreadable;
-steps over their limit end the grading with Verdict.TIMEOUT.
+A step is about one product of two terms. Where a size exceeds its limit, a value stays unevaluated or an answer is
+unreadable; where the steps do, the grading ends with Verdict.TIMEOUT.
 """
 
 import dataclasses
@@ -28,11 +28,12 @@ class Unreadable(Exception):
 
 @dataclasses.dataclass
 class Budget:
-  """Steps left to one grading."""
+  """The steps left to one grading."""
 
   steps: int = STEPS
 
   def spend(self, steps: int = 1) -> None:
+    """Takes steps. Raises Exhausted if there are too few."""
     self.steps -= steps
     if self.steps < 0:
       raise Exhausted

@@ -1,10 +1,10 @@
-"""Where a response gives its answer. The last statement counts: a response may correct itself.
+"""Finds where a response gives its answer. The last statement counts: a response may correct itself.
 
-In order: what follows the last </think>, in it the last <answer> element. In that text the last of
+It reads what follows the last </think>, and in it the last <answer> element. In that text it takes the last of
 - \\boxed{...} or \\fbox{...}, braces balanced; boxes joined by nothing but commas, `and`, `or` and blanks are one list;
 - "Final Answer: The final answer is $...$. I hope it is correct." (Lewkowycz et al. 2022, appendix D.2);
 - `#### ...` (GSM8K).
-Without one of these: "answer is ...", the last $...$, \\(...\\), \\[...\\], a text that is nothing but a short
+Without one of these, it takes "answer is ...", the last $...$, \\(...\\), \\[...\\], a text that is nothing but a short
 answer, or a number that its sentence ends on ("so it is 28 percent"). A box that is cut off is no box; an empty last
 box is an answer that says nothing.
 """
@@ -49,7 +49,7 @@ _VERBS = frozenset(('is', 'are', 'it', 'so', 'was', 'we', 'get', 'has', 'find'))
 _NEGATED = re.compile(r'\W*(?:not|wrong|incorrect|correct|unknown|unclear|unchanged)\b', re.IGNORECASE)
 
 
-class Found(NamedTuple):
+class Extracted(NamedTuple):
   """An answer as it stands in the text.
 
   `texts` holds one answer, or for looser forms several readings, of which the first that can be read counts. `parts`
@@ -60,23 +60,23 @@ class Found(NamedTuple):
   parts: str = ''
 
 
-def extract(text: str) -> Found | None:
-  """The answer, or None."""
+def extract(text: str) -> Extracted | None:
+  """Returns the answer of a response, or None."""
   text = scope(text)
-  stated = [found for found in (last_boxes(text), final_answer(text), hashes(text)) if found]
+  stated = [answer for answer in (last_boxes(text), final_answer(text), hashes(text)) if answer]
   if stated:
-    return Found((max(stated)[1],), boxes_of_sentence(text))
+    return Extracted((max(stated)[1],), boxes_of_sentence(text))
   if _BOX.search(text, max(0, len(text) - _TAIL)):  # cut off: what it would have said is not known
     return None
   tail = text[-_TAIL:]
-  ending = [found for found in (last_math(tail), last_number(tail)) if found]
+  ending = [answer for answer in (last_math(tail), last_number(tail)) if answer]
   loose = [whole(tail), answer_is(tail), max(ending)[1] if ending else None]
-  texts = tuple(dict.fromkeys(found for found in loose if found))
-  return Found(texts) if texts else None
+  texts = tuple(dict.fromkeys(answer for answer in loose if answer))
+  return Extracted(texts) if texts else None
 
 
 def scope(text: str) -> str:
-  """The part after the reasoning, without the tokens of a chat format."""
+  """Returns the part after the reasoning, without the tokens of a chat format."""
   thought = text.rfind('</think>')
   if text.rfind('<think>') > thought:  # reasoning without an end
     return ''
@@ -95,18 +95,18 @@ def scope(text: str) -> str:
 
 
 def last_boxes(text: str) -> tuple[int, str] | None:
-  """Position and content of the last complete box, or of the last boxes if nothing but `,` and `and` joins them."""
+  """Returns position and content of the last complete box, or of the last boxes that only `,` and `and` join."""
   return joined_boxes(text, _JOINT)
 
 
 def boxes_of_sentence(text: str) -> str:
-  """The last boxes of one sentence, listed; '' for a single one. `\\boxed{1} for (a) and \\boxed{2} for (b)`"""
-  found = joined_boxes(text, _JOINT, _LIST_JOINT)
-  return found[1] if found else ''
+  """Lists the last boxes of one sentence (`\\boxed{1} for (a) and \\boxed{2} for (b)`); "" for a single one."""
+  boxes = joined_boxes(text, _JOINT, _LIST_JOINT)
+  return boxes[1] if boxes else ''
 
 
 def joined_boxes(text: str, *joints: re.Pattern) -> tuple[int, str] | None:
-  """The last box with those before it, as far as one of `joints` matches all of the text between two."""
+  """Returns the last box with those before it, as far as one of `joints` matches all of the text between two."""
   boxes = []  # last first: (start, end, content)
   at = len(text)
   for _ in range(_BOXES):
@@ -137,7 +137,7 @@ def _percent_after(text: str, at: int) -> str:
 
 
 def closing(text: str, at: int) -> int | None:
-  """Index of the brace that closes a group opened before `at`, within an answer's length."""
+  """Returns the index of the brace that closes a group opened before `at`, within an answer's length."""
   depth = 1
   for match in _BRACE.finditer(text, at, at + budget.ANSWER_CHARS + 1):
     depth += (match[0] == '{') - (match[0] == '}')
@@ -147,7 +147,7 @@ def closing(text: str, at: int) -> int | None:
 
 
 def final_answer(text: str) -> tuple[int, str] | None:
-  """The last "final answer is X"; X ends at "I hope it is correct", a line's or a sentence's end."""
+  """Returns the last "final answer is X"; X ends at "I hope it is correct", a line's or a sentence's end."""
   start = max(0, len(text) - _TAIL)
   last = None
   for match in _FINAL.finditer(text, start):
@@ -158,12 +158,12 @@ def final_answer(text: str) -> tuple[int, str] | None:
   nested = _FINAL.match(segment.lstrip())
   if nested:
     segment = segment.lstrip()[nested.end() :]
-  found = within(segment)
-  return (last.start(), found) if found else None
+  answer = within(segment)
+  return (last.start(), answer) if answer else None
 
 
 def sentence(text: str) -> str:
-  """What a statement's lead is followed by, up to its end."""
+  """Returns what follows a statement's lead, up to the sentence's end."""
   text = text[: 4 * budget.ANSWER_CHARS].lstrip(' *:\n\t"')
   hope = _HOPE.search(text)
   if hope:
@@ -179,7 +179,7 @@ def sentence(text: str) -> str:
 
 
 def within(segment: str) -> str | None:
-  """The answer in a statement: all of it if it is mathematics or short; else its last formula or number."""
+  """Returns the answer in a statement: all of it if it is mathematics or short; else its last formula or number."""
   box = last_boxes(segment)
   if box:
     return box[1]
@@ -210,6 +210,7 @@ def _inner(match: re.Match) -> str:
 
 
 def hashes(text: str) -> tuple[int, str] | None:
+  """Returns what follows the last ####."""
   at = text.rfind('####')
   if at < 0:
     return None
@@ -218,7 +219,7 @@ def hashes(text: str) -> tuple[int, str] | None:
 
 
 def whole(text: str) -> str | None:
-  """A short text without prose is the answer."""
+  """Returns the whole text if it is short and without prose."""
   if len(text) > 4 * _SHORT:
     return None
   text = ' '.join(text.split())
@@ -232,6 +233,7 @@ def whole(text: str) -> str | None:
 
 
 def answer_is(text: str) -> str | None:
+  """Returns what the last "answer is", unless negated, is followed by."""
   for match in reversed(list(_ANSWER.finditer(text))):
     segment = sentence(text[match.end() :])
     if not _NEGATED.match(segment):
@@ -240,6 +242,7 @@ def answer_is(text: str) -> str | None:
 
 
 def last_math(text: str) -> tuple[int, str] | None:
+  """Returns the last formula between dollars or LaTeX's delimiters."""
   spans = list(_MATH.finditer(text))
   if not spans:
     return None
@@ -247,7 +250,7 @@ def last_math(text: str) -> tuple[int, str] | None:
 
 
 def last_number(text: str) -> tuple[int, str] | None:
-  """The last number outside of formulas, if its sentence leads to it and names no other beside it."""
+  """Returns the last number outside of formulas, if its sentence leads to it and names no other beside it."""
   skipped = max(0, len(text) - 2000)
   tail = _MATH.sub(lambda match: '$' * len(match[0]), text[skipped:])
   numbers = list(_NUMBER.finditer(tail))

@@ -1,7 +1,7 @@
-"""Grades a response to a mathematical problem: text in, verdict out. Nothing is ever evaluated as code.
+"""From a text to a verdict. Nothing is ever evaluated as code.
 
-`grade` is a pure function of its arguments: no clock, no signal, no global state but caches of constants. What a
-text may cost is bounded by `budget.py`; what counts as the same answer is in `policy.py`.
+`grade` is a pure function of its arguments: it uses no clock, no signal, and no global state but a cache of values that
+were read. `budget.py` bounds what a text may cost; docs/math.md lists what counts as the same answer.
 """
 
 import functools
@@ -26,7 +26,7 @@ _WORK = re.compile(r'[-+*/^!]|\\(?:[dtc]?frac|sqrt|d?binom|cdot|times|sin|cos|ta
 
 
 def grade(reference: dict, text: str) -> Graded:
-  """CORRECT, WRONG, UNPARSED (no answer that can be read), or TIMEOUT (the answer used up its step budget).
+  """Returns CORRECT, WRONG, UNPARSED (no answer that can be read), or TIMEOUT (it used up its budget of steps).
 
   Args:
     reference: {'answer': the reference as LaTeX or a number}; with 'question' (the problem's text) an answer that
@@ -34,19 +34,19 @@ def grade(reference: dict, text: str) -> Graded:
       asks for need not be written.
     text: the attempt, decoded.
   """
-  found = extract(text)
-  if found is None:
+  extracted = extract(text)
+  if extracted is None:
     return Graded(Verdict.UNPARSED)
   gold = gold_text(str(reference['answer']))
   question = str(reference.get('question', ''))
-  answer = next((one for one in found.texts if _value(one) is not None), found.texts[0])
-  if found.parts and _is_list(_value(gold)) and not _is_list(_value(answer)):
-    answer = found.parts
+  answer = next((one for one in extracted.texts if _value(one) is not None), extracted.texts[0])
+  if extracted.parts and _is_list(_value(gold)) and not _is_list(_value(answer)):
+    answer = extracted.parts
   return Graded(judge(gold, answer, question), ' '.join(answer.split())[:_SHOWN])
 
 
 def judge(gold: str, answer: str, question: str = '') -> Verdict:
-  """The verdict on an extracted answer."""
+  """Returns the verdict on an extracted answer."""
   if question and echoes(question, gold, answer):
     return Verdict.WRONG
   wanted, given = _value(gold), _value(answer)
@@ -69,7 +69,7 @@ def judge(gold: str, answer: str, question: str = '') -> Verdict:
 
 
 def _readings(gold: str, answer: str, wanted, given):
-  """The two values, then other readings of a comma: decimal beside a decimal, separating beside a list."""
+  """Yields the two values, then other readings of a comma: decimal beside a decimal, separating beside a list."""
   yield wanted, given
   gold, answer = clean(gold), clean(answer)
   if '.' in gold and decimal_comma(answer) != answer:
@@ -85,7 +85,7 @@ def _is_list(value) -> bool:
 
 
 def _value(text: str):
-  """The value, or None."""
+  """Returns the value of an answer, or None if it has none here."""
   try:
     return _read(text) if len(text) <= 4 * budget.ANSWER_CHARS else None
   except (budget.Unreadable, budget.Exhausted):
@@ -98,28 +98,32 @@ def _read(text: str):
 
 
 def readable(reference: dict) -> bool:
-  """True if a reference has a value here. Others are compared by spelling alone; a data set can be filtered by this."""
+  """Returns True if a reference has a value here; others are compared by spelling alone.
+
+  Args:
+    reference: as in `grade`.
+  """
   return _value(gold_text(str(reference['answer']))) is not None
 
 
 def gold_text(gold: str) -> str:
-  """A reference may be given boxed, after ####, or as a whole solution."""
+  """Returns the answer of a reference, which may be boxed, after ####, or a whole solution."""
   if '\\boxed' in gold or '\\fbox' in gold:
     boxed = last_boxes(gold)
     return boxes_of_sentence(gold) or (boxed[1] if boxed else gold)
   if '####' in gold or len(gold) > _SOLUTION:
-    found = extract(gold)
-    return found.texts[0] if found else gold
+    extracted = extract(gold)
+    return extracted.texts[0] if extracted else gold
   return gold
 
 
 def spelling(text: str) -> str:
-  """An answer's text without blanks and without brackets that group nothing."""
+  """Returns an answer's text without blanks and without brackets that group nothing."""
   return re.sub(r'[\s{}]', '', clean(text[:2000]))
 
 
 def echoes(question: str, gold: str, answer: str) -> bool:
-  """True if the answer is an unevaluated expression that stands in the question, and the reference is another one."""
+  """Returns True if the answer repeats an unevaluated expression of the question, and the reference is another."""
   ours, theirs = spelling(answer), spelling(gold)
   if ours == theirs or len(ours) < 2 or not _WORK.search(ours.lstrip('-')):
     return False

@@ -1,4 +1,4 @@
-"""The grader's side: starts the zygote, hands it one job after another, holds the clock."""
+"""The grader's side of the sandbox: starts the zygote, hands it one job after another, holds the clock."""
 
 import dataclasses
 import json
@@ -20,17 +20,17 @@ from score_jax.graders.code.sandbox.layers import Layers
 from score_jax.graders.code.sandbox.limits import Limits
 from score_jax.graders.code.sandbox.zygote import PIDS
 
-TIMEOUT, HOST = 'timeout', 'host'  # beside the judge's own words
+TIMEOUT, HOST = 'timeout', 'host'  # verdicts beside those of the judge
 
 _ROOT = pathlib.Path(__file__).resolve().parents[4]
-# What random, threading, logging and others want done after a fork would cost every process a third of its time: they
-# replace locks, of which a single thread holds none, and a seed that is set anyway.
+# The hooks that random, threading, logging and others run after a fork would cost every process a third of its time;
+# they replace locks, of which a single thread holds none, and a seed that is set anyway.
 _START = (
   'import os, sys; os.register_at_fork = lambda **_: None; sys.path.append({root!r}); '
   'from score_jax.graders.code.sandbox import zygote; zygote.main()'
 )
-# Hashes, and with them the order of sets, are the same in every run; -E would ignore this, so the environment holds it
-# alone.
+# Hashes, and with them the order of sets, are the same in every run. -E would ignore this, so the environment holds
+# nothing else.
 _ENVIRONMENT = {'PYTHONHASHSEED': '0', 'TZ': 'UTC'}
 _FLAGS = ('-P', '-s', '-S', '-B', '-X', 'utf8')
 _PATIENCE = 60.0  # seconds for the zygote to say anything
@@ -40,7 +40,7 @@ _UNHEARD = 4  # where the kernel does not tell waiting from sleeping, this many 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What came of a job: the judge's word or one of this module's, why, and seconds on the clock."""
+  """The result of a job: a word of the judge or of this module, the reason, and seconds of wall time."""
 
   word: str
   reason: str
@@ -51,7 +51,7 @@ class Sandbox:
   """One zygote and the pair that waits for the next job."""
 
   def __init__(self, limits: Limits, use: tuple[str, ...]):
-    """Starts it. Raises SandboxError if the interpreter does not come up."""
+    """Starts the zygote. Raises SandboxError if its interpreter does not come up."""
     self.limits = limits
     self._control, theirs = socket.socketpair()
     self._control.settimeout(_PATIENCE)
@@ -66,24 +66,24 @@ class Sandbox:
         stdout=subprocess.DEVNULL,
         start_new_session=True,
       )
-    self.layers = self._hear_layers()
+    self.layers = self._receive_layers()
 
-  def _hear_layers(self) -> Layers:
+  def _receive_layers(self) -> Layers:
     try:
-      found = messages.receive_json(self._control.fileno(), _PATIENCE)
+      message = messages.receive_json(self._control.fileno(), _PATIENCE)
     except (messages.MessageError, OSError) as error:
       self.close()
       raise SandboxError(f'the sandbox did not start: {sys.executable}: {error}; see its message above') from None
-    if 'error' in found:
+    if 'error' in message:
       self.close()
-      raise SandboxError(f'the sandbox did not start: {found["error"]}')
-    return Layers(**found)
+      raise SandboxError(f'the sandbox did not start: {message["error"]}')
+    return Layers(**message)
 
   def run(self, program: dict, tests: dict) -> Outcome:
-    """Runs one job in a fresh pair; the word is HOST when the host, not the program, failed: start another Sandbox.
+    """Runs one job in a fresh pair. The word is HOST when the host, not the program, failed: start another Sandbox.
 
     Args:
-      program: what the program's process gets: 'programs', 'before', 'after', 'seed' (program.py).
+      program: what the program's process receives: 'programs', 'before', 'after', 'seed' (program.py).
       tests: what the judge keeps: 'tests', 'trusted', 'modules', 'remote', 'check', 'entry', 'seed' (judge.py).
     """
     start = time.monotonic()
@@ -100,28 +100,28 @@ class Sandbox:
     pids, fds, _, _ = socket.recv_fds(self._control, PIDS.size, 1)
     if len(pids) != PIDS.size or len(fds) != 1:
       raise EOFError('the zygote is gone')
-    with socket.socket(fileno=fds[0]) as talk:
-      messages.send(talk.fileno(), codec.dumps(job))
-      word, reason = self._await(talk, PIDS.unpack(pids), start)
+    with socket.socket(fileno=fds[0]) as channel:
+      messages.send(channel.fileno(), codec.dumps(job))
+      word, reason = self._await(channel, PIDS.unpack(pids), start)
     self._control.sendall(b'e')
     judged, ran, processor = messages.receive_json(self._control.fileno(), _PATIENCE)
     used_up = processor >= self.limits.cpu_seconds - 0.1
     return _conclude(word, reason, judged, ran, used_up)
 
-  def _await(self, talk: socket.socket, pair: tuple[int, int], start: float) -> tuple[str, str]:
-    """The judge's word, or this module's when a limit comes first."""
+  def _await(self, channel: socket.socket, pair: tuple[int, int], start: float) -> tuple[str, str]:
+    """Returns the judge's word, or this module's when a limit comes first."""
     poll = select.poll()
-    poll.register(talk, select.POLLIN)
+    poll.register(channel, select.POLLIN)
     left, on_clock = self.limits.seconds, self.limits.wall_seconds
     while not poll.poll(1000 * max(min(left, on_clock), 0.001)):
       wall = time.monotonic() - start
-      left, on_clock = self.limits.seconds - _own(pair, wall), self.limits.wall_seconds - wall
+      left, on_clock = self.limits.seconds - _net_seconds(pair, wall), self.limits.wall_seconds - wall
       if left <= 0:
         return TIMEOUT, f'more than {self.limits.seconds} seconds'
       if on_clock <= 0:
         return HOST, f'{self.limits.wall_seconds} seconds went by, and most of them the processes had to wait'
     try:
-      return codec.loads(messages.receive(talk.fileno(), _LONGEST_WORD, _PATIENCE))
+      return codec.loads(messages.receive(channel.fileno(), _LONGEST_WORD, _PATIENCE))
     except (messages.MessageError, OSError):
       return HOST, 'the judge ended without a word'
 
@@ -135,11 +135,10 @@ class Sandbox:
       self._process.wait()
 
 
-def _own(pair: tuple[int, int], wall: float) -> float:
-  """The job's own seconds so far: without those in which judge or program stood in the queue for a processor.
+def _net_seconds(pair: tuple[int, int], wall: float) -> float:
+  """Returns the job's seconds so far, without those in which judge or program waited for a processor.
 
-  They take turns, so their waits add up. The queueing that the pair did before it got its job counts too: some
-  milliseconds.
+  They take turns, so their waits add up. What the pair waited before it got its job counts too: some milliseconds.
   """
   waits = [layers.waited(pid) for pid in pair]
   if None not in waits:
@@ -149,7 +148,7 @@ def _own(pair: tuple[int, int], wall: float) -> float:
 
 
 def _conclude(word: str, reason: str, judged: int, ran: int, used_up: bool) -> tuple[str, str]:
-  """The last word, once it is known how both processes ended."""
+  """Returns the last word, once it is known how both processes ended."""
   if word == HOST and os.WIFSIGNALED(judged) and os.WTERMSIG(judged) == signal.SIGXCPU:
     return TIMEOUT, 'the tests used up their processor time on what the program returned'
   if word != judge.GONE:

@@ -23,6 +23,7 @@ MAX_INT_BITS = 1 << 17  # 39,000 digits
 _SHORT = 1 << 60  # an int below it is a number of JSON; the rest of Python's JSON is limited to 4,300 digits
 _COLLECTIONS = {kind.__name__: kind for kind in (tuple, set, frozenset)}
 _DICTS = (dict, collections.defaultdict, collections.Counter, collections.OrderedDict)
+_SIZED = (list, tuple, set, frozenset, *_DICTS)
 _KINDS = (bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict, type(None), object)
 _TYPES = {kind.__name__: kind for kind in _KINDS}
 # Made here, so that a program that patches the module json keeps to its own answers.
@@ -71,7 +72,7 @@ class _Writer:
     if depth > MAX_DEPTH:
       raise CodecError(f'deeper than {MAX_DEPTH}')
     self.left -= len(value) if kind in (str, bytes) else 1
-    if self.left < 0:
+    if self.left < 0 or (kind in _SIZED and len(value) > self.limit):
       raise CodecError(f'more than {self.limit} bytes')
     if value is None or kind in (bool, float, str):
       return value

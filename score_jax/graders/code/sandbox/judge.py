@@ -1,4 +1,4 @@
-"""The judge's side: runs the tests of the data set, with the program's names bound to calls of another process.
+"""The judge's side: runs the tests of the data set, in which the program's names are calls of another process.
 
 Tests are trusted; what the program returns is data. The judge runs behind the same layers and limits as the program,
 because a test may do with that data whatever it likes: hash it, multiply it, loop over it.
@@ -12,7 +12,7 @@ from score_jax.graders import messages
 from score_jax.graders.code.sandbox import codec
 from score_jax.graders.code.sandbox.codec import Ref
 
-CORRECT, WRONG, GONE, UNFIT = 'correct', 'wrong', 'gone', 'unfit'  # UNFIT: the tests can't be run this way
+CORRECT, WRONG, GONE, UNFIT = 'correct', 'wrong', 'gone', 'unfit'  # UNFIT: the tests cannot be run this way
 
 _MESSAGE = 200
 # What the program raises is raised again in the test if it is one of these. Not StopIteration: inside a test's map() or
@@ -32,12 +32,11 @@ class ProgramError(Exception):
 
 
 class Gone(BaseException):
-  """The program's process ended, or did not keep to the protocol. No test can catch its way around it: see
-  `Session`."""
+  """The program's process ended, or broke the protocol. A test that catches it gains nothing: see `Session`."""
 
 
 class Unfit(BaseException):
-  """The tests can't be run this way: they pass what is not plain data, or need a module that is not there."""
+  """The tests cannot be run this way: they pass what is not plain data, or need a module that is not there."""
 
 
 class Remote:
@@ -66,12 +65,12 @@ class Remote:
 
 
 class Session:
-  """The talk with the program: one call after another, so many bytes, so many calls, and no second chance."""
+  """The calls to the program, one after another, within limits on bytes and calls. It ends at the first breach."""
 
   def __init__(self, fd: int, limits: dict):
     self.fd = fd
     self.calls = 0
-    self.lost = ''  # why the program can't pass any more
+    self.lost = ''  # why the program cannot pass any more
     self._most_calls = limits['calls']
     self._bytes_left = limits['output_bytes']
 
@@ -82,7 +81,7 @@ class Session:
     try:
       request = codec.dumps((ref, arguments, named), refer=_reference)
     except codec.CodecError as error:
-      raise Unfit(f'a test passes what can not be sent: {error}') from None
+      raise Unfit(f'a test passes what cannot be sent: {error}') from None
     try:
       messages.send(self.fd, request)
     except messages.Closed:
@@ -90,7 +89,7 @@ class Session:
     return self.answer()
 
   def answer(self) -> object:
-    """The result that the program sends, or the exception."""
+    """Returns the result that the program sends, or raises its exception."""
     if self.lost:
       raise Gone(self.lost)
     try:
@@ -106,12 +105,12 @@ class Session:
         return value
       case ('raised', str(name), str(text)):
         raise _exception(name, text)
-      case ('refused', str(why)):
-        raise self._lose(f'the result: {why}')
+      case ('refused', str(reason)):
+        raise self._lose(f'the result: {reason}')
     raise self._lose('not an answer')
 
-  def _lose(self, why: str) -> Gone:
-    self.lost = self.lost or why
+  def _lose(self, reason: str) -> Gone:
+    self.lost = self.lost or reason
     return Gone(self.lost)
 
 
@@ -167,19 +166,19 @@ def _judge(session: Session, tests: dict) -> tuple[str, str]:
 
 
 def _own_names(tests: dict) -> dict:
-  """What the tests bring themselves; raises Unfit where it does not run, whatever the program is."""
+  """Returns what the tests define themselves. Raises Unfit where it does not run, whatever the program is."""
   random.seed(tests['seed'])
   names = {'__builtins__': builtins, '__name__': 'tests'}
   try:
     names |= {name: sys.modules[name] for name in tests['modules']}
     exec(compile(tests['trusted'], 'setup', 'exec', dont_inherit=True), names)
   except Exception as error:
-    raise Unfit(f'what the tests bring along: {type(error).__name__} {error}') from None
+    raise Unfit(f'the setup of the tests: {type(error).__name__} {error}') from None
   return names
 
 
 def _line(tests: dict, where: str) -> str:
-  """The line of the test that is being run, from the traceback of the exception being handled."""
+  """Returns the line of the test that is being run, from the traceback of the exception being handled."""
   frame, number = sys.exc_info()[2], 0
   while frame is not None:
     if frame.tb_frame.f_code.co_filename == where:

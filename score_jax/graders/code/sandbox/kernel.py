@@ -1,4 +1,4 @@
-"""The few calls of Linux that Python's standard library does not have, through the C library."""
+"""Calls of Linux that Python's standard library does not have, through the C library."""
 
 import ctypes
 import os
@@ -15,12 +15,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def prctl(option: int, value: int, pointer: object = 0) -> None:
-  """prctl(2); raises OSError."""
+  """Calls prctl(2). Raises OSError."""
   check(_libc.prctl(option, ctypes.c_ulong(value), pointer, ctypes.c_ulong(0), ctypes.c_ulong(0)))
 
 
 def syscall(number: int, *arguments: object) -> int:
-  """syscall(2); raises OSError."""
+  """Calls syscall(2). Raises OSError."""
   return check(_libc.syscall(ctypes.c_long(number), *arguments))
 
 
@@ -31,7 +31,7 @@ def drop_capabilities() -> None:
 
 
 def check(result: int) -> int:
-  """The result, or the OSError that -1 stands for."""
+  """Returns the result, or raises the OSError that -1 stands for."""
   if result == -1:
     number = ctypes.get_errno()
     raise OSError(number, os.strerror(number))

@@ -24,7 +24,7 @@ class _Ruleset(ctypes.Structure):
 
 
 def version() -> int:
-  """The kernel's Landlock ABI; 0 where there is none."""
+  """Returns the kernel's Landlock ABI; 0 where there is none."""
   if not kernel.LINUX:
     return 0
   try:
@@ -34,7 +34,7 @@ def version() -> int:
 
 
 def create(abi: int) -> int:
-  """A descriptor of a ruleset that handles all that `abi` knows and allows none of it."""
+  """Returns the descriptor of a ruleset that handles all that `abi` knows and allows none of it."""
   columns = [sum(bits for since, bits in rights.items() if since <= abi) for rights in (_FILES, _NETWORK, _SCOPES)]
   size = 8 if abi < 4 else 16 if abi < 6 else 24
   return kernel.syscall(_CREATE, ctypes.byref(_Ruleset(*columns)), ctypes.c_size_t(size), ctypes.c_uint32(0))

@@ -1,4 +1,4 @@
-"""The layers around a program: what this kernel has, what of it was seen to hold, and how a process puts them on."""
+"""The layers around a program: which of them hold on this kernel, and how a process puts them on."""
 
 from collections.abc import Callable
 import dataclasses
@@ -22,16 +22,16 @@ _ABOVE = 64  # descriptors are moved out of the way before they are moved into p
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-  """Which layers were seen to hold here, each tried alone by a process of its own."""
+  """The layers that hold on this host; a separate process has tried each of them."""
 
   seccomp: bool = False
   landlock: int = 0  # the ABI; 0 where it does not hold
   other_user: bool = False  # programs run as a user without files or processes
-  queue_time: bool = False  # the kernel says how long a process waited for a processor
+  queue_time: bool = False  # the kernel tells how long a process waited for a processor
 
   @property
   def enough(self) -> bool:
-    """Whether programs may run: the system call filter, which refuses every open and every socket, holds.
+    """Whether programs may run: whether the system call filter, which refuses every open and socket, holds.
 
     Landlock alone is not enough. It leaves UDP and netlink sockets, io_uring, processes and most of the kernel within
     reach.
@@ -50,7 +50,7 @@ class Layers:
 
 
 class Armour:
-  """Prepared once by the zygote, which wears what it can itself; put on by every process that it forks."""
+  """The layers, prepared once by the zygote, which wears what it can; every process that it forks puts them on."""
 
   def __init__(self, limits: Limits, use: tuple[str, ...]):
     self.limits = limits
@@ -60,7 +60,7 @@ class Armour:
     self.parent = os.getpid()
 
   def wear(self) -> None:
-    """What the zygote can live with, and its children inherit: another user, no privileges, most of the limits."""
+    """Puts on what the zygote can live with and its children inherit: another user, no privileges, most limits."""
     user = spare_user()
     limits = self.limits
     for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
@@ -80,18 +80,17 @@ class Armour:
         kernel.drop_capabilities()
 
   def put_on(self, keep: tuple[int, ...]) -> None:
-    """Makes this process the sandboxed one: descriptors 3, 4, ... are those of `keep`, and nothing else is open."""
+    """Sandboxes this process: descriptors 3, 4, ... are those of `keep`, and nothing else is open."""
     seconds = self.limits.cpu_seconds
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))  # SIGXCPU can be ignored; what comes next can't
     self.enclose(keep)
 
   def enclose(self, keep: tuple[int, ...], limited: bool = True) -> None:
-    """The part of `put_on` that shuts the process in; without limits on descriptors and processes for a trial of the
-    rest."""
+    """Shuts the process in, for `put_on`. `limited=False` leaves out limits on descriptors and processes."""
     os.setsid()
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, _ABOVE) for fd in (*keep, *self.ruleset)]
-    for place, fd in enumerate(moved, start=3):
-      os.dup2(fd, place)
+    for number, fd in enumerate(moved, start=3):
+      os.dup2(fd, number)
     os.closerange(3 + len(moved), 1 << 16)
     if limited:
       resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
@@ -116,7 +115,7 @@ def _lower(kind: int, wanted: int) -> None:
 
 
 def _address_space() -> int:
-  """Bytes that the interpreter itself has mapped."""
+  """Returns the bytes that the interpreter itself has mapped."""
   try:
     with open('/proc/self/statm') as file:
       return int(file.read().split()[0]) * resource.getpagesize()
@@ -125,7 +124,7 @@ def _address_space() -> int:
 
 
 def spare_user() -> int | None:
-  """A uid of this grader's own to drop to; that of nobody where it can't be had; None for an ordinary user."""
+  """Returns an unused uid to drop to; nobody's where none is to be had; None for an ordinary user."""
   if os.getuid() != 0:
     return None
   for uid in (_OWN_UIDS + os.getpid(), _NOBODY):
@@ -142,9 +141,9 @@ def become(uid: int) -> None:
 
 
 def probe(limits: Limits, use: tuple[str, ...]) -> Layers:
-  """Tries each layer alone, without limits, in a process of its own: the kernel's word for it is not taken."""
+  """Tries each layer alone, without limits, in a separate process: what the kernel reports is not trusted."""
   alone = {name: Armour(limits, (name,) if name in use else ()) for name in CHOICES}
-  found = Layers(
+  layers = Layers(
     seccomp=alone['seccomp'].filter is not None and _tried(lambda: _filter_holds(alone['seccomp'])),
     landlock=alone['landlock'].abi if _tried(lambda: _files_hold(alone['landlock'])) else 0,
     other_user=spare_user() is not None,
@@ -152,7 +151,7 @@ def probe(limits: Limits, use: tuple[str, ...]) -> Layers:
   )
   for fd in alone['landlock'].ruleset:
     os.close(fd)
-  return found
+  return layers
 
 
 def _filter_holds(armour: Armour) -> bool:
@@ -173,20 +172,20 @@ def _denied(call: Callable[[], object]) -> bool:
   return False
 
 
-def _tried(trial: Callable[[], object]) -> bool:
-  """Whether `trial`, in a process of its own, returns something that is not False."""
+def _tried(attempt: Callable[[], object]) -> bool:
+  """Runs `attempt` in a separate process, and returns whether its result is anything but False."""
   child = os.fork()
   if not child:
     code = 1
     try:
-      code = int(trial() is False)
+      code = int(attempt() is False)
     finally:
       os._exit(code)
   return os.waitpid(child, 0)[1] == 0
 
 
 def waited(pid: int) -> float | None:
-  """Seconds in which a process was ready and did not run (/proc/PID/schedstat); None where the kernel does not say."""
+  """Returns the seconds in which a process was ready and did not run (/proc/PID/schedstat); None if unknown."""
   try:
     with open(f'/proc/{pid}/schedstat') as file:
       ran, queued, _ = file.read().split()

@@ -1,4 +1,4 @@
-"""What a job may use up."""
+"""The limits of a job."""
 
 import dataclasses
 
@@ -9,16 +9,16 @@ from score_jax.errors import ConfigError
 class Limits:
   """Limits of one job: a program and the tests that call it.
 
-  The job's own time is the wall time less the time in which its processes were ready to run and other processes had the
-  processor, so that a loaded host does not turn a pass into a timeout. Sleeping is own time.
+  The job's net time is the wall time less the time in which its processes were ready to run and other processes had
+  the processor, so that a loaded host does not turn a pass into a timeout. Sleeping is net time.
   """
 
-  seconds: float = 5.0  # own time; beyond it: TIMEOUT
+  seconds: float = 5.0  # net time; beyond it: TIMEOUT
   wall_seconds: float = 60.0  # on the clock on the wall; beyond it the host was too slow: ERROR
   memory_mb: int = 512  # address space of each process, beyond the interpreter's own
   stack_mb: int = 64
   source_bytes: int = 100_000  # of the program; a longer one is WRONG
-  output_bytes: int = 2_000_000  # of all that the program returns, together
+  output_bytes: int = 2_000_000  # of all that the program returns, together, as codec.py writes it
   calls: int = 10_000  # of the program by its tests
 
   def __post_init__(self):
@@ -30,5 +30,5 @@ class Limits:
 
   @property
   def cpu_seconds(self) -> int:
-    """The kernel's own limit per process (RLIMIT_CPU counts whole seconds): it stands behind the client's clock."""
+    """The kernel's limit for each process (RLIMIT_CPU counts whole seconds), in case the client's clock fails."""
     return int(self.seconds) + 2

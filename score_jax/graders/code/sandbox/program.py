@@ -1,8 +1,7 @@
-"""The program's side: compiles it, runs it, answers calls. Nothing that it says is believed, so nothing here is
-trusted.
+"""The program's side: compiles the program, runs it, answers calls. Nothing here is trusted.
 
-Whoever replaces or patches what stands in this file changes their own answers and nothing else: there is no expected
-value, no verdict and no descriptor but the one on which the calls arrive.
+A program that patches this file's functions changes its answers and nothing else: there is no expected value, no
+verdict and no descriptor but the one on which the calls arrive.
 """
 
 import builtins
@@ -67,7 +66,7 @@ def _call(namespace: dict, kept: list[object], request: bytes) -> object:
 
 
 def _attempt(action) -> tuple:
-  """('value', result) or ('raised', the exception's name, its text)."""
+  """Returns ('value', result) or ('raised', the exception's name, its text)."""
   try:
     return ('value', action())
   except BaseException as error:

@@ -34,12 +34,7 @@ _MACHINES = {
 _CLONE3 = 435  # on every machine
 _X32 = 0x40000000  # numbers from here on are x32's, which the kernel runs under x86_64's AUDIT_ARCH
 _PROT_EXEC = 4
-_FUTEX_OPERATIONS = (
-  0,
-  1,
-  9,
-  10,
-)  # wait, wake, and both with a bit set; priority inheritance and requeueing are left out
+_FUTEX_OPERATIONS = (0, 1, 9, 10)  # wait, wake, and both with a bit set; no priority inheritance, no requeueing
 
 _KILL_PROCESS = 0x80000000
 _ALLOW = 0x7FFF0000
@@ -63,7 +58,7 @@ class _Program(ctypes.Structure):
 
 
 def assemble(machine: str) -> list[tuple[int, int, int, int]]:
-  """The filter as (code, jump if true, jump if false, k); KeyError for a machine without a table."""
+  """Returns the filter as rows of (code, jump if true, jump if false, k). Raises KeyError for an unknown machine."""
   arch, allowed, mmap, mprotect, futex = _MACHINES[machine]
   permit, refuse = (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _ERRNO | errno.EPERM)
   lines = [(_LOAD, 0, 0, _ARCH_AT), (_EQUAL, 1, 0, arch), (_RETURN, 0, 0, _KILL_PROCESS), (_LOAD, 0, 0, _NUMBER_AT)]
@@ -86,7 +81,7 @@ def _load_argument(index: int) -> tuple[int, int, int, int]:
 
 
 def build() -> _Program | None:
-  """The filter of this machine, ready to install; None where there is no table for it."""
+  """Returns the filter of this machine, ready to install; None where there is no table for it."""
   machine = platform.machine()
   if not kernel.LINUX or machine not in _MACHINES:
     return None

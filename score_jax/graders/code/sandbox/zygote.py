@@ -2,8 +2,8 @@
 
 It is started with nothing but a socket to its client: no environment, no files, its own session. Modules that programs
 import are imported here, once; afterwards nothing needs a file. It never reads a test or a program, so a forked process
-finds no trace of earlier ones. It says which layers hold, and then, again and again: here are two processes and the
-judge's socket; (a byte from the client: the job is over;) this became of them.
+finds no trace of earlier ones. It reports which layers hold. Then, again and again, it sends two processes and the
+judge's socket, waits for a byte from the client (the job is over), and sends how the processes ended.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from score_jax.graders.code.sandbox import program
 from score_jax.graders.code.sandbox.limits import Limits
 
 PIDS = struct.Struct('!ii')
-# What a program may import. What is not here is not there: every host then gives the same verdict.
+# What a program may import, and nothing else, so that every host gives the same verdict.
 MODULES = """
 abc argparse array ast base64 binascii bisect bz2 calendar cmath codecs collections collections.abc colorsys
 contextlib contextvars copy copyreg csv ctypes dataclasses datetime decimal difflib dis doctest enum errno fnmatch
@@ -42,14 +42,14 @@ encodings.utf_32_le encodings.utf_8_sig
 
 
 def main() -> None:
-  """Arguments: the control socket's descriptor, the client's pid, the limits and the layers to use, as JSON."""
+  """Serves jobs. Arguments: the control socket's descriptor, the client's pid, limits and layers to use as JSON."""
   control = socket.socket(fileno=int(sys.argv[1]))
   try:
-    limits, armour, found = _prepare(int(sys.argv[2]), json.loads(sys.argv[3]))
+    limits, armour, held = _prepare(int(sys.argv[2]), json.loads(sys.argv[3]))
   except BaseException:
     messages.send_json(control.fileno(), {'error': traceback.format_exc()})
     raise
-  messages.send_json(control.fileno(), vars(found))
+  messages.send_json(control.fileno(), vars(held))
   for fd in (0, 1, 2):
     os.dup2(os.open(os.devnull, os.O_RDWR), fd)
   with contextlib.suppress(EOFError, OSError, messages.Closed):
@@ -69,7 +69,7 @@ def _prepare(client: int, settings: dict) -> tuple[Limits, layers.Armour, layers
   for name in MODULES:
     importlib.import_module(name)
   limits, use = Limits(**settings['limits']), tuple(settings['use'])
-  found = layers.probe(limits, use)
+  held = layers.probe(limits, use)
   armour = layers.Armour(limits, use)
   armour.wear()
   if kernel.LINUX and os.getppid() != client:
@@ -80,16 +80,16 @@ def _prepare(client: int, settings: dict) -> tuple[Limits, layers.Armour, layers
   gc.collect()
   gc.disable()
   gc.freeze()  # a collection in a child would touch, and so copy, every page
-  return limits, armour, found
+  return limits, armour, held
 
 
 def _serve(control: socket.socket, limits: Limits, armour: layers.Armour) -> None:
   client_end, judge_end = socket.socketpair()
-  asking, answering = socket.socketpair()
-  judging = _fork(armour, (judge_end, asking), lambda: judge.main(3, 4))
+  calling, answering = socket.socketpair()
+  judging = _fork(armour, (judge_end, calling), lambda: judge.main(3, 4))
   running = _fork(armour, (answering,), lambda: program.main(3, limits.output_bytes))
   socket.send_fds(control, [PIDS.pack(judging, running)], [client_end.fileno()])
-  for end in (client_end, judge_end, asking, answering):
+  for end in (client_end, judge_end, calling, answering):
     end.close()
   over = control.recv(1)
   for pid in (running, judging):
@@ -116,7 +116,7 @@ def _fork(armour: layers.Armour, keep: tuple[socket.socket, ...], serve) -> int:
 
 
 def _end_strays() -> None:
-  """Ends what a program left behind: nothing, but where the layers are missing (`unsafe`)."""
+  """Ends what a program left behind, which takes missing layers (`unsafe`)."""
   with contextlib.suppress(ChildProcessError):
     while True:
       if os.waitpid(-1, os.WNOHANG)[0]:

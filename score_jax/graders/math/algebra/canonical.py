@@ -1,4 +1,4 @@
-"""The canonical form of an expression tree: the same number, written as the ring's `Value`.
+"""Brings an expression tree to its canonical form: the same number, written as the ring's `Value`.
 
 Roots of rationals, i, symbols, powers and the trigonometric values at multiples of pi/6 and pi/4 come out exact. What
 has no closed form becomes a generator named after its argument; `Ring.meanings` keeps what it stands for.
@@ -11,12 +11,12 @@ from score_jax.graders.math import budget
 from score_jax.graders.math.algebra import functions
 from score_jax.graders.math.algebra.polynomials import Ring
 from score_jax.graders.math.algebra.polynomials import Value
-from score_jax.graders.math.parser.brackets import infinite
 from score_jax.graders.math.parser.values import Node
+from score_jax.graders.math.parser.values import infinite
 
 
 def canonical(ring: Ring, node: Node) -> Value:
-  """The canonical form. Raises Unreadable where it has no value (1/0, infinity in arithmetic)."""
+  """Returns the canonical form. Raises Unreadable where it has no value (1/0, infinity in arithmetic)."""
   ring.budget.spend()
   if node.kind not in ('const', 'neg') and any(isinstance(arg, Node) and infinite(arg) for arg in node.args):
     raise budget.Unreadable  # infinity is a bound or an answer, not a number to reckon with

@@ -1,8 +1,8 @@
-"""Whether two scalar expressions are equal.
+"""Decides whether two scalar expressions are equal.
 
 The difference is brought to canonical form. Zero is a proof of equality. Without opaque generators anything else is
-a proof of the contrary (for numbers whose factors over 1000 are prime). With them, balls decide: apart at a point is a
-proof of the contrary; equality is taken for granted if the difference vanishes to 60 digits of its largest term at
+a proof of the contrary (for numbers whose factors over 1000 are prime). With them, certified values decide: apart at a
+point is a proof of the contrary; equality is assumed if the difference vanishes to 60 digits of its largest term at
 every sample point that is defined (one for a constant, at least two with symbols), while every number written and
 every generator's magnitude lies between 2^-80 and 2^80 and no term of any sum is 2^80 times smaller than another.
 So no small number hides in a large one.
@@ -48,7 +48,7 @@ class Scalars:
     return self.zero(self.difference(self.form(left), self.form(right)))
 
   def difference(self, left: Value, right: Value) -> Value:
-    """A value over 1 that is zero exactly if left = right."""
+    """Returns a value over 1 that is zero exactly if left = right."""
     if left.den == right.den:
       return Value(self.ring.plus(left.num, self.ring.scaled(right.num, Fraction(-1))), ONE)
     crossed = self.ring.scaled(self.ring.product(right.num, left.den), Fraction(-1))
@@ -84,11 +84,11 @@ class Scalars:
     return agreed >= (2 if symbolic else 1)
 
   def small(self, part: arb, largest: arb) -> bool:
-    """True if a ball holds zero, and is narrow beside the largest term."""
+    """Returns True if a ball holds zero, and is narrow beside the largest term."""
     return not numeric.sign(part) and part.rad() <= largest * _AGREE
 
   def constant(self, node: Node) -> bool:
-    """True if no symbol is in it."""
+    """Returns True if no symbol is in it."""
     return not any('s:' in g or 'apply ' in g for g in self.form(node).generators())
 
   def sign_of(self, value: Value) -> int | None:
@@ -104,11 +104,11 @@ class Scalars:
       return None
 
   def rounds_to(self, exact: Node, decimal: Node) -> bool:
-    """True if `decimal` has DIGITS significant digits or more and is `exact` rounded or cut off at its last one."""
+    """Returns True if `decimal` has DIGITS significant digits or more and is `exact`, rounded or cut off there."""
     value, digits = _decimal(decimal)
     if digits < DIGITS or not self.constant(exact):
       return False
-    unit = Fraction(1, 10 ** _places(value))
+    unit = Fraction(1, 10 ** _decimals(value))
     form = self.form(exact)
     try:
       with numeric.precision():
@@ -125,10 +125,10 @@ def _decimal(node: Node) -> tuple[Fraction, int]:
   return node.args if node.kind == 'num' else (Fraction(0), 0)
 
 
-def _places(value: Fraction) -> int:
-  """Digits after the point of a decimal."""
-  places = 0
-  while value.denominator != 1 and places < 400:
+def _decimals(value: Fraction) -> int:
+  """Returns the number of digits after the point of a decimal."""
+  count = 0
+  while value.denominator != 1 and count < 400:
     value *= 10
-    places += 1
-  return places
+    count += 1
+  return count

@@ -1,6 +1,7 @@
 """Roots, powers, logarithms, trigonometry and absolute values of canonical forms: exact where a closed form exists."""
 
 from fractions import Fraction
+import math
 
 from flint import fmpz
 
@@ -15,14 +16,14 @@ _SINES = {0: (0, 1), 1: (Fraction(1, 2), 1), 2: (Fraction(1, 2), 3), 3: (1, 1)} 
 
 
 def opaque(ring: Ring, kind: str, *arguments: Value) -> Value:
-  """A generator for kind(arguments), which has no closed form here."""
+  """Returns a generator for kind(arguments), which has no closed form here."""
   name = f'{kind}({";".join(ring.key(argument) for argument in arguments)})'
   ring.meanings[name] = (kind, *arguments)
   return ring.generator(name)
 
 
 def factored(ring: Ring, number: int) -> list[tuple[int, int]]:
-  """(prime, exponent) pairs; a rest without factors under 1000 stays whole, a square or cube as its root."""
+  """Returns (prime, exponent) pairs; a rest without factors under 1000 stays whole, a square or cube as its root."""
   pairs = []
   ring.budget.spend(len(_SMALL_PRIMES) // 16 + number.bit_length() // 20)
   for prime in _SMALL_PRIMES:
@@ -40,7 +41,7 @@ def factored(ring: Ring, number: int) -> list[tuple[int, int]]:
 
 
 def _whole_root(number: int) -> tuple[int, int]:
-  """(r, k) with r ** k = number for k = 2 or 3, else (number, 1)."""
+  """Returns (r, k) with r ** k = number for k = 2 or 3, else (number, 1)."""
   for degree in (2, 3):
     root = int(fmpz(number).root(degree))
     if root**degree == number:
@@ -49,7 +50,7 @@ def _whole_root(number: int) -> tuple[int, int]:
 
 
 def root_of_rational(ring: Ring, value: Fraction, exponent: Fraction) -> Value:
-  """value ** exponent for a rational value and a fractional exponent. Odd roots of negative numbers are real."""
+  """Returns value ** exponent for a rational value and a fractional exponent. Odd roots of negatives are real."""
   result = ring.constant(1)
   if value == 0:
     if exponent < 0:
@@ -69,7 +70,7 @@ def root_of_rational(ring: Ring, value: Fraction, exponent: Fraction) -> Value:
 
 
 def power_by_rational(ring: Ring, base: Value, exponent: Fraction) -> Value:
-  """base ** exponent for a rational exponent."""
+  """Returns base ** exponent for a rational exponent."""
   if exponent.denominator == 1:
     return ring.power(base, int(exponent))
   if base.den != ONE:
@@ -102,10 +103,9 @@ def _power_of_term(ring: Ring, base: Value, exponent: Fraction) -> Value:
 
 
 def _power_of_sum(ring: Ring, base: Value, exponent: Fraction) -> Value:
-  """A generator for the sum without its rational content, to the exponent."""
-  content = Fraction(0)
-  for coefficient in base.num.values():
-    content = _gcd(content, abs(coefficient))
+  """Returns a generator for the sum without its rational content, to the exponent."""
+  fractions = base.num.values()
+  content = Fraction(math.gcd(*(c.numerator for c in fractions)), math.lcm(*(c.denominator for c in fractions)))
   primitive = Value(ring.scaled(base.num, 1 / content), ONE)
   name = f'root({ring.key(primitive)})'
   ring.meanings[name] = ('same', primitive)
@@ -113,14 +113,8 @@ def _power_of_sum(ring: Ring, base: Value, exponent: Fraction) -> Value:
   return ring.multiply(root_of_rational(ring, content, exponent), ring.generator(name, exponent))
 
 
-def _gcd(left: Fraction, right: Fraction) -> Fraction:
-  while right:
-    left, right = right, left % right
-  return left
-
-
 def exponential(ring: Ring, base: Value, exponent: Value) -> Value:
-  """base ** exponent for an exponent that is no rational: a product over its terms and the base's factors."""
+  """Returns base ** exponent for an irrational exponent: a product over its terms and the base's factors."""
   if not base.single or exponent.den != ONE:
     return opaque(ring, 'pow', base, exponent)
   [(key, coefficient)] = base.num.items()
@@ -137,7 +131,7 @@ def exponential(ring: Ring, base: Value, exponent: Value) -> Value:
 
 
 def _factor_to_term(ring: Ring, generator: str, term: tuple, factor: Fraction) -> Value:
-  """generator ** (factor * term)."""
+  """Returns generator ** (factor * term)."""
   if not term:
     return _generator_power(ring, generator, factor)
   if generator == 'e' and len(term) == 1 and term[0][0].startswith('ln p:') and term[0][1] == 1:
@@ -165,7 +159,7 @@ def _generator_power(ring: Ring, generator: str, exponent: Fraction) -> Value:
 
 
 def log_of(ring: Ring, value: Value) -> Value:
-  """The natural logarithm: a sum over the primes of a constant, otherwise a generator."""
+  """Returns the natural logarithm: a sum over the primes of a constant, otherwise a generator."""
   if value.single:
     [(key, coefficient)] = value.num.items()
     if coefficient > 0 and all(g.startswith('p:') or g == 'e' for g, _ in key):
@@ -187,6 +181,7 @@ def log_of(ring: Ring, value: Value) -> Value:
 
 
 def abs_of(ring: Ring, value: Value) -> Value:
+  """Returns the absolute value."""
   if value.rational is not None:
     return ring.constant(abs(value.rational))
   lead = value.num[max(value.num)] if value.num else 1
@@ -209,7 +204,7 @@ def _modulus(ring: Ring, value: Value) -> Value:
 
 
 def apply(ring: Ring, name: str, value: Value) -> Value:
-  """A named function of one argument."""
+  """Applies a named function of one argument."""
   name = {'asin': 'arcsin', 'acos': 'arccos', 'atan': 'arctan', 'lg': 'log'}.get(name, name)
   if name in ('sin', 'cos'):
     return sine(ring, value, name)
@@ -236,7 +231,7 @@ _QUOTIENTS = {'tan': ('sin', 'cos'), 'cot': ('cos', 'sin'), 'sec': ('1', 'cos'),
 
 
 def sine(ring: Ring, value: Value, name: str) -> Value:
-  """sin or cos: exact at multiples of pi/6 and pi/4; arguments differing in sign share a generator."""
+  """Returns sin or cos: exact at multiples of pi/6 and pi/4; arguments differing in sign share a generator."""
   if not value.num:
     return ring.constant(name == 'cos')
   turns = value.num.get((('pi', Fraction(1)),)) if value.single else None
@@ -254,7 +249,7 @@ def sine(ring: Ring, value: Value, name: str) -> Value:
 
 
 def _exact_sine(ring: Ring, turns: Fraction) -> Value | None:
-  """sin(turns * pi)."""
+  """Returns sin(turns * pi), or None if it is not exact here."""
   turns %= 2
   sign = 1
   if turns >= 1:

@@ -1,4 +1,4 @@
-"""Certified real values of canonical forms, at sample points where there are symbols.
+"""Computes certified real values of canonical forms, at sample points where there are symbols.
 
 The values are balls of FLINT's `arb` (Johansson, "Arb: efficient arbitrary-precision midpoint-radius interval
 arithmetic", IEEE Trans. Comput. 66(8), 2017): a ball holds the exact result for every choice of operands in theirs, so
@@ -30,7 +30,11 @@ _LARGEST_EXPONENT = 4096  # of a power
 _LARGEST_EXP = 400  # of an argument of exp
 _LARGEST_TURN = arb(2) ** 64  # of an argument of sin and cos
 _STEPS = 40  # of the budget, for exp, log, sin, cos or arctan once
-_FUNCTIONS = {'sin': arb.sin, 'cos': arb.cos, 'arctan': arb.atan, 'arcsin': arb.asin, 'arccos': arb.acos}
+_FUNCTIONS = {  # with the largest argument that is followed
+  'sin': (_LARGEST_TURN, arb.sin), 'cos': (_LARGEST_TURN, arb.cos), 'arctan': (_LARGEST, arb.atan),
+  'arcsin': (1, arb.asin), 'arccos': (1, arb.acos), 'sinh': (_LARGEST_EXP, arb.sinh), 'cosh': (_LARGEST_EXP, arb.cosh),
+  'tanh': (_LARGEST_EXP, arb.tanh),
+}  # fmt: skip
 _WHOLE_ONLY = ('fact(', 'binom(', 'floor(', 'ceil(', 'pow(-1;')
 _lock = threading.RLock()
 
@@ -47,13 +51,13 @@ def precision() -> Iterator[None]:
 
 
 def ball(value: Fraction | int) -> arb:
-  """The ball of a rational number."""
+  """Returns the ball of a rational number."""
   value = Fraction(value)
   return _checked(arb(fmpq(value.numerator, value.denominator)))
 
 
 def sign(value: arb) -> int:
-  """1 or -1 if proven, 0 if the ball holds zero."""
+  """Returns 1 or -1 if proven, 0 if the ball holds zero."""
   return (value > 0) - (value < 0)
 
 
@@ -77,7 +81,7 @@ class Sampler:
     self.cache: dict[str, arb] = {}
 
   def value(self, value: Value) -> arb:
-    """The real value. Raises Undefined if it is not real or not defined."""
+    """Returns the real value. Raises Undefined if it is not real or not defined."""
     num, imaginary, _ = self.parts(value.num)
     den, imaginary_den, _ = self.parts(value.den)
     if imaginary is not None or imaginary_den is not None:
@@ -85,7 +89,7 @@ class Sampler:
     return _checked(num / den)
 
   def parts(self, terms: Terms) -> tuple[arb, arb | None, list[arb]]:
-    """Real part, imaginary part (None without i), and the magnitude of each term."""
+    """Returns the real part, the imaginary part (None without i), and the magnitude of each term."""
     parts: list[arb | None] = [arb(0), None]
     sizes = []
     for key, coefficient in terms.items():
@@ -129,7 +133,7 @@ class Sampler:
     return self.function(kind, [self.value(argument) for argument in arguments])
 
   def sample(self, name: str) -> Fraction:
-    """A number that depends on the name and the round alone: small positive, of either sign, or larger."""
+    """Draws a number by the name and the round alone: small positive, of either sign, or larger."""
     drawn = zlib.crc32(f'{name} {self.round}'.encode())
     if self.whole:
       return Fraction(3 + drawn % 13)
@@ -145,19 +149,20 @@ class Sampler:
     if kind == 'pow':
       whole = _integer(arguments[1])
       return self.exp(arguments[1] * self.log(first)) if whole is None else self.power(first, Fraction(whole))
-    if kind in ('ln', 'sinh', 'cosh', 'tanh'):
-      return self.log(first) if kind == 'ln' else self.hyperbolic(kind, first)
-    if kind in ('sin', 'cos') and abs(first.mid()) > _LARGEST_TURN:
-      raise Undefined
+    if kind == 'ln':
+      return self.log(first)
     if kind in _FUNCTIONS:
+      largest, function = _FUNCTIONS[kind]
+      if not abs(first.mid()) <= largest:
+        raise Undefined
       self.ring.budget.spend(_STEPS)
-      return _FUNCTIONS[kind](first)
+      return function(first)
     if kind == 'abs':
       return abs(first)
     return ball(_whole_function(kind, [_integer(argument) for argument in arguments], first))
 
   def power(self, base: arb, exponent: Fraction) -> arb:
-    """base ** exponent; a fractional exponent needs a base that is proven positive."""
+    """Returns base ** exponent; a fractional exponent needs a base that is proven positive."""
     if exponent.denominator == 1:
       if abs(exponent) > _LARGEST_EXPONENT:
         raise Undefined
@@ -179,15 +184,9 @@ class Sampler:
     self.ring.budget.spend(_STEPS)
     return x.log()
 
-  def hyperbolic(self, kind: str, x: arb) -> arb:
-    up = self.exp(x)
-    down = 1 / up
-    less, more = (up - down) / 2, (up + down) / 2
-    return less / more if kind == 'tanh' else less if kind == 'sinh' else more
-
 
 def _integer(x: arb) -> int | None:
-  """The whole number in a ball of rounding errors."""
+  """Returns the whole number in a ball of rounding errors."""
   whole = x.unique_fmpz() if x.rad() < _WHOLE_RADIUS else None
   return None if whole is None else int(whole)
 
@@ -204,5 +203,5 @@ def _whole_function(kind: str, values: list[int | None], first: arb) -> int:
 
 
 def needs_whole(ring: Ring, generators: set[str]) -> bool:
-  """True if some function among these, or in their arguments, is defined on whole numbers alone."""
+  """Returns True if some function among these, or in their arguments, is defined on whole numbers alone."""
   return any(mark in generator for generator in generators for mark in _WHOLE_ONLY)

@@ -27,7 +27,7 @@ class Value:
 
   @property
   def rational(self) -> Fraction | None:
-    """The value, if it is a rational number without generators."""
+    """The value, if it is a rational number without generators; else None."""
     if self.den == ONE and not self.num:
       return Fraction(0)
     return self.num.get(()) if self.den == ONE and len(self.num) == 1 else None
@@ -47,7 +47,7 @@ class Ring:
 
   budget: budget.Budget
   relations: dict[str, tuple[int, Terms]] = dataclasses.field(default_factory=dict)
-  meanings: dict[str, tuple] = dataclasses.field(default_factory=dict)  # (kind, arguments) for balls.py
+  meanings: dict[str, tuple] = dataclasses.field(default_factory=dict)  # (kind, arguments) for numeric.py
 
   def constant(self, value: Fraction | int) -> Value:
     value = Fraction(value)
@@ -93,7 +93,7 @@ class Ring:
     return total
 
   def reduced(self, left: tuple, right: tuple, coefficient: Fraction) -> Terms:
-    """coefficient * left * right with every generator's exponent in its range."""
+    """Returns coefficient * left * right with every generator's exponent in its range."""
     exponents = dict(left)
     for generator, exponent in right:
       exponents[generator] = exponents.get(generator, 0) + exponent
@@ -142,7 +142,7 @@ class Ring:
     return self.add(left, self.negate(right))
 
   def inverse(self, value: Value) -> Value:
-    """1 / value; a single term turns into negative exponents. Raises Unreadable for 1 / 0."""
+    """Returns 1 / value; a single term turns into negative exponents. Raises Unreadable for 1 / 0."""
     if not value.num:
       raise budget.Unreadable
     if len(value.num) > 1:
@@ -155,7 +155,7 @@ class Ring:
     return self.multiply(left, self.inverse(right))
 
   def power(self, value: Value, exponent: int) -> Value:
-    """value ** exponent for a whole exponent, by squaring."""
+    """Returns value ** exponent for a whole exponent, by squaring."""
     if exponent < 0:
       return self.power(self.inverse(value), -exponent)
     if value.single:
@@ -174,7 +174,7 @@ class Ring:
     return result
 
   def key(self, value: Value) -> str:
-    """A name for the value: equal names mean equal values; one value may have several names."""
+    """Names the value: equal names mean equal values; one value may have several names."""
     lead = value.den[max(value.den)]
     num, den = ((value.num, value.den) if lead == 1 else
                 (self.scaled(value.num, 1 / lead), self.scaled(value.den, 1 / lead)))  # fmt: skip
@@ -188,9 +188,7 @@ def _listing(terms: Terms) -> str:
   bits = sum(c.numerator.bit_length() + c.denominator.bit_length() for c in terms.values())
   if bits > 8 * budget.KEY:
     raise budget.Exhausted
-  parts = (
-    f'{c:x}'.replace(' ', '') if isinstance(c, int) else f'{c.numerator:x}|{c.denominator:x}' for c in terms.values()
-  )
+  parts = (f'{c.numerator:x}|{c.denominator:x}' for c in terms.values())
   return '+'.join(sorted(f'{part}*{_key_name(key)}' for part, key in zip(parts, terms, strict=True)))
 
 
@@ -199,7 +197,7 @@ def _key_name(key: tuple) -> str:
 
 
 def power_of(base: Fraction | int, exponent: int) -> Fraction:
-  """base ** exponent if the result fits BITS; Exhausted otherwise."""
+  """Returns base ** exponent. Raises Exhausted if it does not fit BITS."""
   base = Fraction(base)
   bits = max(base.numerator.bit_length(), base.denominator.bit_length())
   if abs(base) != 1 and base and bits * abs(exponent) > budget.BITS + bits:

@@ -1,4 +1,4 @@
-"""Whether an answer's value is the reference's, by type. The disputed cases are the rows of `policy.py`."""
+"""Decides whether an answer's value is the reference's, by type. docs/math.md lists the disputed cases."""
 
 import dataclasses
 from fractions import Fraction
@@ -24,7 +24,7 @@ class Comparison:
   bases: bool = False
 
   def same(self, gold, answer) -> bool:
-    """Raises Unreadable if one side has no value (1/0)."""
+    """Compares two values of any type. Raises Unreadable if one has none (1/0)."""
     if isinstance(gold, values.Relation) or isinstance(answer, values.Relation):
       return relations.same(self, gold, answer)
     if is_region(gold) or is_region(answer):
@@ -48,7 +48,7 @@ class Comparison:
     return False
 
   def equal(self, gold: Node, answer: Node) -> bool:
-    """Equal in value, and as far worked out as the reference; decimals of many digits may be rounded."""
+    """Returns True if both are equal, and the answer is worked out as far; decimals of many digits may be rounded."""
     scalars = self.scalars
     if scalars.equal(gold, answer):
       return not scalars.constant(gold) or undone(scalars, answer) <= undone(scalars, gold)
@@ -67,7 +67,7 @@ class Comparison:
     return False
 
   def percent_and_number(self, gold: values.Scalar, answer: values.Scalar) -> bool:
-    """28% is 0.28; 28 stands for 28% where the reference or the question says percent."""
+    """Takes 28% for 0.28; 28 stands for 28% where the reference or the question says percent."""
     if (gold.percent or self.percents) and self.equal(gold.node, answer.node):
       return True
     nodes = [Node('percent', (one.node,)) if one.percent else one.node for one in (gold, answer)]
@@ -90,7 +90,7 @@ class Comparison:
     return len(golds) == len(answers) and all(self.same(g, a) for g, a in zip(golds, answers, strict=True))
 
   def matched(self, golds: list, answers: list) -> bool:
-    """One to one in any order; an answer may be repeated, a reference's value may not be missing."""
+    """Matches one to one in any order; an answer may be repeated, but no value of the reference may be missing."""
     if len(answers) < len(golds):
       return False
     left = list(golds)
@@ -112,11 +112,11 @@ class Comparison:
     return all(self.equal_entry(g, a) for rows in pairs for g, a in zip(*rows, strict=True))
 
   def equal_entry(self, gold: Node, answer: Node) -> bool:
-    """Entries may carry the product with a scalar that stands before the matrix."""
+    """Compares entries, which may hold the product with a scalar that stands before the matrix."""
     return self.scalars.equal(gold, answer) or self.equal(gold, answer)
 
   def vector(self, gold, answer) -> bool:
-    """A column or row against a tuple."""
+    """Compares a column or row with a tuple."""
     matrix, other = (gold, answer) if isinstance(gold, values.Matrix) else (answer, gold)
     if 1 not in (len(matrix.rows), len(matrix.rows[0])) or other.kind != 'tuple':
       return False
@@ -124,7 +124,7 @@ class Comparison:
     return self.same(entries, other) if isinstance(gold, values.Matrix) else self.same(other, entries)
 
   def same_ratio(self, gold: values.Ratio, answer: values.Ratio) -> bool:
-    """a:b = c:d if ad = bc, and nothing is zero on one side alone."""
+    """Compares by a:b = c:d if ad = bc, and nothing is zero on one side alone."""
     if len(gold.items) != len(answer.items):
       return False
     first = [self.scalars.form(one.items[0]) for one in (gold, answer)]
@@ -145,14 +145,14 @@ class Comparison:
     return halves and (gold.hour, gold.minute) == (answer.hour, answer.minute)
 
   def same_numeral(self, gold: values.Based, answer: values.Scalar) -> bool:
-    """The digits alone, where the question names the base."""
+    """Takes the digits alone, where the question names the base."""
     if not self.bases or not (set(gold.digits) <= set('0123456789')):
       return False
     return answer.node == values.number(Fraction(int(gold.digits))) and not answer.percent
 
 
 def _alone(value):
-  """A set or list of one is its member."""
+  """Takes a set or list of one for its member."""
   if isinstance(value, values.Sequence) and value.kind in _UNORDERED and len(value.items) == 1:
     return value.items[0]
   return value

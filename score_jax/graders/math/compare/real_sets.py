@@ -1,4 +1,4 @@
-"""Sets of real numbers made of intervals, points and inequalities, compared as sets.
+"""Compares sets of real numbers made of intervals, points and inequalities.
 
 All bounds that occur are put in order; two sets are equal if they agree on every bound and on every gap between
 neighbours.
@@ -10,7 +10,6 @@ from score_jax.graders.math.algebra.equality import Scalars
 from score_jax.graders.math.algebra.polynomials import Value
 from score_jax.graders.math.budget import Unreadable
 from score_jax.graders.math.parser import values
-from score_jax.graders.math.parser.brackets import infinite
 from score_jax.graders.math.parser.values import Node
 
 _FLIPPED = {'<': '>', '>': '<', '<=': '>=', '>=': '<=', '!=': '!='}
@@ -37,21 +36,18 @@ EMPTY = Joined('setminus', Span(None, None, False, False), Span(None, None, Fals
 
 
 def same_set(scalars: Scalars, gold, answer) -> bool:
-  """True if both are the same set of reals. Raises Unreadable if one is no such set."""
+  """Returns True if both are the same set of reals. Raises Unreadable if one is no such set."""
   regions = [region(scalars, gold), region(scalars, answer)]
   bounds: list[Value] = []
   for one in regions:
     for bound in _bounds(one):
       _insert(scalars, bounds, bound)
-  positions = {id(bound): index for index, bound in enumerate(bounds)}
-  for probe in range(2 * len(bounds) + 1):  # gap, bound, gap, bound, ..., gap
-    inside = [_holds(scalars, one, probe, bounds, positions) for one in regions]
-    if inside[0] != inside[1]:
-      return False
-  return True
+  inside = [_inside(scalars, one, bounds) for one in regions]
+  return inside[0] == inside[1]
 
 
 def _insert(scalars: Scalars, bounds: list[Value], bound: Value) -> None:
+  """Puts a bound into its place in the order, unless an equal one is there."""
   for index, other in enumerate(bounds):
     order = scalars.sign_of(scalars.ring.subtract(bound, other))
     if order is None:
@@ -70,27 +66,24 @@ def _bounds(one) -> list[Value]:
   return [bound for bound in (one.low, one.high) if bound is not None]
 
 
-def _holds(scalars: Scalars, one, probe: int, bounds: list[Value], positions: dict) -> bool:
+def _inside(scalars: Scalars, one, bounds: list[Value]) -> set[int]:
+  """Returns which of gap 0, bound 0, gap 1, bound 1, ..., counted from 0, lie in a region."""
   if isinstance(one, Joined):
-    left = _holds(scalars, one.left, probe, bounds, positions)
-    right = _holds(scalars, one.right, probe, bounds, positions)
-    return {'cup': left or right, 'cap': left and right, 'setminus': left and not right}[one.kind]
-  above = one.low is None or _after(scalars, probe, one.low, one.low_closed, bounds, positions, 1)
-  below = one.high is None or _after(scalars, probe, one.high, one.high_closed, bounds, positions, -1)
-  return above and below
+    left, right = _inside(scalars, one.left, bounds), _inside(scalars, one.right, bounds)
+    return {'cup': left | right, 'cap': left & right, 'setminus': left - right}[one.kind]
+  first = 0 if one.low is None else _number(scalars, one.low, bounds) + (not one.low_closed)
+  last = 2 * len(bounds) if one.high is None else _number(scalars, one.high, bounds) - (not one.high_closed)
+  return set(range(first, last + 1))
 
 
-def _after(scalars: Scalars, probe: int, bound: Value, closed: bool, bounds, positions, side: int) -> bool:
-  index = positions.get(id(bound))
-  if index is None:
-    index = next(i for i, other in enumerate(bounds) if scalars.sign_of(scalars.ring.subtract(bound, other)) == 0)
-    positions[id(bound)] = index
-  distance = (probe - (2 * index + 1)) * side
-  return distance > 0 or (distance == 0 and closed)
+def _number(scalars: Scalars, bound: Value, bounds: list[Value]) -> int:
+  same = [index for index, other in enumerate(bounds) if other is bound]
+  equal = (i for i, other in enumerate(bounds) if scalars.sign_of(scalars.ring.subtract(bound, other)) == 0)
+  return 2 * (same[0] if same else next(equal)) + 1
 
 
 def region(scalars: Scalars, value):
-  """Span or Joined of an interval, set, inequality or open pair."""
+  """Returns the Span or Joined of an interval, set, inequality or open pair."""
   if isinstance(value, values.Interval):
     return _span(scalars, value.low, value.high, value.low_closed, value.high_closed)
   if isinstance(value, values.SetOperation):
@@ -109,10 +102,10 @@ def region(scalars: Scalars, value):
 
 
 def _span(scalars: Scalars, low: Node, high: Node, low_closed: bool, high_closed: bool) -> Span:
-  """Raises Unreadable for what is no interval: (7, 6), (1, 1), [-oo, 0)."""
-  if infinite(low) and (low == values.const('inf') or low_closed):
+  """Returns an interval's Span. Raises Unreadable for (7, 6), (1, 1), [-oo, 0)."""
+  if values.infinite(low) and (low == values.const('inf') or low_closed):
     raise Unreadable
-  if infinite(high) and (high != values.const('inf') or high_closed):
+  if values.infinite(high) and (high != values.const('inf') or high_closed):
     raise Unreadable
   first, last = _bound(scalars, low), _bound(scalars, high)
   if first is not None and last is not None:
@@ -129,7 +122,7 @@ def _node(item) -> Node:
 
 
 def _bound(scalars: Scalars, node: Node) -> Value | None:
-  if infinite(node):
+  if values.infinite(node):
     return None
   if not scalars.constant(node):
     raise Unreadable
@@ -137,7 +130,7 @@ def _bound(scalars: Scalars, node: Node) -> Value | None:
 
 
 def _relation(scalars: Scalars, relation: values.Relation):
-  """x < 5; 1 < x <= 5; 2x > 10; x != 3; x in S; |x| < 3."""
+  """Returns the set of x < 5; 1 < x <= 5; 2x > 10; x != 3; x in S; |x| < 3."""
   if relation.ops == ('in',) and isinstance(relation.parts[1], values.Interval | values.SetOperation | values.Sequence):
     if _node(relation.parts[0]).kind not in ('sym', 'apply'):
       raise Unreadable  # -x in [-2, 7]
@@ -152,9 +145,9 @@ def _relation(scalars: Scalars, relation: values.Relation):
 
 
 def _inequality(scalars: Scalars, left: Node, op: str, right: Node):
-  """left op right in one symbol, linear, or |symbol| against a constant."""
+  """Returns the set of `left op right`, linear in one symbol, or of |symbol| beside a constant."""
   for one, other, sign in ((left, right, op), (right, left, _FLIPPED[op])):
-    if infinite(other):
+    if values.infinite(other):
       return Span(None, None, False, False)
     if one.kind in ('abs', 'apply') and scalars.constant(other):
       bound = scalars.form(other)

@@ -1,4 +1,4 @@
-"""Answers with relation signs: x = 5, chains, equations, inequalities.
+"""Compares answers with relation signs: x = 5, chains, equations, inequalities.
 
 A chain `name = a = b` is its last value if all values agree; a chain with a false step is no answer. An equation is
 equal to another one that differs by moving terms and by a constant factor, unless the reference is solved for a number:
@@ -65,7 +65,7 @@ def _any_value_same(comparison, gold: Named, answer: Named) -> bool:
 
 
 def ending(comparison, value) -> Named | None:
-  """The value that a chain ends in; None for an equation or inequality. Raises FalseStep."""
+  """Returns what a chain ends in; None for an equation or inequality. Raises FalseStep."""
   if not isinstance(value, values.Relation):
     return Named(None, value)
   if value.ops == ('in',) and is_name(value.parts[0]):
@@ -113,7 +113,7 @@ def _near(scalars: Scalars, exact, rounded) -> bool:
 
 
 def is_name(part) -> bool:
-  """A letter, f(x), AB, |z|, NO/BO, (x, y), a word: what stands left of = and is not a value."""
+  """Returns True for a letter, f(x), AB, |z|, NO/BO, (x, y), a word: what stands left of = and is not a value."""
   if isinstance(part, values.Text):
     return True
   if isinstance(part, values.Scalar):
@@ -130,7 +130,7 @@ def _is_name(node: Node) -> bool:
 
 
 def _same_name(gold, answer) -> bool:
-  """Different single letters are different answers; any other names are not compared."""
+  """Returns False for different single letters; any other names are not compared."""
   letters = [
     part.node.args[0] for part in (gold, answer) if isinstance(part, values.Scalar) and part.node.kind == 'sym'
   ]
@@ -151,12 +151,9 @@ def named_items(golds: list, answers: list) -> tuple[list, list, bool]:
     names = [None] * len(names)
     golds, answers = [_bare(item) for item in golds], [_bare(item) for item in answers]
   if len(set(names) - {None}) < 2:
-    carried = len(set(names) - {None}) == 1 and None in names
-    return (
-      ([_bare(item) for item in golds] if carried else golds),
-      ([_bare(a) for a in answers] if carried else answers),
-      False,
-    )
+    if len(set(names) - {None}) == 1 and None in names:  # n = 1, 2, 3
+      golds, answers = [_bare(item) for item in golds], [_bare(item) for item in answers]
+    return golds, answers, False
   by_name = {_label(item): item for item in answers}
   if len(set(names)) == len(names) == len(answers) == len(by_name) and set(by_name) == set(names):
     return golds, [by_name[name] for name in names], True
@@ -166,26 +163,26 @@ def named_items(golds: list, answers: list) -> tuple[list, list, bool]:
 
 
 def _enumerated(names: list) -> bool:
-  """x_1, x_2, ..., x_n: one unknown's values."""
+  """Returns True for x_1, x_2, ..., x_n: one unknown's values."""
   letters = [name.node.args[0] for name in names if isinstance(name, values.Scalar) and name.node.kind == 'sym']
   stem = letters[0].partition('_')[0] if letters else ''
   return len(letters) == len(names) > 1 and set(letters) == {f'{stem}_{n + 1}' for n in range(len(names))}
 
 
 def _label(item) -> object:
-  """The name of `name = value`."""
+  """Returns the name of `name = value`."""
   if isinstance(item, values.Relation) and set(item.ops) == {'='} and is_name(item.parts[0]):
     return item.parts[0]
   return None
 
 
 def _bare(item):
-  """The value of `name = value`, for lists that name their first item alone: n = 1, 2, 3."""
+  """Returns the value of `name = value`."""
   return item.parts[-1] if _label(item) is not None and len(item.parts) == 2 else item
 
 
 def _same_relation(comparison, gold: values.Relation, answer: values.Relation) -> bool:
-  """Equations and inequalities: as sets of reals, then up to moving terms and scaling, then part by part."""
+  """Compares relations: as sets of reals, then up to moving terms and scaling, then part by part."""
   scalars = comparison.scalars
   if '=' not in gold.ops + answer.ops:
     try:
@@ -209,7 +206,7 @@ def _part_by_part(comparison, gold: values.Relation, answer: values.Relation) ->
 
 
 def _scaled(scalars: Scalars, gold: values.Relation, answer: values.Relation) -> bool:
-  """left - right of one is a constant times that of the other, its sign kept or the relation turned."""
+  """Returns True if left - right of one is a constant times that of the other, turned if the constant is negative."""
   first, second = (_difference(scalars, relation) for relation in (gold, answer))
   lead, other = (_leading(difference) for difference in (first, second))
   if lead is None or other is None or lead[0] != other[0]:
@@ -231,7 +228,7 @@ def _difference(scalars: Scalars, relation: values.Relation) -> Value:
 
 
 def _leading(value: Value) -> tuple[tuple, Value] | None:
-  """The largest product of symbols in it, and its constant coefficient."""
+  """Returns the largest product of symbols in it, and its constant coefficient."""
   groups: dict[tuple, dict] = {}
   for key, coefficient in value.num.items():
     symbols = tuple(pair for pair in key if 's:' in pair[0] or 'apply ' in pair[0])

@@ -1,4 +1,4 @@
-"""Arithmetic that an answer leaves undone.
+"""Finds arithmetic that an answer leaves undone.
 
 An expression that repeats the question has the right value: 1/2 + 1/3 for 5/6, sin 60 degrees for sqrt(3)/2. It
 counts as an answer only if the reference leaves the same kind of work undone. Closed forms that stand for a number by
@@ -11,7 +11,7 @@ from score_jax.graders.math.parser.values import Node
 
 
 def undone(scalars: Scalars, node: Node) -> set[str]:
-  """Kinds of work left in an expression: 'sum', 'product', 'quotient', 'function', 'big'."""
+  """Returns the kinds of work left in an expression: 'sum', 'product', 'quotient', 'function', 'big'."""
   kinds = set()
   children = [arg for arg in node.args if isinstance(arg, Node)]
   for child in children:
@@ -31,7 +31,7 @@ def undone(scalars: Scalars, node: Node) -> set[str]:
 
 
 def _collapses(scalars: Scalars, terms: list[Node]) -> bool:
-  """True if constant terms add up to fewer than they are."""
+  """Returns True if constant terms add up to fewer than they are."""
   forms = [scalars.form(term) for term in terms if scalars.constant(term)]
   if len(forms) < 2 or any(form.den != ONE for form in forms):
     return False
@@ -40,7 +40,7 @@ def _collapses(scalars: Scalars, terms: list[Node]) -> bool:
 
 
 def _multiplies(scalars: Scalars, factors: list[Node]) -> bool:
-  """True for two numerals or two radicals multiplied, unless one is a power of ten."""
+  """Returns True for two numerals or two radicals multiplied, unless one is a power of ten."""
   numerals = radicals = 0
   for factor in factors:
     form = scalars.form(factor)

@@ -1,4 +1,4 @@
-"""From an answer's text to its value: lists, relations, units, words; one scalar at the end of each branch."""
+"""Reads the value of an answer from its text: lists, relations, units, words; one scalar at the end of each branch."""
 
 import functools
 import re
@@ -29,7 +29,7 @@ _WORD_LIMIT = 200  # characters of an answer in words
 
 
 def read(text: str):
-  """The value of an answer. Raises Unreadable."""
+  """Returns the value of an answer. Raises Unreadable."""
   value = read_clean(clean(text))
   if isinstance(value, values.Scalar) and not value.unit and r'\$' in text:
     return values.Scalar(value.node, 'dollar', value.percent)
@@ -37,6 +37,7 @@ def read(text: str):
 
 
 def read_clean(source: str, depth: int = 0):
+  """Returns the value of a clean answer. Raises Unreadable."""
   if not source or len(source) > budget.ANSWER_CHARS or depth > 3:
     raise budget.Unreadable
   whole = _WHOLE_TEXT.fullmatch(source)
@@ -52,7 +53,7 @@ def read_clean(source: str, depth: int = 0):
 
 
 def _special(source: str):
-  """A time of day or a numeral in a base."""
+  """Returns a time of day or a numeral in a base; else None."""
   based = _BASED.fullmatch(source)
   if based:
     base = int(based[2] or based[3])
@@ -87,7 +88,7 @@ def split(tokens: list[Token], *, kinds: tuple = (), texts: tuple = ()) -> tuple
 
 
 def listed(tokens: list[Token]):
-  """Items separated by ; or , and or. A list within a list is a tuple: p=5,q=2; p=7,q=2."""
+  """Reads items separated by ; or , and or. A list within a list is a tuple: p=5,q=2; p=7,q=2."""
   outer = [piece for piece in split(tokens, texts=(';',))[0] if piece]
   if len(outer) > 1:
     rows = [listed(piece) for piece in outer]
@@ -119,7 +120,7 @@ def listed(tokens: list[Token]):
 
 
 def is_region(value) -> bool:
-  """An interval, a set made of intervals, or an inequality."""
+  """Returns True for an interval, a set made of intervals, or an inequality."""
   if isinstance(value, values.Relation):
     return not {'=', '~'} & set(value.ops)
   return isinstance(value, values.Interval | values.SetOperation)
@@ -134,7 +135,7 @@ def _row(row) -> tuple:
 
 
 def item(tokens: list[Token], depth: int = 0):
-  """One value, or parts joined by relation signs."""
+  """Reads one value, or parts joined by relation signs."""
   pieces, signs = split(tokens, kinds=('rel',))
   if signs and not pieces[0] and signs[0].text in '=~':  # '= 5'
     pieces, signs = pieces[1:], signs[1:]
@@ -154,7 +155,7 @@ def item(tokens: list[Token], depth: int = 0):
 
 
 def _named(tokens: list[Token], depth: int):
-  """A part that others follow: a value, or else the name of one."""
+  """Reads a part that others follow: a value, or else the name of one."""
   try:
     return value(tokens, depth)
   except budget.Unreadable:
@@ -164,7 +165,7 @@ def _named(tokens: list[Token], depth: int):
 
 
 def value(tokens: list[Token], depth: int = 0):
-  """One value with its unit."""
+  """Reads one value with its unit."""
   while tokens and tokens[0].kind == 'word' and len(tokens) > 1:
     if not _ARTICLES.fullmatch(tokens[0].text.strip()):
       break
@@ -192,7 +193,7 @@ def _ratio_term(tokens: list[Token], depth: int) -> Node:
 
 
 def _spelled(tokens: list[Token]) -> bool:
-  """ACF: three capitals and more are a word; so are letters with a hyphen or blanks between."""
+  """Returns True for three capitals and more, which are a word: ACF."""
   return len(tokens) >= 3 and all(t.kind == 'sym' and len(t.text) == 1 and t.text.isupper() for t in tokens)
 
 
@@ -204,7 +205,7 @@ def _text_of(tokens: list[Token]) -> values.Text:
 
 
 def _unit(tokens: list[Token]) -> str:
-  """What follows a number: a unit, or words without meaning for it. Raises Unreadable for anything else."""
+  """Reads what follows a number: a unit, or words without meaning for it. Raises Unreadable for anything else."""
   if not tokens:
     return ''
   if tokens[0].kind != 'word' or (tokens[0].glued and tokens[0].text.isalpha() and not words.unit_name(tokens[0].text)):
@@ -222,7 +223,7 @@ def _unit(tokens: list[Token]) -> str:
 
 
 def lift(result, unit: str = ''):
-  """Nodes become scalars with their unit; \\pm becomes a list of two."""
+  """Makes scalars of nodes, with their unit; \\pm becomes a list of two."""
   if isinstance(result, Node):
     if holds(result, 'pm'):
       return values.Sequence('list', tuple(_scalar(signed(result, sign), unit) for sign in (1, -1)))
@@ -259,12 +260,12 @@ def _scalar(node: Node, unit: str) -> values.Scalar:
 
 
 def holds(node: Node, *kinds: str) -> bool:
-  """True if an operation of one of these kinds is in the tree."""
+  """Returns True if an operation of one of these kinds is in the tree."""
   return node.kind in kinds or any(isinstance(arg, Node) and holds(arg, *kinds) for arg in node.args)
 
 
 def signed(node: Node, sign: int) -> Node:
-  """The tree with every \\pm resolved to one sign."""
+  """Returns the tree with every \\pm resolved to one sign."""
   args = tuple(signed(arg, sign) if isinstance(arg, Node) else arg for arg in node.args)
   if node.kind != 'pm':
     return Node(node.kind, args)

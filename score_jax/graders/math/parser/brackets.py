@@ -1,4 +1,4 @@
-"""What stands in brackets or environments, and products with it: the second half of the parser's rules."""
+"""Parses what stands in brackets or environments, and products with it: the second half of the parser's rules."""
 
 from fractions import Fraction
 
@@ -12,7 +12,7 @@ _NAMED_SETS = {'R': ('-inf', 'inf'), 'Z': None, 'N': None, 'Q': None, 'C': None}
 
 
 def set_operation(kind: str, left, right):
-  """cup, cap and setminus of sets; of anything else it is unreadable."""
+  """Returns cup, cap or setminus of two sets; anything else is unreadable."""
   left, right = (
     values.Sequence('set', (one,))
     if isinstance(one, Node) and one.kind != 'sym' and not isinstance(other, Node)
@@ -27,6 +27,7 @@ def set_operation(kind: str, left, right):
 
 
 def negative(value):
+  """Returns the negative of a scalar or matrix."""
   if isinstance(value, values.Matrix):
     return product(values.number(-1), value)
   if not isinstance(value, Node):
@@ -35,7 +36,7 @@ def negative(value):
 
 
 def product(left, right):
-  """A product of scalars, or of a scalar and a matrix."""
+  """Returns a product of scalars, or of a scalar and a matrix."""
   for scale, other in ((left, right), (right, left)):
     if isinstance(scale, Node) and isinstance(other, values.Matrix):
       return values.Matrix(tuple(tuple(Node('mul', (scale, entry)) for entry in row) for row in other.rows))
@@ -47,7 +48,7 @@ def product(left, right):
 
 
 def repeating(parser, mantissa: str) -> Node | None:
-  """The rest of 0.1\\overline{6}, 0.\\dot{3} or 0.333...; None if the numeral ends here."""
+  """Reads the rest of 0.1\\overline{6}, 0.\\dot{3} or 0.333...; None if the numeral ends here."""
   token = parser.peek()
   whole, _, fixed = mantissa.partition('.')
   period = ''
@@ -72,7 +73,7 @@ def repeating(parser, mantissa: str) -> Node | None:
 
 
 def raw_group(parser) -> str:
-  """The text of the next group or token, blanks taken out."""
+  """Returns the text of the next group or token, blanks taken out."""
   if not parser.takes('{'):
     return parser.next().text or refuse()
   depth = 1
@@ -88,12 +89,12 @@ def raw_group(parser) -> str:
 
 
 def subscript(parser) -> str:
-  """'_1' of x_1 and x_{1}; '' without one."""
+  """Returns '_1' for x_1 and x_{1}; '' without a subscript."""
   return '_' + raw_group(parser) if parser.takes('_') else ''
 
 
 def listed(parser, *closings: str) -> list:
-  """Values up to a closing bracket, which is stepped over and kept in `parser.closed_by`."""
+  """Reads values up to a closing bracket, which is stepped over and kept in `parser.closed_by`."""
   items = []
   while True:
     items.append(parser.deeper(parser.sets))
@@ -111,7 +112,7 @@ def listed(parser, *closings: str) -> list:
 
 
 def bracketed(parser):
-  """( ), [ ], { }, \\{ \\}, | |: a group, tuple, interval, set or absolute value."""
+  """Reads ( ), [ ], { }, \\{ \\} or | |: a group, tuple, interval, set or absolute value."""
   opening = parser.next().text
   bars, parser.bars = parser.bars, 0
   try:
@@ -135,30 +136,27 @@ def bracketed(parser):
 
 
 def refuse():
+  """Raises Unreadable, where an expression is wanted."""
   raise budget.Unreadable
 
 
 def between(opening: str, items: list, closing: str):
-  """A group (x), a tuple (x, y), an interval [x, y), a list [x, y, z]."""
+  """Returns a group (x), a tuple (x, y), an interval [x, y) or a list [x, y, z]."""
   nodes = all(isinstance(item, Node) for item in items)
   square = opening == '[' or closing == ']'
   if len(items) == 1:
     if opening + closing not in ('()', '[]'):
       raise budget.Unreadable
     return items[0]
-  if len(items) == 2 and nodes and (square or any(infinite(item) for item in items)):
+  if len(items) == 2 and nodes and (square or any(values.infinite(item) for item in items)):
     return values.Interval(items[0], items[1], opening == '[', closing == ']')
   if opening + closing not in ('()', '[]'):
     raise budget.Unreadable
   return values.Sequence('tuple', tuple(items))
 
 
-def infinite(node: Node) -> bool:
-  return node == values.const('inf') or (node.kind == 'neg' and node.args[0] == values.const('inf'))
-
-
 def braces(parser):
-  """\\{1, 2\\} or \\{x | condition\\}, the condition read by `parser.relation`."""
+  """Reads \\{1, 2\\}, or \\{x | condition\\} with a condition that `parser.relation` reads."""
   if parser.takes(r'\}'):
     return values.Sequence('set', ())
   depth = 0
@@ -173,6 +171,7 @@ def braces(parser):
 
 
 def builder(parser, ahead: int):
+  """Reads the condition of \\{x | condition\\}."""
   parser.at += ahead + 1
   end = parser.at
   depth = 0
@@ -188,7 +187,7 @@ def builder(parser, ahead: int):
 
 
 def command(parser, name: str):
-  """Environments, angle brackets, named sets; any other macro is unreadable."""
+  """Reads environments, angle brackets and named sets; any other macro is unreadable."""
   if name == 'begin':
     return matrix(parser)
   if name == 'langle':
@@ -210,6 +209,7 @@ def command(parser, name: str):
 
 
 def matrix(parser) -> values.Matrix:
+  """Reads a matrix from behind its \\begin."""
   environment = raw_group(parser)
   if environment not in _MATRICES:
     raise budget.Unreadable

@@ -1,4 +1,4 @@
-"""One spelling for what is written in many: unicode, spacing, delimiters, separators of thousands.
+"""Brings what has many spellings to one: unicode, spacing, delimiters, separators of thousands.
 
 Text comes in as a model wrote it and leaves as plain ASCII LaTeX; characters without an ASCII meaning stay, and the
 tokenizer refuses them.
@@ -47,7 +47,7 @@ _WRAPPERS = (('$$', '$$'), ('$', '$'), (r'\(', r'\)'), (r'\[', r'\]'), ('**', '*
 
 
 def to_ascii(text: str) -> str:
-  """Signs and digits of all scripts in ASCII; format characters (zero-width, direction) taken out."""
+  """Writes signs and digits of all scripts in ASCII; format characters (zero-width, direction) taken out."""
   if text.isascii():
     return text
   text = _RAISED.sub(lambda m: '^{' + ''.join(_SUPER[c] for c in m[0]) + '}', text)
@@ -83,12 +83,12 @@ def unwrap(text: str) -> str:
 
 
 def decimal_comma(text: str) -> str:
-  """`1000,99` with a point; other texts as they are."""
+  """Returns `1000,99` with a point; other texts as they are."""
   return re.sub(r'(-?[0-9]+),([0-9]+)', r'\1.\2', text) if re.fullmatch('-?[0-9]+,[0-9]+', text) else text
 
 
 def clean(text: str) -> str:
-  """The ASCII LaTeX of an answer, without its delimiters."""
+  """Returns the ASCII LaTeX of an answer, without its delimiters."""
   text = unwrap(to_ascii(text).replace('\\"', '"').replace('...', r'\dots '))
   if r'\begin' not in text:
     text = _DOUBLED.sub(lambda _: '\\', text)

@@ -1,4 +1,4 @@
-"""Recursive descent from tokens to one scalar expression, or to a bracketed value (tuple, set, interval, matrix).
+"""Parses tokens by recursive descent to one scalar expression, or to a bracketed value (tuple, set, interval, matrix).
 
 Precedence, loosest first: cup cap setminus; + -; * / and juxtaposition, left to right; sign; ^ and postfixes.
 `2\\frac13` and `2 1/3` are mixed numbers when the fraction is proper; two numerals side by side are refused.
@@ -31,7 +31,6 @@ class Parser:
     self.relation = relation  # reads the condition of \{x | condition\}
     self.at = 0
     self.depth = depth
-    self.signs = 0  # how many \\pm and \\mp were read
     self.bars = 0  # open |
 
   def peek(self, ahead: int = 0) -> Token:
@@ -89,7 +88,6 @@ class Parser:
         return terms[0] if len(terms) == 1 else Node('add', tuple(scalar(term) for term in terms))
 
   def signed(self, sign: int) -> Node:
-    self.signs += 1
     return Node('pm', (sign, scalar(self.term())))
 
   def term(self):
@@ -122,7 +120,7 @@ class Parser:
     return self.power()
 
   def juxtaposed(self, left):
-    """`left` and what follows it without a sign: a mixed number or a product."""
+    """Joins `left` and what follows it without a sign: a mixed number or a product."""
     token = self.peek()
     if isinstance(left, Node) and left.kind == 'num' and left.args[1] == 0 and left.args[0].denominator == 1:
       fraction = self.proper_fraction()
@@ -201,7 +199,7 @@ class Parser:
     return False
 
   def argument(self, signed: bool = False):
-    """What a macro or ^ takes: a group, or one digit, letter or macro. A plain `^` takes a whole numeral."""
+    """Reads what a macro or ^ takes: a group, or one digit, letter or macro. A plain `^` takes a whole numeral."""
     if self.takes('{'):
       value = self.deeper(self.sets)
       self.expect('}')
@@ -223,7 +221,7 @@ class Parser:
     return value
 
   def numeral(self) -> Node:
-    """A numeral as written: exact, with its number of significant digits when it has a decimal point."""
+    """Reads a numeral as written: exact, with its significant digits when it has a decimal point."""
     text = self.next().text
     value = text.lower().rstrip('.')
     mantissa, _, exponent = value.partition('e')
@@ -248,7 +246,7 @@ class Parser:
     raise budget.Unreadable
 
   def name(self) -> Node:
-    """A letter with its subscript and primes; e and i are the constants; f(x) is one value."""
+    """Reads a letter with its subscript and primes; e and i are the constants; f(x) is one value."""
     token = self.next()
     if token.text in ('e', 'i') and self.peek().text != '_':
       return values.const(token.text)
@@ -297,7 +295,7 @@ class Parser:
     return Node('root', (self.numeral() if whole else scalar(self.argument()), degree))
 
   def function(self, name: str) -> Node:
-    """sin x, sin^2 x, sin^{-1} x, log_2 x, ln(x): the argument is a bracket or the factors up to an operator."""
+    """Reads sin x, sin^2 x, sin^{-1} x, log_2 x, ln(x), whose argument is a bracket or the factors up to a sign."""
     base = None
     exponent = None
     if name == 'log' and self.takes('_'):
@@ -316,7 +314,7 @@ class Parser:
     return value if exponent is None else Node('pow', (value, exponent))
 
   def symmetric(self, name: str) -> Node:
-    """max, min, gcd, lcm: kept as written but for the order of arguments."""
+    """Keeps max, min, gcd, lcm as written, but for the order of arguments."""
     self.expect('(')
     arguments = [scalar(argument) for argument in brackets.listed(self, ')')]
     return Node('big', (name, *sorted(arguments, key=repr)))
@@ -330,7 +328,7 @@ class Parser:
     return value
 
   def big(self, name: str) -> Node:
-    """A sum, product, integral or limit, kept as written: equal only to itself."""
+    """Keeps a sum, product, integral or limit as written: it is equal only to itself."""
     bounds = []
     while self.peek().text in ('_', '^'):
       bounds.append(self.next().text + brackets.raw_group(self))
@@ -338,7 +336,7 @@ class Parser:
 
 
 def scalar(value) -> Node:
-  """The value, if it is a scalar expression."""
+  """Returns the value if it is a scalar expression. Raises Unreadable."""
   if not isinstance(value, Node):
     raise budget.Unreadable
   return value

@@ -8,7 +8,7 @@ from score_jax.graders.math.parser import words
 
 
 class Token(NamedTuple):
-  """kind: num, sym, cmd, word, rel, sep, op."""
+  """A piece of an answer. `kind` is num, sym, cmd, word, rel, sep or op."""
 
   kind: str
   text: str
@@ -43,7 +43,7 @@ _AS_OP = {'|', '*', '/', '[', ']', ':', "'", r'\{', r'\}'}
 
 
 def tokenize(text: str) -> list[Token]:
-  """The tokens of a clean answer. Raises Unreadable at a character that has no meaning here."""
+  """Returns the tokens of a clean answer. Raises Unreadable at a character that has no meaning here."""
   tokens = []
   position = 0
   depth = 0
@@ -113,7 +113,7 @@ def _text(macro: str, inside: str, glued: bool) -> list[Token]:
 
 
 def letters(run: str, glued: bool) -> list[Token]:
-  """A run of plain letters: a name that is known, a word (4 letters and more, or a unit), or one symbol a letter."""
+  """Reads a run of letters: a known name, a word (4 letters and more, or a unit), or one symbol a letter."""
   lower = run.lower()
   if lower in words.SEPARATORS:
     return [Token('sep', lower, glued)]

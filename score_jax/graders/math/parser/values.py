@@ -1,4 +1,4 @@
-"""What an answer can be. Every type is frozen; a scalar is a tree of `Node`."""
+"""The types of an answer's value. Every type is frozen; a scalar is a tree of `Node`."""
 
 import dataclasses
 from fractions import Fraction
@@ -101,19 +101,27 @@ class Clock:
 
 
 def number(value: Fraction | int, digits: int = 0) -> Node:
+  """Returns a number, with its significant digits if it was written as a decimal."""
   return Node('num', (Fraction(value), digits))
 
 
 def symbol(name: str) -> Node:
+  """Returns a symbol."""
   return Node('sym', (name,))
 
 
 def const(name: str) -> Node:
+  """Returns pi, e, i or infinity."""
   return Node('const', (name,))
 
 
 def numeral_like(node: Node) -> bool:
-  """True for a number written without symbols."""
+  """Returns True for a number written without symbols."""
   if not isinstance(node, Node):
     return True
   return node.kind not in ('sym', 'apply') and node != const('i') and all(numeral_like(arg) for arg in node.args)
+
+
+def infinite(node: Node) -> bool:
+  """Returns True for infinity and its negative."""
+  return node == const('inf') or (node.kind == 'neg' and node.args[0] == const('inf'))

@@ -1,4 +1,4 @@
-"""Words that stand in answers: units, functions written without a backslash, separators; and text compared as text."""
+"""The words of answers: units, functions written without a backslash, separators; and text compared as text."""
 
 import re
 
@@ -39,7 +39,7 @@ WORDS = _set('yes no odd even true false none all neither both east west north s
 
 
 def unit_name(words: str) -> str:
-  """'square inches' -> 'inch^2'; a word that is no known unit -> ''."""
+  """Returns 'inch^2' for 'square inches'; '' for words that are no known unit."""
   names = []
   power = ''
   for word in re.findall(r'[a-z]+|\^?[0-9]', words.lower()):
@@ -65,7 +65,7 @@ def unit_name(words: str) -> str:
 
 
 def plain_text(text: str) -> str:
-  """Text as it is compared: letters and digits, lower case; articles and LaTeX macros taken out."""
+  """Returns text as it is compared: letters and digits, lower case; articles and LaTeX macros taken out."""
   text = re.sub(r'\\[a-zA-Z]+', ' ', text.lower())
   words = re.findall(r'[^\W_]+|[-+]', text)
   return ' '.join(word for word in words if word not in ('the', 'a', 'an') or len(words) == 1)
