@@ -14,7 +14,6 @@ from score_jax.reporting import png_figures
 _PALE = '#c4c5c1'
 _COLORS = ('#1d5fb0', '#8a4b08', '#7a3fa0', '#00695a', '#a8275f', '#55585e', '#b08d1d', '#0f7f8f')
 _DASHES = ('-', '--', ':', '-.')
-NAMES = ('deltas', 'edits', 'changes', 'attempts', 'scaling', 'three')
 
 
 def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[str]:

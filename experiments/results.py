@@ -5,7 +5,7 @@ import itertools
 import textwrap
 from typing import Any
 
-_CAPTIONS = {
+CAPTIONS = {
   'deltas': 'Delta of every method, greedy, with 95 % intervals.',
   'edits': 'How much of an answer the second attempt changes.',
   'changes': 'Share of answers that the second attempt changes while the method trains.',
@@ -43,7 +43,7 @@ def page(summary: dict[str, Any], figures: str, drawn: Sequence[str], remarks: s
     '## Budgets',
     _budgets(summary),
     '## Figures' if drawn else '',
-    *(f'{_CAPTIONS[name]}\n\n![{_CAPTIONS[name]}]({figures}/{name}.png)' for name in drawn),
+    *(f'{CAPTIONS[name]}\n\n![{CAPTIONS[name]}]({figures}/{name}.png)' for name in drawn),
     *(
       f'Accuracy of each attempt, greedy ({name}):\n\n{_attempts(summary, extra)}'
       for name, extra in summary['extras'].items()

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from experiments import counting
-from experiments import drawing
 from experiments import plan
 from experiments import results
 from experiments import runner
@@ -355,7 +354,7 @@ def test_published_pages_are_those_of_their_summaries_and_those_count_the_answer
   out = pathlib.Path('experiments/results') / name
   summary_json, remarks = json.loads((out / 'summary.json').read_text()), (out / 'remarks.md').read_text()
   figures = pathlib.Path('docs/figures') / pathlib.Path(page).stem
-  drawn = [figure for figure in drawing.NAMES if (figures / f'{figure}.png').exists()]
+  drawn = [figure for figure in results.CAPTIONS if (figures / f'{figure}.png').exists()]
   written = results.page(summary_json, f'figures/{figures.name}', drawn, remarks)
   assert pathlib.Path(page).read_text() == written, f'python -m experiments.main --out={out} --page={page} --redraw'
   for decoding, answers in counting.read(out / 'answers.npz').items():

@@ -52,28 +52,14 @@ def build_tokenizer(spec: CountdownSpec, *instructions: str):
   from tokenizers import pre_tokenizers
   import transformers
 
-  numbers = [str(n) for n in range(spec.max_value + 1)]
-  words = re.findall(
-    _PIECE, spec.prompt.replace('{numbers}', '').replace('{target}', '') + f' {" ".join(instructions)} {RIGHT} {WRONG}'
-  )
-  pieces = [
-    PAD,
-    END,
-    USER,
-    ASSISTANT,
-    '<|unk|>',
-    *'+-*/=;',
-    *dict.fromkeys(w for w in words if not w.isdigit()),
-    *numbers,
-  ]
+  prompt = spec.prompt.replace('{numbers}', '').replace('{target}', '')
+  words = re.findall(_PIECE, f'{prompt} {" ".join(instructions)} {RIGHT} {WRONG}')
+  pieces = [PAD, END, USER, ASSISTANT, '<|unk|>', *'+-*/=;', *(w for w in words if not w.isdigit())]
+  pieces += [str(n) for n in range(spec.max_value + 1)]
   vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
   core = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token='<|unk|>'))
-  core.pre_tokenizer = pre_tokenizers.Sequence(
-    [
-      pre_tokenizers.Split(tokenizers.Regex(r'\s+'), 'removed'),
-      pre_tokenizers.Split(tokenizers.Regex(_PIECE), 'isolated'),
-    ]
-  )
+  spaces = pre_tokenizers.Split(tokenizers.Regex(r'\s+'), 'removed')
+  core.pre_tokenizer = pre_tokenizers.Sequence([spaces, pre_tokenizers.Split(tokenizers.Regex(_PIECE), 'isolated')])
   core.decoder = decoders.Fuse()
   return transformers.PreTrainedTokenizerFast(
     tokenizer_object=core,

@@ -104,15 +104,8 @@ def pretrain(config: RunConfig, settings: PretrainConfig, workdir: str) -> None:
   first_sampler = runs.open_sampler(dataclasses.replace(config, sampling=first_alone), folder.hf, mesh)
 
   def judged(phase: str, **more: Any) -> None:
-    result, rows = evaluation.evaluate(
-      sampler,
-      task,
-      grader,
-      sampler.layout(trainer.state.params),
-      problems=config.eval.problems,
-      seed=config.eval.seed,
-      rows=config.rows,
-    )
+    params, size = sampler.layout(trainer.state.params), dict(problems=config.eval.problems, rows=config.rows)
+    result, rows = evaluation.evaluate(sampler, task, grader, params, seed=config.eval.seed, **size)
     names = ('acc_t1', 'acc_t2', 'delta', 'i_to_c', 'c_to_i')
     brief = {decoding: {name: round(ledger[name], 4) for name in names} for decoding, ledger in result.items()}
     folder.add_metrics(dict(step=trainer.step, phase=phase, **more, base=brief, skill=skill(rows)))
