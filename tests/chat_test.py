@@ -19,14 +19,14 @@ from score_jax.tasks.tokenizer import load_tokenizer
 
 TURN = '{% for m in messages %}'
 OPEN, CLOSE = "{{ '<|im_start|>' + m['role'] + '\n' + ", " + '<|im_end|>\n' }}{% endfor %}"
-ASK = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+NEXT = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 
 # Templates with the logic of the published ones.
 QWEN25 = (
   "{%- if messages[0]['role'] == 'system' %}{{- '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}"
   "{%- else %}{{- '<|im_start|>system\nYou are Qwen. You are a helpful assistant.<|im_end|>\n' }}{%- endif %}"
   "{%- for m in messages %}{%- if m.role == 'user' or m.role == 'assistant' or not loop.first %}"
-  "{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}{%- endif %}{%- endfor %}" + ASK
+  "{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}{%- endif %}{%- endfor %}" + NEXT
 )
 QWEN3 = r"""
 {%- if messages[0].role == 'system' %}
@@ -97,18 +97,18 @@ ALTERNATE = (
   "{%- if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{- raise_exception('roles must alternate') }}{%- endif %}"
 )
 GEMMA_ROLE = "{%- set role = 'model' if m['role'] == 'assistant' else m['role'] %}"
-GEMMA_ASK = "{%- if add_generation_prompt %}{{- '<start_of_turn>model\n' }}{%- endif %}"
+GEMMA_NEXT = "{%- if add_generation_prompt %}{{- '<start_of_turn>model\n' }}{%- endif %}"
 GEMMA2 = (
   "{{- bos_token }}{%- if messages[0]['role'] == 'system' %}{{- raise_exception('System role not supported') }}"
   '{%- endif %}{%- for m in messages %}' + ALTERNATE + GEMMA_ROLE + "{{- '<start_of_turn>' + role + '\n' }}"
-  "{{- m['content'] | trim + '<end_of_turn>\n' }}{%- endfor %}" + GEMMA_ASK
+  "{{- m['content'] | trim + '<end_of_turn>\n' }}{%- endfor %}" + GEMMA_NEXT
 )
 GEMMA3 = (
   "{{- bos_token }}{%- set prefix, turns = '', messages %}{%- if messages[0]['role'] == 'system' %}"
   "{%- set prefix, turns = messages[0]['content'] + '\n\n', messages[1:] %}{%- endif %}{%- for m in turns %}"
   + (ALTERNATE + GEMMA_ROLE + "{{- '<start_of_turn>' + role + '\n' + (prefix if loop.first else '') }}")
   + "{{- m['content'] | trim + '<end_of_turn>\n' }}{%- endfor %}"
-  + GEMMA_ASK
+  + GEMMA_NEXT
 )
 MISTRAL1 = (
   '{{- bos_token }}{%- for m in messages %}' + ALTERNATE + "{%- if m['role'] == 'user' %}"
@@ -127,29 +127,29 @@ MISTRAL3 = (
 )
 
 # Templates that write an earlier answer or prompt otherwise than it was.
-NO_THINKING = TURN + OPEN + "(m['content'] if loop.last else m['content'].split('</think>')[-1])" + CLOSE + ASK
+NO_THINKING = TURN + OPEN + "(m['content'] if loop.last else m['content'].split('</think>')[-1])" + CLOSE + NEXT
 NO_EARLIER_ANSWERS = (
   ('{% for m in messages %}{% if m.role != "assistant" or loop.last %}' + OPEN + "m['content']")
   + CLOSE.replace('{% endfor %}', '{% endif %}{% endfor %}')
-  + ASK
+  + NEXT
 )
-SHORTENED = TURN + OPEN + "(m['content'][:4] if m['role'] == 'assistant' else m['content'])" + CLOSE + ASK
-ONLY_TWO_ANSWERS = TURN + OPEN + "('' if loop.index0 == 1 and loop.length > 4 else m['content'])" + CLOSE + ASK
-COUNTED = '{{ messages|length }}' + TURN + OPEN + "m['content']" + CLOSE + ASK
+SHORTENED = TURN + OPEN + "(m['content'][:4] if m['role'] == 'assistant' else m['content'])" + CLOSE + NEXT
+ONLY_TWO_ANSWERS = TURN + OPEN + "('' if loop.index0 == 1 and loop.length > 4 else m['content'])" + CLOSE + NEXT
+COUNTED = '{{ messages|length }}' + TURN + OPEN + "m['content']" + CLOSE + NEXT
 LABELLED = (
-  TURN + OPEN + "('Answer: ' if m['role'] == 'assistant' and not loop.last else '') + m['content']" + CLOSE + ASK
+  TURN + OPEN + "('Answer: ' if m['role'] == 'assistant' and not loop.last else '') + m['content']" + CLOSE + NEXT
 )
 ONLY_FIRST = "{{ '<|im_start|>' + messages[0]['content'] + '<|im_end|>' }}"
-THOUGHT_TWICE = TURN + OPEN + "m['content'] + ('!' if '</think>' in m['content'] else '')" + CLOSE + ASK
+THOUGHT_TWICE = TURN + OPEN + "m['content'] + ('!' if '</think>' in m['content'] else '')" + CLOSE + NEXT
 # Templates whose answers have no end that a sampler could recognise.
 NO_END = TURN + "{{ m['content'] }}{% endfor %}"
 PLAIN_END = (
   TURN + "{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 )
-TWO_ENDS = TURN + OPEN + "m['content'] + ('<|im_start|>' if loop.last and m.role == 'assistant' else '')" + CLOSE + ASK
+TWO_ENDS = TURN + OPEN + "m['content'] + ('<|im_start|>' if loop.last and m.role == 'assistant' else '')" + CLOSE + NEXT
 # Templates without a system turn.
 REFUSES_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-IGNORES_SYSTEM = TURN.replace(' %}', " if m['role'] != 'system' %}") + OPEN + "m['content']" + CLOSE + ASK
+IGNORES_SYSTEM = TURN.replace(' %}', " if m['role'] != 'system' %}") + OPEN + "m['content']" + CLOSE + NEXT
 
 FIRST, AGAIN, THIRD = 'Reach 3 with 1 2.', 'There might be an error. Try again!', 'Once more.'
 ANSWER = ' 1+2=3\n  so: 3 '
@@ -339,7 +339,7 @@ def test_a_template_that_rewrites_history_is_refused_with_both_texts_and_the_rem
   assert '\n' not in str(error.value)
 
 
-def test_every_turn_boundary_is_proved_with_all_earlier_answers_in_place(tmp_path):
+def test_every_turn_boundary_is_proved_with_all_earlier_answers(tmp_path):
   tokenizer = tiny.byte_tokenizer(ONLY_TWO_ANSWERS)
   assert len(opened(tokenizer, tmp_path).separators) == 1
   with pytest.raises(DataError, match='rewrites history'):
@@ -371,7 +371,7 @@ def test_bundled_chatml_is_the_remedy_for_templates_that_delete_thinking(tmp_pat
     (NO_END, 'no end of turn'),
     (PLAIN_END, 'one special token'),
     (TWO_ENDS, 'one special token'),
-    ((TURN + OPEN + "m['content']" + CLOSE + ASK).replace('<|im_end|>', '<|end|>'), 'one special token'),
+    ((TURN + OPEN + "m['content']" + CLOSE + NEXT).replace('<|im_end|>', '<|end|>'), 'one special token'),
   ],
   ids=['none', 'plain', 'two', 'unknown'],
 )
@@ -415,7 +415,7 @@ def test_a_system_prompt_takes_the_system_turn(system, tmp_path):
   assert made.separators == opened(tokenizer, tmp_path).separators
 
 
-@pytest.mark.parametrize('template', [REFUSES_SYSTEM + TURN + OPEN + "m['content']" + CLOSE + ASK, IGNORES_SYSTEM])
+@pytest.mark.parametrize('template', [REFUSES_SYSTEM + TURN + OPEN + "m['content']" + CLOSE + NEXT, IGNORES_SYSTEM])
 def test_a_system_prompt_without_a_system_turn_joins_the_first_user_turn(template, tmp_path):
   tokenizer = tiny.byte_tokenizer(template)
   made = opened(tokenizer, tmp_path, system='Think hard.')
@@ -531,7 +531,7 @@ def test_a_file_without_examples_is_named(content, tmp_path):
     chat.read_examples(str(tmp_path / 'examples.jsonl'))
 
 
-def test_templates_are_told_the_configured_date_and_never_ask_the_clock(tmp_path):
+def test_templates_are_told_the_configured_date_and_never_read_the_clock(tmp_path):
   tokenizer = llama_tokenizer()
   made = opened(tokenizer, tmp_path, prompt_tokens=300, date='2025-03-05')
   assert 'Today Date: 05 Mar 2025\n' in text_of(tokenizer, made.prompt_ids(problem()))
@@ -577,8 +577,8 @@ def test_prompts_are_left_padded_to_their_budget(tmp_path):
 def test_a_problem_is_rendered_once(tmp_path, monkeypatch):
   made = opened(chatml_tokenizer(), tmp_path)
   rendered = []
-  ask = chat.PromptTemplate.text
-  monkeypatch.setattr(chat.PromptTemplate, 'text', lambda *args, **named: rendered.append(args) or ask(*args, **named))
+  text = chat.PromptTemplate.text
+  monkeypatch.setattr(chat.PromptTemplate, 'text', lambda *args, **named: rendered.append(args) or text(*args, **named))
   made.prompts([problem()] * 5)
   assert len(rendered) == 1
 
@@ -613,8 +613,8 @@ def test_texts_have_neither_an_end_of_turn_that_is_not_special_nor_tidied_spaces
   tokenizer.add_tokens(['<end>'])
   made = opened(tokenizer, tmp_path)
   assert made.end_of_turn not in tokenizer.all_special_ids
-  said = [*ids_of(tokenizer, "a , b 's"), made.end_of_turn]
-  assert made.texts(np.array([said]), np.ones((1, len(said)), int), 1) == [["a , b 's"]]
+  spoken = [*ids_of(tokenizer, "a , b 's"), made.end_of_turn]
+  assert made.texts(np.array([spoken]), np.ones((1, len(spoken)), int), 1) == [["a , b 's"]]
 
 
 @pytest.mark.parametrize(('eos', 'extra'), [(5, {5}), ([7, 5, 1], {5, 7}), (None, set()), ([], set())])

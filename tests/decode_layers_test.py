@@ -65,7 +65,7 @@ def test_layers_are_those_of_numpy(rows, changes):
   def attend(n, cache, q_B1HC, k_B1KC, v_B1KC):
     return mixed(jnp, q_B1HC[:, 0], k_B1KC[:, 0], v_B1KC[:, 0])[:, None], cache + [n]
 
-  found_BD, seen = decode_layers.run(
+  actual_BD, seen = decode_layers.run(
     params['layers'],
     params['final_norm'],
     config,
@@ -78,7 +78,7 @@ def test_layers_are_those_of_numpy(rows, changes):
   )
   expected_BD = layers_in_numpy(params, config, x_BD, mixed)
   assert seen == [0, 1]
-  np.testing.assert_allclose(found_BD, expected_BD, atol=3e-4 * np.abs(expected_BD).max())
+  np.testing.assert_allclose(actual_BD, expected_BD, atol=3e-4 * np.abs(expected_BD).max())
 
 
 def test_products_round_where_the_plain_path_does():
@@ -99,10 +99,10 @@ def test_products_round_where_the_plain_path_does():
   assert_within_a_rounding(normed_BN, np.float64(total_BN) / size_B1 * (1 + np.float64(scale_N)), roundings=1)
 
 
-def assert_within_a_rounding(found, expected, roundings):
+def assert_within_a_rounding(actual, expected, roundings):
   """Of bf16, of which `roundings` may add up; relative to the largest."""
-  assert found.dtype == BF16
-  np.testing.assert_allclose(np.float64(found), expected, atol=roundings * 2**-8 * np.abs(expected).max())
+  assert actual.dtype == BF16
+  np.testing.assert_allclose(np.float64(actual), expected, atol=roundings * 2**-8 * np.abs(expected).max())
 
 
 def test_an_inner_axis_is_cut_so_that_the_gpu_is_full_and_no_fuller():
@@ -158,11 +158,11 @@ def test_a_step_through_the_kernels_is_the_step_of_the_plain_path(monkeypatch):
 
   def logits(kernel):
     _, cache = decoder.prefill(params, config, tokens_BP, start_B, 64, dtype=BF16, kernel=kernel)
-    found = []
+    actual = []
     for t in range(2):
-      found_BV, cache = decoder.decode_step(params, config, tokens_BP[:, t], jnp.int32(6 + t), cache)
-      found.append(found_BV)
-    return np.float64(jnp.stack(found))
+      actual_BV, cache = decoder.decode_step(params, config, tokens_BP[:, t], jnp.int32(6 + t), cache)
+      actual.append(actual_BV)
+    return np.float64(jnp.stack(actual))
 
   plain = logits(kernel=False)
   np.testing.assert_allclose(logits(kernel=True), plain, atol=0.02 * np.abs(plain).max())

@@ -155,9 +155,9 @@ def test_the_gradient_written_by_hand_is_that_of_log_softmax(softcap):
     logp = jnp.take_along_axis(jax.nn.log_softmax(scores)[:, :-1], rows[:, 1:, None], axis=-1)[..., 0]
     return jnp.sum(weight[:, 1:] * logp)
 
-  (value, found), (expected, wanted) = (jax.jit(jax.value_and_grad(total))(params) for total in (by_hand, by_jax))
+  (value, actual), (expected, wanted) = (jax.jit(jax.value_and_grad(total))(params) for total in (by_hand, by_jax))
   np.testing.assert_allclose(value, expected, rtol=1e-5)
-  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+  for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted), strict=True):
     np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(b).max())
 
 
@@ -211,12 +211,12 @@ def test_attention_to_the_live_part_equals_that_to_the_whole_buffer(B, S, H, K, 
   angle = rng.uniform(0, 6, (B, 1, C // 2)).astype(np.float32)
   view = attention.View(np.cos(angle), np.sin(angle), attention.visible(first, jnp.array([time]), S, window))
   settings = dict(scale=0.3, softcap=softcap)
-  found, *caches = decode_attention.attend_live(
+  actual, *caches = decode_attention.attend_live(
     q, k, v, view, k_cache, v_cache, first, jnp.int32(time), window=window, interpret=True, **settings
   )
   k_cache[:, time % S], v_cache[:, time % S] = attention.rotate(k[:, None], view)[:, 0], v
   q = attention.rotate(q[:, None], view)
   expected = attention.attend(q, np.nan_to_num(k_cache), np.nan_to_num(v_cache), view.visible, **settings)[:, 0]
-  np.testing.assert_allclose(found, expected, atol=1e-5)
+  np.testing.assert_allclose(actual, expected, atol=1e-5)
   for cache, wanted in zip(caches, (k_cache, v_cache), strict=True):
     np.testing.assert_allclose(cache, wanted, atol=1e-6)

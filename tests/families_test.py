@@ -135,10 +135,10 @@ def logits_and_logps(params, tokens, start, *, config):
 def test_logits_and_logps_of_ragged_rows_beyond_the_window(case):
   rows = np.random.default_rng(0).integers(3, V, (B, L)).astype(np.int32)
   logits, logps = map(np.asarray, logits_and_logps(case.params, rows, START, config=case.config))
-  for row, start, found, logp in zip(rows, START, logits, logps, strict=True):
+  for row, start, actual, logp in zip(rows, START, logits, logps, strict=True):
     expected = expected_logits(case.model, row[start:])
     assert expected.std() > 0.3  # a model whose logits are all alike would prove nothing
-    np.testing.assert_allclose(found[start:], expected, atol=1e-4)
+    np.testing.assert_allclose(actual[start:], expected, atol=1e-4)
     log_softmax = expected - np.log(np.exp(expected).sum(-1, keepdims=True))
     np.testing.assert_allclose(logp[start + 1 :], log_softmax[np.arange(L - start - 1), row[start + 1 :]], atol=1e-4)
 
@@ -149,13 +149,13 @@ def test_prefill_and_cached_decode_with_left_padding(case):
   step = jax.jit(decoder.decode_step, static_argnums=1)
   params = decoder.for_decoding(case.params, case.config, together=True)
   logits, cache = prefill(params, case.config, rows[:, :PROMPT], START, L)
-  found = [logits]
+  actual = [logits]
   for t in range(PROMPT, L):
     logits, cache = step(params, case.config, rows[:, t], jnp.int32(t), cache)
-    found.append(logits)
-  found = np.stack(found, axis=1)
-  for row, start, row_found in zip(rows, START, found, strict=True):
-    np.testing.assert_allclose(row_found, expected_logits(case.model, row[start:])[PROMPT - 1 - start :], atol=1e-4)
+    actual.append(logits)
+  actual = np.stack(actual, axis=1)
+  for row, start, row_actual in zip(rows, START, actual, strict=True):
+    np.testing.assert_allclose(row_actual, expected_logits(case.model, row[start:])[PROMPT - 1 - start :], atol=1e-4)
 
 
 def test_greedy_two_attempt_rollouts_equal_those_of_transformers(case):

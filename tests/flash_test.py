@@ -37,9 +37,9 @@ def test_splash_equals_plain_attention_and_its_gradient(mesh, kv_heads, window, 
     return jnp.sum(out * weight), jnp.where(weight != 0, out, 0)
 
   grad = jax.jit(jax.grad(total, has_aux=True), static_argnums=1)
-  (found_grad, found), (grad, out) = grad(qkv, splash), grad(qkv, flash.PLAIN)
-  np.testing.assert_allclose(found, out, atol=2e-5)
-  for a, b in zip(found_grad, grad, strict=True):
+  (actual_grad, actual), (grad, out) = grad(qkv, splash), grad(qkv, flash.PLAIN)
+  np.testing.assert_allclose(actual, out, atol=2e-5)
+  for a, b in zip(actual_grad, grad, strict=True):
     np.testing.assert_allclose(a, b, atol=2e-4)
 
 

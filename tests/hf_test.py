@@ -26,7 +26,7 @@ DOWN = 'model.layers.1.mlp.down_proj.weight'
 
 def tensors_of(folder):
   """{name: (dtype, shape, bytes)} of a folder, parsed from the files without any library; and how many files."""
-  found = {}
+  actual = {}
   files = sorted(folder.glob('*.safetensors'))
   for path in files:
     data = path.read_bytes()
@@ -34,9 +34,9 @@ def tensors_of(folder):
     for name, entry in json.loads(data[8:end]).items():
       if name != '__metadata__':
         first, last = entry['data_offsets']
-        assert name not in found
-        found[name] = (entry['dtype'], entry['shape'], data[end + first : end + last])
-  return found, len(files)
+        assert name not in actual
+        actual[name] = (entry['dtype'], entry['shape'], data[end + first : end + last])
+  return actual, len(files)
 
 
 def read(folder, dtype='float32'):
@@ -91,10 +91,10 @@ def test_a_folder_of_transformers_comes_back_byte_for_byte(family, dtype, tied, 
   params = read(source, dtype)
   hf_export.write_folder(out, params, config, source=source, dtype=hf.stored_dtypes(source, config), max_shard=shard)
 
-  (expected, files), (found, out_files) = tensors_of(source), tensors_of(out)
+  (expected, files), (actual, out_files) = tensors_of(source), tensors_of(out)
   assert (files > 1) == (out_files > 1) == (shard == '5KB')
-  assert found == expected
-  assert (HEAD in found) == (not tied)
+  assert actual == expected
+  assert (HEAD in actual) == (not tied)
   assert (out / 'config.json').read_bytes() == (source / 'config.json').read_bytes()
 
 
@@ -122,7 +122,7 @@ def test_transformers_opens_the_tokenizer_of_an_exported_folder(hf_folder):
   assert opened.chat_template == tiny.tokenizer().chat_template
 
 
-def test_an_export_keeps_the_sources_other_files_and_drops_its_weights(tied_folder, tmp_path):
+def test_an_export_keeps_the_other_files_of_its_source_and_drops_its_weights(tied_folder, tmp_path):
   source = copied(tied_folder, tmp_path)
   (source / 'generation_config.json').write_text('{"eos_token_id": [1, 3]}')
   (source / 'model-00001-of-00002.safetensors').write_text('stale')
@@ -277,16 +277,16 @@ def test_sharded_import_in_blocks_gives_the_same_values(tied_folder, monkeypatch
   monkeypatch.setattr(hf, '_BLOCK', block)
   config = hf.read_config(tied_folder)
   mesh = meshes.make_mesh(2, 2, 2)
-  found = hf.read_params(tied_folder, config, mesh, jnp.float32)
+  actual = hf.read_params(tied_folder, config, mesh, jnp.float32)
   arrays = safetensors.numpy.load_file(tied_folder / 'model.safetensors')
-  np.testing.assert_array_equal(found['embed'], arrays[EMBED])
-  np.testing.assert_array_equal(found['layers']['down'][1], arrays[DOWN].T)
+  np.testing.assert_array_equal(actual['embed'], arrays[EMBED])
+  np.testing.assert_array_equal(actual['layers']['down'][1], arrays[DOWN].T)
   q = arrays['model.layers.1.self_attn.q_proj.weight'].reshape(4, 4, 16)
-  np.testing.assert_array_equal(found['layers']['q'][1], q.transpose(2, 0, 1))
+  np.testing.assert_array_equal(actual['layers']['q'][1], q.transpose(2, 0, 1))
   bias = arrays['model.layers.1.self_attn.k_proj.bias'].reshape(2, 4)
-  np.testing.assert_array_equal(found['layers']['k_bias'][1], bias)
-  assert found['layers']['q'].sharding.spec == jax.P(None, 'fsdp', 'tensor')
-  assert found['layers']['down'].addressable_shards[0].data.shape == (2, 16, 8)
+  np.testing.assert_array_equal(actual['layers']['k_bias'][1], bias)
+  assert actual['layers']['q'].sharding.spec == jax.P(None, 'fsdp', 'tensor')
+  assert actual['layers']['down'].addressable_shards[0].data.shape == (2, 16, 8)
 
 
 def test_a_part_that_several_devices_hold_is_read_once(tied_folder, monkeypatch):

@@ -53,10 +53,10 @@ def conversations(workdir: pathlib.Path) -> dict[str, list[tuple]]:
   }
 
 
-def assert_same_lines(found: list[dict], expected: list[dict]):
+def assert_same_lines(actual: list[dict], expected: list[dict]):
   """Counts are equal, floats within 1e-5: sums over devices are made in another order."""
-  assert len(found) == len(expected)
-  for ours, theirs in zip(found, expected, strict=True):
+  assert len(actual) == len(expected)
+  for ours, theirs in zip(actual, expected, strict=True):
     assert ours.keys() == theirs.keys()
     for name in ours.keys() - {'seconds'}:
       if name in FLOATS:
@@ -97,7 +97,7 @@ def test_a_killed_coordinator_ends_all_and_a_restart_ends_the_same(rig, pair, tm
   processes[victim].kill()
   codes, _ = hosts_rig.ended(processes, DEADLINE)
   assert codes[victim] == -signal.SIGKILL
-  assert codes[1 - victim] in hosts_rig.LOST, rig.said(workdir)
+  assert codes[1 - victim] in hosts_rig.LOST, rig.printed(workdir)
   rig.run(2, workdir, KEEP_ALL)
   assert hosts_rig.fingerprint(workdir) == hosts_rig.fingerprint(pair)
 
@@ -138,7 +138,7 @@ def test_a_signal_to_one_host_stops_all_at_one_step_that_is_saved(rig, pair, tmp
     time.sleep(0.005)
   processes[1].terminate()
   codes, _ = hosts_rig.ended(processes, DEADLINE)
-  assert codes == [75, 75], rig.said(workdir)
+  assert codes == [75, 75], rig.printed(workdir)
   step = hosts_rig.lines(workdir)
   assert (workdir / f'checkpoints/{step}/manifest.json').exists()
   for i in range(2):
@@ -162,7 +162,7 @@ def test_a_stopped_host_ends_the_others(rig, pair, tmp_path):
   codes, _ = hosts_rig.ended(processes[:1], DEADLINE)
   processes[1].kill()
   processes[1].wait()
-  assert codes[0] in hosts_rig.LOST, rig.said(workdir)
+  assert codes[0] in hosts_rig.LOST, rig.printed(workdir)
 
 
 def gradient(workdir: pathlib.Path, step: int, b1: float = 0.9) -> np.ndarray:
@@ -187,7 +187,7 @@ def test_a_run_goes_on_with_other_devices_at_the_same_gradient(rig, pair, tmp_pa
   begun = time.monotonic()
   # The end of the run is the same as that of others: it need not be waited for.
   while not (workdir / f'checkpoints/{step}/commit_success.txt').exists() and time.monotonic() < begun + 200:
-    assert processes[0].poll() is None, rig.said(workdir)
+    assert processes[0].poll() is None, rig.printed(workdir)
     time.sleep(0.05)
   for process in processes:
     process.kill()
@@ -233,7 +233,7 @@ def test_hosts_of_another_configuration_are_refused_by_field(rig, tmp_path):
     rig.start(f'local:127.0.0.1:{port},2,{i}', tmp_path / 'differ', f'--config.optim.b2=0.9{i}') for i in range(2)
   ]
   codes, _ = hosts_rig.ended(processes, DEADLINE)
-  assert codes == [78, 78], rig.said(tmp_path / 'differ')
+  assert codes == [78, 78], rig.printed(tmp_path / 'differ')
   for i in range(2):
     message = (rig.logs / f'differ.{i}').read_text()
     assert 'host 1 differs in what it runs: config.optim.b2 is 0.9 on host 0, 0.91 on it' in message

@@ -81,22 +81,22 @@ def test_fresh_adapters_change_nothing_in_any_family(name, dtype):
     first, cache = decoder.prefill(laid_out, config, tokens[:, :9], start, 10, dtype=dtype)
     return logps, first, decoder.decode_step(laid_out, config, tokens[:, 9], jnp.int32(9), cache)[0]
 
-  found, expected = whole_and_cached(loras.joined(params, adapters, ALL)), whole_and_cached(params)
+  actual, expected = whole_and_cached(loras.joined(params, adapters, ALL)), whole_and_cached(params)
   if config.qk_norm and dtype == jnp.float32:
     # XLA's CPU compiler sums the squares of a query in another order when another operation made it.
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), found, expected)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), actual, expected)
   else:
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 def test_a_is_uniform_within_one_over_the_root_of_its_inputs_and_b_is_zero():
   wide = tiny.decoder_config('llama', width=64, ffn=256)
-  found = loras.adapter_table(wide, dataclasses.replace(ALL, rank=64)).initial(jax.random.key(0))['layers']
+  actual = loras.adapter_table(wide, dataclasses.replace(ALL, rank=64)).initial(jax.random.key(0))['layers']
   for name, inputs in (('q', 64), ('o', 4 * 4), ('down', 256)):
-    a = np.asarray(found[name + loras.A])
+    a = np.asarray(actual[name + loras.A])
     assert np.abs(a).max() <= inputs**-0.5
     np.testing.assert_allclose(a.std(), inputs**-0.5 / 3**0.5, rtol=0.05)
-    assert not np.any(found[name + loras.B])
+    assert not np.any(actual[name + loras.B])
 
 
 def test_an_adapter_by_hand(base):
@@ -162,8 +162,8 @@ def test_peft_loads_the_adapter_folder_and_computes_the_same(base, base_folder, 
   expected = logits(loras.joined(base, adapters, ALL))
   for row, start, row_expected in zip(ROWS, START, np.asarray(expected), strict=True):
     with torch.no_grad():
-      found = model(torch.tensor(row[None, start:], dtype=torch.long)).logits[0].numpy()
-    np.testing.assert_allclose(found, row_expected[start:], atol=1e-4)
+      actual = model(torch.tensor(row[None, start:], dtype=torch.long)).logits[0].numpy()
+    np.testing.assert_allclose(actual, row_expected[start:], atol=1e-4)
   assert json.loads((tmp_path / 'adapter/adapter_config.json').read_text())['base_model_name_or_path'] == str(
     base_folder
   )
@@ -185,11 +185,11 @@ def test_a_pattern_must_match_whole_names():
 
 
 def test_adapters_are_sharded_as_the_weights_they_adapt():
-  found = meshes.params(meshes.make_mesh(2, 2, 2), TABLE, meshes.TRAINING_RULES)['layers']
-  assert found['q_lora_a'].spec == jax.P(None, 'fsdp')
-  assert found['q_lora_b'].spec == jax.P(None, None, 'tensor')
-  assert found['o_lora_a'].spec == jax.P(None, 'tensor')
-  assert found['o_lora_b'].spec == jax.P(None, None, 'fsdp')
+  actual = meshes.params(meshes.make_mesh(2, 2, 2), TABLE, meshes.TRAINING_RULES)['layers']
+  assert actual['q_lora_a'].spec == jax.P(None, 'fsdp')
+  assert actual['q_lora_b'].spec == jax.P(None, None, 'tensor')
+  assert actual['o_lora_a'].spec == jax.P(None, 'tensor')
+  assert actual['o_lora_b'].spec == jax.P(None, None, 'fsdp')
 
 
 def compiled_update(config, lora):

@@ -44,10 +44,10 @@ def test_wrong_sizes_name_the_fields_and_the_devices(axes):
 
 
 def test_training_layout_follows_from_the_weight_table(mesh):
-  found = specs(mesh, CONFIG, meshes.TRAINING_RULES)
-  assert found['embed'] == found['head'] == Spec('tensor', 'fsdp')
-  assert found['final_norm'] == Spec('fsdp')
-  layer = found['layers']
+  actual = specs(mesh, CONFIG, meshes.TRAINING_RULES)
+  assert actual['embed'] == actual['head'] == Spec('tensor', 'fsdp')
+  assert actual['final_norm'] == Spec('fsdp')
+  layer = actual['layers']
   assert layer['q'] == layer['k'] == layer['v'] == Spec(None, 'fsdp', 'tensor')
   assert layer['o'] == Spec(None, 'tensor', None, 'fsdp')
   assert layer['gate'] == layer['up'] == Spec(None, 'fsdp', 'tensor')
@@ -57,20 +57,20 @@ def test_training_layout_follows_from_the_weight_table(mesh):
 
 
 def test_sampling_layout_splits_over_tensor_alone(mesh):
-  found = specs(mesh, CONFIG, meshes.SAMPLING_RULES)
-  assert found['embed'] == Spec('tensor')
-  assert found['layers']['q'] == Spec(None, None, 'tensor')
-  assert found['layers']['down'] == Spec(None, 'tensor')
-  axes = {axis for spec in jax.tree.leaves(found, is_leaf=lambda leaf: isinstance(leaf, Spec)) for axis in spec}
+  actual = specs(mesh, CONFIG, meshes.SAMPLING_RULES)
+  assert actual['embed'] == Spec('tensor')
+  assert actual['layers']['q'] == Spec(None, None, 'tensor')
+  assert actual['layers']['down'] == Spec(None, 'tensor')
+  axes = {axis for spec in jax.tree.leaves(actual, is_leaf=lambda leaf: isinstance(leaf, Spec)) for axis in spec}
   assert axes == {None, 'tensor'}
 
 
 def test_an_axis_that_does_not_divide_stays_whole(mesh):
   config = tiny.decoder_config('llama', vocab=63, kv_heads=1)
-  found = specs(mesh, config, meshes.TRAINING_RULES)
-  assert found['embed'] == Spec(None, 'fsdp')
-  assert found['layers']['k'] == Spec(None, 'fsdp')
-  assert found['layers']['q'] == Spec(None, 'fsdp', 'tensor')
+  actual = specs(mesh, config, meshes.TRAINING_RULES)
+  assert actual['embed'] == Spec(None, 'fsdp')
+  assert actual['layers']['k'] == Spec(None, 'fsdp')
+  assert actual['layers']['q'] == Spec(None, 'fsdp', 'tensor')
 
 
 def test_rules_that_use_a_mesh_axis_twice_are_refused(mesh):
@@ -147,9 +147,9 @@ def test_a_host_has_the_rows_of_its_devices(owners, tensor, expected):
     devices = devices_of(*owners).reshape(-1, 1, tensor)
     shape = dict(data=len(owners) // tensor, fsdp=1, tensor=tensor)
 
-  found = meshes.local_rows(Some(), 8)
-  assert found.tolist() == expected
-  assert found.dtype == np.int32
+  actual = meshes.local_rows(Some(), 8)
+  assert actual.tolist() == expected
+  assert actual.dtype == np.int32
   assert meshes.all_rows(Some(), len(expected)) == 8
   with pytest.raises(ConfigError, match=f'{len(owners) + 1} rows cannot be spread'):
     meshes.local_rows(Some(), len(owners) + 1)

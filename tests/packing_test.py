@@ -45,7 +45,7 @@ def test_rows_are_cut_out_and_laid_back():
 
 
 @pytest.mark.parametrize('rows', [PACKED, packing.left_padded(np.array([2, 5], np.int32), T)], ids=['packed', 'padded'])
-def test_the_way_back_is_the_gradient_of_the_way_there(rows):
+def test_each_direction_is_the_gradient_of_the_other(rows):
   """Both ways are 0-1 matrices; each one's gradient must be the product with its transpose."""
   table = packing.alignment(rows, T, T)
   stream = np.random.default_rng(0).normal(size=(2, T, 3)).astype(np.float32)

@@ -98,9 +98,9 @@ def rows_ending(out, attempt, stop):
 
 def assert_same_rows(out, rows, expected, expected_rows):
   for row, other in zip(rows, expected_rows, strict=True):
-    found, wanted = row_ids(out, row), row_ids(expected, other)
-    assert found[:2] == wanted[:2]
-    np.testing.assert_allclose(found[2], wanted[2], atol=1e-5)
+    actual, wanted = row_ids(out, row), row_ids(expected, other)
+    assert actual[:2] == wanted[:2]
+    np.testing.assert_allclose(actual[2], wanted[2], atol=1e-5)
     assert out.stop[row].tolist() == expected.stop[other].tolist()
 
 
@@ -187,11 +187,11 @@ def assert_plays_as_the_reference(out, spec, given):
   expected = reference(spec, given)
   for row in range(ROWS):
     ids, labels, logps, stops = expected[row]
-    found_ids, found_labels, found_logps = row_ids(out, row)
-    assert found_ids == ids
-    assert found_labels == labels
+    actual_ids, actual_labels, actual_logps = row_ids(out, row)
+    assert actual_ids == ids
+    assert actual_labels == labels
     assert out.stop[row].tolist() == stops
-    np.testing.assert_allclose(found_logps, logps, atol=1e-4)
+    np.testing.assert_allclose(actual_logps, logps, atol=1e-4)
 
 
 @pytest.mark.parametrize('spec', [ONE, SPEC, THREE, GREEDY], ids=['A=1', 'A=2', 'A=3', 'greedy'])
@@ -277,9 +277,9 @@ def test_keys_and_uniforms_do_not_depend_on_the_rows_beside_or_the_devices():
 
   keys, uniform = jax.jit(draw)(row, position)
   some = np.array([6, 2, 5])
-  for found in (jax.jit(draw)(row[some], position[some]), draw(row[some], position[some])):
-    np.testing.assert_array_equal(found[0], keys[some])
-    np.testing.assert_array_equal(found[1], uniform[some])
+  for actual in (jax.jit(draw)(row[some], position[some]), draw(row[some], position[some])):
+    np.testing.assert_array_equal(actual[0], keys[some])
+    np.testing.assert_array_equal(actual[1], uniform[some])
   spread = jax.jit(draw)(*meshes.put_rows(meshes.make_mesh(8, 1, 1), (row, position)))
   assert len(spread[1].sharding.device_set) == 8
   np.testing.assert_array_equal(spread[0], keys)
@@ -325,8 +325,8 @@ def test_a_narrower_cache_costs_what_rounding_keys_and_values_costs(cache_dtype,
     params(), tokens_XT=out.tokens, rows=left_padded(out.start, out.tokens.shape[1])
   )
   sampled = out.attempt > 0
-  found = np.abs(out.logp - np.asarray(scores))[sampled]
-  assert error / 100 < found.mean() < error
+  actual = np.abs(out.logp - np.asarray(scores))[sampled]
+  assert error / 100 < actual.mean() < error
 
 
 def test_equal_rows_with_different_numbers_get_different_samples():

@@ -269,7 +269,7 @@ def test_a_byte_order_mark_and_blank_lines_are_no_rows(tmp_path):
   assert [row.where.rpartition(', ')[-1] for row in data_files.read(str(tmp_path / 'a.jsonl'))] == ['row 1', 'row 3']
 
 
-def test_sources_out_of_reach_are_named(tmp_path):
+def test_data_out_of_reach_is_named(tmp_path):
   (tmp_path / 'empty').mkdir()
   (tmp_path / 'a.csv').write_text('question,answer\n')
   (tmp_path / 'cut.jsonl.gz').write_bytes(gzip.compress(GOOD.encode() * 100)[:-20])

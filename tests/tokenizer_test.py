@@ -270,14 +270,14 @@ def test_conversations_of_sentencepiece_models_are_what_the_template_writes(
   for answer, feed in zip(('3 + 4 = 7', 'the answer: 8'), (*made.separators, ()), strict=True):
     # What a model says that splits its words as the tokenizer does.
     messages.append(chat_test.turn('assistant', answer))
-    said = ids_of(tokenizer, text + glue + answer)
-    assert said[: len(row)] == row
-    attempt = [*said[len(row) :], made.end_of_turn]
+    answered = ids_of(tokenizer, text + glue + answer)
+    assert answered[: len(row)] == row
+    attempt = [*answered[len(row) :], made.end_of_turn]
     texts = made.texts(*(chat_test.np.array([ids]) for ids in (attempt, [1] * len(attempt))), 1)
     assert texts[0][0].strip() == answer
     messages.append(chat_test.turn('user', chat_test.AGAIN))
     text = chat_test.rendered(tokenizer, messages)
-    row = said + list(feed)
+    row = answered + list(feed)
   assert row == ids_of(tokenizer, chat_test.rendered(tokenizer, messages[:-1], answering=False))[: len(row)]
   assert made.separators[0] == tuple(
     ids_of(tokenizer, chat_test.rendered(tokenizer, messages[:-2]))[-len(made.separators[0]) :]
@@ -318,7 +318,7 @@ def test_a_tokenizer_without_a_chat_template_is_refused_with_both_remedies(folde
   assert load_tokenizer(folder, str(folder / 'other.jinja')).chat_template == chat_test.QWEN25
 
 
-def test_a_named_template_takes_the_place_of_the_tokenizers(folder):
+def test_a_named_template_replaces_the_tokenizers(folder):
   (folder / 'other.jinja').write_text(chat_test.QWEN25)
   assert load_tokenizer(folder).chat_template != chat_test.QWEN25
   assert load_tokenizer(folder, str(folder / 'other.jinja')).chat_template == chat_test.QWEN25

@@ -145,6 +145,6 @@ def test_other_kl_forms_equal_the_torch_implementation(run, tmp_path, stage, kl_
   assert_parity(run, tmp_path, stage, 'failures_and_offline', kl_form, per_attempt=False)
 
 
-def test_the_rollout_ends_attempts_in_every_way_that_matters(run):
+def test_the_rollout_ends_attempts_by_every_rule_that_matters(run):
   stop = run[-1].stop
   assert {1, 3} <= set(stop.ravel().tolist())

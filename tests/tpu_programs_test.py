@@ -134,7 +134,7 @@ def test_a_topology_has_the_devices_of_its_chip(topology, kind, devices):
   assert len(here) == devices and {device.device_kind for device in here} == {kind} == {chip.kind}
 
 
-def test_a_program_that_is_too_large_is_told_by_how_much():
+def test_a_program_that_is_too_large_is_told_its_excess():
   decoder = tiny.decoder_config('llama', vocab=2**22, width=1024, layers=1, heads=8, kv_heads=8, head_width=128)
   program, text = programs.compiled(plan_of(tiny.run_config(), decoder), 'layout')
   assert program.refused and not text

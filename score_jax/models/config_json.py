@@ -33,58 +33,21 @@ SLIDES = {
 }
 
 # Fields that DecoderConfig is read from, beside those of a family's row.
-_READ = frozenset(
-  [
-    'model_type',
-    'vocab_size',
-    'hidden_size',
-    'num_hidden_layers',
-    'num_attention_heads',
-    'num_key_value_heads',
-    'head_dim',
-    'intermediate_size',
-    'rope_theta',
-    'rope_parameters',
-    'rope_scaling',
-    'rms_norm_eps',
-    'tie_word_embeddings',
-    'max_position_embeddings',
-    'layer_types',
-  ]
-)
+_READ = frozenset([
+  'model_type', 'vocab_size', 'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'num_key_value_heads',
+  'head_dim', 'intermediate_size', 'rope_theta', 'rope_parameters', 'rope_scaling', 'rms_norm_eps',
+  'tie_word_embeddings', 'max_position_embeddings', 'layer_types',
+])  # fmt: skip
 
 # Fields that change nothing in the forward pass: bookkeeping, generation defaults, settings of training and of other
 # tools.
-_NO_EFFECT = frozenset(
-  [
-    '_name_or_path',
-    'architectures',
-    'attention_dropout',
-    'bos_token_id',
-    'cache_implementation',
-    'chunk_size_feed_forward',
-    'dtype',
-    'eos_token_id',
-    'id2label',
-    'initializer_range',
-    'is_encoder_decoder',
-    'is_llama_config',
-    'label2id',
-    'name_or_path',
-    'output_attentions',
-    'output_hidden_states',
-    'pad_token_id',
-    'problem_type',
-    'return_dict',
-    'tokenizer_class',
-    'torch_dtype',
-    'transformers.js_config',
-    'transformers_version',
-    'unsloth_fixed',
-    'unsloth_version',
-    'use_cache',
-  ]
-)
+_NO_EFFECT = frozenset([
+  '_name_or_path', 'architectures', 'attention_dropout', 'bos_token_id', 'cache_implementation',
+  'chunk_size_feed_forward', 'dtype', 'eos_token_id', 'id2label', 'initializer_range', 'is_encoder_decoder',
+  'is_llama_config', 'label2id', 'name_or_path', 'output_attentions', 'output_hidden_states', 'pad_token_id',
+  'problem_type', 'return_dict', 'tokenizer_class', 'torch_dtype', 'transformers.js_config', 'transformers_version',
+  'unsloth_fixed', 'unsloth_version', 'use_cache',
+])  # fmt: skip
 
 # Another name for a field, which must then say the same.
 _SYNONYMS = {'sliding_window_size': 'sliding_window', '_sliding_window_pattern': 'sliding_window_pattern'}

@@ -53,10 +53,6 @@ class Entry:
   dtype: np.dtype
   shape: tuple[int, ...]
 
-  @property
-  def nbytes(self) -> int:
-    return math.prod(self.shape) * self.dtype.itemsize
-
 
 @dataclasses.dataclass(frozen=True)
 class TensorFile:
@@ -178,7 +174,8 @@ def _entry(path: pathlib.Path, name: str, described: Any, data_bytes: int) -> En
     raise DataError(f'{path}: tensor {name} is stored as {shown:.80}; use one of {", ".join(DTYPES)}')
   try:
     entry, (first, last) = Entry(DTYPES[stored], tuple(described['shape'])), described['data_offsets']
-    disagree = entry.nbytes != last - first or min(entry.shape, default=0) < 0
+    size = math.prod(entry.shape) * entry.dtype.itemsize
+    disagree = size != last - first or min(entry.shape, default=0) < 0
   except (KeyError, TypeError, ValueError):
     disagree = True
   if disagree:

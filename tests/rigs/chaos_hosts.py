@@ -36,9 +36,9 @@ def main() -> None:
   for number in range(args.first, args.first + args.strikes):
     workdir = folder / f'struck_{args.processes}x{args.devices}_{number}'
     shutil.rmtree(workdir, ignore_errors=True)
-    how = getattr(signal, f'SIG{args.signal}')
+    signal_number = getattr(signal, f'SIG{args.signal}')
     codes, victim, seconds = hosts_rig.strike(
-      rig, args.processes, workdir, random.Random(number), how, devices=args.devices
+      rig, args.processes, workdir, random.Random(number), signal_number, devices=args.devices
     )
     steps = hosts_rig.lines(workdir)
     rig.run(args.processes, workdir, devices=args.devices)

@@ -87,9 +87,9 @@ class Rig:
     """A run to its end."""
     processes = self.start_all(count, workdir, *more, devices=devices)
     codes, _ = ended(processes, 300)
-    assert codes == [0] * count, (codes, self.said(workdir))
+    assert codes == [0] * count, (codes, self.printed(workdir))
 
-  def said(self, workdir: pathlib.Path) -> str:
+  def printed(self, workdir: pathlib.Path) -> str:
     """What the processes of a run printed last."""
     return '\n'.join(f'{path}: {path.read_text()[-1500:]}' for path in sorted(self.logs.glob(f'{workdir.name}.*')))
 
@@ -120,8 +120,8 @@ def arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
   reader = ocp.PyTreeCheckpointer()
   tree = reader.metadata(folder).item_metadata.tree
   wanted = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-  found = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=wanted))
-  return {str(path): np.asarray(leaf) for path, leaf in sorted(ocp.tree.to_flat_dict(found).items())}
+  restored = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=wanted))
+  return {str(path): np.asarray(leaf) for path, leaf in sorted(ocp.tree.to_flat_dict(restored).items())}
 
 
 def fingerprint(workdir: pathlib.Path) -> dict[str, str]:
@@ -148,7 +148,12 @@ def lines(workdir: pathlib.Path) -> int:
 
 
 def strike(
-  rig: Rig, count: int, workdir: pathlib.Path, draw: random.Random, how: int = signal.SIGKILL, devices: int = 1
+  rig: Rig,
+  count: int,
+  workdir: pathlib.Path,
+  draw: random.Random,
+  signal_number: int = signal.SIGKILL,
+  devices: int = 1,
 ):
   """Starts a run and hits a random process at a random moment: exit codes of all, victim, seconds until all ended."""
   steps, victim = draw.randrange(6), draw.randrange(count)
@@ -156,9 +161,9 @@ def strike(
   while lines(workdir) < steps and all(process.poll() is None for process in processes):
     time.sleep(0.005)
   time.sleep(draw.random() * (0.3 if steps else 8.0))  # without a line: anywhere from the start to the first
-  assert all(process.poll() is None for process in processes), ('ended before the strike', rig.said(workdir))
-  processes[victim].send_signal(how)
-  if how == signal.SIGSTOP:
+  assert all(process.poll() is None for process in processes), ('ended before the strike', rig.printed(workdir))
+  processes[victim].send_signal(signal_number)
+  if signal_number == signal.SIGSTOP:
     others = [process for i, process in enumerate(processes) if i != victim]
     codes, seconds = ended(others, 60)
     processes[victim].kill()
