@@ -21,7 +21,7 @@ from score_jax.reporting import plain_text
 from score_jax.reporting.ledger import ledger
 from score_jax.reporting.ledger import mcnemar
 from score_jax.reporting.ledger import wilson
-from score_jax.training import limits
+from score_jax.storage.progress import Progress
 from score_jax.training import offline
 from score_jax.training import optim
 
@@ -227,7 +227,7 @@ def test_step_record_holds_gradient_norms_by_attempt_when_the_update_gives_them(
 
 
 def test_training_return_adds_the_rewards_of_all_attempts():
-  assert limits.training_return_of(step_record()) == 4.5
+  assert Progress().after_step(step_record(), in_last_stage=True, window=3).recent_returns == (4.5,)
 
 
 def evaluations():
