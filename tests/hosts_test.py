@@ -206,11 +206,11 @@ def launched(rig, workdir: pathlib.Path, port: int, counts: tuple[int, ...], sec
 
 
 def test_hosts_that_do_not_all_come_end_with_one_line(rig, tmp_path):
-  assert launched(rig, tmp_path / 'missing', hosts_rig.free_port(), (3, 3), 3) == [75, 75]
-  for i in range(2):
-    message = (rig.logs / f'missing.{i}').read_text()
-    assert 'not all hosts came within config.hosts.init_seconds = 3; start all hosts again' in message
-    assert 'stack trace' not in message
+  codes = launched(rig, tmp_path / 'missing', hosts_rig.free_port(), (3, 3), 3)
+  assert codes[0] == 75 and codes[1] in hosts_rig.LOST  # host 1 may hear of host 0's end before its own time is over
+  message = (rig.logs / 'missing.0').read_text()
+  assert 'not all hosts came within config.hosts.init_seconds = 3; start all hosts again' in message
+  assert 'stack trace' not in message
 
 
 def test_hosts_that_were_told_of_different_counts_are_refused(rig, tmp_path):

@@ -31,6 +31,11 @@ ROWS, SLOTS, KEY = 16, 9, 11
 LONGEST = SLOTS + max(spec.growth for spec in (SPEC, ONE, THREE))
 
 
+def slow(*values):
+  """Returns a case that only `launch/test.sh --all` runs."""
+  return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @functools.cache
 def config():
   return tiny.decoder_config('llama', vocab=V)
@@ -194,7 +199,7 @@ def assert_plays_as_the_reference(out, spec, given):
     np.testing.assert_allclose(actual_logps, logps, atol=1e-4)
 
 
-@pytest.mark.parametrize('spec', [ONE, SPEC, THREE, GREEDY], ids=['A=1', 'A=2', 'A=3', 'greedy'])
+@pytest.mark.parametrize('spec', [slow(ONE), SPEC, THREE, GREEDY], ids=['A=1', 'A=2', 'A=3', 'greedy'])
 def test_rows_equal_a_plain_python_sampler(spec):
   assert_plays_as_the_reference(roll(spec), spec, {})
 
@@ -304,21 +309,21 @@ def test_eight_devices_give_the_rows_of_one():
   assert_same_rows(roll(mesh=meshes.make_mesh(2, 2, 2)), range(ROWS), base(), range(ROWS))
 
 
-@pytest.mark.parametrize('decode_slots', [1, 3, 15])
-def test_rows_that_wait_for_a_lane_are_the_same_rows(decode_slots):
+@pytest.mark.parametrize('decode_slots', [slow(1), 3, slow(15)])
+def test_rows_that_wait_for_a_slot_are_the_same_rows(decode_slots):
   out = roll(RolloutSpec(**vars(SPEC) | dict(decode_slots=decode_slots)))
   assert_same_rows(out, range(ROWS), base(), range(ROWS))
   np.testing.assert_array_equal(out.tokens, base().tokens)
   np.testing.assert_array_equal(out.attempt, base().attempt)
 
 
-def test_lanes_refilled_in_twos_on_four_devices_give_the_same_rows(monkeypatch):
+def test_slots_refilled_in_twos_on_four_devices_give_the_same_rows(monkeypatch):
   monkeypatch.setattr(rollouts, '_REFILLS', 1)
   out = roll(RolloutSpec(**vars(SPEC) | dict(decode_slots=2)), mesh=meshes.make_mesh(2, 2, 2))
   assert_same_rows(out, range(ROWS), base(), range(ROWS))
 
 
-@pytest.mark.parametrize(('cache_dtype', 'error'), [('bfloat16', 2e-2), ('float8_e4m3fn', 0.3)])
+@pytest.mark.parametrize(('cache_dtype', 'error'), [('bfloat16', 2e-2), slow('float8_e4m3fn', 0.3)])
 def test_a_narrower_cache_costs_what_rounding_keys_and_values_costs(cache_dtype, error):
   out = roll(RolloutSpec(**vars(SPEC) | dict(cache_dtype=cache_dtype, decode_slots=5)))
   scores = jax.jit(functools.partial(scoring.token_logps, config=config(), dtype=np.dtype('float32')))(

@@ -1,7 +1,7 @@
 """Several processes as one run: how they start, agree, wait for each other, and end when one of them is gone.
 
-A host is a process with its devices; on one machine there may be several. All of them run the same program and
-take the same decisions. What only one may do (the run folder, the terminal) is done by host 0, `main`. Small values go
+A host is a process with its devices; on one machine there may be several. All of them run the same program and take the
+same decisions. What only one may do (the run folder, the terminal) is done by host 0, `main`. Small values go
 from host to host through JAX's coordination service, with a deadline; rows and parameters go from device to device.
 
 Alone, every function here is a plain call: nothing is connected, nothing waits.
@@ -74,6 +74,8 @@ def is_main() -> bool:
 def start(choice: str, *, init_seconds: int, heartbeat_seconds: int, barrier_seconds: int) -> None:
   """Connects this process with the others of its run. Call before any device is used.
 
+  Where hosts do not come in time, the process ends with one line and exit code 75.
+
   Args:
     choice: 'off'; 'tpu' or 'slurm', where JAX finds the others itself; 'local:HOST:PORT,N,I', this process being
       number I of N, and HOST:PORT a free port on number 0; 'auto', 'tpu' or 'slurm' where the environment names
@@ -81,8 +83,6 @@ def start(choice: str, *, init_seconds: int, heartbeat_seconds: int, barrier_sec
     init_seconds: to wait for all to be there.
     heartbeat_seconds: without a sign of life after which a host counts as lost.
     barrier_seconds: to wait for another host at an exchange: longer than the longest that one host may be behind.
-
-  Where a host does not come in time, the process ends with one line and exit code 75.
 
   Raises:
     ConfigError: `choice` is malformed, or hosts were told of different numbers of hosts.
@@ -236,7 +236,8 @@ def _wait(key: str, what: str, whom: str) -> bytes:
     except jax.errors.JaxRuntimeError as error:
       if 'DEADLINE_EXCEEDED' not in str(error):
         raise
-      _raise_if_failed()
+      if told := _failed():
+        raise HostError(f'host {told[0]} ended: {told[2]}') from error
       if time.monotonic() > deadline:
         raise HostError(
           f'{whom} did not come to {what!r} within config.hosts.barrier_seconds = {_group.patience:g}; '
@@ -333,12 +334,6 @@ def _failed() -> tuple[int, int, str] | None:
     told = sorted((json.loads(word) for _, word in words), key=lambda word: (word[1] == HostError.exit_code, word[0]))
     return tuple(told[0]) if told else None
   return None
-
-
-def _raise_if_failed() -> None:
-  told = _failed()
-  if told:
-    raise HostError(f'host {told[0]} ended: {told[2]}')
 
 
 def _first_line(error: BaseException) -> str:
