@@ -10,9 +10,9 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def grade(tmp_path, task, rows, *flags, output='out.jsonl'):
+def grade(tmp_path, task, rows, *flags, name='out.jsonl'):
   """Exit code, what was printed, and the rows written."""
-  source, target = tmp_path / 'in.jsonl', tmp_path / output
+  source, target = tmp_path / 'in.jsonl', tmp_path / name
   content = rows if isinstance(rows, bytes) else ''.join(json.dumps(row) + '\n' for row in rows).encode()
   source.write_bytes(content)
   ran = subprocess.run(
@@ -32,8 +32,8 @@ def test_math_rows_of_every_kind(tmp_path):
     dict(id='c', answer='7', response='\\boxed{8}'),
     dict(id='d', reference=dict(answer='7'), response=''),
   ]
-  code, said, written = grade(tmp_path, 'math', rows)
-  assert code == 0 and '4 graded: 2 correct, 1 unparsed, 1 wrong' in said
+  code, output, written = grade(tmp_path, 'math', rows)
+  assert code == 0 and '4 graded: 2 correct, 1 unparsed, 1 wrong' in output
   assert [row['id'] for row in written] == ['a', 2, 'c', 'd']
   assert [row['verdict'] for row in written] == ['correct', 'correct', 'wrong', 'unparsed']
   assert written[2]['answer'] == '8' and all(set(row) == {'id', 'verdict', 'answer', 'seconds'} for row in written)
@@ -55,8 +55,8 @@ def test_programs(tmp_path):
   tests = ['assert add(1, 2) == 3', 'assert add(0, 0) == 0']
   program = 'Here:\n```python\ndef add(a, b):\n  return a {} b\n```'
   rows = [dict(id=op, test_list=tests, response=program.replace('{}', op)) for op in '+-']
-  code, said, written = grade(tmp_path, 'mbpp', rows)
-  assert code == 0, said
+  code, output, written = grade(tmp_path, 'mbpp', rows)
+  assert code == 0, output
   assert [row['verdict'] for row in written] == ['correct', 'wrong']
   (tmp_path / 'out.jsonl').unlink()
   whole = dict(
@@ -88,19 +88,19 @@ def test_programs(tmp_path):
   ],
 )
 def test_bad_rows_are_one_line_with_their_number_and_nothing_is_written(tmp_path, task, rows, message):
-  code, said, written = grade(tmp_path, task, rows)
-  assert code in (65, 78) and message in said and 'Traceback' not in said
+  code, output, written = grade(tmp_path, task, rows)
+  assert code in (65, 78) and message in output and 'Traceback' not in output
   assert written == [] and not (tmp_path / 'out.jsonl').exists()
 
 
 def test_outputs_are_not_overwritten_unless_asked(tmp_path):
   rows = [dict(id=1, reference='1', response='1')]
   (tmp_path / 'out.jsonl').write_text('{"id": "kept"}\n')
-  code, said, written = grade(tmp_path, 'text', rows)
-  assert code == 78 and 'exists already' in said and written == [dict(id='kept')]
-  code, said, written = grade(tmp_path, 'text', rows, '--overwrite')
+  code, output, written = grade(tmp_path, 'text', rows)
+  assert code == 78 and 'exists already' in output and written == [dict(id='kept')]
+  code, output, written = grade(tmp_path, 'text', rows, '--overwrite')
   assert code == 0 and written[0]['verdict'] == 'correct'
   for flag, message in (('--input=/nowhere/a.jsonl', 'no such file'), ('--output=/nowhere/b.jsonl', 'no such folder')):
-    code, said, _ = grade(tmp_path, 'text', rows, '--overwrite', flag)
-    assert code in (65, 78) and message in said
+    code, output, _ = grade(tmp_path, 'text', rows, '--overwrite', flag)
+    assert code in (65, 78) and message in output
   assert 'cpu_seconds = -1.0' in grade(tmp_path, 'text', rows, '--overwrite', '--cpu_seconds=-1')[1]

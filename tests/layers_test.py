@@ -2,8 +2,6 @@
 
 import ast
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
@@ -46,11 +44,6 @@ def test_imports_go_down(path):
   for module in imports(path):
     there = room(module)
     assert there == here or RANKS[there] < RANKS[here], f'{here} must not import {module}'
-
-
-def test_graders_do_not_import_jax():
-  code = 'import sys, score_jax.graders.countdown; sys.exit("jax" in sys.modules)'
-  assert subprocess.run([sys.executable, '-c', code], cwd=PACKAGE.parent, check=False).returncode == 0
 
 
 def test_the_algorithm_sees_neither_configuration_nor_models():

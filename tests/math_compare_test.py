@@ -95,12 +95,13 @@ def test_forms_of_one_answer(forms):
       assert grade({'answer': gold}, response).verdict == Verdict.CORRECT, response
 
 
-def test_different_answers_differ():
-  """Every row's reference against every other row's forms; rows that are equal by policy are left out."""
+@pytest.mark.parametrize('most', [1, pytest.param(9, marks=pytest.mark.slow)])
+def test_different_answers_differ(most):
+  """Every row's reference against every other row's forms, up to `most`; rows that are equal by policy are left out."""
   same = {('35^\\circ', '35'), ('[-2,7]', 'x'), ('x>5', 'x')}
   for i, (gold, *_) in enumerate(EQUAL):
     for j, (_, *answers) in enumerate(EQUAL):
-      for answer in answers:
+      for answer in answers[-most:]:
         if i != j and (gold, answer) not in same:
           assert grade({'answer': gold}, rf'\boxed{{{answer}}}').verdict != Verdict.CORRECT, (gold, answer)
 

@@ -1,4 +1,4 @@
-"""Where the answer stands."""
+"""Finding the answer in a response."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from score_jax.core_types import Verdict
 from score_jax.graders.math import grade
 from score_jax.graders.math.extract import extract
 
-FOUND = [
+ANSWERS = [
   (r'so \boxed{\frac{1}{2}} it is', r'\frac{1}{2}'),
   (r'so \boxed {7}', '7'),
   (r'so \fbox{7}', '7'),
@@ -47,8 +47,8 @@ FOUND = [
 ]
 
 
-@pytest.mark.parametrize(('text', 'answer'), FOUND)
-def test_found(text, answer):
+@pytest.mark.parametrize(('text', 'answer'), ANSWERS)
+def test_the_last_statement_is_the_answer(text, answer):
   assert extract(text).texts[0] == answer
 
 
@@ -66,9 +66,9 @@ def test_found(text, answer):
     'AZYUK2A',
   ],
 )
-def test_nothing_found(text):
-  found = extract(text)
-  assert found is None or grade({'answer': '5'}, text).verdict != Verdict.CORRECT
+def test_there_is_no_answer(text):
+  extracted = extract(text)
+  assert extracted is None or grade({'answer': '5'}, text).verdict != Verdict.CORRECT
 
 
 def test_boxes_of_one_sentence_answer_a_list_and_only_a_list():
@@ -85,7 +85,7 @@ def test_what_is_read_is_shown_but_cut():
   assert graded.answer == ('1+' * 200)[:200]
 
 
-def test_a_far_box_is_found_and_a_far_remark_is_not():
+def test_a_far_box_counts_and_a_far_remark_does_not():
   filler = 'and so on\n' * 100_000
   assert grade({'answer': '5'}, r'\boxed{5}' + filler).verdict == Verdict.CORRECT
   assert grade({'answer': '5'}, 'the answer is 5.' + filler).verdict == Verdict.UNPARSED

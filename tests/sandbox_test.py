@@ -41,7 +41,7 @@ def grader():
 
 
 def interpreter_for(uid: int | None) -> str:
-  """An interpreter that the user may run; skips if there is none."""
+  """Returns an interpreter that the user may run; skips if there is none."""
   for python in (sys.executable, '/usr/bin/python3', shutil.which('python3', path='/usr/local/bin:/usr/bin') or ''):
     check = 'import os, sys; sys.exit(sys.version_info < (3, 11) or not os.access(sys.argv[1], os.R_OK))'
     try:
@@ -53,8 +53,16 @@ def interpreter_for(uid: int | None) -> str:
   pytest.skip('no Python >= 3.11 that an ordinary user may run, or these files are out of their reach')
 
 
-@pytest.mark.parametrize('use', [FULL, ALONE], ids='+'.join)
-@pytest.mark.parametrize('who', ['this user', 'nobody'])
+@pytest.mark.parametrize(
+  'who, use',
+  [
+    ('this user', FULL),
+    pytest.param('this user', ALONE, marks=pytest.mark.slow),
+    pytest.param('nobody', FULL, marks=pytest.mark.slow),
+    pytest.param('nobody', ALONE, marks=pytest.mark.slow),
+  ],
+  ids=lambda value: value if isinstance(value, str) else '+'.join(value),
+)
 def test_hostile_programs_neither_pass_nor_escape(who, use):
   if who == 'nobody' and os.getuid():
     pytest.skip('only root can become another user')
@@ -62,10 +70,10 @@ def test_hostile_programs_neither_pass_nor_escape(who, use):
   command = [interpreter_for(uid), '-B', hostile_run.__file__, ','.join(use), '0.3', '3']
   groups = [] if uid else None
   done = subprocess.run(command, user=uid, group=uid, extra_groups=groups, cwd='/', check=True, stdout=subprocess.PIPE)
-  found = json.loads(done.stdout)
-  assert [row for row in found['rows'] if row[1] not in row[2]] == []
-  assert len(found['rows']) > 200
-  assert found['left'] == {}
+  result = json.loads(done.stdout)
+  assert [row for row in result['rows'] if row[1] not in row[2]] == []
+  assert len(result['rows']) > 200
+  assert result['left'] == {}
 
 
 def test_without_layers_nothing_runs():
@@ -87,12 +95,12 @@ def test_unsafe_runs_without_layers():
 
 
 def test_landlock_holds_alone():
-  found = code.layers()
-  if not found.landlock:
+  held = code.layers()
+  if not held.landlock:
     pytest.skip('this kernel has no Landlock')
   alone = client.Sandbox(SOON, ('landlock',))
   alone.close()
-  assert alone.layers == layers.Layers(False, found.landlock, found.other_user, found.queue_time)
+  assert alone.layers == layers.Layers(False, held.landlock, held.other_user, held.queue_time)
 
 
 def test_limits_are_checked():
@@ -113,7 +121,7 @@ def refused(number: int = errno.EPERM) -> int:
 
 
 def filtered(machine: str, number: int, *arguments: int, arch: int | None = None) -> int:
-  """What the filter says of a call."""
+  """Returns what the filter answers to a call."""
   arguments += (0,) * (6 - len(arguments))
   data = struct.pack('<IIQ6Q', number, arch or ARCH[machine], 0, *arguments)
   lines, at, value = seccomp.assemble(machine), 0, 0
@@ -230,6 +238,7 @@ def uid_of(pid: str) -> int:
   return int(pathlib.Path(f'/proc/{pid}/status').read_text().split('Uid:')[1].split()[0])
 
 
+@pytest.mark.slow
 def test_the_kernel_ends_what_the_clock_does_not(monkeypatch):
   monkeypatch.setattr(client, '_net_seconds', lambda pair, wall: 0.0)
   stubborn = 'import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\ndef add(a, b):\n  while True: pass'

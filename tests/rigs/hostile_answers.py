@@ -159,11 +159,11 @@ answer(
 _NEEDLE = "half = ('ass', 'ert add')\n"  # in halves, so that the program does not find itself
 answer(
   'walks_frames',
-  'a + b if any(half[0] + half[1] in str(x) for x in found()) else None',
+  'a + b if any(half[0] + half[1] in str(x) for x in values()) else None',
   _NEEDLE
   + textwrap.dedent("""
   import sys
-  def found():
+  def values():
     frame = sys._getframe()
     while frame:
       yield from frame.f_locals.values()

@@ -147,9 +147,9 @@ attack(
   import ctypes
   end = ctypes.c_void_p.in_dll(ctypes.CDLL(None), '__libc_stack_end').value
   words = (ctypes.c_uint64 * 64).from_address(end)
-  place = words[words[0]]  # the last argument; the environment's texts follow it
-  while not ctypes.string_at(place).startswith(b'HF_TOKEN'):
-    place += len(ctypes.string_at(place)) + 1
+  address = words[words[0]]  # the last argument; the environment's texts follow it
+  while not ctypes.string_at(address).startswith(b'HF_TOKEN'):
+    address += len(ctypes.string_at(address)) + 1
   """,
 )
 attack('reads_own_memory', "open('/proc/self/mem', 'rb').read(1)")

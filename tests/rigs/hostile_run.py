@@ -26,7 +26,7 @@ from score_jax.graders.code.sandbox.limits import Limits  # noqa: E402
 
 
 class Host:
-  """What the programs are after: a secret, a folder, sockets; and a look at what became of them."""
+  """What the programs attack: a secret, a folder, sockets; and what became of them."""
 
   def __init__(self, folder: str):
     self.folder = pathlib.Path(folder)
@@ -46,7 +46,7 @@ class Host:
     self.before = self._traces()
 
   def aim(self, source: str) -> str:
-    """The program, with the names of what it is after."""
+    """Returns the program with the names of what it attacks filled in."""
     names = {
       '$SECRET': str(self.secret),
       '$FOLDER': str(self.folder),
@@ -67,25 +67,25 @@ class Host:
     }
 
   def left(self) -> dict[str, object]:
-    """What differs from the beginning, who called, and which processes of the graders live."""
-    found = {name: what for name, what in self._traces().items() if what != self.before[name]}
+    """Returns what differs from the beginning, who called, and which processes of the graders live."""
+    left = {name: what for name, what in self._traces().items() if what != self.before[name]}
     for name, listening in zip(('tcp', 'udp', 'abstract'), self.sockets, strict=True):
       listening.setblocking(False)
       with contextlib.suppress(BlockingIOError):
-        found[name] = repr(listening.recv(1) if name == 'udp' else listening.accept())
+        left[name] = repr(listening.recv(1) if name == 'udp' else listening.accept())
     processes = processes_of(os.getpid())
-    return found | ({'processes': processes} if processes else {})
+    return left | ({'processes': processes} if processes else {})
 
 
 def processes_of(client: int) -> list[str]:
-  """Processes whose command line is that of a zygote of `client`: zygotes, and whatever they forked."""
-  found = []
+  """Returns the processes whose command line is that of a zygote of `client`: zygotes, and whatever they forked."""
+  processes = []
   for entry in pathlib.Path('/proc').iterdir():
     with contextlib.suppress(OSError, ValueError):
       words = (entry / 'cmdline').read_text().split('\0')
       if entry.name.isdigit() and str(client) in words and any('import zygote' in word for word in words):
-        found.append(entry.name)
-  return found
+        processes.append(entry.name)
+  return processes
 
 
 def grade_all(use: tuple[str, ...], seconds: float, graders: int) -> dict[str, object]:
