@@ -123,16 +123,16 @@ def figures(rows: Sequence[Row], reward_weights: tuple[float, ...], bonus: tuple
     return: mean over rows of reward_weights_i r_i + bonus_i (r_i - r_{i-1}), all attempts added, each over the rows
     where it is known; accuracy [A], answer_changed, text_changed: of rows.
   """
-  outcomes = report_rows.outcomes(rows)
-  verdict_BA = jnp.asarray(outcomes.verdict)
+  verdicts, changed_B2 = report_rows.verdicts(rows), report_rows.changed_in(rows)
+  verdict_BA = jnp.asarray(verdicts)
   weights_A, bonus_A = jnp.array(reward_weights, jnp.float32), jnp.array(bonus, jnp.float32)
   known_BA = rewards.reward_is_known(verdict_BA, weights_A, bonus_A)
   reward_BA = rewards.attempt_rewards(verdict_BA, weights_A, bonus_A)
   return {
     'return': float(jnp.sum(reward_BA * rewards.shares(known_BA, reward_BA.dtype))),
-    'accuracy': (outcomes.verdict == Verdict.CORRECT).mean(axis=0).tolist(),
-    'answer_changed': float(outcomes.answer_changed.mean()),
-    'text_changed': float(outcomes.text_changed.mean()),
+    'accuracy': (verdicts == Verdict.CORRECT).mean(axis=0).tolist(),
+    'answer_changed': float(changed_B2[:, 1].mean()),
+    'text_changed': float(changed_B2[:, 0].mean()),
   }
 
 
