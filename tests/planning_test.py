@@ -193,11 +193,11 @@ def test_what_is_held_beside_a_program_is_all_that_it_is_not_given():
   # Bytes of the whole model: trained parameters 4 each, their moments 8, base and copies 4 (f32 compute).
   plan = plan_of(tiny.run_config(), devices=1)
   n = weights.weight_table(DECODER).parameters()
-  assert memory.beside(plan, 'layout', 0) == (8 + 4) * n
-  assert memory.beside(plan, 'rollout', 0) == (4 + 8 + 4) * n
-  assert memory.beside(plan, 'reference', 0) == (4 + 8) * n
-  assert memory.beside(plan, 'update', 0) == 4 * n
-  assert memory.beside(plan, 'update', 1) == (4 + 4) * n
+  assert memory.beside(plan, 'layout') == (8 + 4) * n
+  assert memory.beside(plan, 'rollout') == (4 + 8 + 4) * n
+  assert memory.beside(plan, 'reference') == (4 + 8) * n
+  assert memory.beside(plan, 'update') == 4 * n
+  assert memory.beside(dataclasses.replace(plan, references=1), 'update') == (4 + 4) * n
 
 
 def test_arguments_of_the_compiled_programs_are_what_was_added_up():

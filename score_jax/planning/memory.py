@@ -71,20 +71,19 @@ def _passed(plan: Plan, name: str) -> int:
   )[name]
 
 
-def copies(plan: Plan, references: int) -> int:
+def references(plan: Plan) -> int:
   """Returns the bytes of stages' own references: of the whole model in the compute dtype, or of adapters in f32."""
   parameters = sizes(plan).parameters
-  return references * (parameters if plan.lora.rank else parameters // 4 * plan.dtype.itemsize)
+  return plan.references * (parameters if plan.lora.rank else parameters // 4 * plan.dtype.itemsize)
 
 
-def beside(plan: Plan, name: str, references: int) -> int:
+def beside(plan: Plan, name: str) -> int:
   """Returns the bytes of what a run holds while a program runs that is no argument of it.
 
-  The state and the base lie there for the whole run; `references` counts copies of the trained weights, in the base's
-  dtype, that stages take as they begin.
+  The state and the base lie there for the whole run, and so do the references that stages take as they begin.
   """
   held = sizes(plan)
-  return held.parameters + held.moments + held.base + copies(plan, references) - _passed(plan, name)
+  return held.parameters + held.moments + held.base + references(plan) - _passed(plan, name)
 
 
 def estimated(plan: Plan, name: str) -> tuple[int, int]:

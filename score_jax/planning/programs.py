@@ -66,6 +66,7 @@ class Plan:
   update: UpdateSpec
   prompt: int  # P
   rows: int  # B, over all devices
+  references: int = 0  # copies of the trained weights that stages keep as their references at the same time
 
   @property
   def trained(self) -> weights.WeightTable:

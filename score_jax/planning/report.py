@@ -71,7 +71,7 @@ def _table(request: Request, setting: Setting) -> str:
     'parameters (f32)': sizes.parameters,
     'optimizer (f32)': sizes.moments,
     f'base and reference ({plan.dtype.name})': sizes.base,
-    "references of stages' own": memory.copies(plan, request.references),
+    "references of stages' own": memory.references(plan),
   }
   lines = [
     f'mesh data {mesh["data"]} x fsdp {mesh["fsdp"]} x tensor {mesh["tensor"]}; {plan.rows} conversations of '
@@ -125,7 +125,7 @@ def _setting_data(request: Request, setting: Setting) -> dict[str, Any]:
     rows=plan.rows,
     slots=plan.length,
     attention=plan.update.attention.kind,
-    held=dataclasses.asdict(memory.sizes(plan)) | dict(references=request.references),
+    held=dataclasses.asdict(memory.sizes(plan)) | dict(references=plan.references),
     programs=_programs_data(request, setting),
     fits=setting.peak <= request.chip.usable,
   )

@@ -59,11 +59,6 @@ class Request:
   devices: tuple[Any, ...]
   chip: Chip
 
-  @property
-  def references(self) -> int:
-    """Copies of the trained weights that stages keep as their references at the same time."""
-    return int(any(stage.reference == 'stage_start' for stage in self.config.stage_runs))
-
   def plan(self, changes: Changes) -> Plan:
     """Returns what is compiled for the configuration with changes; packed updates for streams that are full.
 
@@ -80,7 +75,9 @@ class Request:
       full = np.full(config.rows, prompt + rollout.growth)
       packed = batches.packed_length(full, full[0], batch.samples, meshes.row_shards(mesh), batch.micro_batches)
       update = dataclasses.replace(update, packed_length=packed)
-    return Plan(self.decoder, config.lora, config.optim, mesh, dtype, rollout, update, prompt, config.rows)
+    references = int(any(stage.reference == 'stage_start' for stage in config.stage_runs))
+    model = self.decoder, config.lora, config.optim, mesh, dtype
+    return Plan(*model, rollout, update, prompt, config.rows, references)
 
   def flags(self, changes: Changes) -> list[str]:
     """Returns the flags that make the changes."""
@@ -185,7 +182,7 @@ def _refusal(request: Request) -> str:
     plan = request.plan({})
   except ConfigError as error:
     return str(error)
-  held = memory.beside(plan, 'rollout', request.references) + memory.sizes(plan).policy
+  held = memory.beside(plan, 'rollout') + memory.sizes(plan).policy
   if held <= request.chip.usable:
     return ''
   return (
@@ -211,7 +208,7 @@ class Search:
         self._log(f'compiling {name} ...')
         self._programs[key] = programs.compiled(plan, name)[0]
       program = compiled[name] = self._programs[key]
-      peaks[name] = program.peak + memory.beside(plan, name, self._request.references)
+      peaks[name] = program.peak + memory.beside(plan, name)
       fixed, guess = memory.estimated(plan, name)
       taken = program.peak - fixed if program.refused else program.temporary
       self._factors[name] = min(4.0, max(0.25, taken / max(guess, 1)))
@@ -222,13 +219,12 @@ class Search:
     plan, peaks = self._request.plan(changes), {}
     for name in names:
       fixed, guess = memory.estimated(plan, name)
-      beside = memory.beside(plan, name, self._request.references)
-      peaks[name] = fixed + self._factors.get(name, _UNKNOWN) * guess + beside
+      peaks[name] = fixed + self._factors.get(name, _UNKNOWN) * guess + memory.beside(plan, name)
     return Setting(changes, plan, peaks, cost)
 
   def nearest(self) -> Setting | None:
     """Returns the nearest setting that is estimated to fit; where none is, the one that takes the least."""
-    settings, update_options = [], list(_update_options(self._request.config))
+    settings, update_options = [], sorted(_update_options(self._request.config), key=operator.itemgetter(0))
     for cost, mesh in _mesh_options(self._request):
       # The update first: a batch that it cannot cut has no plan at all.
       if updated := self._best(mesh, update_options, ('reference', 'update')):
@@ -239,11 +235,13 @@ class Search:
     return min(settings, key=self._rank, default=None)
 
   def _best(self, changes: Changes, options: Iterable[tuple[float, Changes]], names: tuple[str, ...]) -> Setting | None:
-    """The best option on top of changes; None if the batch can't be cut so at all."""
+    """The best option on top of changes, of those with the cheapest first; None if the batch can't be cut so at all."""
     settings = []
     for cost, option in options:
       with contextlib.suppress(ConfigError):
         settings.append(self.estimated(changes | option, names, cost))
+        if settings[-1].peak <= _MARGIN * self._request.chip.usable:
+          break
     return min(settings, key=self._rank, default=None)
 
   def _rank(self, setting: Setting) -> tuple[float, float]:
