@@ -257,8 +257,8 @@ def test_flags_say_what_changed_and_nothing_else():
 
 def test_a_packed_update_is_compiled_for_full_streams():
   plan = plan_of(tiny.run_config(**{'batch.pack': True}), devices=2)
-  assert plan.update.places >= plan.rows // 2 * plan.length
-  assert not plan_of(tiny.run_config(), devices=2).update.places
+  assert plan.update.packed_length >= plan.rows // 2 * plan.length
+  assert not plan_of(tiny.run_config(), devices=2).update.packed_length
 
 
 def test_the_search_changes_nothing_where_all_fits():
