@@ -58,9 +58,9 @@ def whole(tmp_path_factory):
 
 def test_what_was_saved_is_restored_to_the_bit(tmp_path):
   filled(tmp_path)
-  found, at = opened(tmp_path).resume(abstract_like(state(0)))
+  restored, at = opened(tmp_path).resume(abstract_like(state(0)))
   assert at == progress(9)
-  jax.tree.map(np.testing.assert_array_equal, found, state(9))
+  jax.tree.map(np.testing.assert_array_equal, restored, state(9))
 
 
 def test_a_manifest_names_every_file_of_its_step(tmp_path):
@@ -71,13 +71,13 @@ def test_a_manifest_names_every_file_of_its_step(tmp_path):
   assert set(json.loads(text)['files']) == names - {integrity.NAME}
 
 
-def test_every_kind_of_damage_is_found_and_the_step_before_it_is_taken(whole, tmp_path):
-  found = damage.matrix(whole, tmp_path, flips=40, seed=1)
-  assert all(number == of for number, of in found.values()), found
-  assert set(found) == {'flipped', 'truncated', 'deleted', 'added'} and found['deleted'][1] > 15
+def test_every_kind_of_damage_is_seen_and_the_step_before_it_is_taken(whole, tmp_path):
+  counts = damage.matrix(whole, tmp_path, flips=20, seed=1)
+  assert all(number == of for number, of in counts.values()), counts
+  assert set(counts) == {'flipped', 'truncated', 'deleted', 'added'} and counts['deleted'][1] > 15
 
 
-def test_damage_is_said_and_the_damaged_step_is_put_aside(tmp_path, capfd):
+def test_damage_is_told_and_the_damaged_step_is_put_aside(tmp_path, capfd):
   folder = filled(tmp_path)
   path = next(path for path in (folder / '9/params').rglob('*') if path.is_file() and path.stat().st_size > 500)
   damage.flip(path, damage.random.Random(0))
@@ -101,7 +101,7 @@ def test_a_reader_takes_the_step_before_and_changes_nothing(tmp_path):
   assert (folder / '9').exists()
 
 
-def test_damage_that_comes_after_opening_is_found(tmp_path):
+def test_damage_that_comes_after_opening_is_seen(tmp_path):
   folder = filled(tmp_path)
   checkpoints = opened(tmp_path)
   damage.truncate(folder / '6/progress/metadata')
@@ -133,8 +133,8 @@ def test_a_damaged_best_is_an_error_that_says_what_to_do(tmp_path):
   damage.truncate(folder / '3/params/_METADATA')
   with pytest.raises(DataError, match=r'best policy so far is lost: .*params/_METADATA.*config.faults.forget_best'):
     opened(tmp_path).resume(abstract_like(state(0)))
-  _, found = opened(tmp_path).resume(abstract_like(state(0)), forget_best=True)
-  assert (found.step, found.best_step, found.best_return) == (9, 0, 0.0)
+  _, at = opened(tmp_path).resume(abstract_like(state(0)), forget_best=True)
+  assert (at.step, at.best_step, at.best_return) == (9, 0, 0.0)
 
 
 def test_should_the_newest_be_damaged_the_step_before_it_still_has_its_best(tmp_path):
@@ -143,8 +143,8 @@ def test_should_the_newest_be_damaged_the_step_before_it_still_has_its_best(tmp_
     checkpoints.save(state(step), checkpoints.settled(progress(step, best)), protected=())
   checkpoints.close()
   damage.truncate(tmp_path / 'checkpoints/9/params/_METADATA')
-  _, found = opened(tmp_path).resume(abstract_like(state(0)))
-  assert (found.step, found.best_step) == (6, 3)
+  _, at = opened(tmp_path).resume(abstract_like(state(0)))
+  assert (at.step, at.best_step) == (6, 3)
 
 
 def test_old_steps_are_dropped_and_those_that_are_pointed_to_are_kept(tmp_path):
@@ -193,9 +193,9 @@ def test_a_failed_save_is_not_believed_and_the_next_is_not_skipped(tmp_path, mon
   assert not (tmp_path / 'checkpoints/6').exists(), 'it takes no room'
   checkpoints.save(state(9), later, protected=())
   checkpoints.close()
-  found, at = opened(tmp_path).resume(abstract_like(state(0)))
+  restored, at = opened(tmp_path).resume(abstract_like(state(0)))
   assert (at.step, at.best_step) == (9, 3)
-  jax.tree.map(np.testing.assert_array_equal, found, state(9))
+  jax.tree.map(np.testing.assert_array_equal, restored, state(9))
 
 
 @pytest.mark.parametrize('where', MOMENTS)

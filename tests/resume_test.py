@@ -64,24 +64,26 @@ def disturbed_lines(workdir):
   return path.read_bytes().split(b'\n')[:-1] if path.exists() else []
 
 
+@pytest.mark.slow
 def test_cut_short_by_max_steps_and_then_stuck_it_ends_the_same(uninterrupted, tmp_path):
   _, expected, cache = uninterrupted
   workdir, marker = tmp_path / 'run', tmp_path / 'marker'
   disturbed.run_to_the_end(workdir, cache, '--config.max_steps=13')  # not a step that is saved otherwise
   assert len(disturbed.lines(workdir)) == 13
   through = ('tests/rigs/faulty.py', 'asleep', '16', str(marker))
-  flags = ('--config.faults.stuck_seconds=5', '--config.faults.stuck_factor=1')
+  flags = ('--config.faults.stuck_seconds=15', '--config.faults.stuck_factor=1')
   with disturbed.start(workdir, cache, *flags, through=through) as process:
     disturbed.wait_for(marker.exists, process, 0.05)
     began = time.monotonic()
     assert process.wait(timeout=60) == 75
-  assert time.monotonic() - began < 30
+  assert time.monotonic() - began < 45
   (stacks,) = workdir.glob('stuck-*.txt')
   assert 'in hanging' in stacks.read_text()
   assert disturbed.run_to_the_end(workdir, cache) == expected
 
 
-def test_a_damaged_checkpoint_is_said_and_the_run_ends_the_same_and_then_stays_as_it_is(uninterrupted, tmp_path):
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_told_and_the_run_ends_the_same_and_then_stays_as_it_is(uninterrupted, tmp_path):
   whole, expected, cache = uninterrupted
   workdir = tmp_path / 'run'
   shutil.copytree(whole, workdir)
@@ -93,6 +95,7 @@ def test_a_damaged_checkpoint_is_said_and_the_run_ends_the_same_and_then_stays_a
   assert disturbed.run_to_the_end(workdir, cache) == expected
 
 
+@pytest.mark.slow
 def test_non_finite_steps_stop_the_run_and_its_last_checkpoint_is_finite(uninterrupted, tmp_path):
   _, _, cache = uninterrupted
   workdir = tmp_path / 'run'
@@ -199,24 +202,24 @@ INCOMPATIBLE = {
 @pytest.fixture(scope='module')
 def begun(hf_folder, tmp_path_factory):
   """A run folder with a result, and folders of models that differ from its own in one thing."""
-  place = tmp_path_factory.mktemp('begun')
-  tiny.write_hf_folder(place / 'weights', tiny.decoder_config('llama'), seed=1)
-  shutil.copytree(hf_folder, place / 'tokenizer')
-  settings = place / 'tokenizer/tokenizer_config.json'
+  models = tmp_path_factory.mktemp('begun')
+  tiny.write_hf_folder(models / 'weights', tiny.decoder_config('llama'), seed=1)
+  shutil.copytree(hf_folder, models / 'tokenizer')
+  settings = models / 'tokenizer/tokenizer_config.json'
   settings.write_text(settings.read_text() + '\n')
-  folder = RunFolder(place / 'run')
+  folder = RunFolder(models / 'run')
   runs.open_run(tiny.run_config(**{'model.path': str(hf_folder)}), str(folder.path))
   folder.add_metrics(dict(step=1))
-  return folder, place
+  return folder, models
 
 
 @pytest.mark.parametrize('what', INCOMPATIBLE)
 def test_an_incompatible_resume_is_refused_and_changes_nothing(begun, hf_folder, what):
-  folder, place = begun
+  folder, models = begun
   before = folder.config.read_bytes()
   changes = {'model.path': str(hf_folder), **INCOMPATIBLE[what]}
   if changes['model.path'] in ('weights', 'tokenizer'):
-    changes['model.path'] = str(place / changes['model.path'])
+    changes['model.path'] = str(models / changes['model.path'])
   with pytest.raises(errors.ConfigError, match='belongs to another run'):
     runs.open_run(tiny.run_config(**changes), str(folder.path))
   assert folder.config.read_bytes() == before

@@ -1,4 +1,4 @@
-"""The full matrix of disturbances: `PYTHONPATH=.:tests/rigs python -m chaos --kills=50 --terms=20 --flips=200 --stuck=2`.
+"""The full matrix of disturbances: `PYTHONPATH=.:tests/rigs python -m chaos --kills=50 --terms=20 --flips=200`.
 
 A run is disturbed a few times and then left to end, which must be exactly the end of one that nobody disturbed
 (`disturbed.fingerprint`). A subset is in the tests. 50 kills and 20 stops take half an hour on two cores. The exit
@@ -60,14 +60,14 @@ def stop(workdir: pathlib.Path, cache: pathlib.Path, draw: random.Random, second
     code = disturbed.end(process, signal.SIGTERM)
     took = time.monotonic() - began
   steps, whole = len(disturbed.lines(workdir)), max(disturbed.whole_steps(workdir), default=0)
-  said = f'exit {code} {took:.1f} s later, after step {steps}, saved {whole}'
+  told = f'exit {code} {took:.1f} s later, after step {steps}, saved {whole}'
   if code == 0:
     return None
   if code == -signal.SIGTERM and early:
-    return said
+    return told
   if code != 75 or steps != whole:
-    raise AssertionError(said)
-  return said
+    raise AssertionError(told)
+  return told
 
 
 def cpu_seconds(pid: int) -> float:
@@ -91,10 +91,10 @@ def stick(workdir: pathlib.Path, cache: pathlib.Path, draw: random.Random, kind:
       raise
     took = time.monotonic() - began
   stacks = [path.read_text() for path in workdir.glob('stuck-*.txt')]
-  said = f'{kind} in step {at}: gone after {took:.1f} s, exit {code}, {len(stacks)} file of stacks'
+  told = f'{kind} in step {at}: gone after {took:.1f} s, exit {code}, {len(stacks)} file of stacks'
   if took > 30 or code != (75 if kind == 'asleep' else -signal.SIGKILL) or 'faulty.py' not in ''.join(stacks):
-    raise AssertionError(said)
-  return said
+    raise AssertionError(told)
+  return told
 
 
 def matrix(given: argparse.Namespace, folder: pathlib.Path) -> bool:
@@ -111,12 +111,12 @@ def matrix(given: argparse.Namespace, folder: pathlib.Path) -> bool:
     while good and counts[kind] < wanted:
       workdir = folder / f'{kind}{counts[kind]}'
       for _ in range(_EACH):
-        said = disturb(workdir, cache, draw, seconds, counts[kind])
-        if said is None:  # it ended before
+        told = disturb(workdir, cache, draw, seconds, counts[kind])
+        if told is None:  # it ended before
           break
         counts[kind] += 1
-        counts['inside a save'] += said.startswith('inside')
-        print(f'{kind} {counts[kind]}: {said}', flush=True)
+        counts['inside a save'] += told.startswith('inside')
+        print(f'{kind} {counts[kind]}: {told}', flush=True)
       good = disturbed.run_to_the_end(workdir, cache) == expected
       print('the same end' if good else f'FAILED: {workdir}', flush=True)
   for number in range(given.stuck):

@@ -30,7 +30,7 @@ def _replace(path: pathlib.Path, data: bytes) -> None:
   path.write_bytes(data)
 
 
-def is_found(whole: pathlib.Path, scratch: pathlib.Path, do: Callable[[pathlib.Path], None]) -> bool:
+def is_noticed(whole: pathlib.Path, scratch: pathlib.Path, do: Callable[[pathlib.Path], None]) -> bool:
   """Whether damage done to a copy of a run's newest step is found, and the step before it is taken."""
   root = scratch / 'copy/checkpoints'
   shutil.rmtree(scratch / 'copy', ignore_errors=True)
@@ -55,4 +55,4 @@ def matrix(whole: pathlib.Path, scratch: pathlib.Path, flips: int, seed: int = 0
     'deleted': [lambda at, name=name: (at / name).unlink() for name in names],
     'added': [lambda at: (at / 'params/extra').write_text('x'), lambda at: (at / 'extra').write_text('')],
   }
-  return {kind: (sum(is_found(whole, scratch, do) for do in all_), len(all_)) for kind, all_ in kinds.items()}
+  return {kind: (sum(is_noticed(whole, scratch, do) for do in all_), len(all_)) for kind, all_ in kinds.items()}

@@ -1,13 +1,12 @@
-"""A small Google Cloud Storage in this process: the part of its JSON API that TensorStore, gcsfs and Orbax use.
+"""A small Google Cloud Storage in this process: the part of its JSON API that TensorStore and gcsfs use for a run.
 
-Written from the public description of the API, and no more than these clients ask for: buckets, objects with
-generations and preconditions, lists by prefix and delimiter, uploads in one piece, multipart and resumable, rewrites.
-It keeps objects in memory, so tests can look at them, flip their bits and take them away. Against Google, gcsfs deletes
-in batches; elsewhere, as here, one by one.
+Written from the public description of the API, and no more than these clients ask for: objects with generations and
+preconditions, lists by prefix and delimiter, uploads in one piece, multipart and resumable. It keeps objects in memory,
+so tests can look at them, flip their bits and take them away. Against Google, gcsfs deletes in batches; elsewhere, as
+here, one by one.
 """
 
 import base64
-import collections
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
@@ -27,7 +26,6 @@ class FakeGcs:
 
   def __init__(self, *buckets: str):
     self.objects: dict[str, dict[str, tuple[bytes, int]]] = {bucket: {} for bucket in buckets}
-    self.requests: collections.Counter[str] = collections.Counter()  # 'METHOD kind'
     self.lock = threading.RLock()
     self.fault: Callable[[str, str, str], int] = lambda method, kind, name: 0  # HTTP status instead of an answer
     self.generations = itertools.count(1_700_000_000_000_000)
@@ -117,21 +115,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     pass
 
   def _serve(self) -> None:
-    body = self._read_body()
-    answer = self._answer(self.command, self.path, body, self.headers)
+    body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
+    try:
+      answer = _route(self.server.fake, self.command, self.path, body, self.headers)
+    except _Answer as raised:
+      answer = raised
     self._send(answer)
 
   do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _serve
-
-  def _read_body(self) -> bytes:
-    if 'chunked' in self.headers.get('Transfer-Encoding', ''):
-      parts = []
-      while size := int(self.rfile.readline().split(b';')[0], 16):
-        parts.append(self.rfile.read(size))
-        self.rfile.readline()
-      self.rfile.readline()
-      return b''.join(parts)
-    return self.rfile.read(int(self.headers.get('Content-Length') or 0))
 
   def _send(self, answer: _Answer) -> None:
     body = answer.body
@@ -147,47 +138,27 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     if self.command != 'HEAD' and answer.status != 204:
       self.wfile.write(body)
 
-  def _answer(self, method: str, path: str, body: bytes, headers: Any) -> _Answer:
-    try:
-      return _route(self.server.fake, method, path, body, headers)
-    except _Answer as answer:
-      return answer
-
 
 def _route(fake: FakeGcs, method: str, path: str, body: bytes, headers: Any) -> _Answer:
   url = urllib.parse.urlsplit(path)
   query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
-  found = re.fullmatch(r'(/upload|/download)?(?:/storage/v1)?/b/([^/]+)(?:/(o)(?:/(.+))?|/storageLayout)?', url.path)
-  if not found:
+  resource = re.fullmatch(r'(/upload|/download)?(?:/storage/v1)?/b/([^/]+)/o(?:/(.+))?', url.path)
+  if not resource:  # such as what a bucket is, which needs another role
     raise _error(404, f'no such resource: {url.path}')
-  place, bucket, objects, rest = found.groups()
-  bucket, rest = urllib.parse.unquote(bucket), rest or ''
-  source, _, target = rest.partition('/rewriteTo/b/')
-  if not target:
-    source, _, target = rest.partition('/copyTo/b/')
-  name = urllib.parse.unquote(source) or query.get('name', '')
-  kind = 'upload' if place == '/upload' else 'bucket' if not objects else 'object' if rest else 'list'
+  bucket, name = resource[2], urllib.parse.unquote(resource[3] or '') or query.get('name', '')
+  kind = 'upload' if resource[1] == '/upload' else 'object' if resource[3] else 'list'
   if kind == 'upload' and not name and 'upload_id' not in query:
     name = _described(body, headers)['name']
-  kind = 'copy' if target else 'media' if query.get('alt') == 'media' else kind
-  fake.requests[f'{method} {kind}'] += 1
+  kind = 'media' if query.get('alt') == 'media' else kind
   if status := fake.fault(method, kind, name):
     raise _error(status, f'{method} of {name!r} is answered with {status}')
   if bucket not in fake.objects:
     raise _error(404, 'The specified bucket does not exist.')
   with fake.lock:
-    if kind == 'bucket':
-      return _Answer(200, dict(kind='storage#bucket', id=bucket, name=bucket, location='US', locationType='region'))
     if kind == 'upload':
       return _upload(fake, bucket, name, query, body, headers)
     if kind == 'list':
       return _list(fake, bucket, query)
-    if kind == 'copy':
-      other, _, copied = target.partition('/o/')
-      data = _existing(fake, bucket, name)[0]
-      fake.put(other, urllib.parse.unquote(copied), data)
-      resource = _resource(fake, other, urllib.parse.unquote(copied))
-      return _Answer(200, dict(kind='storage#rewriteResponse', done=True, resource=resource))
     data, generation = _existing(fake, bucket, name, query)
     if method == 'DELETE':
       fake.delete(bucket, name)
@@ -225,15 +196,10 @@ def _resource(fake: FakeGcs, bucket: str, name: str) -> dict[str, Any]:
 
 def _media(data: bytes, generation: int, headers: Any) -> _Answer:
   about = {'X-Goog-Generation': str(generation), 'Content-Type': 'application/octet-stream', 'ETag': '"e"'}
-  wanted = re.fullmatch(r'bytes=(\d*)-(\d*)', headers.get('Range') or '')
+  wanted = re.fullmatch(r'bytes=(\d+)-(\d*)', headers.get('Range') or '')
   if not wanted:
     return _Answer(200, data, about)
-  begin, end = wanted.groups()
-  if not begin:  # the last bytes
-    begin, end = max(0, len(data) - int(end)), len(data) - 1
-  begin, end = int(begin), min(int(end) if end != '' else len(data) - 1, len(data) - 1)
-  if begin >= len(data):
-    return _Answer(416, b'', about | {'Content-Range': f'bytes */{len(data)}'})
+  begin, end = int(wanted[1]), min(int(wanted[2] or len(data)), len(data) - 1)
   return _Answer(206, data[begin : end + 1], about | {'Content-Range': f'bytes {begin}-{end}/{len(data)}'})
 
 
@@ -241,8 +207,6 @@ def _list(fake: FakeGcs, bucket: str, query: dict[str, str]) -> _Answer:
   prefix, delimiter = query.get('prefix', ''), query.get('delimiter', '')
   items, prefixes = [], []
   for name in fake.names(bucket, prefix):
-    if name < query.get('startOffset', '') or ('endOffset' in query and name >= query['endOffset']):
-      continue
     if name <= query.get('pageToken', ''):
       continue
     if delimiter and delimiter in name[len(prefix) :]:
@@ -253,16 +217,16 @@ def _list(fake: FakeGcs, bucket: str, query: dict[str, str]) -> _Answer:
     items.append(_resource(fake, bucket, name))
     if len(items) == int(query.get('maxResults', 1000)):
       break
-  found: dict[str, Any] = dict(kind='storage#objects', items=items, prefixes=prefixes)
+  page: dict[str, Any] = dict(kind='storage#objects', items=items, prefixes=prefixes)
   if len(items) == int(query.get('maxResults', 1000)):
-    found['nextPageToken'] = items[-1]['name']
-  return _Answer(200, {key: value for key, value in found.items() if value})
+    page['nextPageToken'] = items[-1]['name']
+  return _Answer(200, {key: value for key, value in page.items() if value})
 
 
 def _described(body: bytes, headers: Any) -> dict[str, Any]:
   """What an upload says of its object: the whole body, or the first part of several."""
-  if found := re.search(r'boundary="?([^";]+)', headers.get('Content-Type') or ''):
-    _, body, _ = body.split(b'--' + found[1].strip("'").encode(), 2)
+  if parts := re.search(r'boundary="?([^";]+)', headers.get('Content-Type') or ''):
+    _, body, _ = body.split(b'--' + parts[1].strip("'").encode(), 2)
     body = re.split(rb'\r?\n\r?\n', body, maxsplit=1)[1]
   return json.loads(body)
 
