@@ -75,9 +75,7 @@ def evaluate_base(run: Run) -> dict[str, Any]:
 def evaluate_ends(run: Run, wanted: dict[str, tuple[int, Any]]) -> dict[str, Any]:
   """Returns eval.json with the ledgers of the policies that a run ends with; those it has already are kept.
 
-  Args:
-    run: opened.
-    wanted: step and trained parameters by name, 'final' and 'last'.
+  `wanted` has step and trained parameters by name, 'final' and 'last'.
   """
   before = hosts.from_main('eval.json', run.folder.read_eval)
   results = {name: value for name, value in before.items() if name not in ('final', 'last')}
@@ -144,8 +142,7 @@ def evaluate(
   Of several hosts each samples and grades its own rows; all have the ledgers, host 0 the rows.
 
   Args:
-    sampler, task, grader: of the run.
-    params: in the sampling layout.
+    sampler, task, grader, params: of a run; the parameters in the sampling layout.
     problems: how many held-out problems are used; 0: all.
     seed: of the problems and the samples.
     rows: conversations at a time; keys do not depend on it (logits do, in their last bits).
@@ -191,12 +188,9 @@ def conversations(
   Of several hosts each samples and grades its own rows; host 0 has all of them, the others none.
 
   Args:
-    sampler, grader, params: as in `evaluate`.
-    problems: asked.
-    spec: of the rollout.
-    seed: of the samples.
-    rows: conversations at a time.
-    decoding: the name of this way of decoding.
+    sampler, grader, params, seed, rows: as in `evaluate`.
+    problems, spec: what is asked, and how it is sampled.
+    decoding: the name that the rows give to `spec`.
     samples: K, whose randomness does not depend on how many there are.
     first: token ids [F] of a first attempt by problem, -1 behind them; None: the model's own.
   """

@@ -70,17 +70,9 @@ _CAUSES = {
 def check(
   config: RunConfig, progress: Progress, record: dict[str, Any], rejected_in_a_row: int, checkpoints: Any
 ) -> None:
-  """Ends a run that is beyond its limits.
+  """Raises NumericsError, which names the limit and what to do, if the run is beyond its limits after a step.
 
-  Args:
-    config: of the run.
-    progress: after the step.
-    record: the step's metrics.
-    rejected_in_a_row: of the state.
-    checkpoints: the folder that holds the last good one.
-
-  Raises:
-    NumericsError: names the limit and what to do.
+  `rejected_in_a_row` is the state's, `checkpoints` the folder that holds the last good one.
   """
   for reason in _broken(config, progress, record, rejected_in_a_row):
     raise NumericsError(

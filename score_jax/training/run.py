@@ -20,7 +20,6 @@ from score_jax.graders.pool import Grader
 from score_jax.graders.pool import open_grader
 from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
-from score_jax.models.lora import Lora
 from score_jax.models.weights import WeightTable
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
@@ -41,6 +40,7 @@ from score_jax.training import preflight
 from score_jax.training import specs
 from score_jax.training.update import UpdateSpec
 
+_PRECISION = jax.config.jax_default_matmul_precision  # before a run has set its own
 _TOKENIZER_FILES = ('.json', '.jinja', '.model', '.txt')
 
 
@@ -87,17 +87,13 @@ class Run:
 
 
 def check_base(folder: RunFolder, source: pathlib.Path) -> None:
-  """Refuses to join a run's adapters with weights that they were not trained on.
-
-  Raises:
-    ConfigError: the files in `source` are not those that the run began with.
-  """
+  """Raises ConfigError if `source` has other weights than those that the run's adapters were trained on."""
   if folder.read_config()['identity']['model']['weights'] != files.hash_files(source, ('.safetensors',)):
     raise ConfigError(f'{folder.path} was trained on other weights than those now in {source}; restore that folder')
 
 
 def compile_cache(setting: str, backend: str, environment: Mapping[str, str]) -> str | None:
-  """The folder for compiled programs that config.compile_cache means, if it is for us to set.
+  """Returns the folder for compiled programs that config.compile_cache means, if it is for us to set.
 
   JAX's own variable goes first. On CPU 'auto' is nowhere: programs for one processor may fail on another that shares
   the home folder.
@@ -113,12 +109,11 @@ def compile_cache(setting: str, backend: str, environment: Mapping[str, str]) ->
 
 
 def compute_dtype(name: str) -> Any:
-  """The compute dtype of config.model.dtype; 'auto' is bfloat16 on accelerators that have it, elsewhere float32."""
+  """Returns the dtype of config.model.dtype; 'auto' is bfloat16 on accelerators that have it, elsewhere float32."""
   if name == 'auto':
     name = 'bfloat16' if has_bfloat16(jax.devices()[0]) else 'float32'
-  if name == 'float32':
-    # Accelerators otherwise round the inputs of f32 products (TF32, bf16 passes).
-    jax.config.update('jax_default_matmul_precision', 'highest')
+  # Accelerators otherwise round the inputs of f32 products (TF32, bf16 passes).
+  jax.config.update('jax_default_matmul_precision', 'highest' if name == 'float32' else _PRECISION)
   return jnp.dtype(name)
 
 
@@ -133,9 +128,13 @@ def has_bfloat16(device: Any) -> bool:
 
 
 def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> Sampler:
-  """Tokenizer, template proof and sampling settings of a model folder."""
+  """Opens tokenizer, template proof and sampling settings of a model folder."""
   tokenizer = load_tokenizer(model_folder, config.task.chat_template)
   decoder = hf.read_config(model_folder)
+  try:
+    loras.policy_table(decoder, config.lora)
+  except ValueError as error:
+    raise ConfigError(f'config.lora.{error}') from error
   chat = chats.open_chat(
     model_folder,
     tokenizer,
@@ -151,7 +150,7 @@ def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> S
     chat=chat,
     budgets=config.sampling.attempt_tokens,
     dtype=compute_dtype(config.model.dtype),
-    lora=_checked(config.lora, decoder),
+    lora=config.lora,
     decode_slots=config.sampling.decode_slots,
     cache_dtype=config.sampling.cache_dtype,
   )
@@ -163,15 +162,6 @@ def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> S
       f'but the model has {decoder.max_positions} positions; lower the budgets'
     )
   return sampler
-
-
-def _checked(lora: Lora, decoder: DecoderConfig) -> Lora:
-  """The adapters' settings, if the decoder has what they name."""
-  try:
-    loras.policy_table(decoder, lora)
-  except ValueError as error:
-    raise ConfigError(f'config.lora.{error}') from error
-  return lora
 
 
 def open_run(config: RunConfig, workdir: str) -> Run:
@@ -195,7 +185,7 @@ def open_run(config: RunConfig, workdir: str) -> Run:
 
 
 def _opened(config: RunConfig, workdir: str, task: Task, grader: Grader) -> Run:
-  """The rest of `open_run`."""
+  """Does the rest of `open_run`."""
   if folder := compile_cache(config.compile_cache, jax.default_backend(), os.environ):
     jax.config.update('jax_compilation_cache_dir', folder)
   mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
@@ -242,13 +232,13 @@ def _opened(config: RunConfig, workdir: str, task: Task, grader: Grader) -> Run:
 
 
 def put_params(mesh: Mesh, table: WeightTable, params: Any, dtype: Any) -> Any:
-  """A tree of host or device arrays in the training layout, in `dtype`; always a copy of its own."""
+  """Returns a copy of a tree of host or device arrays in the training layout, in `dtype`."""
   copies = jax.tree.map(lambda p: jnp.array(p, dtype, copy=True), params)
   return meshes.put(copies, meshes.params(mesh, table, meshes.TRAINING_RULES))
 
 
 def initial_params(run: Run) -> Any:
-  """f32 parameters at step 0: those of `init_from`'s best policy if it is set, else the base's or fresh adapters.
+  """Returns f32 parameters at step 0: of `init_from`'s best policy if it is set, else the base's or fresh adapters.
 
   Raises:
     DataError: `init_from` no longer has the checkpoint that the run began from.
@@ -264,43 +254,36 @@ def initial_params(run: Run) -> Any:
 
 
 def fresh_adapters(run: Run) -> Any:
-  """f32 adapters before their first step."""
+  """Returns f32 adapters before their first step."""
   adapters = run.trained.initial(stream_key(run.config.seed, Stream.ADAPTERS, 0))
   return put_params(run.mesh, run.trained, adapters, jnp.float32)
 
 
 def initial_state(run: Run) -> TrainState:
-  """The state at step 0."""
+  """Returns the state at step 0."""
   return fresh_state(initial_params(run), run.optimizer, run.mesh, run.trained)
 
 
 def abstract_state(run: Run) -> TrainState:
-  """Shapes, dtypes and shardings of the state."""
+  """Returns shapes, dtypes and shardings of the state."""
   return specs.abstract_state_of(run.mesh, run.trained, run.optimizer)
 
 
 def fresh_state(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh, table: WeightTable) -> TrainState:
-  """A state at step 0 around given parameters."""
+  """Returns a state at step 0 around given parameters."""
 
-  def zero():
-    return meshes.put(jnp.int32(0), meshes.replicated(mesh))
-
-  return TrainState(
-    step=zero(),
-    params=params,
-    opt_state=fresh_moments(params, optimizer, mesh, table),
-    rejected=zero(),
-    rejected_in_a_row=zero(),
-  )
+  moments = fresh_moments(params, optimizer, mesh, table)
+  step, rejected, in_a_row = (meshes.put(jnp.int32(0), meshes.replicated(mesh)) for _ in range(3))
+  return TrainState(step=step, params=params, opt_state=moments, rejected=rejected, rejected_in_a_row=in_a_row)
 
 
 def fresh_moments(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh, table: WeightTable) -> Any:
-  """The optimizer's state before its first step, sharded like the parameters."""
+  """Returns the optimizer's state before its first step, sharded like the parameters."""
   return jax.jit(optimizer.init, out_shardings=meshes.opt_state(mesh, optimizer, table))(params)
 
 
 def best_params(folder: RunFolder, mesh: Mesh, table: WeightTable, step: str = 'best') -> Any:
-  """f32 parameters of a run's checkpoint: 'best', 'last' or a step number.
+  """Returns f32 parameters of a run's checkpoint: 'best', 'last' or a step number.
 
   Raises:
     ConfigError: `step` is none of these, or the folder holds no checkpoints.

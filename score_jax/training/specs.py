@@ -18,11 +18,7 @@ from score_jax.training.update import UpdateSpec
 
 
 def check_spread(config: RunConfig, mesh: Mesh) -> None:
-  """Refuses a batch whose rows the mesh cannot share out.
-
-  Raises:
-    ConfigError: a micro-batch is no multiple of the devices, or packing would cut a problem.
-  """
+  """Raises ConfigError if a micro-batch is no multiple of the devices, or packing would cut a problem."""
   part = config.batch.problems // config.batch.micro_batches * config.batch.samples
   if part % meshes.row_shards(mesh):
     raise ConfigError(
@@ -38,7 +34,7 @@ def check_spread(config: RunConfig, mesh: Mesh) -> None:
 
 
 def update_spec(config: RunConfig, decoder: DecoderConfig, dtype: Any, mesh: Mesh) -> UpdateSpec:
-  """What the update of a configuration is compiled for; without packing."""
+  """Returns what the update of a configuration is compiled for; without packing."""
   return UpdateSpec(
     config=decoder,
     lora=config.lora,
@@ -56,7 +52,7 @@ def update_spec(config: RunConfig, decoder: DecoderConfig, dtype: Any, mesh: Mes
 
 
 def abstract_state_of(mesh: Mesh, trained: WeightTable, optimizer: optax.GradientTransformation) -> TrainState:
-  """The same of a run that is not opened: of its mesh, what it trains, and its optimizer."""
+  """Returns shapes, dtypes and shardings of the state of a run, by its mesh, what it trains, and its optimizer."""
   params = trained.abstract(jnp.float32)
   number = jax.ShapeDtypeStruct((), jnp.int32, sharding=meshes.replicated(mesh))
   return TrainState(
@@ -69,5 +65,5 @@ def abstract_state_of(mesh: Mesh, trained: WeightTable, optimizer: optax.Gradien
 
 
 def placed(shapes: Any, shardings: Any) -> Any:
-  """A tree of shapes that says where each array lies."""
+  """Returns a tree of shapes that says where each array lies."""
   return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
