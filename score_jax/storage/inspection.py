@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import math
 import pathlib
 
 from score_jax.errors import DataError
@@ -119,7 +120,8 @@ def _stored(folder: pathlib.Path, config: DecoderConfig) -> list[tuple[str, str]
   stored = hf.open_weights(folder, config)
   dtypes = stored.dtypes()
   counts = {dtype.name: list(dtypes.values()).count(dtype) for dtype in sorted(set(dtypes.values()), key=str)}
-  size = sum(file.entries[name].nbytes for name, file in stored.where.items())
+  entries = [file.entries[name] for name, file in stored.where.items()]
+  size = sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in entries)
   named = ', '.join(f'{count} in {name}' for name, count in counts.items())
   paths = {file.path for file in stored.where.values()}
   return [('stored', f'{named}; {_size(size)} in {len(paths)} file{"s" * (len(paths) > 1)}')]
