@@ -149,9 +149,7 @@ def closing(text: str, at: int) -> int | None:
 def final_answer(text: str) -> tuple[int, str] | None:
   """Returns the last "final answer is X"; X ends at "I hope it is correct", a line's or a sentence's end."""
   start = max(0, len(text) - _TAIL)
-  last = None
-  for match in _FINAL.finditer(text, start):
-    last = match
+  last = next(reversed(list(_FINAL.finditer(text, start))), None)
   if not last:
     return None
   segment = sentence(text[last.end() :])

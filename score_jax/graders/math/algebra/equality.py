@@ -14,8 +14,6 @@ from flint import arb
 
 from score_jax.graders.math.algebra import numeric
 from score_jax.graders.math.algebra.canonical import canonical
-from score_jax.graders.math.algebra.numeric import Sampler
-from score_jax.graders.math.algebra.numeric import Undefined
 from score_jax.graders.math.algebra.polynomials import ONE
 from score_jax.graders.math.algebra.polynomials import Ring
 from score_jax.graders.math.algebra.polynomials import Value
@@ -65,7 +63,7 @@ class Scalars:
   def vanishes(self, value: Value, generators: set[str]) -> bool:
     symbolic = any('s:' in g or 'apply ' in g or 'big ' in g for g in generators)
     samplers = [
-      Sampler(self.ring, round_, numeric.needs_whole(self.ring, generators))
+      numeric.Sampler(self.ring, round_, numeric.needs_whole(self.ring, generators))
       for round_ in range(numeric.ROUNDS if symbolic else 1)
     ]
     agreed = 0
@@ -73,7 +71,7 @@ class Scalars:
       for sampler in samplers:
         try:
           real, imaginary, sizes = sampler.parts(value.num)
-        except Undefined:
+        except numeric.Undefined:
           continue
         largest = max(sizes)
         if not all(part is None or self.small(part, largest) for part in (real, imaginary)):
@@ -99,8 +97,8 @@ class Scalars:
       return 0
     try:
       with numeric.precision():
-        return numeric.sign(Sampler(self.ring, 0, False).value(value)) or None
-    except Undefined:
+        return numeric.sign(numeric.Sampler(self.ring, 0, False).value(value)) or None
+    except numeric.Undefined:
       return None
 
   def rounds_to(self, exact: Node, decimal: Node) -> bool:
@@ -112,9 +110,9 @@ class Scalars:
     form = self.form(exact)
     try:
       with numeric.precision():
-        ball = Sampler(self.ring, 0, False).value(form)
+        ball = numeric.Sampler(self.ring, 0, False).value(form)
         return numeric.ball(value - unit) < ball < numeric.ball(value + unit)
-    except Undefined:
+    except numeric.Undefined:
       return False
 
 

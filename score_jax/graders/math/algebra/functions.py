@@ -152,10 +152,11 @@ def _factor_to_term(ring: Ring, generator: str, term: tuple, factor: Fraction) -
 
 
 def _generator_power(ring: Ring, generator: str, exponent: Fraction) -> Value:
-  if generator == '-1':
-    return root_of_rational(ring, Fraction(-1), exponent) if exponent.denominator > 1 else ring.constant(
-      power_of(-1, int(exponent)))  # fmt: skip
-  return ring.generator(generator, exponent)
+  if generator != '-1':
+    return ring.generator(generator, exponent)
+  if exponent.denominator > 1:
+    return root_of_rational(ring, Fraction(-1), exponent)
+  return ring.constant(power_of(-1, int(exponent)))
 
 
 def log_of(ring: Ring, value: Value) -> Value:

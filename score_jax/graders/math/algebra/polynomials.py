@@ -176,8 +176,7 @@ class Ring:
   def key(self, value: Value) -> str:
     """Names the value: equal names mean equal values; one value may have several names."""
     lead = value.den[max(value.den)]
-    num, den = ((value.num, value.den) if lead == 1 else
-                (self.scaled(value.num, 1 / lead), self.scaled(value.den, 1 / lead)))  # fmt: skip
+    num, den = (terms if lead == 1 else self.scaled(terms, 1 / lead) for terms in (value.num, value.den))
     named = f'{_listing(num)}/{_listing(den)}' if den != ONE else _listing(num)
     if len(named) > budget.KEY:
       raise budget.Exhausted

@@ -108,12 +108,9 @@ class Comparison:
   def same_matrix(self, gold: values.Matrix, answer: values.Matrix) -> bool:
     if [len(row) for row in gold.rows] != [len(row) for row in answer.rows]:
       return False
-    pairs = zip(gold.rows, answer.rows, strict=True)
-    return all(self.equal_entry(g, a) for rows in pairs for g, a in zip(*rows, strict=True))
-
-  def equal_entry(self, gold: Node, answer: Node) -> bool:
-    """Compares entries, which may hold the product with a scalar that stands before the matrix."""
-    return self.scalars.equal(gold, answer) or self.equal(gold, answer)
+    pairs = [pair for rows in zip(gold.rows, answer.rows, strict=True) for pair in zip(*rows, strict=True)]
+    # Entries may hold the product with a scalar that stands before the matrix.
+    return all(self.scalars.equal(*pair) or self.equal(*pair) for pair in pairs)
 
   def vector(self, gold, answer) -> bool:
     """Compares a column or row with a tuple."""

@@ -19,6 +19,10 @@ _GREEK = frozenset(GREEK.split()) | {'Pi', 'ell', 'hbar', 'aleph', 'nabla', 'par
 _FUNCTION_LETTERS = frozenset('fghFGHW')
 _INVERSES = {'sin': 'arcsin', 'cos': 'arccos', 'tan': 'arctan', 'cot': 'arccot', 'sec': 'arcsec', 'csc': 'arccsc'}
 _ROUNDINGS = {'lfloor': ('floor', 'rfloor'), 'lceil': ('ceil', 'rceil')}
+_POSTFIXES = {
+  ('op', '!'): 'fact', ('op', '%'): 'percent', ('cmd', 'percent'): 'percent', ('cmd', 'degree'): 'deg',
+  ('cmd', 'circ'): 'deg',
+}  # fmt: skip
 _SYMMETRIC = frozenset(('max', 'min', 'gcd', 'lcm'))
 _BIG = frozenset(('sum', 'prod', 'int', 'lim', 'oint', 'iint', 'bigcap'))
 
@@ -80,14 +84,13 @@ class Parser:
         terms.append(self.term())
       elif self.takes('-'):
         terms.append(Node('neg', (scalar(self.term()),)))
-      elif self.takes('pm'):
-        terms.append(self.signed(1))
-      elif self.takes('mp'):
-        terms.append(self.signed(-1))
+      elif self.takes('pm', 'mp'):
+        terms.append(self.signed())
       else:
         return terms[0] if len(terms) == 1 else Node('add', tuple(scalar(term) for term in terms))
 
-  def signed(self, sign: int) -> Node:
+  def signed(self) -> Node:
+    sign = 1 if self.tokens[self.at - 1].text == 'pm' else -1
     return Node('pm', (sign, scalar(self.term())))
 
   def term(self):
@@ -96,10 +99,8 @@ class Parser:
       return self.deeper(lambda: brackets.negative(self.term()))
     if self.takes('+'):
       return self.deeper(self.term)
-    if self.takes('pm'):
-      return self.signed(1)
-    if self.takes('mp'):
-      return self.signed(-1)
+    if self.takes('pm', 'mp'):
+      return self.signed()
     value = self.power()
     while True:
       if self.takes('*', 'times', 'cdot'):
@@ -169,15 +170,9 @@ class Parser:
       if token.text == '^' and token.kind == 'op':
         self.next()
         value = self.raised(value)
-      elif token.text == '!' and token.kind == 'op':
+      elif (token.kind, token.text) in _POSTFIXES:
         self.next()
-        value = Node('fact', (scalar(value),))
-      elif token.text == '%' or (token.kind == 'cmd' and token.text == 'percent'):
-        self.next()
-        value = Node('percent', (scalar(value),))
-      elif token.kind == 'cmd' and token.text in ('degree', 'circ'):
-        self.next()
-        value = Node('deg', (scalar(value),))
+        value = Node(_POSTFIXES[token.kind, token.text], (scalar(value),))
       elif token.kind == 'cmd' and token.text == 'choose':
         self.next()
         value = Node('binom', (scalar(value), scalar(self.power())))
@@ -211,14 +206,11 @@ class Parser:
       self.tokens[self.at] = token._replace(text=token.text[1:], glued=True)
       return values.number(int(token.text[0])) if token.text[0].isdigit() else brackets.refuse()
     if signed and token.text == '(':
-      return self.power_free_group()
+      self.expect('(')
+      value = self.deeper(self.sum)
+      self.expect(')')
+      return value
     return self.deeper(self.atom)
-
-  def power_free_group(self):
-    self.expect('(')
-    value = self.deeper(self.sum)
-    self.expect(')')
-    return value
 
   def numeral(self) -> Node:
     """Reads a numeral as written: exact, with its significant digits when it has a decimal point."""
@@ -261,16 +253,12 @@ class Parser:
 
   def command(self):
     name = self.next().text
-    if name == 'pi':
-      return values.const('pi')
-    if name == 'infty':
-      return values.const('inf')
+    if name in ('pi', 'infty'):
+      return values.const(name.removesuffix('ty'))
     if name in _GREEK:
       return values.symbol(name + brackets.subscript(self))
-    if name == 'frac':
-      return Node('div', (scalar(self.argument()), scalar(self.argument())))
-    if name == 'binom':
-      return Node('binom', (scalar(self.argument()), scalar(self.argument())))
+    if name in ('frac', 'binom'):
+      return Node('div' if name == 'frac' else name, (scalar(self.argument()), scalar(self.argument())))
     if name == 'sqrt':
       return self.root()
     if name in ('boxed', 'fbox'):

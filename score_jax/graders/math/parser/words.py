@@ -14,24 +14,21 @@ _UNIT_NAMES = {
   'inch': 'inches', 'yd': 'yard yards', 'mile': 'miles mi', 'kg': 'kilogram kilograms', 'g': 'gram grams gm',
   'mg': 'milligrams', 'lb': 'pound pounds lbs', 'oz': 'ounce ounces', 'ton': 'tons', 'l': 'liter liters litre litres',
   'ml': 'milliliter milliliters', 'gallon': 'gallons gal', 'cup': 'cups', 'hour': 'hours hr hrs',
-  'min': 'minute minutes mins',
-  'sec': 'second seconds', 'day': 'days', 'week': 'weeks', 'month': 'months', 'year': 'years yr yrs',
-  'mph': '', 'kmh': 'kph', 'hz': '', 'rad': 'radian radians', 'unit': 'units', 'pi': '',
+  'min': 'minute minutes mins', 'sec': 'second seconds', 'day': 'days', 'week': 'weeks',
+  'month': 'months', 'year': 'years yr yrs', 'mph': '', 'kmh': 'kph', 'hz': '', 'rad': 'radian radians', 'unit': 'units',
 }  # fmt: skip
-UNITS = {word: name for name, words in _UNIT_NAMES.items() if name != 'pi' for word in [name, *words.split()]}
+UNITS = {word: name for name, words in _UNIT_NAMES.items() for word in [name, *words.split()]}
 AMBIGUOUS = {'in', 'm', 'g', 'l', 'min', 'deg', 'sec'}  # also a symbol, a relation or a function
 FUNCTIONS = _set(
   'sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh ln log lg exp abs max min gcd lcm'
 )
-PLAIN = {  # names that may be written without a backslash
-  'sqrt': 'sqrt', 'pi': 'pi', 'infinity': 'infty', 'infty': 'infty', 'inf': 'infty', 'oo': 'infty', 'theta': 'theta',
-  'alpha': 'alpha', 'beta': 'beta', 'gamma': 'gamma', 'lambda': 'lambda', 'sin': 'sin', 'cos': 'cos', 'tan': 'tan',
-  'cot': 'cot', 'sec': 'sec', 'csc': 'csc', 'arcsin': 'arcsin', 'arccos': 'arccos', 'arctan': 'arctan',
-  'asin': 'arcsin',
-  'acos': 'arccos', 'atan': 'arctan', 'ln': 'ln', 'log': 'log', 'lg': 'lg', 'exp': 'exp', 'abs': 'abs', 'cup': 'cup',
-  'choose': 'choose', 'frac': 'frac', 'times': 'times', 'cdot': 'cdot', 'degrees': 'degree', 'degree': 'degree',
-  'percent': 'percent', 'pct': 'percent', 'percentage': 'percent', 'le': 'le', 'ge': 'ge', 'leq': 'le',
-  'geq': 'ge', 'phi': 'phi', 'omega': 'omega', 'emptyset': 'emptyset', 'pm': 'pm',
+_NAMES = _set(
+  'sqrt pi infty theta alpha beta gamma lambda sin cos tan cot sec csc arcsin arccos arctan ln log lg exp abs cup '
+  'choose frac times cdot degree percent le ge phi omega emptyset pm'
+)
+PLAIN = {name: name for name in _NAMES} | {  # names that may be written without a backslash
+  'infinity': 'infty', 'inf': 'infty', 'oo': 'infty', 'asin': 'arcsin', 'acos': 'arccos', 'atan': 'arctan',
+  'degrees': 'degree', 'pct': 'percent', 'percentage': 'percent', 'leq': 'le', 'geq': 'ge',
 }  # fmt: skip
 SEPARATORS = frozenset(('and', 'or', '&'))
 FILLERS = _set('the a an is are about approximately exactly only so then thus equals')
