@@ -111,11 +111,11 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
     finally:
       signals.over()
 
-  from score_jax.tasks import torch_exclusion
+  from score_jax.tasks import tokenizer
 
   signals.install()  # before jax is imported: a signal in those seconds ends the process as it does later
   secrets.guard()
-  torch_exclusion.request()
+  tokenizer.exclude_torch()
   logging.set_verbosity(logging.WARNING)
   app.run(guarded, flags_parser=functools.partial(_parse, arguments=arguments))
 

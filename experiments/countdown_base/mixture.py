@@ -16,7 +16,7 @@ import numpy as np
 from score_jax.core_types import Verdict
 from score_jax.graders import countdown as grader
 from score_jax.tasks import countdown
-from score_jax.tasks import torch_exclusion
+from score_jax.tasks import tokenizer as tokenizer_files
 from score_jax.tasks.countdown import CountdownSpec
 
 END, PAD, USER, ASSISTANT = '<|end|>', '<|pad|>', '<|user|>', '<|assistant|>'
@@ -43,7 +43,7 @@ class Mixture:
   afresh: float = 0.0
 
 
-@torch_exclusion.applied()
+@tokenizer_files.without_torch()
 def build_tokenizer(spec: CountdownSpec, *instructions: str):
   """Builds a fast HF tokenizer with one token per number 0..max_value, operation and word of the prompts."""
   import tokenizers

@@ -1,15 +1,21 @@
-"""The tokenizer of an HF folder, with its chat template or another. No code of the folder is ever run."""
+"""The tokenizer of an HF folder, with its chat template or another. No code of the folder is ever run.
 
+transformers takes seconds to import torch where it is installed, for nothing: commands exclude it. A program that uses
+score_jax as a library keeps its torch.
+"""
+
+from collections.abc import Iterator
+import contextlib
 import json
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 from typing import Any
 
 from score_jax import files
 from score_jax.errors import DataError
-from score_jax.tasks import torch_exclusion
 from score_jax.tasks import turn_boundary
 
 SETTINGS, SPECIALS, ADDED = 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json'
@@ -21,7 +27,29 @@ _VOCABULARIES = (FAST, SENTENCEPIECE, 'vocab.json', 'vocab.txt', 'merges.txt', '
 _BESIDE = ('config.json', SETTINGS, SPECIALS, ADDED, 'chat_template.jinja', 'chat_template.json')
 
 
-@torch_exclusion.applied()
+_torch_is_excluded = False
+
+
+def exclude_torch() -> None:
+  """Makes this process read tokenizers without torch from here on."""
+  global _torch_is_excluded
+  _torch_is_excluded = True
+
+
+@contextlib.contextmanager
+def without_torch() -> Iterator[None]:
+  """Hides torch from transformers, which remembers that, if torch is excluded and nobody has imported it yet."""
+  if not _torch_is_excluded or 'torch' in sys.modules:
+    yield
+    return
+  sys.modules['torch'] = None
+  try:
+    yield
+  finally:
+    del sys.modules['torch']  # others look there for it
+
+
+@without_torch()
 def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
   """Loads the folder's HF tokenizer, with another chat template if one is named. No code of the folder is ever run.
 
