@@ -72,7 +72,6 @@ class Checkpoints:
 
     Raises:
       DataError: there are checkpoints, and none of them is whole.
-      StoreError: the store does not answer.
     """
     self._store, self._keep, self._files = store, keep, files
     # Several processes end with the first: what Orbax's barriers remember of it cannot be undone on all of them.

@@ -3,9 +3,9 @@
 A folder has one owner by its lock, its steps in `checkpoints/`, and files that grow as they are written.
 
 An object store has no rename, no fsync and no appending: an object is there, whole, once its upload has succeeded. Each
-process that begins at an address writes to `starts/N/`, with N one above the highest, and stops when it sees a higher
-one, so that no two write to the same place. Files that grow are kept in a scratch folder of this machine; what they
-have gained is published with each checkpoint as a part, `starts/N/parts/NAME/STEP`.
+process that begins at an address writes to `starts/N-HOST-PROCESS/`, with N one above the highest, and stops when it
+sees a higher one, so that no two write to the same folder. Files that grow are kept in a scratch folder of this machine;
+what they have gained is published with each checkpoint as a part, `starts/N.../parts/NAME/STEP`.
 """
 
 import atexit
@@ -75,9 +75,8 @@ def store_of(path: os.PathLike | str) -> 'FolderStore':
 class FolderStore:
   """A run folder on a file system.
 
-  root: the folder.
-  local: the folder in which files that grow are written; here the same.
-  checkpoints: the folder that this process saves steps to.
+  `root` is the folder, `local` that in which files that grow are written (here the same), `checkpoints` that in which
+  this process saves steps.
   """
 
   def __init__(self, path: str):
@@ -89,21 +88,13 @@ class FolderStore:
     """Checks that this process may write there, before anything takes its time."""
 
   def take(self) -> str:
-    """Makes this process the only one that writes there. Returns what other hosts of the run give to `join`.
-
-    Raises:
-      ConfigError: another process is at work in the folder.
-    """
+    """Makes this process the only one that writes there; ConfigError if another does. Returns what `join` is given."""
     self.local.mkdir(parents=True, exist_ok=True)
     lock.take(self.local)
     return json.dumps(lock.ourselves())
 
   def join(self, start: str) -> None:
-    """Joins the host of the run that has called `take`.
-
-    Raises:
-      ConfigError: its folder is not the one that this process sees.
-    """
+    """Joins the host of the run that has called `take`; ConfigError if its folder is not the one seen here."""
     holder, until = json.loads(start).items(), time.monotonic() + _LATEST
     while not holder <= lock.read(self.local).items():
       if time.monotonic() > until:
@@ -114,11 +105,7 @@ class FolderStore:
       time.sleep(1)
 
   def check(self) -> None:
-    """Checks that this process may still write; called before anything is written or deleted.
-
-    Raises:
-      TakenOverError: a later start goes on with the run.
-    """
+    """Raises TakenOverError if a later start goes on with the run; called before anything is written or deleted."""
 
   def roots(self) -> list[epath.Path]:
     """Folders that have steps, those of later starts last."""
@@ -198,9 +185,9 @@ class ObjectStore(FolderStore):
   def take(self) -> str:
     highest = max(self.names(self.root / 'starts'), default='000000')
     # Two that begin at the same moment get one number and two names, of which one is the higher.
-    self.join(f'{int(highest[:6]) + 1:06d}-{uuid.uuid4().hex[:4]}')
-    about = lock.ourselves() | dict(since=time.strftime('%Y-%m-%dT%H:%M:%S%z'))
-    self.write(self.root / 'starts' / self._start / 'start.json', json.dumps(about).encode())
+    process = re.sub(r'[^\w.-]', '_', '{host}-{pid}'.format(**lock.ourselves()), flags=re.ASCII)
+    self.join(f'{int(highest[:6]) + 1:06d}-{process}')
+    self.write(self.root / 'starts' / self._start / 'begun', time.strftime('%Y-%m-%dT%H:%M:%S%z').encode())
     return self._start
 
   def join(self, start: str) -> None:
@@ -209,14 +196,10 @@ class ObjectStore(FolderStore):
   def check(self) -> None:
     highest = max(self.names(self.root / 'starts'), default='') if self._start else ''
     if highest > self._start:
-      with contextlib.suppress(FileNotFoundError, ValueError), self.errors():
-        about = json.loads((self.root / 'starts' / highest / 'start.json').read_bytes())
-        raise TakenOverError(
-          f'--workdir={self.root} was taken over by process {about.get("pid", "?")} on {about.get("host", "?")} at '
-          f'{about.get("since", "?")} (start {highest}), which goes on with the run; this one stops. Nothing that was '
-          'saved is lost'
-        )
-      raise TakenOverError(f'--workdir={self.root} was taken over by start {highest}; this one stops')
+      raise TakenOverError(
+        f'--workdir={self.root} was taken over by start {highest} (number-host-process), which goes on with the run; '
+        'this one stops. Nothing that was saved is lost'
+      )
 
   def roots(self) -> list[epath.Path]:
     return [self.root / 'starts' / start / 'checkpoints' for start in sorted(self.names(self.root / 'starts'))]
