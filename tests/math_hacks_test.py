@@ -159,6 +159,12 @@ x ## \boxed{x + 10^{-100}}
 \ln x ## \boxed{\ln(x + 10^{-130})}
 \cos 1 ## \boxed{\cos(1 + e^{-300})}
 \cos 1 ## \boxed{\cos(1 + (\sin 1)^{2000})}
+\cos 1 ## \boxed{\cos(1 + (\sin 1)^{4000})}
+\cos 1 ## \boxed{\cos 1 + 10^{-260}\sin 1}
+\cos 1 ## \boxed{\cos(1 + 10^{-300})}
+\sin x ## \boxed{\sin(x + 10^{-260})}
+\sqrt{x+1} ## \boxed{\sqrt{x+1+10^{-260}}}
+\ln x ## \boxed{\ln(x + 10^{-260})}
 1234 ## \boxed{(1,234)}
 5 ## \boxed{(5]}
 (1,2,3) ## \boxed{(1,2,3]}

@@ -75,6 +75,7 @@ class Session:
     self._bytes_left = limits['output_bytes']
 
   def call(self, ref: Ref, arguments: tuple, named: dict) -> object:
+    """Calls what `ref` names in the program's process. Raises Gone, Unfit, or the program's exception."""
     self.calls += 1
     if self.calls > self._most_calls:
       raise self._lose(f'more than {self._most_calls} calls')

@@ -82,7 +82,7 @@ class Armour:
   def put_on(self, keep: tuple[int, ...]) -> None:
     """Sandboxes this process: descriptors 3, 4, ... are those of `keep`, and nothing else is open."""
     seconds = self.limits.cpu_seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))  # SIGXCPU can be ignored; what comes next can't
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))  # SIGXCPU can be ignored; what comes next cannot
     self.enclose(keep)
 
   def enclose(self, keep: tuple[int, ...], limited: bool = True) -> None:

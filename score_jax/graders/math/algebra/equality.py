@@ -61,6 +61,7 @@ class Scalars:
     return self.vanishes(value, generators)
 
   def vanishes(self, value: Value, generators: set[str]) -> bool:
+    """Returns True if the value is zero to 60 digits at every sample point where it is defined."""
     symbolic = any('s:' in g or 'apply ' in g or 'big ' in g for g in generators)
     samplers = [
       numeric.Sampler(self.ring, round_, numeric.needs_whole(self.ring, generators))
@@ -90,6 +91,7 @@ class Scalars:
     return not any('s:' in g or 'apply ' in g for g in self.form(node).generators())
 
   def sign_of(self, value: Value) -> int | None:
+    """Returns 1, 0 or -1 if proven for a real constant, else None."""
     rational = value.rational
     if rational is not None:
       return (rational > 0) - (rational < 0)

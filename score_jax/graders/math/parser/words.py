@@ -14,8 +14,8 @@ _UNIT_NAMES = {
   'inch': 'inches', 'yd': 'yard yards', 'mile': 'miles mi', 'kg': 'kilogram kilograms', 'g': 'gram grams gm',
   'mg': 'milligrams', 'lb': 'pound pounds lbs', 'oz': 'ounce ounces', 'ton': 'tons', 'l': 'liter liters litre litres',
   'ml': 'milliliter milliliters', 'gallon': 'gallons gal', 'cup': 'cups', 'hour': 'hours hr hrs',
-  'min': 'minute minutes mins', 'sec': 'second seconds', 'day': 'days', 'week': 'weeks',
-  'month': 'months', 'year': 'years yr yrs', 'mph': '', 'kmh': 'kph', 'hz': '', 'rad': 'radian radians', 'unit': 'units',
+  'min': 'minute minutes mins', 'sec': 'second seconds', 'day': 'days', 'week': 'weeks', 'month': 'months',
+  'year': 'years yr yrs', 'mph': '', 'kmh': 'kph', 'hz': '', 'rad': 'radian radians', 'unit': 'units',
 }  # fmt: skip
 UNITS = {word: name for name, words in _UNIT_NAMES.items() for word in [name, *words.split()]}
 AMBIGUOUS = {'in', 'm', 'g', 'l', 'min', 'deg', 'sec'}  # also a symbol, a relation or a function
