@@ -59,6 +59,7 @@ def test_single_turn_and_naive_multi_turn_train_the_attempts_that_they_pay(tmp_p
   assert final == 4, 'the best is of the last stage, however good the others were'
 
 
+@pytest.mark.slow
 def test_three_attempts_hold_the_first_two_near_what_the_stage_before_has_made(tmp_path, monkeypatch):
   names = ['stage1a', 'stage1b', 'stage2']
   stages = stage_fields('three_attempts', names)

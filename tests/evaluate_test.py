@@ -1,6 +1,6 @@
 """What `score_jax.evaluate` can ask of a model: more attempts, several samples, given first attempts, other words."""
 
-import dataclasses
+import importlib
 import json
 import pathlib
 
@@ -9,7 +9,7 @@ from absl.testing import flagsaver
 import pytest
 import tiny
 
-from score_jax import evaluate
+import score_jax
 from score_jax.core_types import Stop
 from score_jax.core_types import Verdict
 from score_jax.errors import ConfigError
@@ -19,7 +19,10 @@ from score_jax.reporting import rows
 from score_jax.tasks import prompts
 from score_jax.training import evaluation
 from score_jax.training import first_attempts
+from score_jax.training import folder_evaluation
 from score_jax.training import run as runs
+
+command = importlib.import_module('score_jax.evaluate')  # its name in the package is the public function's too
 
 
 @pytest.fixture(autouse=True)
@@ -35,50 +38,53 @@ def config(hf_folder):
   return tiny.run_config(**{'model.path': str(hf_folder), 'eval.problems': 6})
 
 
-def test_more_attempts_repeat_the_last_budget():
-  config = dataclasses.replace(
-    tiny.run_config(), sampling=dataclasses.replace(tiny.run_config().sampling, attempt_tokens=(6, 9))
-  )
-  with flagsaver.flagsaver(attempts=10):
-    assert evaluate._changed(config).sampling.attempt_tokens == (6, *[9] * 9)
-  with flagsaver.flagsaver(attempts=2):
-    assert evaluate._changed(config) == config
-  with flagsaver.flagsaver(attempts=1), pytest.raises(ConfigError, match='--attempts=1: give 2 or more'):
-    evaluate._changed(config)
+def settings(monkeypatch, **arguments):
+  """The configuration that an evaluation with these arguments has."""
+  passed = []
+  monkeypatch.setattr(folder_evaluation, 'evaluate_folder', lambda config, **_: passed.append(config) or ({}, []))
+  score_jax.evaluate(tiny.config_dict(), **arguments)
+  return passed[0]
 
 
-def test_an_instruction_is_a_name_or_a_text():
-  config = tiny.run_config()
+def test_more_attempts_repeat_the_last_budget(monkeypatch):
+  budgets = {'sampling.attempt_tokens': (6, 9)}
+  assert settings(monkeypatch, attempts=10, **budgets).sampling.attempt_tokens == (6, *[9] * 9)
+  assert settings(monkeypatch, attempts=2, **budgets) == settings(monkeypatch, **budgets)
+  with pytest.raises(ConfigError, match='attempts = 1: give 2 or more'):
+    settings(monkeypatch, attempts=1)
+
+
+def test_an_instruction_is_a_name_or_a_text(monkeypatch):
   for name, text in (('paper_math', prompts.MATH_AGAIN), ('self_refine', prompts.SELF_REFINE), ('Again.', 'Again.')):
-    with flagsaver.flagsaver(instruction=name):
-      assert evaluate._changed(config).task.instruction == text
+    assert settings(monkeypatch, instruction=name).task.instruction == text
 
 
-def test_samples_scaling_attempts_and_given_first_attempts_together(config, tmp_path):
+def test_samples_scaling_attempts_and_given_first_attempts_together(config, hf_folder, tmp_path):
   sampler = runs.open_sampler(config, pathlib.Path(config.model.path), tiny.one_device_mesh())
   problems = evaluate_problems(config)
   texts = ['1+1=2', '9-1=8', '4;4', '', '7', '5-5=0']  # the last fills its budget but for its end
   file = tmp_path / 'first.jsonl'
   file.write_text(''.join(json.dumps(dict(id=p.id, text=t)) + '\n' for p, t in zip(problems, texts, strict=True)))
-  with flagsaver.flagsaver(attempts=3, samples=2, scaling=1, first_attempts=str(file)):
-    result, found = evaluate._evaluated(evaluate._changed(config))
-  assert {(row.decoding, len([r for r in found if r.decoding == row.decoding])) for row in found} == {
+  arguments = dict(attempts=3, samples=2, scaling=1, first_attempts=file, **{'eval.problems': 6})
+  evaluated = score_jax.evaluate(tiny.config_dict(), model=hf_folder, **arguments)
+  result, kept = evaluated.results, evaluated.rows
+  assert {(row.decoding, len([r for r in kept if r.decoding == row.decoding])) for row in kept} == {
     ('greedy', 6),
     ('sampled', 12),
     ('scaling', 12),
   }
   given = dict(zip((p.id for p in problems), texts, strict=True))
-  for row in found:
+  for row in kept:
     assert len(row.attempts) == 3
     assert row.first.text == given[row.id]
     assert row.first.tokens == len(sampler.chat.prompt_template.ids(given[row.id])) + 1, 'its end is part of it'
-  assert any(row.attempts[1].text for row in found)
+  assert any(row.attempts[1].text for row in kept)
   assert result['sampled'] | {'at_k': 0} == json.loads(
-    json.dumps(evaluation.accounted([row for row in found if row.decoding == 'sampled']) | {'at_k': 0})
+    json.dumps(evaluation.accounted([row for row in kept if row.decoding == 'sampled']) | {'at_k': 0})
   )
   assert result['sampled']['at_k']['k'] == 2 and set(result['sampled']['at_k']) == {'k', 'problems', 't1', 't3'}
   assert [p['samples'] for p in result['scaling']['curves']['parallel']] == [2]
-  first, second = ([row for row in found if row.decoding == 'sampled' and row.sample == k] for k in (0, 1))
+  first, second = ([row for row in kept if row.decoding == 'sampled' and row.sample == k] for k in (0, 1))
   assert [row.id for row in first] == [row.id for row in second] == [p.id for p in problems]
   assert [row.attempts[1:] for row in first] != [row.attempts[1:] for row in second]
 
@@ -131,14 +137,14 @@ def test_first_attempts_are_read_from_an_evaluation_and_mistakes_are_named(confi
     read(dict(id=id_))
 
 
-def test_results_have_a_place_before_anything_is_computed(tmp_path):
+def test_results_have_a_folder_before_anything_is_computed(tmp_path):
   (tmp_path / 'config.json').write_text('{}')
   rows.write(tmp_path / 'mine/rows/a.jsonl.gz', [])
-  for settings, message in (
+  for flags_, message in (
     (dict(workdir=str(tmp_path)), 'is the folder of a run'),
     (dict(workdir=str(tmp_path / 'mine'), name='a'), "has an evaluation 'a' already"),
     (dict(name='../a'), "--name='../a': use letters"),
     (dict(output=str(tmp_path / 'none/a.json')), 'there is no such folder'),
   ):
-    with flagsaver.flagsaver(**settings), pytest.raises(ConfigError, match=message):
-      evaluate._check_outputs()
+    with flagsaver.flagsaver(**flags_), pytest.raises(ConfigError, match=message):
+      command._check_outputs()

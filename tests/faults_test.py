@@ -34,8 +34,8 @@ def when_ready(process: subprocess.Popen, number: int) -> tuple[int, str, float]
   assert process.stdout.readline() == 'ready\n', process.communicate()[1]
   process.send_signal(number)
   began = time.monotonic()
-  _, said = process.communicate(timeout=60)
-  return process.returncode, said, time.monotonic() - began
+  _, printed = process.communicate(timeout=60)
+  return process.returncode, printed, time.monotonic() - began
 
 
 # Signals.
@@ -54,8 +54,8 @@ def work():
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_outside_the_loop_ends_the_process_at_once_with_75(number):
   code = AT_WORK.format(work='time.sleep(60)', around='try: work()\nexcept Exception: print("caught")')
-  ended, said, took = when_ready(python(code), number)
-  assert ended == 75 and took < 20 and signal.Signals(number).name in said
+  ended, printed, took = when_ready(python(code), number)
+  assert ended == 75 and took < 20 and signal.Signals(number).name in printed
 
 
 def test_a_deferred_signal_lets_the_step_end(tmp_path):
@@ -63,9 +63,9 @@ def test_a_deferred_signal_lets_the_step_end(tmp_path):
     work='time.sleep(1); open(sys.argv[1], "w").write(str(signals.requested())); sys.exit(75)',
     around='with signals.deferred(20, lambda: None): work()',
   )
-  ended, said, _ = when_ready(python(code, tmp_path / 'end'), signal.SIGTERM)
+  ended, printed, _ = when_ready(python(code, tmp_path / 'end'), signal.SIGTERM)
   assert (ended, (tmp_path / 'end').read_text()) == (75, 'True')
-  assert 'stopping after this step' in said
+  assert 'stopping after this step' in printed
 
 
 def test_what_outlasts_the_grace_is_saved_by_a_thread_and_ended(tmp_path):
@@ -134,11 +134,11 @@ with watchdog.watching(sys.argv[1], watchdog.Patience(first=30, floor=1.0, facto
 def test_a_stuck_process_is_ended_and_its_stacks_are_kept(tmp_path, where, hang, code):
   began = time.monotonic()
   process = python(HANGING.format(where=where, hang=hang), tmp_path)
-  _, said = process.communicate(timeout=60)
+  _, printed = process.communicate(timeout=60)
   assert process.returncode == code and time.monotonic() - began < 30
   (stacks,) = [path.read_text() for path in tmp_path.glob('stuck-*.txt')]
   assert 'File "<string>", line 9 in <module>' in stacks
-  assert 'stuck' in said
+  assert 'stuck' in printed
 
 
 def test_a_phase_may_take_as_long_as_it_is_worth(tmp_path):
@@ -219,7 +219,7 @@ def test_files_of_a_run_hold_no_secret(monkeypatch, tmp_path):
   assert json.loads(folder.metrics.read_text()) == dict(step=1, why=secrets.HIDDEN)
 
 
-def test_logs_and_tracebacks_of_a_door_hold_no_secret():
+def test_logs_and_tracebacks_of_a_command_hold_no_secret():
   code = f"""
     import logging, os, sys, threading
     os.environ['HF_TOKEN'] = '{CANARY}'
@@ -241,27 +241,26 @@ def test_logs_and_tracebacks_of_a_door_hold_no_secret():
     fail('main ')
     """
   process = python(code)
-  _, said = process.communicate()
-  assert process.returncode == 1 and CANARY not in said
+  _, printed = process.communicate()
+  assert process.returncode == 1 and CANARY not in printed
   for word in ('absl ', 'python ', 'caught ', 'thread ', 'main '):
-    assert word + secrets.HIDDEN in said
+    assert word + secrets.HIDDEN in printed
 
 
-DOORS = {
+COMMANDS = {
   'main': ['--config=configs/quickstart.py', f'--config.model.path={CANARY}', '--workdir={tmp}/run'],
   'evaluate': ['--config=configs/quickstart.py', f'--output={CANARY}/x/y'],
   'export': [f'--run={CANARY}', '--out=x'],
   'inspect': [CANARY],
   'grade': ['--task=gsm8k', f'--input={CANARY}', '--output={tmp}/out.jsonl'],
-  'bench': [CANARY],
 }
 
 
-@pytest.mark.parametrize('door', DOORS)
-def test_errors_of_every_door_hold_no_secret(door, tmp_path):
-  if door == 'grade' and not (ROOT / 'score_jax/graders/math').exists():
+@pytest.mark.parametrize('name', COMMANDS)
+def test_errors_of_every_command_hold_no_secret(name, tmp_path):
+  if name == 'grade' and not (ROOT / 'score_jax/graders/math').exists():
     pytest.skip('its verifier is not here')
-  command = [sys.executable, '-m', f'score_jax.{door}', *(flag.format(tmp=tmp_path) for flag in DOORS[door])]
+  command = [sys.executable, '-m', f'score_jax.{name}', *(flag.format(tmp=tmp_path) for flag in COMMANDS[name])]
   done = subprocess.run(
     command, cwd=ROOT, env=os.environ | dict(HF_TOKEN=CANARY), capture_output=True, text=True, check=False
   )

@@ -74,7 +74,7 @@ def test_two_processes_train_as_one_process_with_as_many_devices(rig, pair, tmp_
   assert (workdir / 'eval.json').read_text() == (alone / 'eval.json').read_text()
   assert conversations(workdir) == conversations(alone)
   assert (workdir / 'report.html').exists()
-  np.testing.assert_array_equal(np.load(workdir / 'offline/visit1.npy'), np.load(alone / 'offline/visit1.npy'))
+  np.testing.assert_array_equal(np.load(workdir / 'offline/stage1.npy'), np.load(alone / 'offline/stage1.npy'))
   ours, theirs = (load_file(folder / 'hf/model.safetensors') for folder in (workdir, alone))
   base = load_file(hosts_rig.ROOT / 'score_jax/assets/countdown_base/model.safetensors')
   assert ours.keys() == theirs.keys()

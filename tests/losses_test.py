@@ -127,7 +127,7 @@ def test_a_third_attempt_without_weights_changes_nothing(kl_form):
 
 
 @pytest.mark.parametrize('kl_form', KL_FORMS)
-def test_an_offline_attempt_has_no_gradient_and_no_place_in_the_mean(kl_form):
+def test_an_offline_attempt_has_no_gradient_and_no_share_in_the_mean(kl_form):
   stage = STAGE_2 | dict(kl_weights=(0.2, 0.1), gamma=0.5)
   trained_BA = np.array([[False, True]] * 2 + [[True, True]] * 2)
   verdict_BA = VERDICT_BA[::-1].copy()  # the last two rows differ in attempt 1

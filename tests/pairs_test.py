@@ -36,16 +36,16 @@ def test_sft_pairs_wrong_first_attempts_with_any_right_answer_to_their_problem()
   for plus, first in ((False, [0, 2, 3, 5]), (True, [0, 1, 2, 3, 4, 5])):
     drawn = collections.defaultdict(set)
     for seed in range(60):
-      found = pairs.sft(RIGHT, PROBLEM, plus, np.random.default_rng(seed))
-      assert found[:, 0].tolist() == first
-      for row, *answer in found.tolist():
+      drawn_pairs = pairs.sft(RIGHT, PROBLEM, plus, np.random.default_rng(seed))
+      assert drawn_pairs[:, 0].tolist() == first
+      for row, *answer in drawn_pairs.tolist():
         drawn[row].add(tuple(answer))
     assert drawn == {row: answers[PROBLEM[row]] for row in first}, 'each answer is drawn at times, no other ever'
 
 
 def test_right_answers_are_drawn_evenly():
-  found = [pairs.sft(RIGHT[:3], PROBLEM[:3], False, np.random.default_rng(seed))[0, 1:] for seed in range(900)]
-  counts = collections.Counter(map(tuple, np.array(found).tolist()))
+  drawn_pairs = [pairs.sft(RIGHT[:3], PROBLEM[:3], False, np.random.default_rng(seed))[0, 1:] for seed in range(900)]
+  counts = collections.Counter(map(tuple, np.array(drawn_pairs).tolist()))
   assert all(abs(count - 300) < 60 for count in counts.values()) and len(counts) == 3
 
 
@@ -90,8 +90,8 @@ def test_a_pair_of_one_conversation_is_its_rollout_token_for_token(run, hf_folde
   key = stream_key(0, Stream.COLLECT, 1)
   rollout = meshes.fetch_rows(sampler.sample(params, sampler.encoded(problems), key, sampler.spec()))
   ids = [batches.chosen_ids(rollout.tokens, rollout.attempt == a + 1, b) for a, b in enumerate(sampler.budgets)]
-  found = supervised.Collected(*ids, verdict=np.zeros((64, 2), np.int8))
-  data = supervised.StageContext(types.SimpleNamespace(index=1), found, np.array([[i, i, 1] for i in range(64)]))
+  collected = supervised.Collected(*ids, verdict=np.zeros((64, 2), np.int8))
+  data = supervised.StageContext(types.SimpleNamespace(index=1), collected, np.array([[i, i, 1] for i in range(64)]))
   batch = supervised.rows_of(run, data, np.arange(64))
   expected = batches.of_rollout(rollout, None)
   np.testing.assert_array_equal(batch.length, expected.length)
@@ -106,8 +106,8 @@ def test_the_second_half_of_a_pair_may_be_a_first_attempt_of_another_conversatio
   end = run.sampler.chat.end_of_turn
   first = np.array([[11, end, -1, -1, -1, -1], [12, 13, 14, end, -1, -1]], np.int32)
   second = np.array([[15, end, -1, -1, -1], [16, end, -1, -1, -1]], np.int32)
-  found = supervised.Collected(first, second, np.zeros((2, 2), np.int8))
-  data = supervised.StageContext(types.SimpleNamespace(index=0), found, np.array([[0, 1, 0]]))
+  collected = supervised.Collected(first, second, np.zeros((2, 2), np.int8))
+  data = supervised.StageContext(types.SimpleNamespace(index=0), collected, np.array([[0, 1, 0]]))
   batch = supervised.rows_of(run, data, np.array([0]))
   assert batch.tokens[batch.attempt == 1].tolist() == [11, end]
   assert batch.tokens[batch.attempt == 2].tolist() == [12, 13, 14, end]

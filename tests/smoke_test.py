@@ -47,14 +47,14 @@ def test_a_run_writes_its_folder_and_compiles_each_program_once(hf_folder, tmp_p
   assert max(map(abs, lines[0]['kl'])) < 1e-5, 'the policy is the reference at step 0'
 
   results = json.loads(opened.folder.eval.read_text())
-  assert all(set(results[name][way]) >= LEDGER for name in ('base', 'final') for way in ('greedy', 'sampled'))
+  assert all(set(results[name][decoding]) >= LEDGER for name in ('base', 'final') for decoding in ('greedy', 'sampled'))
   assert hf.read_config(opened.folder.hf) == opened.decoder
   for name in ('base', 'final'):
     kept = list(rows.read(opened.folder.rows / f'{name}.jsonl.gz'))
-    for way in ('greedy', 'sampled'):
-      part = [row for row in kept if row.decoding == way]
+    for decoding in ('greedy', 'sampled'):
+      part = [row for row in kept if row.decoding == decoding]
       assert len(part) == 8
-      assert json.loads(json.dumps(account(part))) == results[name][way], 'counted from its rows'
+      assert json.loads(json.dumps(account(part))) == results[name][decoding], 'counted from its rows'
   trained = list(rows.read(opened.folder.rows / 'train.jsonl'))
   assert [row.step for row in trained] == [step for step in (1, 2, 3, 4) for _ in range(config.report.rows)]
   assert {line['reference'] for line in lines} == {lines[0]['reference']}, 'the base is the reference of both stages'

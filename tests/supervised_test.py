@@ -56,17 +56,17 @@ def whole(tmp_path_factory):
 
 
 def test_iterations_are_stages_and_the_folder_is_that_of_a_run(whole):
-  found = lines(whole)
-  assert [(line['step'], line['stage']) for line in found] == [
+  records = lines(whole)
+  assert [(line['step'], line['stage']) for line in records] == [
     (1, 'iteration1'),
     (2, 'iteration1'),
     (3, 'iteration2'),
     (4, 'iteration2'),
   ]
-  assert all(line['loss'][0] == 0 < line['loss'][1] and line['gradient_norm'] > 0 for line in found)
-  assert all(line['pairs'] > 16 for line in found)
+  assert all(line['loss'][0] == 0 < line['loss'][1] and line['gradient_norm'] > 0 for line in records)
+  assert all(line['pairs'] > 16 for line in records)
   results = whole.folder.read_eval()
-  by_return = {line['step']: line['selection']['return'] for line in found[2:]}
+  by_return = {line['step']: line['selection']['return'] for line in records[2:]}
   assert results['final']['step'] == max(by_return, key=lambda step: (by_return[step], -step)), 'of the last iteration'
   assert {'base', 'final'} <= set(results)
   assert (whole.folder.hf / 'model.safetensors').exists() and whole.folder.report.stat().st_size > 30_000
@@ -112,9 +112,9 @@ def test_a_measurement_that_a_stop_cut_off_is_made_up_for(whole, tmp_path):
   assert run.folder.read_eval() == whole.folder.read_eval()
 
 
-def test_nothing_to_pair_is_said(whole, tmp_path):
-  found = supervised.read_collected(whole.folder.offline / 'iteration1.npz')
-  nothing = dataclasses.replace(found, verdict=np.zeros_like(found.verdict))
+def test_nothing_to_pair_is_an_error(whole, tmp_path):
+  collected = supervised.read_collected(whole.folder.offline / 'iteration1.npz')
+  nothing = dataclasses.replace(collected, verdict=np.zeros_like(collected.verdict))
   run = opened(tmp_path / 'run')
   run.folder.offline.mkdir(parents=True)
   np.savez(run.folder.offline / 'iteration1.npz', **vars(nothing))
@@ -178,6 +178,6 @@ def test_the_return_that_selects_is_stage_2s():
     return rows.Row('p', '', {}, attempts, 0.0, 'selection', 0)
 
   # wrong-right, right-wrong, right-right, a grader's failure at first (its bonus is not known, nor its own reward).
-  found = evaluation.figures([row(0, 1), row(1, 0), row(1, 1), row(4, 1)], (1.0, 1.0), (0.0, 10.0))
-  assert found['return'] == pytest.approx((0 + 1 + 1) / 3 + (11 - 10 + 1) / 3, rel=1e-6)
-  assert found['accuracy'] == [0.5, 0.75] and found['answer_changed'] == 0.75
+  figures = evaluation.figures([row(0, 1), row(1, 0), row(1, 1), row(4, 1)], (1.0, 1.0), (0.0, 10.0))
+  assert figures['return'] == pytest.approx((0 + 1 + 1) / 3 + (11 - 10 + 1) / 3, rel=1e-6)
+  assert figures['accuracy'] == [0.5, 0.75] and figures['answer_changed'] == 0.75

@@ -229,8 +229,8 @@ def test_rows_end_to_end_have_the_gradient_of_rows_with_padding(kl_form, parts, 
 def test_what_is_computed_again_changes_nothing(remat):
   _, (gradient,), _ = gradients(policy(), {}, reference(), make_batch(), stage_values(), SPEC)
   again = dataclasses.replace(SPEC, remat=remat)
-  _, (found,), _ = gradients(policy(), {}, reference(), make_batch(), stage_values(), again)
-  assert_close(found, gradient, 1e-6)
+  _, (again_gradient,), _ = gradients(policy(), {}, reference(), make_batch(), stage_values(), again)
+  assert_close(again_gradient, gradient, 1e-6)
 
 
 def test_the_gradients_of_the_attempts_add_up_to_that_of_the_sum():

@@ -9,7 +9,7 @@ from score_jax.states import Batch
 from score_jax.states import Rollout
 from score_jax.training.update import UpdateSpec
 
-# Streams come in so many lengths between none and all of their rows' slots: each length that occurs is compiled once.
+# Streams come in this many lengths between none and all of their rows' slots; each that occurs is compiled once.
 _LENGTHS = 16
 _BLOCK = 128  # slots; what kernels and matrix products like
 

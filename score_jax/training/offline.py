@@ -54,7 +54,7 @@ def open_pool(run: Run, stage_index: int, stage: Stage) -> OfflinePool | None:
   # Indices below zero: problems that no training step draws.
   first = -1 - stage_index * size
   problems = tuple(run.task.problems(run.config.seed, 'train', range(first, first - size, -1)))
-  path = run.folder.offline / f'visit{stage_index}.npy'
+  path = run.folder.offline / f'stage{stage_index}.npy'
   # Sent, not read by each: hosts may have no folder in common.
   stored = hosts.from_main(
     'the stored pool', lambda: base64.b64encode(path.read_bytes()).decode() if path.exists() else ''
