@@ -91,6 +91,8 @@ def _check_outputs() -> None:
     raise ConfigError(f'--output={_OUTPUT.value} exists already; choose another file')
   if not output.parent.is_dir():
     raise ConfigError(f'--output={_OUTPUT.value}: there is no such folder')
+  if '://' in _WORKDIR.value:
+    raise ConfigError(f'--workdir={_WORKDIR.value}: an evaluation is written to a folder; name one of this machine')
   if _WORKDIR.value and (folder / 'config.json').exists():
     raise ConfigError(f'--workdir={folder} is the folder of a run; choose another')
   if not _NAME.value.replace('_', '').replace('-', '').isalnum():

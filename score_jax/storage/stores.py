@@ -4,7 +4,7 @@ A folder has one owner by its lock, its steps in `checkpoints/`, and files that 
 
 An object store has no rename, no fsync and no appending: an object is there, whole, once its upload has succeeded. Each
 process that begins at an address writes to `starts/N-HOST-PROCESS/`, with N one above the highest, and stops when it
-sees a higher one, so that no two write to the same folder. Files that grow are kept in a scratch folder of this machine;
+sees a higher one, so that no two write to the same folder. Files that grow are kept in a scratch folder of the machine;
 what they have gained is published with each checkpoint as a part, `starts/N.../parts/NAME/STEP`.
 """
 
