@@ -245,7 +245,7 @@ def test_folder_that_is_not_a_run_is_refused_and_untouched(hf_folder, tmp_path):
 def test_best_is_the_highest_mean_return_of_a_window_in_the_last_stage():
   progress = Progress()
   for step, value in enumerate([None, None, 1.0, 3.0, 5.0, 0.0, 0.0], start=1):
-    progress = progress.after_step(value, window=2)
+    progress = progress.after_step(dict(reward=[value]), in_last_stage=value is not None, window=2)
     if step % 2 == 0:
       progress = progress.at_checkpoint()
   # Checkpoints at 2 (no return yet), 4 (mean of 1, 3) and 6 (mean of 5, 0).
