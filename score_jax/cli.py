@@ -43,9 +43,7 @@ def main() -> None:
   if name in ('--help', '-h', 'help'):
     print(_usage())
   elif name == '--version':
-    from score_jax import __version__
-
-    print(__version__)
+    print(sys.modules['score_jax'].__version__)
   elif name in COMMANDS:
     sys.argv = [f'score-jax {name}', *sys.argv[2:]]
     runpy.run_module(COMMANDS[name], run_name='__main__', alter_sys=True)
