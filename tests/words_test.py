@@ -1,5 +1,6 @@
 """The project speaks the field's words: what version 0.1 called otherwise does not come back."""
 
+import builtins
 import io
 import keyword
 import pathlib
@@ -26,7 +27,7 @@ ALLOWED = {
   'lanes': re.compile(r'128 lanes|NUM_LANES|num_lanes|sublane'),
 }
 # Names of other libraries and of the files that keep their keys.
-LIBRARIES = {'safe_open', 'safe_load', 'safe_substitute', 'SafeLoader', 'is_safe', 'data_sources'}
+LIBRARIES = {'safe_open', 'safe_load', 'safe_substitute', 'SafeLoader', 'is_safe', 'data_sources', *dir(builtins)}
 
 
 def files(*endings: str) -> list[pathlib.Path]:
