@@ -151,7 +151,7 @@ def optim() -> ConfigDict:
   optim.eps = 1e-8
   optim.weight_decay = 0.0  # AdamW, of matrices; 0: Adam
   optim.clip_norm = 1.0  # global gradient norm; 0: no clipping
-  optim.max_rejected_in_a_row = 5  # stop after so many steps with non-finite numbers in a row
+  optim.max_rejected_in_a_row = 5  # stops after this number of steps with non-finite numbers in a row
   return optim
 
 

@@ -6,7 +6,7 @@
 make_venv() {
   local python="${PYTHON:-python3}" venv="${VENV:-.venv}" extra="${1:-}"
   if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'; then
-    echo "error: $("$python" --version 2>&1) can not run this; set PYTHON to a Python 3.11, 3.12 or 3.13" >&2
+    echo "error: $("$python" --version 2>&1) cannot run this; set PYTHON to a Python 3.11, 3.12 or 3.13" >&2
     exit 78
   fi
   # An unchanged setup is not installed again; the stamp is written last, so a broken installation is repeated.

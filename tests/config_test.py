@@ -103,7 +103,7 @@ def test_unknown_and_missing_fields_are_named():
     configs.from_config_dict(config)
 
 
-def test_identity_leaves_out_how_long_where_and_how_often():
+def test_identity_leaves_out_length_folders_and_intervals():
   base = configs.identity(tiny.run_config())
   same = tiny.run_config(
     **{

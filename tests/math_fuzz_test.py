@@ -55,7 +55,7 @@ _WRAP = [
   r'\ln(%s)%s', r'%s!-%s',
   r'\sum_{k=1}^{%s} %s', r'\text{%s}%s', r'\boxed{%s}%s', r'\{x|%s<x\}%s',
 ]  # fmt: skip
-_FRAMES = [
+_TEMPLATES = [
   r'\boxed{%s}', 'Final Answer: The final answer is $%s$. I hope it is correct.', '#### %s', 'The answer is %s.',
   '$%s$', r'\[%s\]', '%s', 'so x is %s',
 ]  # fmt: skip
@@ -99,7 +99,7 @@ def cases(seed: int, count: int) -> list[tuple[str, str]]:
   for index in range(count):
     gold = draw.choice(GOLDS)
     text = (expression(draw), mutated(draw, gold), noise(draw))[index % 3]
-    pairs.append((gold, draw.choice(_FRAMES).replace('%s', text)))
+    pairs.append((gold, draw.choice(_TEMPLATES).replace('%s', text)))
   return pairs
 
 

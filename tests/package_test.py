@@ -102,7 +102,7 @@ def test_help_lists_the_flags_from_a_bare_checkout(command):
 
 
 @pytest.mark.parametrize('name', ['bench', 'suite', 'supervise'])
-def test_commands_of_version_0_1_name_what_took_their_place(name):
+def test_commands_of_version_0_1_name_their_successors(name):
   ended = subprocess.run(
     [sys.executable, '-m', f'score_jax.{name}', '--shape=x'], cwd=ROOT, capture_output=True, text=True, check=False
   )

@@ -18,7 +18,7 @@ def advice(field: str) -> str:
   """Returns what took the place of a field, as the end of a message; '' for a name that never was a field.
 
   Args:
-    field: its full path below `config`, e.g. 'stages.stage1.pays'.
+    field: its full path below `config`, e.g. 'stages.stage1.bonus'.
   """
   for old, new in table()['fields'].items():
     if fnmatch.fnmatchcase(field, old):
