@@ -1,9 +1,13 @@
 """The package as it is installed: a wheel, an empty folder, a stranger's files around it."""
 
+import ast
+from importlib import metadata
 import os
 import pathlib
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 
 import pytest
@@ -92,6 +96,35 @@ def test_a_stranger_trains_from_the_wheel(elsewhere):
   assert (elsewhere.folder / 'api/hf/model.safetensors').read_bytes() == (
     elsewhere.folder / 'runs/quickstart/hf/model.safetensors'
   ).read_bytes()
+
+
+def imported_packages() -> set[str]:
+  """Top-level names that the package imports, at the top of a file or inside functions."""
+  names = set()
+  for path in (ROOT / 'score_jax').rglob('*.py'):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Import):
+        names |= {alias.name.split('.')[0] for alias in node.names}
+      elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        names.add(node.module.split('.')[0])
+  return names - set(sys.stdlib_module_names) - {'score_jax'}
+
+
+def test_what_is_imported_is_declared_and_the_other_way_round():
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+  optional = [line for name, lines in project['optional-dependencies'].items() if name != 'test' for line in lines]
+  declared = {canonical(line) for line in project['dependencies']}
+  distributions = metadata.packages_distributions()
+  imported = {
+    canonical(distributions[name][0]) if name in distributions else canonical(name) for name in imported_packages()
+  }
+  assert imported - {canonical(line) for line in optional} <= declared
+  indirect = {'importlib-resources', 'jinja2', 'protobuf'}  # three packages need them and do not say so
+  assert declared - indirect <= imported
+
+
+def canonical(requirement: str) -> str:
+  return re.split(r'[^\w-]', requirement.replace('_', '-').lower())[0]
 
 
 @pytest.mark.parametrize('command', [('score_jax/main.py',), ('-m', 'score_jax.main')])
