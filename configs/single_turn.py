@@ -3,8 +3,8 @@
   python -m score_jax.main --config=configs/single_turn.py
 
 The second attempt is sampled, so that the run can be evaluated and its best checkpoint chosen as any other's, and is
-not trained: reward_weights, bonus and KL are 0. A step so trains half as many attempts; with twice the problems it trains as many
-as SCoRe does. Left open by the paper and chosen here: KL and learning rate as in Stage II.
+not trained: its reward weight, bonus and KL weight are 0. A step so trains half as many attempts; with twice the
+problems it trains as many as SCoRe does. Left open by the paper and chosen here: KL and learning rate as in Stage II.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Asks an exported model a question twice, with transformers alone: `python examples/two_turn_client.py MODEL QUESTION`.
+"""Asks an exported model twice, with transformers alone: `python examples/two_turn_client.py MODEL QUESTION`.
 
 The second turn says what training said between the attempts. The model was trained on conversations of this form.
 """

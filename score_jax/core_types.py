@@ -74,8 +74,8 @@ class StageOptim:
 class Stage:
   """One stage of training, as data (paper, section 4; docs/method.md has the equations).
 
-  Stage I is reward_weights (0, 1), bonus (0, 0), kl_weights (beta2, beta1). Stage II is reward_weights (1, 1), bonus (0, alpha),
-  kl_weights (beta1, beta1). Ablations and further attempts are other values of the same fields.
+  Stage I is reward_weights (0, 1), bonus (0, 0), kl_weights (beta2, beta1). Stage II is reward_weights (1, 1), bonus
+  (0, alpha), kl_weights (beta1, beta1). Ablations and further attempts are other values of the same fields.
   """
 
   name: str

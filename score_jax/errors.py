@@ -1,7 +1,7 @@
 """Errors that a user can fix, and the exit codes of the commands.
 
-Every message names the field or file, its value and the remedy. The commands print it as one line and exit with the code
-of its class; any other exception is a bug and keeps its traceback.
+Every message names the field or file, its value and the remedy. The commands print it as one line and exit with the
+code of its class; any other exception is a bug and keeps its traceback.
 """
 
 # The one table of exit codes. 65, 70, 75 and 78 are those of sysexits.h. Code 1 is a bug, with its traceback.

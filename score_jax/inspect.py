@@ -22,7 +22,9 @@ def main(folder: str) -> None:
   inspected = inspection.inspect_folder(
     folder, chat_template=_TEMPLATE.value, instruction=_INSTRUCTION.value, date=_DATE.value
   )
-  print(plain_text.facts([*inspected.facts, ('trainable', f'no: {inspected.obstacle}' if inspected.obstacle else 'yes')]))
+  print(
+    plain_text.facts([*inspected.facts, ('trainable', f'no: {inspected.obstacle}' if inspected.obstacle else 'yes')])
+  )
   if inspected.obstacle:
     sys.exit(DataError.exit_code)
 

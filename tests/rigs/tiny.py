@@ -155,7 +155,12 @@ def rollout_spec(**changes) -> RolloutSpec:
     vocabulary[countdown_base.ASSISTANT],
   )
   fields = dict(
-    budgets=(6, 6), separators=(feed,), end_of_turn=end, stops=(end,), pad=vocabulary[countdown_base.PAD], temperature=1.0
+    budgets=(6, 6),
+    separators=(feed,),
+    end_of_turn=end,
+    stops=(end,),
+    pad=vocabulary[countdown_base.PAD],
+    temperature=1.0,
   )
   return RolloutSpec(**fields | changes)
 

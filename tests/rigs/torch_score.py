@@ -105,7 +105,7 @@ def _logps(model, data, b):
 
 
 def _rewards(verdict, setting):
-  """Correctness reward_weights; the bonus reward_weights progress over the attempt before. A reward that reads a failed host is unknown."""
+  """Weighted correctness, and the bonus for progress over the attempt before. A reward that reads ERROR is unknown."""
   rows, attempts = verdict.shape
   reward, known = np.zeros((rows, attempts)), np.ones((rows, attempts), bool)
   for b in range(rows):
