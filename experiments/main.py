@@ -7,7 +7,6 @@ cleanly after S seconds (exit code 75). --only, --seeds and --extras run parts o
 and what it may spend, and --redraw writes figures and page again from OUT/summary.json.
 """
 
-import json
 import os
 import pathlib
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 from absl import flags
 
 from score_jax import cli
+from score_jax import files
 from score_jax.errors import ConfigError
 from score_jax.errors import DataError
 from score_jax.errors import TryAgainError
@@ -42,7 +42,9 @@ def main() -> None:
 
   out = pathlib.Path(_OUT.value)
   if _REDRAW.value:
-    _write_page(_read_summary(out), out)
+    if not (out / 'summary.json').is_file():
+      raise DataError(f'{out / "summary.json"}: there is no such file; --redraw needs what a suite has written')
+    _write_page(files.read_json(out / 'summary.json', 1 << 26), out)
     return
   if _BASE.value and not (pathlib.Path(_BASE.value) / 'config.json').is_file():
     raise ConfigError(f'--base={_BASE.value} is no HF folder; name one, or leave it out')
@@ -103,7 +105,6 @@ def _summarize(suite, out: pathlib.Path) -> None:
   from experiments import plan
   from experiments import results
   from experiments import summary
-  from score_jax import files
 
   work = out / 'work'
   jobs = plan.jobs(suite, work, tuple(suite.methods), suite.seeds, _BASE.value)
@@ -122,19 +123,10 @@ def _summarize(suite, out: pathlib.Path) -> None:
   print(results.table(result, 'greedy') if result['methods'] else 'suite: nothing to count yet')
 
 
-def _read_summary(out: pathlib.Path) -> dict[str, Any]:
-  """Returns the summary of an earlier call."""
-  try:
-    return json.loads((out / 'summary.json').read_text())
-  except (OSError, ValueError) as error:
-    raise DataError(f'{out / "summary.json"}: {error}; --redraw needs what a suite has written there') from error
-
-
 def _write_page(summary: dict[str, Any], out: pathlib.Path) -> None:
   """Writes the page of a summary, and its figures beside it in figures/<name of the page>."""
   from experiments import drawing
   from experiments import results
-  from score_jax import files
 
   page = pathlib.Path(_PAGE.value) if _PAGE.value else out / 'results.md'
   try:

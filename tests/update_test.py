@@ -239,7 +239,7 @@ def test_the_gradients_of_the_attempts_add_up_to_that_of_the_sum():
   np.testing.assert_allclose(parts_A, loss_A, atol=1e-5)
   assert len(parts) == 2
   assert_close(jax.tree.map(jnp.add, *parts), gradient, 1e-6)
-  # Where nothing reward_weights or binds attempt 1, its part is nothing.
+  # Where nothing rewards or binds attempt 1, its part is nothing.
   nothing_first = stage_values(reward_weights=(0, 1), bonus=(0, 0), kl_weights=(0, 0.1), gamma=0)
   _, parts, _ = gradients(policy(), {}, reference(), make_batch(), nothing_first, BY_ATTEMPT)
   assert norm(parts[0]) == 0 < norm(parts[1])
