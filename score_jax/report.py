@@ -9,6 +9,7 @@ import pathlib
 from absl import flags
 
 from score_jax import cli
+from score_jax import files
 from score_jax.errors import ConfigError
 
 _OUT = flags.DEFINE_string('out', '', 'the file; default: report.html, in the folder itself if there is one RUN alone')
@@ -32,8 +33,9 @@ def main(*runs: str) -> None:
   from score_jax.reporting import report_page
 
   data = report_data.collect(folders)
-  size = report_page.write_page(data, out)
-  print(f'{out} ({size / 2**20:.1f} MB): open it in a browser')
+  page = report_page.page(data)
+  files.write_bytes(out, page.encode('ascii'))
+  print(f'{out} ({len(page) / 2**20:.1f} MB): open it in a browser')
   if _PNG.value:
     from score_jax.reporting import png_figures
 

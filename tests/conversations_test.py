@@ -200,10 +200,10 @@ def test_training_keeps_the_same_conversations_when_it_is_resumed(tmp_path):
   kept = list(rows.read(whole))
   assert all(row.decoding == 'training' and row.stage == 'stage1' for row in kept)
   for row in kept:
-    number, b, _ = row.first.text.split()
+    number, b, _ = row.attempts[0].text.split()
     assert (row.id, row.sample) == (f'{number}/{int(b) // 2}', int(b) % 2)
     assert [(a.tokens, a.logp) for a in row.attempts] == [(2, -2.0), (3, -6.0)]
-  assert len({row.first.text.split()[1] for row in kept}) > 2, 'not the same places in every step'
+  assert len({row.attempts[0].text.split()[1] for row in kept}) > 2, 'not the same places in every step'
 
 
 def test_no_conversations_are_kept_where_none_are_wanted(tmp_path):

@@ -76,8 +76,8 @@ def test_samples_scaling_attempts_and_given_first_attempts_together(config, hf_f
   given = dict(zip((p.id for p in problems), texts, strict=True))
   for row in kept:
     assert len(row.attempts) == 3
-    assert row.first.text == given[row.id]
-    assert row.first.tokens == len(sampler.chat.prompt_template.ids(given[row.id])) + 1, 'its end is part of it'
+    assert row.attempts[0].text == given[row.id]
+    assert row.attempts[0].tokens == len(sampler.chat.prompt_template.ids(given[row.id])) + 1, 'its end is part of it'
   assert any(row.attempts[1].text for row in kept)
   assert result['sampled'] | {'at_k': 0} == json.loads(
     json.dumps(evaluation.accounted([row for row in kept if row.decoding == 'sampled']) | {'at_k': 0})

@@ -93,7 +93,7 @@ def test_the_report_is_written_while_the_run_lasts(tmp_path):
 
 
 def test_a_run_that_an_alarm_stops_is_saved(hf_folder, tmp_path, monkeypatch):
-  fault = alarms.Alarm('copies', 'says', 'cause', 'field', 1, lambda lines, *_: np.arange(len(lines)) >= 2)
+  fault = alarms.Alarm('copies', 'says', 'cause', 'field', 1, lambda mean, _: np.arange(len(mean.records)) >= 2)
   monkeypatch.setitem(alarms.ALARMS, 'copies', fault)
   changes = {'model.path': str(hf_folder), 'checkpoint.every': 10}
   config = tiny.run_config(**changes, **{'report.stop_on': ('copies',)})

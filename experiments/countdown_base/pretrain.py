@@ -131,22 +131,22 @@ def skill(rows: Sequence[Row]) -> dict[str, float | None]:
     `wrong:` after a wrong one that is then right; copies, of all. None where there was nothing to look back at.
   """
   sampled = [row for row in rows if row.decoding == 'sampled']
-  right = [row for row in sampled if row.first.verdict == Verdict.CORRECT]
-  wrong = [row for row in sampled if row.first.verdict != Verdict.CORRECT]
+  right = [row for row in sampled if row.attempts[0].verdict == Verdict.CORRECT]
+  wrong = [row for row in sampled if row.attempts[0].verdict != Verdict.CORRECT]
 
   def share(among: Sequence[Row], hit: Callable[[Row], bool]) -> float | None:
     return round(sum(map(hit, among)) / len(among), 4) if among else None
 
   def says(remark: str) -> Callable[[Row], bool]:
-    return lambda row: row.last.text.startswith(remark)
+    return lambda row: row.attempts[-1].text.startswith(remark)
 
   judged = [row for row in wrong if says(countdown_base.WRONG)(row)]
   return dict(
     says_wrong=share(wrong, says(countdown_base.WRONG)),
     says_right=share(wrong, says(countdown_base.RIGHT)),
     missed=share(right, says(countdown_base.WRONG)),
-    fixed=share(judged, lambda row: row.last.verdict == Verdict.CORRECT),
-    copies=share(sampled, lambda row: row.first.text == row.last.text),
+    fixed=share(judged, lambda row: row.attempts[-1].verdict == Verdict.CORRECT),
+    copies=share(sampled, lambda row: row.attempts[0].text == row.attempts[-1].text),
   )
 
 

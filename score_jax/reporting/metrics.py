@@ -9,6 +9,8 @@ import numpy as np
 from score_jax.core_types import Stage
 from score_jax.core_types import Stop
 from score_jax.core_types import Verdict
+from score_jax.reporting.rows import are_graded
+from score_jax.reporting.rows import counts
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -46,8 +48,7 @@ def step_record(
     learning_rate: the rate that the update used.
     seconds: wall time by phase, the one entry that differs between equal runs.
   """
-  correct_BA = verdict_BA == Verdict.CORRECT
-  graded_B = ~np.any(verdict_BA == Verdict.ERROR, axis=1)
+  correct_BA, graded_B = verdict_BA == Verdict.CORRECT, are_graded(verdict_BA)
   first, last = correct_BA[graded_B, 0], correct_BA[graded_B, -1]
   record = dict(
     step=step,
@@ -59,7 +60,7 @@ def step_record(
     kl=update['kl_A'].tolist(),
     truncated=(stop_BA == Stop.BUDGET).mean(axis=0).tolist(),
     other_stop=(stop_BA == Stop.OTHER).mean(axis=0).tolist(),
-    verdicts={kind.name.lower(): (verdict_BA == kind).sum(axis=0).tolist() for kind in Verdict},
+    verdicts=counts(Verdict, verdict_BA),
     unparsed=(verdict_BA == Verdict.UNPARSED).mean(axis=0).tolist(),
     timeouts=(verdict_BA == Verdict.TIMEOUT).mean(axis=0).tolist(),
     errors=(verdict_BA == Verdict.ERROR).mean(axis=0).tolist(),
@@ -77,7 +78,7 @@ def step_record(
 
 
 def changes(verdict_BA: np.ndarray, changed_B2: np.ndarray, samples: int) -> dict[str, Any]:
-  """Returns what changed between attempts, and how sure the step's figures are; lists have one entry per attempt.
+  """Returns what changed between attempts, and standard errors; lists have one entry per attempt.
 
   Args:
     verdict_BA: with the conversations on one problem side by side.
@@ -85,25 +86,20 @@ def changes(verdict_BA: np.ndarray, changed_B2: np.ndarray, samples: int) -> dic
     samples: G, conversations per problem.
 
   Returns:
-    c_to_c, i_to_i_same (wrong twice, with the same answer), answer_changed, text_changed: shares of graded
-    conversations; flat: the share of problems whose conversations did equally well, so that they teach nothing;
-    accuracy_se, delta_se: standard errors over problems.
+    c_to_c, i_to_i_same (wrong twice, with the same answer), answer_changed, text_changed: shares of
+    graded conversations; flat: the share of problems whose conversations did equally well, so that they
+    teach nothing; accuracy_se, delta_se: standard errors over problems.
   """
-  known_B = ~np.any(verdict_BA == Verdict.ERROR, axis=1)
-  correct_BA = verdict_BA == Verdict.CORRECT
+  graded_B, correct_BA = are_graded(verdict_BA), verdict_BA == Verdict.CORRECT
   first, last = correct_BA[:, 0], correct_BA[:, -1]
   text_B, answer_B = changed_B2.T
-  shares = dict(
-    c_to_c=first & last,
-    i_to_i_same=~first & ~last & ~answer_B,
-    answer_changed=answer_B,
-    text_changed=text_B,
-  )
-  n = max(1, int(known_B.sum()))
+  shares = dict(c_to_c=first & last, i_to_i_same=~first & ~last & ~answer_B)
+  shares |= dict(answer_changed=answer_B, text_changed=text_B)
+  n = max(1, int(graded_B.sum()))
   correct_PGA = correct_BA.reshape(-1, samples, correct_BA.shape[1])
   gained_PG = correct_PGA[..., -1].astype(np.float64) - correct_PGA[..., 0]
   return dict(
-    **{name: int((hit & known_B).sum()) / n for name, hit in shares.items()},
+    **{name: int((hit & graded_B).sum()) / n for name, hit in shares.items()},
     flat=np.mean(np.all(correct_PGA == correct_PGA[:, :1], axis=1), axis=0).tolist(),
     accuracy_se=_standard_error(correct_PGA.mean(axis=1)).tolist(),
     delta_se=float(_standard_error(gained_PG.mean(axis=1))),

@@ -22,9 +22,9 @@ _WINDOW = 10  # steps that the line below the bar is a mean of
 
 
 class Monitor:
-  """Follows a run from its first record to its last; all that it holds can be read again from metrics.jsonl.
+  """Follows a run: a live bar over the steps, and on a terminal ledger and alarms below it.
 
-  It shows a live bar over the steps; on a terminal, with the ledger of the last steps and the alarms below it.
+  All that it holds can be read again from metrics.jsonl.
   """
 
   def __init__(
@@ -54,11 +54,10 @@ class Monitor:
     for name in config.stop_on:
       if name not in alarms.ALARMS:
         raise ConfigError(f'config.report.stop_on names {name!r}; use {", ".join(alarms.ALARMS)}')
-    self._config, self._write_report, self._total, self._done = config, write_report, total, done
-    self._records = metrics.read(metrics_path) if metrics_path.exists() else []
-    self._trackers = []
-    if config.tensorboard or config.wandb:
-      self._trackers = trackers.open_trackers(config.tensorboard, config.wandb, folder, run_config)
+    self._config, self._write_report = config, write_report
+    self._total, self._done = total, done
+    self._records = metrics.read(metrics_path)
+    self._trackers = trackers.open_trackers(config.tensorboard, config.wandb, folder, run_config)
     self._sounding = self._alarms()
 
   def begin(self) -> None:
@@ -91,14 +90,14 @@ class Monitor:
     self._bar.update(1)
     for send in self._trackers:
       send(record['step'], trackers.scalars(record))
-    stopping = sorted(self._sounding & set(self._config.stop_on))
-    if stopping or (self._config.every and record['step'] % self._config.every == 0):
+    stopping, every = sorted(self._sounding & set(self._config.stop_on)), self._config.every
+    if stopping or (every and record['step'] % every == 0):
       self._write_report()
     if not stopping:
       return None
     return StoppedError(
-      f'alarm {stopping[0]!r} sounds after step {record["step"]} and config.report.stop_on names it; turn '
-      f'{alarms.ALARMS[stopping[0]].field}, or continue with --config.report.stop_on="()"'
+      f'alarm {stopping[0]!r} sounds after step {record["step"]} and config.report.stop_on names it; '
+      f'turn {alarms.ALARMS[stopping[0]].field}, or continue with --config.report.stop_on="()"'
     )
 
   def close(self) -> None:
@@ -108,9 +107,8 @@ class Monitor:
 
   def _alarms(self) -> set[str]:
     """Returns the names of the alarms that sound after the newest step."""
-    if not self._records:
-      return set()
-    return {name for name, on_T in alarms.sounding(self._records, self._config.kl_alarm).items() if on_T[-1]}
+    sounding = alarms.sounding(self._records, self._config.kl_alarm)
+    return {name for name, on_T in sounding.items() if on_T[-1:].any()}
 
 
 def ledger_line(records: Sequence[dict[str, Any]], sounding: Sequence[str]) -> str:

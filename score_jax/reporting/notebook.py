@@ -13,22 +13,21 @@ _MOST = 20 * 2**20  # bytes of a page; a report has fewer than 5 MB
 def show_report(path: str | os.PathLike, height: int = 800) -> None:
   """Shows a report as the output of the cell.
 
-  The page runs in a frame with another origin than the notebook's, so its script reaches neither the notebook nor its
-  cookies, and can open nothing (`sandbox` with `allow-scripts` alone). The frame is given the page as a data address:
-  nothing of it becomes markup of the notebook, and its links stay inside it, which they would not with `srcdoc`.
+  Its frame has another origin than the notebook, so its script reaches nothing of that.
 
   Args:
     path: of report.html, or of the run folder that has it.
     height: of the frame, in pixels.
 
   Raises:
-    ConfigError: IPython is not installed; the message names the extra.
+    ConfigError: IPython is not installed.
     DataError: there is no such file, or it is too large to be a report.
   """
   try:
     from IPython import display
   except ImportError as error:
-    raise ConfigError("show_report works in notebooks and needs IPython: pip install 'score_jax[notebook]'") from error
+    install = "pip install 'score_jax[notebook]'"
+    raise ConfigError(f'show_report works in notebooks and needs IPython: {install}') from error
   display.display(display.HTML(frame(pathlib.Path(path), height)))
 
 
@@ -38,12 +37,14 @@ def frame(path: pathlib.Path, height: int) -> str:
   try:
     page = path.read_bytes()
   except OSError as error:
-    raise DataError(f'{path} cannot be shown: {error.strerror}; python -m score_jax.report RUN writes it') from error
+    remedy = 'python -m score_jax.report RUN writes it'
+    raise DataError(f'{path} cannot be shown: {error.strerror}; {remedy}') from error
   if len(page) > _MOST:
-    raise DataError(f'{path} has {len(page) / 2**20:.0f} MB and is no report; open it in a browser')
+    size = f'{len(page) / 2**20:.0f} MB'
+    raise DataError(f'{path} has {size} and is no report; open it in a browser')
+  # A data address keeps the page out of the notebook's markup and its links inside the frame, which
+  # `srcdoc` would not. The <div> keeps IPython from recommending its IFrame, which has no sandbox.
   address = f'data:text/html;base64,{base64.b64encode(page).decode()}'
   style = f'width: 100%; height: {int(height)}px; border: 1px solid #8888'
-  # The <div> keeps IPython from taking it for a mistake and recommending its IFrame, which has no sandbox.
-  return (
-    f'<div><iframe sandbox="allow-scripts" title="report of the run" style="{style}" src="{address}"></iframe></div>'
-  )
+  settings = f'sandbox="allow-scripts" title="report of the run" style="{style}"'
+  return f'<div><iframe {settings} src="{address}"></iframe></div>'

@@ -1,4 +1,4 @@
-"""Traces of this process, for the usual viewers (TensorBoard's profiler, XProf), and a summary of the newest."""
+"""Traces of this process for TensorBoard's profiler and XProf, and a summary of the newest."""
 
 import collections
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _SETTLING = 2  # steps that are not traced: they compile
 
 @contextlib.contextmanager
 def traced(folder: pathlib.Path) -> Iterator[None]:
-  """Writes a trace of what runs inside to `folder`: devices, and the calls that feed them, not every Python call."""
+  """Writes a trace of what runs inside to `folder`: devices and their calls, not Python's."""
   options = jax.profiler.ProfileOptions()
   options.python_tracer_level = 0
   with jax.profiler.trace(str(folder), profiler_options=options):
@@ -49,13 +49,12 @@ def summary(folder: pathlib.Path) -> dict[str, Any]:
   """Returns where the devices' time went in the newest trace of a folder.
 
   Returns:
-    span_seconds, from the first kernel to the last; idle, the share of it in which a device ran nothing (mean over
-    devices); kernels, the longest by total seconds, with how often they ran.
+    span_seconds, from the first kernel to the last; idle, the share of it in which a device ran nothing
+    (mean over devices); kernels, the longest by total seconds, with how often they ran.
   """
   newest = max(folder.rglob('*.xplane.pb'), key=lambda path: path.stat().st_mtime)
   planes = [p for p in jax.profiler.ProfileData.from_file(str(newest)).planes if p.name.startswith('/device:')]
-  idle, spans = [], []
-  total, count = collections.Counter(), collections.Counter()
+  idle, spans, total, count = [], [], collections.Counter(), collections.Counter()
   for plane in planes:
     intervals = []
     for line in plane.lines:
@@ -78,11 +77,10 @@ def summary(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def covered(intervals: list[tuple[float, float]]) -> tuple[float, float]:
-  """Returns the length of the union of intervals, and of what lies between the first's begin and the last's end."""
-  intervals = sorted(intervals)
-  first, end = intervals[0]
-  busy = end - first
-  for begin, stop in intervals[1:]:
+  """Returns the length of the union of intervals, and the length from the first to the last."""
+  first = end = min(intervals)[0]
+  busy = 0
+  for begin, stop in sorted(intervals):
     busy += max(0, stop - max(begin, end))
     end = max(end, stop)
   return busy, end - first

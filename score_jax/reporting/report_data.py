@@ -1,8 +1,8 @@
 """What a report shows, collected from run folders as plain, small, harmless data.
 
-A folder is what a run or `score_jax.evaluate --workdir` wrote, of this version or an earlier one; any part of it may be
-missing. What a model wrote and what folders are called goes through `sanitize`. Curves are thinned to a few hundred
-points, conversations to a budget of bytes.
+A folder is what a run or `score_jax.evaluate --workdir` wrote, of this version or an earlier one; any
+part of it may be missing. What a model wrote and what folders are called goes through `sanitize`. Curves
+are thinned to a few hundred points, conversations to a budget of bytes.
 """
 
 from collections.abc import Sequence
@@ -62,12 +62,14 @@ def _run(folder: pathlib.Path, name: str, most_bytes: int) -> dict[str, Any]:
   records, evaluations = metrics.read(folder / 'metrics.jsonl'), _json(folder / 'eval.json')
   if not records and not evaluations:
     raise ConfigError(f'{folder} holds neither metrics.jsonl nor eval.json; name the folder of a run')
-  by_file, ratios = [], {}
+  by_file: list[tuple[str, list[Row]]] = []
+  ratios: dict[str, list[float]] = {}
   for file in _row_files(folder, evaluations):
-    source, rows = file.split('.')[0], list(itertools.islice(report_rows.read(folder / 'rows' / file), _MOST_READ))
-    by_file.append((source, rows))
-    for decoding in dict.fromkeys(row.decoding for row in rows):
-      ratios[sanitize(f'{source}/{decoding}')] = histogram([r.edit_ratio for r in rows if r.decoding == decoding])
+    rows = list(itertools.islice(report_rows.read(folder / 'rows' / file), _MOST_READ))
+    by_file.append((file.split('.')[0], rows))
+    for row in rows:
+      source = sanitize(f'{by_file[-1][0]}/{row.decoding}')
+      ratios.setdefault(source, []).append(row.edit_ratio)
   return dict(
     name=sanitize(name),
     facts=_facts(config),
@@ -89,7 +91,7 @@ def _run(folder: pathlib.Path, name: str, most_bytes: int) -> dict[str, Any]:
     evaluations=[
       dict(name=sanitize(name), **one) for name, evaluation in evaluations.items() for one in _ledgers(evaluation)
     ],
-    edit_ratios=ratios,
+    edit_ratios={source: histogram(values) for source, values in ratios.items()},
     conversations=conversations(by_file, most_bytes),
   )
 
@@ -104,55 +106,53 @@ def curves(records: Sequence[dict[str, Any]], points: int = _POINTS) -> dict[str
   """Returns columns of figures, each point the mean of a few steps of one stage run.
 
   Returns:
-    step (the middle of each point's steps), attempts, and one list for each figure, per-attempt ones as 'accuracy/1';
-    standard errors as 'accuracy_se/1' and 'delta_se'; null where a figure is not known.
+    step (the middle of each point's steps), attempts, and one list for each figure, per-attempt ones as
+    'accuracy/1'; standard errors as 'accuracy_se/1' and 'delta_se'; None where a figure is not known.
   """
   if not records:
     return {}
-  groups = _groups(records, points)
+  size = max(1, -(-len(records) // points))
+  runs = _stage_runs(records)
+  groups = [part[i : i + size] for part in runs for i in range(0, len(part), size)]
   attempts = len(records[0]['accuracy'])
-  columns = {name: alarms.column(records, name) for name in _PER_STEP}
-  for name, i in itertools.product(_PER_ATTEMPT, range(attempts)):
-    columns[f'{name}/{i + 1}'] = alarms.column(records, name, i)
-  columns['delta'] = columns[f'accuracy/{attempts}'] - columns['accuracy/1']
-  errors = {f'accuracy_se/{i + 1}': alarms.column(records, 'accuracy_se', i) for i in range(attempts)}
-  errors['delta_se'] = alarms.column(records, 'delta_se')
-  step_T = np.array([record['step'] for record in records], np.float64)
+  by_attempt = [(f'/{i + 1}', i) for i in range(attempts)]
+
+  def means(name: str, attempt: int | None = None) -> list[float | None]:
+    return [_number(alarms.column(group, name, attempt).mean()) for group in groups]
+
+  def errors(name: str, attempt: int | None = None) -> list[float | None]:
+    columns = (alarms.column(group, name, attempt) for group in groups)
+    return [_number(math.sqrt((column_T**2).sum()) / len(column_T)) for column_T in columns]
+
+  def delta(group: list[dict[str, Any]]) -> np.ndarray:
+    return alarms.column(group, 'accuracy', -1) - alarms.column(group, 'accuracy', 0)
+
   return dict(
-    step=[round(float(step_T[g].mean()), 2) for g in groups],
+    step=[round(float(alarms.column(group, 'step').mean()), 2) for group in groups],
     attempts=attempts,
-    **{name: [_number(value[g].mean()) for g in groups] for name, value in columns.items()},
-    **{name: [_number(math.sqrt((value[g] ** 2).sum()) / len(g)) for g in groups] for name, value in errors.items()},
+    **{name: means(name) for name in _PER_STEP},
+    **{name + end: means(name, i) for name in _PER_ATTEMPT for end, i in by_attempt},
+    delta=[_number(delta(group).mean()) for group in groups],
+    **{'accuracy_se' + end: errors('accuracy_se', i) for end, i in by_attempt},
+    delta_se=errors('delta_se'),
   )
 
 
-def _groups(records: Sequence[dict[str, Any]], points: int) -> list[np.ndarray]:
-  """Returns indices of the records of each point: equally many, and never of two stage runs."""
-  size = max(1, -(-len(records) // points))
-  groups, begin = [], 0
-  for part in _stage_runs(records):
-    end = begin + len(part)
-    groups += [np.arange(i, min(i + size, end)) for i in range(begin, end, size)]
-    begin = end
-  return groups
-
-
 def _stage_runs(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-  """Returns the records of each stage run, which has a number in the records of a run, "visit"."""
-  return [list(part) for _, part in itertools.groupby(records, lambda record: (record['stage'], record.get('visit')))]
+  """Returns the records of each stage run, whose number in them is "visit"."""
+  parts = itertools.groupby(records, lambda record: (record['stage'], record.get('visit')))
+  return [list(part) for _, part in parts]
 
 
 def histogram(ratios: Sequence[float]) -> dict[str, Any]:
   """Returns shares of edit ratios: exact copies first, then equal bins of 0..1."""
-  measured = np.array([ratio for ratio in ratios if not math.isnan(ratio)], np.float64)
-  if not len(measured):
+  ratio_N = np.array([ratio for ratio in ratios if not math.isnan(ratio)], np.float64)
+  n = len(ratio_N)
+  if not n:
     return dict(n=0, copies=0.0, bins=[])
-  counts, _ = np.histogram(measured[measured > 0], bins=_BINS, range=(0, 1))
-  return dict(
-    n=len(measured),
-    copies=_number((measured == 0).mean()),
-    bins=[_number(count / len(measured)) for count in counts],
-  )
+  counts, _ = np.histogram(ratio_N[ratio_N > 0], bins=_BINS, range=(0, 1))
+  copies = _number((ratio_N == 0).mean())
+  return dict(n=n, copies=copies, bins=[_number(count / n) for count in counts])
 
 
 def conversations(by_file: Sequence[tuple[str, Sequence[Row]]], most_bytes: int) -> dict[str, Any]:
@@ -161,92 +161,89 @@ def conversations(by_file: Sequence[tuple[str, Sequence[Row]]], most_bytes: int)
   Returns:
     rows, and counts: how many there are of each transition by 'file/decoding', shown or not.
   """
-  queues: dict[tuple[str, str], list[tuple[int, Row]]] = {}
+  queues: dict[tuple[str, str], list[tuple[int, str, str, Row]]] = {}
   counts: dict[str, dict[str, int]] = {}
-  for number, (source, row) in enumerate((source, row) for source, rows in by_file for row in rows):
-    key, kind = sanitize(f'{source}/{row.decoding}'), transition(row)
-    counts.setdefault(key, dict.fromkeys((*_TRANSITIONS, 'error'), 0))[kind] += 1
-    queues.setdefault((key, kind), []).append((number, row))
+  everything = ((f'{file}/{row.decoding}', row) for file, rows in by_file for row in rows)
+  for number, (source, row) in enumerate(everything):
+    source, kind = sanitize(source), _transition(row)
+    counts.setdefault(source, dict.fromkeys((*_TRANSITIONS, 'error'), 0))[kind] += 1
+    queues.setdefault((source, kind), []).append((number, source, kind, row))
   shown, left = {}, most_bytes
-  turns = {key: iter(_spread(rows)) for key, rows in queues.items()}
-  while turns and left > 0:
-    for (key, kind), turn in list(turns.items()):
-      number, row = next(turn, (0, None))
-      if row is None:
-        del turns[key, kind]
-        continue
-      one = dict(source=key, kind=kind, **_shown(row))
-      left -= len(json.dumps(one))
-      if left > 0:
-        shown[number] = one
+  turns = itertools.zip_longest(*map(_spread, queues.values()))
+  for number, source, kind, row in filter(None, itertools.chain(*turns)):
+    one = dict(source=source, kind=kind, **_shown(row))
+    left -= len(json.dumps(one))
+    if left <= 0:
+      break
+    shown[number] = one
   return dict(rows=[shown[number] for number in sorted(shown)], counts=counts)
 
 
-def transition(row: Row) -> str:
+def _transition(row: Row) -> str:
   """Returns 'i_to_c' and so on; 'error' where the grading host failed."""
-  if any(attempt.verdict == Verdict.ERROR for attempt in row.attempts):
+  verdicts = [attempt.verdict for attempt in row.attempts]
+  if Verdict.ERROR in verdicts:
     return 'error'
-  right = [attempt.verdict == Verdict.CORRECT for attempt in (row.first, row.last)]
-  return _TRANSITIONS[2 * right[0] + right[1]]
+  first, last = (verdicts[i] == Verdict.CORRECT for i in (0, -1))
+  return _TRANSITIONS[2 * first + last]
 
 
 def _spread(rows: Sequence[Any]) -> list[Any]:
-  """Returns rows in an order of which every beginning is from all over the list (steps of the golden ratio)."""
+  """Returns rows in an order whose every beginning is from all over the list (golden ratio)."""
   order = sorted(range(len(rows)), key=lambda i: i * 0.6180339887498949 % 1)
   return [rows[i] for i in order[:_MOST_OF_KIND]]
 
 
 def _shown(row: Row) -> dict[str, Any]:
   """Returns a conversation as the report shows it."""
-  lines = '\n\t'
+  tags = itertools.islice(row.tags.items(), 8)
+  attempts = row.to_json()['attempts'][:16]
+  for attempt in attempts:
+    text, answer = sanitize(attempt['text'], _TEXT, keep='\n\t'), sanitize(attempt['answer'], 200)
+    attempt |= dict(text=text, answer=answer, logp=_number(attempt['logp']))
   return dict(
     id=sanitize(row.id, 200),
-    tags={sanitize(name, 40): sanitize(value, 80) for name, value in itertools.islice(row.tags.items(), 8)},
-    question=sanitize(row.question, _TEXT, keep=lines),
+    tags={sanitize(name, 40): sanitize(value, 80) for name, value in tags},
+    question=sanitize(row.question, _TEXT, keep='\n\t'),
     edit_ratio=_number(row.edit_ratio),
     sample=row.sample,
     step=row.step,
-    attempts=[
-      dict(
-        text=sanitize(a.text, _TEXT, keep=lines),
-        answer=sanitize(a.answer, 200),
-        verdict=a.verdict.name.lower(),
-        stop=a.stop.name.lower(),
-        tokens=a.tokens,
-        logp=_number(a.logp),
-      )
-      for a in row.attempts[:16]
-    ],
+    attempts=attempts,
   )
 
 
 def _row_files(folder: pathlib.Path, evaluations: dict[str, Any]) -> list[str]:
   """Returns names of files of rows: evaluations in their order, then others, training last."""
-  there = {path.name for path in (folder / 'rows').glob('*.jsonl*') if not path.name.endswith('.partial')}
-  known = [f'{name}.jsonl.gz' for name in evaluations if f'{name}.jsonl.gz' in there]
-  rest = sorted(there - set(known) - {'train.jsonl'}, key=lambda name: (len(name), name))
-  return known + rest + sorted(there & {'train.jsonl'})
+  paths = (folder / 'rows').glob('*.jsonl*')
+  there = {path.name for path in paths if path.suffix != '.partial'}
+  known = [name for name in (f'{one}.jsonl.gz' for one in evaluations) if name in there]
+  rest = sorted(there - set(known), key=lambda name: (name == 'train.jsonl', len(name), name))
+  return known + rest
 
 
 def _ledgers(evaluation: Any, drop: Sequence[str] = ()) -> list[dict[str, Any]]:
-  """Returns the ledgers of an evaluation with the names of their decodings, without the entries `drop`."""
+  """Returns the ledgers of an evaluation with their decodings, without the entries `drop`."""
+  by_decoding = evaluation.items() if isinstance(evaluation, dict) else ()
   return [
-    dict(decoding=sanitize(decoding), ledger=_clean({key: ledger[key] for key in ledger if key not in drop}))
-    for decoding, ledger in (evaluation.items() if isinstance(evaluation, dict) else ())
+    dict(decoding=sanitize(name), ledger=_clean({key: ledger[key] for key in ledger if key not in drop}))
+    for name, ledger in by_decoding
     if isinstance(ledger, dict) and 'acc_t1' in ledger
   ]
 
 
-def _phases(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def _phases(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
   """Returns seconds by phase: in all, and the median of a step. A first step compiles."""
+  steps = [record.get('seconds', {}) for record in records]
   result = {}
-  for name in dict.fromkeys(name for record in records for name in record.get('seconds', {})):
-    seconds = np.array([record.get('seconds', {}).get(name, 0.0) for record in records])
-    result[sanitize(name)] = dict(total=_number(seconds.sum()), median=_number(np.median(seconds)))
+  for name in dict.fromkeys(itertools.chain(*steps)):
+    seconds_T = np.array([step.get(name, 0.0) for step in steps])
+    median = _number(np.median(seconds_T))
+    result[sanitize(name)] = dict(total=_number(seconds_T.sum()), median=median)
   return result
 
 
 def _facts(config: dict[str, Any]) -> list[list[str]]:
+  """Returns labels and texts of the settings that are known."""
   result = []
   for label, path in _FACTS.items():
     value: Any = config
@@ -290,4 +287,4 @@ def _names(folders: Sequence[pathlib.Path]) -> list[str]:
     names = ['/'.join(part[-length:]) for part in parts]
     if len(set(names)) == len(names):
       return names
-  return [f'{part[-1]} ({i + 1})' for i, part in enumerate(parts)]
+  return [f'{part[-1]} ({i})' for i, part in enumerate(parts, 1)]

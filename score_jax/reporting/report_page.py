@@ -1,7 +1,8 @@
-"""report.html: one file that needs nothing else, with what `report_data` collected embedded as inert data.
+"""report.html: one file that needs nothing else, with the data of `report_data` inside.
 
-The page's policy (CSP) lets it run its script, known by hash, and nothing more: no network, no other script, even if
-a text of a model should ever reach the page as markup. It never does: the script writes text nodes alone.
+The page's policy (CSP) lets it run its script, known by hash, and nothing more: no network, no
+other script, even if a text of a model should reach the page as markup. The script writes text
+nodes alone.
 """
 
 import base64
@@ -16,7 +17,7 @@ from score_jax import files
 from score_jax.reporting.report_data import collect
 
 _ASSETS = pathlib.Path(__file__).parent.parent / 'assets' / 'report'
-_SCRIPTS = ('base.js', 'lines.js', 'figures.js', 'diff.js', 'browser.js', 'sections.js', 'page.js')
+_SCRIPTS = ('base', 'lines', 'figures', 'diff', 'browser', 'sections', 'page')
 
 
 def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> int:
@@ -26,35 +27,34 @@ def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> int:
     ConfigError: a folder holds nothing to report.
     DataError: a file in one of them cannot be read.
   """
-  return write_page(collect(folders), out)
-
-
-def write_page(data: dict[str, Any], out: pathlib.Path) -> int:
-  """Writes the page of collected data, whole or not at all, and returns its size in bytes."""
-  text = page(data).encode('ascii')
+  text = page(collect(folders)).encode('ascii')
   files.write_bytes(out, text)
   return len(text)
 
 
 def page(data: dict[str, Any]) -> str:
-  """Returns the HTML, in ASCII."""
-  style, text = ((_ASSETS / name).read_text(encoding='ascii') for name in ('style.css', 'page.html'))
-  script = "'use strict';\n" + '\n'.join((_ASSETS / name).read_text(encoding='ascii') for name in _SCRIPTS)
+  """Returns the HTML of collected data, in ASCII."""
+  style, text, *scripts = (
+    (_ASSETS / name).read_text(encoding='ascii')
+    for name in ('style.css', 'page.html', *(f'{name}.js' for name in _SCRIPTS))
+  )
+  script = '\n'.join(["'use strict';", *scripts])
+  allowed = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
   title = html.escape(', '.join(run['name'] for run in data['runs']))
-  for name, value in (
-    ('POLICY', f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'"),
-    ('TITLE', title.encode('ascii', 'xmlcharrefreplace').decode()),
-    ('STYLE', style),
-    ('SCRIPT', script),
-    ('DATA', embedded(data)),
-  ):
+  for name, value in dict(
+    POLICY=f"default-src 'none'; {allowed}",
+    TITLE=title.encode('ascii', 'xmlcharrefreplace').decode(),
+    STYLE=style,
+    SCRIPT=script,
+    DATA=_embedded(data),
+  ).items():
     before, after = text.split(f'@{name}@')
     text = before + value + after
   return text
 
 
-def embedded(data: Any) -> str:
-  """Returns JSON that can stand in a <script>: in ASCII, and without a character that HTML gives a meaning."""
+def _embedded(data: Any) -> str:
+  """Returns JSON in ASCII without a character that HTML gives a meaning, as a <script> may hold."""
   text = json.dumps(data, separators=(',', ':'), allow_nan=False)
   for character in '<>&':
     text = text.replace(character, f'\\u{ord(character):04x}')

@@ -1,7 +1,7 @@
 """Conversations as rows of a file, from which every figure of an evaluation can be counted again.
 
-WORKDIR/rows/<name>.jsonl.gz has one row per problem, decoding and sample; rows/train.jsonl has some of every training
-step. A row holds the texts as the model wrote them (not trusted: JSON's escapes keep them from a terminal):
+WORKDIR/rows/<name>.jsonl.gz has one row per problem, decoding and sample; rows/train.jsonl has some of
+every training step. A row holds the texts as the model wrote them, which are not trusted:
 
   {"id", "way", "sample", "step", "stage", "tags": {"level": ..}, "question", "edit_ratio",
    "attempts": [{"text", "answer", "verdict", "stop", "tokens", "logp"}, ...]}
@@ -10,8 +10,8 @@ step. A row holds the texts as the model wrote them (not trusted: JSON's escapes
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
-import contextlib
 import dataclasses
+import enum
 import gzip
 import io
 import json
@@ -30,6 +30,7 @@ from score_jax.core_types import Verdict
 from score_jax.errors import DataError
 from score_jax.parallel import hosts
 from score_jax.states import Rollout
+from score_jax.tasks.problems import collapsed
 
 _LONGEST_LINE = 64 * 2**20  # bytes of a row that is read back
 _LONGEST_TEXT = 50_000  # characters of a text whose edit distance is computed
@@ -61,25 +62,19 @@ class Row:
   step: int = 0  # the training step that sampled it; 0: an evaluation
   stage: str = ''
 
-  @property
-  def first(self) -> Attempt:
-    return self.attempts[0]
-
-  @property
-  def last(self) -> Attempt:
-    return self.attempts[-1]
-
   def to_json(self) -> dict[str, Any]:
     """Returns the row of the file."""
-    row: dict[str, Any] = {'id': self.id, 'way': self.decoding, 'sample': self.sample}
-    if self.step:
-      row |= dict(step=self.step, stage=self.stage)
-    row |= dict(tags=self.tags, question=self.question)
-    row['edit_ratio'] = None if np.isnan(self.edit_ratio) else self.edit_ratio
-    row['attempts'] = [
-      dataclasses.asdict(a) | dict(verdict=a.verdict.name.lower(), stop=a.stop.name.lower()) for a in self.attempts
-    ]
-    return row
+    attempts = [dict(vars(a), verdict=a.verdict.name.lower(), stop=a.stop.name.lower()) for a in self.attempts]
+    return dict(
+      id=self.id,
+      way=self.decoding,
+      sample=self.sample,
+      **(dict(step=self.step, stage=self.stage) if self.step else {}),
+      tags=self.tags,
+      question=self.question,
+      edit_ratio=None if np.isnan(self.edit_ratio) else self.edit_ratio,
+      attempts=attempts,
+    )
 
 
 def from_rollout(
@@ -105,29 +100,22 @@ def from_rollout(
   """
   rows = []
   for b in chosen:
-    labels, logp = rollout.attempt[b], rollout.logp[b]
-    attempts = tuple(
-      Attempt(
-        text=text,
-        answer=grade.answer,
-        verdict=grade.verdict,
-        stop=Stop(int(rollout.stop[b, i])),
-        tokens=int((labels == i + 1).sum()),
-        logp=round(float(logp[labels == i + 1].sum(dtype=np.float64)), 4),
-      )
-      for i, (text, grade) in enumerate(zip(texts[b], graded[b], strict=True))
-    )
-    problem = problems[b]
-    ratio = edit_ratio(attempts[0].text, attempts[-1].text)
-    rows.append(Row(problem.id, problem.question, problem.tags, attempts, ratio, decoding, int(samples[b]), **training))
+    attempts = []
+    for i, (text, grade) in enumerate(zip(texts[b], graded[b], strict=True)):
+      logp_T = rollout.logp[b][rollout.attempt[b] == i + 1]
+      logp = round(float(logp_T.sum(dtype=np.float64)), 4)
+      stop = Stop(int(rollout.stop[b, i]))
+      attempts.append(Attempt(text, grade.answer, grade.verdict, stop, len(logp_T), logp))
+    problem = (problems[b].id, problems[b].question, problems[b].tags)
+    ratio = edit_ratio(texts[b][0], texts[b][-1])
+    rows.append(Row(*problem, tuple(attempts), ratio, decoding, int(samples[b]), **training))
   return rows
 
 
 def edit_ratio(a: str, b: str) -> float:
   """Returns the paper's ratio: Levenshtein distance over the total length of both texts.
 
-  It is 0 for equal texts (empty ones too), 1 if one is empty, at most 0.5 for texts of equal length, and NaN for
-  texts that are too long to compare.
+  It is 0 for equal texts, 1 if one is empty, and NaN for texts that are too long to compare.
   """
   if a == b:
     return 0.0
@@ -163,10 +151,8 @@ def changed(texts: Sequence[Sequence[str]], graded: Sequence[Sequence[Graded | A
     texts: [B][A].
     graded: [B][A], whose answers are compared.
   """
-  pairs = [
-    (text[0] != text[-1], collapsed(grade[0].answer) != collapsed(grade[-1].answer))
-    for text, grade in zip(texts, graded, strict=True)
-  ]
+  answers = [[collapsed(grade.answer) for grade in row] for row in graded]
+  pairs = [[kind[0] != kind[-1] for kind in row] for row in zip(texts, answers, strict=True)]
   return np.array(pairs, bool).reshape(-1, 2)
 
 
@@ -175,9 +161,14 @@ def changed_in(rows: Sequence[Row]) -> np.ndarray:
   return changed([[attempt.text for attempt in row.attempts] for row in rows], [row.attempts for row in rows])
 
 
-def collapsed(answer: str) -> str:
-  """Returns an answer with its white space as single spaces; two answers are the same if these are equal."""
-  return ' '.join(answer.split())
+def are_graded(verdict_BA: np.ndarray) -> np.ndarray:
+  """Returns bool [B]: whether no attempt met a host failure."""
+  return ~np.any(verdict_BA == Verdict.ERROR, axis=1)
+
+
+def counts(kinds: type[enum.IntEnum], kind_BA: np.ndarray) -> dict[str, list[int]]:
+  """Returns how often each kind of verdict or stop is there, for each attempt."""
+  return {kind.name.lower(): (kind_BA == kind).sum(axis=0).tolist() for kind in kinds}
 
 
 def write(path: pathlib.Path, rows: Iterable[Row]) -> None:
@@ -216,8 +207,8 @@ def read_json(path: pathlib.Path) -> Iterator[dict[str, Any]]:
   """
   number = 0
   try:
-    with path.open('rb') as file, gzip.open(file) if path.suffix == '.gz' else contextlib.nullcontext(file) as plain:
-      while line := plain.readline(_LONGEST_LINE):
+    with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file:
+      while line := file.readline(_LONGEST_LINE):
         number += 1
         if not line.endswith(b'\n'):
           if len(line) == _LONGEST_LINE:

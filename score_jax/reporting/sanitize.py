@@ -9,15 +9,12 @@ _NOT_PLAIN = re.compile(r'[^ -~]')
 
 
 def sanitize(text: str, most: int = MOST, keep: str = '') -> str:
-  """Returns the text with every character that has no shape as `<U+202E>`, cut with a note of its true length.
-
-  Written out are control characters (terminal escapes among them), marks of direction, what has no width, lone
-  surrogates and characters without a meaning (`str.isprintable`); a reader sees that they are there.
+  """Returns the text with characters without a shape as `<U+202E>`, cut with a note of its length.
 
   Args:
     text: of a model, or of anyone else who is not trusted.
     most: characters of the text that are shown; 0: all.
-    keep: characters that stay as they are although they steer: '\\n\\t' where lines are wanted.
+    keep: characters that stay though `str.isprintable` denies them: '\\n\\t' where lines are wanted.
   """
 
   def written(match: re.Match[str]) -> str:
@@ -29,7 +26,7 @@ def sanitize(text: str, most: int = MOST, keep: str = '') -> str:
 
 
 def sanitize_line(text: str, most: int = 120) -> str:
-  """Returns text for a terminal: on one line, and in ASCII, since a terminal's width of other letters is not known."""
+  """Returns text for a terminal, on one line and in ASCII, whose width in a terminal is known."""
   return ''.join(c if c < '\x7f' else f'<U+{ord(c):04X}>' for c in sanitize(text, most))
 
 

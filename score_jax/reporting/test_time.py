@@ -1,9 +1,10 @@
-"""What several samples are worth at test time: avg@k, pass@k, majority, and parallel against sequential samples.
+"""What several samples are worth at test time: avg@k, pass@k, majority, parallel against sequential.
 
-Answers are told apart by their text, white space aside, never by their verdicts: a vote must not know what is right.
-An answer that could not be read does not vote.
+Answers are told apart by their text, white space aside: a vote must not know what is right. An answer
+that could not be read does not vote.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import math
@@ -13,8 +14,11 @@ import numpy as np
 
 from score_jax.core_types import Verdict
 from score_jax.reporting.ledger import mean_interval
+from score_jax.reporting.rows import Attempt
 from score_jax.reporting.rows import Row
-from score_jax.reporting.rows import collapsed
+from score_jax.reporting.rows import are_graded
+from score_jax.reporting.rows import verdicts
+from score_jax.tasks.problems import collapsed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +31,7 @@ class Samples:
 
 
 def samples(rows: Sequence[Row]) -> Samples:
-  """Returns the table of rows with equally many samples a problem, in the order of their numbers.
-
-  Problems where the grading host failed on any sample are left out: their votes are not known.
+  """Returns the table of rows, without problems where the grading host failed on any sample.
 
   Raises:
     ValueError: problems differ in their number of samples, or none is graded.
@@ -37,17 +39,15 @@ def samples(rows: Sequence[Row]) -> Samples:
   by_problem: dict[str, list[Row]] = {}
   for row in rows:
     by_problem.setdefault(row.id, []).append(row)
-  if len({len(group) for group in by_problem.values()}) > 1:
+  if len(set(map(len, by_problem.values()))) > 1:
     raise ValueError('problems differ in how many samples they have')
-  groups = [
-    sorted(group, key=lambda row: row.sample)
-    for group in by_problem.values()
-    if not any(a.verdict == Verdict.ERROR for row in group for a in row.attempts)
-  ]
+  groups = [group for group in by_problem.values() if are_graded(verdicts(group)).all()]
   if not groups:
     raise ValueError('no graded problems: a verdict of each is a host failure')
 
-  def table(value) -> np.ndarray:
+  groups = [sorted(group, key=lambda row: row.sample) for group in groups]
+
+  def table(value: Callable[[Attempt], Any]) -> np.ndarray:
     return np.array([[[value(a) for a in row.attempts] for row in group] for group in groups])
 
   return Samples(
@@ -58,11 +58,11 @@ def samples(rows: Sequence[Row]) -> Samples:
 
 
 def at_k(table: Samples, votes: bool = True) -> dict[str, Any]:
-  """Returns avg@K, maj@K and pass@k for k = 1, 2, 4, .. K, of the first attempt and of the last, with 95 % intervals.
+  """Returns avg@K, maj@K and pass@k for k = 1, 2, 4, .. K of the first and the last attempt.
 
   Args:
     table: of K samples.
-    votes: whether answers can be equal, so that a majority means something. Programs can't: no maj@K.
+    votes: whether answers can be equal, as a majority needs; programs cannot.
   """
   K = table.correct.shape[1]
   result: dict[str, Any] = dict(k=K, problems=len(table.correct))
@@ -73,22 +73,19 @@ def at_k(table: Samples, votes: bool = True) -> dict[str, Any]:
       figures['maj'] = np.array([majority(a, c) for a, c in zip(answer_PK, correct_PK, strict=True)])
     for k in _doublings(K):
       figures[f'pass@{k}'] = np.array([pass_at(K, int(c), k) for c in correct_PK.sum(axis=1)])
-    result[name] = {
-      figure: dict(value=float(value_P.mean()), interval=_interval(value_P)) for figure, value_P in figures.items()
-    }
+    result[name] = {figure: _mean('value', value_P) for figure, value_P in figures.items()}
   return result
 
 
 def pass_at(n: int, correct: int, k: int) -> float:
-  """Returns the chance that k of n samples, without replacement, hold a correct one (Chen et al. 2021, unbiased)."""
+  """Returns the chance that k of n samples hold a correct one (Chen et al. 2021, unbiased)."""
   return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 
 def majority(answers: Sequence[str], correct: Sequence[bool]) -> float:
   """Returns whether the most frequent answer is correct; of answers that tie, the share that is.
 
-  One text may be graded differently in different conversations (a grader may look beyond the answer); it then counts
-  as correct in that share.
+  A text that is graded differently in several conversations counts as correct in that share.
   """
   votes: dict[str, list[bool]] = {}
   for answer, right in zip(answers, correct, strict=True):
@@ -102,14 +99,15 @@ def majority(answers: Sequence[str], correct: Sequence[bool]) -> float:
 
 
 def scaling(table: Samples, most: int) -> dict[str, Any]:
-  """Compares a majority of 2K first attempts with one of K corrected ones, for 2K = 2, 4, .. `most` (paper, 6.2).
+  """Compares majorities of 2K first attempts and of K corrected ones, 2K = 2, 4, .. `most` (paper, 6.2).
 
-  The K first attempts of the sequential side don't vote. Smaller budgets are averages over disjoint groups of the
-  samples. Tokens are those sampled; prompts and instructions are not counted.
+  The K first attempts of the sequential side don't vote. Smaller budgets are averages over disjoint
+  groups of the samples. Tokens are those sampled; prompts and instructions are not counted.
 
   Returns:
-    parallel, sequential: lists of {samples, tokens, accuracy, interval}; equal_tokens: for each sequential point, what
-    parallel samples reach with as many tokens, on the straight line between their points, and the gain over it.
+    parallel, sequential: lists of {samples, tokens, accuracy, interval}; equal_tokens: for each
+    sequential point, what parallel samples reach with as many tokens, on the straight line between
+    their points, and the gain over it.
   """
   K = table.correct.shape[1]
   if most > K or most < 2:
@@ -128,20 +126,18 @@ def scaling(table: Samples, most: int) -> dict[str, Any]:
 
 
 def _voted(table: Samples, attempt: int, size: int, token_PK: np.ndarray) -> dict[str, Any]:
-  """Returns tokens and accuracy of majorities of `size` conversations, the mean over disjoint groups of them."""
+  """Returns tokens and accuracy of majorities of `size` conversations, over disjoint groups of them."""
   ends = range(size, table.correct.shape[1] + 1, size)
-  won_PG = np.array(
-    [
-      [majority(answer_K[end - size : end], right_K[end - size : end]) for end in ends]
-      for answer_K, right_K in zip(table.answer[:, :, attempt], table.correct[:, :, attempt], strict=True)
-    ]
-  )
-  won_P = won_PG.mean(axis=1)
-  return dict(tokens=float(token_PK.mean() * size), accuracy=float(won_P.mean()), interval=_interval(won_P))
+  groups = [slice(end - size, end) for end in ends]
+  pairs = zip(table.answer[:, :, attempt], table.correct[:, :, attempt], strict=True)
+  won_PG = np.array([[majority(answer_K[g], right_K[g]) for g in groups] for answer_K, right_K in pairs])
+  return dict(tokens=float(token_PK.mean() * size)) | _mean('accuracy', won_PG.mean(axis=1))
 
 
-def _interval(value_P: np.ndarray) -> list[float]:
-  return mean_interval(value_P, np.arange(len(value_P)))
+def _mean(name: str, value_P: np.ndarray) -> dict[str, Any]:
+  """Returns a mean over problems under a name, and its interval."""
+  interval = mean_interval(value_P, np.arange(len(value_P)))
+  return {name: float(value_P.mean()), 'interval': interval}
 
 
 def _doublings(most: int) -> list[int]:

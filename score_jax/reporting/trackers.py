@@ -1,7 +1,9 @@
-"""Scalars of a run for experiment trackers, TensorBoard and Weights & Biases, where they are installed."""
+"""Scalars of a run for experiment trackers: TensorBoard and Weights & Biases."""
 
 import atexit
 from collections.abc import Callable
+from collections.abc import Iterator
+import importlib
 import pathlib
 from typing import Any
 
@@ -20,59 +22,53 @@ def open_trackers(tensorboard: bool, wandb: str, folder: pathlib.Path, config: d
     config: the run's, for the tracker to show.
 
   Raises:
-    ConfigError: the package of a tracker is not installed; the message names the extra.
+    ConfigError: the package of a tracker is not installed.
   """
-  trackers = [_tensorboard(folder / 'tensorboard')] if tensorboard else []
-  return [*trackers, _wandb(wandb, folder, config)] if wandb else trackers
+  trackers = []
+  if tensorboard:
+    writers = _package('tensorboardX', 'tensorboard', tensorboard)
+    # Another thread writes; the writer's flush() does not wait for what is queued for it.
+    writer = writers.SummaryWriter(str(folder / 'tensorboard'), flush_secs=1)
+    atexit.register(writer.close)
+
+    def send(step: int, values: dict[str, float]) -> None:
+      for name, value in values.items():
+        writer.add_scalar(name, value, step)
+
+    trackers.append(send)
+  if wandb:
+    project = dict(project=wandb, name=folder.name, dir=str(folder))
+    run = _package('wandb', 'wandb', wandb).init(**project, config=config, resume='allow')
+    trackers.append(lambda step, values: run.log(values, step=step))
+  return trackers
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
-  """Returns the numbers of a metrics record by name: 'accuracy/1', 'seconds/sample', 'eval/greedy/delta', 'delta'."""
-  result: dict[str, float] = {}
-
-  def add(name: str, value: Any) -> None:
-    if isinstance(value, dict):
-      for key, inner in value.items():
-        if key not in ('intervals', 'by', 'between'):
-          add(f'{name}/{key}', inner)
-    elif isinstance(value, list):
-      for i, inner in enumerate(value, 1):
-        add(f'{name}/{i}', inner)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-      result[name] = float(value)
-
-  for name, value in record.items():
-    if name not in ('step', 'stage', 'reference'):
-      add(name, value)
-  if record['accuracy'][0] is not None:  # a supervised step samples nothing
-    result['delta'] = record['accuracy'][-1] - record['accuracy'][0]
+  """Returns the numbers of a metrics record by name, as 'accuracy/1' or 'eval/greedy/delta'."""
+  shown = ((name, value) for name, value in record.items() if name not in ('step', 'reference'))
+  result = {name: number for field in shown for name, number in _numbers(*field)}
+  accuracy = record['accuracy']
+  if accuracy[0] is not None:  # a supervised step samples nothing
+    result['delta'] = accuracy[-1] - accuracy[0]
   return result
 
 
-def _tensorboard(folder: pathlib.Path) -> Send:
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
+  """Yields the numbers of JSON data by the names of their places."""
+  if isinstance(value, int | float) and not isinstance(value, bool):
+    yield name, float(value)
+  parts = enumerate(value, 1) if isinstance(value, list) else ()
+  for key, inner in value.items() if isinstance(value, dict) else parts:
+    if key not in ('intervals', 'by', 'between'):
+      yield from _numbers(f'{name}/{key}', inner)
+
+
+def _package(package: str, field: str, value: bool | str) -> Any:
+  """Returns the package that config.report.`field` needs, which the extra of that name has."""
   try:
-    from tensorboardX import SummaryWriter
+    return importlib.import_module(package)
   except ImportError as error:
     raise ConfigError(
-      "config.report.tensorboard = True needs tensorboardX: pip install 'score_jax[tensorboard]', or set it to False"
+      f'config.report.{field} = {value!r} needs {package}: '
+      f"pip install 'score_jax[{field}]', or set it to {type(value)()!r}"
     ) from error
-  # Another thread writes; the writer's flush() does not wait for what is queued for it.
-  writer = SummaryWriter(str(folder), flush_secs=1)
-  atexit.register(writer.close)
-
-  def send(step: int, values: dict[str, float]) -> None:
-    for name, value in values.items():
-      writer.add_scalar(name, value, step)
-
-  return send
-
-
-def _wandb(project: str, folder: pathlib.Path, config: dict[str, Any]) -> Send:
-  try:
-    import wandb
-  except ImportError as error:
-    raise ConfigError(
-      f"config.report.wandb = {project!r} needs wandb: pip install 'score_jax[wandb]', or set it to ''"
-    ) from error
-  run = wandb.init(project=project, name=folder.name, dir=str(folder), config=config, resume='allow')
-  return lambda step, values: run.log(values, step=step)
