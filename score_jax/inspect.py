@@ -19,13 +19,11 @@ def main(folder: str) -> None:
   from score_jax.reporting import plain_text
   from score_jax.storage import inspection
 
-  inspected = inspection.inspect_folder(
+  facts, obstacle = inspection.inspect_folder(
     folder, chat_template=_TEMPLATE.value, instruction=_INSTRUCTION.value, date=_DATE.value
   )
-  print(
-    plain_text.facts([*inspected.facts, ('trainable', f'no: {inspected.obstacle}' if inspected.obstacle else 'yes')])
-  )
-  if inspected.obstacle:
+  print(plain_text.facts([*facts, ('trainable', f'no: {obstacle}' if obstacle else 'yes')]))
+  if obstacle:
     sys.exit(DataError.exit_code)
 
 

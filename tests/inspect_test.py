@@ -16,11 +16,11 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def inspected(folder, **changes):
   settings = dict(chat_template='', instruction=tiny.INSTRUCTION, date=tiny.DATE)
-  inspected = inspection.inspect_folder(str(folder), **settings | changes)
+  shown, obstacle = inspection.inspect_folder(str(folder), **settings | changes)
   facts = {}
-  for label, text in inspected.facts:
+  for label, text in shown:
     facts.setdefault(label, []).append(text)
-  return {label: '\n'.join(texts) for label, texts in facts.items()}, inspected.obstacle
+  return {label: '\n'.join(texts) for label, texts in facts.items()}, obstacle
 
 
 def test_a_trainable_folder(hf_folder):

@@ -1,6 +1,6 @@
-"""What an HF folder is, and whether it can be trained: read from its headers and texts, without loading a weight."""
+"""What an HF folder is, and whether it can be trained: read from headers and texts, not from weights."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 import dataclasses
 import math
 import pathlib
@@ -11,96 +11,60 @@ from score_jax.models import lora as loras
 from score_jax.models import rope
 from score_jax.models import weights
 from score_jax.models.families import DecoderConfig
-from score_jax.models.lora import Lora
 from score_jax.storage import hf
 from score_jax.tasks import chat as chats
 from score_jax.tasks.tokenizer import load_tokenizer
 
-# Bytes per parameter of what a training step holds, in f32 and bf16 as the name says.
-WEIGHTS = {'float32': 4, 'bfloat16': 2}
-# update: gradient, Adam's direction, and the new parameters beside the old, until the step is found finite.
-FULL_TRAINING = dict(policy=4, adam=8, update=12, reference=2, sampling_copy=2)
-# Frozen weights are the policy's and the reference's at once, and the sampling copy; each adapter parameter costs as in
-# full training.
-FROZEN = dict(base=2, sampling_copy=2)
-_LORA = Lora(rank=16, alpha=32.0, targets='.*')
+# Bytes of a parameter in training: f32 policy 4, Adam 8, update 12 (gradient, direction, new parameters),
+# bf16 reference 2 and sampling copy 2. Frozen: the policy's and the reference's at once 2, the copy 2.
+_TRAINED, _FROZEN = 28, 4
+_LORA = loras.Lora(rank=16, alpha=32.0, targets='.*')
+
+Facts = Iterator[tuple[str, str]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Inspection:
-  """Facts of a folder as (label, text), and what keeps it from being trained ('' if nothing does)."""
-
-  facts: tuple[tuple[str, str], ...]
-  obstacle: str
-
-
-def inspect_folder(path: str, *, chat_template: str, instruction: str, date: str) -> Inspection:
-  """Looks at a folder as a run would: config.json, weights' headers, tokenizer, template with its proof.
+def inspect_folder(path: str, *, chat_template: str, instruction: str, date: str) -> tuple[list[tuple[str, str]], str]:
+  """Looks at a folder as a run would: config.json, weights' headers, tokenizer, template.
 
   Args:
     path: the folder, or 'bundled:NAME'.
     chat_template: as config.task.chat_template.
     instruction: the user turn between attempts.
     date: as config.task.date.
+
+  Returns:
+    facts as (label, text), and what keeps the folder from being trained; '' if nothing does.
   """
-  facts: list[tuple[str, str]] = []
+  facts, obstacles = [], []
   try:
     folder = hf.folder_of(path)
     facts.append(('folder', str(folder)))
     config = hf.read_config(folder)
     facts += _model(config)
   except DataError as error:
-    return Inspection(tuple(facts), str(error))
-  obstacles = []
-  for look in (
-    lambda: _stored(folder, config),
-    lambda: _memory(config),
-    lambda: _chat(folder, config, chat_template, instruction, date),
-  ):
-    facts += _or_obstacle(look, obstacles)
-  return Inspection(tuple(facts), obstacles[0] if obstacles else '')
+    return facts, str(error)
+  chat = _chat(folder, config, chat_template, instruction, date)
+  for part in (_stored(folder, config), _memory(config), chat):
+    try:
+      facts += list(part)
+    except DataError as error:
+      obstacles.append(str(error))
+  return facts, (obstacles or [''])[0]
 
 
-def _or_obstacle(look: Callable, obstacles: list[str]) -> list[tuple[str, str]]:
-  try:
-    return look()
-  except DataError as error:
-    obstacles.append(str(error))
-    return []
-
-
-def _model(config: DecoderConfig) -> list[tuple[str, str]]:
-  table = weights.weight_table(config)
-  embedding = config.vocab * config.width
-  return [
-    ('family', f'{config.family} ({families.FAMILIES[config.family].architecture})'),
-    (
-      'shape',
-      f'{config.layers} layers of width {config.width:,}; {config.heads} query and {config.kv_heads} key/value heads '
-      f'of {config.head_width}; feed-forward {config.ffn:,} ({config.activation}); vocabulary {config.vocab:,}',
-    ),
-    *(('layers', _kind(config, index)) for index in range(len(config.kinds))),
-    ('also', ', '.join(_traits(config)) or 'nothing'),
-    ('positions', f'{config.max_positions:,}'),
-    (
-      'parameters',
-      f'{table.parameters():,}, of them {embedding:,} in the embedding'
-      + (', which is the output head as well' if config.tied else f' and {embedding:,} in the output head'),
-    ),
-  ]
-
-
-def _kind(config: DecoderConfig, index: int) -> str:
-  kind = config.kinds[index]
-  settings = ', '.join(
-    f'{name} {value:g}' for name, value in dataclasses.asdict(kind.rope).items() if value is not None
-  )
-  sees = f'the newest {kind.window:,} positions' if kind.window else 'the whole row'
-  return f'{config.kind_of_layer.count(index)} see {sees}; rope {rope.name_of(kind.rope)} ({settings})'
-
-
-def _traits(config: DecoderConfig) -> list[str]:
-  """What the decoder does beside the plain layer."""
+def _model(config: DecoderConfig) -> Facts:
+  total, embedding = weights.weight_table(config).parameters(), config.vocab * config.width
+  yield 'family', f'{config.family} ({families.FAMILIES[config.family].architecture})'
+  layers = f'{config.layers} layers of width {config.width:,}'
+  heads = f'{config.heads} query and {config.kv_heads} key/value heads of {config.head_width}'
+  ffn = f'feed-forward {config.ffn:,} ({config.activation})'
+  yield 'shape', f'{layers}; {heads}; {ffn}; vocabulary {config.vocab:,}'
+  for index, kind in enumerate(config.kinds):
+    sees = f'the newest {kind.window:,} positions' if kind.window else 'the whole row'
+    settings = dataclasses.asdict(kind.rope).items()
+    shown = ', '.join(f'{name} {value:g}' for name, value in settings if value is not None)
+    count = config.kind_of_layer.count(index)
+    yield 'layers', f'{count} see {sees}; rope {rope.name_of(kind.rope)} ({shown})'
   traits = {
     'biases of q, k, v': config.qkv_bias,
     'bias of o': config.o_bias,
@@ -113,61 +77,57 @@ def _traits(config: DecoderConfig) -> list[str]:
     f'logit soft cap {config.final_softcap:g}': config.final_softcap,
     f'query scale {config.query_scale:g}': config.query_scale != config.head_width**-0.5,
   }
-  return [name for name, present in traits.items() if present]
+  yield 'also', ', '.join(name for name, present in traits.items() if present) or 'nothing'
+  yield 'positions', f'{config.max_positions:,}'
+  head = f' and {embedding:,} in the output head'
+  head = ', which is the output head as well' if config.tied else head
+  yield 'parameters', f'{total:,}, of them {embedding:,} in the embedding{head}'
 
 
-def _stored(folder: pathlib.Path, config: DecoderConfig) -> list[tuple[str, str]]:
+def _stored(folder: pathlib.Path, config: DecoderConfig) -> Facts:
   stored = hf.open_weights(folder, config)
-  dtypes = stored.dtypes()
-  counts = {dtype.name: list(dtypes.values()).count(dtype) for dtype in sorted(set(dtypes.values()), key=str)}
+  names = [dtype.name for dtype in sorted(stored.dtypes().values(), key=str)]
+  counts = ', '.join(f'{names.count(name)} in {name}' for name in dict.fromkeys(names))
   entries = [file.entries[name] for name, file in stored.where.items()]
   size = sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in entries)
-  named = ', '.join(f'{count} in {name}' for name, count in counts.items())
-  paths = {file.path for file in stored.where.values()}
-  return [('stored', f'{named}; {_size(size)} in {len(paths)} file{"s" * (len(paths) > 1)}')]
+  files = len({file.path for file in stored.where.values()})
+  yield 'stored', f'{counts}; {_size(size)} in {files} file{"s" * (files > 1)}'
 
 
-def _memory(config: DecoderConfig) -> list[tuple[str, str]]:
-  """What a run holds beside activations, summed over devices."""
+def _memory(config: DecoderConfig) -> Facts:
+  """Yields what a run holds beside activations, summed over devices."""
   total = weights.weight_table(config).parameters()
   adapters = loras.adapter_table(config, _LORA).parameters()
-  full, cache = sum(FULL_TRAINING.values()), 2 * config.layers * config.kv_heads * config.head_width
-  lora_bytes = sum(FROZEN.values()) * total + full * adapters
-  return [
-    ('weights', ', '.join(f'{_size(each * total)} in {name}' for name, each in WEIGHTS.items())),
-    ('training', f'{_size(full * total)}: f32 policy, Adam and update, bf16 reference and sampling copy'),
-    (
-      'with LoRA',
-      f'{_size(lora_bytes)} at rank {_LORA.rank} on all projections ({adapters:,} trained)',
-    ),
-    ('cache', f'{_size(2 * cache)} a token in bf16'),
-  ]
+  training, lora = _TRAINED * total, _FROZEN * total + _TRAINED * adapters
+  cache = 2 * 2 * config.layers * config.kv_heads * config.head_width  # keys and values, 2 bytes each
+  parts = 'f32 policy, Adam and update, bf16 reference and sampling copy'
+  rank = f'rank {_LORA.rank} on all projections'
+  yield 'weights', f'{_size(4 * total)} in float32, {_size(2 * total)} in bfloat16'
+  yield 'training', f'{_size(training)}: {parts}'
+  yield 'with LoRA', f'{_size(lora)} at {rank} ({adapters:,} trained)'
+  yield 'cache', f'{_size(cache)} a token in bf16'
 
 
-def _chat(
-  folder: pathlib.Path, config: DecoderConfig, chat_template: str, instruction: str, date: str
-) -> list[tuple[str, str]]:
-  tokenizer = load_tokenizer(folder, chat_template)
-  chat = chats.open_chat(
-    folder, tokenizer, system='', examples=(), instructions=(instruction,), prompt_tokens=1, date=date
-  )
+def _chat(folder: pathlib.Path, config: DecoderConfig, template: str, instruction: str, date: str) -> Facts:
+  tokenizer = load_tokenizer(folder, template)
+  turns = dict(system='', examples=(), instructions=(instruction,), prompt_tokens=1, date=date)
+  chat = chats.open_chat(folder, tokenizer, **turns)
   chat.check_vocabulary(config.vocab)
-
-  def shown(token: int) -> str:
-    return f'{token} {tokenizer.convert_ids_to_tokens(token)!r}'
-
-  others = [shown(token) for token in chat.stops if token != chat.end_of_turn]
-  return [
-    ('tokenizer', f'{type(tokenizer).__name__}, {len(tokenizer):,} tokens'),
-    ('template', chat_template or f"the tokenizer's own, {len(tokenizer.chat_template):,} characters"),
-    ('stops', ', '.join([f'{shown(chat.end_of_turn)} ends a turn', *others])),
-    ('padding', shown(chat.pad)),
-    ('between', repr(tokenizer.decode(list(chat.separators[0]), skip_special_tokens=False))),
-  ]
+  others = [token for token in chat.stops if token != chat.end_of_turn]
+  end, padding, *others = (
+    f'{token} {tokenizer.convert_ids_to_tokens(token)!r}' for token in (chat.end_of_turn, chat.pad, *others)
+  )
+  own = f"the tokenizer's own, {len(tokenizer.chat_template):,} characters"
+  between = tokenizer.decode(list(chat.separators[0]), skip_special_tokens=False)
+  yield 'tokenizer', f'{type(tokenizer).__name__}, {len(tokenizer):,} tokens'
+  yield 'template', template or own
+  yield 'stops', ', '.join([f'{end} ends a turn', *others])
+  yield 'padding', padding
+  yield 'between', repr(between)
 
 
 def _size(size: float) -> str:
-  """Bytes in words, with decimal prefixes as on disks."""
+  """Returns bytes in words, with decimal prefixes as on disks."""
   for unit in ('B', 'kB', 'MB', 'GB'):
     if size < 1000:
       return f'{size:.3g} {unit}'
