@@ -16,7 +16,6 @@ from score_jax.errors import StoppedError
 from score_jax.reporting import alarms
 from score_jax.reporting import monitor as monitors
 from score_jax.reporting import plain_text
-from score_jax.reporting import trackers
 from score_jax.storage import stores
 from score_jax.storage.checkpoints import Checkpoints
 from score_jax.training import loop
@@ -53,7 +52,6 @@ def monitor(tmp_path, **changes):
     run_config={},
     write_report=lambda: written.append(1),
   )
-  live.begin()
   return live, written
 
 
@@ -122,7 +120,7 @@ def test_checksum_sees_one_bit_of_one_weight_in_any_dtype():
 
 
 def test_scalars_have_a_name_for_every_number():
-  values = trackers.scalars(
+  values = monitors.scalars(
     record(
       3,
       attempt_gradient_norm=[1.0, 2.0],
@@ -136,7 +134,7 @@ def test_scalars_have_a_name_for_every_number():
 
 def test_tensorboard_gets_every_step(tmp_path):
   pytest.importorskip('tensorboardX', reason='needs the extra `tensorboard`')
-  [send] = trackers.open_trackers(True, '', tmp_path, {})
+  [send] = monitors.open_trackers(True, '', tmp_path, {})
   for step in (1, 2):
     send(step, dict(delta=0.5))
   [file] = (tmp_path / 'tensorboard').iterdir()
@@ -151,14 +149,14 @@ def test_weights_and_biases_gets_every_step_and_is_never_required(tmp_path, monk
   logged, begun = [], []
   run = types.SimpleNamespace(log=lambda values, step: logged.append((step, values)))
   monkeypatch.setitem(sys.modules, 'wandb', types.SimpleNamespace(init=lambda **kw: begun.append(kw) or run))
-  [send] = trackers.open_trackers(False, 'mine', tmp_path, dict(seed=0))
+  [send] = monitors.open_trackers(False, 'mine', tmp_path, dict(seed=0))
   send(4, dict(delta=0.5))
   assert logged == [(4, dict(delta=0.5))] and begun[0]['project'] == 'mine' and begun[0]['config'] == dict(seed=0)
   for name, asked in (('wandb', (False, 'mine')), ('tensorboardX', (True, ''))):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=r'pip install .score_jax\[(wandb|tensorboard)\]'):
-      trackers.open_trackers(*asked, tmp_path, {})
-  assert trackers.open_trackers(False, '', tmp_path, {}) == []
+      monitors.open_trackers(*asked, tmp_path, {})
+  assert monitors.open_trackers(False, '', tmp_path, {}) == []
 
 
 # The terminal.

@@ -24,11 +24,11 @@ from score_jax.reporting import report_data
 from score_jax.reporting import report_page
 from score_jax.reporting import rows
 from score_jax.reporting.ledger import account
+from score_jax.reporting.plain_text import sanitize
+from score_jax.reporting.plain_text import sanitize_line
+from score_jax.reporting.plain_text import sanitize_lines
 from score_jax.reporting.rows import Attempt
 from score_jax.reporting.rows import Row
-from score_jax.reporting.sanitize import sanitize
-from score_jax.reporting.sanitize import sanitize_line
-from score_jax.reporting.sanitize import sanitize_lines
 
 ROOT = pathlib.Path(__file__).parent.parent
 METRICS = pathlib.Path(__file__).parent / 'testdata/quickstart_metrics.jsonl'

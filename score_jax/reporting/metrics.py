@@ -42,8 +42,7 @@ def step_record(
   Args:
     step: 1-based number of the step just done.
     stage: the stage it belongs to.
-    verdict_BA, stop_BA: of its rollout.
-    tokens_BA: tokens sampled in each attempt.
+    verdict_BA, stop_BA, tokens_BA: of its rollout, with the tokens sampled in each attempt.
     update: metrics that the update returned, on the host.
     learning_rate: the rate that the update used.
     seconds: wall time by phase, the one entry that differs between equal runs.
@@ -81,14 +80,13 @@ def changes(verdict_BA: np.ndarray, changed_B2: np.ndarray, samples: int) -> dic
   """Returns what changed between attempts, and standard errors; lists have one entry per attempt.
 
   Args:
-    verdict_BA: with the conversations on one problem side by side.
-    changed_B2: whether text and answer changed (`rows.changed`).
-    samples: G, conversations per problem.
+    verdict_BA: with the G = `samples` conversations on one problem side by side.
+    changed_B2: `rows.changed`.
 
   Returns:
     c_to_c, i_to_i_same (wrong twice, with the same answer), answer_changed, text_changed: shares of
-    graded conversations; flat: the share of problems whose conversations did equally well, so that they
-    teach nothing; accuracy_se, delta_se: standard errors over problems.
+    graded conversations; flat: the share of problems whose conversations did equally well;
+    accuracy_se, delta_se: standard errors over problems.
   """
   graded_B, correct_BA = are_graded(verdict_BA), verdict_BA == Verdict.CORRECT
   first, last = correct_BA[:, 0], correct_BA[:, -1]

@@ -1,7 +1,10 @@
-"""The live monitor of a run: progress bar, alarms, trackers and the report on the way, fed with each step's record."""
+"""The live monitor of a run: progress bar, alarms, experiment trackers, the report on the way."""
 
+import atexit
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
+import importlib
 import os
 import pathlib
 import sys
@@ -15,10 +18,11 @@ from score_jax.errors import ConfigError
 from score_jax.errors import StoppedError
 from score_jax.reporting import alarms
 from score_jax.reporting import metrics
-from score_jax.reporting import trackers
 
 _DUMB_WIDTH = 120  # columns
 _WINDOW = 10  # steps that the line below the bar is a mean of
+
+Send = Callable[[int, dict[str, float]], None]  # (step, scalars), to a tracker
 
 
 class Monitor:
@@ -38,15 +42,7 @@ class Monitor:
     run_config: dict[str, Any],
     write_report: Callable[[], Any],
   ):
-    """Continues after `done` of `total` steps.
-
-    Args:
-      config: config.report.
-      folder: the run's.
-      metrics_path: metrics.jsonl, with the records so far.
-      total, done: steps.
-      run_config: the whole configuration, which trackers show.
-      write_report: writes report.html.
+    """Shows the bar and continues after `done` of `total` steps, with the records of metrics.jsonl.
 
     Raises:
       ConfigError: `config` names an unknown alarm, or a tracker whose package is not installed.
@@ -55,19 +51,15 @@ class Monitor:
       if name not in alarms.ALARMS:
         raise ConfigError(f'config.report.stop_on names {name!r}; use {", ".join(alarms.ALARMS)}')
     self._config, self._write_report = config, write_report
-    self._total, self._done = total, done
     self._records = metrics.read(metrics_path)
-    self._trackers = trackers.open_trackers(config.tensorboard, config.wandb, folder, run_config)
+    self._trackers = open_trackers(config.tensorboard, config.wandb, folder, run_config)
     self._sounding = self._alarms()
-
-  def begin(self) -> None:
-    """Shows the bar."""
     # TERM=dumb is a terminal, as a notebook's is, whose lines may be long and whose cursor can't go up.
     dumb = os.environ.get('TERM') == 'dumb'
     width = dict(ncols=_DUMB_WIDTH) if dumb else dict(dynamic_ncols=True)
-    self._bar = tqdm.tqdm(total=self._total, initial=self._done, unit='step', smoothing=0.1, **width)
-    on_terminal = sys.stderr.isatty() and not dumb  # in a log each change would be a line
-    self._below = tqdm.tqdm(bar_format='{desc}', position=1, disable=not on_terminal, dynamic_ncols=True, leave=False)
+    self._bar = tqdm.tqdm(total=total, initial=done, unit='step', smoothing=0.1, **width)
+    quiet = dumb or not sys.stderr.isatty()  # in a log each change would be a line
+    self._below = tqdm.tqdm(bar_format='{desc}', position=1, disable=quiet, dynamic_ncols=True, leave=False)
 
   def print(self, text: str) -> None:
     """Prints a line above the bar."""
@@ -89,7 +81,7 @@ class Monitor:
       self._below.set_description_str(ledger_line(self._records[-_WINDOW:], sorted(self._sounding)), refresh=True)
     self._bar.update(1)
     for send in self._trackers:
-      send(record['step'], trackers.scalars(record))
+      send(record['step'], scalars(record))
     stopping, every = sorted(self._sounding & set(self._config.stop_on)), self._config.every
     if stopping or (every and record['step'] % every == 0):
       self._write_report()
@@ -112,18 +104,16 @@ class Monitor:
 
 
 def ledger_line(records: Sequence[dict[str, Any]], sounding: Sequence[str]) -> str:
-  """Returns 'last 10: delta +4.1 = fixed 5.2 - broken 1.1, answers changed 12.0, texts 40.1 % | alarms: none'."""
+  """Returns 'last 10: delta +4.1 = fixed 5.2 - broken 1.1, ... | alarms: none'."""
 
   def mean(name: str) -> float:
-    known = [record[name] for record in records if name in record]  # records of an older version lack some
+    known = [record[name] for record in records if name in record]  # older records lack some
     return 100 * sum(known) / max(1, len(known))
 
   fixed, broken = mean('i_to_c'), mean('c_to_i')
   changed = f'answers changed {mean("answer_changed"):.1f}, texts {mean("text_changed"):.1f} %'
-  return (
-    f'last {len(records)}: delta {fixed - broken:+.1f} = fixed {fixed:.1f} - broken {broken:.1f}, {changed} | '
-    f'alarms: {", ".join(sounding) or "none"}'
-  )
+  delta = f'delta {fixed - broken:+.1f} = fixed {fixed:.1f} - broken {broken:.1f}'
+  return f'last {len(records)}: {delta}, {changed} | alarms: {", ".join(sounding) or "none"}'
 
 
 def alarm_text(alarm: alarms.Alarm, step: int) -> str:
@@ -137,9 +127,63 @@ def _figures(record: dict[str, Any]) -> str:
   if 'i_to_c' not in record:
     return f'loss {sum(record["loss"]):.3f}, epoch {record["epoch"]:.2f} of {record["pairs"]} pairs'
   arrow = ' -> '.join(f'{100 * a:.1f}' for a in record['accuracy'])
+  changes = f'i->c {100 * record["i_to_c"]:.1f}, c->i {100 * record["c_to_i"]:.1f}'
+  parts = [f'accuracy {arrow} %', changes, f'KL {record["kl"][0]:.3f} {record["kl"][-1]:.3f}']
   counts = {kind: sum(record['verdicts'][kind]) for kind in ('unparsed', 'timeout', 'error')}
-  return (
-    f'accuracy {arrow} %, i->c {100 * record["i_to_c"]:.1f}, c->i {100 * record["c_to_i"]:.1f}, '
-    f'KL {record["kl"][0]:.3f} {record["kl"][-1]:.3f}'
-    + ''.join(f', {kind} {count}' for kind, count in counts.items() if count)
-  )
+  return ', '.join([*parts, *(f'{kind} {count}' for kind, count in counts.items() if count)])
+
+
+def open_trackers(tensorboard: bool, wandb: str, folder: pathlib.Path, config: dict[str, Any]) -> list[Send]:
+  """Returns functions that take a step's scalars: for TensorBoard, and for a project of W&B unless ''.
+
+  Raises:
+    ConfigError: the package of a tracker is not installed.
+  """
+  trackers = []
+  if tensorboard:
+    writers = _package('tensorboardX', 'tensorboard', tensorboard)
+    # Another thread writes; the writer's flush() does not wait for what is queued for it.
+    writer = writers.SummaryWriter(str(folder / 'tensorboard'), flush_secs=1)
+    atexit.register(writer.close)
+
+    def send(step: int, values: dict[str, float]) -> None:
+      for name, value in values.items():
+        writer.add_scalar(name, value, step)
+
+    trackers.append(send)
+  if wandb:
+    project = dict(project=wandb, name=folder.name, dir=str(folder))
+    run = _package('wandb', 'wandb', wandb).init(**project, config=config, resume='allow')
+    trackers.append(lambda step, values: run.log(values, step=step))
+  return trackers
+
+
+def scalars(record: dict[str, Any]) -> dict[str, float]:
+  """Returns the numbers of a metrics record by name, as 'accuracy/1' or 'eval/greedy/delta'."""
+  shown = ((name, value) for name, value in record.items() if name not in ('step', 'reference'))
+  result = {name: number for field in shown for name, number in _numbers(*field)}
+  accuracy = record['accuracy']
+  if accuracy[0] is not None:  # a supervised step samples nothing
+    result['delta'] = accuracy[-1] - accuracy[0]
+  return result
+
+
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
+  """Yields the numbers of JSON data by the names of their places."""
+  if isinstance(value, int | float) and not isinstance(value, bool):
+    yield name, float(value)
+  parts = enumerate(value, 1) if isinstance(value, list) else ()
+  for key, inner in value.items() if isinstance(value, dict) else parts:
+    if key not in ('intervals', 'by', 'between'):
+      yield from _numbers(f'{name}/{key}', inner)
+
+
+def _package(package: str, field: str, value: bool | str) -> Any:
+  """Returns the package that config.report.`field` needs, which the extra of that name has."""
+  try:
+    return importlib.import_module(package)
+  except ImportError as error:
+    raise ConfigError(
+      f'config.report.{field} = {value!r} needs {package}: '
+      f"pip install 'score_jax[{field}]', or set it to {type(value)()!r}"
+    ) from error

@@ -1,14 +1,13 @@
-"""Plain text for terminals and notebooks: the closing table, evaluations as lines, and a report's conversations.
+"""Plain text: the closing table, evaluations as lines, and conversations made harmless to look at.
 
-What a model wrote cannot steer the terminal that shows it: such texts go through `sanitize_lines`, and are in ASCII.
+What would steer a terminal or reorder a line is written out, as `<U+202E>`.
 """
 
 from collections.abc import Iterator
+import itertools
+import re
 import textwrap
 from typing import Any
-
-from score_jax.reporting.sanitize import sanitize_line
-from score_jax.reporting.sanitize import sanitize_lines
 
 Evaluation = dict[str, dict[str, Any]]  # 'greedy' and 'sampled' -> ledger
 
@@ -19,18 +18,21 @@ _KINDS = dict(
   c_to_c='kept right',
   error='not graded',
 )
-_WIDTH = 110
+_WIDTH = 110  # of a line
 _TEXT = 1000  # characters of a question or an attempt
+_MOST = 4000  # characters shown of another text
+_MOST_LINES = 40  # of one text, so that one can't push the others away
+_NOT_PLAIN = re.compile(r'[^ -~]')
 _TRAINING = '/training'  # ends the names of rows of training steps
 
 
-def facts(rows: list[tuple[str, str]], width: int = _WIDTH) -> str:
-  """Returns labels in a column with their texts wrapped beside them; a label that repeats is shown once."""
+def facts(rows: list[tuple[str, str]]) -> str:
+  """Returns labels with their texts wrapped beside them; a label that repeats is shown once."""
   margin = max(len(label) for label, _ in rows) + 2
   lines, before = [], ''
   for label, text in rows:
-    head = '' if label == before else label
-    lines += textwrap.wrap(text, width, initial_indent=head.ljust(margin), subsequent_indent=' ' * margin)
+    head = ('' if label == before else label).ljust(margin)
+    lines += textwrap.wrap(text, _WIDTH, initial_indent=head, subsequent_indent=' ' * margin)
     before = label
   return '\n'.join(lines)
 
@@ -40,32 +42,27 @@ def evaluation_line(name: str, evaluation: Evaluation) -> str:
   parts = []
   for decoding, ledger in evaluation.items():
     if isinstance(ledger, dict):
-      first, last = (100 * ledger[key] for key in (_accuracies(ledger)[0], _accuracies(ledger)[-1]))
-      parts.append(f'{decoding} {first:.1f} -> {last:.1f} % (delta {100 * ledger["delta"]:+.1f})')
+      shares = [_percent(ledger[key]) for key in _accuracies(ledger)]
+      delta = f'{100 * ledger["delta"]:+.1f}'
+      parts.append(f'{decoding} {shares[0]} -> {shares[-1]} % (delta {delta})')
   return f'{name}: ' + ', '.join(parts)
 
 
 def table(evaluations: dict[str, Evaluation]) -> str:
-  """Returns the closing table: one row per policy and decoding, in percent, delta with its 95 % interval.
-
-  Args:
-    evaluations: name ('base', 'final', ...) -> {'greedy': ledger, 'sampled': ledger}.
-  """
-  ledgers = [(name, decoding, m) for name, e in evaluations.items() for decoding, m in e.items() if isinstance(m, dict)]
+  """Returns the closing table in percent of evaluations by name: a row per policy and decoding."""
+  ledgers = [(name, *one) for name, e in evaluations.items() for one in e.items() if isinstance(one[1], dict)]
   accuracies = _accuracies(ledgers[0][2])
-  acc = [key.replace('acc_', 'acc@') for key in accuracies]
-  rows = [['policy', 'decoding', *acc, 'delta', '95 %', 'i->c', 'c->i', 'n']]
-  for name, decoding, m in ledgers:
-    low, high = (100 * bound for bound in m['intervals']['delta'])
-    delta = [f'{100 * m["delta"]:+.1f}', f'{low:+.1f} .. {high:+.1f}']
-    first, last = ([f'{100 * m[key]:.1f}' for key in keys] for keys in (accuracies, ('i_to_c', 'c_to_i')))
-    rows.append([name, decoding, *first, *delta, *last, str(m['n'])])
+  heads = [key.replace('acc_', 'acc@') for key in accuracies]
+  rows = [['policy', 'decoding', *heads, 'delta', '95 %', 'i->c', 'c->i', 'n']]
+  for name, decoding, ledger in ledgers:
+    delta, low, high = (f'{100 * share:+.1f}' for share in (ledger['delta'], *ledger['intervals']['delta']))
+    *first, fixed, broken = (_percent(ledger[key]) for key in (*accuracies, 'i_to_c', 'c_to_i'))
+    n = str(ledger['n'])
+    rows.append([name, decoding, *first, delta, f'{low} .. {high}', fixed, broken, n])
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   rows.insert(1, ['-' * width for width in widths])
-  return '\n'.join(
-    '  '.join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-    for row in rows
-  )
+  pads = [str.ljust, str.ljust, *[str.rjust] * (len(widths) - 2)]
+  return '\n'.join('  '.join(pad(*cell) for pad, *cell in zip(pads, row, widths, strict=True)) for row in rows)
 
 
 def sample_lines(evaluation: Evaluation) -> list[str]:
@@ -74,30 +71,31 @@ def sample_lines(evaluation: Evaluation) -> list[str]:
   for decoding, ledger in evaluation.items():
     for attempt, figures in ledger.get('at_k', {}).items():
       if isinstance(figures, dict):
-        shown = (f'{name} {100 * f["value"]:.1f}' for name, f in figures.items())
-        lines.append(f'{decoding}, {attempt}, {ledger["at_k"]["k"]} samples: ' + ', '.join(shown))
+        shown = ', '.join(f'{name} {_percent(f["value"])}' for name, f in figures.items())
+        lines.append(f'{decoding}, {attempt}, {ledger["at_k"]["k"]} samples: {shown}')
     curves = ledger.get('curves', {})
     for side in ('parallel', 'sequential') if curves else ():
-      points = (f'{p["samples"]}: {100 * p["accuracy"]:.1f} ({p["tokens"]:.0f} tokens)' for p in curves[side])
+      points = (f'{p["samples"]}: {_percent(p["accuracy"])} ({p["tokens"]:.0f} tokens)' for p in curves[side])
       lines.append(f'{decoding}, majority of {side} samples: ' + ', '.join(points))
     for point in curves.get('equal_tokens', ()):
-      lines.append(f'{decoding}, at {point["tokens"]:.0f} tokens: sequential is {100 * point["gain"]:+.1f} ahead')
+      gain = f'sequential is {100 * point["gain"]:+.1f} ahead'
+      lines.append(f'{decoding}, at {point["tokens"]:.0f} tokens: {gain}')
   return lines
 
 
 def report_table(data: dict[str, Any]) -> str:
-  """Returns the closing table of every run of `report_data.collect`, one table for each number of attempts."""
+  """Returns the closing table of `report_data.collect`, one for each number of attempts."""
   by_attempts: dict[int, dict[str, Evaluation]] = {}
-  for run in data['runs']:
-    for one in run['evaluations']:
-      if one['ledger']['n']:  # else nothing was graded
-        named = by_attempts.setdefault(len(_accuracies(one['ledger'])), {})
-        named.setdefault(_name(data, run, one['name']), {})[sanitize_line(one['decoding'], 40)] = one['ledger']
-  return '\n\n'.join(table(part) for part in by_attempts.values())
+  for run, one in ((r, one) for r in data['runs'] for one in r['evaluations']):
+    if one['ledger']['n']:  # else nothing was graded
+      named = by_attempts.setdefault(len(_accuracies(one['ledger'])), {})
+      evaluation = named.setdefault(_name(data, run, one['name']), {})
+      evaluation[sanitize_line(one['decoding'], 40)] = one['ledger']
+  return '\n\n'.join(map(table, by_attempts.values()))
 
 
 def report_conversations(data: dict[str, Any], count: int) -> str:
-  """Returns at most `count` conversations of every run, of each transition in turn, from its last evaluation."""
+  """Returns at most `count` conversations of every run, of each transition in turn."""
   return '\n\n'.join(
     '\n'.join(_conversation(_name(data, run, row['source']), row))
     for run in data['runs']
@@ -109,24 +107,61 @@ def _accuracies(ledger: dict[str, Any]) -> list[str]:
   return [key for key in ledger if key.startswith('acc_t')]
 
 
+def _percent(share: float) -> str:
+  return f'{100 * share:.1f}'
+
+
 def _chosen(conversations: dict[str, Any], count: int) -> list[dict[str, Any]]:
-  """Returns rows of one evaluation, final and sampled or else the last: of each kind in turn, then fixed ones first."""
+  """Returns rows of an evaluation, the final sampled one or else the last, of each kind in turn."""
   names = list(conversations['counts'])
   evaluated = [name for name in names if not name.endswith(_TRAINING)]
   best = 'final/sampled' if 'final/sampled' in names else (evaluated or names or [''])[-1]
   rows = [row for row in conversations['rows'] if row['source'] == best]
   of_kind = [[row for row in rows if row['kind'] == kind] for kind in _KINDS]
-  turns = [row for i in range(max(map(len, of_kind))) for part in of_kind for row in part[i : i + 1]]
-  return sorted(turns[:count], key=lambda row: list(_KINDS).index(row['kind']))
+  turns = filter(None, itertools.chain(*itertools.zip_longest(*of_kind)))
+  order = list(_KINDS)
+  return sorted(itertools.islice(turns, count), key=lambda row: order.index(row['kind']))
 
 
 def _conversation(name: str, row: dict[str, Any]) -> Iterator[str]:
   yield f'{_KINDS[row["kind"]]} | {name} | {sanitize_line(row["id"], 60)}'
-  yield from sanitize_lines(row['question'], _TEXT, width=_WIDTH, margin=2)
+  yield from sanitize_lines(row['question'], _TEXT, margin=2)
   for number, attempt in enumerate(row['attempts'], 1):
     yield f'  attempt {number}: {attempt["verdict"]}'
-    yield from sanitize_lines(attempt['text'] or '(empty)', _TEXT, width=_WIDTH, margin=4)
+    yield from sanitize_lines(attempt['text'] or '(empty)', _TEXT, margin=4)
 
 
 def _name(data: dict[str, Any], run: dict[str, Any], name: str) -> str:
   return sanitize_line(f'{run["name"]}: {name}' if len(data['runs']) > 1 else name)
+
+
+def sanitize(text: str, most: int = _MOST, keep: str = '') -> str:
+  """Returns the text with characters without a shape as `<U+202E>`, cut with a note of its length.
+
+  Args:
+    text: not trusted.
+    most: characters of the text that are shown; 0: all.
+    keep: characters that stay though they steer: '\\n\\t' where lines are wanted.
+  """
+
+  def written(match: re.Match[str]) -> str:
+    character = match[0]
+    return character if character in keep or character.isprintable() else f'<U+{ord(character):04X}>'
+
+  shown = _NOT_PLAIN.sub(written, text[:most] if most else text)
+  return shown if len(text) <= most or not most else f'{shown} [cut: {len(text):,} characters in all]'
+
+
+def sanitize_line(text: str, most: int = 120) -> str:
+  """Returns text for a terminal, on one line and in ASCII, whose width in a terminal is known."""
+  return ''.join(c if c < '\x7f' else f'<U+{ord(c):04X}>' for c in sanitize(text, most))
+
+
+def sanitize_lines(text: str, most: int = _MOST, width: int = _WIDTH, margin: int = 0) -> list[str]:
+  """Returns indented lines for a terminal, in ASCII; `width` includes the margin, `most` 0 means all."""
+  lines = []
+  for line in sanitize(text, most, keep='\n\t').split('\n'):
+    lines += textwrap.wrap(sanitize_line(line.expandtabs(4), 0), width - margin) or ['']
+  if len(lines) > _MOST_LINES:
+    lines[_MOST_LINES:] = [f'[cut: {len(lines):,} lines in all]']
+  return [' ' * margin + line if line else '' for line in lines]

@@ -1,7 +1,6 @@
 """The main figures as PNG files, for papers and slides, drawn from a report's data. Needs the extra `report`."""
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import itertools
@@ -28,20 +27,17 @@ def draw(data: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
   """Writes the figures for which `report_data.collect` found data, and returns their paths.
 
   Raises:
-    ConfigError: matplotlib is not installed; the message names the extra.
+    ConfigError: matplotlib is not installed.
   """
-  ledgers = [
-    (_name(data, run, f'{one["name"]}, {one["decoding"]}'), one['ledger'])
-    for run in data['runs']
-    for one in run['evaluations']
-  ]
+  named = ((run, one) for run in data['runs'] for one in run['evaluations'])
+  ledgers = [(_name(data, run, f'{e["name"]}, {e["decoding"]}'), e['ledger']) for run, e in named]
   scaled = [(label, ledger['curves']) for label, ledger in ledgers if 'curves' in ledger]
   trained = [run for run in data['runs'] if any(map(_known, run['curves'].get('accuracy/1', ())))]
   figures = {
     'accuracy': (_accuracy, [(_name(data, run, ''), run['curves']) for run in trained]),
     'transitions': (_transitions, ledgers),
     'delta': (_delta, ledgers),
-    'edits': (_edit_ratios, list(_histograms(data))),
+    'edits': (_edit_ratios, _histograms(data)),
     'scaling': (_scaling, scaled),
   }
   painters = {
@@ -55,15 +51,10 @@ def draw(data: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
 def write(
   painters: Mapping[str, Callable[[Any], None]], folder: pathlib.Path, size: tuple[float, float]
 ) -> list[pathlib.Path]:
-  """Writes a PNG file for each painter, and returns their paths.
-
-  Args:
-    painters: name of the file, without ending -> what draws on a matplotlib figure.
-    folder: where the files go.
-    size: of a figure, in inches.
+  """Writes a PNG file for each painter of a matplotlib figure of `size` inches, and returns their paths.
 
   Raises:
-    ConfigError: matplotlib is not installed; the message names the extra.
+    ConfigError: matplotlib is not installed.
   """
   try:
     from matplotlib import rc_context
@@ -90,27 +81,23 @@ def _known(value: float | None) -> bool:
   return value is not None  # as it is in a step that sampled nothing
 
 
-def _histograms(data: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Yields edit ratios of sampled evaluations; of all evaluations, where nothing was sampled."""
-  named = [
-    (_name(data, run, name), histogram)
-    for run in data['runs']
-    for name, histogram in run['edit_ratios'].items()
-    if histogram['n'] and not name.endswith('/training')
-  ]
-  yield from [one for one in named if one[0].endswith('/sampled')] or named
+def _histograms(data: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+  """Returns edit ratios of sampled evaluations; of all evaluations, where nothing was sampled."""
+  histograms = ((run, *one) for run in data['runs'] for one in run['edit_ratios'].items())
+  named = [(_name(data, run, name), one) for run, name, one in histograms if one['n']]
+  named = [one for one in named if not one[0].endswith('/training')]
+  return [one for one in named if one[0].endswith('/sampled')] or named
 
 
 def _accuracy(shown: list[tuple[str, Any]], axes: Any) -> None:
   """Draws the accuracy of the first and the last attempt over steps, with 95 % bands."""
   for (label, curves), color in zip(shown, itertools.cycle(_COLORS)):
     for attempt, dash in ((1, '--'), (curves['attempts'], '-')):
-      step, share = curves['step'], [100 * y if _known(y) else math.nan for y in curves[f'accuracy/{attempt}']]
+      share = [y if _known(y) else math.nan for y in curves[f'accuracy/{attempt}']]
+      error = [1.96 * (e or 0) for e in curves[f'accuracy_se/{attempt}']]
+      bounds = [(y - e, y + e) for y, e in zip(share, error, strict=True)]
       name = ', '.join(filter(None, (label, f'attempt {attempt}')))
-      axes.plot(step, share, dash, color=color, label=name)
-      error = [196 * (e or 0) for e in curves[f'accuracy_se/{attempt}']]
-      low, high = ([y + sign * e for y, e in zip(share, error, strict=True)] for sign in (-1, 1))
-      axes.fill_between(step, low, high, color=color, alpha=0.15, linewidth=0)
+      _band(axes, curves['step'], share, bounds, dash, color, name, 0.15)
   axes.set(xlabel='step', ylabel='accuracy, %')
   axes.legend(frameon=False)
 
@@ -168,10 +155,15 @@ def draw_histogram(axes: Any, histogram: dict[str, Any], **style: Any) -> None:
 def _scaling(shown: list[tuple[str, Any]], axes: Any) -> None:
   """Draws the majority of parallel and of sequential samples over tokens."""
   for (label, curves), color in zip(shown, itertools.cycle(_COLORS)):
-    for side, dash in (('parallel', '--'), ('sequential', '-')):
-      tokens = [point['tokens'] for point in curves[side]]
-      axes.plot(tokens, [100 * p['accuracy'] for p in curves[side]], f'o{dash}', color=color, label=f'{label}, {side}')
-      low, high = ([100 * p['interval'][i] for p in curves[side]] for i in (0, 1))
-      axes.fill_between(tokens, low, high, color=color, alpha=0.12, linewidth=0)
+    for side, dash in (('parallel', 'o--'), ('sequential', 'o-')):
+      tokens, share, bounds = ([point[key] for point in curves[side]] for key in ('tokens', 'accuracy', 'interval'))
+      _band(axes, tokens, share, bounds, dash, color, f'{label}, {side}', 0.12)
   axes.set(xlabel='sampled tokens a problem', ylabel='majority is right, %', xscale='log')
   axes.legend(frameon=False)
+
+
+def _band(axes: Any, x: Any, share: Any, bounds: Any, style: str, color: str, label: str, alpha: float) -> None:
+  """Draws shares in percent as a line, and their bounds as a band around it."""
+  low, high = ([100 * bound[i] for bound in bounds] for i in (0, 1))
+  axes.plot(x, [100 * y for y in share], style, color=color, label=label)
+  axes.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0)

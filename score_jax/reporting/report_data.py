@@ -20,8 +20,8 @@ from score_jax.errors import DataError
 from score_jax.reporting import alarms
 from score_jax.reporting import metrics
 from score_jax.reporting import rows as report_rows
+from score_jax.reporting.plain_text import sanitize
 from score_jax.reporting.rows import Row
-from score_jax.reporting.sanitize import sanitize
 
 _POINTS = 300  # of a curve
 _ROW_BYTES = 2_500_000  # of conversations in a report

@@ -7,6 +7,7 @@ every training step. A row holds the texts as the model wrote them, which are no
    "attempts": [{"text", "answer", "verdict", "stop", "tokens", "logp"}, ...]}
 """
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import enum
 import gzip
 import io
 import json
+import math
 import pathlib
 from typing import Any
 import zlib
@@ -64,17 +66,13 @@ class Row:
 
   def to_json(self) -> dict[str, Any]:
     """Returns the row of the file."""
-    attempts = [dict(vars(a), verdict=a.verdict.name.lower(), stop=a.stop.name.lower()) for a in self.attempts]
-    return dict(
-      id=self.id,
-      way=self.decoding,
-      sample=self.sample,
-      **(dict(step=self.step, stage=self.stage) if self.step else {}),
-      tags=self.tags,
-      question=self.question,
-      edit_ratio=None if np.isnan(self.edit_ratio) else self.edit_ratio,
-      attempts=attempts,
-    )
+    row = dict(id=self.id, way=self.decoding, sample=self.sample)
+    row |= dict(step=self.step, stage=self.stage) if self.step else {}
+    row |= dict(tags=self.tags, question=self.question)
+    row['edit_ratio'] = None if np.isnan(self.edit_ratio) else self.edit_ratio
+    names = ((a, dict(verdict=a.verdict.name.lower(), stop=a.stop.name.lower())) for a in self.attempts)
+    row['attempts'] = [vars(attempt) | shown for attempt, shown in names]
+    return row
 
 
 def from_rollout(
@@ -87,14 +85,11 @@ def from_rollout(
   samples: Sequence[int],
   **training: Any,
 ) -> list[Row]:
-  """Returns the rows of some conversations of a rollout.
+  """Returns the rows of the conversations `chosen`, indices in 0 .. B - 1, of a rollout on the host.
 
   Args:
-    problems: [B].
-    rollout: on the host; it may have more rows than there are problems.
+    problems: [B]; the rollout may have more rows.
     texts, graded: [B][A].
-    chosen: indices of the conversations, in 0 .. B - 1.
-    decoding: its name.
     samples: [B] number of each conversation among its problem's.
     training: step and stage, for conversations of training.
   """
@@ -125,13 +120,7 @@ def edit_ratio(a: str, b: str) -> float:
 
 
 def from_all_hosts(what: str, numbers: Sequence[int], rows: Sequence[Row]) -> list[Row]:
-  """Returns the rows of all hosts by ascending number on host 0, and nothing elsewhere.
-
-  Args:
-    what: a name for messages.
-    numbers: of this host's rows among all.
-    rows: this host's.
-  """
+  """Returns the rows of all hosts by their numbers on host 0, nothing elsewhere; `what` is for messages."""
   if hosts.count() == 1:
     return list(rows)
   parts = hosts.to_main(what, [[int(n), row.to_json()] for n, row in zip(numbers, rows, strict=True)])
@@ -145,12 +134,7 @@ def verdicts(rows: Sequence[Row]) -> np.ndarray:
 
 
 def changed(texts: Sequence[Sequence[str]], graded: Sequence[Sequence[Graded | Attempt]]) -> np.ndarray:
-  """Returns bool [B, 2]: whether the text and whether the answer changed from the first attempt to the last.
-
-  Args:
-    texts: [B][A].
-    graded: [B][A], whose answers are compared.
-  """
+  """Returns bool [B, 2]: whether text and answer of [B][A] changed from the first attempt to the last."""
   answers = [[collapsed(grade.answer) for grade in row] for row in graded]
   pairs = [[kind[0] != kind[-1] for kind in row] for row in zip(texts, answers, strict=True)]
   return np.array(pairs, bool).reshape(-1, 2)
@@ -224,34 +208,32 @@ def read_json(path: pathlib.Path) -> Iterator[dict[str, Any]]:
 
 def from_json(row: dict[str, Any]) -> Row:
   """Returns the row that `Row.to_json` wrote. Raises KeyError, TypeError or ValueError where there is none."""
-  attempts = tuple(
-    Attempt(
-      text=_text(a['text']),
-      answer=_text(a['answer']),
-      verdict=Verdict[_text(a['verdict']).upper()],
-      stop=Stop[_text(a['stop']).upper()],
-      tokens=int(a['tokens']),
-      logp=float(a['logp']),
-    )
-    for a in row['attempts']
-  )
-  if not attempts:
+  if not row['attempts']:
     raise ValueError('a row without attempts')
   ratio = row.get('edit_ratio')
-  return Row(
-    id=_text(row['id']),
-    question=_text(row.get('question', '')),
-    tags={_text(name): _text(value) for name, value in row.get('tags', {}).items()},
-    attempts=attempts,
-    edit_ratio=float('nan') if ratio is None else float(ratio),
-    decoding=_text(row.get('way', '')),
-    sample=int(row.get('sample', 0)),
-    step=int(row.get('step', 0)),
-    stage=_text(row.get('stage', '')),
-  )
+  given = dict(decoding=row.get('way', ''), edit_ratio=math.nan if ratio is None else ratio)
+  return _read(Row, dict(question='', tags={}, sample=0, step=0, stage='') | row | given)
+
+
+def _read(kind: type, values: dict[str, Any]) -> Any:
+  """Returns a dataclass of values of JSON."""
+  fields = {field.name: _READERS[field.type] for field in dataclasses.fields(kind)}
+  return kind(**{name: reader(values[name]) for name, reader in fields.items()})
 
 
 def _text(value: Any) -> str:
   if not isinstance(value, str):
     raise TypeError(f'{value!r:.60} is not a text')
   return value
+
+
+_READERS: dict[Any, Callable[[Any], Any]] = {
+  # a field's type -> what reads it
+  str: _text,
+  int: int,
+  float: float,
+  Verdict: lambda value: Verdict[_text(value).upper()],
+  Stop: lambda value: Stop[_text(value).upper()],
+  dict[str, str]: lambda tags: {_text(name): _text(value) for name, value in tags.items()},
+  tuple[Attempt, ...]: lambda attempts: tuple(_read(Attempt, attempt) for attempt in attempts),
+}

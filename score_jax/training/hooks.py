@@ -175,7 +175,6 @@ class Report(Hook):
         run_config=configs.as_dict(config),
         write_report=lambda: report_page.write([folder.path], folder.report),
       )
-      self._monitor.begin()
       training.say = self._monitor.print
 
   def after_step(self, training: Training) -> None:
