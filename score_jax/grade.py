@@ -5,15 +5,14 @@ published (gsm8k: answer; math: answer or solution; mbpp: test_list, test_setup_
 test; countdown: numbers, target). A row of the output is {"id", "verdict", "answer", "seconds"}, in the input's order.
 """
 
+import collections
 from collections.abc import Callable
 import json
 import pathlib
-from typing import Any
 
 from absl import flags
 
 from score_jax import cli
-from score_jax.core_types import Graded
 from score_jax.errors import ConfigError
 from score_jax.errors import DataError
 from score_jax.graders import references
@@ -28,7 +27,6 @@ from score_jax.tasks import mbpp
 from score_jax.tasks.data_files import Row
 
 _AT_A_TIME = 1000  # rows, whose verdicts are written together
-
 
 _TASKS: dict[str, tuple[str, Callable[[Row], dict]]] = {
   # name -> (verifier, what it needs to know, from a row's own fields)
@@ -66,13 +64,14 @@ def main() -> None:
   grader = open_grader(verifier, spec)
   if grader.description:
     print(grader.description)
-  counts: dict[str, int] = {}
+  counts = collections.Counter()
   partial = output.with_name(output.name + '.partial')
   with partial.open('w') as file:
     for first in range(0, len(items), _AT_A_TIME):
       for id_, graded in zip(ids[first:], grader.grade(items[first : first + _AT_A_TIME]), strict=False):
-        line = _line(id_, graded)
-        counts[line['verdict']] = counts.get(line['verdict'], 0) + 1
+        verdict = graded.verdict.name.lower()
+        counts[verdict] += 1
+        line = dict(id=id_, verdict=verdict, answer=graded.answer, seconds=graded.seconds)
         file.write(json.dumps(line) + '\n')
       file.flush()
   partial.replace(output)
@@ -92,7 +91,7 @@ def _output() -> pathlib.Path:
 
 
 def _reference(row: Row) -> dict:
-  """What the verifier needs to know: the row's own fields, or its `reference`."""
+  """Returns what the verifier needs to know: from the row's own fields, or its `reference`."""
   verifier, of_row = _TASKS[_TASK.value]
   if 'reference' not in row.fields:
     return of_row(row)
@@ -107,10 +106,6 @@ def _response(row: Row) -> str:
   if not isinstance(response, str):
     raise DataError(f"{row.where}: column 'response' holds {response!r:.60}, not a text")
   return response
-
-
-def _line(id_: Any, graded: Graded) -> dict[str, Any]:
-  return dict(id=id_, verdict=graded.verdict.name.lower(), answer=graded.answer, seconds=graded.seconds)
 
 
 if __name__ == '__main__':

@@ -1,13 +1,14 @@
 """One process in a run folder at a time.
 
-`flock` decides on one machine, and dies with its process. Other machines that share the folder may not see it, so the
-lock file also says who holds it and changes every few seconds. A lock of another machine whose text stands still is a
-dead one's; finding that out takes `_PATIENCE` seconds, once, after a machine vanished.
+`flock` decides on one machine, and dies with its process. Other machines that share the folder may not
+see it, so the lock file also says who holds it and changes every few seconds. A lock of another machine
+whose text stands still is a dead one's; finding that out takes `_PATIENCE` seconds, once.
 """
 
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 import pathlib
@@ -21,14 +22,14 @@ from score_jax.errors import ConfigError
 NAME = '.lock'
 _BEAT = 5.0  # seconds between changes of the text
 _PATIENCE = 3 * _BEAT + 1
-_LENGTH = 512  # bytes of the file, always: a new text is laid over the old one, so that no reader sees half of it
+_LENGTH = 512  # bytes of the file, always: a new text is laid over the old, so that none sees half of it
 _NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
-_held: dict[pathlib.Path, tuple[int, threading.Event, threading.Thread]] = {}  # file, what ends its thread, that thread
+_held: set[pathlib.Path] = set()
 
 
 def take(folder: pathlib.Path) -> None:
-  """Takes the folder until this process ends; nothing changes if this process has it already.
+  """Takes the folder until this process ends, or does nothing if this process has it already.
 
   Raises:
     ConfigError: another process is at work in it.
@@ -41,30 +42,17 @@ def take(folder: pathlib.Path) -> None:
     os.close(file)
     holder = read(folder)
     raise ConfigError(
-      f'run folder {folder} is in use by process {holder.get("pid", "?")} on {holder.get("host", "?")}; '
-      'wait for it, end it, or choose another --workdir'
+      f'run folder {folder} is in use by process {holder.get("pid", "?")} on '
+      f'{holder.get("host", "?")}; wait for it, end it, or choose another --workdir'
     )
   os.ftruncate(file, 0)  # whatever wrote it, it may have been longer
   _write(file, 0)
-  ended = threading.Event()
-  thread = threading.Thread(target=_beat, args=(file, ended), name='lock', daemon=True)
-  thread.start()
-  _held[path] = file, ended, thread
-
-
-def release(folder: pathlib.Path) -> None:
-  """Gives the folder back before that."""
-  if (held := _held.pop(folder.resolve() / NAME, None)) is not None:
-    file, ended, thread = held
-    ended.set()
-    thread.join()  # the number of a closed file may soon be another's
-    with contextlib.suppress(OSError):
-      os.ftruncate(file, 0)
-    os.close(file)
+  threading.Thread(target=_beat, args=(file,), name='lock', daemon=True).start()
+  _held.add(path)
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:
-  """What the lock file says of who holds it, with the number of its `beat`; {} if nobody does."""
+  """Returns what the lock file says of its holder, with the number of its `beat`; {} if nobody has it."""
   try:
     holder = json.loads((folder / NAME).read_text())
   except (OSError, ValueError):
@@ -73,12 +61,12 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def ourselves() -> dict[str, Any]:
-  """What tells this process from others, on all machines."""
+  """Returns what tells this process from others, on all machines."""
   return dict(host=socket.gethostname(), pid=os.getpid())
 
 
 def _is_anothers(file: int, folder: pathlib.Path) -> bool:
-  """Whether a living process holds the folder; else this process now has the lock of its machine."""
+  """Returns whether a living process holds the folder; else this one now has its machine's lock."""
   has_flock = True
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,12 +86,11 @@ def _is_anothers(file: int, folder: pathlib.Path) -> bool:
   return False
 
 
-def _beat(file: int, ended: threading.Event) -> None:
-  beats = 0
-  while not ended.wait(_BEAT):
-    beats += 1
+def _beat(file: int) -> None:
+  for beat in itertools.count(1):
+    time.sleep(_BEAT)
     with contextlib.suppress(OSError):
-      _write(file, beats)
+      _write(file, beat)
 
 
 def _write(file: int, beat: int) -> None:

@@ -1,10 +1,9 @@
 """Tokens and keys never reach a log, a traceback or a file of a run.
 
-What is hidden: values of environment variables whose names say that they are secret, and texts of the forms that the
-usual services give their keys. Both wherever they stand in a text.
+Hidden are values of environment variables whose names say that they are secret, and texts of the forms
+that the usual services give their keys, wherever they stand in a text.
 """
 
-from collections.abc import Mapping
 import logging
 import os
 import re
@@ -19,7 +18,7 @@ _SECRET_NAMES = re.compile(
   r'|(token|secret|password|apikey)$',
   re.IGNORECASE,
 )
-_SHORTEST = 8  # characters of a value: shorter ones (`1`, `true`, a user's name) would black out ordinary words
+_SHORTEST = 8  # characters of a value: shorter ones (`1`, `true`) would black out ordinary words
 _FORMS = re.compile(
   r'\bhf_[A-Za-z0-9]{16,}'  # Hugging Face
   r'|\bya29\.[\w.-]{16,}'  # Google access tokens
@@ -36,46 +35,32 @@ _FORMS = re.compile(
 )
 
 
-def values(environment: Mapping[str, str]) -> list[str]:
-  """Values of variables with secret names, longest first. A path says where a secret lies, not what it is."""
-  hidden = {
-    value
-    for name, value in environment.items()
-    if _SECRET_NAMES.search(name) and len(value) >= _SHORTEST and not os.path.exists(value)
-  }
-  return sorted(hidden, key=len, reverse=True)
-
-
 def redacted(text: str) -> str:
-  """The text without secrets."""
-  for value in values(os.environ):
-    text = text.replace(value, HIDDEN)
+  """Returns the text without secrets; a path says where a secret lies, not what it is."""
+  named = {value for name, value in os.environ.items() if _SECRET_NAMES.search(name)}
+  for value in sorted(named, key=len, reverse=True):
+    if len(value) >= _SHORTEST and not os.path.exists(value):
+      text = text.replace(value, HIDDEN)
   return _FORMS.sub(HIDDEN, text)
 
 
 def redacted_tree(value: Any) -> Any:
-  """A JSON tree without secrets, in its strings and in its names."""
+  """Returns a JSON tree without secrets in its strings and in its names."""
   if isinstance(value, str):
     return redacted(value)
   if isinstance(value, dict):
     return {redacted_tree(name): redacted_tree(item) for name, item in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [redacted_tree(item) for item in value]
-  return value
+  return [redacted_tree(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-class _Filter(logging.Filter):
-  """Works on the finished message and traceback, so that a secret in an argument is seen."""
-
-  def filter(self, record: logging.LogRecord) -> bool:
-    record.msg, record.args = redacted(record.getMessage()), None
-    if record.exc_info:
-      record.exc_text = redacted(''.join(traceback.format_exception(*record.exc_info)).rstrip())
-      record.exc_info = None
-    return True
-
-
-_FILTER = _Filter()
+def guard() -> None:
+  """Stands before every log handler there is, tracebacks of all threads, and what is printed."""
+  loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+  for handler in {handler for logger in loggers for handler in getattr(logger, 'handlers', ())}:
+    handler.addFilter(_hide)  # which a handler has once
+  sys.stdout, sys.stderr = (x if isinstance(x, _Stream) else _Stream(x) for x in (sys.stdout, sys.stderr))
+  sys.excepthook = _show
+  threading.excepthook = sys.unraisablehook = lambda arguments: _show(*arguments[:3])
 
 
 class _Stream:
@@ -85,7 +70,6 @@ class _Stream:
     self._stream = stream
 
   def write(self, text: str) -> int:
-    """As of a text stream."""
     self._stream.write(redacted(text))
     return len(text)
 
@@ -93,18 +77,16 @@ class _Stream:
     return getattr(self._stream, name)
 
 
-def guard() -> None:
-  """Stands before every log handler there is, tracebacks of all threads, and what is printed. Called by the cli."""
-  loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
-  for handler in {handler for logger in loggers for handler in getattr(logger, 'handlers', ())}:
-    handler.addFilter(_FILTER)  # which a handler has once
-  sys.stdout, sys.stderr = (x if isinstance(x, _Stream) else _Stream(x) for x in (sys.stdout, sys.stderr))
-  sys.excepthook = lambda *error: _show(*error)
-  threading.excepthook = lambda args: _show(args.exc_type, args.exc_value, args.exc_traceback)
-  sys.unraisablehook = lambda args: _show(args.exc_type, args.exc_value, args.exc_traceback)
+def _hide(record: logging.LogRecord) -> bool:
+  """Hides secrets of the finished message and traceback, where those of arguments are seen."""
+  record.msg, record.args = redacted(record.getMessage()), None
+  if record.exc_info:
+    record.exc_text = redacted(''.join(traceback.format_exception(*record.exc_info)).rstrip())
+    record.exc_info = None
+  return True
 
 
 def _show(kind: type[BaseException], error: BaseException | None, trace: Any) -> None:
-  if kind is SystemExit:  # of a thread
-    return
-  print(redacted(''.join(traceback.format_exception(kind, error, trace))), end='', file=sys.stderr, flush=True)
+  if kind is not SystemExit:  # of a thread
+    text = ''.join(traceback.format_exception(kind, error, trace))
+    print(redacted(text), end='', file=sys.stderr, flush=True)

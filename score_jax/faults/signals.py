@@ -1,11 +1,11 @@
-"""SIGTERM and Ctrl-C: the process ends with exit code 75, and a training run saves what is done first.
+"""SIGTERM and Ctrl-C: the process ends with exit code 75, and a run saves what is done first.
 
-Python runs a signal's handler between two bytecodes of the main thread, which may be minutes away while XLA compiles.
-So there are two parts: the handler, which is polite and may be late, and a thread, woken by the signal itself
-(`signal.set_wakeup_fd`), which counts the grace period and ends the process however busy the main thread is.
+Python runs a signal's handler between two bytecodes of the main thread, which may be minutes away while
+XLA compiles. So there are two parts: the handler, which may be late, and a thread, woken by the signal
+itself (`signal.set_wakeup_fd`), which ends the process after the grace period.
 
-Several processes of one run tell each other after every step whether one of them was asked to stop, and save that step
-together (`training/hooks.py`); JAX's preemption notifier, which would take SIGTERM away, is off.
+Several processes of one run tell each other after every step whether one of them was asked to stop, and
+save that step together (`training/hooks.py`); JAX's preemption notifier, which takes SIGTERM, is off.
 """
 
 from collections.abc import Callable
@@ -17,27 +17,17 @@ import socket
 import sys
 import threading
 import time
+import types
 
 _CODE = 75
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-
-class _State:
-  """The signals of this process."""
-
-  def __init__(self):
-    self.signal: int | None = None  # the first that came
-    self.deferred = False
-    self.grace = 25.0  # seconds, where no run has set its own
-    self.last_resort: Callable[[], None] | None = None
-    self.wakeups: int | None = None  # file descriptor
-
-
-_state = _State()
+# The first signal that came; seconds of grace, where no run has set its own; a file descriptor.
+_state = types.SimpleNamespace(signal=None, deferred=False, grace=25.0, last_resort=None, wakeups=None)
 
 
 def install() -> None:
-  """Takes SIGTERM and SIGINT. Called by the commands, in the main thread, before anything slow is imported."""
+  """Takes SIGTERM and SIGINT, in the main thread, before anything slow is imported."""
   if _state.wakeups is not None:
     return
   ours, pythons = socket.socketpair()
@@ -50,13 +40,13 @@ def install() -> None:
 
 
 def requested() -> bool:
-  """Whether a signal asked this process to end."""
+  """Returns whether a signal asked this process to end."""
   return _state.signal is not None
 
 
-def request(number: int = signal.SIGTERM) -> None:
-  """Acts as if the signal had come: for a notice from another host."""
-  _state.signal = number
+def request() -> None:
+  """Acts as if a signal had come: for a notice from another host."""
+  _state.signal = signal.SIGTERM
 
 
 def name() -> str:
@@ -65,20 +55,17 @@ def name() -> str:
 
 
 def over() -> None:
-  """Ignores signals once the work is done, so that what is left of the process keeps its exit code.
-
-  Python, as it ends, would give the signals back their default, which kills.
-  """
+  """Ignores signals once the work is done: Python, as it ends, gives them back their default."""
   for number in _SIGNALS:
     signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def deferred(grace: float, last_resort: Callable[[], None]) -> Iterator[None]:
-  """Inside, a signal only sets `requested`, and whoever reads that saves and leaves.
+  """Lets a signal inside only set `requested`; whoever reads that saves and leaves.
 
-  A process that has not called `install`, as one that trains from Python, takes signals inside only and in its main
-  thread only; nothing ends it there, and a second Ctrl-C interrupts as usual.
+  A process that has not called `install`, as one that trains from Python, takes signals inside only and
+  in its main thread only; nothing ends it there, and a second Ctrl-C interrupts as usual.
 
   Args:
     grace: seconds until the process must have left.
@@ -101,8 +88,7 @@ def _handle(number: int, frame: object) -> None:
     if number == signal.SIGINT and _state.wakeups is None:
       signal.default_int_handler(number, frame)
     if number == signal.SIGINT:
-      _print('stopped at once; run the same command again to go on from the last checkpoint')
-      os._exit(_CODE)
+      _end('stopped at once; run the same command again to go on from the last checkpoint')
     return
   _state.signal = number
   if _state.deferred:
@@ -114,7 +100,7 @@ def _handle(number: int, frame: object) -> None:
 
 
 def _count_down(wakeups: socket.socket) -> None:
-  """Waits for the first signal, then for the grace period; ends the process if it is still there."""
+  """Waits for the first signal and the grace period; ends the process if it is still there."""
   while not set(wakeups.recv(64)) & set(_SIGNALS):
     pass
   time.sleep(_state.grace)
@@ -123,11 +109,14 @@ def _count_down(wakeups: socket.socket) -> None:
     saving = threading.Thread(target=save, name='last resort', daemon=True)
     saving.start()
     saving.join(_state.grace)
-  _print(f'the work under way outlasted {_state.grace:.0f} s; stopped, run the same command again')
+  _end(f'the work under way outlasted {_state.grace:.0f} s; stopped, run the same command again')
+
+
+def _end(text: str) -> None:
+  _print(text)
   os._exit(_CODE)
 
 
 def _print(text: str) -> None:
-  # Not print: the handler may have interrupted one.
-  with contextlib.suppress(OSError):
+  with contextlib.suppress(OSError):  # not print: the handler may have interrupted one
     os.write(sys.__stderr__.fileno(), f'\n{text}\n'.encode())

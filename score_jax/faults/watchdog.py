@@ -1,9 +1,10 @@
 """A run that hangs is ended, so that it can be started again.
 
-The main thread says what it is doing (`phase`); a phase may take a number of times its slowest so far. A second, tiny
-process (`watcher.py`) knows the deadline. When that is over, it asks for the stacks of all threads by a signal that
-needs no interpreter, writes them to WORKDIR/stuck-*.txt, and tells a thread of this process to end it with exit code
-75. Code that holds the interpreter's lock stops that thread too; then the watcher kills.
+The main thread says what it is doing (`phase`); a phase may take a number of times its slowest so far.
+A second process, this file run by its path, knows the deadline. When that is over, it asks for the
+stacks of all threads by a signal that needs no interpreter, writes them to WORKDIR/stuck-*.txt, and
+tells a thread of the run to end it with exit code 75. Code that holds the interpreter's lock stops that
+thread too; then the second process kills. It ends when the run's end of its pipe closes.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import faulthandler
 import json
 import os
 import pathlib
+import select
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ import time
 
 _CODE = 75
 _BETWEEN = 'what lies between phases'  # a phase like any other, so that nothing is unwatched
+_MARGIN = 5.0  # seconds in which the run's own thread can end it with an exit code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,25 +36,25 @@ class Patience:
 
   def of(self, slowest: float | None) -> float:
     """Returns the patience with a phase whose slowest took `slowest`; None: it has not ended yet."""
-    return max(self.first, self.floor) if slowest is None else max(self.floor, self.factor * slowest)
+    return max(self.floor, self.first if slowest is None else self.factor * slowest)
 
 
-class Watchdog:
-  """Watches the phases of this process until it is closed."""
+class _Watchdog:
+  """The run's side of the second process."""
 
-  def __init__(self, folder: pathlib.Path, patience: Patience):
-    self._patience, self._slowest, self._phases = patience, {}, [_BETWEEN]
+  def __init__(self, folder: str, patience: Patience):
+    self._patience, self._slowest, self.phases = patience, {}, [_BETWEEN]
     lines, self._to_watcher = os.pipe()
     stacks, self._stacks = os.pipe()  # written by faulthandler's own C code
     self._asked, end = os.pipe()
-    script = str(pathlib.Path(__file__).with_name('watcher.py'))
+    arguments = map(str, (os.getpid(), os.path.abspath(folder), stacks, end))
     self._watcher = subprocess.Popen(
-      [sys.executable, '-I', '-S', script, str(os.getpid()), folder, str(stacks), str(end)],
+      [sys.executable, '-I', '-S', __file__, *arguments],
       stdin=lines,
       stdout=subprocess.DEVNULL,
       pass_fds=(stacks, end),
       env={},
-      cwd='/' if folder.is_absolute() else None,
+      cwd='/',
       start_new_session=True,
     )
     for file in (lines, stacks, end):
@@ -59,32 +62,23 @@ class Watchdog:
     for file in (self._to_watcher, self._stacks):
       os.set_blocking(file, False)
     faulthandler.register(signal.SIGUSR1, file=self._stacks, all_threads=True)
-    self._thread = threading.Thread(target=self._end_if_asked, name='watchdog', daemon=True)
+    self._thread = threading.Thread(target=_end_if_asked, args=(self._asked,), name='watchdog', daemon=True)
     self._thread.start()
-    self.beat(learn=False)
+    self.begin()
 
-  @contextlib.contextmanager
-  def phase(self, name: str) -> Iterator[None]:
-    """Surrounds a piece of work of a kind; within another one, that one's clock begins anew afterwards."""
-    if self._phases == [_BETWEEN]:
-      self._learn()
-    self._phases.append(name)
-    self.beat(learn=False)
-    try:
-      yield
-      self._learn()
-    finally:
-      self._phases.pop()
-      self.beat(learn=False)
-
-  def beat(self, learn: bool = True) -> None:
-    """Begins the next part of a phase, which has its own deadline."""
-    if learn:
-      self._learn()
-    name, self._begun = self._phases[-1], time.monotonic()
-    deadline = self._begun + self._patience.of(self._slowest.get(name))
+  def begin(self) -> None:
+    """Begins the newest phase, or the next part of it, with a deadline."""
+    name, begun = self.phases[-1], time.monotonic()
+    self._begun = begun
+    deadline = begun + self._patience.of(self._slowest.get(name))
+    line = json.dumps(dict(name=name, begun=begun, deadline=deadline))
     with contextlib.suppress(OSError):  # it is gone, or its pipe is full
-      os.write(self._to_watcher, json.dumps(dict(name=name, begun=self._begun, deadline=deadline)).encode() + b'\n')
+      os.write(self._to_watcher, f'{line}\n'.encode())
+
+  def learn(self) -> None:
+    """Remembers how long the newest phase took."""
+    name, took = self.phases[-1], time.monotonic() - self._begun
+    self._slowest[name] = max(took, self._slowest.get(name, 0.0))
 
   def close(self) -> None:
     """Stops watching."""
@@ -95,26 +89,23 @@ class Watchdog:
     os.close(self._stacks)
     os.close(self._asked)
 
-  def _learn(self) -> None:
-    name, took = self._phases[-1], time.monotonic() - self._begun
-    self._slowest[name] = max(took, self._slowest.get(name, 0.0))
 
-  def _end_if_asked(self) -> None:
-    if os.read(self._asked, 1):
-      os._exit(_CODE)
+def _end_if_asked(asked: int) -> None:
+  if os.read(asked, 1):
+    os._exit(_CODE)
 
 
-_current: Watchdog | None = None
+_current: _Watchdog | None = None
 
 
 @contextlib.contextmanager
 def watching(folder: str | os.PathLike, patience: Patience) -> Iterator[None]:
-  """Gives phases deadlines inside, unless the factor of `patience` is 0; stacks go to `folder`, the run's."""
+  """Gives phases deadlines inside, unless the factor is 0; stacks go to `folder`, the run's."""
   global _current
   if not patience.factor:
     yield
     return
-  _current = Watchdog(pathlib.Path(folder), patience)
+  _current = _Watchdog(os.fspath(folder), patience)
   try:
     yield
   finally:
@@ -124,18 +115,28 @@ def watching(folder: str | os.PathLike, patience: Patience) -> Iterator[None]:
 
 @contextlib.contextmanager
 def phase(name: str) -> Iterator[None]:
-  """Surrounds a piece of the main thread's work; does nothing where nobody watches."""
-  if _current is None:
+  """Surrounds a kind of work of the main thread; an outer phase's clock begins anew afterwards."""
+  watchdog = _current
+  if watchdog is None:
     yield
     return
-  with _current.phase(name):
+  if watchdog.phases == [_BETWEEN]:
+    watchdog.learn()
+  watchdog.phases.append(name)
+  watchdog.begin()
+  try:
     yield
+    watchdog.learn()
+  finally:
+    watchdog.phases.pop()
+    watchdog.begin()
 
 
 def beat() -> None:
-  """Begins the next part of a long phase."""
+  """Begins the next part of a long phase, which has its own deadline."""
   if _current is not None:
-    _current.beat()
+    _current.learn()
+    _current.begin()
 
 
 class Clock:
@@ -151,3 +152,55 @@ class Clock:
     with phase(name):
       yield
     self.seconds[name] = round(time.perf_counter() - begun, 4)
+
+
+def _watch(pid: int, folder: str, stacks: int, end: int) -> None:
+  """Reads what the run does, one JSON object a line, and ends it when it is late."""
+  phase, looked, rest = dict(name='', begun=0.0, deadline=float('inf')), time.monotonic(), b''
+  while True:
+    if _is_readable(0, 1.0):
+      if not (received := os.read(0, 65536)):
+        return
+      *whole, rest = (rest + received).split(b'\n')
+      phase = json.loads(whole[-1]) if whole else phase
+    now = time.monotonic()
+    if _is_suspended(pid) or now - looked > 2 * _MARGIN:  # by a person (Ctrl-Z), or this process was
+      phase['deadline'] += now - looked
+    looked = now
+    if now > phase['deadline']:
+      os.kill(pid, signal.SIGUSR1)
+      time.sleep(1)
+      stuck = f'stuck in {phase["name"]} for {now - phase["begun"]:.1f} s'
+      _write(f'stuck-%Y%m%d-%H%M%S-{pid}.txt', folder, stuck, stacks)
+      os.write(end, b'x')
+      while (left := now + _MARGIN - time.monotonic()) > 0 and _is_readable(0, left) and os.read(0, 65536):
+        pass
+      with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+      return
+
+
+def _is_readable(file: int, seconds: float) -> bool:
+  """Waits for something to read, or for the end of the file."""
+  return bool(select.select([file], [], [], seconds)[0])
+
+
+def _is_suspended(pid: int) -> bool:
+  with contextlib.suppress(OSError, IndexError):
+    return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] == 'T'
+  return False
+
+
+def _write(name: str, folder: str, head: str, stacks: int) -> None:
+  """Writes a message and the stacks that the run has dumped to standard error and its folder."""
+  remedy = 'run the same command again (config.faults.stuck_* say how long a phase may take)'
+  text = f'{head}; ended, {remedy}\n\n'
+  if _is_readable(stacks, 0):
+    text += os.read(stacks, 65536).decode(errors='replace')
+  print(f'\n{text}', end='', file=sys.stderr, flush=True)
+  if os.path.isdir(folder):
+    pathlib.Path(folder, time.strftime(name)).write_text(text)
+
+
+if __name__ == '__main__':
+  _watch(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

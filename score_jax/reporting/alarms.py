@@ -41,9 +41,7 @@ class Alarm:
 def sounding(records: Records, kl_alarm: float) -> dict[str, np.ndarray]:
   """Returns bool [steps] of each alarm: whether it sounds after that step.
 
-  Args:
-    records: of metrics.jsonl.
-    kl_alarm: nats that the KL of attempt 1 may reach (config.report.kl_alarm).
+  `kl_alarm` is in nats that the KL of attempt 1 may reach.
   """
   return {name: alarm.sounds(Means(records, alarm.window), kl_alarm) for name, alarm in ALARMS.items()}
 
@@ -98,16 +96,12 @@ def _unparsed(mean: Means, _: float) -> np.ndarray:
 
 def _reference_moved(mean: Means, _: float) -> np.ndarray:
   """Sounds where the reference's checksum is not what it was as the stage run ("visit") began."""
-  began: dict[Any, int] = {}
-  moved = []
-  for record in mean.records:
-    now = record.get('reference')
-    first = began.setdefault(record.get('visit', record['stage']), now) if now is not None else None
-    moved.append(now != first)
-  return np.array(moved, bool)
+  sums = [(r.get('visit', r['stage']), r.get('reference')) for r in mean.records]
+  began = dict(reversed([one for one in sums if one[1] is not None]))
+  return np.array([now is not None and now != began[stage_run] for stage_run, now in sums], bool)
 
 
-_TABLE = (
+_ALARMS = (
   Alarm(
     'copies',
     'the second attempt copies the first, though many first ones are wrong',
@@ -182,4 +176,4 @@ _TABLE = (
   ),
 )
 
-ALARMS: dict[str, Alarm] = {alarm.name: alarm for alarm in _TABLE}
+ALARMS: dict[str, Alarm] = {alarm.name: alarm for alarm in _ALARMS}

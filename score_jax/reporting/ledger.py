@@ -32,11 +32,9 @@ def ledger(verdict_BA: np.ndarray, problem_B: np.ndarray | None = None) -> dict[
     problem_B: number of each row's problem; None: each has another one.
 
   Returns:
-    n, errors, acc_t1 .. acc_tA, delta, i_to_c, c_to_i, c_to_c, i_to_i; fix_rate and break_rate (None:
-    nothing to fix, to break); mcnemar_p, of delta being chance (None where problems have several
-    conversations); between, the counts [i_to_i, i_to_c, c_to_i, c_to_c] from each attempt to the next;
-    and `intervals` with the 95 % [low, high] of each figure: Wilson for shares of independent
-    conversations, the paired bootstrap for delta and where they are not independent.
+    n, errors and figures as docs/report.md names them (fix_rate, break_rate and mcnemar_p are None where
+    there are none); between, the counts [i_to_i, i_to_c, c_to_i, c_to_c] from each attempt to the next;
+    `intervals`, the 95 % [low, high] of each figure: Wilson's, or the bootstrap's over problems.
 
   Raises:
     ValueError: every row has a host failure.
@@ -62,8 +60,7 @@ def ledger(verdict_BA: np.ndarray, problem_B: np.ndarray | None = None) -> dict[
     [int(((before == a) & (after == b)).sum()) for a in (False, True) for b in (False, True)]
     for before, after in itertools.pairwise(correct_BA.T)
   ]
-  errors = len(verdict_BA) - n
-  return dict(n=n, errors=errors, **result, between=between, intervals=intervals)
+  return dict(n=n, errors=len(verdict_BA) - n, **result, between=between, intervals=intervals)
 
 
 def account(rows: Sequence[Row]) -> dict[str, Any]:
@@ -72,8 +69,7 @@ def account(rows: Sequence[Row]) -> dict[str, Any]:
   Returns:
     beside `ledger`: i_to_i_same and i_to_i_other (still wrong, with the same answer and with another
     one), answer_changed, text_changed, edit_ratio (mean over those measured) with intervals; verdicts
-    and stops, counts by kind for each attempt, host failures included; and `by`: tag -> value ->
-    ledger of those problems.
+    and stops, counts by kind for each attempt; and `by`: tag -> value -> ledger of those problems.
   """
   verdict_BA, changed_B2 = report_rows.verdicts(rows), report_rows.changed_in(rows)
   stop_BA = np.array([[attempt.stop for attempt in row.attempts] for row in rows])
@@ -91,11 +87,10 @@ def account(rows: Sequence[Row]) -> dict[str, Any]:
   result['intervals'] |= intervals
   ratio_B = np.array([row.edit_ratio for row in rows], np.float64)
   measured_B = graded_B & ~np.isnan(ratio_B)
-  result['edit_ratio'] = None
+  measured = (ratio_B[measured_B], problem_B[measured_B])
+  result['edit_ratio'] = float(measured[0].mean()) if measured_B.any() else None
   if measured_B.any():
-    result['edit_ratio'] = float(ratio_B[measured_B].mean())
-    interval = mean_interval(ratio_B[measured_B], problem_B[measured_B])
-    result['intervals']['edit_ratio'] = interval
+    result['intervals']['edit_ratio'] = mean_interval(*measured)
   result['verdicts'] = report_rows.counts(Verdict, verdict_BA)
   result['stops'] = report_rows.counts(Stop, stop_BA)
   result['by'] = {}
@@ -151,9 +146,8 @@ def _delta_interval(cell_BC: np.ndarray, problem_B: np.ndarray) -> list[float]:
   """Returns the interval of delta; columns are i_to_c, c_to_i, c_to_c, i_to_i.
 
   The Bayesian bootstrap (Rubin 1981): problems get random weights, each conversation's two attempts
-  together. Half a problem is added to each transition, seen or not (Jeffreys' prior), so that no change
-  at all is no proof that there is none. With one conversation a problem these are draws of
-  Dirichlet(counts + 1/2).
+  together. Half a problem is added to each transition (Jeffreys' prior), so that no change at all is no
+  proof that there is none. With one conversation a problem: draws of Dirichlet(counts + 1/2).
   """
   rng = np.random.default_rng(_SEED)
   if _are_independent(problem_B):

@@ -1,5 +1,6 @@
 """Records of metrics.jsonl: all that a training step is known by, as plain numbers."""
 
+import contextlib
 import json
 import pathlib
 from typing import Any
@@ -9,21 +10,18 @@ import numpy as np
 from score_jax.core_types import Stage
 from score_jax.core_types import Stop
 from score_jax.core_types import Verdict
-from score_jax.reporting.rows import are_graded
-from score_jax.reporting.rows import counts
+from score_jax.reporting import rows
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
   """Returns the records of a metrics.jsonl up to the first broken one; none if there is no file."""
   records = []
-  for line in path.read_text().splitlines() if path.exists() else ():
-    try:
+  with contextlib.suppress(FileNotFoundError, ValueError):
+    for line in path.read_text().splitlines():
       record = json.loads(line)
-    except ValueError:
-      break
-    if not isinstance(record, dict) or not {'step', 'stage', 'accuracy'} <= set(record):
-      break
-    records.append(record)
+      if not isinstance(record, dict) or not {'step', 'stage', 'accuracy'} <= record.keys():
+        break
+      records.append(record)
   return records
 
 
@@ -47,7 +45,7 @@ def step_record(
     learning_rate: the rate that the update used.
     seconds: wall time by phase, the one entry that differs between equal runs.
   """
-  correct_BA, graded_B = verdict_BA == Verdict.CORRECT, are_graded(verdict_BA)
+  correct_BA, graded_B = verdict_BA == Verdict.CORRECT, rows.are_graded(verdict_BA)
   first, last = correct_BA[graded_B, 0], correct_BA[graded_B, -1]
   record = dict(
     step=step,
@@ -59,7 +57,7 @@ def step_record(
     kl=update['kl_A'].tolist(),
     truncated=(stop_BA == Stop.BUDGET).mean(axis=0).tolist(),
     other_stop=(stop_BA == Stop.OTHER).mean(axis=0).tolist(),
-    verdicts=counts(Verdict, verdict_BA),
+    verdicts=rows.counts(Verdict, verdict_BA),
     unparsed=(verdict_BA == Verdict.UNPARSED).mean(axis=0).tolist(),
     timeouts=(verdict_BA == Verdict.TIMEOUT).mean(axis=0).tolist(),
     errors=(verdict_BA == Verdict.ERROR).mean(axis=0).tolist(),
@@ -88,7 +86,7 @@ def changes(verdict_BA: np.ndarray, changed_B2: np.ndarray, samples: int) -> dic
     graded conversations; flat: the share of problems whose conversations did equally well;
     accuracy_se, delta_se: standard errors over problems.
   """
-  graded_B, correct_BA = are_graded(verdict_BA), verdict_BA == Verdict.CORRECT
+  graded_B, correct_BA = rows.are_graded(verdict_BA), verdict_BA == Verdict.CORRECT
   first, last = correct_BA[:, 0], correct_BA[:, -1]
   text_B, answer_B = changed_B2.T
   shares = dict(c_to_c=first & last, i_to_i_same=~first & ~last & ~answer_B)

@@ -69,7 +69,7 @@ class Monitor:
     """Takes the record of a step, which is written already, and moves the bar one step on.
 
     Returns:
-      what to raise once the step is saved, if an alarm that config.report.stop_on names ends the run; else None.
+      what to raise once the step is saved, if an alarm ends the run; else None.
     """
     self._records.append(record)
     before, self._sounding = self._sounding, self._alarms()

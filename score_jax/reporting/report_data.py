@@ -53,12 +53,14 @@ def collect(folders: Sequence[pathlib.Path]) -> dict[str, Any]:
     ConfigError: a folder holds nothing to report.
     DataError: a file in one of them cannot be read.
   """
-  most_bytes = _ROW_BYTES // len(folders)
-  return dict(runs=[_run(folder, name, most_bytes) for folder, name in zip(folders, _names(folders), strict=True)])
+  named = zip(folders, _names(folders), strict=True)
+  return dict(runs=[_run(*one, _ROW_BYTES // len(folders)) for one in named])
 
 
 def _run(folder: pathlib.Path, name: str, most_bytes: int) -> dict[str, Any]:
   config = _json(folder / 'config.json').get('config', {})
+  limits = config.get('report', {})  # version 0.1 called it kl_budget
+  kl_alarm = limits.get('kl_alarm', limits.get('kl_budget', math.inf))
   records, evaluations = metrics.read(folder / 'metrics.jsonl'), _json(folder / 'eval.json')
   if not records and not evaluations:
     raise ConfigError(f'{folder} holds neither metrics.jsonl nor eval.json; name the folder of a run')
@@ -85,7 +87,7 @@ def _run(folder: pathlib.Path, name: str, most_bytes: int) -> dict[str, Any]:
     phases=_phases(records),
     alarms=[
       dict(name=alarm.name, message=alarm.message, cause=alarm.cause, field=alarm.field, first=first, last=last)
-      for alarm, first, last in alarms.spells(records, _kl_alarm(config))
+      for alarm, first, last in alarms.spells(records, kl_alarm)
     ],
     watched=[[alarm.name, alarm.message] for alarm in alarms.ALARMS.values()],
     evaluations=[
@@ -94,12 +96,6 @@ def _run(folder: pathlib.Path, name: str, most_bytes: int) -> dict[str, Any]:
     edit_ratios={source: histogram(values) for source, values in ratios.items()},
     conversations=conversations(by_file, most_bytes),
   )
-
-
-def _kl_alarm(config: dict[str, Any]) -> float:
-  """Returns config.report.kl_alarm, which version 0.1 called kl_budget; infinity where a folder has neither."""
-  settings = config.get('report', {})
-  return settings.get('kl_alarm', settings.get('kl_budget', math.inf))
 
 
 def curves(records: Sequence[dict[str, Any]], points: int = _POINTS) -> dict[str, Any]:
@@ -112,8 +108,7 @@ def curves(records: Sequence[dict[str, Any]], points: int = _POINTS) -> dict[str
   if not records:
     return {}
   size = max(1, -(-len(records) // points))
-  runs = _stage_runs(records)
-  groups = [part[i : i + size] for part in runs for i in range(0, len(part), size)]
+  groups = [part[i : i + size] for part in _stage_runs(records) for i in range(0, len(part), size)]
   attempts = len(records[0]['accuracy'])
   by_attempt = [(f'/{i + 1}', i) for i in range(attempts)]
 
@@ -189,7 +184,7 @@ def _transition(row: Row) -> str:
 
 
 def _spread(rows: Sequence[Any]) -> list[Any]:
-  """Returns rows in an order whose every beginning is from all over the list (golden ratio)."""
+  """Returns rows in steps of the golden ratio: every beginning is from all over the list."""
   order = sorted(range(len(rows)), key=lambda i: i * 0.6180339887498949 % 1)
   return [rows[i] for i in order[:_MOST_OF_KIND]]
 

@@ -70,8 +70,7 @@ class Row:
     row |= dict(step=self.step, stage=self.stage) if self.step else {}
     row |= dict(tags=self.tags, question=self.question)
     row['edit_ratio'] = None if np.isnan(self.edit_ratio) else self.edit_ratio
-    names = ((a, dict(verdict=a.verdict.name.lower(), stop=a.stop.name.lower())) for a in self.attempts)
-    row['attempts'] = [vars(attempt) | shown for attempt, shown in names]
+    row['attempts'] = [dict(vars(a), verdict=a.verdict.name.lower(), stop=a.stop.name.lower()) for a in self.attempts]
     return row
 
 

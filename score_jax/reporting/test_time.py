@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 
 from score_jax.core_types import Verdict
+from score_jax.reporting import rows as report_rows
 from score_jax.reporting.ledger import mean_interval
-from score_jax.reporting.rows import Attempt
 from score_jax.reporting.rows import Row
-from score_jax.reporting.rows import are_graded
-from score_jax.reporting.rows import verdicts
 from score_jax.tasks.problems import collapsed
 
 
@@ -41,14 +39,14 @@ def samples(rows: Sequence[Row]) -> Samples:
     by_problem.setdefault(row.id, []).append(row)
   if len(set(map(len, by_problem.values()))) > 1:
     raise ValueError('problems differ in how many samples they have')
-  groups = [group for group in by_problem.values() if are_graded(verdicts(group)).all()]
+  groups = [group for group in by_problem.values() if report_rows.are_graded(report_rows.verdicts(group)).all()]
   if not groups:
     raise ValueError('no graded problems: a verdict of each is a host failure')
 
-  groups = [sorted(group, key=lambda row: row.sample) for group in groups]
+  groups = [[row.attempts for row in sorted(group, key=lambda row: row.sample)] for group in groups]
 
-  def table(value: Callable[[Attempt], Any]) -> np.ndarray:
-    return np.array([[[value(a) for a in row.attempts] for row in group] for group in groups])
+  def table(value: Callable[[report_rows.Attempt], Any]) -> np.ndarray:
+    return np.array([[[value(a) for a in attempts] for attempts in group] for group in groups])
 
   return Samples(
     correct=table(lambda a: a.verdict == Verdict.CORRECT),
