@@ -66,7 +66,7 @@ class Row:
 
   def to_json(self) -> dict[str, Any]:
     """Returns the row of the file."""
-    row = dict(id=self.id, way=self.decoding, sample=self.sample)
+    row: dict[str, Any] = {'id': self.id, 'way': self.decoding, 'sample': self.sample}
     row |= dict(step=self.step, stage=self.stage) if self.step else {}
     row |= dict(tags=self.tags, question=self.question)
     row['edit_ratio'] = None if np.isnan(self.edit_ratio) else self.edit_ratio
