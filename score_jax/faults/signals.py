@@ -2,10 +2,8 @@
 
 Python runs a signal's handler between two bytecodes of the main thread, which may be minutes away while
 XLA compiles. So there are two parts: the handler, which may be late, and a thread, woken by the signal
-itself (`signal.set_wakeup_fd`), which ends the process after the grace period.
-
-Several processes of one run tell each other after every step whether one of them was asked to stop, and
-save that step together (`training/hooks.py`); JAX's preemption notifier, which takes SIGTERM, is off.
+itself (`signal.set_wakeup_fd`), which ends the process after the grace period. Processes of one run
+tell each other after every step whether to stop (`training/hooks.py`); JAX's notifier is off.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The correction ledger: what attempts and their changes are worth, counted from verdicts and rows.
+"""The correction ledger: what attempts and their changes are worth, from verdicts and rows.
 
 Shares are of all problems, as in the paper's tables, so delta = i_to_c - c_to_i; the fix rate is of
 those that were wrong at first, the break rate of those that were right (docs/report.md).
@@ -28,13 +28,13 @@ def ledger(verdict_BA: np.ndarray, problem_B: np.ndarray | None = None) -> dict[
   """Returns the accuracy of each attempt and the transitions from the first to the last.
 
   Args:
-    verdict_BA: `core_types.Verdict`. Rows with a host failure (ERROR) are left out and counted.
+    verdict_BA: `core_types.Verdict`; rows with an ERROR, a host's failure, are counted apart.
     problem_B: number of each row's problem; None: each has another one.
 
   Returns:
-    n, errors and figures as docs/report.md names them (fix_rate, break_rate and mcnemar_p are None where
-    there are none); between, the counts [i_to_i, i_to_c, c_to_i, c_to_c] from each attempt to the next;
-    `intervals`, the 95 % [low, high] of each figure: Wilson's, or the bootstrap's over problems.
+    n, errors and the figures of docs/report.md (fix_rate, break_rate, mcnemar_p: None where unknown);
+    between, counts [i_to_i, i_to_c, c_to_i, c_to_c] from each attempt to the next; `intervals`, 95 %
+    [low, high] of each figure: Wilson's, or the bootstrap's over problems.
 
   Raises:
     ValueError: every row has a host failure.
@@ -67,12 +67,11 @@ def account(rows: Sequence[Row]) -> dict[str, Any]:
   """Returns the whole account of an evaluation: `ledger`, changes, ends of attempts, ledgers by tag.
 
   Returns:
-    beside `ledger`: i_to_i_same and i_to_i_other (still wrong, with the same answer and with another
-    one), answer_changed, text_changed, edit_ratio (mean over those measured) with intervals; verdicts
-    and stops, counts by kind for each attempt; and `by`: tag -> value -> ledger of those problems.
+    beside `ledger`: i_to_i_same, i_to_i_other, answer_changed, text_changed, edit_ratio (mean over those
+    measured) with intervals; verdicts and stops, counts for each attempt; by, tag -> value -> ledger.
   """
   verdict_BA, changed_B2 = report_rows.verdicts(rows), report_rows.changed_in(rows)
-  stop_BA = np.array([[attempt.stop for attempt in row.attempts] for row in rows])
+  stop_BA = np.array([[a.stop for a in row.attempts] for row in rows])
   numbers: dict[str, int] = {}
   problem_B = np.array([numbers.setdefault(row.id, len(numbers)) for row in rows])
   result = ledger(verdict_BA, problem_B)
@@ -106,7 +105,7 @@ def account(rows: Sequence[Row]) -> dict[str, Any]:
 def _shares(
   hits: dict[str, np.ndarray], among_B: np.ndarray, problem_B: np.ndarray
 ) -> tuple[dict[str, float | None], dict[str, list[float]]]:
-  """Returns shares of hits among some rows, and their intervals; None, and none, of no rows."""
+  """Returns shares of hits among some rows, and their intervals; None of no rows."""
   shares, intervals = {}, {}
   total, independent = int(among_B.sum()), _are_independent(problem_B)
   for name, hit_B in hits.items():
@@ -124,7 +123,7 @@ def _are_independent(problem_B: np.ndarray) -> bool:
 
 
 def wilson(count: int, n: int) -> list[float]:
-  """Returns the 95 % Wilson score interval of a proportion (scipy's differs in the last digit)."""
+  """Returns the 95 % Wilson interval of a proportion (scipy's last digit is another)."""
   p, z2 = count / n, _Z**2
   centre = (p + z2 / (2 * n)) / (1 + z2 / n)
   margin = _Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)

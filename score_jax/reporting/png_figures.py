@@ -1,4 +1,4 @@
-"""The main figures as PNG files, for papers and slides, drawn from a report's data. Needs the extra `report`."""
+"""The main figures as PNG files, drawn from a report's data. Needs the extra `report`."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -24,11 +24,7 @@ _SETTINGS = {
 
 
 def draw(data: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
-  """Writes the figures for which `report_data.collect` found data, and returns their paths.
-
-  Raises:
-    ConfigError: matplotlib is not installed.
-  """
+  """Writes the figures that collected data has, and returns their paths; raises as `write` does."""
   named = ((run, one) for run in data['runs'] for one in run['evaluations'])
   ledgers = [(_name(data, run, f'{e["name"]}, {e["decoding"]}'), e['ledger']) for run, e in named]
   scaled = [(label, ledger['curves']) for label, ledger in ledgers if 'curves' in ledger]
@@ -51,7 +47,7 @@ def draw(data: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
 def write(
   painters: Mapping[str, Callable[[Any], None]], folder: pathlib.Path, size: tuple[float, float]
 ) -> list[pathlib.Path]:
-  """Writes a PNG file for each painter of a matplotlib figure of `size` inches, and returns their paths.
+  """Writes a PNG file for each painter of a figure of `size` inches, and returns their paths.
 
   Raises:
     ConfigError: matplotlib is not installed.
@@ -74,7 +70,7 @@ def write(
 
 
 def _name(data: dict[str, Any], run: dict[str, Any], name: str) -> str:
-  return ', '.join(filter(None, (run['name'] if len(data['runs']) > 1 else '', name)))
+  return ', '.join(filter(None, (run['name'] * (len(data['runs']) > 1), name)))
 
 
 def _known(value: float | None) -> bool:
@@ -126,7 +122,7 @@ def _delta(shown: list[tuple[str, Any]], axes: Any) -> None:
 
 
 def draw_intervals(axes: Any, intervals: Sequence[tuple[str, float, Sequence[float]]], xlabel: str) -> None:
-  """Draws labelled shares and their intervals in percent, colored by the side of zero on which an interval lies."""
+  """Draws labelled shares and intervals in percent, colored by the side of zero that they are on."""
   for label, mean, bounds in intervals:
     low, high = (100 * bound for bound in bounds)
     color = FIXED if low > 0 else _BROKEN if high < 0 else _QUIET

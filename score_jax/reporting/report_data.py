@@ -1,8 +1,8 @@
 """What a report shows, collected from run folders as plain, small, harmless data.
 
-A folder is what a run or `score_jax.evaluate --workdir` wrote, of this version or an earlier one; any
-part of it may be missing. What a model wrote and what folders are called goes through `sanitize`. Curves
-are thinned to a few hundred points, conversations to a budget of bytes.
+A folder is what a run or an evaluation wrote, of this version or an earlier one; any part of it may be
+missing. Texts and names go through `sanitize`; curves are thinned to a few hundred points, conversations
+to a budget of bytes.
 """
 
 from collections.abc import Sequence
@@ -102,8 +102,8 @@ def curves(records: Sequence[dict[str, Any]], points: int = _POINTS) -> dict[str
   """Returns columns of figures, each point the mean of a few steps of one stage run.
 
   Returns:
-    step (the middle of each point's steps), attempts, and one list for each figure, per-attempt ones as
-    'accuracy/1'; standard errors as 'accuracy_se/1' and 'delta_se'; None where a figure is not known.
+    step, attempts, and a list for each figure, by attempt as 'accuracy/1', standard errors as
+    'accuracy_se/1' and 'delta_se'; None where a figure is not known.
   """
   if not records:
     return {}

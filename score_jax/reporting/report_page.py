@@ -1,8 +1,7 @@
 """report.html: one file that needs nothing else, with the data of `report_data` inside.
 
-The page's policy (CSP) lets it run its script, known by hash, and nothing more: no network, no
-other script, even if a text of a model should reach the page as markup. The script writes text
-nodes alone.
+The page's policy (CSP) lets it run its script, known by hash, and nothing more: no network, no other
+script, should a text of a model ever reach the page as markup. The script writes text nodes alone.
 """
 
 import base64
@@ -21,12 +20,7 @@ _SCRIPTS = ('base', 'lines', 'figures', 'diff', 'browser', 'sections', 'page')
 
 
 def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> int:
-  """Writes the report of some run folders, whole or not at all, and returns its size in bytes.
-
-  Raises:
-    ConfigError: a folder holds nothing to report.
-    DataError: a file in one of them cannot be read.
-  """
+  """Writes the report of run folders whole and returns its bytes; raises as `collect` does."""
   text = page(collect(folders)).encode('ascii')
   files.write_bytes(out, text)
   return len(text)

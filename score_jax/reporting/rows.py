@@ -1,7 +1,7 @@
 """Conversations as rows of a file, from which every figure of an evaluation can be counted again.
 
-WORKDIR/rows/<name>.jsonl.gz has one row per problem, decoding and sample; rows/train.jsonl has some of
-every training step. A row holds the texts as the model wrote them, which are not trusted:
+WORKDIR/rows/<name>.jsonl.gz has a row per problem, decoding and sample; rows/train.jsonl has some of
+every training step. Texts are a model's and not trusted:
 
   {"id", "way", "sample", "step", "stage", "tags": {"level": ..}, "question", "edit_ratio",
    "attempts": [{"text", "answer", "verdict", "stop", "tokens", "logp"}, ...]}
@@ -119,7 +119,7 @@ def edit_ratio(a: str, b: str) -> float:
 
 
 def from_all_hosts(what: str, numbers: Sequence[int], rows: Sequence[Row]) -> list[Row]:
-  """Returns the rows of all hosts by their numbers on host 0, nothing elsewhere; `what` is for messages."""
+  """Returns the rows of all hosts by number on host 0, nothing elsewhere; `what` names them."""
   if hosts.count() == 1:
     return list(rows)
   parts = hosts.to_main(what, [[int(n), row.to_json()] for n, row in zip(numbers, rows, strict=True)])
@@ -129,11 +129,11 @@ def from_all_hosts(what: str, numbers: Sequence[int], rows: Sequence[Row]) -> li
 
 def verdicts(rows: Sequence[Row]) -> np.ndarray:
   """Returns i8 [B, A], the verdict of each attempt."""
-  return np.array([[attempt.verdict for attempt in row.attempts] for row in rows], np.int8)
+  return np.array([[a.verdict for a in row.attempts] for row in rows], np.int8)
 
 
 def changed(texts: Sequence[Sequence[str]], graded: Sequence[Sequence[Graded | Attempt]]) -> np.ndarray:
-  """Returns bool [B, 2]: whether text and answer of [B][A] changed from the first attempt to the last."""
+  """Returns bool [B, 2]: whether text and answer, of [B][A], are others in the last attempt."""
   answers = [[collapsed(grade.answer) for grade in row] for row in graded]
   pairs = [[kind[0] != kind[-1] for kind in row] for row in zip(texts, answers, strict=True)]
   return np.array(pairs, bool).reshape(-1, 2)
@@ -141,7 +141,7 @@ def changed(texts: Sequence[Sequence[str]], graded: Sequence[Sequence[Graded | A
 
 def changed_in(rows: Sequence[Row]) -> np.ndarray:
   """Returns `changed` of rows."""
-  return changed([[attempt.text for attempt in row.attempts] for row in rows], [row.attempts for row in rows])
+  return changed([[a.text for a in row.attempts] for row in rows], [row.attempts for row in rows])
 
 
 def are_graded(verdict_BA: np.ndarray) -> np.ndarray:
@@ -169,11 +169,7 @@ def lines(rows: Iterable[Row]) -> str:
 
 
 def read(path: pathlib.Path) -> Iterator[Row]:
-  """Yields the rows of a file, .jsonl or .jsonl.gz, but for a half-written last line.
-
-  Raises:
-    DataError: the file cannot be read, or holds something else.
-  """
+  """Yields the rows of a file, .jsonl or .jsonl.gz; raises as `read_json` does."""
   for number, value in enumerate(read_json(path), 1):
     try:
       row = from_json(value)
@@ -183,7 +179,7 @@ def read(path: pathlib.Path) -> Iterator[Row]:
 
 
 def read_json(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-  """Yields the objects of a file of JSON lines.
+  """Yields the objects of a file of JSON lines, but for a half-written last line.
 
   Raises:
     DataError: the file cannot be read, or holds something else.
@@ -206,7 +202,7 @@ def read_json(path: pathlib.Path) -> Iterator[dict[str, Any]]:
 
 
 def from_json(row: dict[str, Any]) -> Row:
-  """Returns the row that `Row.to_json` wrote. Raises KeyError, TypeError or ValueError where there is none."""
+  """Returns the row that `to_json` wrote; raises KeyError, TypeError or ValueError for others."""
   if not row['attempts']:
     raise ValueError('a row without attempts')
   ratio = row.get('edit_ratio')

@@ -100,12 +100,11 @@ def scaling(table: Samples, most: int) -> dict[str, Any]:
   """Compares majorities of 2K first attempts and of K corrected ones, 2K = 2, 4, .. `most` (paper, 6.2).
 
   The K first attempts of the sequential side don't vote. Smaller budgets are averages over disjoint
-  groups of the samples. Tokens are those sampled; prompts and instructions are not counted.
+  groups of the samples. Tokens are those sampled.
 
   Returns:
-    parallel, sequential: lists of {samples, tokens, accuracy, interval}; equal_tokens: for each
-    sequential point, what parallel samples reach with as many tokens, on the straight line between
-    their points, and the gain over it.
+    parallel, sequential: lists of {samples, tokens, accuracy, interval}; equal_tokens: for sequential
+    points, what parallel samples reach with as many tokens, on the line between points, and the gain.
   """
   K = table.correct.shape[1]
   if most > K or most < 2:

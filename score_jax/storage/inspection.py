@@ -24,16 +24,12 @@ Facts = Iterator[tuple[str, str]]
 
 
 def inspect_folder(path: str, *, chat_template: str, instruction: str, date: str) -> tuple[list[tuple[str, str]], str]:
-  """Looks at a folder as a run would: config.json, weights' headers, tokenizer, template.
+  """Returns facts of a folder as (label, text), and what keeps it from being trained, or ''.
 
   Args:
     path: the folder, or 'bundled:NAME'.
-    chat_template: as config.task.chat_template.
+    chat_template, date: as in config.task.
     instruction: the user turn between attempts.
-    date: as config.task.date.
-
-  Returns:
-    facts as (label, text), and what keeps the folder from being trained; '' if nothing does.
   """
   facts, obstacles = [], []
   try:
