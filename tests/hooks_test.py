@@ -6,12 +6,15 @@ import signal
 import threading
 import types
 
+from checkpoints_test import state
 import pytest
 import tiny
 
 from score_jax.errors import StoppedError
 from score_jax.errors import TryAgainError
 from score_jax.faults import signals
+from score_jax.storage import stores
+from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.progress import Progress
 from score_jax.storage.run_folder import RunFolder
 from score_jax.training import hooks
@@ -105,6 +108,23 @@ def test_of_several_hosts_none_saves_alone_when_the_grace_period_is_over(trainin
   monkeypatch.setattr(hooks.hosts, 'count', lambda: 1)
   training.emergency.save_late()
   assert training.checkpoints.steps == [('state 5', 5)] and steps(training) == [1]
+
+
+def test_a_step_that_the_next_has_consumed_is_not_called_saved(tmp_path, capfd):
+  checkpoints = Checkpoints(stores.store_of(tmp_path))
+  checkpoints.save(state(3), at(3), protected=())  # still under way
+  config = tiny.run_config(**{'checkpoint.every': 100, 'stages.stage1.steps': 50, 'stages.stage2.steps': 50})
+  run = types.SimpleNamespace(config=config, folder=RunFolder(tmp_path))
+  training = hooks.Training(run, checkpoints, state(4), at(4))
+  training.state, training.progress = state(5), at(5)
+  training.emergency.after_step(training)
+  training.state.params['w'].delete()  # as a donation does
+  training.emergency.save_late()
+  printed = capfd.readouterr().err
+  assert 'step 5 cannot be saved' in printed and 'the last checkpoint is that of step 3' in printed
+  assert 'a larger config.faults.grace_seconds' in printed and printed.count('warning') == 1
+  assert checkpoints.last_step() == 3
+  checkpoints.close()
 
 
 # Inputs that are made ahead.

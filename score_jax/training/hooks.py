@@ -4,8 +4,11 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import contextlib
 import dataclasses
+import sys
 import threading
 from typing import Any
+
+import jax
 
 from score_jax import config as configs
 from score_jax.errors import StoppedError
@@ -123,14 +126,24 @@ class EmergencyCheckpointer(Hook):
   def save_late(self) -> None:
     """Saves from the thread that ends the process after the grace period, if this process is the run's only one.
 
+    The step under way may have consumed the state that is held; no second copy is kept.
+
     Several processes save together or not at all, and where the others are is not known: only a save that is under way
     is waited for.
     """
-    if hosts.count() == 1:
-      self.save()
-    else:
+    if hosts.count() > 1:
       with self._lock:
-        pass
+        return
+    if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(self._state)):
+      self._checkpoints.wait()
+      print(
+        f'\nwarning: step {self._progress.step} cannot be saved, the step under way has consumed it; '
+        f'{self._checkpoints.last_saved()}. Where steps take long, set a larger config.faults.grace_seconds',
+        file=sys.stderr,
+        flush=True,
+      )
+      return
+    self.save()
 
 
 class Evaluate(Hook):
