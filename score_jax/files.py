@@ -21,11 +21,10 @@ _MOST_NESTED = 64  # far below the depth at which repr() of a value fails
 
 
 def read_json(path: pathlib.Path, max_bytes: int) -> Any:
-  """The content of a JSON file.
+  """Returns the content of a JSON file.
 
   Raises:
-    DataError: the file can't be read, has more than `max_bytes`, or is not JSON in UTF-8; an object has a key twice, a
-      number is not finite, or the nesting is deeper than 64.
+    DataError: it can't be read, has more than `max_bytes`, or is not JSON that `parsed_json` takes.
   """
   path = pathlib.Path(path)
   with open_regular(path) as file:
@@ -58,28 +57,32 @@ def read_exactly(file: io.FileIO, what: str, offset: int, buffer: np.ndarray | b
 
 
 def parsed_json(what: str, content: bytearray) -> Any:
-  """JSON that has one meaning."""
+  """Returns the value of JSON that has one meaning.
+
+  Raises:
+    DataError: it is not JSON in UTF-8; an object has a key twice, a number is not finite, or it nests deeper than 64.
+  """
   try:
     value = json.loads(content.decode(), object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
+    level = [value]
+    for _ in range(_MOST_NESTED + 1):
+      groups = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+      level = [child for group in groups for child in group]
+    if level:
+      raise RecursionError
   except RecursionError:
     raise DataError(f'{what}: nested deeper than {_MOST_NESTED}; restore the file') from None
   except ValueError as error:
     raise DataError(f'{what}: not JSON that can be used: {error}; restore the file') from error
-  level = [value]
-  for _ in range(_MOST_NESTED + 1):
-    containers = [value for value in level if isinstance(value, dict | list)]
-    level = [child for value in containers for child in (value.values() if isinstance(value, dict) else value)]
-  if level:
-    raise DataError(f'{what}: nested deeper than {_MOST_NESTED}; restore the file')
   return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  unique = dict(pairs)
-  if len(unique) < len(pairs):
-    seen: set[str] = set()
-    twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-    raise ValueError(f'key {twice!r:.80} is there twice')
+  unique: dict[str, Any] = {}
+  for key, value in pairs:
+    if key in unique:
+      raise ValueError(f'key {key!r:.80} is there twice')
+    unique[key] = value
   return unique
 
 
@@ -94,11 +97,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file whole or not at all: a reader finds the old content or the new one.
-
-  Raises:
-    OSError: the disk is full, gone or read-only.
-  """
+  """Writes a file whole or not at all: a reader finds the old content or the new one. OSError if the disk fails."""
   partial = path.with_name(path.name + '.partial')
   with partial.open('wb') as file:
     file.write(content)
@@ -121,7 +120,7 @@ def fsync(path: os.PathLike) -> None:
 
 
 def hash_files(folder: pathlib.Path, suffixes: tuple[str, ...], deep: bool = False) -> str:
-  """sha256 over names and contents of the folder's files with these suffixes; `deep`: and of folders within it."""
+  """Returns the sha256 over names and contents of files with these suffixes; `deep`: also of folders within."""
   total = hashlib.sha256()
   for path in sorted(folder.rglob('*') if deep else folder.iterdir()):
     if path.is_file() and path.suffix in suffixes:

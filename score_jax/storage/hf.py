@@ -1,8 +1,8 @@
 """Hugging Face folders, read without torch: config.json and safetensors. `hf_export.py` writes them.
 
 Import and export both walk the weight table, so they cannot disagree; a key that is missing, unknown or mis-shaped is
-an error that names it. Weights pass through the host in blocks of at most a tensor, in the file's own dtype, each
-device taking its part. A folder is written under another name beside it and renamed when it is whole.
+an error that names it. Weights pass through the host in blocks of at most a tensor, in the file's dtype, each device
+taking its part.
 """
 
 from collections.abc import Callable
@@ -48,21 +48,21 @@ def folder_of(path: str) -> pathlib.Path:
   """
   folder = _ASSETS / path.removeprefix(BUNDLED) if path.startswith(BUNDLED) else pathlib.Path(path)
   try:
-    has_config = (folder / 'config.json').is_file()
-    if has_config:
+    if (folder / 'config.json').is_file():
       _check_links(folder)
+      return folder
   except (OSError, RuntimeError) as error:  # links that lead to each other are one or the other
     raise DataError(f'model folder {path!r:.200} cannot be read: {str(error)[:200]}') from error
-  if not has_config:
-    known = ', '.join(BUNDLED + child.name for child in sorted(_ASSETS.iterdir()) if (child / 'config.json').exists())
-    raise DataError(f'model folder {path!r}: no config.json in {folder}; name an HF folder, or one of {known}')
-  return folder
+  known = ', '.join(BUNDLED + config.parent.name for config in sorted(_ASSETS.glob('*/config.json')))
+  raise DataError(f'model folder {path!r}: no config.json in {folder}; name an HF folder, or one of {known}')
 
 
 def _check_links(folder: pathlib.Path) -> None:
   """Refuses links out of the folder; those of the Hugging Face cache go from snapshots/REVISION to blobs/."""
   home = folder.resolve()
-  allowed = [home, home.parent.parent / 'blobs'] if home.parent.name == 'snapshots' else [home]
+  allowed = [home]
+  if home.parent.name == 'snapshots':
+    allowed.append(home.parent.parent / 'blobs')
   for path in folder.iterdir():
     target = path.resolve()
     if path.is_symlink() and not any(target.is_relative_to(parent) for parent in allowed):
@@ -104,12 +104,11 @@ def open_weights(folder: pathlib.Path, config: DecoderConfig) -> WeightFiles:
         raise DataError(f'{path}: weight {name} is also in another file of the folder')
       if not name.endswith(_UNUSED):
         where[name] = file
-  missing = sorted(set(shapes) - set(where))
-  unknown = sorted(set(where) - set(shapes) - ({_HEAD} if config.tied else set()))
-  if missing:
-    raise DataError(f'{folder}: {len(missing)} weights are missing, the first is {missing[0]}')
-  if unknown:
-    raise DataError(f'{folder}: {len(unknown)} weights are unknown to {config.family}, the first is {unknown[0]}')
+  missing = set(shapes) - set(where)
+  unknown = set(where) - set(shapes) - ({_HEAD} if config.tied else set())
+  for names, fault in ((missing, 'missing'), (unknown, f'unknown to {config.family}')):
+    if names:
+      raise DataError(f'{folder}: {len(names)} weights are {fault}, the first is {min(names)}')
   for name, file in where.items():
     shape, expected = file.entries[name].shape, shapes.get(name, shapes[_EMBED])
     if shape != expected:
@@ -119,10 +118,9 @@ def open_weights(folder: pathlib.Path, config: DecoderConfig) -> WeightFiles:
 
 def _weight_files(folder: pathlib.Path, tensors: int) -> list[pathlib.Path]:
   """Returns the folder's safetensors files, by its index if it has one."""
-  index = folder / INDEX
-  if index.exists() and (folder / _MODEL).is_file() and _MODEL not in (names := _indexed(index, tensors)):
+  names = _indexed(folder / INDEX, tensors) if (folder / INDEX).exists() else [_MODEL]
+  if _MODEL not in names and (folder / _MODEL).is_file():
     raise DataError(f'{folder}: holds {_MODEL} and an index of {len(names)} other files; remove what is stale')
-  names = _indexed(index, tensors) if index.exists() else [_MODEL]
   if (folder / 'adapter_config.json').exists():
     raise DataError(f'{folder}: holds an adapter (adapter_config.json); merge it into the model first')
   for name in names:
@@ -166,9 +164,10 @@ def read_params(
     stack = jnp.zeros(weight.shape(opened.table.sizes), dtype, device=sharding)
     write_layer = _layer_writer(weight, tuple(opened.table.sizes.items()), sharding)
     for n, name in enumerate(opened.table.hf_names(weight)):
-      stack, finite = write_layer(stack, _on_devices(opened.where[name], name, layout), n)
+      file = opened.where[name]
+      stack, finite = write_layer(stack, _on_devices(file, name, layout), n)
       if not finite:  # waiting for it also keeps the host from reading ahead of the devices
-        raise DataError(f'{opened.where[name].path}: weight {name} holds numbers that are not finite')
+        raise DataError(f'{file.path}: weight {name} holds numbers that are not finite')
     return stack
 
   return opened.table.tree(leaf)
@@ -190,22 +189,24 @@ def _part(file: TensorFile, name: str, cut: tuple[tuple[int, int], ...], devices
 
   A large one goes over block by block: a device's transfer may keep a second copy on the host of what it is given.
   """
-  first, last = cut[0]
-  inner = tuple(slice(*axis) for axis in cut[1:])
-  row = file.entries[name].dtype.itemsize * math.prod(axis.stop - axis.start for axis in inner)
-  step = max(1, _BLOCK // max(1, row))
-  if last - first <= step:
-    block = file.read(name, (slice(first, last), *inner))
-    return [jax.device_put(block, device) for device in devices]
-  shape = (last - first, *(axis.stop - axis.start for axis in inner))
-  parts = [jnp.zeros(shape, file.entries[name].dtype, device=device) for device in devices]
-  for n in range(first, last, step):
-    block = file.read(name, (slice(n, min(n + step, last)), *inner))
-    parts = [
-      _with_rows(part, jax.device_put(block, device), n - first) for part, device in zip(parts, devices, strict=True)
-    ]
+  rows, *inner = (slice(*axis) for axis in cut)
+  shape, dtype = [last - first for first, last in cut], file.entries[name].dtype
+  blocks = _blocks(rows, dtype.itemsize * math.prod(shape[1:]))
+  if len(blocks) < 2:
+    whole = file.read(name, (rows, *inner))
+    return [jax.device_put(whole, device) for device in devices]
+  parts = [jnp.zeros(shape, dtype, device=device) for device in devices]
+  for block in blocks:
+    values, first = file.read(name, (block, *inner)), block.start - rows.start
+    parts = [_with_rows(part, jax.device_put(values, part.device), first) for part in parts]
     jax.block_until_ready(parts)  # or the host would read ahead
   return parts
+
+
+def _blocks(rows: slice, row_bytes: int) -> list[slice]:
+  """Cuts rows into blocks of at most `_BLOCK` bytes, or of one row."""
+  step = max(1, _BLOCK // max(1, row_bytes))
+  return [slice(n, min(n + step, rows.stop)) for n in range(rows.start, rows.stop, step)]
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -229,11 +230,10 @@ def _check_tied(opened: WeightFiles, config: DecoderConfig) -> None:
   """Refuses a tied model whose folder holds another head than the embedding."""
   if not config.tied or _HEAD not in opened.where:
     return
-  row = config.width * opened.where[_EMBED].entries[_EMBED].dtype.itemsize
-  step = max(1, _BLOCK // row)
-  for first in range(0, config.vocab, step):
-    rows = (slice(first, min(first + step, config.vocab)),)
-    if not np.array_equal(opened.where[_HEAD].read(_HEAD, rows), opened.where[_EMBED].read(_EMBED, rows)):
+  head, embedding = opened.where[_HEAD], opened.where[_EMBED]
+  row_bytes = config.width * embedding.entries[_EMBED].dtype.itemsize
+  for rows in _blocks(slice(0, config.vocab), row_bytes):
+    if not np.array_equal(head.read(_HEAD, (rows,)), embedding.read(_EMBED, (rows,))):
       raise DataError(f'{opened.folder}: tie_word_embeddings is true, but {_HEAD} differs from the embedding')
 
 

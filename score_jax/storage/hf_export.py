@@ -1,6 +1,8 @@
 """Exports a policy as a Hugging Face folder or a PEFT adapter: tensor by tensor into a new folder, then renamed."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
 import functools
 import json
 import pathlib
@@ -11,6 +13,7 @@ import huggingface_hub
 import jax
 import numpy as np
 
+from score_jax import files
 from score_jax.errors import DataError
 from score_jax.models import config_json
 from score_jax.models import lora as loras
@@ -45,52 +48,47 @@ def write_folder(
   """Writes an HF folder that transformers opens. Of several hosts, main writes, and the others give it their parts.
 
   Args:
-    out: where; must not exist unless `replace`.
-    params: a policy's tree, of arrays in any float dtype. Adapters in it (`lora.scaled`) are merged into the weights;
-      weights that it lacks are the source's own.
+    out: must not exist unless `replace`.
+    params: a policy's tree, in any float dtype. Adapters in it (`lora.scaled`) are merged; what it lacks is `source`'s.
     config: of the decoder.
-    source: the folder the model came from; every file but the weights is copied as it is. None: a new model.
+    source: the folder the model came from, whose files but the weights are copied as they are. None: a new model.
     tokenizer: an HF tokenizer to save, for a new model.
-    chat_template: the template that the policy was trained with, where it is not the source's own.
-    dtype: of the weights in the files: one for all, or one per HF name.
+    chat_template: that the policy was trained with, where it is not the source's.
+    dtype: of all weights in the files, or by HF name.
     replace: replaces an earlier folder.
     max_shard: largest weight file, e.g. '5GB'.
 
   Raises:
     DataError: `out` exists and `replace` is not set, or a weight does not fit the dtype.
   """
-
-  def fill(folder: pathlib.Path) -> None:
-    if source is not None:
-      _copy_other_files(source, folder)
-    else:
-      (folder / 'config.json').write_text(json.dumps(config_json.to_hf(config), indent=2) + '\n')
-    if isinstance(dtype, np.dtype):
-      _set_dtype(folder / 'config.json', dtype, new=source is None)
-    if tokenizer is not None:
-      tokenizer.save_pretrained(folder)
-    if chat_template:
-      (folder / 'chat_template.jinja').write_text(chat_template)
-    _write_weights(folder, params, config, source, dtype, max_shard)
-
-  if hosts.is_main():
-    _write_whole(out, replace, fill)
-  else:
+  if not hosts.is_main():
     _write_weights(None, params, config, source, dtype, max_shard)
+  else:
+    with _whole(out, replace) as folder:
+      settings = folder / 'config.json'
+      if source is None:
+        files.write_json(settings, config_json.to_hf(config))
+      else:
+        for file in source.iterdir():
+          if file.is_file() and not file.name.endswith(_NOT_COPIED):
+            shutil.copyfile(file, folder / file.name)
+      if isinstance(dtype, np.dtype):
+        _set_dtype(settings, dtype, new=source is None)
+      if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+      if chat_template:
+        (folder / 'chat_template.jinja').write_text(chat_template)
+      _write_weights(folder, params, config, source, dtype, max_shard)
   hosts.barrier(f'the export to {out.name}')
 
 
 def write_adapter(
   out: pathlib.Path, adapters: dict[str, Any], config: DecoderConfig, lora: Lora, *, base: pathlib.Path
 ) -> None:
-  """Writes a PEFT adapter folder, f32, that `peft.PeftModel.from_pretrained` loads onto the base.
+  """Writes a trained tree of adapters as a PEFT folder, f32, that `peft.PeftModel.from_pretrained` loads onto `base`.
 
-  Args:
-    out: where; must not exist.
-    adapters: the trained tree.
-    config: of the decoder.
-    lora: rank, alpha and targets of the adapters.
-    base: the folder that they were trained on.
+  Raises:
+    DataError: `out` exists.
   """
   table = loras.adapter_table(config, lora)
   names = table.by_hf_name()
@@ -112,16 +110,15 @@ def write_adapter(
     layer = weights.leaf_at(adapters, weight)[n]
     return np.ascontiguousarray(weight.to_hf(np.asarray(layer, np.float32), table.sizes))
 
-  def fill(folder: pathlib.Path) -> None:
-    (folder / 'adapter_config.json').write_text(json.dumps(settings, indent=2) + '\n')
-    entries = {name: (DTYPES['float32'], shape) for name, shape in table.hf_shapes().items()}
+  entries = {name: (DTYPES['float32'], shape) for name, shape in table.hf_shapes().items()}
+  with _whole(out) as folder:
+    files.write_json(folder / 'adapter_config.json', settings)
     tensor_files.write_file(folder / 'adapter_model.safetensors', entries, array_of)
 
-  _write_whole(out, False, fill)
 
-
-def _write_whole(out: pathlib.Path, replace: bool, fill: Callable[[pathlib.Path], None]) -> None:
-  """Fills a new folder beside `out` and renames it: `out` is the old folder, or the whole new one."""
+@contextlib.contextmanager
+def _whole(out: pathlib.Path, replace: bool = False) -> Iterator[pathlib.Path]:
+  """Gives a new folder beside `out` to fill, and renames it: `out` is the old folder, or the whole new one."""
   if (out.exists() or out.is_symlink()) and not replace:
     raise DataError(f'{out} exists already; choose another folder or remove it')
   # Names that nobody else has: no other folder may be removed.
@@ -131,18 +128,12 @@ def _write_whole(out: pathlib.Path, replace: bool, fill: Callable[[pathlib.Path]
   if old.exists() and not out.exists():  # a kill between the two renames below
     old.rename(out)
   partial.mkdir(parents=True)
-  fill(partial)
+  yield partial
   shutil.rmtree(old, ignore_errors=True)
   if out.exists():
     out.rename(old)
   partial.rename(out)
   shutil.rmtree(old, ignore_errors=True)
-
-
-def _copy_other_files(source: pathlib.Path, folder: pathlib.Path) -> None:
-  for file in source.iterdir():
-    if file.is_file() and not file.name.endswith(_NOT_COPIED):
-      shutil.copyfile(file, folder / file.name)
 
 
 def _set_dtype(path: pathlib.Path, dtype: np.dtype, new: bool) -> None:
@@ -151,7 +142,7 @@ def _set_dtype(path: pathlib.Path, dtype: np.dtype, new: bool) -> None:
   fields = ('dtype',) if new else ('dtype', 'torch_dtype')
   changed = {name: dtype.name for name in fields if new or config.get(name, dtype.name) != dtype.name}
   if changed:
-    path.write_text(json.dumps(config | changed, indent=2) + '\n')
+    files.write_json(path, config | changed)
 
 
 def _write_weights(
@@ -164,21 +155,22 @@ def _write_weights(
 ) -> None:
   """Writes a policy's weights, one tensor at a time. Without a folder it only takes part where all devices have to."""
   table = weights.weight_table(config)
-  sizes = tuple(table.sizes.items())
-  names = table.by_hf_name()
-  entries = {
-    name: (dtype if isinstance(dtype, np.dtype) else dtype[name], shape) for name, shape in table.hf_shapes().items()
-  }
+  sizes, names, shapes = tuple(table.sizes.items()), table.by_hf_name(), table.hf_shapes()
+  dtypes = dict.fromkeys(shapes, dtype) if isinstance(dtype, np.dtype) else dtype
+  entries = {name: (dtypes[name], shape) for name, shape in shapes.items()}
   given = {weight: loras.leaves_of(params, weight) for weight in table.weights}
   stored = open_weights(source, config) if source and any('' not in leaves for leaves in given.values()) else None
 
   def array_of(name: str) -> np.ndarray:
     weight, n = names[name]
-    to = entries[name][0]
     own = None if '' in given[weight] else stored.where[name].read(name)
-    if not given[weight]:
-      return _fitting(name, own.astype(to))
-    return _fitting(name, meshes.fetch_whole(_layer_maker(weight, sizes, to)(given[weight], n, own)))
+    if given[weight]:
+      array = meshes.fetch_whole(_layer_maker(weight, sizes, dtypes[name])(given[weight], n, own))
+    else:
+      array = own.astype(dtypes[name])
+    if not np.all(np.isfinite(array)):  # float16 ends at 65,504
+      raise DataError(f'weight {name} has numbers that {array.dtype} cannot hold; export in another dtype')
+    return array
 
   write_shards(folder, entries, array_of, max_shard)
 
@@ -189,13 +181,13 @@ def write_shards(
   array_of: Callable[[str], np.ndarray],
   max_shard: str,
 ) -> None:
-  """Writes weight files of at most `max_shard` ('5GB'), and their index if they are several.
+  """Writes weight files of at most `max_shard` ('5GB') or one tensor, and their index if they are several.
 
   Args:
-    folder: where; None: nowhere, but the tensors are asked for in the same order.
+    folder: None: nothing is written, but the tensors are asked for in the same order.
     entries: dtype and shape of every tensor, by HF name.
     array_of: gives a tensor by its name, and is asked once for each.
-    max_shard: a tensor larger than this has a file for itself.
+    max_shard: with a decimal prefix.
   """
   split = huggingface_hub.split_state_dict_into_shards_factory(
     entries,
@@ -212,14 +204,7 @@ def write_shards(
         array_of(name)
   if folder and split.is_sharded:
     index = dict(metadata=split.metadata, weight_map=split.tensor_to_filename)
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + '\n')
-
-
-def _fitting(name: str, array: np.ndarray) -> np.ndarray:
-  """Returns the array, if its dtype can hold it: float16 ends at 65,504."""
-  if not np.all(np.isfinite(array)):
-    raise DataError(f'weight {name} has numbers that {array.dtype} cannot hold; export in another dtype')
-  return array
+    files.write_json(folder / INDEX, index)
 
 
 @functools.lru_cache(maxsize=256)
@@ -227,15 +212,10 @@ def _layer_maker(weight: Weight, sizes: tuple[tuple[str, int], ...], dtype: np.d
   """Compiles (leaves of a weight, n, the source's layer n or None) -> layer n in the file's layout, adapters merged."""
 
   def make(leaves, n, own):
-    layer = _layer(weight, leaves, n)
+    if weight.per_layer:
+      leaves = {end: jax.lax.dynamic_index_in_dim(leaf, n, 0, keepdims=False) for end, leaf in leaves.items()}
     if own is not None:
-      layer = {'': weight.from_hf(own, dict(sizes)), **layer}
-    return weight.to_hf(loras.merged(weight, layer), dict(sizes)).astype(dtype)
+      leaves = {'': weight.from_hf(own, dict(sizes)), **leaves}
+    return weight.to_hf(loras.merged(weight, leaves), dict(sizes)).astype(dtype)
 
   return jax.jit(make)
-
-
-def _layer(weight: Weight, leaves: dict[str, jax.Array], n: jax.Array) -> dict[str, jax.Array]:
-  if not weight.per_layer:
-    return leaves
-  return {ending: jax.lax.dynamic_index_in_dim(leaf, n, 0, keepdims=False) for ending, leaf in leaves.items()}

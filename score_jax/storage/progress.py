@@ -12,7 +12,7 @@ class Progress:
   """What the host decides from step to step, saved with each checkpoint. Floats survive JSON exactly."""
 
   step: int = 0  # updates done
-  recent_returns: tuple[float, ...] = ()  # training return of the newest steps of the last stage, at most a window
+  recent_returns: tuple[float, ...] = ()  # of the newest steps of the last stage, at most a window
   best_step: int = 0  # checkpoint with the highest mean of them; 0: none yet
   best_return: float = 0.0  # that mean; 0 while there is none
   kl_scale: tuple[float, ...] = ()  # [A] what an adaptive beta is multiplied with; (): as a stage begins
@@ -32,8 +32,8 @@ class Progress:
   def after_step(self, record: dict[str, Any], in_last_stage: bool, window: int) -> 'Progress':
     """Returns the progress one step further.
 
-    Its training return (the mean over rows of the step's rewards, bonus included, all attempts added) counts only
-    within the last stage, because scales differ between stages; a supervised step has none.
+    A training return is the mean over rows of a step's rewards, bonus included, all attempts added. It counts within
+    the last stage alone, because scales differ between stages; a supervised step has none.
     """
     recent = self.recent_returns
     if in_last_stage and 'reward' in record:
@@ -41,24 +41,21 @@ class Progress:
     return dataclasses.replace(self, step=self.step + 1, recent_returns=recent)
 
   def at_checkpoint(self, measured: float | None = None) -> 'Progress':
-    """Returns the progress with this step as the best, if its return is the highest so far.
-
-    Its return is `measured`, or else the mean of its window.
-    """
-    if measured is None and not self.recent_returns:
+    """Returns the progress with this step as the best, if `measured`, or else its window's mean, is the highest."""
+    recent = self.recent_returns
+    if measured is None and recent:
+      measured = sum(recent) / len(recent)
+    if measured is None or self.best_step and measured <= self.best_return:
       return self
-    mean = sum(self.recent_returns) / len(self.recent_returns) if measured is None else measured
-    if self.best_step and mean <= self.best_return:
-      return self
-    return dataclasses.replace(self, best_step=self.step, best_return=mean)
+    return dataclasses.replace(self, best_step=self.step, best_return=measured)
 
   def without_lost(self, lost: Collection[int], saved: 'Progress | None') -> 'Progress':
-    """Returns the progress with the best of `saved`, the newest checkpoint, if its own best is a save that failed."""
+    """Returns the progress, if its best is a save that failed, with the best of the newest checkpoint, `saved`."""
     if self.best_step not in lost:
       return self
     before = saved or Progress()
     return dataclasses.replace(self, best_step=before.best_step, best_return=before.best_return)
 
   def without_best(self) -> 'Progress':
-    """Returns the progress with no best, which is then chosen among the steps to come."""
+    """Returns the progress with its best still to be chosen."""
     return dataclasses.replace(self, best_step=0, best_return=0.0)

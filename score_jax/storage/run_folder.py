@@ -6,13 +6,12 @@ rows/            conversations of evaluations and, some, of training steps (repo
 report.html      all of it, to look at
 eval.json        base, final (and last, where it is not the final), each greedy and sampled
 checkpoints/     storage/checkpoints.py
-damaged/         checkpoints that were found damaged
+damaged/         checkpoints that are
 stuck-*.txt      what a run that was ended for hanging was doing
-offline/         what was sampled once and trained from: first attempts of the base, conversations for supervision
+offline/         what is sampled once and trained from: the base's first attempts, conversations for supervision
 hf/              the final policy as an HF folder
 
-At an address checkpoints/ is in starts/N/, and the other files are there once the run has ended; until then they are
-in a scratch folder, and as parts in starts/N/parts/ (stores.py).
+At an address these are in several places (stores.py).
 """
 
 from collections.abc import Iterator
@@ -40,8 +39,7 @@ class RunFolder:
 
   Attributes:
     store: the folder or address that --workdir named.
-    path: the local folder that its files are written in, which the other paths are below; `store.root` is where they
-      are in the end.
+    path: the local folder of the other paths, whose files are at `store.root` in the end.
   """
 
   def __init__(self, workdir: str | os.PathLike):
@@ -57,18 +55,14 @@ class RunFolder:
     self._waiting: list[str] = []  # lines of metrics.jsonl that the disk has not taken
 
   def claim(self, config: dict[str, Any], identity: dict[str, Any]) -> str:
-    """Takes the folder for this run, or goes on with it, until the process ends.
-
-    Args:
-      config: as JSON.
-      identity: what must be the same for a run to be continued.
+    """Takes the folder until the process ends, for a new run or one of the same identity, both JSON.
 
     Returns:
       What the other hosts of the run give to `store.join`.
 
     Raises:
-      ConfigError: it belongs to another run, and the message names the first fields that differ; or another process is
-        at work in it. Nothing is changed.
+      ConfigError: it belongs to another run, whose first differences are named, or a process is at work in it. Nothing
+        is changed.
     """
     identity = secrets.redacted_tree(json.loads(json.dumps(identity)))
     self._check_claim(identity)
@@ -76,7 +70,7 @@ class RunFolder:
     self._check_claim(identity)  # it may have been claimed meanwhile
     described = dict(version=score_jax.__version__, config=secrets.redacted_tree(config), identity=identity)
     files.write_json(self.config, described)
-    self.store.write(self.store.root / self.config.name, self.config.read_bytes())
+    self.store.write(self.store.root / 'config.json', self.config.read_bytes())
     return start
 
   def _check_claim(self, ours: dict[str, Any]) -> None:
@@ -84,7 +78,7 @@ class RunFolder:
     if self.path.exists() and not self.path.is_dir():
       raise ConfigError(f'--workdir={self.path} is a file; name a folder')
     names = self.store.names(root)
-    if self.config.name in names:
+    if 'config.json' in names:
       written, begun = self.read_config(), self.has_begun()
       if begun and 'version' not in written:
         raise ConfigError(
@@ -101,19 +95,14 @@ class RunFolder:
 
   def has_begun(self) -> bool:
     """Whether there is more to lose than the configuration of a run that stopped before its first result."""
-    there = self.metrics.exists() or self.eval.exists() or self.offline.exists()
-    return there or any(self.store.names(root) for root in self.store.roots())
+    results = (self.metrics, self.eval, self.offline)
+    return any(path.exists() for path in results) or any(map(self.store.names, self.store.roots()))
 
   def read_config(self) -> dict[str, Any]:
-    """config.json.
-
-    Raises:
-      ConfigError: there is none, so this is not a run folder.
-    """
+    """Returns the content of config.json. ConfigError: there is none, so this is not a run folder."""
     root = self.store.root
     try:
-      with self.store.errors():
-        content = json.loads((root / self.config.name).read_bytes())
+      content = json.loads(self.store.read(root / 'config.json'))
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
       raise ConfigError(f'{root} is not a run folder: config.json cannot be read ({error})') from error
     if not isinstance(content, dict) or not {'config', 'identity'} <= set(content):
@@ -121,11 +110,7 @@ class RunFolder:
     return content
 
   def fetch(self) -> pathlib.Path:
-    """Brings the files of a run at an address here, to be read: those of its end, or of its newest checkpoint.
-
-    Returns:
-      `path`, which is a local run folder without checkpoints.
-    """
+    """Returns `path`, with the files of a run at an address: those of its end, or of its newest checkpoint."""
     steps = integrity.sealed_steps(self.store)
     if steps:
       self.store.restore(integrity.parts(self.store, steps[max(steps)]))
@@ -133,12 +118,7 @@ class RunFolder:
     return self.path
 
   def return_to(self, step: int, parts: Parts) -> None:
-    """Makes the files of a resumed run agree with its step: what belongs to later steps goes.
-
-    Args:
-      step: of the checkpoint that the run goes on from; 0: it begins.
-      parts: of its files, where they are elsewhere (`stores.py`).
-    """
+    """Makes the files agree with the step of which a run goes on (0: it begins), whose `parts` `publish` returned."""
     self.store.restore(parts)
     self.cut_metrics(step)
     _cut(self.rows / 'train.jsonl', step)
@@ -148,16 +128,12 @@ class RunFolder:
     _cut(self.metrics, step)
 
   def publish(self, step: int) -> Parts:
-    """Makes the lines so far durable, since a checkpoint must not be newer than its metrics, and publishes all files.
+    """Makes the lines until a step durable, and publishes all files. Returns their parts, for the step's manifest.
 
-    Args:
-      step: that they belong to.
-
-    Returns:
-      For the manifest of that step.
+    A checkpoint must not be newer than its metrics.
 
     Raises:
-      OSError: the disk does not take them, or the store.
+      OSError: the disk or the store does not take them.
     """
     self.sync_metrics()
     return self.store.publish(step)
@@ -171,17 +147,13 @@ class RunFolder:
       logging.warning('%s cannot be written (%s); the line waits', self.metrics, error.strerror)
 
   def sync_metrics(self) -> None:
-    """Makes the lines so far durable.
-
-    Raises:
-      OSError: the disk does not take them.
-    """
+    """Makes the lines so far durable. OSError: the disk does not take them."""
     self._write_waiting()
     if self.metrics.exists():
       files.fsync(self.metrics)
 
   def last_metrics(self) -> dict[str, Any]:
-    """The newest line; {} before there is one."""
+    """Returns the newest line; {} before there is one."""
     lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
     return json.loads(lines[-1]) if lines else {}
 
@@ -200,7 +172,7 @@ class RunFolder:
     self._waiting.clear()
 
   def read_eval(self) -> dict[str, Any]:
-    """eval.json, or {} before there is one."""
+    """Returns the content of eval.json; {} before there is one."""
     return json.loads(self.eval.read_text()) if self.eval.exists() else {}
 
   def write_eval(self, results: dict[str, Any]) -> None:
@@ -226,7 +198,7 @@ def _cut(path: pathlib.Path, step: int) -> None:
 
 
 def differences(theirs: Any, ours: Any) -> list[str]:
-  """What differs between two JSON trees, as 'path was THEIRS, is now OURS'."""
+  """Returns what differs between two JSON trees, as 'path was THEIRS, is now OURS'."""
   then, now = dict(_leaves(theirs)), dict(_leaves(ours))
   return [
     f'{path} was {then.get(path, "unknown")!r}, is now {now.get(path, "unknown")!r}'

@@ -3,9 +3,8 @@
 A folder has one owner by its lock, its steps in `checkpoints/`, and files that grow as they are written.
 
 An object store has no rename, no fsync and no appending: an object is there, whole, once its upload has succeeded. Each
-process that begins at an address writes to `starts/N-HOST-PROCESS/`, with N one above the highest, and stops when it
-sees a higher one, so that no two write to the same folder. Files that grow are kept in a scratch folder of the machine;
-what they have gained is published with each checkpoint as a part, `starts/N.../parts/NAME/STEP`.
+process writes to `starts/N-HOST-PROCESS/`, with N one above the highest, and stops when it sees a higher one. Files
+that grow are kept in a scratch folder; each checkpoint publishes what they have gained, in `starts/N/parts/NAME/STEP`.
 """
 
 import atexit
@@ -28,18 +27,14 @@ import uuid
 from etils import epath
 from etils.epath import backend
 
+from score_jax import errors
 from score_jax import files
-from score_jax.errors import ConfigError
-from score_jax.errors import DataError
-from score_jax.errors import StoreError
-from score_jax.errors import StoreRefusalError
-from score_jax.errors import TakenOverError
-from score_jax.errors import UserError
 from score_jax.faults import lock
 
 SCHEME = 'gs://'
 _LATEST = 30.0  # seconds until a host sees what another has written, through a network
-Parts = dict[str, list[tuple[str, int, str]]]  # file of the run -> its parts: path below the root, bytes, sha256
+Part = tuple[str, int, str]  # path below the root, bytes, sha256
+Parts = dict[str, list[Part]]  # by file of the run
 # The clients take * ? [ and ] for patterns, and then miss some of what they have written.
 _ADDRESS = re.compile(r'gs://[\w.-]+(/[\w.=+@,-]+)+/?', re.ASCII)
 _OTHERS = ('hf', 'profile', lock.NAME)  # files of a run that are not published with its checkpoints
@@ -56,7 +51,7 @@ _STATUS = re.compile(
 
 
 def store_of(path: os.PathLike | str) -> 'FolderStore':
-  """The store that a --workdir means.
+  """Returns the store that a --workdir means.
 
   Raises:
     ConfigError: it is an address of another kind, or packages for addresses are missing.
@@ -65,7 +60,7 @@ def store_of(path: os.PathLike | str) -> 'FolderStore':
   if '://' not in text:
     return FolderStore(text)
   if not _ADDRESS.fullmatch(text):
-    raise ConfigError(
+    raise errors.ConfigError(
       f'--workdir={text}: an address must be gs://BUCKET/NAME of letters, digits and any of . _ = + @ , - ; Orbax '
       'cannot commit checkpoints to other stores, e.g. s3://'
     )
@@ -75,8 +70,10 @@ def store_of(path: os.PathLike | str) -> 'FolderStore':
 class FolderStore:
   """A run folder on a file system.
 
-  `root` is the folder, `local` that in which files that grow are written (here the same), `checkpoints` that in which
-  this process saves steps.
+  Attributes:
+    root: the folder.
+    local: where files that grow are written; here the same.
+    checkpoints: where this process saves steps.
   """
 
   def __init__(self, path: str):
@@ -98,7 +95,7 @@ class FolderStore:
     holder, until = json.loads(start).items(), time.monotonic() + _LATEST
     while not holder <= lock.read(self.local).items():
       if time.monotonic() > until:
-        raise ConfigError(
+        raise errors.ConfigError(
           f'--workdir={self.local} is not the same folder on this host as on host 0; name one that all hosts see, '
           'e.g. on a network file system'
         )
@@ -121,13 +118,23 @@ class FolderStore:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
 
   def make_durable(self, folder: epath.Path) -> None:
-    """Returns when a power failure would lose nothing of what is in a folder. Raises OSError if the disk fails."""
+    """Makes a folder survive a power failure. Raises OSError if the disk fails."""
     for path in (*pathlib.Path(folder).rglob('*'), folder, folder.parent):
       files.fsync(path)
+
+  def read(self, path: epath.Path) -> bytes:
+    """Reads a file."""
+    with self.errors():
+      return path.read_bytes()
 
   def write(self, path: epath.Path, content: bytes) -> None:
     """Writes a small file whole or not at all."""
     files.write_bytes(pathlib.Path(path), content)
+
+  def delete(self, path: epath.Path) -> None:
+    """Deletes a file; one that is gone already is no error."""
+    with contextlib.suppress(FileNotFoundError), self.errors():
+      path.unlink()
 
   def put_aside(self, folder: epath.Path) -> str:
     """Moves a damaged step out of the way. Returns a message of where it is."""
@@ -143,12 +150,11 @@ class FolderStore:
       folder.rmtree()
 
   def errors(self) -> contextlib.AbstractContextManager:
-    """A context in which what a store's clients raise becomes a StoreError or StoreRefusalError of one line."""
+    """Turns what a store's clients raise inside into a StoreError or StoreRefusalError of one line."""
     return contextlib.nullcontext()
 
   def publish(self, step: int) -> Parts:
     """Copies what the run's files have gained. Returns the parts that make up those of this step."""
-    del step
     return {}
 
   def restore(self, parts: Parts) -> None:
@@ -178,12 +184,11 @@ class ObjectStore(FolderStore):
       with self.errors():
         tried.write_bytes(b'')
     except FileNotFoundError as error:
-      raise StoreRefusalError(f'{self.root} cannot be used: its bucket does not exist') from error
-    with contextlib.suppress(FileNotFoundError), self.errors():
-      tried.unlink()
+      raise errors.StoreRefusalError(f'{self.root} cannot be used: its bucket does not exist') from error
+    self.delete(tried)
 
   def take(self) -> str:
-    highest = max(self.names(self.root / 'starts'), default='000000')
+    highest = max(self._starts(), default='000000')
     # Two that begin at the same moment get one number and two names, of which one is the higher.
     process = re.sub(r'[^\w.-]', '_', '{host}-{pid}'.format(**lock.ourselves()), flags=re.ASCII)
     self.join(f'{int(highest[:6]) + 1:06d}-{process}')
@@ -194,15 +199,18 @@ class ObjectStore(FolderStore):
     self._start, self.checkpoints = start, self.root / 'starts' / start / 'checkpoints'
 
   def check(self) -> None:
-    highest = max(self.names(self.root / 'starts'), default='') if self._start else ''
+    highest = max(self._starts(), default='') if self._start else ''
     if highest > self._start:
-      raise TakenOverError(
+      raise errors.TakenOverError(
         f'--workdir={self.root} was taken over by start {highest} (number-host-process), which goes on with the run; '
         'this one stops. Nothing that was saved is lost'
       )
 
   def roots(self) -> list[epath.Path]:
-    return [self.root / 'starts' / start / 'checkpoints' for start in sorted(self.names(self.root / 'starts'))]
+    return [self.root / 'starts' / start / 'checkpoints' for start in sorted(self._starts())]
+
+  def _starts(self) -> list[str]:
+    return self.names(self.root / 'starts')
 
   def names(self, folder: epath.Path) -> list[str]:
     # One list that raises when it fails: gcsfs says of a file that it does not exist where a request had no answer.
@@ -226,7 +234,7 @@ class ObjectStore(FolderStore):
     }
 
   def make_durable(self, folder: epath.Path) -> None:
-    del folder  # an upload that has succeeded is durable
+    pass  # an upload that has succeeded is durable
 
   def write(self, path: epath.Path, content: bytes) -> None:
     with self.errors():
@@ -240,7 +248,7 @@ class ObjectStore(FolderStore):
     # That an object is not there stays a FileNotFoundError, and errors of other kinds stay what they are.
     try:
       yield
-    except (UserError, FileNotFoundError):
+    except (errors.UserError, FileNotFoundError):
       raise
     except Exception as error:
       kind = type(error).__module__.partition('.')[0]
@@ -248,11 +256,11 @@ class ObjectStore(FolderStore):
         raise
       reason = ' '.join(str(error).split())[:400] or type(error).__name__
       if _is_refusal(error):
-        raise StoreRefusalError(
+        raise errors.StoreRefusalError(
           f'{self.root} cannot be used: {reason}. Its bucket must exist, and the account of this machine needs the '
           'role storage.objectUser on it (docs/pods.md)'
         ) from error
-      raise StoreError(f'{self.root} cannot be reached: {reason}; run the same command again') from error
+      raise errors.StoreError(f'{self.root} cannot be reached: {reason}; run the same command again') from error
 
   def publish(self, step: int) -> Parts:
     names = [path.relative_to(self.local).as_posix() for path in sorted(self.local.rglob('*')) if path.is_file()]
@@ -260,17 +268,16 @@ class ObjectStore(FolderStore):
     self._parts = {name: self._published(name, self._parts.get(name, []), step) for name in published}
     return self._parts
 
-  def _published(self, name: str, before: list[tuple[str, int, str]], step: int) -> list[tuple[str, int, str]]:
-    """The parts of a file: those before that it still begins with, and a new one of the rest."""
-    parts = []
-    content = (self.local / name).read_bytes()
-    begin = 0
-    for path, size, digest in before:
-      if hashlib.sha256(content[begin : begin + size]).hexdigest() != digest:
+  def _published(self, name: str, before: list[Part], step: int) -> list[Part]:
+    """Returns the parts of a file: those before that it still begins with, and a new one of the rest."""
+    parts, rest = [], (self.local / name).read_bytes()
+    for part in before:
+      _, size, digest = part
+      if hashlib.sha256(rest[:size]).hexdigest() != digest:
         break
-      parts.append((path, size, digest))
-      begin += size
-    if (rest := content[begin:]) or not parts:
+      parts.append(part)
+      rest = rest[size:]
+    if rest or not parts:
       path = f'starts/{self._start}/parts/{name}/{step:06d}'
       self.write(self.root / path, rest)
       parts.append((path, len(rest), hashlib.sha256(rest).hexdigest()))
@@ -281,16 +288,16 @@ class ObjectStore(FolderStore):
     for name, pieces in self._parts.items():
       path = self.local / name
       if not path.resolve().is_relative_to(self.local.resolve()):
-        raise DataError(f'{self.root}: a manifest names {name!r}, which is no file of a run; restore it from a copy')
-      with self.errors():
-        content = b''.join((self.root / piece[0]).read_bytes() for piece in pieces)
+        raise errors.DataError(
+          f'{self.root}: a manifest names {name!r}, which is no file of a run; restore it from a copy'
+        )
+      content = b''.join(self.read(self.root / piece[0]) for piece in pieces)
       path.parent.mkdir(parents=True, exist_ok=True)
       files.write_bytes(path, content)
 
   def copy_results(self) -> None:
     self.check()
-    with contextlib.suppress(FileNotFoundError), self.errors():
-      (self.root / 'hf' / 'config.json').unlink()  # while hf/ has parts of two policies it is no model
+    self.delete(self.root / 'hf' / 'config.json')  # while hf/ has parts of two policies it is no model
     paths = [path for path in self.local.rglob('*') if path.is_file() and path.suffix != '.partial']
     for path in sorted(paths, key=lambda path: (path.parts[-2:] == ('hf', 'config.json'), path)):
       with self.errors():
@@ -306,19 +313,14 @@ class ObjectStore(FolderStore):
 
 @functools.cache
 def client() -> Any:
-  """The one client through which epath, and so Orbax, sees a store.
-
-  Raises:
-    ConfigError: its package is not installed.
-  """
-  # Only what is tested: not through TensorFlow where that happens to be installed, and without gcsfs' handling of
-  # other kinds of buckets, which asks another service about each before anything else.
+  """Returns the one client through which epath, and so Orbax, sees a store. ConfigError if it is not installed."""
+  # Only what is tested: not TensorFlow's, nor gcsfs' handling of other kinds of buckets, which asks one more service.
   os.environ.setdefault('EPATH_USE_TF', 'false')
   os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
   try:
     importlib.import_module('gcsfs')
   except ImportError as error:
-    raise ConfigError(
+    raise errors.ConfigError(
       f'--workdir is an address, for which the package gcsfs is missing ({error}); install the extra `gcs`: '
       "pip install -e '.[gcs]'"
     ) from error
@@ -330,8 +332,7 @@ def client() -> Any:
 
 @functools.cache
 def scratch_folder(address: str) -> pathlib.Path:
-  """The folder of this machine ($TMPDIR) for files of a run that grow; it goes when the process ends."""
-  del address
+  """Returns the folder of this machine ($TMPDIR) for files of a run that grow; it goes when the process ends."""
   folder = tempfile.mkdtemp(prefix='score_jax-')
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
   return pathlib.Path(folder)
@@ -342,6 +343,8 @@ def _key(path: epath.Path) -> str:
 
 
 def _is_refusal(error: Exception) -> bool:
-  unknown = type(error).__module__ == 'google.auth.exceptions' and type(error).__name__ != 'TransportError'
-  credentials = unknown and not getattr(error, 'retryable', False)
-  return credentials or getattr(error, 'code', None) in (401, 403, 404) or bool(_REFUSALS.search(str(error)))
+  kind = type(error)
+  credentials = kind.__module__ == 'google.auth.exceptions' and kind.__name__ != 'TransportError'
+  if credentials and not getattr(error, 'retryable', False):
+    return True
+  return getattr(error, 'code', None) in (401, 403, 404) or bool(_REFUSALS.search(str(error)))

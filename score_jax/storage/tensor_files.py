@@ -1,10 +1,9 @@
 """safetensors files: read with the library, after checks that it does not make, and written tensor by tensor.
 
 A file is a u64 (little-endian) length, a JSON header of that many bytes, {name: {dtype, shape, data_offsets}}, and the
-data. The library checks that offsets, shapes and dtypes agree and cover the data without hole or overlap. Before it
-maps a file, this module bounds the header's size by the number of tensors that are expected, and refuses a key that
-stands there twice. The writer is this module's: the library's needs a dict that holds every tensor, so an export
-would need the model in host memory once more.
+data. The library checks that the tensors cover the data without hole or overlap. Before it maps a file, this module
+bounds the header by the number of tensors that are expected, and refuses a key that stands there twice. The library's
+writer needs a dict that holds every tensor, so an export would need the model in host memory once more.
 """
 
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import math
 import os
 import pathlib
 from typing import Any
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -32,7 +32,6 @@ DTYPES: dict[str, np.dtype] = {
   'F16': np.dtype(np.float16),
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_Declared = tuple[np.dtype, tuple[int, ...]]  # dtype and shape
 _METADATA = '__metadata__'
 _HEADER_BYTES, _TENSOR_BYTES = 1 << 12, 1 << 9  # most that a header may have, and each tensor adds; 150 are usual
 _LONGEST_NAME = 512
@@ -46,8 +45,7 @@ _FOREIGN = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
   """One tensor of a file."""
 
   dtype: np.dtype
@@ -65,13 +63,9 @@ class TensorFile:
   entries: dict[str, Entry]
 
   def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
-    """Returns a tensor, or the part of it that `index` cuts out, as a new array.
+    """Returns a tensor, or the part that `index` cuts out (slices of step 1 for leading axes), as a new array.
 
     The file is mapped meanwhile, so this needs the memory of the result twice, half of it as pages of the file.
-
-    Args:
-      name: of the tensor.
-      index: slices of step 1, one for each leading axis; axes without one are whole.
 
     Raises:
       KeyError: the file has no such tensor.
@@ -115,16 +109,11 @@ def open_file(path: pathlib.Path, max_tensors: int) -> TensorFile:
     return TensorFile(path, entries)
 
 
-def write_file(path: pathlib.Path, entries: dict[str, _Declared], array_of: Callable[[str], np.ndarray]) -> None:
+def write_file(path: pathlib.Path, entries: dict[str, Entry], array_of: Callable[[str], np.ndarray]) -> None:
   """Writes a file tensor by tensor, byte for byte as the safetensors library would with metadata {'format': 'pt'}.
 
-  An existing file is overwritten; after an error a part of the new one is left.
-
-  Args:
-    path: of the file.
-    entries: dtype and shape of every tensor, by name.
-    array_of: makes a tensor by its name. It is called once for each, in the order of `ordered`; what it returns is
-      written and forgotten before the next.
+  An existing file is overwritten; after an error a part of the new one is left. `array_of` makes a tensor by its name:
+  it is called once for each, in the order of `ordered`, and what it returns is forgotten before the next.
 
   Raises:
     ValueError: a dtype is none of `DTYPES`, a name is reserved, or an array differs from its entry.
@@ -132,17 +121,16 @@ def write_file(path: pathlib.Path, entries: dict[str, _Declared], array_of: Call
   for name, (dtype, _) in entries.items():
     if name == _METADATA or dtype not in _NAMES:
       raise ValueError(f'{path}: a file cannot hold tensor {name!r} of {dtype}')
-  names = ordered(entries)
   # 0o644: others may read a model, as far as the umask lets them.
   with open(path, 'wb', opener=lambda file, flags: os.open(file, flags, 0o644)) as file:
-    file.write(_header({name: entries[name] for name in names}))
-    for name in names:
+    file.write(_header(entries))
+    for name in ordered(entries):
       _write_tensor(file, name, entries[name], array_of)
     file.flush()
     os.fsync(file.fileno())
 
 
-def ordered(entries: dict[str, _Declared]) -> list[str]:
+def ordered(entries: dict[str, Entry]) -> list[str]:
   """Returns names in the order in which a file holds them: by dtype in the order of `DTYPES`, then by name."""
   return sorted(entries, key=lambda name: (list(_NAMES).index(entries[name][0]), name))
 
@@ -175,11 +163,11 @@ def _entry(path: pathlib.Path, name: str, described: Any, data_bytes: int) -> En
   try:
     entry, (first, last) = Entry(DTYPES[stored], tuple(described['shape'])), described['data_offsets']
     size = math.prod(entry.shape) * entry.dtype.itemsize
-    disagree = size != last - first or min(entry.shape, default=0) < 0
+    if size != last - first or min(entry.shape, default=0) < 0:
+      raise ValueError
   except (KeyError, TypeError, ValueError):
-    disagree = True
-  if disagree:
-    raise DataError(f'{path}: tensor {name}: shape and data_offsets disagree: {described!r:.120}; the file is broken')
+    reason = f'shape and data_offsets disagree: {described!r:.120}; the file is broken'
+    raise DataError(f'{path}: tensor {name}: {reason}') from None
   if last > data_bytes:
     raise DataError(
       f'{path}: tensor {name}: data_offsets = {[first, last]} reach beyond the {data_bytes} bytes of data: the file is '
@@ -188,11 +176,12 @@ def _entry(path: pathlib.Path, name: str, described: Any, data_bytes: int) -> En
   return entry
 
 
-def _header(entries: dict[str, _Declared]) -> bytes:
-  """Returns the length and the header of a file that holds the entries in their order."""
+def _header(entries: dict[str, Entry]) -> bytes:
+  """Returns the length and the header of a file."""
   header: dict[str, Any] = {_METADATA: {'format': 'pt'}}
   last = 0
-  for name, (dtype, shape) in entries.items():
+  for name in ordered(entries):
+    dtype, shape = entries[name]
     first, last = last, last + math.prod(shape) * dtype.itemsize
     header[name] = dict(dtype=_NAMES[dtype], shape=list(shape), data_offsets=[first, last])
   text = json.dumps(header, ensure_ascii=False, separators=(',', ':')).encode()
@@ -200,7 +189,7 @@ def _header(entries: dict[str, _Declared]) -> bytes:
   return len(padded).to_bytes(8, 'little') + padded
 
 
-def _write_tensor(file: io.BufferedWriter, name: str, declared: _Declared, array_of: Callable) -> None:
+def _write_tensor(file: io.BufferedWriter, name: str, declared: Entry, array_of: Callable) -> None:
   # Apart from the loop, so that its variables are gone before the next tensor is made.
   array = array_of(name)
   if (array.dtype, tuple(array.shape)) != (declared[0], tuple(declared[1])):
