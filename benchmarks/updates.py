@@ -25,7 +25,7 @@ from score_jax.models import weights
 from score_jax.models.families import DecoderConfig
 from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes
-from score_jax.planning import roofline
+from score_jax.planning import costs
 from score_jax.states import Batch
 from score_jax.states import StageValues
 from score_jax.training import batches
@@ -70,7 +70,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     raise ValueError('an update of the benchmark was not finite')
   seconds, ref_seconds = (statistics.median(times[1:]) for times in (update_seconds, reference_seconds))
   lengths = np.asarray(batch.length)
-  flops, rate = roofline.update_flops(config, lengths), machine.matmul_rate(dtype)
+  flops, rate = costs.update_flops(config, lengths), machine.matmul_rate(dtype)
   return dict(
     device=jax.devices()[0].device_kind,
     devices=mesh.size,

@@ -8,7 +8,7 @@ import tiny
 
 from benchmarks import rollouts
 from score_jax.models import weights
-from score_jax.planning import roofline
+from score_jax.planning import costs
 from score_jax.reporting import profile
 
 
@@ -24,7 +24,7 @@ def test_flops_of_an_update_count_products_and_the_causal_half_of_attention(tied
   everything = weights.weight_table(config).parameters()
   looked_up = 0 if tied else config.vocab * config.width
   attention = 6 * config.layers * config.heads * config.head_width * (3**2 + 5**2)
-  assert roofline.update_flops(config, np.array([3, 5])) == 6 * (everything - looked_up) * 8 + attention
+  assert costs.update_flops(config, np.array([3, 5])) == 6 * (everything - looked_up) * 8 + attention
 
 
 def test_idle_time_is_what_no_interval_covers():

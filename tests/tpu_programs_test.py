@@ -18,9 +18,8 @@ import pytest
 import tiny
 
 from score_jax.planning import collectives
-from score_jax.planning import memory
+from score_jax.planning import costs
 from score_jax.planning import programs
-from score_jax.planning import roofline
 from score_jax.planning import search
 
 # Letters of `core_types.py`; sizes are told apart by their numbers, which no two arrays that are looked for share.
@@ -48,7 +47,7 @@ def compiler():
 
 def plan_of(config, decoder):
   devices, rollout = programs.topology_devices('v5e:2x2'), search.assumed_rollout(config, FEED)
-  request = search.Request(config, decoder, rollout, jnp.dtype('bfloat16'), devices, roofline.chip_of('v5e:2x2'))
+  request = search.Request(config, decoder, rollout, jnp.dtype('bfloat16'), devices, costs.chip_of('v5e:2x2'))
   return request.plan({})
 
 
@@ -100,7 +99,7 @@ def test_no_decode_step_gathers_the_model(plan, compiled):
   program, _ = compiled('rollout')
   step = {sent.kind: sent for sent in program.sent if sent.scope == collectives.PASS}
   assert 'all-reduce' in step, 'tensor-parallel devices add up what they hold parts of'
-  layer = memory.sizes(plan).policy / (plan.decoder.layers + 2)
+  layer = costs.sizes(plan).policy / (plan.decoder.layers + 2)
   assert sum(sent.bytes for sent in step.values()) < layer / 4
   # Nor are weights gathered before the steps: they come in the sampler's own layout.
   assert sum(sent.bytes for sent in program.sent if sent.kind == 'all-gather') < layer / 4
@@ -130,7 +129,7 @@ def test_the_head_is_not_sent_for_every_chunk_of_logits(plan, compiled, name, ti
 
 @pytest.mark.parametrize(('topology', 'kind', 'devices'), [('v5e:4x4', 'TPU v5 lite', 16), ('tpu7x:2x2x1', 'TPU7x', 8)])
 def test_a_topology_has_the_devices_of_its_chip(topology, kind, devices):
-  chip, here = roofline.chip_of(topology), programs.topology_devices(topology)
+  chip, here = costs.chip_of(topology), programs.topology_devices(topology)
   assert len(here) == devices and {device.device_kind for device in here} == {kind} == {chip.kind}
 
 
@@ -143,7 +142,7 @@ def test_a_program_that_is_too_large_is_told_its_excess():
 
 
 def test_what_the_compiler_takes_is_what_was_added_up(plan, compiled):
-  sizes = memory.sizes(plan)
+  sizes = costs.sizes(plan)
   program, _ = compiled('update')
   assert sizes.parameters + sizes.moments <= program.arguments < 1.02 * (sizes.parameters + sizes.moments) + 1e6
   assert program.temporary < 40 * sizes.parameters

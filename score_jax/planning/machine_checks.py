@@ -1,6 +1,5 @@
 """What can be checked of a run on the machine that it is to run on, each in a line with its remedy."""
 
-from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import dataclasses
@@ -23,10 +22,9 @@ from score_jax.graders.pool import open_grader
 from score_jax.models import lora as loras
 from score_jax.models import weights
 from score_jax.parallel import mesh as meshes
+from score_jax.planning import costs
 from score_jax.planning import report
 from score_jax.planning import search
-from score_jax.planning.roofline import GIB
-from score_jax.planning.roofline import Chip
 from score_jax.sampling.sampler import Sampler
 from score_jax.storage import hf
 from score_jax.storage import stores
@@ -36,7 +34,7 @@ from score_jax.training import loop
 from score_jax.training import run as runs
 from score_jax.training import specs
 
-_CHECKPOINTS = 3  # whole states that a run's folder must have room for: two kept and one being written
+_CHECKPOINTS = 3  # whole states that a disk must have room for: two kept, one being written
 _DRY_PROBLEMS = 16  # that a dry run evaluates on
 _VERSIONS = ('jax', 'jaxlib', 'libtpu', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'numpy')
 
@@ -52,46 +50,39 @@ class Check:
 
   @property
   def line(self) -> str:
-    """To be printed."""
     word = 'skipped' if self.skipped else 'ok' if self.ok else 'FAILED'
     return f'{self.name:<12}{word:<9}{self.message}'
 
 
 def run_checks(config: RunConfig, workdir: str, *, tries: int, dry_run: bool) -> Iterator[Check]:
-  """Yields every check in turn, as it is made. One that fails does not keep the others from being made."""
-  checks: dict[str, Callable[[], str]] = dict(
-    versions=_versions,
-    devices=lambda: _devices(config),
-    data=lambda: _data(config),
-    grading=lambda: _grading(config),
-    model=lambda: _model(config),
-    memory=lambda: _memory(config, tries),
-    disk=lambda: _disk(config, workdir),
-  )
+  """Yields every check as it is made; one that fails does not keep the others from being made."""
+  checks = {
+    'versions': _versions,
+    'devices': lambda: _devices(config),
+    'data': lambda: _data(config),
+    'grading': lambda: _grading(config),
+    'model': lambda: _model(config),
+    'memory': lambda: _memory(config, tries),
+    'disk': lambda: _disk(config, workdir),
+    'dry run': lambda: _dry_run(config, workdir),
+  }
   failed = []
   for name, check in checks.items():
-    result = _result(name, check)
-    failed += [] if result.ok else [name]
-    yield result
-  if failed or not dry_run:
-    yield Check('dry run', True, f'{", ".join(failed)} failed' if failed else '--nodry_run was given', skipped=True)
-  else:
-    yield _result('dry run', lambda: _dry_run(config, workdir))
-
-
-def _result(name: str, check: Callable[[], str]) -> Check:
-  """A check's line, whatever it raises."""
-  try:
-    return Check(name, True, check())
-  except UserError as error:
-    return Check(name, False, ' '.join(str(error).split()))
-  except Exception as error:  # a doctor that dies of one illness tells of no other
-    reason = f'{type(error).__name__}: {" ".join(str(error).split())[:300]} (not an error of the input)'
-    return Check(name, False, reason)
+    if name == 'dry run' and (failed or not dry_run):
+      reason = f'{", ".join(failed)} failed' if failed else '--nodry_run was given'
+      yield Check(name, True, reason, skipped=True)
+      continue
+    try:
+      yield Check(name, True, check())
+    except Exception as error:  # a doctor that dies of one illness tells of no other
+      failed.append(name)
+      reason = ' '.join(str(error).split())
+      if not isinstance(error, UserError):
+        reason = f'{type(error).__name__}: {reason[:300]} (not an error of the input)'
+      yield Check(name, False, reason)
 
 
 def _version(package: str) -> str:
-  """The installed version of a package; '' where there is none."""
   try:
     return metadata.version(package)
   except ImportError:
@@ -99,34 +90,43 @@ def _version(package: str) -> str:
 
 
 def _versions() -> str:
-  versions = [f'Python {sys.version.split()[0]}', *(f'{name} {_version(name)}' for name in _VERSIONS if _version(name))]
-  # Requirements of the package, where it is installed itself.
-  needed, unmet = metadata.requires('score_jax') if _version('score_jax') else [], []
-  for part in map(Requirement, needed or []):
-    version = _version(part.name)
-    asked = not part.marker or part.marker.evaluate(dict(extra=''))
-    if asked and not (version and part.specifier.contains(version, prereleases=True)):
-      unmet.append(f'{part.name} is {version or "missing"}{version and f", not {part.specifier}"}')
+  versions = [f'{name} {_version(name)}' for name in _VERSIONS if _version(name)]
+  text = ', '.join([f'Python {sys.version.split()[0]}', *versions])
+  unmet = []
+  for need in map(Requirement, _version('score_jax') and metadata.requires('score_jax') or ()):
+    version = _version(need.name)
+    applies = not need.marker or need.marker.evaluate(dict(extra=''))
+    if applies and not (version and need.specifier.contains(version, prereleases=True)):
+      unmet.append(f'{need.name} is {version or "missing"}, not {need.specifier or "there"}')
   if unmet:
-    raise ConfigError(f'{", ".join(versions)}; {"; ".join(unmet)}: pip install -c constraints.txt -e .')
-  return ', '.join(versions)
+    raise ConfigError(f'{text}; {"; ".join(unmet)}: pip install -c constraints.txt -e .')
+  return text
+
+
+def _mesh(config: RunConfig) -> jax.sharding.Mesh:
+  return meshes.make_mesh(*dataclasses.astuple(config.mesh))
+
+
+def _sampler(config: RunConfig) -> Sampler:
+  return runs.open_sampler(config, hf.folder_of(config.model.path), _mesh(config))
 
 
 def _devices(config: RunConfig) -> str:
-  mesh, device = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor), jax.devices()[0]
+  mesh, device = _mesh(config), jax.devices()[0]
   specs.check_spread(config, mesh)
   axes = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
-  return f'{mesh.size} x {device.device_kind} ({device.platform}), mesh {axes}, {jax.process_count()} process(es)'
+  kind = f'{device.device_kind} ({device.platform})'
+  return f'{mesh.size} x {kind}, mesh {axes}, {jax.process_count()} process(es)'
 
 
 def _data(config: RunConfig) -> str:
-  task = open_task(config.task)
+  task, name = open_task(config.task), config.task.name
   if task.train.size == 0:
-    raise ConfigError(f'config.task.data.train: task {config.task.name!r} has no training problems; name some')
+    raise ConfigError(f'config.task.data.train: task {name!r} has no training problems; name some')
   heldout = heldout_problems(task, config.eval.problems, config.eval.seed)
   first = ' '.join(task.problem(config.seed, 'train', 0).question.split())
   size = f'{task.train.size:,}' if task.train.size else 'endless'
-  return f'{config.task.name}: {size} training problems, {len(heldout):,} held out; the first asks {first[:60]!r}'
+  return f'{name}: {size} training problems, {len(heldout):,} held out; the first asks {first[:60]!r}'
 
 
 def _grading(config: RunConfig) -> str:
@@ -135,40 +135,35 @@ def _grading(config: RunConfig) -> str:
     return f'verifier {verifier!r} opens{grader.description and f"; {grader.description}"}'
 
 
-def _model_here(config: RunConfig) -> tuple[pathlib.Path, Sampler]:
-  """The model folder, and its sampler on the devices here."""
-  folder = hf.folder_of(config.model.path)
-  mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-  return folder, runs.open_sampler(config, folder, mesh)
-
-
 def _model(config: RunConfig) -> str:
-  folder, sampler = _model_here(config)
-  hf.open_weights(folder, sampler.config)
-  millions = weights.weight_table(sampler.config).parameters() / 1e6
+  sampler = _sampler(config)
+  decoder, separators = sampler.config, sampler.chat.separators
+  hf.open_weights(hf.folder_of(config.model.path), decoder)
+  millions = weights.weight_table(decoder).parameters() / 1e6
   return (
-    f'{sampler.config.family}, {millions:,.1f} million parameters; the chat template is proved, '
-    f'{[len(feed) for feed in sampler.chat.separators]} ids stand between attempts, {sampler.dtype.name}'
+    f'{decoder.family}, {millions:,.1f} million parameters; the chat template is proved, '
+    f'{list(map(len, separators))} ids stand between attempts, {sampler.dtype.name}'
   )
 
 
 def memory_here(config: RunConfig, tries: int) -> search.Answer:
-  """Returns whether the run fits the devices here; its model folder decides what is compiled."""
-  _, sampler = _model_here(config)
-  device = jax.devices()[0]
-  usable = (device.memory_stats() or {}).get('bytes_limit', math.inf)  # of a device that does not say it: no limit
+  """Returns whether the run fits the devices here."""
+  sampler, device = _sampler(config), jax.devices()[0]
+  usable = (device.memory_stats() or {}).get('bytes_limit', math.inf)
   if device.platform == 'cpu':
-    usable = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / jax.local_device_count()
-  chip = Chip(device.device_kind, device.device_kind, 0, usable, 0, 0, 0)
-  request = search.Request(config, sampler.config, sampler.spec(), sampler.dtype, tuple(jax.devices()), chip)
-  return search.answer(request, tries, lambda text: None)
+    free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    usable = free / jax.local_device_count()
+  chip = costs.Chip(device.device_kind, 0, usable, 0, 0, 0)
+  model = sampler.config, sampler.spec(), sampler.dtype
+  request = search.Request(config, *model, tuple(jax.devices()), chip)
+  return search.answer(request, tries)
 
 
 def _memory(config: RunConfig, tries: int) -> str:
   answer = memory_here(config, tries)
   if not answer.fits:
     raise ConfigError(report.remedy(answer))
-  peak, usable = answer.asked.peak / GIB, answer.request.chip.usable / GIB
+  peak, usable = answer.asked.peak / costs.GIB, answer.request.chip.usable / costs.GIB
   return f'{peak:.2f} GiB of a device at most ({answer.asked.worst}), {usable:.2f} there'
 
 
@@ -181,16 +176,14 @@ def _disk(config: RunConfig, workdir: str) -> str:
   wanted = _CHECKPOINTS * state + 4 * weights.weight_table(decoder).parameters()
   folder = _nearest_folder(workdir)
   free = shutil.disk_usage(folder).free
+  space = f'{free / 1e9:,.1f} GB free in {folder}, {wanted / 1e9:,.2f} wanted ({_CHECKPOINTS} checkpoints, export)'
   if free < wanted:
-    raise ConfigError(
-      f'{folder} has {free / 1e9:.1f} GB free, but {_CHECKPOINTS} checkpoints of {state / 1e9:.1f} GB and the exported '
-      'model need more; make room, lower config.checkpoint.keep or choose another --workdir'
-    )
-  return f'{free / 1e9:,.1f} GB free in {folder}, {wanted / 1e9:,.2f} wanted ({_CHECKPOINTS} checkpoints, export)'
+    remedy = 'make room, lower config.checkpoint.keep or choose another --workdir'
+    raise ConfigError(f'{space}; {remedy}')
+  return space
 
 
 def _nearest_folder(path: str) -> pathlib.Path:
-  """The folder, or what there is above it."""
   folder = pathlib.Path(path).absolute()
   return next(above for above in (folder, *folder.parents) if above.is_dir())
 
@@ -204,5 +197,5 @@ def _dry_run(config: RunConfig, workdir: str) -> str:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
       run = runs.open_run(short, f'{folder}/run')
       loop.train(run)
-    lines = run.folder.metrics.read_text().splitlines()
-  return f'{len(lines)} steps, evaluation, checkpoint and export in a temporary folder, which is gone again'
+    steps = len(run.folder.metrics.read_text().splitlines())
+  return f'{steps} steps, evaluation, checkpoint and export in a temporary folder, which is gone again'

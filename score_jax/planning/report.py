@@ -1,12 +1,11 @@
-"""What the compiler said of a request, as text and as JSON."""
+"""An answer of the search as data, and the same as text."""
 
 import dataclasses
+import math
 from typing import Any
 
 from score_jax.planning import collectives
-from score_jax.planning import memory
-from score_jax.planning import roofline
-from score_jax.planning.roofline import GIB
+from score_jax.planning import costs
 from score_jax.planning.search import Answer
 from score_jax.planning.search import Request
 from score_jax.planning.search import Setting
@@ -16,132 +15,114 @@ _SCOPES = {
   collectives.PASS: 'each step of its open loop',
   collectives.OUTER_PASS: 'each refill of its open loop',
 }
-_HEADER = ('program', 'compiled', 'arguments', 'results', 'temporary', 'held beside', 'peak', 'of', '')
-_NOTES = (
-  'memory in GiB; TFLOP, GB moved in memory, and floor: the least that a call can take, from shapes;',
-  'link: what its collectives take over the interconnect, if nothing hides them',
-  '',
-  'collectives, and the MB that they yield on a chip:',
-)
+_NOTES = """
+memory in GiB; TFLOP, GB moved in memory, and floor: the least that a call can take, from shapes;
+link: what its collectives take over the interconnect, if nothing hides them
+
+collectives, and the MB that they yield on a chip:"""
 
 
-def chip_line(request: Request, topology: str) -> str:
+def _gib(size: float) -> str:
+  return f'{size / costs.GIB:.2f}'
+
+
+_BYTES = ('arguments', 'results', 'temporary', 'beside', 'peak')
+_TITLES = ('program', *_BYTES, 'of', '', 'TFLOP', 'GB', 'floor', 'link')
+
+
+def chip_line(request: Request) -> str:
   """Returns what the devices are."""
   chip = request.chip
-  link = f', interconnect {chip.interconnect / 1e9:,.0f} GB/s' if chip.interconnect else ''
   return (
-    f'{topology}: {len(request.devices)} x {chip.kind}, each {chip.memory / GIB:.4g} GiB ({_gib(chip.usable)} for '
-    f'programs), {chip.flops / 1e12:,.0f} TFLOP/s bf16, memory {chip.bandwidth / 1e9:,.0f} GB/s{link}'
+    f'{len(request.devices)} x {chip.kind}, each {chip.memory / costs.GIB:.4g} GiB '
+    f'({_gib(chip.usable)} for programs), {chip.flops / 1e12:,.0f} TFLOP/s bf16, '
+    f'memory {chip.bandwidth / 1e9:,.0f} GB/s, '
+    f'interconnect {chip.interconnect / 1e9 or math.nan:,.0f} GB/s'
   )
 
 
 def text(answer: Answer) -> str:
-  """Returns the answer to be read: the setting asked for, the remedy, and the setting proposed."""
-  asked, proposed = (setting and _table(answer.request, setting) for setting in (answer.asked, answer.proposed))
-  return '\n\n'.join(filter(None, [asked, remedy(answer), proposed]))
+  """Returns the answer to be read: the setting asked for, the remedy, the setting proposed."""
+  data = as_data(answer)
+  tables = [data[key] and _table(data[key]) for key in ('asked', 'proposed')]
+  return '\n\n'.join(filter(None, [tables[0], remedy(answer), tables[1]]))
 
 
 def remedy(answer: Answer) -> str:
-  """Returns in a line whether a configuration fits, and if not, why not and what to do about it."""
-  request, asked, proposed, nearest = answer.request, answer.asked, answer.proposed, answer.nearest
+  """Returns in a line whether a configuration fits, and what to do where it does not."""
+  request, asked = answer.request, answer.asked
   if answer.fits:
     return 'It fits.'
   reason = answer.refusal
   if asked:
     reason = f'{asked.worst} takes {_gib(asked.peak)} GiB of {_gib(request.chip.usable)}'
   advice = 'None of the settings that were tried does; --tries=N tries more'
-  if proposed:
-    advice = f'The nearest setting found that does: {" ".join(request.flags(proposed.changes))}'
-  elif nearest:
-    advice = (
-      f'No setting on these devices is estimated to; the nearest needs about {nearest.peak / GIB:.1f} GiB of each: '
-      f'{" ".join(request.flags(nearest.changes)) or "as it is"}. Take more devices, or adapters '
-      '(--config.lora.rank=16)'
-    )
+  if answer.proposed:
+    flags = ' '.join(request.flags(answer.proposed.changes))
+    advice = f'The nearest setting found that does: {flags}'
+  elif answer.exhausted:
+    advice = 'No setting on these devices is estimated to. Take more devices, or adapters (--config.lora.rank=16)'
   return f'It does not fit: {reason}. {advice}'
 
 
-def _table(request: Request, setting: Setting) -> str:
-  """What is compiled; a chip's memory, least times and collectives."""
-  plan, mesh, update = setting.plan, setting.plan.mesh.shape, setting.plan.update
-  attempts, between = ' + '.join(map(str, plan.rollout.budgets)), sum(map(len, plan.rollout.separators))
-  chips = 'chip' if mesh['tensor'] == 1 else f'{mesh["tensor"]} chips'
-  sizes = memory.sizes(plan)
-  held = {
-    'parameters (f32)': sizes.parameters,
-    'optimizer (f32)': sizes.moments,
-    f'base and reference ({plan.dtype.name})': sizes.base,
-    "references of stages' own": memory.references(plan),
-  }
-  lines = [
-    f'mesh data {mesh["data"]} x fsdp {mesh["fsdp"]} x tensor {mesh["tensor"]}; {plan.rows} conversations of '
-    f'{plan.prompt} + {attempts} tokens and {between} between them, {plan.rows // plan.shards} per '
-    f'{chips}, {plan.decode_slots} at a time; update in '
-    f'{update.micro_batches} parts{", packed" if update.packed_length else ""}, remat {update.remat}, logits '
-    f'{update.logits_mb:g} MB, attention {update.attention.kind}',
-    'a chip holds all the time (GiB): ' + ', '.join(f'{name} {_gib(size)}' for name, size in held.items() if size),
-    f'while it samples: policy {_gib(sizes.policy)}, cache {_gib(sizes.cache)}',
-  ]
-  rows = [(*_HEADER, 'TFLOP', 'GB', 'floor', 'link')]
-  for name, data in _programs_data(request, setting).items():
-    parts = ['?' if data['refused'] else _gib(data[part]) for part in ('arguments', 'results', 'temporary')]
-    beside, peak = data['with_what_is_held'] - data['peak'], data['with_what_is_held']
-    parts += [_gib(beside), _gib(peak), _gib(request.chip.usable), 'fits' if data['fits'] else 'TOO MUCH']
-    floor, link = data['floor'], data['link_seconds']
-    parts += [f'{floor["flops"] / 1e12:,.1f}', f'{floor["bytes"] / 1e9:,.1f}', f'{floor["seconds"]:.3g} s']
-    rows.append((name, f'{data["seconds"]:.0f} s', *parts, f'{link:.3g} s'))
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  cells = [[f'{cell:>{width}}' for cell, width in zip(row, widths, strict=True)] for row in rows]
-  table = ['  '.join([row[0].strip().ljust(widths[0]), *row[1:]]) for row in cells]
-  return '\n'.join([*lines, '', *table, '', *_NOTES, *_collectives(setting)])
-
-
-def _collectives(setting: Setting) -> list[str]:
-  lines = []
-  for name, program in setting.programs.items():
-    lines += [] if program.sent or program.refused else [f'  {name}: none']
-    for scope, words in _SCOPES.items():
-      kinds = [f'{sent.count} {sent.kind} ({sent.bytes / 1e6:,.1f})' for sent in program.sent if sent.scope == scope]
-      lines += [f'  {name}, {words}: {", ".join(kinds)}'] if kinds else []
-  return lines
-
-
 def as_data(answer: Answer) -> dict[str, Any]:
-  """Returns the answer as plain data; bytes and seconds, of one chip."""
-  request, asked, proposed, nearest = answer.request, answer.asked, answer.proposed, answer.nearest
-  data = dict(fits=answer.fits, refusal=answer.refusal, asked=asked and _setting_data(request, asked))
-  if proposed:
-    data['proposed'] = _setting_data(request, proposed) | dict(flags=request.flags(proposed.changes))
-  if nearest:
-    data['nearest'] = dict(flags=request.flags(nearest.changes), bytes=nearest.peak)
-  return data
+  """Returns the answer as plain data; bytes, FLOPs and seconds are of one chip."""
+  asked, proposed = (setting and _setting(answer.request, setting) for setting in (answer.asked, answer.proposed))
+  return dict(fits=answer.fits, refusal=answer.refusal, asked=asked, proposed=proposed)
 
 
-def _setting_data(request: Request, setting: Setting) -> dict[str, Any]:
-  plan = setting.plan
+def _setting(request: Request, setting: Setting) -> dict[str, Any]:
+  plan, chip, rows = setting.plan, request.chip, []
+  for program in setting.programs:
+    peak = setting.peaks[program.name]
+    flops, moved = costs.work(plan)[program.name]
+    floor, link = chip.seconds(flops, moved), costs.link_seconds(plan, program, chip)
+    row = dict(beside=peak - program.peak, peak=peak, flops=flops, moved=moved)
+    rows.append(dataclasses.asdict(program) | row | dict(floor=floor, link=link))
+  shape = dict(rows=plan.rows, tokens=plan.length, decode_slots=plan.decode_slots)
   return dict(
-    chip=dataclasses.asdict(request.chip),
-    mesh=dict(plan.mesh.shape),
-    rows=plan.rows,
-    slots=plan.length,
+    flags=request.flags(setting.changes),
+    fits=setting.peak <= chip.usable,
+    usable=chip.usable,
+    shape=dict(plan.mesh.shape) | shape,
     attention=plan.update.attention.kind,
-    held=dataclasses.asdict(memory.sizes(plan)) | dict(references=plan.references),
-    programs=_programs_data(request, setting),
-    fits=setting.peak <= request.chip.usable,
+    sizes=dataclasses.asdict(costs.sizes(plan)),
+    programs=rows,
   )
 
 
-def _programs_data(request: Request, setting: Setting) -> dict[str, dict[str, Any]]:
-  costs, chip, data = roofline.costs(setting.plan), request.chip, {}
-  for name, program in setting.programs.items():
-    data[name] = dataclasses.asdict(program) | dict(
-      with_what_is_held=setting.peaks[name],
-      fits=setting.peaks[name] <= chip.usable,
-      floor=dataclasses.asdict(costs[name]) | dict(seconds=costs[name].seconds(chip)),
-      link_seconds=roofline.link_seconds(setting.plan, program, chip),
-    )
-  return data
+def _table(data: dict[str, Any]) -> str:
+  """Describes a setting, and each program's memory, least times and collectives."""
+  shape = ', '.join(f'{name} {value}' for name, value in data['shape'].items())
+  sizes = ', '.join(f'{name} {_gib(size)}' for name, size in data['sizes'].items())
+  table = [_TITLES, *(_cells(row, data['usable']) for row in data['programs'])]
+  widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+  lines = [f'{shape}, attention {data["attention"]}', f'of a chip, in GiB: {sizes}', '']
+  for name, *numbers in table:
+    cells = map(str.rjust, numbers, widths[1:])
+    lines.append('  '.join([name.ljust(widths[0]), *cells]))
+  return '\n'.join([*lines, _NOTES, *map(_sent, data['programs'])])
 
 
-def _gib(size: float) -> str:
-  return f'{size / GIB:.2f}'
+def _cells(row: dict[str, Any], usable: float) -> list[str]:
+  unknown = _BYTES[:3] if row['refused'] else ()
+  return [
+    row['name'],
+    *('?' if key in unknown else _gib(row[key]) for key in _BYTES),
+    _gib(usable),
+    'fits' if row['peak'] <= usable else 'TOO MUCH',
+    f'{row["flops"] / 1e12:,.1f}',
+    f'{row["moved"] / 1e9:,.1f}',
+    f'{row["floor"]:.3g} s',
+    f'{row["link"]:.3g} s',
+  ]
+
+
+def _sent(row: dict[str, Any]) -> str:
+  """The lines of a program's collectives."""
+  scopes: dict[str, list[str]] = {}
+  for sent in row['sent']:
+    size = f'{sent["count"]} {sent["kind"]} ({sent["bytes"] / 1e6:,.1f})'
+    scopes.setdefault(_SCOPES[sent['scope']], []).append(size)
+  lines = [f'  {row["name"]}, {scope}: {", ".join(kinds)}' for scope, kinds in scopes.items()]
+  return '\n'.join(lines or [f'  {row["name"]}: {"?" if row["refused"] else "none"}'])

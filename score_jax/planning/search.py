@@ -1,17 +1,15 @@
-"""Whether a configuration fits, and the nearest that does: by estimates, which are cheap, then by the compiler.
+"""Whether a configuration fits, and the nearest that does: by estimates, then by the compiler.
 
-Near means few and small changes. A mesh and a batch cut otherwise change the order of sums and no result; less kept
-by the backward pass, fewer decode slots and smaller chunks of logits cost time.
+Near means few and small changes. A mesh and a batch cut otherwise change the order of sums and no result; the others
+cost time.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
 from collections.abc import Iterator
-import contextlib
 import dataclasses
 import itertools
 import math
 import operator
+import sys
 from typing import Any
 
 import jax
@@ -26,13 +24,8 @@ from score_jax.models import config_json
 from score_jax.models.families import DecoderConfig
 from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes
-from score_jax.planning import memory
+from score_jax.planning import costs
 from score_jax.planning import programs
-from score_jax.planning.programs import Plan
-from score_jax.planning.programs import Program
-from score_jax.planning.roofline import GIB
-from score_jax.planning.roofline import Chip
-from score_jax.planning.roofline import chip_of
 from score_jax.sampling.rollout import RolloutSpec
 from score_jax.storage import hf
 from score_jax.training import batches
@@ -40,12 +33,12 @@ from score_jax.training import run as runs
 from score_jax.training import specs
 
 _MARGIN = 0.97  # of the memory that an estimate may fill
-_UNKNOWN = 1.15  # what estimates are multiplied by where nothing was compiled yet
+_UNKNOWN = 1.15  # times an estimate where nothing was compiled yet
 _MOST_TENSOR = 16
 _LEAST_LOGITS_MB = 32.0
-_SECTIONS = ('mesh', 'sampling', 'batch', 'model')
 
-Changes = dict[str, Any]  # a field of the configuration, like 'mesh.fsdp' -> its new value
+Changes = dict[str, Any]  # 'mesh.fsdp' -> its new value
+Options = Iterator[tuple[float, Changes]]  # what each costs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,77 +50,80 @@ class Request:
   rollout: RolloutSpec
   dtype: Any
   devices: tuple[Any, ...]
-  chip: Chip
+  chip: costs.Chip
 
-  def plan(self, changes: Changes) -> Plan:
-    """Returns what is compiled for the configuration with changes; packed updates for streams that are full.
+  def plan(self, changes: Changes) -> programs.Plan:
+    """Returns what is compiled after changes; packed updates for full streams.
 
     Raises:
       ConfigError: the mesh does not suit the devices or the batch.
     """
     config, dtype = changed(self.config, changes), jnp.dtype(self.dtype)
-    mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, list(self.devices))
+    batch, prompt = config.batch, config.sampling.prompt_tokens
+    mesh = meshes.make_mesh(*dataclasses.astuple(config.mesh), list(self.devices))
     specs.check_spread(config, mesh)
     update = specs.update_spec(config, self.decoder, dtype, mesh)
-    rollout = dataclasses.replace(self.rollout, decode_slots=config.sampling.decode_slots)
-    batch, prompt = config.batch, config.sampling.prompt_tokens
+    slots = config.sampling.decode_slots
+    rollout = dataclasses.replace(self.rollout, decode_slots=slots)
     if batch.pack:
       full = np.full(config.rows, prompt + rollout.growth)
-      packed = batches.packed_length(full, full[0], batch.samples, meshes.row_shards(mesh), batch.micro_batches)
+      cut = batch.samples, update.shards, batch.micro_batches
+      packed = batches.packed_length(full, full[0], *cut)
       update = dataclasses.replace(update, packed_length=packed)
-    references = int(any(stage.reference == 'stage_start' for stage in config.stage_runs))
+    references = any(stage.reference == 'stage_start' for stage in config.stage_runs)
     model = self.decoder, config.lora, config.optim, mesh, dtype
-    return Plan(*model, rollout, update, prompt, config.rows, references)
+    return programs.Plan(*model, rollout, update, prompt, config.rows, int(references))
 
   def flags(self, changes: Changes) -> list[str]:
     """Returns the flags that make the changes."""
-    new = {name: value for name, value in changes.items() if value != operator.attrgetter(name)(self.config)}
-    names = sorted(new, key=lambda name: _SECTIONS.index(name.partition('.')[0]))
-    return [f'--config.{name}={f"{new[name]:g}" if isinstance(new[name], float) else new[name]}' for name in names]
+    old = {name: operator.attrgetter(name)(self.config) for name in changes}
+    return [f'--config.{name}={new}' for name, new in changes.items() if new != old[name]]
 
 
 def topology_request(config: RunConfig, topology: str, model: str, instruction: int) -> Request:
-  """Returns the request for TPUs that need not be here.
-
-  Args:
-    config: of the run.
-    topology: a name like 'v5e:4x4'.
-    model: a folder, a name of `SHAPES`, or '' for config.model.path.
-    instruction: tokens between attempts of a shape, which has no tokenizer.
+  """Returns the request for TPUs that need not be here; `model` is a folder, a name of `SHAPES`, or ''.
 
   Raises:
-    UserError: there is no such topology or model, or no compiler, or the model's template fails.
+    UserError: no such topology or model, no compiler, or the template fails.
   """
-  chip = chip_of(topology)
+  chip = costs.chip_of(topology)
   if model in SHAPES:
-    decoder, rollout = config_json.from_hf(SHAPES[model], model), assumed_rollout(config, instruction)
+    decoder = config_json.from_hf(SHAPES[model], model)
+    rollout = assumed_rollout(config, instruction)
   else:
     try:
       folder = hf.folder_of(model or config.model.path)
     except DataError as error:
-      raise DataError(f'{error}; without a folder: --model=NAME of a shape, one of {", ".join(SHAPES)}') from error
-    sampler = runs.open_sampler(config, folder, meshes.make_mesh(-1, 1, 1, jax.devices('cpu')[:1]))
+      raise DataError(f'{error}; or --model=NAME, one of {", ".join(SHAPES)}') from error
+    mesh = meshes.make_mesh(-1, 1, 1, jax.devices('cpu')[:1])
+    sampler = runs.open_sampler(config, folder, mesh)
     decoder, rollout = sampler.config, sampler.spec()
-  dtype = jnp.dtype('bfloat16' if config.model.dtype == 'auto' else config.model.dtype)
-  return Request(config, decoder, rollout, dtype, programs.topology_devices(topology, **dict(chip.settings)), chip)
+  dtype = config.model.dtype
+  dtype = jnp.dtype('bfloat16' if dtype == 'auto' else dtype)
+  megacore = dict(chip_config_name='megacore') if chip.kind == 'TPU v4' else {}
+  devices = programs.topology_devices(topology, **megacore)
+  return Request(config, decoder, rollout, dtype, devices, chip)
 
 
 def assumed_rollout(config: RunConfig, instruction: int) -> RolloutSpec:
   """Returns a rollout's settings without a tokenizer: `instruction` ids stand between attempts."""
-  separators, sampling = (tuple(range(instruction)),) * (config.attempts - 1), config.sampling
-  return RolloutSpec(sampling.attempt_tokens, separators, 0, (0,), 0, cache_dtype=sampling.cache_dtype)
+  separators = (tuple(range(instruction)),) * (config.attempts - 1)
+  budgets, dtype = config.sampling.attempt_tokens, config.sampling.cache_dtype
+  return RolloutSpec(budgets, separators, 0, (0,), 0, cache_dtype=dtype)
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """A configuration with changes, compiled or estimated."""
+  """A configuration with changes, compiled."""
 
   changes: Changes
-  plan: Plan
-  # Bytes of a chip at the worst moment of each program, with what the run holds beside it.
-  peaks: dict[str, float]
-  cost: float = 0.0  # of the changes
-  programs: dict[str, Program] = dataclasses.field(default_factory=dict)  # none: estimated
+  plan: programs.Plan
+  programs: tuple[programs.Program, ...]
+
+  @property
+  def peaks(self) -> dict[str, int]:
+    """Most bytes of a chip, with what the run holds beside each program."""
+    return {each.name: each.peak + costs.beside(self.plan, each.name) for each in self.programs}
 
   @property
   def worst(self) -> str:
@@ -135,7 +131,7 @@ class Setting:
     return max(self.peaks, key=self.peaks.get)
 
   @property
-  def peak(self) -> float:
+  def peak(self) -> int:
     """What that program takes."""
     return self.peaks[self.worst]
 
@@ -147,109 +143,99 @@ class Answer:
   request: Request
   asked: Setting | None  # None: not compiled, for the reason in `refusal`
   refusal: str
-  proposed: Setting | None = None  # compiled, and fits; None: not looked for, or none
-  nearest: Setting | None = None  # where nothing is estimated to fit: what comes nearest
+  proposed: Setting | None  # fits
+  exhausted: bool  # nothing else is estimated to fit
 
   @property
   def fits(self) -> bool:
     return self.asked is not None and self.asked.peak <= self.request.chip.usable
 
 
-def answer(request: Request, tries: int, log: Callable[[str], None] = print) -> Answer:
-  """Compiles the configuration of a request; if it does not fit, up to `tries` settings that are estimated to.
-
-  `log` is told, in a line, what is being done; compiling takes minutes.
-  """
-  search, asked, refusal = Search(request, log), None, _refusal(request)
-  if not refusal:
-    asked = search.compiled({})
-    if asked.peak <= request.chip.usable or not tries:
-      return Answer(request, asked, '')
+def answer(request: Request, tries: int) -> Answer:
+  """Compiles a configuration; if it does not fit, up to `tries` that are estimated to."""
+  refusal, usable = _refusal(request), request.chip.usable
+  asked = known = None if refusal else compiled(request, {})
   for _ in range(tries):
-    nearest = search.nearest()
-    if nearest is None or nearest.peak > request.chip.usable:
-      return Answer(request, asked, refusal, nearest=nearest)
-    log(f'trying {" ".join(request.flags(nearest.changes)) or "it as it is"}')
-    proposed = search.compiled(nearest.changes)
-    if proposed.peak <= request.chip.usable:
-      return Answer(request, asked, refusal, proposed)
-  return Answer(request, asked, refusal)
+    if known and known.peak <= usable:
+      break
+    changes = nearest(request, known)
+    if changes is None:
+      return Answer(request, asked, refusal, None, exhausted=True)
+    known = compiled(request, changes)
+  new = known is not asked and known.peak <= usable
+  return Answer(request, asked, refusal, known if new else None, exhausted=False)
 
 
 def _refusal(request: Request) -> str:
   """Why compiling would tell nothing new; '' if it would."""
   try:
-    plan = request.plan({})
+    size = costs.sizes(request.plan({}))
   except ConfigError as error:
     return str(error)
-  held = memory.beside(plan, 'rollout') + memory.sizes(plan).policy
-  if held <= request.chip.usable:
+  held, usable = (size.held + size.policy) / costs.GIB, request.chip.usable / costs.GIB
+  if held <= usable:
     return ''
   return (
-    f'parameters, optimizer, base and the copy that is sampled from take {held / GIB:.1f} GiB of each device, which '
-    f'has {request.chip.usable / GIB:.1f}; nothing was compiled'
+    'parameters, optimizer, base and the copy that is sampled from take '
+    f'{held:.1f} GiB of each device, which has {usable:.1f}; nothing was compiled'
   )
 
 
-class Search:
-  """What is known of a request: programs, each compiled once, and by how much they exceed the estimates."""
-
-  def __init__(self, request: Request, log: Callable[[str], None] = print):
-    self._request, self._log = request, log
-    self._programs: dict[Any, Program] = {}
-    self._factors: dict[str, float] = {}
-
-  def compiled(self, changes: Changes) -> Setting:
-    """Compiles a setting; one that changes the decode slots alone shares all but its rollout with the one before."""
-    plan, compiled, peaks = self._request.plan(changes), {}, {}
-    for name in programs.NAMES:
-      key = name, plan.deciding(name)
-      if key not in self._programs:
-        self._log(f'compiling {name} ...')
-        self._programs[key] = programs.compiled(plan, name)[0]
-      program = compiled[name] = self._programs[key]
-      peaks[name] = program.peak + memory.beside(plan, name)
-      fixed, guess = memory.estimated(plan, name)
-      taken = program.peak - fixed if program.refused else program.temporary
-      self._factors[name] = min(4.0, max(0.25, taken / max(guess, 1)))
-    return Setting(changes, plan, peaks, programs=compiled)
-
-  def estimated(self, changes: Changes, names: Iterable[str] = programs.NAMES, cost: float = 0.0) -> Setting:
-    """Returns a setting with estimates of what its programs take; raises a ConfigError where it has no plan."""
-    plan, peaks = self._request.plan(changes), {}
-    for name in names:
-      fixed, guess = memory.estimated(plan, name)
-      peaks[name] = fixed + self._factors.get(name, _UNKNOWN) * guess + memory.beside(plan, name)
-    return Setting(changes, plan, peaks, cost)
-
-  def nearest(self) -> Setting | None:
-    """Returns the nearest setting that is estimated to fit; where none is, the one that takes the least."""
-    settings, update_options = [], sorted(_update_options(self._request.config), key=operator.itemgetter(0))
-    for cost, mesh in _mesh_options(self._request):
-      # The update first: a batch that it cannot cut has no plan at all.
-      if updated := self._best(mesh, update_options, ('reference', 'update')):
-        slots = _slot_options(self._request, mesh['mesh.tensor'])
-        sampled = self._best(updated.changes, slots, ('layout', 'rollout'))
-        cost, peaks = cost + updated.cost + sampled.cost, updated.peaks | sampled.peaks
-        settings.append(dataclasses.replace(sampled, cost=cost, peaks=peaks))
-    return min(settings, key=self._rank, default=None)
-
-  def _best(self, changes: Changes, options: Iterable[tuple[float, Changes]], names: tuple[str, ...]) -> Setting | None:
-    """The best option on top of changes, of those with the cheapest first; None if the batch can't be cut so at all."""
-    settings = []
-    for cost, option in options:
-      with contextlib.suppress(ConfigError):
-        settings.append(self.estimated(changes | option, names, cost))
-        if settings[-1].peak <= _MARGIN * self._request.chip.usable:
-          break
-    return min(settings, key=self._rank, default=None)
-
-  def _rank(self, setting: Setting) -> tuple[float, float]:
-    return max(_MARGIN * self._request.chip.usable, setting.peak), setting.cost
+def compiled(request: Request, changes: Changes) -> Setting:
+  """Compiles a setting; tells on stderr what, for it takes minutes."""
+  plan, flags = request.plan(changes), ' '.join(request.flags(changes))
+  done = []
+  for name in programs.NAMES:
+    print('compiling', name, flags, '...', file=sys.stderr, flush=True)
+    done.append(programs.compiled(plan, name)[0])
+  return Setting(changes, plan, tuple(done))
 
 
-def _mesh_options(request: Request) -> Iterator[tuple[float, Changes]]:
-  """Every mesh over the devices, with what the change to it costs."""
+def estimated(
+  request: Request,
+  changes: Changes,
+  known: Setting | None = None,
+  names: tuple[str, ...] = programs.NAMES,
+) -> dict[str, float]:
+  """Returns the peaks that are expected of a setting, by those of one that was compiled.
+
+  Raises:
+    ConfigError: it has no plan.
+  """
+  plan, factors = request.plan(changes), dict.fromkeys(names, _UNKNOWN)
+  for program in known.programs if known else ():
+    held, guess = costs.estimated(known.plan, program.name)
+    taken = known.peaks[program.name] - held if program.refused else program.temporary
+    factors[program.name] = min(4.0, max(0.25, taken / max(guess, 1)))
+  parts = {name: costs.estimated(plan, name) for name in names}
+  return {name: held + factors[name] * guess for name, (held, guess) in parts.items()}
+
+
+def nearest(request: Request, known: Setting | None = None) -> Changes | None:
+  """Returns the nearest changes that are estimated to fit; None if none are."""
+
+  def fits(changes: Changes, names: tuple[str, ...]) -> bool:
+    try:
+      peaks = estimated(request, changes, known, names)
+    except ConfigError:  # the batch cannot be cut so
+      return False
+    return max(peaks.values()) <= _MARGIN * request.chip.usable
+
+  found = []
+  updates = sorted(_updates(request), key=operator.itemgetter(0))
+  for cost, changes in _meshes(request):
+    slots = _slots(request, changes['mesh.tensor'])
+    for options, names in ((updates, ('reference', 'update')), (slots, ('layout', 'rollout'))):
+      fitting = (option for option in options if fits(changes | option[1], names))
+      more, change = next(fitting, (math.inf, {}))
+      cost, changes = cost + more, changes | change
+    found.append((cost, changes))
+  cost, changes = min(found, key=operator.itemgetter(0))
+  return changes if cost < math.inf else None
+
+
+def _meshes(request: Request) -> Options:
+  """Every mesh over the devices."""
   count, old, decoder = len(request.devices), request.config.mesh, request.decoder
   for tensor in _divisors(count):
     if tensor > _MOST_TENSOR or decoder.heads % tensor or decoder.ffn % tensor:
@@ -261,7 +247,7 @@ def _mesh_options(request: Request) -> Iterator[tuple[float, Changes]]:
         yield cost, {'mesh.data': data, 'mesh.fsdp': fsdp, 'mesh.tensor': tensor}
 
 
-def _slot_options(request: Request, tensor: int) -> Iterator[tuple[float, Changes]]:
+def _slots(request: Request, tensor: int) -> Options:
   """As many decode slots as asked for, or fewer."""
   local = max(1, request.config.rows * tensor // len(request.devices))
   most = min(request.config.sampling.decode_slots or local, local)
@@ -270,30 +256,32 @@ def _slot_options(request: Request, tensor: int) -> Iterator[tuple[float, Change
     yield float(halvings), {'sampling.decode_slots': most >> halvings}
 
 
-def _update_options(config: RunConfig) -> Iterator[tuple[float, Changes]]:
-  """Ways to lower an update's memory."""
-  batch, model = config.batch, config.model
-  chunks = [model.logits_mb / 2**n for n in range(6)]
+def _updates(request: Request) -> Options:
+  """Smaller parts, less kept, smaller chunks, rows one a stream."""
+  batch, model = request.config.batch, request.config.model
+  parts, least = _divisors(batch.problems), min(model.logits_mb, _LEAST_LOGITS_MB)
+  chunks = [(0.3 * n, model.logits_mb / 2**n) for n in range(6)]
   axes = {
-    'batch.micro_batches': [(0.7 * _doublings(n, batch.micro_batches), n) for n in _divisors(batch.problems)],
-    'model.remat': list(enumerate(REMATS[REMATS.index(model.remat) :])),
-    'model.logits_mb': [(0.3 * n, mb) for n, mb in enumerate(chunks) if n == 0 or mb >= _LEAST_LOGITS_MB],
-    'batch.pack': [(0, batch.pack)] + ([(1.5, False)] if batch.pack else []),
+    'batch.micro_batches': [(0.7 * _doublings(n, batch.micro_batches), n) for n in parts],
+    'model.remat': enumerate(REMATS[REMATS.index(model.remat) :]),
+    'model.logits_mb': [each for each in chunks if each[1] >= least],
+    'batch.pack': [(0, batch.pack), (1.5, False)][: 1 + batch.pack],
   }
   for options in itertools.product(*axes.values()):
-    yield sum(cost for cost, _ in options), dict(zip(axes, (value for _, value in options), strict=True))
+    costs_, values = zip(*options, strict=True)
+    yield sum(costs_), dict(zip(axes, values, strict=True))
 
 
 def changed(config: RunConfig, changes: Changes) -> RunConfig:
   """Returns a configuration with other values of some of its fields."""
   for name, value in changes.items():
     section, field = name.split('.')
-    config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{field: value})})
+    part = dataclasses.replace(getattr(config, section), **{field: value})
+    config = dataclasses.replace(config, **{section: part})
   return config
 
 
 def _doublings(new: float, old: float) -> float:
-  """Between two numbers, or halvings."""
   return abs(math.log2(new / old))
 
 

@@ -1,0 +1,209 @@
+"""What a step's programs need of a chip: memory, and the time that computing, moving and sending take at least.
+
+FLOPs are those of products, whatever is computed twice. Rates of chips: docs.cloud.google.com/tpu/docs/v4, /v5e,
+/tpu7x (which has v5p, v6e and TPU7x side by side).
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_jax.errors import ConfigError
+from score_jax.models import lora as loras
+from score_jax.models import weights
+from score_jax.models.families import DecoderConfig
+from score_jax.parallel import mesh as meshes
+from score_jax.planning import collectives
+from score_jax.planning import programs
+from score_jax.planning.programs import Plan
+from score_jax.sampling import rollout as rollouts
+from score_jax.training import specs
+
+GIB = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """A device as JAX counts them: half a chip of TPU7x."""
+
+  kind: str  # device_kind
+  memory: float  # bytes, published
+  usable: float  # bytes that libtpu 0.0.52 names when it refuses a program
+  flops: float  # bf16 FLOP/s
+  bandwidth: float  # bytes/s of its memory
+  interconnect: float  # bytes/s in both directions; 0: not published
+
+  def seconds(self, flops: float, moved: float) -> float:
+    """Returns what the slower of computing and moving bytes takes."""
+    return max(flops / self.flops, moved / self.bandwidth)
+
+
+CHIPS = {
+  'v4': Chip('TPU v4', 32 * GIB, 30.75 * GIB, 275e12, 1200e9, 0),
+  'v5e': Chip('TPU v5 lite', 16 * GIB, 15.75 * GIB, 197e12, 819e9, 400e9),
+  'v5p': Chip('TPU v5', 95 * GIB, 95.73 * GIB, 459e12, 2765e9, 1200e9),
+  'v6e': Chip('TPU v6 lite', 32 * GIB, 31.24 * GIB, 918e12, 1638e9, 800e9),
+  'tpu7x': Chip('TPU7x', 96 * GIB, 94.74 * GIB, 2307e12 / 2, 7380e9 / 2, 600e9),
+}
+
+
+def chip_of(topology: str) -> Chip:
+  """Returns the chip of a topology like 'v5e:4x4'; raises a ConfigError where there is none."""
+  match = re.fullmatch(r'(\w+):\d+(?:x\d+){1,2}', topology)
+  if not match or match[1] not in CHIPS:
+    raise ConfigError(
+      f'--topology={topology} is no TPU topology; write one of {", ".join(CHIPS)}, '
+      'a colon and its shape in chips, like v5e:4x4 or v5p:4x4x8'
+    )
+  return CHIPS[match[1]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Bytes on one device."""
+
+  parameters: int  # trained, f32
+  moments: int  # of the optimizer
+  base: int  # compute dtype
+  references: int  # that stages keep
+  policy: int  # the sampler's copy
+  cache: int  # of a rollout's decode slots
+
+  @property
+  def held(self) -> int:
+    """What a run holds all the time."""
+    return self.parameters + self.moments + self.base + self.references
+
+
+def on_device(tree: Any) -> int:
+  """Returns the bytes of a tree of placed shapes on one device."""
+  leaves = jax.tree.leaves(tree)
+  return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+
+
+@functools.lru_cache
+def _weights(plan: Plan) -> tuple[int, int, int]:
+  mesh, policy = plan.mesh, loras.policy_table(plan.decoder, plan.lora)
+  shardings = meshes.params(mesh, policy, meshes.SAMPLING_RULES)
+  return (
+    on_device(programs.weights_in(mesh, plan.trained, jnp.float32)),
+    on_device(programs.weights_in(mesh, plan.table, plan.dtype)),
+    on_device(specs.placed(policy.abstract(plan.dtype), shardings)),
+  )
+
+
+def sizes(plan: Plan) -> Sizes:
+  """Returns what a plan's arrays take; from shapes, so exact but for padding."""
+  config, tensor = plan.decoder, plan.mesh.shape['tensor']
+  trained, base, policy = _weights(plan.deciding('layout'))
+  reference = trained if plan.lora.rank else trained // 4 * plan.dtype.itemsize
+  heads = config.kv_heads // (1 if config.kv_heads % tensor else tensor)
+  itemsize = rollouts.cache_dtype(plan.rollout, plan.dtype).itemsize
+  token = 2 * config.layers * heads * config.head_width * itemsize
+  cache = plan.decode_slots * plan.length * token
+  return Sizes(trained, 2 * trained, base, plan.references * reference, policy, cache)
+
+
+def beside(plan: Plan, name: str) -> int:
+  """Returns the bytes of what a run holds while a program runs that is no argument of it."""
+  size, lora = sizes(plan), bool(plan.lora.rank)
+  given = dict(
+    layout=size.parameters + lora * size.base,
+    rollout=0,
+    reference=size.base,
+    update=size.parameters + size.moments + (lora or plan.update.reference_in_update) * size.base,
+  )
+  return size.held - given[name]
+
+
+def estimated(plan: Plan, name: str) -> tuple[int, int]:
+  """Returns the bytes that lie on a device while a program runs, and a guess of its temporary ones.
+
+  An update holds gradients and cast weights, what the backward pass keeps, a layer again, the head and two chunks of
+  logits; the reference a layer, the head and a chunk; a rollout the cache and a layer of a prefill.
+  """
+  config, spec, size = plan.decoder, plan.update, sizes(plan)
+  tensor, itemsize = plan.mesh.shape['tensor'], plan.dtype.itemsize
+  slots, tokens = plan.decode_slots, plan.local_rows // spec.micro_batches * plan.length
+  # Of a device: numbers per token, in the head, in a chunk of logits, in plain attention.
+  ffn, width = config.ffn // tensor, config.width
+  heads, inner = max(1, config.heads // tensor), config.heads * config.head_width // tensor
+  head, logits = config.vocab * width // tensor, spec.logits_mb * 1e6 / tensor
+  plain = spec.attention.kind == 'plain'
+  scores = 2 * tokens * plan.length * heads * 4 if plain else 0
+
+  prefill = 2 * (ffn + inner + width) * itemsize + heads * plan.prompt * 4
+  kept = dict(
+    none=4 * ffn + 5 * inner + 6 * width,
+    dots=3 * ffn + 3 * inner + 2 * width,
+    full=width,
+  )[spec.remat]
+  again = 4 * (ffn + inner + width)
+  layers = tokens * (config.layers * kept + again) * itemsize
+  if spec.remat == 'none':
+    layers += (config.layers - 1) * scores
+  trees = plan.rollout.attempts if spec.attempt_gradient_norms else 1
+  gradient = trees * (itemsize if spec.micro_batches == 1 else 4) + 2 * itemsize
+  head_gradient = itemsize + (0 if plan.lora.rank else 4)
+  guess = dict(
+    layout=size.policy,
+    rollout=size.cache + slots * (plan.prompt * prefill + 3 * config.vocab * 4),
+    reference=(tokens * (2 * ffn + 3 * inner + 3 * width) + head) * itemsize + logits + scores,
+    update=size.parameters // 4 * gradient + head * head_gradient + layers + 2 * logits + scores,
+  )
+  batch = 0 if name == 'layout' else plan.local_rows * plan.length * 16
+  policy = size.policy if name in ('layout', 'rollout') else 0
+  return size.held + policy + batch, int(guess[name])
+
+
+def work(plan: Plan) -> dict[str, tuple[float, float]]:
+  """Returns FLOPs and bytes moved by a call of each program; all conversations use their whole budgets."""
+  size, spec = sizes(plan), plan.update
+  forward = update_flops(plan.decoder, np.full(plan.rows, plan.length)) / 3 / plan.mesh.size
+  backward = 2 * (plan.rollout.attempts if spec.attempt_gradient_norms else 1)
+  passes = backward + (2 if spec.reference_in_update else 1)
+  # The weights once a step, and of the cache what is live: half of what grows, on average.
+  live = (plan.prompt + plan.rollout.growth / 2) / plan.length
+  return dict(
+    layout=(0, size.parameters + 2 * size.policy),
+    rollout=(forward, _decode_steps(plan) * (size.policy + live * size.cache)),
+    reference=(forward, size.base),
+    update=(forward * passes, 2 * (size.parameters + size.moments)),
+  )
+
+
+def link_seconds(plan: Plan, program: programs.Program, chip: Chip) -> float:
+  """Returns what collectives take at least, if nothing hides them; 0 without a published rate.
+
+  That is what they yield, over half of the interconnect's rate, which counts both directions. A rollout's rows use
+  their whole budgets; refills of decode slots are left out.
+  """
+  times = {collectives.ALWAYS: 1, collectives.PASS: _decode_steps(plan)}
+  sent = sum(sent.bytes * times.get(sent.scope, 0) for sent in program.sent)
+  return sent / (chip.interconnect / 2) if chip.interconnect else 0.0
+
+
+def update_flops(config: DecoderConfig, length_B: np.ndarray) -> float:
+  """Returns the FLOPs of the policy's forward and backward pass over rows of given lengths.
+
+  They are 6 a token and parameter, and attention's under its causal mask.
+  """
+  lengths = length_B.astype(np.float64)
+  attention = 6 * config.layers * config.heads * config.head_width * np.sum(lengths**2)
+  return 6 * multiplied_parameters(config) * lengths.sum() + attention
+
+
+def multiplied_parameters(config: DecoderConfig) -> int:
+  """Returns how many parameters a token meets in products: not an embedding that is only looked up."""
+  looked_up = 0 if config.tied else config.vocab * config.width
+  return weights.weight_table(config).parameters() - looked_up
+
+
+def _decode_steps(plan: Plan) -> int:
+  return -(-plan.local_rows // plan.decode_slots) * plan.rollout.growth
