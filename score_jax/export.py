@@ -53,7 +53,7 @@ def main() -> None:
       decoder,
       source=source,
       chat_template=tokenizer.chat_template if template else '',
-      dtype=hf.DTYPES[_DTYPE.value] if _DTYPE.value else hf.stored_dtypes(source, decoder),
+      dtype=hf.DTYPES[_DTYPE.value] if _DTYPE.value else hf.open_weights(source, decoder).dtypes(),
     )
   print(f'wrote {out}')
 

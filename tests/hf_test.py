@@ -44,7 +44,7 @@ def read(folder, dtype='float32'):
 
 
 def dtypes_of(folder):
-  return set(hf.stored_dtypes(folder, hf.read_config(folder)).values())
+  return set(hf.open_weights(folder, hf.read_config(folder)).dtypes().values())
 
 
 def copied(folder, tmp_path):
@@ -89,7 +89,9 @@ def test_a_folder_of_transformers_comes_back_byte_for_byte(family, dtype, tied, 
 
   config = hf.read_config(source)
   params = read(source, dtype)
-  hf_export.write_folder(out, params, config, source=source, dtype=hf.stored_dtypes(source, config), max_shard=shard)
+  hf_export.write_folder(
+    out, params, config, source=source, dtype=hf.open_weights(source, config).dtypes(), max_shard=shard
+  )
 
   (expected, files), (actual, out_files) = tensors_of(source), tensors_of(out)
   assert (files > 1) == (out_files > 1) == (shard == '5KB')
@@ -300,7 +302,7 @@ def test_a_part_that_several_devices_hold_is_read_once(tied_folder, monkeypatch)
   monkeypatch.setattr(tensor_files.TensorFile, 'read', counted)
   config = hf.read_config(tied_folder)
   hf.read_params(tied_folder, config, meshes.make_mesh(8, 1, 1), jnp.float32)
-  assert sorted(name for name, _ in calls) == sorted(hf.stored_dtypes(tied_folder, config))
+  assert sorted(name for name, _ in calls) == sorted(hf.open_weights(tied_folder, config).dtypes())
   calls.clear()
   hf.read_params(tied_folder, config, meshes.make_mesh(2, 2, 2), jnp.float32)
   assert [shape for name, shape in calls if name == DOWN] == [(8, 16)] * 4  # a device's share of (16, 32)
@@ -310,7 +312,7 @@ def test_weights_of_several_dtypes_keep_theirs(tied_folder, tmp_path):
   source = copied(tied_folder, tmp_path)
   edit_weights(source, lambda arrays: arrays.update({DOWN: arrays[DOWN].astype(BF16)}))
   config = hf.read_config(source)
-  dtypes = hf.stored_dtypes(source, config)
+  dtypes = hf.open_weights(source, config).dtypes()
   assert (dtypes[DOWN], dtypes[EMBED]) == (BF16, F32)
   hf_export.write_folder(tmp_path / 'out', read(source), config, source=source, dtype=dtypes)
   assert tensors_of(tmp_path / 'out') == tensors_of(source)

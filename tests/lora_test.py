@@ -141,7 +141,7 @@ def test_the_merged_export_is_the_base_and_its_adapters(base, base_folder, adapt
     loras.scaled(adapters, ALL),
     CONFIG,
     source=base_folder,
-    dtype=hf.stored_dtypes(base_folder, CONFIG),
+    dtype=hf.open_weights(base_folder, CONFIG).dtypes(),
   )
   merged = hf.read_params(tmp_path / 'out', CONFIG, tiny.one_device_mesh(), jnp.float32)
   np.testing.assert_allclose(logits(merged), logits(loras.joined(base, adapters, ALL)), atol=1e-5)

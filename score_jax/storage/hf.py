@@ -95,8 +95,7 @@ def open_weights(folder: pathlib.Path, config: DecoderConfig) -> WeightFiles:
     DataError: a file is missing, broken or no safetensors file, or a weight is missing, unknown, doubled or mis-shaped.
   """
   table = weights.weight_table(config)
-  shapes = table.hf_shapes()
-  where: dict[str, TensorFile] = {}
+  shapes, where = table.hf_shapes(), {}
   for path in _weight_files(folder, len(shapes)):
     file = tensor_files.open_file(path, max_tensors=len(shapes) + config.layers + 1)
     for name in file.entries:
@@ -147,9 +146,7 @@ def _indexed(index: pathlib.Path, tensors: int) -> list[str]:
 def read_params(
   folder: pathlib.Path, config: DecoderConfig, mesh: Mesh, dtype: Any, rules: dict[str, str] = meshes.TRAINING_RULES
 ) -> dict[str, Any]:
-  """Reads the folder's weights into a parameter tree on the devices, in `dtype`.
-
-  A weight's layers are written one by one into their stack on the devices, so the host holds one tensor or less.
+  """Reads the folder's weights into a parameter tree on the devices, in `dtype`; the host holds one tensor or less.
 
   Raises:
     DataError: as `open_weights`; or a weight holds a number that is not finite.
@@ -227,7 +224,7 @@ def _layer_writer(weight: Weight, sizes: tuple[tuple[str, int], ...], sharding: 
 
 
 def _check_tied(opened: WeightFiles, config: DecoderConfig) -> None:
-  """Refuses a tied model whose folder holds another head than the embedding."""
+  """Refuses a tied model whose folder has another head than the embedding."""
   if not config.tied or _HEAD not in opened.where:
     return
   head, embedding = opened.where[_HEAD], opened.where[_EMBED]
@@ -235,8 +232,3 @@ def _check_tied(opened: WeightFiles, config: DecoderConfig) -> None:
   for rows in _blocks(slice(0, config.vocab), row_bytes):
     if not np.array_equal(head.read(_HEAD, (rows,)), embedding.read(_EMBED, (rows,))):
       raise DataError(f'{opened.folder}: tie_word_embeddings is true, but {_HEAD} differs from the embedding')
-
-
-def stored_dtypes(folder: pathlib.Path, config: DecoderConfig) -> dict[str, np.dtype]:
-  """Returns the dtype in which the folder holds each weight, by HF name."""
-  return open_weights(folder, config).dtypes()

@@ -28,8 +28,9 @@ from score_jax.storage.hf import DTYPES
 from score_jax.storage.hf import INDEX
 from score_jax.storage.hf import PICKLES
 from score_jax.storage.hf import open_weights
+from score_jax.storage.tensor_files import Entry
 
-# Not copied from a source folder: weights in any format, their indices, and its README, which is about the base.
+# Not copied from a source: weights in any format, their indices, and its README, which is about the base.
 _NOT_COPIED = ('.safetensors', *PICKLES, '.gguf', '.h5', '.msgpack', '.onnx', '.index.json', '.md')
 
 
@@ -61,24 +62,22 @@ def write_folder(
   Raises:
     DataError: `out` exists and `replace` is not set, or a weight does not fit the dtype.
   """
-  if not hosts.is_main():
-    _write_weights(None, params, config, source, dtype, max_shard)
-  else:
-    with _whole(out, replace) as folder:
-      settings = folder / 'config.json'
-      if source is None:
-        files.write_json(settings, config_json.to_hf(config))
-      else:
+  with _whole(out, replace) if hosts.is_main() else contextlib.nullcontext() as folder:
+    if folder:
+      if source:
         for file in source.iterdir():
           if file.is_file() and not file.name.endswith(_NOT_COPIED):
             shutil.copyfile(file, folder / file.name)
+      else:
+        files.write_json(folder / 'config.json', config_json.to_hf(config))
       if isinstance(dtype, np.dtype):
-        _set_dtype(settings, dtype, new=source is None)
+        _set_dtype(folder / 'config.json', dtype, new=source is None)
       if tokenizer is not None:
         tokenizer.save_pretrained(folder)
       if chat_template:
         (folder / 'chat_template.jinja').write_text(chat_template)
-      _write_weights(folder, params, config, source, dtype, max_shard)
+    entries, array_of = _tensors(params, config, source, dtype)
+    write_shards(folder, entries, array_of, max_shard)
   hosts.barrier(f'the export to {out.name}')
 
 
@@ -110,7 +109,7 @@ def write_adapter(
     layer = weights.leaf_at(adapters, weight)[n]
     return np.ascontiguousarray(weight.to_hf(np.asarray(layer, np.float32), table.sizes))
 
-  entries = {name: (DTYPES['float32'], shape) for name, shape in table.hf_shapes().items()}
+  entries = {name: Entry(DTYPES['float32'], shape) for name, shape in table.hf_shapes().items()}
   with _whole(out) as folder:
     files.write_json(folder / 'adapter_config.json', settings)
     tensor_files.write_file(folder / 'adapter_model.safetensors', entries, array_of)
@@ -145,19 +144,14 @@ def _set_dtype(path: pathlib.Path, dtype: np.dtype, new: bool) -> None:
     files.write_json(path, config | changed)
 
 
-def _write_weights(
-  folder: pathlib.Path | None,
-  params: dict[str, Any],
-  config: DecoderConfig,
-  source: pathlib.Path | None,
-  dtype: np.dtype | dict[str, np.dtype],
-  max_shard: str,
-) -> None:
-  """Writes a policy's weights, one tensor at a time. Without a folder it only takes part where all devices have to."""
+def _tensors(
+  params: dict[str, Any], config: DecoderConfig, source: pathlib.Path | None, dtype: Any
+) -> tuple[dict[str, Entry], Callable[[str], np.ndarray]]:
+  """Returns dtype and shape of a policy's tensors by HF name, and what makes one of them, with all hosts' devices."""
   table = weights.weight_table(config)
   sizes, names, shapes = tuple(table.sizes.items()), table.by_hf_name(), table.hf_shapes()
   dtypes = dict.fromkeys(shapes, dtype) if isinstance(dtype, np.dtype) else dtype
-  entries = {name: (dtypes[name], shape) for name, shape in shapes.items()}
+  entries = {name: Entry(dtypes[name], shape) for name, shape in shapes.items()}
   given = {weight: loras.leaves_of(params, weight) for weight in table.weights}
   stored = open_weights(source, config) if source and any('' not in leaves for leaves in given.values()) else None
 
@@ -172,21 +166,21 @@ def _write_weights(
       raise DataError(f'weight {name} has numbers that {array.dtype} cannot hold; export in another dtype')
     return array
 
-  write_shards(folder, entries, array_of, max_shard)
+  return entries, array_of
 
 
 def write_shards(
   folder: pathlib.Path | None,
-  entries: dict[str, tuple[np.dtype, tuple[int, ...]]],
+  entries: dict[str, Entry],
   array_of: Callable[[str], np.ndarray],
   max_shard: str,
 ) -> None:
   """Writes weight files of at most `max_shard` ('5GB') or one tensor, and their index if they are several.
 
   Args:
-    folder: None: nothing is written, but the tensors are asked for in the same order.
-    entries: dtype and shape of every tensor, by HF name.
-    array_of: gives a tensor by its name, and is asked once for each.
+    folder: None: nothing is written, but the tensors are made in the same order.
+    entries: by HF name.
+    array_of: makes a tensor by its name, once each.
     max_shard: with a decimal prefix.
   """
   split = huggingface_hub.split_state_dict_into_shards_factory(

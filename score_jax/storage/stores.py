@@ -85,13 +85,13 @@ class FolderStore:
     """Checks that this process may write there, before anything takes its time."""
 
   def take(self) -> str:
-    """Makes this process the only one that writes there; ConfigError if another does. Returns what `join` is given."""
+    """Makes this process the only one that writes there, or raises ConfigError. Returns what `join` is given."""
     self.local.mkdir(parents=True, exist_ok=True)
     lock.take(self.local)
     return json.dumps(lock.ourselves())
 
   def join(self, start: str) -> None:
-    """Joins the host of the run that has called `take`; ConfigError if its folder is not the one seen here."""
+    """Joins the host that has called `take`; ConfigError if its folder is not the one seen here."""
     holder, until = json.loads(start).items(), time.monotonic() + _LATEST
     while not holder <= lock.read(self.local).items():
       if time.monotonic() > until:
@@ -102,18 +102,18 @@ class FolderStore:
       time.sleep(1)
 
   def check(self) -> None:
-    """Raises TakenOverError if a later start goes on with the run; called before anything is written or deleted."""
+    """Raises TakenOverError if a later start goes on with the run; called before any change."""
 
   def roots(self) -> list[epath.Path]:
-    """Folders that have steps, those of later starts last."""
+    """Returns folders that have steps, those of later starts last."""
     return [self.checkpoints]
 
   def names(self, folder: epath.Path) -> list[str]:
-    """Names of what lies directly in a folder; [] if it is not there."""
+    """Returns the names of what lies directly in a folder; [] if it is not there."""
     return [path.name for path in folder.iterdir()] if folder.exists() else []
 
   def sizes(self, folder: epath.Path) -> dict[str, int]:
-    """Bytes of every file in a folder, by its path inside."""
+    """Returns the bytes of every file in a folder, by its path inside."""
     paths = (path for path in sorted(pathlib.Path(folder).rglob('*')) if not path.is_dir())
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
 
@@ -154,7 +154,7 @@ class FolderStore:
     return contextlib.nullcontext()
 
   def publish(self, step: int) -> Parts:
-    """Copies what the run's files have gained. Returns the parts that make up those of this step."""
+    """Copies what the run's files have gained, and returns the parts that they now consist of."""
     return {}
 
   def restore(self, parts: Parts) -> None:
@@ -213,7 +213,7 @@ class ObjectStore(FolderStore):
     return self.names(self.root / 'starts')
 
   def names(self, folder: epath.Path) -> list[str]:
-    # One list that raises when it fails: gcsfs says of a file that it does not exist where a request had no answer.
+    # A list raises when it fails; gcsfs' `exists` says no where a request had no answer.
     with self.errors():
       try:
         listed = client().ls(os.fspath(folder), detail=True)
@@ -245,7 +245,6 @@ class ObjectStore(FolderStore):
 
   @contextlib.contextmanager
   def errors(self) -> Iterator[None]:
-    # That an object is not there stays a FileNotFoundError, and errors of other kinds stay what they are.
     try:
       yield
     except (errors.UserError, FileNotFoundError):

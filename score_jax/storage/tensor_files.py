@@ -54,10 +54,7 @@ class Entry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TensorFile:
-  """A safetensors file whose header was checked.
-
-  It holds no open file: pages that stay mapped would count as the process's memory, and nobody has to close it.
-  """
+  """A safetensors file whose header was checked. It is not open: mapped pages would count as the process's memory."""
 
   path: pathlib.Path
   entries: dict[str, Entry]
@@ -92,8 +89,8 @@ def open_file(path: pathlib.Path, max_tensors: int) -> TensorFile:
   """Reads and checks a file's header; no value of a tensor is read.
 
   Raises:
-    DataError: it cannot be read, is no safetensors file, or its header is longer than `max_tensors` tensors need, has a
-      key twice, disagrees with itself or with the file's size, or has a dtype other than those of `DTYPES`.
+    DataError: it is no safetensors file that can be read, or its header is longer than `max_tensors` tensors need, has
+      a key twice, disagrees with itself or the file's size, or has a dtype that is none of `DTYPES`.
   """
   path = pathlib.Path(path)
   with files.open_regular(path) as file:
@@ -152,8 +149,8 @@ def _header_length(path: pathlib.Path, start: bytes, size: int, max_tensors: int
 
 
 def _entry(path: pathlib.Path, name: str, described: Any, data_bytes: int) -> Entry:
-  """Reads what a header says of one tensor; the library checks it against the others, but names no tensor."""
-  # Such names would spoil every message that shows one, here and in the callers.
+  """Reads what a header says of one tensor; the library's checks name no tensor."""
+  # Such names would spoil every message that shows one.
   if not name.isprintable() or len(name) > _LONGEST_NAME:
     raise DataError(f'{path}: tensor {name!r:.80}: a name must be printable, of at most {_LONGEST_NAME} characters')
   stored = described.get('dtype') if isinstance(described, dict) else described
@@ -169,10 +166,8 @@ def _entry(path: pathlib.Path, name: str, described: Any, data_bytes: int) -> En
     reason = f'shape and data_offsets disagree: {described!r:.120}; the file is broken'
     raise DataError(f'{path}: tensor {name}: {reason}') from None
   if last > data_bytes:
-    raise DataError(
-      f'{path}: tensor {name}: data_offsets = {[first, last]} reach beyond the {data_bytes} bytes of data: the file is '
-      'cut off, download it again'
-    )
+    reach = f'data_offsets = {[first, last]} reach beyond the {data_bytes} bytes of data'
+    raise DataError(f'{path}: tensor {name}: {reach}: the file is cut off, download it again')
   return entry
 
 

@@ -144,7 +144,7 @@ def _finish(training: Training) -> None:
       loras.scaled(trained['final'], run.config.lora),
       run.decoder,
       source=run.model_folder,
-      dtype=hf.stored_dtypes(run.model_folder, run.decoder),
+      dtype=hf.open_weights(run.model_folder, run.decoder).dtypes(),
       chat_template=run.sampler.chat.tokenizer.chat_template if run.config.task.chat_template else '',
       replace=True,
     )
