@@ -292,6 +292,13 @@ def test_the_search_cuts_a_batch_that_the_mesh_cannot_share_out_otherwise():
   assert request.flags(search.nearest(request)) == ['--config.batch.micro_batches=2']
 
 
+def test_the_search_gives_up_its_margin_before_it_gives_up():
+  config = tiny.run_config(**{'batch.problems': 1, 'model.remat': 'full', 'model.logits_mb': 1.0})
+  peak = max(search.estimated(request_of(config, devices=1), {}).values())
+  request = request_of(config, devices=1, limit=1.01 * peak)
+  assert request.flags(search.nearest(request)) == []
+
+
 def test_where_nothing_fits_the_search_names_nothing():
   assert search.nearest(request_of(sharded_config(), limit=1000)) is None
 

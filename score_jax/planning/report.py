@@ -1,7 +1,6 @@
 """An answer of the search as data, and the same as text."""
 
 import dataclasses
-import math
 from typing import Any
 
 from score_jax.planning import collectives
@@ -33,11 +32,11 @@ _TITLES = ('program', *_BYTES, 'of', '', 'TFLOP', 'GB', 'floor', 'link')
 def chip_line(request: Request) -> str:
   """Returns what the devices are."""
   chip = request.chip
+  link = f'{chip.interconnect / 1e9:,.0f} GB/s' if chip.interconnect else 'not published'
   return (
     f'{len(request.devices)} x {chip.kind}, each {chip.memory / costs.GIB:.4g} GiB '
     f'({_gib(chip.usable)} for programs), {chip.flops / 1e12:,.0f} TFLOP/s bf16, '
-    f'memory {chip.bandwidth / 1e9:,.0f} GB/s, '
-    f'interconnect {chip.interconnect / 1e9 or math.nan:,.0f} GB/s'
+    f'memory {chip.bandwidth / 1e9:,.0f} GB/s, interconnect {link}'
   )
 
 

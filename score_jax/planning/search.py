@@ -212,14 +212,18 @@ def estimated(
 
 
 def nearest(request: Request, known: Setting | None = None) -> Changes | None:
-  """Returns the nearest changes that are estimated to fit; None if none are."""
+  """Returns the nearest changes that are estimated to fit, with a margin if any are; None if none are."""
+  usable = request.chip.usable
+  return _nearest(request, known, _MARGIN * usable) or _nearest(request, known, usable)
 
+
+def _nearest(request: Request, known: Setting | None, limit: float) -> Changes | None:
   def fits(changes: Changes, names: tuple[str, ...]) -> bool:
     try:
       peaks = estimated(request, changes, known, names)
     except ConfigError:  # the batch cannot be cut so
       return False
-    return max(peaks.values()) <= _MARGIN * request.chip.usable
+    return max(peaks.values()) <= limit
 
   found = []
   updates = sorted(_updates(request), key=operator.itemgetter(0))
