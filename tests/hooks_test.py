@@ -124,6 +124,11 @@ def test_a_step_that_the_next_has_consumed_is_not_called_saved(tmp_path, capfd):
   assert 'step 5 cannot be saved' in printed and 'the last checkpoint is that of step 3' in printed
   assert 'a larger config.faults.grace_seconds' in printed and printed.count('warning') == 1
   assert checkpoints.last_step() == 3
+  for saved in (3, 4):  # a checkpoint, and what the run began with
+    training.progress = at(saved)
+    training.emergency.hold(training)
+    training.emergency.save_late()
+  assert 'cannot be saved' not in capfd.readouterr().err
   checkpoints.close()
 
 

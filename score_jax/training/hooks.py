@@ -134,16 +134,17 @@ class EmergencyCheckpointer(Hook):
     if hosts.count() > 1:
       with self._lock:
         return
-    if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(self._state)):
-      self._checkpoints.wait()
+    if not any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(self._state)):
+      self.save()
+      return
+    self._checkpoints.wait()
+    if self._progress.step not in (self._begun, *self._checkpoints.steps()):
       print(
         f'\nwarning: step {self._progress.step} cannot be saved, the step under way has consumed it; '
         f'{self._checkpoints.last_saved()}. Where steps take long, set a larger config.faults.grace_seconds',
         file=sys.stderr,
         flush=True,
       )
-      return
-    self.save()
 
 
 class Evaluate(Hook):
