@@ -9,7 +9,8 @@ import re
 import textwrap
 from typing import Any
 
-Evaluation = dict[str, dict[str, Any]]  # 'greedy' and 'sampled' -> ledger
+Json = dict[str, Any]
+Evaluation = dict[str, Json]  # 'greedy' and 'sampled' -> ledger
 
 _KINDS = dict(
   i_to_c='fixed (wrong, then right)',
@@ -83,7 +84,7 @@ def sample_lines(evaluation: Evaluation) -> list[str]:
   return lines
 
 
-def report_table(data: dict[str, Any]) -> str:
+def report_table(data: Json) -> str:
   """Returns the closing table of `report_data.collect`, one for each number of attempts."""
   by_attempts: dict[int, dict[str, Evaluation]] = {}
   for run, one in ((r, one) for r in data['runs'] for one in r['evaluations']):
@@ -94,7 +95,7 @@ def report_table(data: dict[str, Any]) -> str:
   return '\n\n'.join(map(table, by_attempts.values()))
 
 
-def report_conversations(data: dict[str, Any], count: int) -> str:
+def report_conversations(data: Json, count: int) -> str:
   """Returns at most `count` conversations of every run, of each transition in turn."""
   return '\n\n'.join(
     '\n'.join(_conversation(_name(data, run, row['source']), row))
@@ -103,7 +104,7 @@ def report_conversations(data: dict[str, Any], count: int) -> str:
   )
 
 
-def _accuracies(ledger: dict[str, Any]) -> list[str]:
+def _accuracies(ledger: Json) -> list[str]:
   return [key for key in ledger if key.startswith('acc_t')]
 
 
@@ -111,7 +112,7 @@ def _percent(share: float) -> str:
   return f'{100 * share:.1f}'
 
 
-def _chosen(conversations: dict[str, Any], count: int) -> list[dict[str, Any]]:
+def _chosen(conversations: Json, count: int) -> list[Json]:
   """Returns rows of an evaluation, the final sampled one or else the last, of each kind in turn."""
   names = list(conversations['counts'])
   evaluated = [name for name in names if not name.endswith(_TRAINING)]
@@ -123,7 +124,7 @@ def _chosen(conversations: dict[str, Any], count: int) -> list[dict[str, Any]]:
   return sorted(itertools.islice(turns, count), key=lambda row: order.index(row['kind']))
 
 
-def _conversation(name: str, row: dict[str, Any]) -> Iterator[str]:
+def _conversation(name: str, row: Json) -> Iterator[str]:
   yield f'{_KINDS[row["kind"]]} | {name} | {sanitize_line(row["id"], 60)}'
   yield from sanitize_lines(row['question'], _TEXT, margin=2)
   for number, attempt in enumerate(row['attempts'], 1):
@@ -131,7 +132,7 @@ def _conversation(name: str, row: dict[str, Any]) -> Iterator[str]:
     yield from sanitize_lines(attempt['text'] or '(empty)', _TEXT, margin=4)
 
 
-def _name(data: dict[str, Any], run: dict[str, Any], name: str) -> str:
+def _name(data: Json, run: Json, name: str) -> str:
   return sanitize_line(f'{run["name"]}: {name}' if len(data['runs']) > 1 else name)
 
 

@@ -23,6 +23,8 @@ from score_jax.reporting import rows as report_rows
 from score_jax.reporting.plain_text import sanitize
 from score_jax.reporting.rows import Row
 
+Json = dict[str, Any]
+
 _POINTS = 300  # of a curve
 _ROW_BYTES = 2_500_000  # of conversations in a report
 _TEXT = 3000  # characters of an attempt or a question
@@ -46,7 +48,7 @@ _FACTS = {  # the settings that tell runs apart at a glance
 }
 
 
-def collect(folders: Sequence[pathlib.Path]) -> dict[str, Any]:
+def collect(folders: Sequence[pathlib.Path]) -> Json:
   """Returns the report's data.
 
   Raises:
@@ -57,7 +59,7 @@ def collect(folders: Sequence[pathlib.Path]) -> dict[str, Any]:
   return dict(runs=[_run(*one, _ROW_BYTES // len(folders)) for one in named])
 
 
-def _run(folder: pathlib.Path, name: str, most_bytes: int) -> dict[str, Any]:
+def _run(folder: pathlib.Path, name: str, most_bytes: int) -> Json:
   config = _json(folder / 'config.json').get('config', {})
   limits = config.get('report', {})  # version 0.1 called it kl_budget
   kl_alarm = limits.get('kl_alarm', limits.get('kl_budget', math.inf))
@@ -98,7 +100,7 @@ def _run(folder: pathlib.Path, name: str, most_bytes: int) -> dict[str, Any]:
   )
 
 
-def curves(records: Sequence[dict[str, Any]], points: int = _POINTS) -> dict[str, Any]:
+def curves(records: Sequence[Json], points: int = _POINTS) -> Json:
   """Returns columns of figures, each point the mean of a few steps of one stage run.
 
   Returns:
@@ -119,7 +121,7 @@ def curves(records: Sequence[dict[str, Any]], points: int = _POINTS) -> dict[str
     columns = (alarms.column(group, name, attempt) for group in groups)
     return [_number(math.sqrt((column_T**2).sum()) / len(column_T)) for column_T in columns]
 
-  def delta(group: list[dict[str, Any]]) -> np.ndarray:
+  def delta(group: list[Json]) -> np.ndarray:
     return alarms.column(group, 'accuracy', -1) - alarms.column(group, 'accuracy', 0)
 
   return dict(
@@ -133,13 +135,13 @@ def curves(records: Sequence[dict[str, Any]], points: int = _POINTS) -> dict[str
   )
 
 
-def _stage_runs(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+def _stage_runs(records: Sequence[Json]) -> list[list[Json]]:
   """Returns the records of each stage run, whose number in them is "visit"."""
   parts = itertools.groupby(records, lambda record: (record['stage'], record.get('visit')))
   return [list(part) for _, part in parts]
 
 
-def histogram(ratios: Sequence[float]) -> dict[str, Any]:
+def histogram(ratios: Sequence[float]) -> Json:
   """Returns shares of edit ratios: exact copies first, then equal bins of 0..1."""
   ratio_N = np.array([ratio for ratio in ratios if not math.isnan(ratio)], np.float64)
   n = len(ratio_N)
@@ -150,7 +152,7 @@ def histogram(ratios: Sequence[float]) -> dict[str, Any]:
   return dict(n=n, copies=copies, bins=[_number(count / n) for count in counts])
 
 
-def conversations(by_file: Sequence[tuple[str, Sequence[Row]]], most_bytes: int) -> dict[str, Any]:
+def conversations(by_file: Sequence[tuple[str, Sequence[Row]]], most_bytes: int) -> Json:
   """Returns some rows of every file, decoding and transition in turn, until the budget is spent.
 
   Returns:
@@ -189,7 +191,7 @@ def _spread(rows: Sequence[Any]) -> list[Any]:
   return [rows[i] for i in order[:_MOST_OF_KIND]]
 
 
-def _shown(row: Row) -> dict[str, Any]:
+def _shown(row: Row) -> Json:
   """Returns a conversation as the report shows it."""
   tags = itertools.islice(row.tags.items(), 8)
   attempts = row.to_json()['attempts'][:16]
@@ -207,7 +209,7 @@ def _shown(row: Row) -> dict[str, Any]:
   )
 
 
-def _row_files(folder: pathlib.Path, evaluations: dict[str, Any]) -> list[str]:
+def _row_files(folder: pathlib.Path, evaluations: Json) -> list[str]:
   """Returns names of files of rows: evaluations in their order, then others, training last."""
   paths = (folder / 'rows').glob('*.jsonl*')
   there = {path.name for path in paths if path.suffix != '.partial'}
@@ -216,7 +218,7 @@ def _row_files(folder: pathlib.Path, evaluations: dict[str, Any]) -> list[str]:
   return known + rest
 
 
-def _ledgers(evaluation: Any, drop: Sequence[str] = ()) -> list[dict[str, Any]]:
+def _ledgers(evaluation: Any, drop: Sequence[str] = ()) -> list[Json]:
   """Returns the ledgers of an evaluation with their decodings, without the entries `drop`."""
   by_decoding = evaluation.items() if isinstance(evaluation, dict) else ()
   return [
@@ -226,7 +228,7 @@ def _ledgers(evaluation: Any, drop: Sequence[str] = ()) -> list[dict[str, Any]]:
   ]
 
 
-def _phases(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+def _phases(records: Sequence[Json]) -> dict[str, dict[str, float | None]]:
   """Returns seconds by phase: in all, and the median of a step. A first step compiles."""
   steps = [record.get('seconds', {}) for record in records]
   result = {}
@@ -237,7 +239,7 @@ def _phases(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | No
   return result
 
 
-def _facts(config: dict[str, Any]) -> list[list[str]]:
+def _facts(config: Json) -> list[list[str]]:
   """Returns labels and texts of the settings that are known."""
   result = []
   for label, path in _FACTS.items():
@@ -265,7 +267,7 @@ def _number(value: float) -> float | None:
   return float(f'{float(value):.6g}') if math.isfinite(value) else None
 
 
-def _json(path: pathlib.Path) -> dict[str, Any]:
+def _json(path: pathlib.Path) -> Json:
   try:
     value = json.loads(path.read_text()) if path.exists() else {}
   except (OSError, ValueError) as error:
