@@ -21,20 +21,18 @@ from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes
 from score_jax.storage import hf
 from score_jax.storage import hf_export
+from score_jax.storage.tensor_files import Entry
 
 FIELDS = ('shape', 'dtype')
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-  (
-    """Measures one import into the training layout on all devices; memory in MB.
+  """Measures one import into the training layout on all devices; memory in MB.
 
   Returns:
     the result; `extra_host_mb` is the peak beyond what the process held after a small import, less the parameters where
     they lie in host memory themselves (CPU devices); `bound_mb` is 1.3 times the largest tensor and 300 MB.
   """
-    ''
-  )
   folder, shape, dtype = pathlib.Path(setting.folder), SHAPES[setting.shape], np.dtype(setting.dtype)
   if not (folder / 'config.json').exists():
     write_random_folder(shape, folder)
@@ -73,7 +71,7 @@ def _load_libraries(settings: dict[str, Any], mesh: Mesh, dtype: np.dtype) -> No
 def write_random_folder(settings: dict[str, Any], folder: pathlib.Path) -> None:
   """Writes an HF folder with random bf16 weights for a config.json, in files of at most 1 GB; no tokenizer."""
   table = weights.weight_table(config_json.from_hf(settings))
-  entries = {name: (hf.DTYPES['bfloat16'], shape) for name, shape in table.hf_shapes().items()}
+  entries = {name: Entry(hf.DTYPES['bfloat16'], shape) for name, shape in table.hf_shapes().items()}
   rng = np.random.default_rng(0)
 
   def array_of(name: str) -> np.ndarray:

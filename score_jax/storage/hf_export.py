@@ -185,7 +185,7 @@ def write_shards(
   """
   split = huggingface_hub.split_state_dict_into_shards_factory(
     entries,
-    get_storage_size=lambda entry: entry[0].itemsize * int(np.prod(entry[1], dtype=np.int64)),
+    get_storage_size=lambda entry: entry.nbytes,
     max_shard_size=max_shard,
     filename_pattern='model{suffix}.safetensors',
   )

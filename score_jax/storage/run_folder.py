@@ -15,6 +15,7 @@ At an address these are in several places (stores.py).
 """
 
 from collections.abc import Iterator
+import contextlib
 import json
 import os
 import pathlib
@@ -186,13 +187,11 @@ def _cut(path: pathlib.Path, step: int) -> None:
     return
   size = 0
   with path.open('rb+') as file:
-    for line in file:
-      try:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+      for line in file:
         if not line.endswith(b'\n') or json.loads(line)['step'] > step:
           break
-      except (ValueError, KeyError, TypeError):
-        break
-      size += len(line)
+        size += len(line)
     file.truncate(size)
     os.fsync(file.fileno())
 

@@ -51,6 +51,10 @@ class Entry(NamedTuple):
   dtype: np.dtype
   shape: tuple[int, ...]
 
+  @property
+  def nbytes(self) -> int:
+    return math.prod(self.shape) * self.dtype.itemsize
+
 
 @dataclasses.dataclass(frozen=True)
 class TensorFile:
@@ -159,8 +163,7 @@ def _entry(path: pathlib.Path, name: str, described: Any, data_bytes: int) -> En
     raise DataError(f'{path}: tensor {name} is stored as {shown:.80}; use one of {", ".join(DTYPES)}')
   try:
     entry, (first, last) = Entry(DTYPES[stored], tuple(described['shape'])), described['data_offsets']
-    size = math.prod(entry.shape) * entry.dtype.itemsize
-    if size != last - first or min(entry.shape, default=0) < 0:
+    if entry.nbytes != last - first or min(entry.shape, default=0) < 0:
       raise ValueError
   except (KeyError, TypeError, ValueError):
     reason = f'shape and data_offsets disagree: {described!r:.120}; the file is broken'
