@@ -15,9 +15,8 @@ HIDDEN = -1e30
 class Cache:
   """Keys and values of every layer; one buffer a layer, so that a decode step updates each in place.
 
-  A ring: what belongs to time t lies in slot t mod S. A row may be as long as the ring, and begin at any time. Slots
-  come before heads where the GPU kernel reads them (it was measured so), after them elsewhere: XLA:CPU would else copy
-  the whole cache in every step to have it so.
+  A ring: what belongs to time t lies in slot t mod S. A row may begin at any time, and be as long as the ring. Slots
+  come before heads for the GPU kernel (measured), after them elsewhere: XLA:CPU would else copy the cache each step.
   """
 
   k: tuple[jax.Array, ...]  # N times [B, S, K, C] or [B, K, S, C]
@@ -40,13 +39,12 @@ def empty_cache(config: DecoderConfig, slots: int, dtype: jnp.dtype, first_B: ja
 
 
 def put(cache: Cache, layer: int, k: jax.Array, v: jax.Array) -> Cache:
-  """Returns the cache with other buffers for a layer."""
   k, v = (old[:layer] + (new,) + old[layer + 1 :] for old, new in ((cache.k, k), (cache.v, v)))
   return cache.replace(k=k, v=v)
 
 
 def write(cache: Cache, layer: int, k_BTKC: jax.Array, v_BTKC: jax.Array, slot: jax.Array) -> Cache:
-  """Writes T tokens of every row at slots [slot, slot + T), which do not wrap: all rows share the clock."""
+  """Writes T tokens of every row at slots [slot, slot + T), which do not wrap."""
 
   def updated(buffer, new_BTKC):
     new = (jnp.swapaxes(new_BTKC, 1, 2) if cache.heads_first else new_BTKC).astype(buffer.dtype)
@@ -56,7 +54,7 @@ def write(cache: Cache, layer: int, k_BTKC: jax.Array, v_BTKC: jax.Array, slot: 
 
 
 def insert(cache: Cache, row_R: jax.Array, prompts: Cache, time: jax.Array) -> Cache:
-  """Lays R prompts of P slots into rows of the cache, at the P times before `time`. Rows past the last are dropped."""
+  """Lays R prompts of P slots into rows of the cache, at the P times before `time`; drops rows past the last."""
   P = prompts.slots
   slot_P = (time - P + jnp.arange(P, dtype=jnp.int32)) % cache.slots
 
@@ -80,21 +78,18 @@ class View:
 
 
 def views(config: DecoderConfig, position_BT: jax.Array) -> tuple[View, ...]:
-  """Returns the view of each of `config.kinds`, for queries at the given positions of their rows."""
+  """Returns the view of each of `config.kinds`, for queries at these positions."""
   return tuple(View(*_cos_sin(position_BT, kind.rope, config.head_width)) for kind in config.kinds)
 
 
 def cache_views(config: DecoderConfig, first_B: jax.Array, time_T: jax.Array, slots: int) -> tuple[View, ...]:
-  """Returns the same for queries at the given times, with what they may see of a cache of `slots` slots."""
-  rotations = views(config, positions(first_B, time_T))
-  return tuple(
-    view.replace(visible=visible(first_B, time_T, slots, kind.window))
-    for view, kind in zip(rotations, config.kinds, strict=True)
-  )
+  """Returns the same for queries at these times, with what they may see of a cache of `slots` slots."""
+  pairs = zip(views(config, positions(first_B, time_T)), config.kinds, strict=True)
+  return tuple(view.replace(visible=visible(first_B, time_T, slots, kind.window)) for view, kind in pairs)
 
 
 def visible(first_B: jax.Array, time_T: jax.Array, slots: int, window: int) -> jax.Array:
-  """Returns (bool [B, T, S]) which slots hold a query's own row up to itself, the newest `window` of them (0: all)."""
+  """Returns (bool [B, T, S]) which slots hold the newest `window` (0: all) tokens of a query's row up to itself."""
   slot_S = jnp.arange(slots, dtype=jnp.int32)
   age_TS = (time_T[:, None] - slot_S[None, :]) % slots
   length_BT = time_T[None] - first_B[:, None] + 1
@@ -104,7 +99,7 @@ def visible(first_B: jax.Array, time_T: jax.Array, slots: int, window: int) -> j
 
 
 def positions(first_B: jax.Array, time_T: jax.Array) -> jax.Array:
-  """Returns (i32 [B, T]) the position of each time counted from its row's own first; padding before it is 0."""
+  """Returns (i32 [B, T]) the position of each time in its row; 0 before it."""
   return jnp.maximum(time_T[None, :] - first_B[:, None], 0)
 
 
@@ -116,7 +111,7 @@ def _cos_sin(position_BT: jax.Array, rope: Rope, head_width: int) -> tuple[jax.A
 
 
 def rotate(x_BTHC: jax.Array, view: View) -> jax.Array:
-  """Applies the rotary embedding in the half-rotation layout of HF checkpoints, computed in f32."""
+  """Applies the rotary embedding in f32, in the half-rotation layout of HF checkpoints."""
   cos, sin = view.cos[:, :, None], view.sin[:, :, None]
   first, second = jnp.split(x_BTHC.astype(jnp.float32), 2, axis=-1)
   rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -138,12 +133,9 @@ def attend(
   softcap: float,
   heads_first: bool = False,
 ) -> jax.Array:
-  """Computes grouped-query attention, softmax in f32; query head h reads key/value head h // (H/K).
+  """Returns grouped-query attention out_BTHC, softmax in f32; query head h reads key/value head h // (H/K).
 
   Keys and values are [B, K, S, C] if `heads_first`.
-
-  Returns:
-    out_BTHC in the dtype of the queries.
   """
   B, T, H, C = q_BTHC.shape
   letters, K = ('bksc', k_BSKC.shape[1]) if heads_first else ('bskc', k_BSKC.shape[2])

@@ -21,8 +21,22 @@ from score_jax.models.families import Family
 from score_jax.models.families import LayerKind
 from score_jax.models.rope import Rope
 
-# More than any model has; a config.json that claims more is broken, and must not cost memory before that shows.
+# More than any model has; a config.json that claims more is broken, and must not cost memory.
 _MOST_LAYERS, _MOST = 1000, 2**31 - 1
+
+# Fields of DecoderConfig that are whole numbers of config.json.
+_WHOLE = {
+  'vocab': 'vocab_size',
+  'width': 'hidden_size',
+  'heads': 'num_attention_heads',
+  'ffn': 'intermediate_size',
+  'max_positions': 'max_position_embeddings',
+}
+# Soft caps, which None turns off.
+_SOFTCAPS = {
+  'attention_softcap': 'attn_logit_softcapping',
+  'final_softcap': 'final_logit_softcapping',
+}
 
 # How a family's layers slide: (its fields, layer number) -> bool.
 SLIDES = {
@@ -39,8 +53,7 @@ _READ = frozenset([
   'tie_word_embeddings', 'max_position_embeddings', 'layer_types',
 ])  # fmt: skip
 
-# Fields that change nothing in the forward pass: bookkeeping, generation defaults, settings of training and of other
-# tools.
+# Fields that change nothing in the forward pass: bookkeeping, defaults of generation and training.
 _NO_EFFECT = frozenset([
   '_name_or_path', 'architectures', 'attention_dropout', 'bos_token_id', 'cache_implementation',
   'chunk_size_feed_forward', 'dtype', 'eos_token_id', 'id2label', 'initializer_range', 'is_encoder_decoder',
@@ -52,7 +65,6 @@ _NO_EFFECT = frozenset([
 # Another name for a field, which must then say the same.
 _SYNONYMS = {'sliding_window_size': 'sliding_window', '_sliding_window_pattern': 'sliding_window_pattern'}
 
-# What people meet most often beside these families, and what to do about it.
 _REFUSED_FIELDS = {
   'auto_map': 'it asks to run code from the folder, which is never done',
   'quantization_config': 'the weights are quantized; save the model in bfloat16 first',
@@ -61,12 +73,11 @@ _REFUSED_TYPES = {'gemma3': 'it has a vision tower; save its language model alon
 
 
 def _is_positive(value: Any) -> bool:
-  """Tells whether it is a number above 0 that a float can hold."""
   return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < sys.float_info.max
 
 
 class _Fields:
-  """The fields of a config.json with the family's implied values beneath, read with their types checked."""
+  """The fields of a config.json over the family's implied values; types are checked."""
 
   def __init__(self, values: dict[str, Any], where: str):
     self.values, self.where = values, where
@@ -78,7 +89,6 @@ class _Fields:
     return self.values.get(name)
 
   def whole(self, name: str, most: int = _MOST) -> int:
-    """Reads an int in 1..most."""
     value = self._present(name)
     if not isinstance(value, int) or isinstance(value, bool):
       raise self.error(f'{name} = {value!r} must be of type int')
@@ -87,7 +97,6 @@ class _Fields:
     return value
 
   def number(self, name: str) -> float:
-    """Reads a finite number above 0."""
     value = self._present(name)
     if not _is_positive(value):
       raise self.error(f'{name} = {value!r:.80} must be a number above 0')
@@ -127,7 +136,8 @@ def from_hf(config: dict[str, Any], where: str = 'config.json') -> DecoderConfig
   kv_heads = heads if fields['num_key_value_heads'] is None else fields.whole('num_key_value_heads')
   if heads % kv_heads:
     raise fields.error(f'num_key_value_heads = {kv_heads} must divide num_attention_heads = {heads}')
-  width = fields.whole('hidden_size')
+  whole = {name: fields.whole(field) for name, field in _WHOLE.items()}
+  width = whole['width']
   head_width = width // heads if fields['head_dim'] is None else fields.whole('head_dim')
   if head_width < 2 or head_width % 2:
     raise fields.error(f'head_dim = {head_width} must be even for rope')
@@ -136,16 +146,11 @@ def from_hf(config: dict[str, Any], where: str = 'config.json') -> DecoderConfig
   biased = fields.flag('attention_bias')
   return DecoderConfig(
     family=name,
-    vocab=fields.whole('vocab_size'),
-    width=width,
     layers=len(types),
-    heads=heads,
     kv_heads=kv_heads,
     head_width=head_width,
-    ffn=fields.whole('intermediate_size'),
     norm_eps=fields.number('rms_norm_eps'),
     tied=fields.flag('tie_word_embeddings'),
-    max_positions=fields.whole('max_position_embeddings'),
     kinds=tuple(kinds.values()),
     kind_of_layer=tuple(list(kinds).index(kind) for kind in types),
     query_scale=(fields.number('query_pre_attn_scalar') if family.gemma else head_width) ** -0.5,
@@ -157,13 +162,13 @@ def from_hf(config: dict[str, Any], where: str = 'config.json') -> DecoderConfig
     post_norms=family.gemma,
     norm_offset=1.0 if family.gemma else 0.0,
     embed_scale=width**0.5 if family.gemma else 1.0,
-    attention_softcap=_softcap(fields, 'attn_logit_softcapping'),
-    final_softcap=_softcap(fields, 'final_logit_softcapping'),
+    **whole,
+    **{name: 0.0 if fields[f] is None else fields.number(f) for name, f in _SOFTCAPS.items()},
   )
 
 
 def _check_fields(config: dict[str, Any], name: str, fields: _Fields) -> None:
-  """Refuses what is not honoured: unknown fields, values that are not implemented, names that contradict each other."""
+  """Refuses unknown fields, values that are not implemented, names that contradict each other."""
   family = FAMILIES[name]
   known = _READ | _NO_EFFECT | set(family.implied) | set(family.fixed) | set(_SYNONYMS)
   for field, value in config.items():
@@ -184,7 +189,6 @@ def _check_fields(config: dict[str, Any], name: str, fields: _Fields) -> None:
 
 
 def _layer_types(fields: _Fields, family: Family) -> list[str]:
-  """Returns FULL or SLIDING for each layer."""
   layers = fields.whole('num_hidden_layers', _MOST_LAYERS)
   listed = fields['layer_types']
   if listed is None or not family.layer_types:
@@ -210,7 +214,7 @@ def _layer_kind(fields: _Fields, family: Family, kind: str) -> LayerKind:
 
 
 def _rope(fields: _Fields, family: Family, kind: str) -> Rope:
-  """Returns the rope of a layer type, from either spelling, or from both where they agree."""
+  """Returns a layer type's rope, from either spelling, or from both where they agree."""
   theta = fields['rope_local_base_freq'] if family.rope_per_type and kind == SLIDING else fields['rope_theta']
   ropes_given = {}
   for name in ('rope_scaling', 'rope_parameters'):
@@ -287,32 +291,24 @@ def _activation(fields: _Fields, name: str) -> str:
   return fields[name]
 
 
-def _softcap(fields: _Fields, name: str) -> float:
-  return 0.0 if fields[name] is None else fields.number(name)
-
-
 def to_hf(config: DecoderConfig) -> dict[str, Any]:
-  """Makes the config.json of a model made here (an imported one keeps its file), for transformers 4 and 5.
+  """Returns the config.json of a model made here (an imported one keeps its file), for transformers 4 and 5.
 
-  Ropes are written in the spelling of transformers 4, which 5 reads as well; those of a layer type in that of 5.
+  Ropes are spelled as in transformers 4, which 5 reads too; those of a layer type as in 5.
   """
   family = FAMILIES[config.family]
-  types = {index: SLIDING if kind.window else FULL for index, kind in enumerate(config.kinds)}
-  by_type = {types[index]: kind for index, kind in enumerate(config.kinds)}
+  types = [SLIDING if kind.window else FULL for kind in config.kinds]
+  by_type = dict(zip(types, config.kinds, strict=True))
   window = by_type[SLIDING].window if SLIDING in by_type else None
   values = dict(
     architectures=[family.architecture],
     model_type=config.family,
-    vocab_size=config.vocab,
-    hidden_size=config.width,
     num_hidden_layers=config.layers,
-    num_attention_heads=config.heads,
     num_key_value_heads=config.kv_heads,
     head_dim=config.head_width,
-    intermediate_size=config.ffn,
     rms_norm_eps=config.norm_eps,
     tie_word_embeddings=config.tied,
-    max_position_embeddings=config.max_positions,
+    **{field: getattr(config, name) for name, field in _WHOLE.items()},
     **_rope_fields(family, by_type),
   )
   values['hidden_activation' if family.gemma else 'hidden_act'] = config.activation
@@ -328,8 +324,7 @@ def to_hf(config: DecoderConfig) -> dict[str, Any]:
     values['mlp_bias'] = config.ffn_bias
   if family.gemma:
     values['query_pre_attn_scalar'] = round(config.query_scale**-2)  # transformers takes whole numbers alone
-    values['attn_logit_softcapping'] = config.attention_softcap or None
-    values['final_logit_softcapping'] = config.final_softcap or None
+    values |= {field: getattr(config, name) or None for name, field in _SOFTCAPS.items()}
   return values
 
 

@@ -26,12 +26,8 @@ _ENOUGH = 256  # programs that keep a large GPU busy
 
 def fits(config: DecoderConfig, dtype: jnp.dtype) -> bool:
   """Tells whether the kernel can run a model: 16 bit (a product of f32 would be rounded), heads of fitting sizes."""
-  return (
-    dtype.itemsize == 2
-    and config.heads // config.kv_heads <= _QUERIES
-    and config.head_width >= 2 * _QUERIES
-    and config.head_width & (config.head_width - 1) == 0
-  )
+  width, queries = config.head_width, config.heads // config.kv_heads
+  return dtype.itemsize == 2 and queries <= _QUERIES and width >= 2 * _QUERIES and width & (width - 1) == 0
 
 
 def attend_live(
@@ -59,11 +55,11 @@ def attend_live(
     k_BSKC: keys of all slots; S a multiple of BLOCK.
     v_BSKC: values of all slots.
     first_B: i32, time of each row's first token; at most S tokens back.
-    time: i32 [], of the tokens.
+    time: i32 [].
     window: newest tokens that are seen; 0: all.
     scale: on query-key products.
     softcap: c tanh(x / c) on them; 0: off.
-    interpret: run as plain JAX, for tests without a GPU.
+    interpret: run as plain JAX, for tests.
 
   Returns:
     out_BHC in the dtype of the queries; the caches, updated in place.
@@ -80,25 +76,18 @@ def attend_live(
   whole = pl.BlockSpec((None, H + 2 * K, C), lambda b, k, p: (b, 0, 0))
   rotation = pl.BlockSpec((None, None, C // 2), lambda b, k, p: (b, 0, 0))
   buffer = pl.BlockSpec((None, S, None, C), lambda b, k, p: (b, 0, k, 0))
-  M = H // K  # query heads per key/value head
-  result = (B, K, parts, M)
+  attended = pl.BlockSpec((None, None, None, _QUERIES, C), lambda b, k, p: (b, k, p, 0, 0))
+  summary = pl.BlockSpec((None, None, None, _QUERIES), lambda b, k, p: (b, k, p, 0))
+  result = (B, K, parts, H // K)
   out, most, total, k_BSKC, v_BSKC = pl.pallas_call(
     functools.partial(_kernel, heads=(H, K), slots=S, parts=parts, scale=scale, softcap=softcap),
     grid=(B, K, parts),
     in_specs=[whole, rotation, rotation, pl.BlockSpec((None, 3), lambda b, k, p: (b, 0)), buffer, buffer],
-    out_specs=[
-      pl.BlockSpec((None, None, None, _QUERIES, C), lambda b, k, p: (b, k, p, 0, 0)),
-      pl.BlockSpec((None, None, None, _QUERIES), lambda b, k, p: (b, k, p, 0)),
-      pl.BlockSpec((None, None, None, _QUERIES), lambda b, k, p: (b, k, p, 0)),
-      buffer,
-      buffer,
-    ],
+    out_specs=[attended, summary, summary, buffer, buffer],
     out_shape=[
       jax.ShapeDtypeStruct((*result, C), jnp.float32 if parts > 1 else q_BHC.dtype),
-      jax.ShapeDtypeStruct(result, jnp.float32),
-      jax.ShapeDtypeStruct(result, jnp.float32),
-      jax.ShapeDtypeStruct(k_BSKC.shape, k_BSKC.dtype),
-      jax.ShapeDtypeStruct(v_BSKC.shape, v_BSKC.dtype),
+      *[jax.ShapeDtypeStruct(result, jnp.float32)] * 2,
+      *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k_BSKC, v_BSKC)),
     ],
     input_output_aliases={4: 3, 5: 4},
     compiler_params=triton.CompilerParams(num_warps=4, num_stages=3),
@@ -111,26 +100,10 @@ def attend_live(
   return out.reshape(B, H, C).astype(q_BHC.dtype), k_BSKC, v_BSKC
 
 
-def _kernel(
-  qkv_ref,
-  cos_ref,
-  sin_ref,
-  scalars_ref,
-  k_ref,
-  v_ref,
-  out_ref,
-  most_ref,
-  total_ref,
-  k_out_ref,
-  v_out_ref,
-  *,
-  heads,
-  slots,
-  parts,
-  scale,
-  softcap,
-):
+def _kernel(*refs, heads, slots, parts, scale, softcap):
   """Computes unnormalised output, maximum and sum of the softmax of a row's KV head, on part of its live slots."""
+  qkv_ref, cos_ref, sin_ref, scalars_ref, k_ref, v_ref = refs[:6]
+  out_ref, most_ref, total_ref, k_out_ref, v_out_ref = refs[6:]
   (H, K), k_head, part = heads, pl.program_id(1), pl.program_id(2)
   C = qkv_ref.shape[-1]
   begin, length, slot = scalars_ref[0], scalars_ref[1], scalars_ref[2]  # of the cached tokens; of the newest

@@ -31,10 +31,7 @@ _WEIGHTS = {'attention_norm', 'q+k+v', 'o', 'ffn_norm', 'gate+up', 'down'}
 
 
 def fits(layers: tuple[dict[str, Any], ...], rows: int, dtype: jnp.dtype) -> bool:
-  """Tells whether the kernels can run a model's layers, and are faster.
-
-  Layers of the common form, in 16 bit, in whole blocks, that are not too large; as many rows as it was measured with.
-  """
+  """Tells whether layers are of the common form, 16 bit, in whole blocks and not too large, and rows as measured."""
   w = layers[0]
   if rows not in ROWS or dtype.itemsize != 2 or not _WEIGHTS <= w.keys() <= _WEIGHTS | {'q+k+v_bias'}:
     return False
@@ -57,7 +54,7 @@ def run(
   activation: Callable,
   interpret: bool = False,
 ) -> tuple[jax.Array, Cache]:
-  """Runs one token of every row through all layers.
+  """Runs one token of every row through all layers; returns hidden states [B, D] after the last norm, and the cache.
 
   Args:
     layers: of `decoder.for_decoding`, for which `fits` holds.
@@ -68,38 +65,33 @@ def run(
     cache: of the row's earlier tokens.
     attend: `(layer, cache, q_B1HC, k_B1KC, v_B1KC) -> (out_B1HC, cache)`, which rotates.
     activation: of the gate.
-    interpret: run as plain JAX, for tests without a GPU.
-
-  Returns:
-    hidden states [B, D] after the last norm, and the cache.
+    interpret: run as plain JAX, for tests.
   """
   (B, D), H, K = x_BD.shape, config.heads, config.kv_heads
   add = functools.partial(joined, eps=config.norm_eps, offset=config.norm_offset, interpret=interpret)
+  parts = functools.partial(partial_sums, interpret=interpret)
   following = [w['attention_norm'] for w in layers[1:]] + [final_norm_D]
   for n, (w, next_norm_D) in enumerate(zip(layers, following, strict=True)):
-    bias = w.get('q+k+v_bias')
-    qkv_BN = project(
-      normed_BD, w['q+k+v'].reshape(D, -1), None if bias is None else bias.reshape(-1), interpret=interpret
-    )
+    w_DN, bias = w['q+k+v'].reshape(D, -1), w.get('q+k+v_bias')
+    qkv_BN = project(normed_BD, w_DN, bias if bias is None else bias.reshape(-1), interpret=interpret)
     q_B1HC, k_B1KC, v_B1KC = jnp.split(qkv_BN.reshape(B, 1, H + 2 * K, -1), (H, H + K), axis=2)
     out_B1HC, cache = attend(n, cache, q_B1HC, k_B1KC, v_B1KC)
-    x_BD, normed_BD = add(
-      partial_sums(out_B1HC.reshape(B, -1), w['o'].reshape(-1, D), interpret=interpret), x_BD, w['ffn_norm']
-    )
+    out_PBD = parts(out_B1HC.reshape(B, -1), w['o'].reshape(-1, D))
+    x_BD, normed_BD = add(out_PBD, x_BD, w['ffn_norm'])
     hidden_BF = gated(normed_BD, w['gate+up'], activation, interpret=interpret)
-    x_BD, normed_BD = add(partial_sums(hidden_BF, w['down'], interpret=interpret), x_BD, next_norm_D)
+    x_BD, normed_BD = add(parts(hidden_BF, w['down']), x_BD, next_norm_D)
   return normed_BD, cache
 
 
 def project(x_BK: jax.Array, w_KN: jax.Array, bias_N: jax.Array | None, *, interpret: bool = False) -> jax.Array:
-  """Returns x W + bias [B, N], rounded after each; XLA does sum and bias where it lays out what attention reads."""
+  """Returns x W + bias [B, N], rounded after each; XLA sums where it lays out what attention reads."""
   sums_PBN = partial_sums(x_BK, w_KN, interpret=interpret)
   y_BN = functools.reduce(jnp.add, [sums_PBN[part] for part in range(sums_PBN.shape[0])]).astype(x_BK.dtype)
   return y_BN if bias_N is None else y_BN + bias_N[None]
 
 
 def partial_sums(x_BK: jax.Array, w_KN: jax.Array, *, interpret: bool = False) -> jax.Array:
-  """Returns x W in f32 [P, B, N], each part P over its share of the inner axis: to be summed."""
+  """Returns x W in f32 [P, B, N], to be summed: each part P over its share of the inner axis."""
   (B, K), N = x_BK.shape, w_KN.shape[1]
   columns = 32
   parts = inner_parts(K, N // columns)
@@ -110,14 +102,12 @@ def partial_sums(x_BK: jax.Array, w_KN: jax.Array, *, interpret: bool = False) -
     (y,) = _products(x_ref, w_ref, [here], (part * share, share))
     triton.store(y_ref.at[part, pl.ds(0, B), here], y)
 
-  stages = min(8, share // _BLOCK)
-  return _call(kernel, 'partial_sums', (N // columns, parts), (parts, B, N), jnp.float32, 4, stages, interpret)(
-    x_BK, w_KN
-  )
+  grid, shape = (N // columns, parts), jax.ShapeDtypeStruct((parts, B, N), jnp.float32)
+  return _call(kernel, 'partial_sums', grid, shape, 4, min(8, share // _BLOCK), interpret)(x_BK, w_KN)
 
 
 def inner_parts(inner: int, programs: int) -> int:
-  """Returns into how many parts of whole blocks to cut an inner axis, for about as many programs as the GPU holds."""
+  """Returns into how many parts of whole blocks to cut an inner axis, to fill the GPU."""
   blocks = inner // _BLOCK
   return max(n for n in range(1, blocks + 1) if blocks % n == 0 and (n == 1 or n * programs <= _PROGRAMS))
 
@@ -134,8 +124,8 @@ def gated(x_BK: jax.Array, w_KG: jax.Array, activation: Callable, *, interpret: 
     gate, up = (y.astype(y_ref.dtype) for y in (gate, up))
     triton.store(y_ref.at[pl.ds(0, B), here], activation(gate.astype(jnp.float32)).astype(gate.dtype) * up)
 
-  warps, stages = (8, 5) if B > 64 else (4, 6)
-  return _call(kernel, 'gated', (F // columns,), (B, F), x_BK.dtype, warps, stages, interpret)(x_BK, w_KG)
+  shape = jax.ShapeDtypeStruct((B, F), x_BK.dtype)
+  return _call(kernel, 'gated', (F // columns,), shape, *((8, 5) if B > 64 else (4, 6)), interpret)(x_BK, w_KG)
 
 
 def joined(
@@ -161,27 +151,12 @@ def joined(
     triton.store(normed_ref.at[row, here], (normed * scale).astype(y_ref.dtype), mask=real)
 
   shape = jax.ShapeDtypeStruct((B, D), x_BD.dtype)
-  return pl.pallas_call(
-    kernel,
-    grid=(B,),
-    out_shape=[shape, shape],
-    compiler_params=triton.CompilerParams(num_warps=8 if D > 512 else 2, num_stages=1),
-    interpret=interpret,
-    name='joined',
-  )(sums_PBD, x_BD, scale_D)
+  return _call(kernel, 'joined', (B,), [shape, shape], 8 if D > 512 else 2, 1, interpret)(sums_PBD, x_BD, scale_D)
 
 
-def _call(
-  kernel: Callable, name: str, grid: tuple, shape: tuple, dtype: Any, warps: int, stages: int, interpret: bool
-) -> Callable:
-  return pl.pallas_call(
-    kernel,
-    grid=grid,
-    out_shape=jax.ShapeDtypeStruct(shape, dtype),
-    compiler_params=triton.CompilerParams(num_warps=warps, num_stages=stages),
-    interpret=interpret,
-    name=name,
-  )
+def _call(kernel: Callable, name: str, grid: tuple, shape: Any, warps: int, stages: int, interpret: bool) -> Callable:
+  params = triton.CompilerParams(num_warps=warps, num_stages=stages)
+  return pl.pallas_call(kernel, grid=grid, out_shape=shape, compiler_params=params, interpret=interpret, name=name)
 
 
 def _products(x_ref, w_ref, columns: list, inner: tuple) -> tuple[jax.Array, ...]:

@@ -57,7 +57,7 @@ def _rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Arra
 def _product(x: jax.Array, weight: jax.Array, inputs: int) -> jax.Array:
   """Multiplies x [B, T, ...] by a weight whose first `inputs` axes are x's last.
 
-  As a product of two matrices: of einsums with more axes XLA:CPU makes a backward pass that takes twice the time.
+  As a product of two matrices: of einsums with more axes XLA:CPU makes a backward pass of twice the time.
   """
   inner, outputs = weight.shape[:inputs], weight.shape[inputs:]
   matrix = weight.astype(x.dtype).reshape(math.prod(inner), math.prod(outputs))
@@ -75,13 +75,13 @@ def _biased(w: Params, name: str, y: jax.Array) -> jax.Array:
 
 
 def _rounded(y: jax.Array) -> jax.Array:
-  """Rounds y to what its dtype holds: a compiler that fuses what follows may otherwise go on with more digits."""
+  """Rounds y to its dtype: a compiler that fuses what follows may otherwise go on with more digits."""
   kind = jnp.finfo(y.dtype)
   return jax.lax.reduce_precision(y, kind.nexp, kind.nmant)
 
 
 def _adapted(w: Params, name: str, x: jax.Array, y: jax.Array) -> jax.Array:
-  """Returns y + (x A) B where the tree has adapters; rounds in both cases: adapters of zeros change no bit."""
+  """Returns y + (x A) B where there are adapters; rounds in both cases: zeros change no bit."""
   y = _rounded(y)
   if name + lora.A not in w:
     return y
@@ -89,7 +89,7 @@ def _adapted(w: Params, name: str, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _project_all(w: Params, names: tuple[str, ...], x: jax.Array, sizes: tuple[int, ...]) -> tuple:
-  """Projections of one input, to `sizes` of their first output letter: one product where they lie together."""
+  """Projects one input to `sizes` of the first output letter: in one product where weights lie together."""
   together = '+'.join(names)
   if together not in w:
     return tuple(_project(w, name, x) for name in names)
@@ -100,7 +100,7 @@ def _project_all(w: Params, names: tuple[str, ...], x: jax.Array, sizes: tuple[i
 
 
 def _layer(w: Params, config: DecoderConfig, x_BTD: jax.Array, attend: Callable) -> tuple[jax.Array, Any]:
-  """Runs one layer. `attend(q, k, v) -> (out, aux)` rotates queries and keys, and decides where both live."""
+  """Runs one layer; `attend(q, k, v) -> (out, aux)` rotates."""
 
   def norm(x, name):
     return _rms_norm(x, w[name], config) if name in w else x
@@ -126,12 +126,8 @@ def _embed(params: Params, config: DecoderConfig, tokens: jax.Array, dtype: jnp.
 
 @jax.custom_vjp
 def _lookup(table_VD: jax.Array, tokens: jax.Array) -> jax.Array:
-  """Returns table[tokens]; a frequent token's gradients are summed in f32, whatever the table's dtype."""
+  """Returns table[tokens]; gradients are summed in f32, whatever the table's dtype."""
   return table_VD[tokens]
-
-
-def _lookup_forward(table_VD, tokens):
-  return _lookup(table_VD, tokens), (table_VD, tokens)
 
 
 def _lookup_backward(inputs, cotangent):
@@ -140,7 +136,7 @@ def _lookup_backward(inputs, cotangent):
   return total_VD.astype(table_VD.dtype), None
 
 
-_lookup.defvjp(_lookup_forward, _lookup_backward)
+_lookup.defvjp(lambda *inputs: (_lookup(*inputs), inputs), _lookup_backward)
 
 
 def head(params: Params, dtype: jnp.dtype) -> jax.Array:
@@ -159,10 +155,6 @@ def _head_product(hidden: jax.Array, head_VD: jax.Array) -> jax.Array:
   return jnp.einsum('...d,vd->...v', hidden, head_VD, preferred_element_type=jnp.float32)
 
 
-def _head_product_forward(hidden, head_VD):
-  return _head_product(hidden, head_VD), (hidden, head_VD)
-
-
 def _head_product_backward(inputs, cotangent):
   hidden, head_VD = inputs
   d_NV = cotangent.astype(hidden.dtype).reshape(-1, head_VD.shape[0])
@@ -171,7 +163,7 @@ def _head_product_backward(inputs, cotangent):
   return (d_NV @ head_VD).reshape(hidden.shape), d_head_VD.astype(head_VD.dtype)
 
 
-_head_product.defvjp(_head_product_forward, _head_product_backward)
+_head_product.defvjp(lambda *inputs: (_head_product(*inputs), inputs), _head_product_backward)
 
 
 def _attend(config: DecoderConfig, view: View, q: jax.Array, k: jax.Array, v: jax.Array, **layout: bool) -> jax.Array:
@@ -189,16 +181,9 @@ def hidden_states(
   remat: str = 'none',
   attention: Attention = flash.PLAIN,
 ) -> jax.Array:
-  """Computes the final hidden states [X, T, D] of whole rows; layers are scanned.
+  """Computes the final hidden states [X, T, D], in `dtype`, of the conversations that lie at `rows` in i32 streams.
 
-  Args:
-    params: a policy's tree.
-    config: of the decoder.
-    tokens_XT: i32, streams of conversations.
-    rows: where these lie.
-    dtype: compute dtype.
-    remat: what the backward pass computes again, a name of `REMATS`.
-    attention: which implementation rows attend with.
+  Layers are scanned; the backward pass computes again what `REMATS[remat]` says.
   """
   _, position_XT = packing.row_and_position(rows, tokens_XT.shape[1])
   views = attentions.views(config, position_XT)
@@ -225,17 +210,12 @@ def hidden_states(
 def _row_attention(config: DecoderConfig, rows: PackedRows, packed_length: int, attention: Attention) -> Callable:
   """Returns `attend(kind, q, k, v) -> out`, all [X, T, heads, C]: rows are aligned, attend, and are laid back."""
   table = packing.alignment(rows, packed_length, flash.slots(rows.longest, attention))
+  products = dict(scale=config.query_scale, softcap=config.attention_softcap)
 
   def of_kind(kind: LayerKind) -> Callable:
     def attend(*qkv: jax.Array) -> jax.Array:
-      out_NLHC = flash.attend(
-        *(table.to_rows(x) for x in qkv),
-        rows.length.reshape(-1),
-        attention,
-        window=kind.window,
-        scale=config.query_scale,
-        softcap=config.attention_softcap,
-      )
+      aligned = (table.to_rows(x) for x in qkv)
+      out_NLHC = flash.attend(*aligned, rows.length.reshape(-1), attention, window=kind.window, **products)
       return table.to_streams(out_NLHC)
 
     return attend
@@ -247,14 +227,9 @@ def _row_attention(config: DecoderConfig, rows: PackedRows, packed_length: int, 
 
 
 def for_decoding(params: Params, config: DecoderConfig, *, together: bool) -> Params:
-  """Parameters as `prefill` and `decode_step` read them: a tuple of layers instead of stacks.
+  """Returns a policy's tree as decoding reads it: a tuple of layers; to slice a stack would copy weights at each step.
 
-  A slice of a stack within a loop would copy every weight at every step.
-
-  Args:
-    params: a policy's tree.
-    config: of the decoder.
-    together: lay projections of one input side by side, as one product. Not where heads are sharded.
+  `together` lays projections of one input side by side, as one product. Not where heads are sharded.
   """
 
   def layer(n: int) -> Params:
@@ -278,9 +253,9 @@ def _run(
   attend: Callable,
   dtype: jnp.dtype,
 ) -> tuple[jax.Array, Cache]:
-  """Runs T tokens of every row on the cache, layer by layer; returns the last one's logits [B, V].
+  """Runs T tokens of every row on the cache; returns the last one's logits [B, V].
 
-  Layers are unrolled: a scan would copy every layer's cache in and out of its stacked carry at each step.
+  Layers are unrolled: a scan would copy each layer's cache in and out of its carry.
   `attend(n, view, cache, q, k, v) -> (out, cache)`.
   """
   x_BTD = _embed(params, config, tokens_BT, dtype)
@@ -302,13 +277,10 @@ def prefill(
   cache_dtype: jnp.dtype | None = None,
   kernel: bool = False,
 ) -> tuple[jax.Array, Cache]:
-  """Fills a new cache of `slots` slots with left-padded prompts; `params` from `for_decoding`.
+  """Fills a new cache of `slots` slots with left-padded prompts; returns it behind the last f32 logits [B, V].
 
-  The cache is of `cache_dtype`, or else of the compute dtype. With `kernel` it is laid out for `decode_attention`
-  (GPU), with which decode steps then attend, to the live part of the cache alone and in the compute dtype.
-
-  Returns:
-    f32 logits [B, V] of the last position alone (never [B, P, V]), and the cache.
+  `params` are from `for_decoding`. The cache is of `cache_dtype`, else of the compute dtype; with `kernel` decode
+  steps attend by `decode_attention` (GPU).
   """
   P = tokens_BP.shape[1]
   cache = attentions.empty_cache(config, slots, cache_dtype or dtype, start_B, heads_first=not kernel)
@@ -331,30 +303,17 @@ def decode_step(
   *,
   dtype: jnp.dtype | None = None,
 ) -> tuple[jax.Array, Cache]:
-  """Feeds one token a row at `time`; returns f32 logits [B, V] for the next one, and the cache.
+  """Feeds one token a row (i32 [B]) at `time` (i32 []); returns f32 logits [B, V] for the next one, and the cache.
 
-  Args:
-    params: from `for_decoding`.
-    config: of the decoder.
-    token_B: i32.
-    time: i32 [], of the token, for every row.
-    cache: of the row's earlier tokens.
-    dtype: compute dtype; None: the cache's.
+  `params` are from `for_decoding`; computes in `dtype`, None: the cache's.
   """
   views = attentions.cache_views(config, cache.first, time[None], cache.slots)
 
   def attend_live(n, view, cache, q, k, v):
-    out_BHC, *buffers = decode_attention.attend_live(
-      *(x[:, 0] for x in (q, k, v)),
-      view,
-      cache.k[n],
-      cache.v[n],
-      cache.first,
-      time,
-      window=config.kinds[config.kind_of_layer[n]].window,
-      scale=config.query_scale,
-      softcap=config.attention_softcap,
-    )
+    kind = config.kinds[config.kind_of_layer[n]]
+    products = dict(scale=config.query_scale, softcap=config.attention_softcap)
+    inputs = (*(x[:, 0] for x in (q, k, v)), view, cache.k[n], cache.v[n], cache.first, time)
+    out_BHC, *buffers = decode_attention.attend_live(*inputs, window=kind.window, **products)
     return out_BHC[:, None], attentions.put(cache, n, *buffers)
 
   def attend(n, view, cache, q, k, v):
@@ -362,18 +321,14 @@ def decode_step(
     cache = attentions.write(cache, n, k, v, time % cache.slots)
     return _attend(config, view, q, cache.k[n], cache.v[n], heads_first=True), cache
 
-  dtype = jnp.dtype(dtype or cache.k[0].dtype)
-  if cache.heads_first or not decode_layers.fits(params['layers'], token_B.shape[0], dtype):
+  dtype, layers = jnp.dtype(dtype or cache.k[0].dtype), params['layers']
+  if cache.heads_first or not decode_layers.fits(layers, token_B.shape[0], dtype):
     return _run(params, config, token_B[:, None], views, cache, attend if cache.heads_first else attend_live, dtype)
-  x_BD = _embed(params, config, token_B, dtype)
-  last_BD, cache = decode_layers.run(
-    params['layers'],
-    params['final_norm'],
-    config,
-    x_BD,
-    _rms_norm(x_BD, params['layers'][0]['attention_norm'], config),
-    cache,
-    lambda n, cache, *qkv: attend_live(n, views[config.kind_of_layer[n]], cache, *qkv),
-    activation=_ACTIVATIONS[config.activation],
-  )
+
+  def attend_layer(n, cache, *qkv):
+    return attend_live(n, views[config.kind_of_layer[n]], cache, *qkv)
+
+  x_BD, act = _embed(params, config, token_B, dtype), _ACTIVATIONS[config.activation]
+  inputs = x_BD, _rms_norm(x_BD, layers[0]['attention_norm'], config), cache, attend_layer
+  last_BD, cache = decode_layers.run(layers, params['final_norm'], config, *inputs, activation=act)
   return logits(last_BD, head(params, dtype), config), cache

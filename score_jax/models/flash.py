@@ -24,6 +24,7 @@ from score_jax.models.families import DecoderConfig
 
 KINDS = ('plain', 'cudnn', 'splash')
 _BLOCK = 128  # rows are padded to a multiple of it for the kernels
+_BLOCK_SIZES = tuple(f.name for f in dataclasses.fields(splash_attention.BlockSizes) if f.name.startswith('block_'))
 _LANES = 128  # of a TPU: the smallest head width that splash takes
 
 
@@ -36,7 +37,7 @@ class Attention:
   interpret: bool = False  # splash alone: run as plain JAX, for tests without a TPU
 
   def spread(self, x_X: jax.Array) -> jax.Array:
-    """Keeps activations where their rows are; a compiler may else prefer to cut them as it finds the weights cut."""
+    """Keeps activations where their rows are; a compiler may else cut them as the weights are cut."""
     if self.mesh is None or self.mesh.size == 1:
       return x_X
     return jax.lax.with_sharding_constraint(x_X, NamedSharding(self.mesh, PartitionSpec(('data', 'fsdp'))))
@@ -51,7 +52,7 @@ class Attention:
     return self._cut_by_vocabulary(head_VD, None)
 
   def partial(self, sum_SVD: jax.Array) -> jax.Array:
-    """Returns a part of the head's gradient on each shard of rows: what is added up there before anything is sent."""
+    """Returns the part of the head's gradient that each shard of rows adds up."""
     return self._cut_by_vocabulary(sum_SVD, ('data', 'fsdp'))
 
   def _cut_by_vocabulary(self, x: jax.Array, rows: tuple[str, ...] | None) -> jax.Array:
@@ -92,33 +93,16 @@ def attend(
   scale: float,
   softcap: float,
 ) -> jax.Array:
-  """Computes causal attention within left-aligned rows.
+  """Returns causal attention out_NLHC within left-aligned rows of `length_N` (i32) tokens.
 
-  Args:
-    q_NLHC: queries; for the kernels L is a multiple of 128.
-    k_NLKC: keys.
-    v_NLKC: values.
-    length_N: i32, tokens of each row; what stands after them is of no account.
-    attention: the implementation.
-    window: newest positions that a query sees; 0: all.
-    scale: on query-key products.
-    softcap: c tanh(x / c) on them; 0: off.
-
-  Returns:
-    out_NLHC; anything finite after a row's end.
+  For kernels L is a multiple of 128. A query sees the newest `window` positions (0: all);
+  `softcap` 0 is off. What stands after a row's end is finite.
   """
   if attention.kind == 'cudnn':
-    return jax.nn.dot_product_attention(
-      q_NLHC,
-      k_NLKC,
-      v_NLKC,
-      scale=scale,
-      is_causal=True,
-      query_seq_lengths=length_N,
-      key_value_seq_lengths=length_N,
-      local_window_size=(window - 1, 0) if window else None,
-      implementation='cudnn',
-    )
+    lengths = dict(query_seq_lengths=length_N, key_value_seq_lengths=length_N)
+    lengths |= dict(local_window_size=(window - 1, 0) if window else None)
+    cudnn = functools.partial(jax.nn.dot_product_attention, implementation='cudnn')
+    return cudnn(q_NLHC, k_NLKC, v_NLKC, scale=scale, is_causal=True, **lengths)
   if attention.kind == 'splash':
     return _splash(q_NLHC, k_NLKC, v_NLKC, attention, window=window, scale=scale, softcap=softcap)
   L = q_NLHC.shape[1]
@@ -138,16 +122,7 @@ def _splash(q_NLHC, k_NLKC, v_NLKC, attention: Attention, *, window: int, scale:
   block = next(size for size in (512, 256, 128) if L % size == 0)
   kernel = splash_attention.make_splash_mha(
     splash_attention.MultiHeadMask([mask] * (H // tensor)),
-    block_sizes=splash_attention.BlockSizes(
-      block_q=block,
-      block_kv=block,
-      block_kv_compute=block,
-      block_q_dkv=block,
-      block_kv_dkv=block,
-      block_kv_dkv_compute=block,
-      block_q_dq=block,
-      block_kv_dq=block,
-    ),
+    block_sizes=splash_attention.BlockSizes(**dict.fromkeys(_BLOCK_SIZES, block)),
     head_shards=1,
     q_seq_shards=1,
     attn_logits_soft_cap=softcap or None,
@@ -160,5 +135,4 @@ def _splash(q_NLHC, k_NLKC, v_NLKC, attention: Attention, *, window: int, scale:
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q_NLHC, k_NLKC, v_NLKC))
     return jnp.swapaxes(jax.vmap(kernel)(q, k, v), 1, 2)
 
-  scaled = q_NLHC * np.asarray(scale, q_NLHC.dtype)
-  return local(scaled, k_NLKC, v_NLKC)
+  return local(q_NLHC * np.asarray(scale, q_NLHC.dtype), k_NLKC, v_NLKC)

@@ -1,7 +1,7 @@
 """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): y = x W + (alpha / R) (x A) B, with A and B trained, W not.
 
-Adapters are separate leaves of the parameter tree, beside the weights that they adapt: a policy is the base's tree
-and the adapters joined, the reference is the base's tree as it is. The base is one set of arrays for both.
+Adapters are leaves of the parameter tree beside the weights that they adapt: a policy is the base's tree and the
+adapters joined, the reference is the base's tree as it is.
 """
 
 import dataclasses
@@ -29,7 +29,6 @@ class Lora:
 
   @property
   def scale(self) -> float:
-    """Returns what an adapter's output is multiplied by."""
     return self.alpha / self.rank
 
 
@@ -73,12 +72,12 @@ def adapter_table(config: DecoderConfig, lora: Lora) -> WeightTable:
 
 
 def trained_table(config: DecoderConfig, lora: Lora) -> WeightTable:
-  """Returns the weights that training changes: the adapters, or all of the decoder's where there are none."""
+  """Returns the weights that training changes: the adapters, else the decoder's."""
   return adapter_table(config, lora) if lora.rank else weights.weight_table(config)
 
 
 def policy_table(config: DecoderConfig, lora: Lora) -> WeightTable:
-  """Returns all weights of a policy's tree: the decoder's and, where there are any, the adapters."""
+  """Returns all weights of a policy's tree: the decoder's, and adapters if any."""
   table = weights.weight_table(config)
   if not lora.rank:
     return table
@@ -87,9 +86,9 @@ def policy_table(config: DecoderConfig, lora: Lora) -> WeightTable:
 
 
 def joined(frozen: dict[str, Any], trained: dict[str, Any], lora: Lora) -> dict[str, Any]:
-  """Returns the policy's tree: every leaf of `frozen` as it is, and the trained ones beside them.
+  """Returns the policy's tree: the leaves of `frozen`, and the trained ones beside them.
 
-  Without adapters `frozen` is empty and this is `trained`; with adapters, an empty `trained` turns them off.
+  Without adapters it is `trained`; an empty `trained` turns adapters off.
   """
   if not lora.rank:
     return trained
@@ -97,7 +96,7 @@ def joined(frozen: dict[str, Any], trained: dict[str, Any], lora: Lora) -> dict[
 
 
 def scaled(trained: dict[str, Any], lora: Lora) -> dict[str, Any]:
-  """Returns the trained weights as a policy's tree has them: the model unchanged; of adapters, B times alpha / R."""
+  """Returns the trained weights as a policy's tree has them: of adapters, B times alpha / R."""
   if not lora.rank:
     return trained
   return {
@@ -107,7 +106,7 @@ def scaled(trained: dict[str, Any], lora: Lora) -> dict[str, Any]:
 
 
 def leaves_of(policy: dict[str, Any], weight: Weight) -> dict[str, Any]:
-  """Returns the leaves of a policy's tree that one weight is made of: itself and, where there are any, its adapters."""
+  """Returns the leaves that one weight of a policy is made of: itself, and its adapters if any."""
   *sections, name = weight.path
   node = policy
   for section in sections:
@@ -116,7 +115,7 @@ def leaves_of(policy: dict[str, Any], weight: Weight) -> dict[str, Any]:
 
 
 def merged(weight: Weight, leaves: dict[str, jax.Array]) -> jax.Array:
-  """Returns a layer's W + A B in f32 (a policy's B has the scale in it); unchanged where there are no adapters."""
+  """Returns a layer's W + A B in f32 (a policy's B is scaled); W where there are no adapters."""
   if A not in leaves:
     return leaves['']
   out_letters, in_letters = ((''.join(group)).lower() for group in weight.hf_groups)

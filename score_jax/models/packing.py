@@ -1,10 +1,9 @@
 """The packing layout: where conversations lie in the streams that a whole-row pass computes.
 
-A pass works on X streams of T tokens. A stream holds R conversations, each in one piece: one, before or after its
-padding, or many, end to end, with no padding between them. Everything in the decoder but attention looks at one token
-alone and does not depend on the layout; attention looks at left-aligned rows, so that causality alone hides the padding
-after them. An `index` counts from the beginning of a stream, a `position` from a conversation's first token, and a
-`slot` is a position of a left-aligned row.
+A pass works on X streams of T tokens. A stream holds R conversations: one, before or after its padding, or many, end
+to end. Only attention depends on the layout; it looks at left-aligned rows, so that causality hides the padding after
+them. An `index` counts from the beginning of a stream, a `position` from a conversation's first token, and a `slot` is
+a position of a left-aligned row.
 """
 
 from flax import struct
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 
 @struct.dataclass
 class PackedRows:
-  """The conversations of every stream, in the order in which they lie. Tokens in none of them are padding."""
+  """The conversations of every stream, in their order; other tokens are padding."""
 
   first: jax.Array | None  # i32 [X, R]  index of a conversation's first token; None: R is 1, all begin at index 0
   length: jax.Array  # i32 [X, R]  tokens; 0: there is none
@@ -27,7 +26,7 @@ def left_aligned(length_B: jax.Array, slots: int) -> PackedRows:
 
 
 def left_padded(start_B: jax.Array, slots: int) -> PackedRows:
-  """Returns the layout of one conversation a stream, from its start to the end of the `slots` tokens."""
+  """Returns the layout of one conversation a stream, from its start to the end of `slots` tokens."""
   first_XR = jnp.asarray(start_B, jnp.int32)[:, None]
   return PackedRows(first=first_XR, length=slots - first_XR, longest=slots)
 
@@ -38,7 +37,7 @@ def end_to_end(length_XR: jax.Array, longest: int) -> PackedRows:
 
 
 def row_and_position(rows: PackedRows, packed_length: int) -> tuple[jax.Array, jax.Array]:
-  """Returns, i32 [X, T] each, the conversation that a token belongs to (-1: padding) and its position in it."""
+  """Returns, i32 [X, T] each, a token's conversation (-1: padding) and its position in it."""
   index_XT = jnp.arange(packed_length, dtype=jnp.int32)[None]
   first_XR = jnp.zeros_like(rows.length) if rows.first is None else rows.first
   begun_XT = jnp.sum((first_XR[:, None] <= index_XT[..., None]).astype(jnp.int32), axis=-1) - 1
@@ -50,7 +49,7 @@ def row_and_position(rows: PackedRows, packed_length: int) -> tuple[jax.Array, j
 
 @struct.dataclass
 class Alignment:
-  """Leads from streams to left-aligned rows and back: two tables, each the other's inverse, -1 where nothing is."""
+  """Tables from streams to left-aligned rows and back; -1 where nothing is."""
 
   index: jax.Array | None  # i32 [X, R * L]  index of each slot of each row; None: the rows are aligned as they are
   slot: jax.Array | None  # i32 [X, T]  slot (row * L + position) of each index
@@ -58,20 +57,20 @@ class Alignment:
   slots: int = struct.field(pytree_node=False)  # L
 
   def to_rows(self, x_XT: jax.Array) -> jax.Array:
-    """Returns [X, T, ...] as [X * R, L, ...], zeros after each row's end (or, of aligned rows, what stood there)."""
+    """Returns [X, T, ...] as [X * R, L, ...]; after a row's end zeros, or what stood there."""
     if self.index is None:
       return jnp.pad(x_XT, ((0, 0), (0, self.slots - self.packed_length)) + ((0, 0),) * (x_XT.ndim - 2))
     return _moved(x_XT, self.index, self.slot).reshape(-1, self.slots, *x_XT.shape[2:])
 
   def to_streams(self, x_NL: jax.Array) -> jax.Array:
-    """Returns [X * R, L, ...] as [X, T, ...], zeros in the padding (or, of aligned rows, what stood there)."""
+    """Is the inverse of `to_rows`."""
     if self.index is None:
       return x_NL[:, : self.packed_length]
     return _moved(x_NL.reshape(self.index.shape[0], -1, *x_NL.shape[2:]), self.slot, self.index)
 
 
 def alignment(rows: PackedRows, packed_length: int, slots: int) -> Alignment:
-  """Returns the tables for streams of `packed_length` tokens and rows of `slots`, which hold the longest."""
+  """Returns the tables for streams of `packed_length` tokens and rows of `slots`."""
   if rows.first is None:
     return Alignment(None, None, packed_length, slots)
   row_XT, position_XT = row_and_position(rows, packed_length)
@@ -83,15 +82,11 @@ def alignment(rows: PackedRows, packed_length: int, slots: int) -> Alignment:
 
 @jax.custom_vjp
 def _moved(x_XM: jax.Array, index_XN: jax.Array, inverse_XM: jax.Array) -> jax.Array:
-  """Returns x[index] along axis 1, 0 where it is -1. Its transpose is a gather too, which a scatter-add is not."""
+  """Returns x[index] along axis 1, 0 where it is -1; its transpose is a gather too, not a scatter-add."""
   del inverse_XM
   wide = (...,) + (None,) * (x_XM.ndim - 2)
   moved = jnp.take_along_axis(x_XM, jnp.maximum(index_XN, 0)[wide], axis=1)
   return jnp.where((index_XN >= 0)[wide], moved, jnp.zeros((), x_XM.dtype))
-
-
-def _moved_forward(x_XM, index_XN, inverse_XM):
-  return _moved(x_XM, index_XN, inverse_XM), (index_XN, inverse_XM)
 
 
 def _moved_backward(tables, cotangent_XN):
@@ -99,4 +94,4 @@ def _moved_backward(tables, cotangent_XN):
   return _moved(cotangent_XN, inverse_XM, index_XN), None, None
 
 
-_moved.defvjp(_moved_forward, _moved_backward)
+_moved.defvjp(lambda x_XM, *tables: (_moved(x_XM, *tables), tables), _moved_backward)

@@ -1,8 +1,7 @@
 """Rotary position embeddings: one frozen dataclass per kind that a config.json can ask for.
 
-The fields of a kind are the fields that config.json may give it, under the same names, so reading, writing and
-refusing follow from the dataclass. A kind is two things to the decoder: C/2 frequencies, and a factor on both the
-cosine and the sine. All are worked out in f64 on the host, once.
+The fields of a kind are those that config.json may give it, so reading, writing and refusing follow from the dataclass.
+A kind is C/2 frequencies, and a factor on cosine and sine, worked out in f64 on the host.
 """
 
 import dataclasses
@@ -47,7 +46,7 @@ class Llama3(Plain):
 
   def frequencies(self, width: int) -> np.ndarray:
     frequency = super().frequencies(width)
-    # Turns that a frequency makes over the original context, placed between the two bounds: 0 stretched, 1 kept.
+    # Turns that a frequency makes over the original context; between the bounds, 0 is stretched, 1 kept.
     turns = self.original_max_position_embeddings * frequency / (2 * np.pi)
     kept = np.clip((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor), 0, 1)
     return frequency * ((1 - kept) / self.factor + kept)
@@ -70,7 +69,6 @@ class Yarn(Plain):
     frequency = super().frequencies(width)
 
     def dimension(turns: float) -> float:
-      """Returns the dimension whose frequency makes `turns` turns over the original context."""
       positions = self.original_max_position_embeddings / (turns * 2 * math.pi)
       return width * math.log(positions) / (2 * math.log(self.rope_theta))
 

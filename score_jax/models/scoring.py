@@ -33,10 +33,10 @@ def token_logps(
   chunk: int = 512,
   attention: Attention = flash.PLAIN,
 ) -> jax.Array:
-  """Returns logp_XT (f32): the log-probability of tokens[x, t] given the tokens of its row before it; 0 at t = 0.
+  """Returns logp_XT (f32): the log-probability of tokens[x, t] given those of its row before it; 0 at t = 0.
 
-  Of a row's first token, which nothing predicts, the number means nothing. Logits exist for `chunk` tokens of every
-  stream at a time, forward and backward; one f32 a token is kept between.
+  Of a row's first token the number means nothing. Logits exist for `chunk` tokens of every stream at a time; one f32 a
+  token is kept for the backward pass.
   """
   hidden_XTD = decoder.hidden_states(params, config, tokens_XT, rows, dtype=dtype, remat=remat, attention=attention)
   head_VD = decoder.head(params, dtype)
@@ -57,7 +57,7 @@ def token_logps_and_kl(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Returns policy logp_XT, reference logp_XT, and the full-vocabulary KL(policy || reference) at each token's prefix.
 
-  Both models are at the same prefix in the same chunk, which is the only way to have the exact KL without [X, T, V].
+  Both models go through the same chunk, for the exact KL without [X, T, V].
   """
   reference = jax.lax.stop_gradient(reference)
   settings = dict(dtype=dtype, attention=attention)
@@ -78,7 +78,6 @@ def token_logps_and_kl(
 
 
 def _next(tokens_XT: jax.Array) -> jax.Array:
-  """Returns the token after each index; 0 after the last, whose score is dropped."""
   return jnp.pad(tokens_XT[:, 1:], ((0, 0), (0, 1)))
 
 
@@ -109,14 +108,7 @@ def _joined(tree: Any, length: int) -> Any:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _next_token_logps(
-  hidden_XTD: jax.Array,
-  head_VD: jax.Array,
-  token_XT: jax.Array,
-  config: DecoderConfig,
-  chunk: int,
-  attention: Attention,
-) -> jax.Array:
+def _next_token_logps(hidden_XTD, head_VD, token_XT, config: DecoderConfig, chunk: int, attention: Attention):
   """Returns the f32 log-probability of `token` after each index."""
   return _forward(hidden_XTD, head_VD, token_XT, config, chunk, attention)[0]
 
@@ -136,9 +128,9 @@ def _forward(hidden_XTD, head_VD, token_XT, config, chunk, attention):
 
 
 def _backward(config, chunk, attention, kept, cotangent_XT):
-  """Writes d logp / d logits = onehot - p once, in the compute dtype, as the two products that read it take it.
+  """Writes d logp / d logits = onehot - p once, in the compute dtype.
 
-  The head's gradient is added up on each shard of rows, and over them when all chunks are done.
+  The head's gradient is added up on each shard of rows, and over them at the end.
   """
   hidden_XTD, head_VD, token_XT, total_XT = kept
   whole_VD, S = attention.whole(head_VD), attention.shards

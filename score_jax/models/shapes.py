@@ -24,14 +24,11 @@ _LLAMA = dict(
 )
 
 
-def _sizes(layers: int, width: int, heads: int, kv_heads: int, ffn: int) -> dict[str, int]:
-  return dict(
-    num_hidden_layers=layers,
-    hidden_size=width,
-    num_attention_heads=heads,
-    num_key_value_heads=kv_heads,
-    intermediate_size=ffn,
-  )
+_SIZES = 'num_hidden_layers hidden_size num_attention_heads num_key_value_heads intermediate_size'
+
+
+def _sizes(*sizes: int) -> dict[str, int]:
+  return dict(zip(_SIZES.split(), sizes, strict=True))
 
 
 SHAPES: dict[str, dict[str, Any]] = {

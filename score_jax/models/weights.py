@@ -1,13 +1,13 @@
 """Weight tables: one row per weight, from which initialization, shardings, HF import and HF export all follow.
 
-A row spells a weight's shape in letters (`core_types.py`; R is the rank of an adapter), our order and the HF file's,
-so no reshape is written twice: `ours='D H C', hf='(H C) D'` reads "the file holds [H*C, D], we hold [D, H, C]". Layers
-are stacked on a leading N. The decoder's table is here; `lora.py` derives the adapters' table from it.
+A row spells a weight's shape in letters (`core_types.py`; R is an adapter's rank), in our order and the HF file's:
+`ours='D H C', hf='(H C) D'` reads "the file holds [H*C, D], we hold [D, H, C]". Layers are stacked on a leading N.
 """
 
 import dataclasses
 import functools
 import math
+import re
 from typing import Any
 
 import jax
@@ -38,10 +38,9 @@ class Weight:
   @property
   def hf_groups(self) -> list[list[str]]:
     """Returns the file's axes, each as the letters flattened into it: '(H C) D' -> [['H', 'C'], ['D']]."""
-    return _groups(self.hf)
+    return [(many or one).split() for many, one in re.findall(r'\((.*?)\)|(\S+)', self.hf)]
 
   def shape(self, sizes: dict[str, int]) -> tuple[int, ...]:
-    """Returns the shape of our array, the stacked N first."""
     return tuple(sizes[letter] for letter in self.letters)
 
   def hf_shape(self, sizes: dict[str, int]) -> tuple[int, ...]:
@@ -59,20 +58,6 @@ class Weight:
     ours = self.ours.split()
     ordered = array.transpose([ours.index(letter) for group in self.hf_groups for letter in group])
     return ordered.reshape(self.hf_shape(sizes))
-
-
-def _groups(layout: str) -> list[list[str]]:
-  groups, inside = [], False
-  for word in layout.replace('(', ' ( ').replace(')', ' ) ').split():
-    if word == '(':
-      groups.append([])
-    elif word != ')':
-      if inside:
-        groups[-1].append(word)
-      else:
-        groups.append([word])
-    inside = word == '(' or (inside and word != ')')
-  return groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +78,9 @@ class WeightTable:
     return tree
 
   def letters(self) -> dict[tuple[str, ...], list[str]]:
-    """Returns the axes of each weight as letters, by its path."""
     return {weight.path: weight.letters for weight in self.weights}
 
   def abstract(self, dtype: jnp.dtype) -> dict[str, Any]:
-    """Returns the parameter tree as shapes."""
     return self.tree(lambda weight: jax.ShapeDtypeStruct(weight.shape(self.sizes), dtype))
 
   def decay_mask(self) -> dict[str, Any]:
@@ -109,7 +92,7 @@ class WeightTable:
     return [weight.hf_name.format(n=n) for n in range(self.sizes['N'])] if weight.per_layer else [weight.hf_name]
 
   def by_hf_name(self) -> dict[str, tuple[Weight, int]]:
-    """Returns weight and layer (0 where there is one for all) of each HF name."""
+    """Returns weight and layer (0: one for all) of each HF name."""
     return {name: (weight, n) for weight in self.weights for n, name in enumerate(self.hf_names(weight))}
 
   def hf_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -117,17 +100,12 @@ class WeightTable:
     return {name: weight.hf_shape(self.sizes) for name, (weight, _) in self.by_hf_name().items()}
 
   def parameters(self) -> int:
-    """Returns the number of parameters."""
     return sum(math.prod(weight.shape(self.sizes)) for weight in self.weights)
 
   def initial(self, key: jax.Array, scale: float = 0.02, norm: float = 1.0) -> dict[str, Any]:
-    """Draws random f32 parameters.
+    """Draws random f32 parameters; norms are `norm`.
 
-    Args:
-      key: typed key.
-      scale: standard deviation of matrices; those that write to the residual stream are scaled by 1/sqrt(2N), as in
-        GPT-2.
-      norm: value of norms.
+    Matrices have standard deviation `scale`, times 1/sqrt(2N) where they write to the residual stream, as in GPT-2.
     """
     keys = iter(jax.random.split(key, len(self.weights)))
 
@@ -158,7 +136,7 @@ def weight_table(config: DecoderConfig) -> WeightTable:
   def bias(name: str, ours: str, hf_module: str) -> Weight:
     return Weight(('layers', name + '_bias'), ours, f'{hf_module}.bias', f'({ours})', 'bias')
 
-  # transformers calls the norm before the feed-forward after what stands before it, unless there are norms after both.
+  # transformers names the norm before the feed-forward by what stands before it, unless there are norms after both.
   before_ffn = 'pre_feedforward_layernorm' if config.post_norms else 'post_attention_layernorm'
   rows = [
     (True, Weight(('embed',), 'V D', 'model.embed_tokens.weight', 'V D', 'matrix')),
@@ -194,7 +172,4 @@ def initial_params(config: DecoderConfig, key: jax.Array, scale: float = 0.02) -
 
 
 def leaf_at(tree: dict[str, Any], weight: Weight) -> Any:
-  """Returns the leaf of a tree at a weight's path."""
-  for name in weight.path:
-    tree = tree[name]
-  return tree
+  return functools.reduce(lambda node, name: node[name], weight.path, tree)

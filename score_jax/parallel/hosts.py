@@ -1,10 +1,8 @@
 """Several processes as one run: how they start, agree, wait for each other, and end when one of them is gone.
 
-A host is a process with its devices; on one machine there may be several. All of them run the same program and take the
-same decisions. What only one may do (the run folder, the terminal) is done by host 0, `main`. Small values go
-from host to host through JAX's coordination service, with a deadline; rows and parameters go from device to device.
-
-Alone, every function here is a plain call: nothing is connected, nothing waits.
+A host is a process with its devices. All hosts run the same program and take the same decisions; host 0, `main`, alone
+has the run folder and the terminal. Small values go through JAX's coordination service, with a deadline; rows and
+parameters from device to device. Alone, every function here is a plain call.
 """
 
 from collections.abc import Callable
@@ -57,24 +55,21 @@ _group = _Group(0, 1, 0.0)
 
 
 def index() -> int:
-  """Returns the number of this host."""
   return _group.index
 
 
 def count() -> int:
-  """Returns the number of hosts of this run."""
   return _group.count
 
 
 def is_main() -> bool:
-  """Tells whether this is the host that writes and prints."""
   return _group.index == 0
 
 
 def start(choice: str, *, init_seconds: int, heartbeat_seconds: int, barrier_seconds: int) -> None:
-  """Connects this process with the others of its run. Call before any device is used.
+  """Connects this process with the others of its run, before any device is used.
 
-  Where hosts do not come in time, the process ends with one line and exit code 75.
+  If hosts do not come in time, the process ends with one line and exit code 75.
 
   Args:
     choice: 'off'; 'tpu' or 'slurm', where JAX finds the others itself; 'local:HOST:PORT,N,I', this process being
@@ -121,7 +116,7 @@ def start(choice: str, *, init_seconds: int, heartbeat_seconds: int, barrier_sec
 
 @contextlib.contextmanager
 def _within(seconds: float, choice: str) -> Iterator[None]:
-  """Ends the process with one line where a start takes longer; JAX aborts it with a stack trace."""
+  """Ends the process with one line where JAX would abort it with a stack trace."""
 
   def give_up() -> None:
     late = f'not all hosts came within config.hosts.init_seconds = {seconds:g}; start all hosts again'
@@ -148,7 +143,7 @@ def _check_port(port: int) -> None:
 
 
 def detected(environment: Any) -> str:
-  """Returns what 'auto' means here: a run of several hosts only where the environment names them."""
+  """Returns what 'auto' means: several hosts only where the environment names them."""
   if ',' in environment.get('TPU_WORKER_HOSTNAMES', ''):
     return TPU
   if int(environment.get('SLURM_STEP_NUM_TASKS') or 1) > 1 and 'SLURM_PROCID' in environment:
@@ -157,11 +152,7 @@ def detected(environment: Any) -> str:
 
 
 def parsed(choice: str) -> tuple[str, int, int, int]:
-  """Returns HOST, PORT, N and I of 'local:HOST:PORT,N,I'.
-
-  Raises:
-    ConfigError: it is something else.
-  """
+  """Returns HOST, PORT, N and I of 'local:HOST:PORT,N,I'; ConfigError for anything else."""
   match = re.fullmatch(r'local:(.+):(\d+),(\d+),(\d+)', choice)
   if not match:
     raise ConfigError(f'--distributed={choice} must be local:HOST:PORT,N,I, e.g. local:10.0.0.1:7654,2,0')
@@ -172,11 +163,7 @@ def parsed(choice: str) -> tuple[str, int, int, int]:
 
 
 def gather(what: str, value: Any) -> list[Any]:
-  """Returns the values that all hosts have for something, by host. Every host must call it, in the same order.
-
-  Args:
-    what: a name for messages.
-    value: JSON.
+  """Returns all hosts' values (JSON) for something, named by `what`. Every host must call it, in the same order.
 
   Raises:
     HostError: a host did not come in time, failed, or is elsewhere in the program.
@@ -190,12 +177,12 @@ def gather(what: str, value: Any) -> list[Any]:
 
 
 def to_main(what: str, value: Any) -> list[Any]:
-  """Gathers on host 0 alone what may be long; elsewhere it returns [] and does not wait."""
+  """Gathers long values on host 0; elsewhere returns [] and does not wait."""
   return [value] if _group.count == 1 else _values(what, [json.loads(part) for part in _exchange(what, value)[1]])
 
 
 def _exchange(what: str, value: Any) -> tuple[str, list[bytes]]:
-  """Publishes this host's value; returns the key of the exchange and, on host 0, what all hosts published."""
+  """Publishes this host's value; returns the exchange's key and, on host 0, what all published."""
   number = next(_group.numbers)
   key = f'score_jax/{number}'
   _put(f'{key}/{_group.index}', json.dumps([what, value]).encode())
@@ -206,7 +193,7 @@ def _exchange(what: str, value: Any) -> tuple[str, list[bytes]]:
 
 
 def _values(what: str, named: list[Any]) -> list[Any]:
-  """Returns the values of [what, value] pairs, one from each host, which must be of the same exchange."""
+  """Returns the values of the hosts' [what, value] pairs, which must be of the same exchange."""
   for i, (theirs, _) in enumerate(named):
     if theirs != what:
       raise HostError(f'host {i} is at {theirs!r}, host {_group.index} at {what!r}: they no longer do the same')
@@ -256,19 +243,14 @@ def from_main(what: str, make: Callable[[], Any]) -> Any:
 
 
 def agree(what: str, value: dict[str, Any]) -> None:
-  """Checks that all hosts have the same.
-
-  Raises:
-    ConfigError: they don't; the message names a host and the fields.
-  """
+  """Checks that all hosts have the same; a ConfigError names a host and the fields."""
   ours, *others = (_flat(value) for value in gather(what, value))
   for i, theirs in enumerate(others, start=1):
     # As text: two numbers that are not finite agree.
     names = [name for name in sorted(ours | theirs) if json.dumps(ours.get(name)) != json.dumps(theirs.get(name))]
     if names:
-      differences = '; '.join(
-        f'{name} is {ours.get(name)!r:.80} on host 0, {theirs.get(name)!r:.80} on it' for name in names[:5]
-      )
+      pairs = [(name, ours.get(name), theirs.get(name)) for name in names[:5]]
+      differences = '; '.join(f'{name} is {a!r:.80} on host 0, {b!r:.80} on it' for name, a, b in pairs)
       raise ConfigError(f'host {i} differs in {what}: {differences}')
 
 
@@ -276,15 +258,14 @@ def _flat(value: Any, where: str = '') -> dict[str, Any]:
   """Flattens {'a': {'b': 1}} to {'a.b': 1}."""
   if not isinstance(value, dict):
     return {where: value}
-  return {
-    path: leaf for name, part in value.items() for path, leaf in _flat(part, f'{where}.{name}'.strip('.')).items()
-  }
+  parts = (_flat(part, f'{where}.{name}'.strip('.')) for name, part in value.items())
+  return {path: leaf for part in parts for path, leaf in part.items()}
 
 
 def end(error: BaseException) -> None:
-  """Ends this process, if it is one of several, with a message and an exit code; returns if it is alone.
+  """Ends this process, if it is one of several, with a message and an exit code.
 
-  It tells the others why, and does not wait for them as Python's own exit would: they may wait for this one.
+  It tells the others why, and does not wait for them as Python's own exit would.
   """
   if _group.count == 1:
     return
@@ -301,7 +282,7 @@ def end(error: BaseException) -> None:
 
 
 def _judged(error: BaseException) -> tuple[int, str]:
-  """Returns exit code and message; the traceback is printed of what is not the user's to fix."""
+  """Returns exit code and message; prints the traceback of what is not the user's to fix."""
   if isinstance(error, UserError):
     return error.exit_code, str(error)
   if isinstance(error, SystemExit):
@@ -317,7 +298,7 @@ def _judged(error: BaseException) -> tuple[int, str]:
 
 
 def _publish_end(code: int, message: str) -> None:
-  """Tells the others why this host ends; host 0, which keeps the message, waits a moment for them to read it."""
+  """Tells the others why this host ends; host 0, which keeps the message, waits a moment."""
   client, deadline = distributed.global_state.client, time.monotonic() + _FAREWELL
   with contextlib.suppress(Exception):
     client.key_value_set_bytes(f'score_jax/ends/{_group.index}', json.dumps([_group.index, code, message]).encode())
@@ -328,7 +309,7 @@ def _publish_end(code: int, message: str) -> None:
 
 
 def _failed() -> tuple[int, int, str] | None:
-  """Returns host, exit code and message of a host that ended; of several, rather one that lost no other."""
+  """Returns host, exit code and message of a host that ended, rather one that lost no other."""
   with contextlib.suppress(Exception):
     words = distributed.global_state.client.key_value_dir_get_bytes('score_jax/ends/')
     told = sorted((json.loads(word) for _, word in words), key=lambda word: (word[1] == HostError.exit_code, word[0]))

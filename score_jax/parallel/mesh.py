@@ -35,7 +35,7 @@ _ROWS = PartitionSpec(('data', 'fsdp'))
 
 
 def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) -> Mesh:
-  """Makes a mesh over the given devices (default: all, host by host); `data` -1 takes what the other axes leave.
+  """Makes a mesh over devices (default: all, host by host); `data` -1 takes what is left.
 
   Raises:
     ConfigError: the axes do not multiply to the number of devices, or rows would lie on several hosts.
@@ -65,7 +65,7 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) ->
 
 
 def row_shards(mesh: Mesh) -> int:
-  """Returns the number of devices over which the rows of a batch are spread."""
+  """Returns over how many devices a batch's rows are spread."""
   return mesh.shape['data'] * mesh.shape['fsdp']
 
 
@@ -75,12 +75,9 @@ def rows(mesh: Mesh) -> NamedSharding:
 
 
 def by_rows(function: Callable, mesh: Mesh, over_rows: tuple[bool, ...]) -> Callable:
-  """Returns `function` run by each device (each group of tensor-parallel devices) on its own rows alone.
+  """Returns `function`, whose results have a leading B, run by each group of tensor-parallel devices on its own rows.
 
-  Args:
-    function: of arrays and trees; its results have a leading B.
-    mesh: the mesh.
-    over_rows: of each argument, whether it is spread over the rows' devices; else each has it whole.
+  `over_rows` tells which arguments are spread over the rows' devices; each group has the others whole.
   """
   specs = tuple(_ROWS if yes else PartitionSpec() for yes in over_rows)
   manual = set(AXES) if mesh.shape['tensor'] == 1 else {'data', 'fsdp'}
@@ -89,10 +86,9 @@ def by_rows(function: Callable, mesh: Mesh, over_rows: tuple[bool, ...]) -> Call
 
 @contextlib.contextmanager
 def by_rows_compiles(mesh: Mesh) -> Iterator[None]:
-  """Chooses, around calls of what `by_rows` made, a partitioner that compiles it.
+  """Chooses a partitioner that compiles what `by_rows` made.
 
-  On two H200s (jax 0.11.2) Shardy, the default, crashed on the rollout (a segmentation fault within XLA's compiler);
-  GSPMD compiled it.
+  On two H200s (jax 0.11.2) Shardy, the default, crashed XLA's compiler on the rollout; GSPMD compiled it.
   """
   option = 'jax_use_shardy_partitioner'
   if mesh.size == 1 or mesh.devices.flat[0].platform != 'gpu' or not hasattr(jax.config, option):
@@ -107,9 +103,9 @@ def by_rows_compiles(mesh: Mesh) -> Iterator[None]:
 
 
 def on_any_device(flag: jax.Array, mesh: Mesh) -> jax.Array:
-  """Tells within `by_rows` whether a flag is set on any device, where these must run the same steps, else on this one.
+  """Tells within `by_rows` whether a flag is set on any device that must run the same steps.
 
-  Tensor-parallel devices talk in every step, and some of that talk has all devices as its parties.
+  Those are all of a tensor-parallel mesh, since some of the talk of each step is of all devices; else this one.
   """
   if mesh.shape['tensor'] == 1:
     return flag
@@ -117,29 +113,25 @@ def on_any_device(flag: jax.Array, mesh: Mesh) -> jax.Array:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding of arrays that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def params(mesh: Mesh, table: WeightTable, rules: dict[str, str]) -> dict[str, Any]:
-  """Returns each weight's sharding. An axis that its mesh axis does not divide stays whole (few KV heads, odd V)."""
+  """Returns each weight's sharding; axes that a mesh axis does not divide stay whole (few KV heads, odd V)."""
   axes = {path: [[letter] for letter in letters] for path, letters in table.letters().items()}
   return traverse_util.unflatten_dict({path: _sharding(mesh, table, rules, each) for path, each in axes.items()})
 
 
 def one_layer_in_file(mesh: Mesh, table: WeightTable, rules: dict[str, str], weight: Weight) -> NamedSharding:
-  """Returns the sharding of a weight's layer in its HF layout, by which each device reads the part that it holds.
-
-  A flattened axis is cut along its first letter, so a device's part is a range of it.
-  """
+  """Returns the sharding of a weight's layer in its HF layout, a flattened axis cut along its first letter."""
   return _sharding(mesh, table, rules, weight.hf_groups)
 
 
 def _sharding(mesh: Mesh, table: WeightTable, rules: dict[str, str], axes: list[list[str]]) -> NamedSharding:
   """Returns the sharding of an array whose axes are groups of letters.
 
-  Specs are written as jit writes those of its results (no mesh axes of size 1, no trailing None): otherwise the state
-  that an update returns would not match the one it was compiled for, and it would be compiled twice.
+  Specs are written as jit writes its results' (no mesh axes of size 1, no trailing None); else an update would be
+  compiled twice, the second time for the state that it returned.
   """
   spec, used = [], set()
   for letter, *_ in axes:
@@ -160,16 +152,11 @@ def _sharding(mesh: Mesh, table: WeightTable, rules: dict[str, str], axes: list[
 def opt_state(mesh: Mesh, optimizer: optax.GradientTransformation, table: WeightTable) -> Any:
   """Returns the optimizer state's shardings: moments like their parameters, the rest replicated.
 
-  `jit(optimizer.init)` alone does not give moments their parameters' shardings on an Auto mesh.
+  `jit(optimizer.init)` alone does not give moments these on an Auto mesh.
   """
-  abstract = jax.eval_shape(optimizer.init, table.abstract(jnp.float32))
-  return optax.tree_map_params(
-    optimizer,
-    lambda _, sharding: sharding,
-    abstract,
-    params(mesh, table, TRAINING_RULES),
-    transform_non_params=lambda _: replicated(mesh),
-  )
+  trees = jax.eval_shape(optimizer.init, table.abstract(jnp.float32)), params(mesh, table, TRAINING_RULES)
+  rest = dict(transform_non_params=lambda _: replicated(mesh))
+  return optax.tree_map_params(optimizer, lambda _, sharding: sharding, *trees, **rest)
 
 
 def local_shards(mesh: Mesh) -> list[int]:
@@ -179,7 +166,7 @@ def local_shards(mesh: Mesh) -> list[int]:
 
 
 def local_rows(mesh: Mesh, count: int) -> np.ndarray:
-  """Returns (i32, ascending) which of `count` rows are this host's: those that it makes, grades and reads.
+  """Returns (i32, ascending) which of `count` rows are this host's.
 
   Raises:
     ConfigError: the rows cannot be spread evenly.
@@ -190,7 +177,7 @@ def local_rows(mesh: Mesh, count: int) -> np.ndarray:
 
 
 def put_rows(mesh: Mesh, tree: Any) -> Any:
-  """Puts host arrays with a leading B, this host's rows of each, on the devices as arrays of all rows.
+  """Puts this host's rows of arrays with a leading B on the devices, as arrays of all rows.
 
   Raises:
     ConfigError: the rows cannot be spread evenly.
@@ -208,7 +195,6 @@ def put_rows(mesh: Mesh, tree: Any) -> Any:
 
 
 def all_rows(mesh: Mesh, local: int) -> int:
-  """Returns the number of all rows where this host has `local`."""
   return local * row_shards(mesh) // len(local_shards(mesh))
 
 
@@ -221,7 +207,7 @@ def _check_even(mesh: Mesh, count: int) -> None:
 
 
 def fetch_rows(tree: Any) -> Any:
-  """Fetches arrays with a leading B, as `put_rows` makes them: this host's rows of each."""
+  """Fetches this host's rows of what `put_rows` made."""
   if hosts.count() == 1:
     return jax.device_get(tree)
 
@@ -235,7 +221,7 @@ def fetch_rows(tree: Any) -> Any:
 
 
 def gather_rows(mesh: Mesh, tree: Any) -> Any:
-  """Gathers small host arrays of this host's rows: those of all rows, on every host."""
+  """Returns all hosts' rows of small arrays."""
   return tree if hosts.count() == 1 else fetch_whole(put_rows(mesh, tree))
 
 
@@ -249,7 +235,7 @@ def fetch_whole(tree: Any) -> Any:
 
 
 def put(tree: Any, shardings: Any) -> Any:
-  """Puts arrays that every host has, on its devices or in its memory, on the devices of all."""
+  """Puts arrays that every host has on the devices of all."""
   if hosts.count() == 1:
     return jax.device_put(tree, shardings)
 

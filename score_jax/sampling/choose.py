@@ -10,7 +10,7 @@ _CHUNK = 512
 def next_token(
   logits_BV: jax.Array, uniform_B: jax.Array, *, temperature: float, top_k: int = 0, top_p: float = 1.0
 ) -> jax.Array:
-  """Draws one token a row.
+  """Draws one token a row, token_B (i32).
 
   Args:
     logits_BV: f32.
@@ -18,9 +18,6 @@ def next_token(
     temperature: 0 is greedy (ties go to the lowest id).
     top_k: keep the k most likely tokens; 0 keeps all. Ties with the k-th are kept.
     top_p: keep the smallest set of most likely tokens whose probability reaches p; 1 keeps all.
-
-  Returns:
-    token_B (i32).
   """
   if temperature == 0:
     return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
@@ -35,7 +32,7 @@ def next_token(
 
 
 def log_probability(logits_BV: jax.Array, token_B: jax.Array) -> jax.Array:
-  """Returns the f32 log-probability [B] of a token under the unmodified T=1 distribution, however it was drawn."""
+  """Returns the f32 log-probability [B] of a token at T=1, however it was drawn."""
   logit_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0]
   most_B, sum_BN = _mass(_chunks(logits_BV))
   return logit_B - most_B - jnp.log(jnp.cumsum(sum_BN, axis=-1)[:, -1])
@@ -44,8 +41,8 @@ def log_probability(logits_BV: jax.Array, token_B: jax.Array) -> jax.Array:
 def _by_chunks(logits_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
   """Takes the inverse CDF of softmax(logits) in two levels: first the chunk of the vocabulary, then the token in it.
 
-  The vocabulary is read twice and nothing of its size is written; a cumulative sum over all of it costs several times
-  that. `log_probability` of the same logits reads nothing more: a compiler finds that it needs the same sums.
+  Nothing of the vocabulary's size is written; a cumulative sum over it costs several times as much. A compiler finds
+  that `log_probability` needs the same sums.
   """
   logits_BNT = _chunks(logits_BV)
   most_B, sum_BN = _mass(logits_BNT)
@@ -60,7 +57,7 @@ def _by_chunks(logits_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
 
 
 def _chunks(logits_BV: jax.Array) -> jax.Array:
-  """Cuts logits into chunks of T, [B, N, T]; the last is filled with what has no weight."""
+  """Cuts logits into chunks [B, N, T], the last filled with -inf."""
   B, V = logits_BV.shape
   chunk = min(_CHUNK, V)
   padded_BV = jnp.pad(logits_BV, ((0, 0), (0, -V % chunk)), constant_values=-jnp.inf)
@@ -70,7 +67,7 @@ def _chunks(logits_BV: jax.Array) -> jax.Array:
 def _mass(logits_BNT: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Returns the largest logit [B], and the sums [B, N] of exp(logit - largest) over each chunk.
 
-  Their own sum is to be taken as the end of a cumulative one: of a sum of sums XLA makes one over the vocabulary.
+  Their sum is taken as the end of a cumulative one: of a sum of sums XLA makes one over the vocabulary.
   """
   most_B = jnp.max(logits_BNT, axis=(1, 2))
   return most_B, jnp.sum(jnp.exp(logits_BNT - most_B[:, None, None]), axis=-1)
@@ -96,8 +93,8 @@ def _outermost(reached_BV: jax.Array, possible_BV: jax.Array) -> tuple[jax.Array
   if jax.default_backend() == 'gpu':  # which finds the least of integers sooner than an argmax over truth values
     first_B = jnp.min(jnp.where(reached_BV, token_V[None], V), axis=-1)
     return first_B, jnp.max(jnp.where(possible_BV, token_V[None], 0), axis=-1)
-  # From the form above the TPU's partitioner concludes that tensor-parallel devices should share the rows out among
-  # themselves, and gathers weights for it (tests/tpu_programs_test.py).
+  # From the form above the TPU's partitioner concludes that tensor-parallel devices should share out the rows, and
+  # gathers weights for it (tests/tpu_programs_test.py).
   first_B = jnp.where(jnp.any(reached_BV, axis=-1), jnp.argmax(reached_BV, axis=-1), V)
   last_B = V - 1 - jnp.argmax(possible_BV[:, ::-1], axis=-1)
   return first_B.astype(jnp.int32), last_B.astype(jnp.int32)

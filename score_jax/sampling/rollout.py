@@ -117,12 +117,12 @@ class _State:
 
 
 def row_keys(key: jax.Array, row_B: jax.Array) -> jax.Array:
-  """Returns one key per row from its global row number: randomness does not depend on the rows beside it."""
+  """Returns one key per row from its global row number, whatever rows are beside it."""
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, row_B)
 
 
 def uniforms(keys_B: jax.Array, position_B: jax.Array) -> jax.Array:
-  """Returns one f32 uniform per row, from the position in the row: padding does not change it."""
+  """Returns one f32 uniform per row, from the position in the row."""
   return jax.vmap(lambda key, position: jax.random.uniform(jax.random.fold_in(key, position)))(keys_B, position_B)
 
 
@@ -142,7 +142,7 @@ def rollout(
   """Samples A attempts for every row, each device its own rows at its own pace; compiled once for each `spec`.
 
   Args:
-    params: the sampling layout of the policy, from `decoder.for_decoding`.
+    params: of the policy, from `decoder.for_decoding`.
     prompt_BP: i32 left-padded prompts, each ending where the first attempt begins.
     start_B: i32 first slot of each prompt.
     row_B: i32 global row numbers; with `key` they decide all randomness.
@@ -150,7 +150,7 @@ def rollout(
     forced_BF: i32 first attempts given from outside, F = budgets[0]; -1 where the token is to be sampled.
     config: of the decoder.
     spec: what is compiled in.
-    dtype: compute dtype.
+    dtype: of the computation.
     mesh: rows lie over data and fsdp.
 
   Returns:
@@ -162,7 +162,7 @@ def rollout(
 
 @functools.partial(jax.jit, static_argnames=('config', 'spec', 'dtype', 'mesh'))
 def compiled(params, prompt, start, row, key, forced, *, config, spec, dtype, mesh) -> Rollout:
-  """Is `rollout` itself, for who needs the compiled program."""
+  """Is the program of `rollout`."""
 
   def local(params, prompt, start, row, key, forced):
     rows = _Rows(prompt=prompt, start=start, key=row_keys(key, row), forced=forced)
@@ -243,18 +243,12 @@ def _ring(longest: int, spec: RolloutSpec) -> int:
 
 
 def _fresh(row_B: jax.Array, first_B: jax.Array, spec: RolloutSpec) -> _DecodeSlots:
-  """Returns slots about to choose the first token of their rows."""
+  """Returns slots about to choose their rows' first tokens."""
   zeros_B = jnp.zeros_like(row_B)
-  return _DecodeSlots(
-    row=row_B,
-    first=first_B,
-    token=zeros_B,
-    turn=zeros_B,
-    fed=zeros_B,
-    left=jnp.full_like(row_B, spec.budgets[0]),
-    stop=jnp.zeros((row_B.shape[0], spec.attempts), jnp.int8),
-    end=zeros_B,
-  )
+  left_B = jnp.full_like(row_B, spec.budgets[0])
+  stop_BA = jnp.zeros((row_B.shape[0], spec.attempts), jnp.int8)
+  zeros = dict.fromkeys(('token', 'turn', 'fed', 'end'), zeros_B)
+  return _DecodeSlots(row=row_B, first=first_B, left=left_B, stop=stop_BA, **zeros)
 
 
 def _admit(
@@ -296,7 +290,7 @@ def _with_finished(state: _State, slot_R: jax.Array) -> _Finished:
 def _advance(
   slots: _DecodeSlots, logits_BV: jax.Array, time: jax.Array, rows: _Rows, spec: RolloutSpec
 ) -> tuple[_DecodeSlots, _Tokens]:
-  """Chooses every slot's token at `time` and moves its state on; returns the slots, and what they chose."""
+  """Chooses every slot's token at `time`; returns the slots moved on, and what they chose."""
   A = spec.attempts
   separator_AF, separator_length_A = _separator_table(spec)
   budget_A = jnp.array(spec.budgets, jnp.int32)
@@ -357,18 +351,12 @@ def _cut(state: _State, finished: _Finished, rows: _Rows, spec: RolloutSpec) -> 
 
   before = _Tokens(tokens=rows.prompt, attempt=jnp.zeros((N, P)), logp=jnp.zeros((N, P)))
   chosen = jax.tree.map(row, before, state.first_token, state.token_log, _Tokens(tokens=spec.pad, attempt=0, logp=0))
-  return Rollout(
-    tokens=chosen.tokens,
-    attempt=chosen.attempt,
-    logp=chosen.logp,
-    start=rows.start,
-    end=finished.end - zero_N,
-    stop=finished.stop,
-  )
+  chosen = dict(tokens=chosen.tokens, attempt=chosen.attempt, logp=chosen.logp)
+  return Rollout(**chosen, start=rows.start, end=finished.end - zero_N, stop=finished.stop)
 
 
 def _separator_table(spec: RolloutSpec) -> tuple[jax.Array, jax.Array]:
-  """Returns separator_AF (padded) and separator_length_A, of before each attempt; nothing is before the first."""
+  """Returns separator_AF (padded) and separator_length_A, of before each attempt."""
   separators = ((),) + spec.separators
   longest = max(1, max(map(len, separators)))
   table = [list(ids) + [spec.pad] * (longest - len(ids)) for ids in separators]

@@ -37,7 +37,7 @@ class Stream(enum.IntEnum):
 
 
 def stream_key(seed: int, stream: Stream, step: int) -> jax.Array:
-  """Returns the key of a rollout: of the seed, what it is for, and the step. Rows fold in their global number."""
+  """Returns the key of a rollout, into which rows fold their global number."""
   return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), int(stream)), step)
 
 
@@ -56,12 +56,13 @@ class Sampler:
 
   def spec(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> RolloutSpec:
     """Returns the compiled-in settings of a rollout."""
+    chat = self.chat
     return RolloutSpec(
       budgets=self.budgets,
-      separators=self.chat.separators,
-      end_of_turn=self.chat.end_of_turn,
-      stops=self.chat.stops,
-      pad=self.chat.pad,
+      separators=chat.separators,
+      end_of_turn=chat.end_of_turn,
+      stops=chat.stops,
+      pad=chat.pad,
       temperature=temperature,
       top_k=top_k,
       top_p=top_p,
@@ -77,14 +78,11 @@ class Sampler:
     return on_whole_heads and own_dtype and decode_attention.fits(self.config, jnp.dtype(self.dtype))
 
   def layout(self, params: Any) -> Any:
-    """Returns the sampling layout of a policy's or the base's tree, which is made once a step.
-
-    It is a copy in the compute dtype, a tuple of layers, whole but for tensor parallelism.
-    """
+    """Returns the sampling layout of a policy's or the base's tree: a copy in the compute dtype, a tuple of layers."""
     return laid_out(params, config=self.config, dtype=jnp.dtype(self.dtype), mesh=self.mesh, lora=self.lora)
 
   def encoded(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns prompt_BP and start_B: one row a problem (repeat a problem for several samples of it).
+    """Returns prompt_BP and start_B, one row a problem.
 
     Raises:
       DataError: a prompt has a token that the model does not.
@@ -107,7 +105,7 @@ class Sampler:
     first_row: int = 0,
     forced: np.ndarray | None = None,
   ) -> Rollout:
-    """Samples one conversation per prompt.
+    """Samples one conversation per prompt; returns all hosts' rows, on the devices.
 
     Args:
       params: from `layout`.
@@ -115,29 +113,15 @@ class Sampler:
       key: from `stream_key`.
       spec: from `spec`.
       first_row: global number of the first row.
-      forced: i32 [B, F] first attempts given from outside, rows as those of the prompts; -1 where the token is sampled.
-
-    Returns:
-      all rows, on the devices.
+      forced: i32 [B, F] first attempts given from outside; -1 where the token is sampled.
     """
     prompt_BP, start_B = prompts
     row_B = first_row + meshes.local_rows(self.mesh, meshes.all_rows(self.mesh, len(start_B)))
     if forced is None:
       forced = no_forced(len(start_B), spec)
-    inputs = meshes.put_rows(self.mesh, (prompt_BP, start_B, row_B, forced))
-    prompt_BP, start_B, row_B, forced_BF = inputs
-    return rollout(
-      params,
-      prompt_BP,
-      start_B,
-      row_B,
-      key,
-      forced_BF,
-      config=self.config,
-      spec=spec,
-      dtype=jnp.dtype(self.dtype),
-      mesh=self.mesh,
-    )
+    *rows, forced_BF = meshes.put_rows(self.mesh, (prompt_BP, start_B, row_B, forced))
+    program = dict(config=self.config, spec=spec, dtype=jnp.dtype(self.dtype), mesh=self.mesh)
+    return rollout(params, *rows, key, forced_BF, **program)
 
   def texts(self, rollout_: Rollout) -> list[list[str]]:
     """Returns the text [B][A] of each attempt of this host's rows."""

@@ -22,10 +22,7 @@ TASKS = ('countdown', 'gsm8k', 'math', 'mbpp', 'humaneval', 'jsonl')  # values o
 
 
 def open_task(task: Any) -> Task:
-  """Opens the configured task; its held-out problems are those of another one if `task.evaluate` names it.
-
-  Args:
-    task: config.task.
+  """Opens config.task; its held-out problems are those of another one if `task.evaluate` names it.
 
   Raises:
     ConfigError: an unknown name, or two tasks that are graded differently.
@@ -44,7 +41,7 @@ def open_task(task: Any) -> Task:
 
 
 def without_long(task: Task, tokens: Callable[[Problem], int], most: int) -> Task:
-  """Returns the task without training problems whose prompt has more than `most` tokens. Held-out ones all stay.
+  """Returns the task without training problems whose prompt has more than `most` tokens.
 
   Raises:
     DataError: none is left.

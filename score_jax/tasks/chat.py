@@ -1,8 +1,7 @@
 """Conversations as token ids: the chat template is rendered once per problem, and never over history.
 
 Between two attempts stands the same turn separator in every row: end-of-turn, the instruction's turn, and the beginning
-of the next answer. `open_chat` has it worked out and proved by `turn_boundary.py`, and refuses templates for which the
-proof fails.
+of the next answer. `turn_boundary.py` proves it, or refuses the template.
 """
 
 import dataclasses
@@ -36,7 +35,7 @@ class Chat:
     return self.prompt_template.tokenizer
 
   def check_vocabulary(self, vocab: int) -> None:
-    """Refuses token ids that a model of `vocab` tokens has no embedding for: a gather would take another one silently.
+    """Refuses ids beyond the `vocab` embeddings of a model, of which a gather would take another.
 
     Raises:
       DataError: padding, or a token that stands between attempts, is such an id.
@@ -49,11 +48,11 @@ class Chat:
         )
 
   def prompt_ids(self, problem: Problem) -> list[int]:
-    """Returns the ids of the conversation up to where the first attempt begins."""
+    """Returns the ids up to where the first attempt begins."""
     return self.prompt_template.ids(self.prompt_template.text([problem.question]))
 
   def prompts(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns left-padded prompt_BP (i32) and start_B (i32) of the problems, one row each.
+    """Returns left-padded prompt_BP and start_B (i32), a row a problem.
 
     Raises:
       DataError: a prompt is longer than P.
@@ -73,7 +72,7 @@ class Chat:
     return prompt_BP, start_B
 
   def texts(self, tokens_BL: np.ndarray, attempt_BL: np.ndarray, attempts: int) -> list[list[str]]:
-    """Returns the text of each attempt of each row, without special tokens, as the verifier reads it."""
+    """Returns the text of each row's attempts without special tokens, as verifiers read it."""
     # A stop need not be special to the tokenizer: some vocabularies hold it as an ordinary symbol.
     text_BL = ~np.isin(tokens_BL, self.stops)
     ids = [
@@ -101,14 +100,13 @@ def open_chat(
     folder: the HF folder, for its generation_config.json.
     tokenizer: from `tokenizer.load_tokenizer`.
     system: system prompt, or ''.
-    examples: from `read_examples`; stand between the system prompt and every question.
+    examples: from `read_examples`; stand before every question.
     instructions: [A - 1] the user turn before each further attempt.
     prompt_tokens: P.
     date: YYYY-MM-DD, for templates that write today's.
 
   Raises:
-    DataError: the template rewrites history, its end-of-turn is not one token, its words are none of the tokenizer's,
-      or the date is not one.
+    DataError: the template, its end-of-turn or its words do not serve, or the date is not one.
   """
   template = turn_boundary.prompt_template(tokenizer, system, tuple(examples), date)
   separators = turn_boundary.separators_of(template, instructions)
@@ -153,7 +151,6 @@ def read_examples(path: str) -> tuple[dict[str, str], ...]:
 
 
 def _example(line: str, row: str) -> list[dict[str, str]]:
-  """Returns one row's messages; `row` names it in errors."""
   try:
     messages = json.loads(line)['messages']
   except (ValueError, KeyError, TypeError, RecursionError) as error:

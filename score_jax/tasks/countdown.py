@@ -56,7 +56,7 @@ Step = tuple[int, str, int, int]
 
 
 def random_chain(spec: CountdownSpec, numbers: list[int], rng: random.Random) -> list[Step] | None:
-  """Draws a chain that uses the numbers in their order (or in any), or None if it leaves 0..max_value."""
+  """Draws a chain of the numbers in their order (or in any), or None if it leaves 0..max_value."""
   if spec.any_order:
     numbers = rng.sample(numbers, len(numbers))
   steps, total = [], numbers[0]
@@ -71,12 +71,12 @@ def random_chain(spec: CountdownSpec, numbers: list[int], rng: random.Random) ->
 
 
 def chain_text(steps: list[Step]) -> str:
-  """'7*12=84;84-3=81'."""
+  """Returns '7*12=84;84-3=81'."""
   return ';'.join(f'{left}{operation}{right}={result}' for left, operation, right, result in steps)
 
 
 def is_heldout(spec: CountdownSpec, numbers: list[int], target: int) -> bool:
-  """Decided by a hash of what makes a problem the same problem: its numbers in any order, and its target."""
+  """Decides by a hash of a problem's numbers, in any order, and its target."""
   key = f'{sorted(numbers)}->{target}'.encode()
   return int.from_bytes(hashlib.sha256(key).digest()[:4], 'big') < spec.heldout_fraction * 2**32
 
@@ -99,7 +99,6 @@ def draw(spec: CountdownSpec, split: str, rng: random.Random) -> tuple[list[int]
 
 
 def question(spec: CountdownSpec, numbers: list[int], target: int) -> str:
-  """Returns the first user turn."""
   return spec.prompt.format(numbers=' '.join(map(str, numbers)), target=target)
 
 
@@ -115,12 +114,11 @@ def problem(spec: CountdownSpec, seed: int, split: str, index: int) -> Problem:
 
 
 def problems(spec: CountdownSpec, seed: int, split: str, indices: Sequence[int]) -> list[Problem]:
-  """Returns the problems of these numbers, as `problem` does."""
   return [problem(spec, seed, split, index) for index in indices]
 
 
 def open_task(task: Any, data: DataSpec) -> Task:
-  """Generates problems of `task.countdown`; there are no files to read."""
+  """Generates problems of `task.countdown`."""
   del data
 
   def generated(split: str) -> GeneratedProblems:

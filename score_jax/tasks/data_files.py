@@ -32,11 +32,7 @@ class Row:
   where: str  # 'data/train.jsonl, row 12' (1-based)
 
   def text(self, column: str) -> str:
-    """Returns the text of a column.
-
-    Raises:
-      DataError: the column is missing, empty or no text.
-    """
+    """Returns the text of a column; DataError if there is none."""
     value = self.value(column)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
       value = str(value)
@@ -45,18 +41,14 @@ class Row:
     return value
 
   def texts(self, column: str) -> list[str]:
-    """Returns the list of texts of a column, which may be empty."""
+    """Returns the list of texts of a column."""
     value = self.value(column)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
       raise DataError(f'{self.where}: column {column!r} holds {_short(value)}, not a list of texts')
     return value
 
   def value(self, column: str) -> Any:
-    """Returns what a column holds.
-
-    Raises:
-      DataError: there is no such column.
-    """
+    """Returns what a column holds; DataError if there is none."""
     if column not in self.fields:
       known = ', '.join(map(repr, list(self.fields)[:12])) or 'none'
       raise DataError(f'{self.where}: column {column!r} is missing; there are: {known}')
@@ -79,11 +71,7 @@ def read(source: str) -> list[Row]:
 
 
 def read_all(names: tuple[str, ...]) -> list[Row]:
-  """Returns the rows of several sources, in their order.
-
-  Raises:
-    DataError: one cannot be read.
-  """
+  """Returns the rows of several sources, as `read` does."""
   return [row for name in names for row in read(name)]
 
 
@@ -120,9 +108,8 @@ def _from_file(path: pathlib.Path) -> Iterator[Row]:
 def _from_lines(path: pathlib.Path) -> Iterator[Row]:
   opened: Callable[..., Any] = gzip.open if path.suffix == '.gz' else open
   with opened(path, 'rb') as file:
-    number = 0
-    while line := file.readline(_LONGEST_LINE + 1):
-      number += 1
+    lines = iter(lambda: file.readline(_LONGEST_LINE + 1), b'')
+    for number, line in enumerate(lines, 1):
       where = f'{path}, row {number}'
       if len(line) > _LONGEST_LINE:
         raise DataError(f'{where}: the line is longer than {_LONGEST_LINE} bytes')
@@ -131,11 +118,7 @@ def _from_lines(path: pathlib.Path) -> Iterator[Row]:
 
 
 def parsed(line: bytes, where: str) -> dict[str, Any]:
-  """Parses a line of JSON that is an object.
-
-  Raises:
-    DataError: it is not UTF-8, not JSON, or no object.
-  """
+  """Returns the object of a line; DataError if it is not one in UTF-8 JSON."""
   try:
     fields = json.loads(line.decode('utf-8-sig'))
   except UnicodeDecodeError as error:

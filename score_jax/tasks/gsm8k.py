@@ -7,17 +7,13 @@ from score_jax.errors import DataError
 from score_jax.tasks import data_files
 from score_jax.tasks import problems
 from score_jax.tasks import prompts
-from score_jax.tasks.data_files import Row
-from score_jax.tasks.problems import DataSpec
-from score_jax.tasks.problems import Task
 
 
-def open_task(task: Any, data: DataSpec) -> Task:
+def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
   """Reads the published train and test files, or the splits of TFDS's gsm8k."""
-  train = data_files.read_all(data.train)
-  heldout = data_files.read_all(data.heldout)
+  train, heldout = map(data_files.read_all, (data.train, data.heldout))
 
-  def of(row: Row) -> Problem:
+  def of(row: data_files.Row) -> Problem:
     question = row.text('question')
     return Problem(
       id=f'gsm8k/{problems.text_hash(question)}',
@@ -28,8 +24,8 @@ def open_task(task: Any, data: DataSpec) -> Task:
   return problems.divided(train, heldout, of, 'math')
 
 
-def reference(row: Row) -> dict:
-  """Returns the gold number of a row; the question too, so that repeating an expression of it is no answer."""
+def reference(row: data_files.Row) -> dict:
+  """Returns a row's gold number, and its question: repeating an expression of it is no answer."""
   _, mark, gold = row.text('answer').rpartition('####')
   if not mark or not gold.strip():
     raise DataError(f"{row.where}: column 'answer' has no gold behind ####")

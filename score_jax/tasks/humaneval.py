@@ -7,21 +7,20 @@ from score_jax.graders import references
 from score_jax.tasks import data_files
 from score_jax.tasks import problems
 from score_jax.tasks import prompts
-from score_jax.tasks.data_files import Row
-from score_jax.tasks.problems import DataSpec
-from score_jax.tasks.problems import Task
 
 
-def open_task(task: Any, data: DataSpec) -> Task:
+def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
   """Holds all problems out; there is nothing to train on."""
 
-  def of(row: Row) -> Problem:
-    question = problems.asked(task.prompt or prompts.HUMANEVAL_QUESTION, question=row.text('prompt').strip())
+  def of(row: data_files.Row) -> Problem:
+    prompt = task.prompt or prompts.HUMANEVAL_QUESTION
+    question = problems.asked(prompt, question=row.text('prompt').strip())
     return Problem(id=row.text('task_id'), question=question, reference=reference(row))
 
   return problems.divided([], data_files.read_all(data.heldout), of, 'code')
 
 
-def reference(row: Row) -> dict:
+def reference(row: data_files.Row) -> dict:
   """Returns what completes the prompt to a function, and the `check` that judges it."""
-  return references.make('code', {name: row.text(name) for name in ('prompt', 'entry_point', 'test')}, row.where)
+  value = {name: row.text(name) for name in ('prompt', 'entry_point', 'test')}
+  return references.make('code', value, row.where)

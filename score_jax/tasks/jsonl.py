@@ -9,9 +9,6 @@ from score_jax.graders import references
 from score_jax.graders import registry
 from score_jax.tasks import data_files
 from score_jax.tasks import problems
-from score_jax.tasks.data_files import Row
-from score_jax.tasks.problems import DataSpec
-from score_jax.tasks.problems import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,17 +32,15 @@ class JsonlSpec:
       raise ValueError(f'heldout_fraction = {self.heldout_fraction}: it must lie between 0 and 1')
 
 
-def open_task(task: Any, data: DataSpec) -> Task:
-  """Reads `data.train` and `data.heldout`; without the latter, a fraction is held out by a hash of the question."""
+def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
+  """Reads `data.train` and `data.heldout`, or holds a fraction out by a hash of the question."""
   spec: JsonlSpec = task.jsonl
-  train = data_files.read_all(data.train)
-  if data.heldout:
-    heldout = data_files.read_all(data.heldout)
-  else:
+  train, heldout = map(data_files.read_all, (data.train, data.heldout))
+  if not data.heldout:
     heldout = [row for row in train if _is_heldout(row, spec)]
     train = [row for row in train if not _is_heldout(row, spec)]
 
-  def of(row: Row) -> Problem:
+  def of(row: data_files.Row) -> Problem:
     question = row.text(spec.question)
     return Problem(
       id=str(row.value(spec.id)) if spec.id else f'jsonl/{problems.text_hash(question)}',
@@ -57,14 +52,14 @@ def open_task(task: Any, data: DataSpec) -> Task:
   return problems.divided(train, heldout, of, spec.verifier)
 
 
-def reference(row: Row, spec: JsonlSpec) -> dict:
-  """Returns what the verifier needs, from the answer's column; for math the question too: repeating it is no answer."""
+def reference(row: data_files.Row, spec: JsonlSpec) -> dict:
+  """Returns what the verifier needs; for math with the question: repeating it is no answer."""
   value, where = row.value(spec.answer), f'{row.where}: column {spec.answer!r}'
   if spec.verifier == 'math' and not isinstance(value, dict):
     value = dict(answer=value, question=row.text(spec.question))
   return references.make(spec.verifier, value, where)
 
 
-def _is_heldout(row: Row, spec: JsonlSpec) -> bool:
+def _is_heldout(row: data_files.Row, spec: JsonlSpec) -> bool:
   key = problems.collapsed(row.text(spec.question)).encode('utf-8', 'surrogatepass')
   return int.from_bytes(hashlib.sha256(key).digest()[:4], 'big') < spec.heldout_fraction * 2**32

@@ -1,7 +1,7 @@
 """MATH (Hendrycks et al., arXiv 2103.03874): 12,000 problems to train on, the 500 of MATH500 held out.
 
-The paper trains on the 7,500 training problems and on those 4,500 test problems that are not in MATH500. Which
-problems are held out is decided by their text, from a list in assets/math500, so no file can bring one into training.
+The paper trains on the 7,500 training problems and the 4,500 test problems that are not in MATH500. What is held out is
+decided by a problem's text, from a list in assets/math500, so no file can bring one into training.
 """
 
 import functools
@@ -16,19 +16,15 @@ from score_jax.graders.math.extract import last_boxes
 from score_jax.tasks import data_files
 from score_jax.tasks import problems
 from score_jax.tasks import prompts
-from score_jax.tasks.data_files import Row
-from score_jax.tasks.problems import DataSpec
-from score_jax.tasks.problems import Task
 
 _LIST = pathlib.Path(__file__).parent.parent / 'assets/math500/problems.txt'
 
 
-def open_task(task: Any, data: DataSpec) -> Task:
+def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
   """Reads `data.train` and `data.heldout` (may be the same files), divided by the list of MATH500."""
-  rows = data_files.read_all(data.train)
-  test_rows = data_files.read_all(data.heldout or data.train)
+  rows, test_rows = map(data_files.read_all, (data.train, data.heldout or data.train))
   train = [row for row in rows if not is_heldout(row)]
-  heldout = list({problems.text_hash(row.text('problem')): row for row in test_rows if is_heldout(row)}.values())
+  heldout = {_hash(row): row for row in test_rows if is_heldout(row)}.values()
   if test_rows and not heldout:
     raise DataError(
       f'config.task.data: none of the problems of MATH500 is in {", ".join(data.heldout or data.train)}; name the '
@@ -37,11 +33,11 @@ def open_task(task: Any, data: DataSpec) -> Task:
   if test_rows and len(heldout) != len(heldout_hashes()):
     logging.warning('%d of the %d problems of MATH500 were found', len(heldout), len(heldout_hashes()))
 
-  def of(row: Row) -> Problem:
-    question = row.text('problem')
+  def of(row: data_files.Row) -> Problem:
+    prompt = task.prompt or prompts.MATH_QUESTION
     return Problem(
-      id=f'math/{problems.text_hash(question)}',
-      question=problems.asked(task.prompt or prompts.MATH_QUESTION, question=question),
+      id=f'math/{_hash(row)}',
+      question=problems.asked(prompt, question=row.text('problem')),
       reference=reference(row),
       tags=_tags(row),
     )
@@ -49,8 +45,8 @@ def open_task(task: Any, data: DataSpec) -> Task:
   return problems.divided(train, heldout, of, 'math')
 
 
-def reference(row: Row) -> dict:
-  """Returns the gold answer of a row: its column `answer` (as in MATH500), or the last box of its `solution`.
+def reference(row: data_files.Row) -> dict:
+  """Returns a row's `answer` (as in MATH500), or the last box of its `solution`.
 
   With the problem, where the row has it: repeating an expression of it is no answer.
   """
@@ -64,9 +60,13 @@ def reference(row: Row) -> dict:
   return dict(answer=boxes[1]) | asked
 
 
-def is_heldout(row: Row) -> bool:
+def is_heldout(row: data_files.Row) -> bool:
   """Tells whether a row's problem is one of MATH500."""
-  return problems.text_hash(row.text('problem')) in heldout_hashes()
+  return _hash(row) in heldout_hashes()
+
+
+def _hash(row: data_files.Row) -> str:
+  return problems.text_hash(row.text('problem'))
 
 
 @functools.cache
@@ -75,8 +75,7 @@ def heldout_hashes() -> frozenset[str]:
   return frozenset(line for line in _LIST.read_text().splitlines() if not line.startswith('#'))
 
 
-def _tags(row: Row) -> dict[str, str]:
-  """Returns level and subject under one name each, whichever file they come from."""
-  subject = row.fields.get('type', row.fields.get('subject'))
-  tags = dict(level=row.fields.get('level'), subject=subject)
+def _tags(row: data_files.Row) -> dict[str, str]:
+  fields = row.fields
+  tags = dict(level=fields.get('level'), subject=fields.get('type', fields.get('subject')))
   return {name: str(value).removeprefix('Level ') for name, value in tags.items() if value is not None}

@@ -12,15 +12,9 @@ from score_jax.graders import references
 from score_jax.tasks import data_files
 from score_jax.tasks import problems
 from score_jax.tasks import prompts
-from score_jax.tasks.data_files import Row
-from score_jax.tasks.problems import DataSpec
-from score_jax.tasks.problems import Task
 
-SPLITS = {  # first and last task_id, as published
-  'test': (11, 510),
-  'validation': (511, 600),
-  'train': (601, 974),
-}
+# First and last task_id, as published.
+SPLITS = {'test': (11, 510), 'validation': (511, 600), 'train': (601, 974)}
 _SHOWN = (2, 3, 4)  # similar_elements, is_not_prime, heap_queue_largest
 
 
@@ -36,8 +30,8 @@ class MbppSpec:
       raise ValueError(f'splits = {self.splits}: name one or more of {", ".join(SPLITS)}')
 
 
-def open_task(task: Any, data: DataSpec) -> Task:
-  """Trains on problems of `task.mbpp.splits`; held out are those of the published test split, if not trained on."""
+def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
+  """Trains on problems of `task.mbpp.splits`; holds the test split out, if not trained on."""
   spec: MbppSpec = task.mbpp
   rows = {_task_id(row): row for row in data_files.read_all(data.train + data.heldout)}
   shown = ''.join(_solved(rows, number) for number in _SHOWN) if rows else ''
@@ -49,16 +43,17 @@ def open_task(task: Any, data: DataSpec) -> Task:
       f'their task_id is that of {SPLITS}'
     )
 
-  def of(row: Row) -> Problem:
+  def of(row: data_files.Row) -> Problem:
     tests = row.texts('test_list')
-    asked = problems.asked(task.prompt or prompts.MBPP_PROBLEM, question=_question(row), tests='\n'.join(tests))
+    prompt = task.prompt or prompts.MBPP_PROBLEM
+    asked = problems.asked(prompt, question=_question(row), tests='\n'.join(tests))
     return Problem(id=f'mbpp/{_task_id(row)}', question=shown + asked, reference=reference(row))
 
   return problems.divided(train, heldout, of, 'code')
 
 
-def reference(row: Row) -> dict:
-  """Returns the tests of a row, which must be there, and what runs before them."""
+def reference(row: data_files.Row) -> dict:
+  """Returns the tests of a row, and what runs before them."""
   tests = row.texts('test_list')
   if not tests:
     raise DataError(f"{row.where}: column 'test_list' is empty: there is nothing to grade by")
@@ -67,12 +62,12 @@ def reference(row: Row) -> dict:
   return references.make('code', dict(setup='\n'.join([*imports, setup]).strip(), tests=tests), row.where)
 
 
-def _question(row: Row) -> str:
+def _question(row: data_files.Row) -> str:
   """Returns the sentence: `text` in the whole set, `prompt` in the sanitized one."""
   return row.text('text' if 'text' in row.fields else 'prompt')
 
 
-def _task_id(row: Row) -> int:
+def _task_id(row: data_files.Row) -> int:
   value = row.value('task_id')
   if not isinstance(value, int):
     raise DataError(f"{row.where}: column 'task_id' holds {value!r}, not a number")
@@ -83,7 +78,7 @@ def _split(number: int) -> str:
   return next((name for name, (first, last) in SPLITS.items() if first <= number <= last), 'prompt')
 
 
-def _solved(rows: dict[int, Row], number: int) -> str:
+def _solved(rows: dict[int, data_files.Row], number: int) -> str:
   if number not in rows:
     raise DataError(
       f'config.task.data.train: task {number} of MBPP is missing, which is shown solved before every problem; name the '
@@ -91,6 +86,5 @@ def _solved(rows: dict[int, Row], number: int) -> str:
     )
   row = rows[number]
   code = row.text('code').replace('\r\n', '\n').strip()
-  return problems.asked(
-    prompts.MBPP_SOLVED, question=_question(row), tests='\n'.join(row.texts('test_list')), code=code
-  )
+  tests = '\n'.join(row.texts('test_list'))
+  return problems.asked(prompts.MBPP_SOLVED, question=_question(row), tests=tests, code=code)

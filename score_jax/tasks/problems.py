@@ -35,13 +35,13 @@ class GeneratedProblems:
 
 @dataclasses.dataclass(frozen=True)
 class ProblemList:
-  """A fixed list. For training it is gone through in another order each time; held-out ones stand as in their files."""
+  """A fixed list; if shuffled, each pass has another order."""
 
   problems: tuple[Problem, ...]
   shuffled: bool
 
   def take(self, seed: int, indices: Sequence[int]) -> list[Problem]:
-    """Returns the problems of these numbers, which are below `size` if the list is not shuffled."""
+    """Returns the problems of these numbers, below `size` if not shuffled."""
     if not self.shuffled:
       return [self.problems[index] for index in indices]
     rounds = (divmod(index, self.size) for index in indices)
@@ -49,12 +49,11 @@ class ProblemList:
 
   @property
   def size(self) -> int:
-    """Returns the number of problems."""
     return len(self.problems)
 
   @property
   def fingerprint(self) -> str:
-    """Returns the SHA-256 of the problems in their order: a run that is resumed must have the same."""
+    """Returns the SHA-256 of the problems, which a resumed run must have again."""
     digest = hashlib.sha256()
     for problem in self.problems:
       digest.update(json.dumps([problem.question, problem.reference], sort_keys=True).encode())
@@ -73,24 +72,22 @@ class Task:
   verifier: str  # a name of graders.registry.GRADERS
 
   def problem(self, seed: int, split: str, index: int) -> Problem:
-    """Returns problem number `index` of a split, 'train' or 'heldout': the same on every machine."""
+    """Returns problem number `index` of 'train' or 'heldout', the same on every machine."""
     return self.problems(seed, split, [index])[0]
 
   def problems(self, seed: int, split: str, indices: Sequence[int]) -> list[Problem]:
-    """Returns the problems of these numbers, as `problem` does."""
     return (self.train if split == 'train' else self.heldout).take(seed, indices)
 
 
 @functools.lru_cache(maxsize=8)
 def _order(seed: int, round_: int, size: int) -> tuple[int, ...]:
-  """Returns a permutation that depends on nothing else."""
   order = list(range(size))
   random.Random(f'{seed}/train/{round_}').shuffle(order)
   return tuple(order)
 
 
 def divided(train: Iterable[Row], heldout: Iterable[Row], problem: Callable[[Row], Problem], verifier: str) -> Task:
-  """Makes a task of rows. Training problems that are held out as well, by their question, are left out and counted.
+  """Makes a task of rows; training problems whose question is held out as well are left out.
 
   Raises:
     DataError: a row lacks what a problem needs, or no problem is left to train on.

@@ -1,6 +1,6 @@
 """The prompts of the paper, word for word (arXiv 2409.12917, appendix), and what it leaves open.
 
-The paper prints the sentences; where the problem stands in the first turn is not said. It stands behind them here.
+The paper does not say where the problem stands in the first turn. It stands behind the sentences here.
 """
 
 _FINAL_ANSWER = (

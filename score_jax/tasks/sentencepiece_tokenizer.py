@@ -1,8 +1,8 @@
 """The tokenizer of a folder with a sentencepiece model alone: ids and texts are the sentencepiece library's.
 
 The class fits the library into transformers' interface, which brings special tokens, settings and chat templates.
-transformers itself converts such a model, and then drops the space that it puts before a text, or puts it elsewhere.
-Importing this module imports transformers, which takes seconds.
+transformers itself converts such a model, and then loses or moves the space that it puts before a text. Importing this
+module imports transformers, which takes seconds.
 """
 
 import pathlib
@@ -53,8 +53,7 @@ def from_files(files: pathlib.Path, folder: pathlib.Path) -> Any:
 class SentencePieceTokenizer(SentencePieceBackend):
   """Gives each text between special tokens to sentencepiece, which finds user-defined symbols itself.
 
-  With `legacy`, the default, each of these texts has the space that the model puts before a text; else only the one
-  that begins the whole has it.
+  With `legacy`, each of these texts has the space that the model puts before one; else only the first.
   """
 
   def __init__(self, vocab_file: str, legacy: bool = True, add_prefix_space: bool | None = None, **named: Any):

@@ -1,7 +1,6 @@
 """The tokenizer of an HF folder, with its chat template or another. No code of the folder is ever run.
 
-transformers takes seconds to import torch where it is installed, for nothing: commands exclude it. A program that uses
-score_jax as a library keeps its torch.
+transformers takes seconds to import torch, for nothing: commands exclude it; who imports score_jax keeps torch.
 """
 
 from collections.abc import Iterator
@@ -38,7 +37,7 @@ def exclude_torch() -> None:
 
 @contextlib.contextmanager
 def without_torch() -> Iterator[None]:
-  """Hides torch from transformers, which remembers that, if torch is excluded and nobody has imported it yet."""
+  """Hides an excluded torch from transformers, which remembers that, unless it is imported already."""
   if not _torch_is_excluded or 'torch' in sys.modules:
     yield
     return
@@ -79,7 +78,7 @@ def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
 
 
 def _from_files(folder: pathlib.Path) -> Any:
-  """Loads the tokenizer from copies of the folder's files: its settings may name files elsewhere."""
+  """Loads copies of the folder's files: its settings may name files elsewhere."""
   import transformers
 
   with tempfile.TemporaryDirectory() as copies:
@@ -121,11 +120,7 @@ def _check_files(folder: pathlib.Path) -> None:
 
 
 def read_settings(path: pathlib.Path) -> dict[str, Any]:
-  """Returns what a JSON file of the folder says; {} if there is no such file.
-
-  Raises:
-    DataError: it is not a JSON object.
-  """
+  """Returns what a JSON file of the folder says; {} if there is none, DataError if it is no object."""
   if not path.is_file():
     return {}
   settings = files.read_json(path, MOST_BYTES)
@@ -135,7 +130,6 @@ def read_settings(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _named_template(name: str) -> str:
-  """Returns the template that config.task.chat_template names."""
   path = pathlib.Path(name)
   if name.startswith(_BUNDLED):
     known = {f'{_BUNDLED}{file.stem}': file for file in sorted(_TEMPLATES.glob('*.jinja'))}

@@ -1,21 +1,21 @@
 """Rendered conversations, and the proof that the ids between two attempts are what the chat template would write.
 
-The template is rendered with sentinel answers. The text before an answer must stay as it was when turns follow, and so
-must the answer; the ids of the whole text must begin with the ids of the text up to the answer's end. Then whatever
-follows is the turn separator. No fragment is ever tokenized alone, where a tokenizer may treat its first character
-otherwise.
+The template is rendered with sentinel answers. As turns follow, an answer and the text before it must stay, and the ids
+of the whole must begin with the ids up to the answer's end. Then what follows is the turn separator. No fragment is
+tokenized alone: a tokenizer may treat its first character otherwise.
 """
 
 import dataclasses
 import datetime
+import os
 from typing import Any
 
 from absl import logging
 
 from score_jax.errors import DataError
 
-# Answers no template should touch; the second catches templates that delete reasoning from earlier turns. None begins
-# or ends with white space: templates that trim history do no harm, because no answer is ever rendered.
+# Answers no template should touch; the second catches those that delete reasoning from earlier turns. Templates that
+# trim white space do no harm, because no answer is ever rendered.
 _SENTINELS = ('7*12=84', '<think>7*12</think>84')
 _QUESTION, _SYSTEM = 'question', 'System prompt.'
 _REMEDY = "config.task.chat_template='bundled:chatml' or a .jinja file"
@@ -33,7 +33,7 @@ class PromptTemplate:
   date: str  # what the template is told for today, YYYY-MM-DD
 
   def text(self, users: list[str], answers: tuple[str, ...] = (), answering: bool = True) -> str:
-    """Returns the conversation up to the next answer; with `answering` off, to the end of the last answer."""
+    """Returns the conversation up to the next answer; not `answering`, to the last one's end."""
     messages = [*self.examples]
     for i, user in enumerate(users):
       messages.append(dict(role='user', content=user))
@@ -44,7 +44,7 @@ class PromptTemplate:
     return render(self.tokenizer, turn + messages, answering, self.date)
 
   def ids(self, text: str) -> list[int]:
-    """Returns the token ids of a rendered text, which holds its special tokens already."""
+    """Returns the ids of a rendered text, which holds its special tokens."""
     try:
       return self.tokenizer(text, add_special_tokens=False)['input_ids']
     except Exception as error:  # the tokenizer's file is a program's input
@@ -52,7 +52,7 @@ class PromptTemplate:
 
 
 def prompt_template(tokenizer: Any, system: str, examples: tuple[dict[str, str], ...], date: str) -> PromptTemplate:
-  """Puts the system prompt where the chat template takes it: a separate turn, or the beginning of the first user turn.
+  """Puts the system prompt where the template takes it: in its turn, or in the first user's.
 
   Raises:
     DataError: the date is not one, or the template cannot be rendered.
@@ -68,7 +68,7 @@ def prompt_template(tokenizer: Any, system: str, examples: tuple[dict[str, str],
 
 
 def separators_of(template: PromptTemplate, instructions: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-  """Returns the [A - 1] turn separators: ids between attempts, each proved with all earlier answers in place.
+  """Returns the ids between attempts [A - 1], each proved with all earlier answers in place.
 
   Raises:
     DataError: the template rewrites history, or its text cannot be told apart from answers as tokens.
@@ -103,7 +103,7 @@ def end_of_turn(template: PromptTemplate, separators: tuple[tuple[int, ...], ...
 
 
 def render(tokenizer: Any, messages: list[dict[str, str]], answering: bool, date: str) -> str:
-  """Returns the template's text for a list of messages, up to where the next answer begins.
+  """Returns the template's text for messages, up to where the next answer begins.
 
   Raises:
     DataError: the template refuses the messages or fails, or the date is not YYYY-MM-DD.
@@ -133,10 +133,7 @@ def _day(date: str) -> datetime.datetime:
 
 
 def _dated(template: str, day: datetime.datetime) -> str:
-  """Gives the template a clock that stands still: a run resumed tomorrow must see the same prompts.
-
-  transformers gives templates a function strftime_now and makes text of any other, so it is hidden by a macro.
-  """
+  """Hides transformers' function strftime_now by a macro that knows one day: a resumed run sees the same prompts."""
   if 'strftime_now' not in template:
     return template
   directives = [f'%{letter}' for letter in _DIRECTIVES] + [f'%-{letter}' for letter in 'dmyHIMSj']
@@ -146,7 +143,7 @@ def _dated(template: str, day: datetime.datetime) -> str:
 
 
 def _keeps_system(template: PromptTemplate) -> bool:
-  """Tells whether the template has a system turn, and leaves it where it is as the conversation grows."""
+  """Tells whether the template has a system turn, and leaves it as turns follow."""
   template = dataclasses.replace(template, system=_SYSTEM)
   try:
     short = template.text([_QUESTION])
@@ -159,7 +156,7 @@ def _keeps_system(template: PromptTemplate) -> bool:
 
 
 def _separator(template: PromptTemplate, instructions: tuple[str, ...]) -> tuple[int, ...]:
-  """Returns the ids between the last of len(instructions) answers and the next, the same after every sentinel."""
+  """Returns the ids between the last answer and the next, the same after every sentinel."""
   users = [_QUESTION, *instructions]
   separators = []
   for sentinel in _SENTINELS:
@@ -175,7 +172,7 @@ def _separator(template: PromptTemplate, instructions: tuple[str, ...]) -> tuple
 
 
 def _space_between(before: str, answer: str, after: str) -> str:
-  """Returns the white space between a prompt and its answer, which are proved to stand in `after` as they were."""
+  """Returns the white space between a prompt and its answer, both proved to stand in `after`."""
   space, there, _ = after[len(before) :].partition(answer)
   if not after.startswith(before) or not there or space.strip():
     raise DataError(
@@ -186,7 +183,7 @@ def _space_between(before: str, answer: str, after: str) -> str:
 
 
 def _ids_after(template: PromptTemplate, before: str, answer: str, after: str) -> tuple[int, ...]:
-  """Returns the ids that `after` has behind the answer; those of prompt and answer are proved not to depend on them."""
+  """Returns the ids of `after` behind the answer, on which those before are proved not to depend."""
   answered = before + _space_between(before, answer, after) + answer
   whole = template.ids(after)
   for text, what in ((before, 'a prompt'), (answered, 'an answer')):
@@ -201,9 +198,7 @@ def _ids_after(template: PromptTemplate, before: str, answer: str, after: str) -
 
 
 def _difference(expected: str, actual: str, words: tuple[str, str] = ('', 'became')) -> str:
-  """Returns where two texts part, in words: about 40 characters of each."""
-  at = next(
-    (i for i, (a, b) in enumerate(zip(expected, actual, strict=False)) if a != b), min(len(expected), len(actual))
-  )
+  """Returns about 40 characters of each around where two texts part."""
+  at = len(os.path.commonprefix([expected, actual]))
   around = slice(max(0, at - 12), at + 28)
   return f'{words[0]} {expected[around]!r} {words[1]} {actual[around]!r}'.strip()
