@@ -1,7 +1,6 @@
 """config.json in and out: a Hugging Face configuration as a `DecoderConfig`, in either spelling.
 
-A field that is in no family's row, not in `_READ` and not in `_NO_EFFECT` is an error that names it: a setting that is
-not honoured must not be lost without a word.
+A field that is in no family's row, not in `_READ` and not in `_NO_EFFECT` is an error that names it.
 """
 
 import dataclasses
@@ -117,8 +116,7 @@ class _Fields:
 def from_hf(config: dict[str, Any], where: str = 'config.json') -> DecoderConfig:
   """Reads a config.json, in the spelling of transformers 4 (`rope_theta`) or 5 (`rope_parameters`).
 
-  Raises:
-    DataError: unknown family, missing field, or a field whose value the decoder does not implement.
+  Raises DataError: unknown family, missing field, or a field whose value the decoder does not implement.
   """
   if not isinstance(config, dict):
     raise DataError(f'{where}: must hold a JSON object, not {type(config).__name__}')
@@ -168,7 +166,6 @@ def from_hf(config: dict[str, Any], where: str = 'config.json') -> DecoderConfig
 
 
 def _check_fields(config: dict[str, Any], name: str, fields: _Fields) -> None:
-  """Refuses unknown fields, values that are not implemented, names that contradict each other."""
   family = FAMILIES[name]
   known = _READ | _NO_EFFECT | set(family.implied) | set(family.fixed) | set(_SYNONYMS)
   for field, value in config.items():
@@ -242,7 +239,6 @@ def _rope(fields: _Fields, family: Family, kind: str) -> Rope:
 
 
 def _rope_of(fields: _Fields, name: str, section: dict[str, Any], theta: Any) -> Rope:
-  """Reads one rope section; refuses unknown kinds, fields and values."""
 
   def refuse(reason: str) -> DataError:
     return fields.error(f'{name} = {section or theta!r} is not implemented: {reason}')
@@ -329,7 +325,6 @@ def to_hf(config: DecoderConfig) -> dict[str, Any]:
 
 
 def _rope_fields(family: Family, by_type: dict[str, LayerKind]) -> dict[str, Any]:
-  """Returns rope_theta and rope_scaling, or rope_parameters by layer type."""
 
   def section(rope: Rope) -> dict[str, Any]:
     given = {field: value for field, value in dataclasses.asdict(rope).items() if value is not None}

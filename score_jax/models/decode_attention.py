@@ -1,10 +1,8 @@
 """One decode step's attention as a GPU kernel (Pallas, Triton): rotate, write to the cache, attend to what is live.
 
-The plain path reads whole cache buffers, most slots of which are not the row's for most of a rollout, and needs a
-kernel for each of rotation, writes, scores, softmax and sum: at small batches launching them is most of their time.
-This one reads a row's slots from its first, or from its window's, to the newest, once, around the end of the ring if
-they lie so. The range is cut into equal parts that run side by side and are joined at the end (flash decoding). The
-newest token is attended to from registers, by the first part, which alone writes it.
+The plain path reads whole cache buffers, most of which are not the row's, in several kernels, whose launches are most
+of the time at small batches. This one reads a row's live slots once, around the end of the ring, cut into equal parts
+that are joined at the end (flash decoding). The first part attends to the newest token from registers and writes it.
 """
 
 import functools
@@ -101,7 +99,7 @@ def attend_live(
 
 
 def _kernel(*refs, heads, slots, parts, scale, softcap):
-  """Computes unnormalised output, maximum and sum of the softmax of a row's KV head, on part of its live slots."""
+  """Computes output, maximum and sum of an unnormalised softmax, on part of a row's live slots."""
   qkv_ref, cos_ref, sin_ref, scalars_ref, k_ref, v_ref = refs[:6]
   out_ref, most_ref, total_ref, k_out_ref, v_out_ref = refs[6:]
   (H, K), k_head, part = heads, pl.program_id(1), pl.program_id(2)
@@ -111,7 +109,6 @@ def _kernel(*refs, heads, slots, parts, scale, softcap):
   cos, sin = cos_ref[...][None], sin_ref[...][None]
 
   def rotated(load):
-    """Returns both halves of heads [n, C], rotated and rounded as `attention.rotate` does."""
     first, second = load(left).astype(jnp.float32), load(right).astype(jnp.float32)
     return tuple(x.astype(k_ref.dtype) for x in (first * cos - second * sin, second * cos + first * sin))
 

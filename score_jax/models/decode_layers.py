@@ -1,13 +1,13 @@
 """One decode step's layers as a few GPU kernels (Pallas, Triton), for batches so small that weights are what counts.
 
-At 64 rows a product of a layer is a matter of reading its weights once. A library's products leave norms, biases,
-activations and sums to other kernels, each of which takes as long as a tenth of the weights. Here a layer is
+At 64 rows a product is a matter of reading its weights. A library leaves norms, biases, activations and sums to other
+kernels, each of which takes as long as a tenth of the weights. Here a layer is
 
     parts of normed W_qkv | their sum + bias | attention | parts of out W_o | x + their sum, and its norm
     act(normed W_gate) * (normed W_up) | parts of hidden W_down | x + their sum, and the next layer's norm
 
-where a product into few columns is cut along its inner axis too, so that all multiprocessors read. What the plain path
-keeps in the compute dtype is rounded to it here as well.
+where a product into few columns is cut along its inner axis too, so that all multiprocessors read. Numbers are rounded
+where the plain path rounds.
 """
 
 from collections.abc import Callable
@@ -160,7 +160,7 @@ def _call(kernel: Callable, name: str, grid: tuple, shape: Any, warps: int, stag
 
 
 def _products(x_ref, w_ref, columns: list, inner: tuple) -> tuple[jax.Array, ...]:
-  """Returns f32 [B, n] for each of `columns`: x times these of a weight, over (begin, length) of the inner axis."""
+  """Returns x times each of `columns`, f32 [B, n], over `inner` = (begin, length)."""
   begin, length = inner
   B = x_ref.shape[0]
 

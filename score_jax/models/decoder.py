@@ -1,7 +1,6 @@
 """The decoder: one layer function, and the ways to run it (whole rows, prefill, one decode step).
 
-Parameters are a plain tree (`weights.py`); policy and reference are the same functions on two trees. `scoring.py` has
-the log-probabilities of given tokens.
+Parameters are a plain tree (`weights.py`). `scoring.py` has the log-probabilities of given tokens.
 """
 
 from collections.abc import Callable
@@ -34,7 +33,7 @@ _ACTIVATIONS = {
   'gelu_pytorch_tanh': functools.partial(jax.nn.gelu, approximate=True),
 }
 
-# What the backward pass computes again instead of keeping it: nothing; all but matrix products; whole layers.
+# What the backward pass computes again: nothing; all but matrix products; layers.
 REMATS: dict[str, Callable] = {
   'none': lambda layer: layer,
   'dots': functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
@@ -57,7 +56,7 @@ def _rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Arra
 def _product(x: jax.Array, weight: jax.Array, inputs: int) -> jax.Array:
   """Multiplies x [B, T, ...] by a weight whose first `inputs` axes are x's last.
 
-  As a product of two matrices: of einsums with more axes XLA:CPU makes a backward pass of twice the time.
+  As matrices: of einsums with more axes XLA:CPU makes a backward pass of twice the time.
   """
   inner, outputs = weight.shape[:inputs], weight.shape[inputs:]
   matrix = weight.astype(x.dtype).reshape(math.prod(inner), math.prod(outputs))
@@ -65,7 +64,6 @@ def _product(x: jax.Array, weight: jax.Array, inputs: int) -> jax.Array:
 
 
 def _project(w: Params, name: str, x: jax.Array) -> jax.Array:
-  """Returns x W + bias + (x A) B, the last two where the tree has them."""
   return _adapted(w, name, x, _biased(w, name, _product(x, w[name], x.ndim - 2)))
 
 
@@ -75,13 +73,13 @@ def _biased(w: Params, name: str, y: jax.Array) -> jax.Array:
 
 
 def _rounded(y: jax.Array) -> jax.Array:
-  """Rounds y to its dtype: a compiler that fuses what follows may otherwise go on with more digits."""
+  """Rounds y to its dtype; a compiler that fuses may otherwise keep more digits."""
   kind = jnp.finfo(y.dtype)
   return jax.lax.reduce_precision(y, kind.nexp, kind.nmant)
 
 
 def _adapted(w: Params, name: str, x: jax.Array, y: jax.Array) -> jax.Array:
-  """Returns y + (x A) B where there are adapters; rounds in both cases: zeros change no bit."""
+  """Returns y + (x A) B, rounded with and without adapters: zeros change no bit."""
   y = _rounded(y)
   if name + lora.A not in w:
     return y
@@ -89,7 +87,7 @@ def _adapted(w: Params, name: str, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _project_all(w: Params, names: tuple[str, ...], x: jax.Array, sizes: tuple[int, ...]) -> tuple:
-  """Projects one input to `sizes` of the first output letter: in one product where weights lie together."""
+  """Projects one input to several `sizes`, in one product where weights lie together."""
   together = '+'.join(names)
   if together not in w:
     return tuple(_project(w, name, x) for name in names)
@@ -151,7 +149,7 @@ def logits(hidden: jax.Array, head_VD: jax.Array, config: DecoderConfig) -> jax.
 
 @jax.custom_vjp
 def _head_product(hidden: jax.Array, head_VD: jax.Array) -> jax.Array:
-  """Returns f32 products of the compute dtype; so are those of the backward pass, not products of f32."""
+  """Returns f32 products of the compute dtype, in the backward pass too."""
   return jnp.einsum('...d,vd->...v', hidden, head_VD, preferred_element_type=jnp.float32)
 
 
@@ -187,7 +185,7 @@ def hidden_states(
   """
   _, position_XT = packing.row_and_position(rows, tokens_XT.shape[1])
   views = attentions.views(config, position_XT)
-  # One program for all layers: where they differ in kind, each picks its view from the stack of them.
+  # One program for all layers: each picks its view from a stack.
   stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *views)
   attend = _row_attention(config, rows, tokens_XT.shape[1], attention)
 
@@ -208,7 +206,7 @@ def hidden_states(
 
 
 def _row_attention(config: DecoderConfig, rows: PackedRows, packed_length: int, attention: Attention) -> Callable:
-  """Returns `attend(kind, q, k, v) -> out`, all [X, T, heads, C]: rows are aligned, attend, and are laid back."""
+  """Returns `attend(kind, q, k, v) -> out`, all [X, T, heads, C]."""
   table = packing.alignment(rows, packed_length, flash.slots(rows.longest, attention))
   products = dict(scale=config.query_scale, softcap=config.attention_softcap)
 

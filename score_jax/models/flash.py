@@ -4,7 +4,7 @@
     cudnn   NVIDIA GPUs, 16-bit, no soft cap: never holds scores
     splash  TPU (Pallas), heads of a multiple of 128: never holds scores
 
-All take left-aligned rows, so that causality alone hides the padding: it stands after what it could disturb.
+All take left-aligned rows, so that causality alone hides the padding.
 """
 
 import dataclasses

@@ -43,8 +43,7 @@ def module_of(weight: Weight) -> str:
 def targets(config: DecoderConfig, lora: Lora) -> list[Weight]:
   """Returns the matrices that the pattern names.
 
-  Raises:
-    ValueError: the pattern is not a regular expression, or names none.
+  Raises ValueError: the pattern is not a regular expression, or names none.
   """
   matrices = [w for w in weights.weight_table(config).weights if w.role == 'matrix' and w.per_layer]
   try:

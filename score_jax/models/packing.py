@@ -63,7 +63,6 @@ class Alignment:
     return _moved(x_XT, self.index, self.slot).reshape(-1, self.slots, *x_XT.shape[2:])
 
   def to_streams(self, x_NL: jax.Array) -> jax.Array:
-    """Is the inverse of `to_rows`."""
     if self.index is None:
       return x_NL[:, : self.packed_length]
     return _moved(x_NL.reshape(self.index.shape[0], -1, *x_NL.shape[2:]), self.slot, self.index)
@@ -82,7 +81,7 @@ def alignment(rows: PackedRows, packed_length: int, slots: int) -> Alignment:
 
 @jax.custom_vjp
 def _moved(x_XM: jax.Array, index_XN: jax.Array, inverse_XM: jax.Array) -> jax.Array:
-  """Returns x[index] along axis 1, 0 where it is -1; its transpose is a gather too, not a scatter-add."""
+  """Returns x[index] along axis 1, 0 where it is -1; its transpose is no scatter-add."""
   del inverse_XM
   wide = (...,) + (None,) * (x_XM.ndim - 2)
   moved = jnp.take_along_axis(x_XM, jnp.maximum(index_XN, 0)[wide], axis=1)

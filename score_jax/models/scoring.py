@@ -103,13 +103,11 @@ def _cut(tree: Any, chunk: int) -> Any:
 
 
 def _joined(tree: Any, length: int) -> Any:
-  """Is the inverse of `_cut`."""
   return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :length], tree)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _next_token_logps(hidden_XTD, head_VD, token_XT, config: DecoderConfig, chunk: int, attention: Attention):
-  """Returns the f32 log-probability of `token` after each index."""
   return _forward(hidden_XTD, head_VD, token_XT, config, chunk, attention)[0]
 
 
@@ -128,10 +126,7 @@ def _forward(hidden_XTD, head_VD, token_XT, config, chunk, attention):
 
 
 def _backward(config, chunk, attention, kept, cotangent_XT):
-  """Writes d logp / d logits = onehot - p once, in the compute dtype.
-
-  The head's gradient is added up on each shard of rows, and over them at the end.
-  """
+  """Writes d logp / d logits = onehot - p once; adds the head's gradient up on each shard of rows."""
   hidden_XTD, head_VD, token_XT, total_XT = kept
   whole_VD, S = attention.whole(head_VD), attention.shards
   vocabulary_V = jnp.arange(head_VD.shape[0], dtype=jnp.int32)

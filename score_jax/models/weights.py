@@ -54,7 +54,6 @@ class Weight:
     return spread.transpose([flat.index(letter) for letter in self.ours.split()])
 
   def to_hf(self, array: Any, sizes: dict[str, int]) -> Any:
-    """Is the inverse of `from_hf`."""
     ours = self.ours.split()
     ordered = array.transpose([ours.index(letter) for group in self.hf_groups for letter in group])
     return ordered.reshape(self.hf_shape(sizes))

@@ -133,13 +133,11 @@ def _within(seconds: float, choice: str) -> Iterator[None]:
 
 
 def _check_port(port: int) -> None:
-  """Refuses a port that is taken, at which JAX would crash."""
   try:
-    socket.create_server(('', port)).close()
+    socket.create_server(('', port)).close()  # where one is taken, JAX crashes
   except OSError as error:
-    raise HostError(
-      f'--distributed: port {port} of host 0 cannot be taken ({error.strerror}); start all again with a free port'
-    ) from error
+    reason = f'cannot be taken ({error.strerror}); start all again with a free port'
+    raise HostError(f'--distributed: port {port} of host 0 {reason}') from error
 
 
 def detected(environment: Any) -> str:
@@ -165,8 +163,7 @@ def parsed(choice: str) -> tuple[str, int, int, int]:
 def gather(what: str, value: Any) -> list[Any]:
   """Returns all hosts' values (JSON) for something, named by `what`. Every host must call it, in the same order.
 
-  Raises:
-    HostError: a host did not come in time, failed, or is elsewhere in the program.
+  Raises HostError: a host did not come in time, failed, or is elsewhere in the program.
   """
   if _group.count == 1:
     return [value]
@@ -209,13 +206,11 @@ def _put(key: str, value: bytes) -> None:
 
 
 def _get(key: str, what: str, whom: str) -> bytes:
-  """Returns what `_put` set, once it is there."""
   first = _wait(f'{key}.0', what, whom)
   return first[8:] + b''.join(_wait(f'{key}.{i}', what, whom) for i in range(1, int(first[:8])))
 
 
 def _wait(key: str, what: str, whom: str) -> bytes:
-  """Returns the value of a key, once it is there."""
   client, deadline = distributed.global_state.client, time.monotonic() + _group.patience
   while True:
     try:
@@ -255,7 +250,6 @@ def agree(what: str, value: dict[str, Any]) -> None:
 
 
 def _flat(value: Any, where: str = '') -> dict[str, Any]:
-  """Flattens {'a': {'b': 1}} to {'a.b': 1}."""
   if not isinstance(value, dict):
     return {where: value}
   parts = (_flat(part, f'{where}.{name}'.strip('.')) for name, part in value.items())

@@ -37,8 +37,7 @@ _ROWS = PartitionSpec(('data', 'fsdp'))
 def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) -> Mesh:
   """Makes a mesh over devices (default: all, host by host); `data` -1 takes what is left.
 
-  Raises:
-    ConfigError: the axes do not multiply to the number of devices, or rows would lie on several hosts.
+  Raises ConfigError: the axes do not multiply to the number of devices, or rows would lie on several hosts.
   """
   if devices is None:
     devices = jax.devices()
@@ -105,7 +104,7 @@ def by_rows_compiles(mesh: Mesh) -> Iterator[None]:
 def on_any_device(flag: jax.Array, mesh: Mesh) -> jax.Array:
   """Tells within `by_rows` whether a flag is set on any device that must run the same steps.
 
-  Those are all of a tensor-parallel mesh, since some of the talk of each step is of all devices; else this one.
+  With tensor parallelism those are all: some talk of each step is of all devices.
   """
   if mesh.shape['tensor'] == 1:
     return flag
@@ -130,8 +129,7 @@ def one_layer_in_file(mesh: Mesh, table: WeightTable, rules: dict[str, str], wei
 def _sharding(mesh: Mesh, table: WeightTable, rules: dict[str, str], axes: list[list[str]]) -> NamedSharding:
   """Returns the sharding of an array whose axes are groups of letters.
 
-  Specs are written as jit writes its results' (no mesh axes of size 1, no trailing None); else an update would be
-  compiled twice, the second time for the state that it returned.
+  Specs are those of jit's results (no mesh axes of size 1, no trailing None); else an update is compiled twice.
   """
   spec, used = [], set()
   for letter, *_ in axes:
@@ -168,8 +166,7 @@ def local_shards(mesh: Mesh) -> list[int]:
 def local_rows(mesh: Mesh, count: int) -> np.ndarray:
   """Returns (i32, ascending) which of `count` rows are this host's.
 
-  Raises:
-    ConfigError: the rows cannot be spread evenly.
+  Raises ConfigError: the rows cannot be spread evenly.
   """
   _check_even(mesh, count)
   each = count // row_shards(mesh)
@@ -179,8 +176,7 @@ def local_rows(mesh: Mesh, count: int) -> np.ndarray:
 def put_rows(mesh: Mesh, tree: Any) -> Any:
   """Puts this host's rows of arrays with a leading B on the devices, as arrays of all rows.
 
-  Raises:
-    ConfigError: the rows cannot be spread evenly.
+  Raises ConfigError: the rows cannot be spread evenly.
   """
   for leaf in jax.tree.leaves(tree):
     _check_even(mesh, all_rows(mesh, leaf.shape[0]))

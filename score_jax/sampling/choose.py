@@ -39,10 +39,9 @@ def log_probability(logits_BV: jax.Array, token_B: jax.Array) -> jax.Array:
 
 
 def _by_chunks(logits_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
-  """Takes the inverse CDF of softmax(logits) in two levels: first the chunk of the vocabulary, then the token in it.
+  """Takes the inverse CDF of softmax(logits) in two levels: chunk of the vocabulary, then token.
 
-  Nothing of the vocabulary's size is written; a cumulative sum over it costs several times as much. A compiler finds
-  that `log_probability` needs the same sums.
+  A cumulative sum over all of it costs several times as much. `log_probability` shares the sums.
   """
   logits_BNT = _chunks(logits_BV)
   most_B, sum_BN = _mass(logits_BNT)
@@ -65,19 +64,19 @@ def _chunks(logits_BV: jax.Array) -> jax.Array:
 
 
 def _mass(logits_BNT: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the largest logit [B], and the sums [B, N] of exp(logit - largest) over each chunk.
+  """Returns the largest logit [B], and the sums [B, N] of exp(logit - largest) of chunks.
 
-  Their sum is taken as the end of a cumulative one: of a sum of sums XLA makes one over the vocabulary.
+  Sum them cumulatively: of a sum of sums XLA makes one over the vocabulary.
   """
   most_B = jnp.max(logits_BNT, axis=(1, 2))
   return most_B, jnp.sum(jnp.exp(logits_BNT - most_B[:, None, None]), axis=-1)
 
 
 def inverse_cdf(probability_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
-  """Returns the first token whose cumulative weight exceeds u times the total; weights need not sum to 1.
+  """Returns the first token whose cumulative weight exceeds u times the total.
 
-  A cumulative sum in f32 may fall in places and end below 1, so u scales the sum's own end, tokens of weight 0 are
-  never taken, and a u that nothing exceeds takes the last possible token.
+  A cumulative sum in f32 may fall in places and end below 1, so u scales its end, tokens of weight 0 are never taken,
+  and a u that nothing exceeds takes the last possible token.
   """
   cdf_BV = jnp.cumsum(probability_BV, axis=-1)
   possible_BV = probability_BV > 0

@@ -4,9 +4,9 @@ A device has B decode slots. All slots share one clock; each has its own small s
 
     sampling attempt i --stop or budget--> being fed the turn separator --> sampling attempt i + 1 --> ... done
 
-A row reuses its cache for the next attempt: nothing is decoded to text, re-encoded, re-rendered or prefilled twice,
-and no row waits for another. Where rows outnumber decode slots, a slot whose row is done takes a waiting one: its
-prompt is prefilled into the cache just behind the clock, so that the slot goes on in step with the others.
+A row reuses its cache for the next attempt: nothing is re-encoded or prefilled twice, and no row waits for another.
+Where rows outnumber decode slots, a slot whose row is done takes a waiting one: its prompt is prefilled into the cache
+just behind the clock, so that the slot goes on in step with the others.
 
 The cache is a ring (`models/attention.py`): what belongs to time t lies in cache slot t mod S. What is sampled is
 written to a token log, a line a step, and cut into rows at the end. Below, a "slot" is a decode slot.
@@ -174,7 +174,7 @@ def compiled(params, prompt, start, row, key, forced, *, config, spec, dtype, me
 def _rollout(
   params: decoder.Params, rows: _Rows, config: DecoderConfig, spec: RolloutSpec, dtype, anywhere: Callable
 ) -> Rollout:
-  """Samples the rows of one device; `anywhere(flag)` makes a decision that some devices have to share."""
+  """Samples the rows of one device; `anywhere(flag)` decides for those that step together."""
   N, P = rows.prompt.shape
   B = min(spec.decode_slots or N, N)
   refill = -(-B // _REFILLS)
@@ -210,7 +210,7 @@ def _rollout(
 
 
 def _begin(params, rows: _Rows, config, spec: RolloutSpec, dtype, B: int, refill: int) -> _State:
-  """Puts the first B rows into the slots, their prompts at times 0..P and their first tokens at P."""
+  """Puts the first B rows into the slots, prompts at times 0..P, first tokens at P."""
   N, P = rows.prompt.shape
   A, L = spec.attempts, P + spec.growth
   # While rows wait, at most refill - 1 slots are idle; after that the longest conversation decides.
@@ -232,18 +232,15 @@ def _begin(params, rows: _Rows, config, spec: RolloutSpec, dtype, B: int, refill
 
 
 def cache_dtype(spec: RolloutSpec, dtype) -> jnp.dtype:
-  """Returns the dtype of cached keys and values."""
   return jnp.dtype(dtype if spec.cache_dtype == 'auto' else spec.cache_dtype)
 
 
 def _ring(longest: int, spec: RolloutSpec) -> int:
-  """Returns the cache slots of a whole conversation, in whole blocks of the kernel."""
   block = decode_attention.BLOCK if spec.kernel else 1
   return -(-longest // block) * block
 
 
 def _fresh(row_B: jax.Array, first_B: jax.Array, spec: RolloutSpec) -> _DecodeSlots:
-  """Returns slots about to choose their rows' first tokens."""
   zeros_B = jnp.zeros_like(row_B)
   left_B = jnp.full_like(row_B, spec.budgets[0])
   stop_BA = jnp.zeros((row_B.shape[0], spec.attempts), jnp.int8)
@@ -265,7 +262,7 @@ def _admit(
   start_R = rows.start[row_R]
   cached = dict(dtype=dtype, cache_dtype=cache_dtype(spec, dtype), kernel=spec.kernel)
   logits_RV, prompts = decoder.prefill(params, config, rows.prompt[row_R], start_R, P, **cached)
-  # The prompt lies just behind the clock, so that the first token stands at the time of the other slots' newest.
+  # The prompt lies just behind the clock: its first token is at the time of other slots' newest.
   fresh = _fresh(row_R, state.time - P + start_R, spec)
   slots, line = _advance(fresh, logits_RV, state.time, rows, spec)
   return state.replace(

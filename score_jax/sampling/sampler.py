@@ -84,8 +84,7 @@ class Sampler:
   def encoded(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
     """Returns prompt_BP and start_B, one row a problem.
 
-    Raises:
-      DataError: a prompt has a token that the model does not.
+    Raises DataError: a prompt has a token that the model does not.
     """
     prompt_BP, start_B = self.chat.prompts(problems)
     if prompt_BP.max() >= self.config.vocab:

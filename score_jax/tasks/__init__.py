@@ -43,8 +43,7 @@ def open_task(task: Any) -> Task:
 def without_long(task: Task, tokens: Callable[[Problem], int], most: int) -> Task:
   """Returns the task without training problems whose prompt has more than `most` tokens.
 
-  Raises:
-    DataError: none is left.
+  Raises DataError: none is left.
   """
   if isinstance(task.train, GeneratedProblems):
     return task
@@ -65,8 +64,7 @@ def _open(name: str, field: str, task: Any, data: DataSpec) -> Task:
 def heldout_problems(task: Task, count: int, seed: int) -> list[Problem]:
   """Returns the first `count` held-out problems; 0: all there are.
 
-  Raises:
-    ConfigError: there are fewer, or any number of them.
+  Raises ConfigError: there are fewer, or any number of them.
   """
   if count == 0 and task.heldout.size is None:
     raise ConfigError('config.eval.problems = 0 means all, but this task makes as many as are asked for; give a number')

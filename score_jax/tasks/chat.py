@@ -37,8 +37,7 @@ class Chat:
   def check_vocabulary(self, vocab: int) -> None:
     """Refuses ids beyond the `vocab` embeddings of a model, of which a gather would take another.
 
-    Raises:
-      DataError: padding, or a token that stands between attempts, is such an id.
+    Raises DataError: padding, or a token that stands between attempts, is such an id.
     """
     for name, ids in (('padding', (self.pad,)), *(('what stands between attempts', ids) for ids in self.separators)):
       if max(ids) >= vocab:
@@ -54,8 +53,7 @@ class Chat:
   def prompts(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
     """Returns left-padded prompt_BP and start_B (i32), a row a problem.
 
-    Raises:
-      DataError: a prompt is longer than P.
+    Raises DataError: a prompt is longer than P.
     """
     prompt_BP = np.full((len(problems), self.prompt_tokens), self.pad, np.int32)
     start_B = np.zeros(len(problems), np.int32)
@@ -73,7 +71,7 @@ class Chat:
 
   def texts(self, tokens_BL: np.ndarray, attempt_BL: np.ndarray, attempts: int) -> list[list[str]]:
     """Returns the text of each row's attempts without special tokens, as verifiers read it."""
-    # A stop need not be special to the tokenizer: some vocabularies hold it as an ordinary symbol.
+    # A stop need not be special to the tokenizer.
     text_BL = ~np.isin(tokens_BL, self.stops)
     ids = [
       row[is_text & (labels == attempt)].tolist()
@@ -118,7 +116,6 @@ def open_chat(
 
 
 def _check_known(tokenizer: Any, separators: tuple[tuple[int, ...], ...]) -> None:
-  """Refuses a template or an instruction that reaches the model as unknown tokens."""
   unknown = tokenizer.unk_token_id
   if unknown in (None, tokenizer.eos_token_id, tokenizer.bos_token_id):  # some tokenizers name one that cannot occur
     return
@@ -171,7 +168,6 @@ def _example(line: str, row: str) -> list[dict[str, str]]:
 
 
 def _generation_stops(folder: pathlib.Path) -> list[int]:
-  """Returns the eos ids of generation_config.json, if it has any."""
   path = folder / 'generation_config.json'
   eos = tokenizers.read_settings(path).get('eos_token_id')
   ids = [] if eos is None else eos if isinstance(eos, list) else [eos]

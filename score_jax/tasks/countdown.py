@@ -84,8 +84,7 @@ def is_heldout(spec: CountdownSpec, numbers: list[int], target: int) -> bool:
 def draw(spec: CountdownSpec, split: str, rng: random.Random) -> tuple[list[int], list[Step]]:
   """Draws numbers and one solution of the next problem of the split.
 
-  Raises:
-    DataError: the settings allow no such problem, or next to none.
+  Raises DataError: the settings allow no such problem, or next to none.
   """
   for _ in range(_MOST_TRIES):
     numbers = [rng.randint(1, spec.max_number) for _ in range(spec.numbers)]

@@ -160,7 +160,6 @@ def _from_tfds(source: str) -> list[Row]:
 
 
 def _plain(value: Any) -> Any:
-  """Makes text of bytes and lists of arrays."""
   if isinstance(value, bytes):
     return value.decode()
   if hasattr(value, 'tolist'):

@@ -89,8 +89,7 @@ def _order(seed: int, round_: int, size: int) -> tuple[int, ...]:
 def divided(train: Iterable[Row], heldout: Iterable[Row], problem: Callable[[Row], Problem], verifier: str) -> Task:
   """Makes a task of rows; training problems whose question is held out as well are left out.
 
-  Raises:
-    DataError: a row lacks what a problem needs, or no problem is left to train on.
+  Raises DataError: a row lacks what a problem needs, or no problem is left to train on.
   """
   held = tuple(problem(row) for row in heldout)
   questions = {collapsed(p.question) for p in held}

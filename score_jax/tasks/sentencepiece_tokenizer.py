@@ -1,8 +1,7 @@
 """The tokenizer of a folder with a sentencepiece model alone: ids and texts are the sentencepiece library's.
 
-The class fits the library into transformers' interface, which brings special tokens, settings and chat templates.
-transformers itself converts such a model, and then loses or moves the space that it puts before a text. Importing this
-module imports transformers, which takes seconds.
+The class fits the library into transformers' interface; transformers itself converts such a model, and then loses or
+moves the space that it puts before a text. Importing this module imports transformers, which takes seconds.
 """
 
 import pathlib
@@ -22,8 +21,7 @@ from score_jax.tasks.tokenizer import read_settings
 def from_files(files: pathlib.Path, folder: pathlib.Path) -> Any:
   """Returns the tokenizer of `folder`, from copies of its sentencepiece model and settings in `files`.
 
-  Raises:
-    DataError: it is no such model, or the settings name tokens that it cannot have.
+  Raises DataError: it is no such model, or the settings name tokens that it cannot have.
   """
   path, settings = folder / SENTENCEPIECE, read_settings(folder / SETTINGS)
   model = sentencepiece_model_pb2.ModelProto()

@@ -146,7 +146,6 @@ def _named_template(name: str) -> str:
 
 
 def _own_template(folder: pathlib.Path, tokenizer: Any) -> str:
-  """Returns the tokenizer's template; of several, the one called default."""
   own = tokenizer.chat_template
   template = own.get('default') if isinstance(own, dict) else own
   if not template:

@@ -14,8 +14,7 @@ from absl import logging
 
 from score_jax.errors import DataError
 
-# Answers no template should touch; the second catches those that delete reasoning from earlier turns. Templates that
-# trim white space do no harm, because no answer is ever rendered.
+# Answers no template should touch; some delete reasoning from earlier turns. To trim them does no harm.
 _SENTINELS = ('7*12=84', '<think>7*12</think>84')
 _QUESTION, _SYSTEM = 'question', 'System prompt.'
 _REMEDY = "config.task.chat_template='bundled:chatml' or a .jinja file"
@@ -54,8 +53,7 @@ class PromptTemplate:
 def prompt_template(tokenizer: Any, system: str, examples: tuple[dict[str, str], ...], date: str) -> PromptTemplate:
   """Puts the system prompt where the template takes it: in its turn, or in the first user's.
 
-  Raises:
-    DataError: the date is not one, or the template cannot be rendered.
+  Raises DataError: the date is not one, or the template cannot be rendered.
   """
   plain = PromptTemplate(tokenizer, '', '', examples, date)
   plain.text([_QUESTION])  # what is wrong with the template itself shows without a system turn
@@ -70,8 +68,7 @@ def prompt_template(tokenizer: Any, system: str, examples: tuple[dict[str, str],
 def separators_of(template: PromptTemplate, instructions: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
   """Returns the ids between attempts [A - 1], each proved with all earlier answers in place.
 
-  Raises:
-    DataError: the template rewrites history, or its text cannot be told apart from answers as tokens.
+  Raises DataError: the template rewrites history, or its text cannot be told apart from answers as tokens.
   """
   return tuple(_separator(template, instructions[: i + 1]) for i in range(len(instructions)))
 
@@ -79,8 +76,7 @@ def separators_of(template: PromptTemplate, instructions: tuple[str, ...]) -> tu
 def end_of_turn(template: PromptTemplate, separators: tuple[tuple[int, ...], ...]) -> int:
   """Returns the one special token that ends an answer, be it the last or not.
 
-  Raises:
-    DataError: there is no such token.
+  Raises DataError: there is no such token.
   """
   before = template.text([_QUESTION])
   after = template.text([_QUESTION], _SENTINELS[:1], answering=False)
@@ -105,8 +101,7 @@ def end_of_turn(template: PromptTemplate, separators: tuple[tuple[int, ...], ...
 def render(tokenizer: Any, messages: list[dict[str, str]], answering: bool, date: str) -> str:
   """Returns the template's text for messages, up to where the next answer begins.
 
-  Raises:
-    DataError: the template refuses the messages or fails, or the date is not YYYY-MM-DD.
+  Raises DataError: the template refuses the messages or fails, or the date is not YYYY-MM-DD.
   """
   template = _dated(tokenizer.chat_template, _day(date))
   try:
@@ -133,7 +128,7 @@ def _day(date: str) -> datetime.datetime:
 
 
 def _dated(template: str, day: datetime.datetime) -> str:
-  """Hides transformers' function strftime_now by a macro that knows one day: a resumed run sees the same prompts."""
+  """Hides transformers' strftime_now by a macro of one day: a resumed run sees the same prompts."""
   if 'strftime_now' not in template:
     return template
   directives = [f'%{letter}' for letter in _DIRECTIVES] + [f'%-{letter}' for letter in 'dmyHIMSj']
