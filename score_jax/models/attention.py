@@ -15,8 +15,8 @@ HIDDEN = -1e30
 class Cache:
   """Keys and values of every layer; one buffer a layer, so that a decode step updates each in place.
 
-  A ring: what belongs to time t lies in slot t mod S. A row may begin at any time, and be as long as the ring. Slots
-  come before heads for the GPU kernel (measured), after them elsewhere: XLA:CPU would else copy the cache each step.
+  A ring: time t is slot t mod S; a row may be as long as the ring. Slots come before heads for the GPU kernel
+  (measured), after them elsewhere: XLA:CPU would else copy the cache each step.
   """
 
   k: tuple[jax.Array, ...]  # N times [B, S, K, C] or [B, K, S, C]

@@ -45,19 +45,9 @@ def attend_live(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Attends from one token a row, at `time`, to itself and the row's tokens in a ring of slots (`attention.Cache`).
 
-  Args:
-    q_BHC: queries, yet to be rotated; C a power of two, H / K at most 16.
-    k_BKC: keys of the same tokens, yet to be rotated.
-    v_BKC: their values.
-    view: rotation of their position, [B, 1, C/2].
-    k_BSKC: keys of all slots; S a multiple of BLOCK.
-    v_BSKC: values of all slots.
-    first_B: i32, time of each row's first token; at most S tokens back.
-    time: i32 [].
-    window: newest tokens that are seen; 0: all.
-    scale: on query-key products.
-    softcap: c tanh(x / c) on them; 0: off.
-    interpret: run as plain JAX, for tests.
+  C is a power of two, H / K at most 16, S a multiple of BLOCK. The tokens' queries and keys are yet to be rotated, by
+  `view` [B, 1, C/2]. Rows began at i32 `first_B`, at most S tokens ago; the newest `window` tokens are seen (0: all).
+  `softcap` 0 is off; `interpret` runs as plain JAX, for tests.
 
   Returns:
     out_BHC in the dtype of the queries; the caches, updated in place.

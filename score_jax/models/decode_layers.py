@@ -56,16 +56,9 @@ def run(
 ) -> tuple[jax.Array, Cache]:
   """Runs one token of every row through all layers; returns hidden states [B, D] after the last norm, and the cache.
 
-  Args:
-    layers: of `decoder.for_decoding`, for which `fits` holds.
-    final_norm_D: scale of the norm after the last layer.
-    config: of the decoder.
-    x_BD: embedded tokens; B a power of two, 16 at least.
-    normed_BD: the same after the first layer's norm.
-    cache: of the row's earlier tokens.
-    attend: `(layer, cache, q_B1HC, k_B1KC, v_B1KC) -> (out_B1HC, cache)`, which rotates.
-    activation: of the gate.
-    interpret: run as plain JAX, for tests.
+  `layers` are of `decoder.for_decoding` and fit; x_BD are embedded tokens, B a power of two, 16 at least, and normed_BD
+  the same after the first norm; `attend(layer, cache, q_B1HC, k_B1KC, v_B1KC) -> (out_B1HC, cache)` rotates;
+  `interpret` runs as plain JAX, for tests.
   """
   (B, D), H, K = x_BD.shape, config.heads, config.kv_heads
   add = functools.partial(joined, eps=config.norm_eps, offset=config.norm_offset, interpret=interpret)

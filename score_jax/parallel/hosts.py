@@ -72,15 +72,14 @@ def start(choice: str, *, init_seconds: int, heartbeat_seconds: int, barrier_sec
   If hosts do not come in time, the process ends with one line and exit code 75.
 
   Args:
-    choice: 'off'; 'tpu' or 'slurm', where JAX finds the others itself; 'local:HOST:PORT,N,I', this process being
-      number I of N, and HOST:PORT a free port on number 0; 'auto', 'tpu' or 'slurm' where the environment names
-      several hosts, else 'off'.
+    choice: 'off'; 'tpu' or 'slurm', where JAX finds the others; 'local:HOST:PORT,N,I' for number I of N, HOST:PORT
+      being a free port of number 0; 'auto': 'tpu' or 'slurm' if the environment names several hosts, else 'off'.
     init_seconds: to wait for all to be there.
-    heartbeat_seconds: without a sign of life after which a host counts as lost.
-    barrier_seconds: to wait for another host at an exchange: longer than the longest that one host may be behind.
+    heartbeat_seconds: without a sign of life after which a host is lost.
+    barrier_seconds: to wait for another host at an exchange.
 
   Raises:
-    ConfigError: `choice` is malformed, or hosts were told of different numbers of hosts.
+    ConfigError: `choice` is malformed, or numbers of hosts differ.
     HostError: JAX cannot connect, or the port is taken.
   """
   global _group

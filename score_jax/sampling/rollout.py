@@ -147,10 +147,10 @@ def rollout(
     start_B: i32 first slot of each prompt.
     row_B: i32 global row numbers; with `key` they decide all randomness.
     key: typed key of this step.
-    forced_BF: i32 first attempts given from outside, F = budgets[0]; -1 where the token is to be sampled.
+    forced_BF: i32 first attempts given from outside, F = budgets[0]; -1 where the token is sampled.
     config: of the decoder.
     spec: what is compiled in.
-    dtype: of the computation.
+    dtype: compute dtype.
     mesh: rows lie over data and fsdp.
 
   Returns:

@@ -98,8 +98,8 @@ def open_chat(
     folder: the HF folder, for its generation_config.json.
     tokenizer: from `tokenizer.load_tokenizer`.
     system: system prompt, or ''.
-    examples: from `read_examples`; stand before every question.
-    instructions: [A - 1] the user turn before each further attempt.
+    examples: from `read_examples`; before every question.
+    instructions: [A - 1] the user turns before further attempts.
     prompt_tokens: P.
     date: YYYY-MM-DD, for templates that write today's.
 

@@ -1,7 +1,7 @@
 """Countdown: reach a target with the given numbers, each used once, every step written out.
 
-A problem is a pure function of (seed, split, index). Whether a problem is held out is a hash of its numbers and
-target, so the training and held-out sets cannot share one, whatever their seeds and sizes.
+A problem is a pure function of (seed, split, index). A hash of its numbers and target decides whether it is held out,
+so no seed or size makes the sets share one.
 """
 
 from collections.abc import Sequence
