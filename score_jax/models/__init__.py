@@ -1,1 +1,1 @@
-"""One decoder, many families: configuration as data, one weight table, pure functions on plain parameter trees."""
+"""One decoder, many families: configuration as data, one weight table, pure functions."""

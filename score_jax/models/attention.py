@@ -1,4 +1,4 @@
-"""Attention and its key/value cache. Where a row starts and which slot is written is known here and nowhere else."""
+"""Attention and its key/value cache."""
 
 from flax import struct
 import jax
@@ -13,7 +13,7 @@ HIDDEN = -1e30
 
 @struct.dataclass
 class Cache:
-  """Keys and values of every layer; one buffer a layer, so that a decode step updates each in place.
+  """Keys and values of every layer; a buffer a layer, which decode steps update in place.
 
   A ring: time t is slot t mod S; a row may be as long as the ring. Slots come before heads for the GPU kernel
   (measured), after them elsewhere: XLA:CPU would else copy the cache each step.
@@ -54,7 +54,7 @@ def write(cache: Cache, layer: int, k_BTKC: jax.Array, v_BTKC: jax.Array, slot: 
 
 
 def insert(cache: Cache, row_R: jax.Array, prompts: Cache, time: jax.Array) -> Cache:
-  """Lays R prompts of P slots into rows of the cache, at the P times before `time`; drops rows past the last."""
+  """Lays R prompts of P slots into rows, at the P times before `time`; drops rows past the last."""
   P = prompts.slots
   slot_P = (time - P + jnp.arange(P, dtype=jnp.int32)) % cache.slots
 
@@ -70,7 +70,7 @@ def insert(cache: Cache, row_R: jax.Array, prompts: Cache, time: jax.Array) -> C
 
 @struct.dataclass
 class View:
-  """How the layers of one kind look at the row: computed once, shared by all of them."""
+  """How the layers of one kind look at rows."""
 
   cos: jax.Array  # f32 [B, T, C/2]  rope's
   sin: jax.Array
@@ -83,13 +83,13 @@ def views(config: DecoderConfig, position_BT: jax.Array) -> tuple[View, ...]:
 
 
 def cache_views(config: DecoderConfig, first_B: jax.Array, time_T: jax.Array, slots: int) -> tuple[View, ...]:
-  """Returns the same for queries at these times, with what they may see of a cache of `slots` slots."""
+  """Returns the same for queries at these times, with what they see of a cache."""
   pairs = zip(views(config, positions(first_B, time_T)), config.kinds, strict=True)
   return tuple(view.replace(visible=visible(first_B, time_T, slots, kind.window)) for view, kind in pairs)
 
 
 def visible(first_B: jax.Array, time_T: jax.Array, slots: int, window: int) -> jax.Array:
-  """Returns (bool [B, T, S]) which slots hold the newest `window` (0: all) tokens of a query's row up to itself."""
+  """Returns (bool [B, T, S]) which slots hold the newest `window` (0: all) tokens of a row."""
   slot_S = jnp.arange(slots, dtype=jnp.int32)
   age_TS = (time_T[:, None] - slot_S[None, :]) % slots
   length_BT = time_T[None] - first_B[:, None] + 1

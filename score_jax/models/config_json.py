@@ -1,4 +1,4 @@
-"""config.json in and out: a Hugging Face configuration as a `DecoderConfig`, in either spelling.
+"""config.json in and out: a Hugging Face configuration as a `DecoderConfig`.
 
 A field that is in no family's row, not in `_READ` and not in `_NO_EFFECT` is an error that names it.
 """
@@ -76,8 +76,6 @@ def _is_positive(value: Any) -> bool:
 
 
 class _Fields:
-  """The fields of a config.json over the family's implied values; types are checked."""
-
   def __init__(self, values: dict[str, Any], where: str):
     self.values, self.where = values, where
 
@@ -211,7 +209,7 @@ def _layer_kind(fields: _Fields, family: Family, kind: str) -> LayerKind:
 
 
 def _rope(fields: _Fields, family: Family, kind: str) -> Rope:
-  """Returns a layer type's rope, from either spelling, or from both where they agree."""
+  """Returns a layer type's rope, from one spelling, or both where they agree."""
   theta = fields['rope_local_base_freq'] if family.rope_per_type and kind == SLIDING else fields['rope_theta']
   ropes_given = {}
   for name in ('rope_scaling', 'rope_parameters'):
@@ -288,7 +286,7 @@ def _activation(fields: _Fields, name: str) -> str:
 
 
 def to_hf(config: DecoderConfig) -> dict[str, Any]:
-  """Returns the config.json of a model made here (an imported one keeps its file), for transformers 4 and 5.
+  """Returns the config.json of a model made here, for transformers 4 and 5.
 
   Ropes are spelled as in transformers 4, which 5 reads too; those of a layer type as in 5.
   """

@@ -1,8 +1,8 @@
 """One decode step's attention as a GPU kernel (Pallas, Triton): rotate, write to the cache, attend to what is live.
 
-The plain path reads whole cache buffers, most of which are not the row's, in several kernels, whose launches are most
-of the time at small batches. This one reads a row's live slots once, around the end of the ring, cut into equal parts
-that are joined at the end (flash decoding). The first part attends to the newest token from registers and writes it.
+The plain path reads whole cache buffers in several kernels, whose launches are most of the time at small batches. This
+one reads a row's live slots once, in equal parts that are joined at the end (flash decoding). The first part attends to
+the newest token from registers and writes it.
 """
 
 import functools
@@ -23,7 +23,7 @@ _ENOUGH = 256  # programs that keep a large GPU busy
 
 
 def fits(config: DecoderConfig, dtype: jnp.dtype) -> bool:
-  """Tells whether the kernel can run a model: 16 bit (a product of f32 would be rounded), heads of fitting sizes."""
+  """Tells whether the kernel can run a model: 16 bit, since it rounds, and fitting heads."""
   width, queries = config.head_width, config.heads // config.kv_heads
   return dtype.itemsize == 2 and queries <= _QUERIES and width >= 2 * _QUERIES and width & (width - 1) == 0
 
@@ -43,7 +43,7 @@ def attend_live(
   softcap: float,
   interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Attends from one token a row, at `time`, to itself and the row's tokens in a ring of slots (`attention.Cache`).
+  """Attends from one token a row, at `time`, to the row's tokens in a ring of slots.
 
   C is a power of two, H / K at most 16, S a multiple of BLOCK. The tokens' queries and keys are yet to be rotated, by
   `view` [B, 1, C/2]. Rows began at i32 `first_B`, at most S tokens ago; the newest `window` tokens are seen (0: all).
@@ -89,7 +89,7 @@ def attend_live(
 
 
 def _kernel(*refs, heads, slots, parts, scale, softcap):
-  """Computes output, maximum and sum of an unnormalised softmax, on part of a row's live slots."""
+  """Computes output, maximum and sum of a softmax over part of a row."""
   qkv_ref, cos_ref, sin_ref, scalars_ref, k_ref, v_ref = refs[:6]
   out_ref, most_ref, total_ref, k_out_ref, v_out_ref = refs[6:]
   (H, K), k_head, part = heads, pl.program_id(1), pl.program_id(2)

@@ -1,13 +1,12 @@
 """One decode step's layers as a few GPU kernels (Pallas, Triton), for batches so small that weights are what counts.
 
-At 64 rows a product is a matter of reading its weights. A library leaves norms, biases, activations and sums to other
-kernels, each of which takes as long as a tenth of the weights. Here a layer is
+At 64 rows a library's kernels for norms, biases, activations and sums each take a tenth of the products. Here it is
 
     parts of normed W_qkv | their sum + bias | attention | parts of out W_o | x + their sum, and its norm
     act(normed W_gate) * (normed W_up) | parts of hidden W_down | x + their sum, and the next layer's norm
 
-where a product into few columns is cut along its inner axis too, so that all multiprocessors read. Numbers are rounded
-where the plain path rounds.
+where a product into few columns is cut along its inner axis too, for all multiprocessors to read. It rounds where the
+plain path does.
 """
 
 from collections.abc import Callable
@@ -31,7 +30,7 @@ _WEIGHTS = {'attention_norm', 'q+k+v', 'o', 'ffn_norm', 'gate+up', 'down'}
 
 
 def fits(layers: tuple[dict[str, Any], ...], rows: int, dtype: jnp.dtype) -> bool:
-  """Tells whether layers are of the common form, 16 bit, in whole blocks and not too large, and rows as measured."""
+  """Tells whether layers are 16 bit, of common form and size, and rows as measured."""
   w = layers[0]
   if rows not in ROWS or dtype.itemsize != 2 or not _WEIGHTS <= w.keys() <= _WEIGHTS | {'q+k+v_bias'}:
     return False
@@ -54,7 +53,7 @@ def run(
   activation: Callable,
   interpret: bool = False,
 ) -> tuple[jax.Array, Cache]:
-  """Runs one token of every row through all layers; returns hidden states [B, D] after the last norm, and the cache.
+  """Runs one token of every row; returns hidden states [B, D] after the last norm, and the cache.
 
   `layers` are of `decoder.for_decoding` and fit; x_BD are embedded tokens, B a power of two, 16 at least, and normed_BD
   the same after the first norm; `attend(layer, cache, q_B1HC, k_B1KC, v_B1KC) -> (out_B1HC, cache)` rotates;
@@ -77,14 +76,14 @@ def run(
 
 
 def project(x_BK: jax.Array, w_KN: jax.Array, bias_N: jax.Array | None, *, interpret: bool = False) -> jax.Array:
-  """Returns x W + bias [B, N], rounded after each; XLA sums where it lays out what attention reads."""
+  """Returns x W + bias [B, N], rounded after each; XLA sums."""
   sums_PBN = partial_sums(x_BK, w_KN, interpret=interpret)
   y_BN = functools.reduce(jnp.add, [sums_PBN[part] for part in range(sums_PBN.shape[0])]).astype(x_BK.dtype)
   return y_BN if bias_N is None else y_BN + bias_N[None]
 
 
 def partial_sums(x_BK: jax.Array, w_KN: jax.Array, *, interpret: bool = False) -> jax.Array:
-  """Returns x W in f32 [P, B, N], to be summed: each part P over its share of the inner axis."""
+  """Returns x W in f32 [P, B, N], each part P over a share of the inner axis."""
   (B, K), N = x_BK.shape, w_KN.shape[1]
   columns = 32
   parts = inner_parts(K, N // columns)
@@ -100,7 +99,7 @@ def partial_sums(x_BK: jax.Array, w_KN: jax.Array, *, interpret: bool = False) -
 
 
 def inner_parts(inner: int, programs: int) -> int:
-  """Returns into how many parts of whole blocks to cut an inner axis, to fill the GPU."""
+  """Returns the number of parts of whole blocks that fill the GPU."""
   blocks = inner // _BLOCK
   return max(n for n in range(1, blocks + 1) if blocks % n == 0 and (n == 1 or n * programs <= _PROGRAMS))
 

@@ -45,7 +45,7 @@ QKV, GATE_UP = ('q', 'k', 'v'), ('gate', 'up')
 
 
 def _rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Array:
-  """Computes the RMS norm of the last axis in f32, times offset + scale, back in the dtype of x."""
+  """Computes the RMS norm of the last axis in f32, times offset + scale."""
   # The scale as the compute dtype holds it, which is all that the sampler's copy has.
   x32, scale32 = x.astype(jnp.float32), scale.astype(x.dtype).astype(jnp.float32)
   normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + config.norm_eps)
@@ -87,7 +87,7 @@ def _adapted(w: Params, name: str, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _project_all(w: Params, names: tuple[str, ...], x: jax.Array, sizes: tuple[int, ...]) -> tuple:
-  """Projects one input to several `sizes`, in one product where weights lie together."""
+  """Projects one input, in one product where weights lie together."""
   together = '+'.join(names)
   if together not in w:
     return tuple(_project(w, name, x) for name in names)
@@ -179,7 +179,7 @@ def hidden_states(
   remat: str = 'none',
   attention: Attention = flash.PLAIN,
 ) -> jax.Array:
-  """Computes the final hidden states [X, T, D], in `dtype`, of the conversations that lie at `rows` in i32 streams.
+  """Computes final hidden states [X, T, D] of the conversations at `rows` in i32 streams.
 
   Layers are scanned; the backward pass computes again what `REMATS[remat]` says.
   """
@@ -225,9 +225,9 @@ def _row_attention(config: DecoderConfig, rows: PackedRows, packed_length: int, 
 
 
 def for_decoding(params: Params, config: DecoderConfig, *, together: bool) -> Params:
-  """Returns a policy's tree as decoding reads it: a tuple of layers; to slice a stack would copy weights at each step.
+  """Returns a policy's tree with a tuple of layers: slices of a stack would be copied at each step.
 
-  `together` lays projections of one input side by side, as one product. Not where heads are sharded.
+  `together` makes projections of one input one product. Not where heads are sharded.
   """
 
   def layer(n: int) -> Params:
@@ -275,7 +275,7 @@ def prefill(
   cache_dtype: jnp.dtype | None = None,
   kernel: bool = False,
 ) -> tuple[jax.Array, Cache]:
-  """Fills a new cache of `slots` slots with left-padded prompts; returns it behind the last f32 logits [B, V].
+  """Fills a new cache of `slots` slots with left-padded prompts; returns the last f32 logits [B, V], and it.
 
   `params` are from `for_decoding`. The cache is of `cache_dtype`, else of the compute dtype; with `kernel` decode
   steps attend by `decode_attention` (GPU).
@@ -301,7 +301,7 @@ def decode_step(
   *,
   dtype: jnp.dtype | None = None,
 ) -> tuple[jax.Array, Cache]:
-  """Feeds one token a row (i32 [B]) at `time` (i32 []); returns f32 logits [B, V] for the next one, and the cache.
+  """Feeds one token a row at `time` (i32 []); returns f32 logits [B, V] for the next, and the cache.
 
   `params` are from `for_decoding`; computes in `dtype`, None: the cache's.
   """

@@ -1,7 +1,6 @@
 """Model families as data: one frozen `DecoderConfig` for every model, and one row for what is special to a family.
 
-A family's row has the values that its config.json leaves implicit, those that the decoder implements alone, and the
-traits that no field spells. `config_json.py` reads with it.
+A row has the values that a config.json leaves implicit, those that the decoder implements alone, and other traits.
 """
 
 import dataclasses

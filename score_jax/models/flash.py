@@ -37,7 +37,7 @@ class Attention:
   interpret: bool = False  # splash alone: run as plain JAX, for tests without a TPU
 
   def spread(self, x_X: jax.Array) -> jax.Array:
-    """Keeps activations where their rows are; a compiler may else cut them as the weights are cut."""
+    """Keeps activations where their rows are, not as weights are cut."""
     if self.mesh is None or self.mesh.size == 1:
       return x_X
     return jax.lax.with_sharding_constraint(x_X, NamedSharding(self.mesh, PartitionSpec(('data', 'fsdp'))))
@@ -48,11 +48,11 @@ class Attention:
     return 1 if self.mesh is None else self.mesh.shape['data'] * self.mesh.shape['fsdp']
 
   def whole(self, head_VD: jax.Array) -> jax.Array:
-    """Returns the output head as chunks of logits read it: gathered once, not for each of them."""
+    """Returns the output head, gathered once for all chunks of logits."""
     return self._cut_by_vocabulary(head_VD, None)
 
   def partial(self, sum_SVD: jax.Array) -> jax.Array:
-    """Returns the part of the head's gradient that each shard of rows adds up."""
+    """Returns the head's gradient, a part on each shard of rows."""
     return self._cut_by_vocabulary(sum_SVD, ('data', 'fsdp'))
 
   def _cut_by_vocabulary(self, x: jax.Array, rows: tuple[str, ...] | None) -> jax.Array:

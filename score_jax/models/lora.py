@@ -1,7 +1,6 @@
 """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): y = x W + (alpha / R) (x A) B, with A and B trained, W not.
 
-Adapters are leaves of the parameter tree beside the weights that they adapt: a policy is the base's tree and the
-adapters joined, the reference is the base's tree as it is.
+Adapters are leaves beside the weights that they adapt: a policy is the base's tree and they, joined.
 """
 
 import dataclasses
@@ -85,7 +84,7 @@ def policy_table(config: DecoderConfig, lora: Lora) -> WeightTable:
 
 
 def joined(frozen: dict[str, Any], trained: dict[str, Any], lora: Lora) -> dict[str, Any]:
-  """Returns the policy's tree: the leaves of `frozen`, and the trained ones beside them.
+  """Returns the policy's tree: the leaves of `frozen` and the trained ones.
 
   Without adapters it is `trained`; an empty `trained` turns adapters off.
   """
@@ -95,7 +94,7 @@ def joined(frozen: dict[str, Any], trained: dict[str, Any], lora: Lora) -> dict[
 
 
 def scaled(trained: dict[str, Any], lora: Lora) -> dict[str, Any]:
-  """Returns the trained weights as a policy's tree has them: of adapters, B times alpha / R."""
+  """Returns the trained weights of a policy's tree: adapters' B times alpha / R."""
   if not lora.rank:
     return trained
   return {
@@ -105,7 +104,7 @@ def scaled(trained: dict[str, Any], lora: Lora) -> dict[str, Any]:
 
 
 def leaves_of(policy: dict[str, Any], weight: Weight) -> dict[str, Any]:
-  """Returns the leaves that one weight of a policy is made of: itself, and its adapters if any."""
+  """Returns the leaves of one weight of a policy: itself, and its adapters if any."""
   *sections, name = weight.path
   node = policy
   for section in sections:
@@ -114,7 +113,7 @@ def leaves_of(policy: dict[str, Any], weight: Weight) -> dict[str, Any]:
 
 
 def merged(weight: Weight, leaves: dict[str, jax.Array]) -> jax.Array:
-  """Returns a layer's W + A B in f32 (a policy's B is scaled); W where there are no adapters."""
+  """Returns a layer's W + A B in f32, or W where there are no adapters."""
   if A not in leaves:
     return leaves['']
   out_letters, in_letters = ((''.join(group)).lower() for group in weight.hf_groups)

@@ -1,9 +1,8 @@
 """The packing layout: where conversations lie in the streams that a whole-row pass computes.
 
-A pass works on X streams of T tokens. A stream holds R conversations: one, before or after its padding, or many, end
-to end. Only attention depends on the layout; it looks at left-aligned rows, so that causality hides the padding after
-them. An `index` counts from the beginning of a stream, a `position` from a conversation's first token, and a `slot` is
-a position of a left-aligned row.
+A pass works on X streams of T tokens, each of R conversations. Only attention depends on the layout; it looks at
+left-aligned rows, so that causality hides the padding after them. An `index` counts from the beginning of a stream, a
+`position` from a conversation's first token; a `slot` is a position of a left-aligned row.
 """
 
 from flax import struct
@@ -26,7 +25,7 @@ def left_aligned(length_B: jax.Array, slots: int) -> PackedRows:
 
 
 def left_padded(start_B: jax.Array, slots: int) -> PackedRows:
-  """Returns the layout of one conversation a stream, from its start to the end of `slots` tokens."""
+  """Returns the layout of one conversation a stream, after its padding."""
   first_XR = jnp.asarray(start_B, jnp.int32)[:, None]
   return PackedRows(first=first_XR, length=slots - first_XR, longest=slots)
 
@@ -37,7 +36,7 @@ def end_to_end(length_XR: jax.Array, longest: int) -> PackedRows:
 
 
 def row_and_position(rows: PackedRows, packed_length: int) -> tuple[jax.Array, jax.Array]:
-  """Returns, i32 [X, T] each, a token's conversation (-1: padding) and its position in it."""
+  """Returns, i32 [X, T] each, a token's conversation (-1: padding) and position."""
   index_XT = jnp.arange(packed_length, dtype=jnp.int32)[None]
   first_XR = jnp.zeros_like(rows.length) if rows.first is None else rows.first
   begun_XT = jnp.sum((first_XR[:, None] <= index_XT[..., None]).astype(jnp.int32), axis=-1) - 1
@@ -57,7 +56,7 @@ class Alignment:
   slots: int = struct.field(pytree_node=False)  # L
 
   def to_rows(self, x_XT: jax.Array) -> jax.Array:
-    """Returns [X, T, ...] as [X * R, L, ...]; after a row's end zeros, or what stood there."""
+    """Returns [X, T, ...] as [X * R, L, ...]."""
     if self.index is None:
       return jnp.pad(x_XT, ((0, 0), (0, self.slots - self.packed_length)) + ((0, 0),) * (x_XT.ndim - 2))
     return _moved(x_XT, self.index, self.slot).reshape(-1, self.slots, *x_XT.shape[2:])
@@ -81,7 +80,7 @@ def alignment(rows: PackedRows, packed_length: int, slots: int) -> Alignment:
 
 @jax.custom_vjp
 def _moved(x_XM: jax.Array, index_XN: jax.Array, inverse_XM: jax.Array) -> jax.Array:
-  """Returns x[index] along axis 1, 0 where it is -1; its transpose is no scatter-add."""
+  """Returns x[index] along axis 1, 0 where it is -1."""
   del inverse_XM
   wide = (...,) + (None,) * (x_XM.ndim - 2)
   moved = jnp.take_along_axis(x_XM, jnp.maximum(index_XN, 0)[wide], axis=1)

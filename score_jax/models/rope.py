@@ -1,7 +1,7 @@
 """Rotary position embeddings: one frozen dataclass per kind that a config.json can ask for.
 
-The fields of a kind are those that config.json may give it, so reading, writing and refusing follow from the dataclass.
-A kind is C/2 frequencies, and a factor on cosine and sine, worked out in f64 on the host.
+Its fields are those that config.json may give it, from which reading, writing and refusing follow. It has C/2
+frequencies, and a factor on cosine and sine, in f64.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Linear(Plain):
 
 @dataclasses.dataclass(frozen=True)
 class Llama3(Plain):
-  """Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those between interpolated."""
+  """Llama 3.1: long wavelengths are stretched by `factor`, short ones kept."""
 
   factor: float
   low_freq_factor: float
@@ -54,7 +54,7 @@ class Llama3(Plain):
 
 @dataclasses.dataclass(frozen=True)
 class Yarn(Plain):
-  """YaRN (Peng et al. 2023, arXiv 2309.00071): a ramp over the dimensions, and a temperature on the embedding."""
+  """YaRN (Peng et al. 2023, arXiv 2309.00071): a ramp over dimensions, and a temperature."""
 
   factor: float
   original_max_position_embeddings: int

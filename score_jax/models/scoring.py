@@ -18,7 +18,7 @@ from score_jax.models.packing import PackedRows
 
 
 def chunk_of(megabytes: float, vocab: int, streams: int) -> int:
-  """Returns the tokens of each stream whose f32 logits fit into these megabytes; at least 1."""
+  """Returns the tokens of each stream whose f32 logits fit; at least 1."""
   return max(1, int(megabytes * 1e6 / 4 / vocab / streams))
 
 
@@ -35,8 +35,7 @@ def token_logps(
 ) -> jax.Array:
   """Returns logp_XT (f32): the log-probability of tokens[x, t] given those of its row before it; 0 at t = 0.
 
-  Of a row's first token the number means nothing. Logits exist for `chunk` tokens of every stream at a time; one f32 a
-  token is kept for the backward pass.
+  Of a row's first token the number means nothing. Logits exist for `chunk` tokens of every stream at a time.
   """
   hidden_XTD = decoder.hidden_states(params, config, tokens_XT, rows, dtype=dtype, remat=remat, attention=attention)
   head_VD = decoder.head(params, dtype)
@@ -55,7 +54,7 @@ def token_logps_and_kl(
   chunk: int = 512,
   attention: Attention = flash.PLAIN,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Returns policy logp_XT, reference logp_XT, and the full-vocabulary KL(policy || reference) at each token's prefix.
+  """Returns policy logp_XT, reference logp_XT, and the full-vocabulary KL(policy || reference) of prefixes.
 
   Both models go through the same chunk, for the exact KL without [X, T, V].
   """
@@ -126,7 +125,7 @@ def _forward(hidden_XTD, head_VD, token_XT, config, chunk, attention):
 
 
 def _backward(config, chunk, attention, kept, cotangent_XT):
-  """Writes d logp / d logits = onehot - p once; adds the head's gradient up on each shard of rows."""
+  """Writes d logp / d logits = onehot - p once."""
   hidden_XTD, head_VD, token_XT, total_XT = kept
   whole_VD, S = attention.whole(head_VD), attention.shards
   vocabulary_V = jnp.arange(head_VD.shape[0], dtype=jnp.int32)

@@ -1,4 +1,4 @@
-"""config.json of published models: their shapes, for benchmarks with random weights and planning without a folder."""
+"""config.json of published models, for benchmarks and planning without a folder."""
 
 from typing import Any
 

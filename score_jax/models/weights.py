@@ -1,4 +1,4 @@
-"""Weight tables: one row per weight, from which initialization, shardings, HF import and HF export all follow.
+"""Weight tables, from which initialization, shardings, HF import and HF export follow.
 
 A row spells a weight's shape in letters (`core_types.py`; R is an adapter's rank), in our order and the HF file's:
 `ours='D H C', hf='(H C) D'` reads "the file holds [H*C, D], we hold [D, H, C]". Layers are stacked on a leading N.
@@ -37,7 +37,7 @@ class Weight:
 
   @property
   def hf_groups(self) -> list[list[str]]:
-    """Returns the file's axes, each as the letters flattened into it: '(H C) D' -> [['H', 'C'], ['D']]."""
+    """Returns the file's axes: '(H C) D' -> [['H', 'C'], ['D']]."""
     return [(many or one).split() for many, one in re.findall(r'\((.*?)\)|(\S+)', self.hf)]
 
   def shape(self, sizes: dict[str, int]) -> tuple[int, ...]:

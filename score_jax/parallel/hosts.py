@@ -1,8 +1,7 @@
-"""Several processes as one run: how they start, agree, wait for each other, and end when one of them is gone.
+"""Several processes as one run: how they start, agree, wait for each other, and end.
 
-A host is a process with its devices. All hosts run the same program and take the same decisions; host 0, `main`, alone
-has the run folder and the terminal. Small values go through JAX's coordination service, with a deadline; rows and
-parameters from device to device. Alone, every function here is a plain call.
+A host is a process with its devices; host 0, `main`, alone has the run folder and the terminal. Small values go through
+JAX's coordination service, with a deadline. Of one host, every function here is a plain call.
 """
 
 from collections.abc import Callable
@@ -160,7 +159,7 @@ def parsed(choice: str) -> tuple[str, int, int, int]:
 
 
 def gather(what: str, value: Any) -> list[Any]:
-  """Returns all hosts' values (JSON) for something, named by `what`. Every host must call it, in the same order.
+  """Returns all hosts' values (JSON). Every host must call it, in the same order.
 
   Raises HostError: a host did not come in time, failed, or is elsewhere in the program.
   """
@@ -178,7 +177,7 @@ def to_main(what: str, value: Any) -> list[Any]:
 
 
 def _exchange(what: str, value: Any) -> tuple[str, list[bytes]]:
-  """Publishes this host's value; returns the exchange's key and, on host 0, what all published."""
+  """Publishes a value; returns the exchange's key and, on host 0, what all published."""
   number = next(_group.numbers)
   key = f'score_jax/{number}'
   _put(f'{key}/{_group.index}', json.dumps([what, value]).encode())
@@ -189,7 +188,7 @@ def _exchange(what: str, value: Any) -> tuple[str, list[bytes]]:
 
 
 def _values(what: str, named: list[Any]) -> list[Any]:
-  """Returns the values of the hosts' [what, value] pairs, which must be of the same exchange."""
+  """Returns the values of [what, value] pairs, which must be of one exchange."""
   for i, (theirs, _) in enumerate(named):
     if theirs != what:
       raise HostError(f'host {i} is at {theirs!r}, host {_group.index} at {what!r}: they no longer do the same')
@@ -275,7 +274,7 @@ def end(error: BaseException) -> None:
 
 
 def _judged(error: BaseException) -> tuple[int, str]:
-  """Returns exit code and message; prints the traceback of what is not the user's to fix."""
+  """Returns exit code and message; prints the traceback of a bug."""
   if isinstance(error, UserError):
     return error.exit_code, str(error)
   if isinstance(error, SystemExit):
@@ -291,7 +290,7 @@ def _judged(error: BaseException) -> tuple[int, str]:
 
 
 def _publish_end(code: int, message: str) -> None:
-  """Tells the others why this host ends; host 0, which keeps the message, waits a moment."""
+  """Tells the others why; host 0, which keeps the message, waits a moment."""
   client, deadline = distributed.global_state.client, time.monotonic() + _FAREWELL
   with contextlib.suppress(Exception):
     client.key_value_set_bytes(f'score_jax/ends/{_group.index}', json.dumps([_group.index, code, message]).encode())
@@ -302,7 +301,7 @@ def _publish_end(code: int, message: str) -> None:
 
 
 def _failed() -> tuple[int, int, str] | None:
-  """Returns host, exit code and message of a host that ended, rather one that lost no other."""
+  """Returns host, exit code and message of the first cause."""
   with contextlib.suppress(Exception):
     words = distributed.global_state.client.key_value_dir_get_bytes('score_jax/ends/')
     told = sorted((json.loads(word) for _, word in words), key=lambda word: (word[1] == HostError.exit_code, word[0]))

@@ -1,7 +1,6 @@
 """The mesh (data, fsdp, tensor) and the shardings of every tree on it.
 
-Shardings follow from the letters of the weight table. Axis types are always Auto: one code base cannot serve Auto and
-Explicit, and the default differs between jax releases.
+Shardings follow from the letters of the weight table. Axis types are Auto: defaults differ between jax releases.
 """
 
 from collections.abc import Callable
@@ -74,9 +73,9 @@ def rows(mesh: Mesh) -> NamedSharding:
 
 
 def by_rows(function: Callable, mesh: Mesh, over_rows: tuple[bool, ...]) -> Callable:
-  """Returns `function`, whose results have a leading B, run by each group of tensor-parallel devices on its own rows.
+  """Returns `function`, whose results have a leading B, run by devices on their own rows.
 
-  `over_rows` tells which arguments are spread over the rows' devices; each group has the others whole.
+  `over_rows` tells which arguments are spread over the rows' devices.
   """
   specs = tuple(_ROWS if yes else PartitionSpec() for yes in over_rows)
   manual = set(AXES) if mesh.shape['tensor'] == 1 else {'data', 'fsdp'}
@@ -102,7 +101,7 @@ def by_rows_compiles(mesh: Mesh) -> Iterator[None]:
 
 
 def on_any_device(flag: jax.Array, mesh: Mesh) -> jax.Array:
-  """Tells within `by_rows` whether a flag is set on any device that must run the same steps.
+  """Tells within `by_rows` whether a flag is set on any device that must keep step.
 
   With tensor parallelism those are all: some talk of each step is of all devices.
   """
@@ -116,13 +115,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def params(mesh: Mesh, table: WeightTable, rules: dict[str, str]) -> dict[str, Any]:
-  """Returns each weight's sharding; axes that a mesh axis does not divide stay whole (few KV heads, odd V)."""
+  """Returns each weight's sharding; axes that a mesh axis does not divide stay whole."""
   axes = {path: [[letter] for letter in letters] for path, letters in table.letters().items()}
   return traverse_util.unflatten_dict({path: _sharding(mesh, table, rules, each) for path, each in axes.items()})
 
 
 def one_layer_in_file(mesh: Mesh, table: WeightTable, rules: dict[str, str], weight: Weight) -> NamedSharding:
-  """Returns the sharding of a weight's layer in its HF layout, a flattened axis cut along its first letter."""
+  """Returns the sharding of a weight's layer in its HF layout."""
   return _sharding(mesh, table, rules, weight.hf_groups)
 
 
@@ -148,7 +147,7 @@ def _sharding(mesh: Mesh, table: WeightTable, rules: dict[str, str], axes: list[
 
 
 def opt_state(mesh: Mesh, optimizer: optax.GradientTransformation, table: WeightTable) -> Any:
-  """Returns the optimizer state's shardings: moments like their parameters, the rest replicated.
+  """Returns the optimizer state's shardings: moments like their parameters.
 
   `jit(optimizer.init)` alone does not give moments these on an Auto mesh.
   """

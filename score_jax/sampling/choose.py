@@ -39,7 +39,7 @@ def log_probability(logits_BV: jax.Array, token_B: jax.Array) -> jax.Array:
 
 
 def _by_chunks(logits_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
-  """Takes the inverse CDF of softmax(logits) in two levels: chunk of the vocabulary, then token.
+  """Takes the inverse CDF in two levels: chunk of the vocabulary, then token.
 
   A cumulative sum over all of it costs several times as much. `log_probability` shares the sums.
   """
@@ -75,8 +75,7 @@ def _mass(logits_BNT: jax.Array) -> tuple[jax.Array, jax.Array]:
 def inverse_cdf(probability_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
   """Returns the first token whose cumulative weight exceeds u times the total.
 
-  A cumulative sum in f32 may fall in places and end below 1, so u scales its end, tokens of weight 0 are never taken,
-  and a u that nothing exceeds takes the last possible token.
+  A cumulative sum in f32 may fall in places and end below 1, so u scales its end, and takes possible tokens alone.
   """
   cdf_BV = jnp.cumsum(probability_BV, axis=-1)
   possible_BV = probability_BV > 0
@@ -86,7 +85,7 @@ def inverse_cdf(probability_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
 
 
 def _outermost(reached_BV: jax.Array, possible_BV: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns (i32 [B] each) the first token reached, V if none is; the last possible one."""
+  """Returns (i32 [B]) the first token reached, else V; the last possible one."""
   V = reached_BV.shape[-1]
   token_V = jnp.arange(V, dtype=jnp.int32)
   if jax.default_backend() == 'gpu':  # which finds the least of integers sooner than an argmax over truth values

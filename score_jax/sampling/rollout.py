@@ -36,7 +36,7 @@ _REFILLS = 16  # times that slots are refilled in a generation: a prefill wants 
 
 @dataclasses.dataclass(frozen=True)
 class RolloutSpec:
-  """The compiled-in settings. Hashable: another stop set or instruction is another program, never a stale one."""
+  """The compiled-in settings; hashable."""
 
   budgets: tuple[int, ...]  # [A] most tokens an attempt may sample, its stop token included
   separators: tuple[tuple[int, ...], ...]  # [A - 1] end-of-turn, then the ids up to where the next attempt begins
@@ -117,7 +117,7 @@ class _State:
 
 
 def row_keys(key: jax.Array, row_B: jax.Array) -> jax.Array:
-  """Returns one key per row from its global row number, whatever rows are beside it."""
+  """Returns one key per row from its global row number."""
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, row_B)
 
 
@@ -174,7 +174,7 @@ def compiled(params, prompt, start, row, key, forced, *, config, spec, dtype, me
 def _rollout(
   params: decoder.Params, rows: _Rows, config: DecoderConfig, spec: RolloutSpec, dtype, anywhere: Callable
 ) -> Rollout:
-  """Samples the rows of one device; `anywhere(flag)` decides for those that step together."""
+  """Samples one device's rows; `anywhere(flag)` decides for those that step together."""
   N, P = rows.prompt.shape
   B = min(spec.decode_slots or N, N)
   refill = -(-B // _REFILLS)
@@ -287,7 +287,7 @@ def _with_finished(state: _State, slot_R: jax.Array) -> _Finished:
 def _advance(
   slots: _DecodeSlots, logits_BV: jax.Array, time: jax.Array, rows: _Rows, spec: RolloutSpec
 ) -> tuple[_DecodeSlots, _Tokens]:
-  """Chooses every slot's token at `time`; returns the slots moved on, and what they chose."""
+  """Chooses every slot's token at `time`; returns the slots, and what they chose."""
   A = spec.attempts
   separator_AF, separator_length_A = _separator_table(spec)
   budget_A = jnp.array(spec.budgets, jnp.int32)

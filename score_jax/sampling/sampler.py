@@ -78,7 +78,7 @@ class Sampler:
     return on_whole_heads and own_dtype and decode_attention.fits(self.config, jnp.dtype(self.dtype))
 
   def layout(self, params: Any) -> Any:
-    """Returns the sampling layout of a policy's or the base's tree: a copy in the compute dtype, a tuple of layers."""
+    """Returns the sampling layout of a tree: a copy in the compute dtype, a tuple of layers."""
     return laid_out(params, config=self.config, dtype=jnp.dtype(self.dtype), mesh=self.mesh, lora=self.lora)
 
   def encoded(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:

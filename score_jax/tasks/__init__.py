@@ -1,6 +1,6 @@
 """Tasks: where problems come from, and which verifier grades their answers.
 
-Each task is a module of this package, whose `open_task(task, data)` gets config.task and what it is to read.
+Each is a module, whose `open_task(task, data)` gets config.task and what to read.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ TASKS = ('countdown', 'gsm8k', 'math', 'mbpp', 'humaneval', 'jsonl')  # values o
 
 
 def open_task(task: Any) -> Task:
-  """Opens config.task; its held-out problems are those of another one if `task.evaluate` names it.
+  """Opens config.task; held-out problems are of `task.evaluate`, if named.
 
   Raises:
     ConfigError: an unknown name, or two tasks that are graded differently.
@@ -41,7 +41,7 @@ def open_task(task: Any) -> Task:
 
 
 def without_long(task: Task, tokens: Callable[[Problem], int], most: int) -> Task:
-  """Returns the task without training problems whose prompt has more than `most` tokens.
+  """Returns the task without training prompts of more than `most` tokens.
 
   Raises DataError: none is left.
   """

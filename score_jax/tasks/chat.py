@@ -1,7 +1,7 @@
-"""Conversations as token ids: the chat template is rendered once per problem, and never over history.
+"""Conversations as token ids: the chat template is rendered once per problem.
 
-Between two attempts stands the same turn separator in every row: end-of-turn, the instruction's turn, and the beginning
-of the next answer. `turn_boundary.py` proves it, or refuses the template.
+Between two attempts stands the same turn separator in every row: end-of-turn, the instruction's turn, the beginning of
+the next answer. `turn_boundary.py` proves it, or refuses the template.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from score_jax.tasks.turn_boundary import PromptTemplate
 
 @dataclasses.dataclass(frozen=True)
 class Chat:
-  """A tokenizer, its chat template and everything that a rollout needs to know of them."""
+  """A tokenizer, its chat template and what a rollout needs of them."""
 
   prompt_template: PromptTemplate  # the chat template, system prompt and examples before every question
   separators: tuple[tuple[int, ...], ...]  # [A - 1] ids between attempts; each begins with end_of_turn
@@ -35,7 +35,7 @@ class Chat:
     return self.prompt_template.tokenizer
 
   def check_vocabulary(self, vocab: int) -> None:
-    """Refuses ids beyond the `vocab` embeddings of a model, of which a gather would take another.
+    """Refuses ids that a model has no embedding for: a gather would take another.
 
     Raises DataError: padding, or a token that stands between attempts, is such an id.
     """
@@ -70,7 +70,7 @@ class Chat:
     return prompt_BP, start_B
 
   def texts(self, tokens_BL: np.ndarray, attempt_BL: np.ndarray, attempts: int) -> list[list[str]]:
-    """Returns the text of each row's attempts without special tokens, as verifiers read it."""
+    """Returns the text of each row's attempts, without special tokens."""
     # A stop need not be special to the tokenizer.
     text_BL = ~np.isin(tokens_BL, self.stops)
     ids = [
@@ -129,7 +129,7 @@ def _check_known(tokenizer: Any, separators: tuple[tuple[int, ...], ...]) -> Non
 
 
 def read_examples(path: str) -> tuple[dict[str, str], ...]:
-  """Returns the messages of a JSONL file of worked examples, all rows in turn, for `open_chat`.
+  """Returns the messages of a JSONL file of worked examples, for `open_chat`.
 
   A row is {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}, ...]}.
 

@@ -56,7 +56,7 @@ Step = tuple[int, str, int, int]
 
 
 def random_chain(spec: CountdownSpec, numbers: list[int], rng: random.Random) -> list[Step] | None:
-  """Draws a chain of the numbers in their order (or in any), or None if it leaves 0..max_value."""
+  """Draws a chain of the numbers, or None if it leaves 0..max_value."""
   if spec.any_order:
     numbers = rng.sample(numbers, len(numbers))
   steps, total = [], numbers[0]
@@ -102,7 +102,7 @@ def question(spec: CountdownSpec, numbers: list[int], target: int) -> str:
 
 
 def problem(spec: CountdownSpec, seed: int, split: str, index: int) -> Problem:
-  """Returns problem number `index` of a split ('train' or 'heldout'), the same on every machine."""
+  """Returns problem number `index` of 'train' or 'heldout', the same on every machine."""
   numbers, steps = draw(spec, split, random.Random(f'{seed}/{split}/{index}'))
   target = steps[-1][-1]
   return Problem(

@@ -59,7 +59,7 @@ def read(source: str) -> list[Row]:
   """Returns all rows of a source.
 
   Raises:
-    DataError: there is no such source, it is empty, or a row is not an object; the message names source and row.
+    DataError: there is no such source, it is empty, or a row is not an object.
   """
   if source.startswith('tfds:'):
     rows = _from_tfds(source)

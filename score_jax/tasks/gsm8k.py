@@ -25,7 +25,7 @@ def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
 
 
 def reference(row: data_files.Row) -> dict:
-  """Returns a row's gold number, and its question: repeating an expression of it is no answer."""
+  """Returns a row's gold number, and its question, which is no answer."""
   _, mark, gold = row.text('answer').rpartition('####')
   if not mark or not gold.strip():
     raise DataError(f"{row.where}: column 'answer' has no gold behind ####")

@@ -21,6 +21,6 @@ def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
 
 
 def reference(row: data_files.Row) -> dict:
-  """Returns what completes the prompt to a function, and the `check` that judges it."""
+  """Returns what completes the prompt, and the `check` that judges it."""
   value = {name: row.text(name) for name in ('prompt', 'entry_point', 'test')}
   return references.make('code', value, row.where)

@@ -1,4 +1,4 @@
-"""The user's task: rows of a file, with the columns and the verifier that the configuration names."""
+"""The user's task: rows of a file, with columns and verifier of config.task.jsonl."""
 
 import dataclasses
 import hashlib
@@ -53,7 +53,7 @@ def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
 
 
 def reference(row: data_files.Row, spec: JsonlSpec) -> dict:
-  """Returns what the verifier needs; for math with the question: repeating it is no answer."""
+  """Returns what the verifier needs; for math with the question, which is no answer."""
   value, where = row.value(spec.answer), f'{row.where}: column {spec.answer!r}'
   if spec.verifier == 'math' and not isinstance(value, dict):
     value = dict(answer=value, question=row.text(spec.question))

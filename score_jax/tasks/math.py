@@ -1,7 +1,7 @@
 """MATH (Hendrycks et al., arXiv 2103.03874): 12,000 problems to train on, the 500 of MATH500 held out.
 
-The paper trains on the 7,500 training problems and the 4,500 test problems that are not in MATH500. What is held out is
-decided by a problem's text, from a list in assets/math500, so no file can bring one into training.
+As in the paper, the 4,500 test problems that are not in MATH500 are trained on too. What is held out is decided by a
+problem's text, from a list in assets/math500, so no file can bring one into training.
 """
 
 import functools
@@ -21,7 +21,7 @@ _LIST = pathlib.Path(__file__).parent.parent / 'assets/math500/problems.txt'
 
 
 def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
-  """Reads `data.train` and `data.heldout` (may be the same files), divided by the list of MATH500."""
+  """Reads `data.train` and `data.heldout`, divided by the list of MATH500."""
   rows, test_rows = map(data_files.read_all, (data.train, data.heldout or data.train))
   train = [row for row in rows if not is_heldout(row)]
   heldout = {_hash(row): row for row in test_rows if is_heldout(row)}.values()

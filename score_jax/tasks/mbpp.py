@@ -1,6 +1,6 @@
 """MBPP (Austin et al., arXiv 2108.07732): short Python programs from a sentence and three tests.
 
-First attempts are asked for with the three solved problems of its paper, tasks 2 to 4, as SCoRe does.
+First attempts are asked for with the three solved problems of its paper, as in SCoRe.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class MbppSpec:
 
 
 def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
-  """Trains on problems of `task.mbpp.splits`; holds the test split out, if not trained on."""
+  """Trains on `task.mbpp.splits`; holds the test split out, if not trained on."""
   spec: MbppSpec = task.mbpp
   rows = {_task_id(row): row for row in data_files.read_all(data.train + data.heldout)}
   shown = ''.join(_solved(rows, number) for number in _SHOWN) if rows else ''

@@ -72,7 +72,7 @@ class Task:
   verifier: str  # a name of graders.registry.GRADERS
 
   def problem(self, seed: int, split: str, index: int) -> Problem:
-    """Returns problem number `index` of 'train' or 'heldout', the same on every machine."""
+    """Returns a problem of 'train' or 'heldout', the same on every machine."""
     return self.problems(seed, split, [index])[0]
 
   def problems(self, seed: int, split: str, indices: Sequence[int]) -> list[Problem]:
@@ -87,7 +87,7 @@ def _order(seed: int, round_: int, size: int) -> tuple[int, ...]:
 
 
 def divided(train: Iterable[Row], heldout: Iterable[Row], problem: Callable[[Row], Problem], verifier: str) -> Task:
-  """Makes a task of rows; training problems whose question is held out as well are left out.
+  """Makes a task of rows; training problems that are held out too are left out.
 
   Raises DataError: a row lacks what a problem needs, or no problem is left to train on.
   """
@@ -113,7 +113,7 @@ def text_hash(text: str) -> str:
 
 
 def asked(prompt: str, **fields: str) -> str:
-  """Fills {field}s into a prompt. Other braces, which LaTeX is full of, stay as they are."""
+  """Fills {field}s into a prompt; other braces, as of LaTeX, stay."""
   for name, value in fields.items():
     prompt = prompt.replace('{' + name + '}', value)
   return prompt

@@ -1,4 +1,4 @@
-"""The tokenizer of a folder with a sentencepiece model alone: ids and texts are the sentencepiece library's.
+"""The tokenizer of a folder with a sentencepiece model alone, by that library.
 
 The class fits the library into transformers' interface; transformers itself converts such a model, and then loses or
 moves the space that it puts before a text. Importing this module imports transformers, which takes seconds.
@@ -19,7 +19,7 @@ from score_jax.tasks.tokenizer import read_settings
 
 
 def from_files(files: pathlib.Path, folder: pathlib.Path) -> Any:
-  """Returns the tokenizer of `folder`, from copies of its sentencepiece model and settings in `files`.
+  """Returns the tokenizer of `folder`, from copies of its model and settings in `files`.
 
   Raises DataError: it is no such model, or the settings name tokens that it cannot have.
   """

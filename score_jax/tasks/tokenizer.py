@@ -1,6 +1,6 @@
 """The tokenizer of an HF folder, with its chat template or another. No code of the folder is ever run.
 
-transformers takes seconds to import torch, for nothing: commands exclude it; who imports score_jax keeps torch.
+Commands exclude torch, which transformers takes seconds to import for nothing.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def exclude_torch() -> None:
 
 @contextlib.contextmanager
 def without_torch() -> Iterator[None]:
-  """Hides an excluded torch from transformers, which remembers that, unless it is imported already."""
+  """Hides an excluded torch from transformers."""
   if not _torch_is_excluded or 'torch' in sys.modules:
     yield
     return
@@ -50,7 +50,7 @@ def without_torch() -> Iterator[None]:
 
 @without_torch()
 def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
-  """Loads the folder's HF tokenizer, with another chat template if one is named. No code of the folder is ever run.
+  """Loads the folder's HF tokenizer, with another chat template if one is named.
 
   Args:
     folder: holds tokenizer.json or a sentencepiece model, tokenizer.model.
@@ -101,7 +101,7 @@ def _from_files(folder: pathlib.Path) -> Any:
 
 
 def _check_files(folder: pathlib.Path) -> None:
-  """Refuses what must not reach the libraries: code to run, and files that are too large or not JSON."""
+  """Refuses code to run, and files that are too large or not JSON."""
   vocabularies = [folder / name for name in _VOCABULARIES if (folder / name).is_file()]
   if not vocabularies:
     raise DataError(f'{folder}: has no tokenizer; put the tokenizer.json of the model there')

@@ -1,8 +1,7 @@
-"""Rendered conversations, and the proof that the ids between two attempts are what the chat template would write.
+"""Rendered conversations, and the proof of the ids between two attempts.
 
-The template is rendered with sentinel answers. As turns follow, an answer and the text before it must stay, and the ids
-of the whole must begin with the ids up to the answer's end. Then what follows is the turn separator. No fragment is
-tokenized alone: a tokenizer may treat its first character otherwise.
+The template is rendered with sentinel answers. As turns follow, the text up to an answer's end must stay, and so must
+its ids. Then what follows is the turn separator. No fragment is tokenized alone.
 """
 
 import dataclasses
@@ -23,7 +22,7 @@ _DIRECTIVES = 'aAbBcdDefFGHIjmMpSTuUVwWxXyYzZ'  # of strftime
 
 @dataclasses.dataclass(frozen=True)
 class PromptTemplate:
-  """A tokenizer with its chat template, and the turns that stand before the first question."""
+  """A tokenizer with its chat template, and the turns before the first question."""
 
   tokenizer: Any
   system: str  # the system turn, or ''
@@ -32,7 +31,7 @@ class PromptTemplate:
   date: str  # what the template is told for today, YYYY-MM-DD
 
   def text(self, users: list[str], answers: tuple[str, ...] = (), answering: bool = True) -> str:
-    """Returns the conversation up to the next answer; not `answering`, to the last one's end."""
+    """Returns the text up to the next answer; not `answering`, to the last one's end."""
     messages = [*self.examples]
     for i, user in enumerate(users):
       messages.append(dict(role='user', content=user))
@@ -51,7 +50,7 @@ class PromptTemplate:
 
 
 def prompt_template(tokenizer: Any, system: str, examples: tuple[dict[str, str], ...], date: str) -> PromptTemplate:
-  """Puts the system prompt where the template takes it: in its turn, or in the first user's.
+  """Puts the system prompt in a turn, or in the first user's.
 
   Raises DataError: the date is not one, or the template cannot be rendered.
   """
@@ -66,7 +65,7 @@ def prompt_template(tokenizer: Any, system: str, examples: tuple[dict[str, str],
 
 
 def separators_of(template: PromptTemplate, instructions: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-  """Returns the ids between attempts [A - 1], each proved with all earlier answers in place.
+  """Returns the ids between attempts [A - 1], each proved with all earlier answers.
 
   Raises DataError: the template rewrites history, or its text cannot be told apart from answers as tokens.
   """
@@ -128,7 +127,7 @@ def _day(date: str) -> datetime.datetime:
 
 
 def _dated(template: str, day: datetime.datetime) -> str:
-  """Hides transformers' strftime_now by a macro of one day: a resumed run sees the same prompts."""
+  """Hides strftime_now by a macro of one day: a resumed run sees the same prompts."""
   if 'strftime_now' not in template:
     return template
   directives = [f'%{letter}' for letter in _DIRECTIVES] + [f'%-{letter}' for letter in 'dmyHIMSj']
@@ -138,7 +137,7 @@ def _dated(template: str, day: datetime.datetime) -> str:
 
 
 def _keeps_system(template: PromptTemplate) -> bool:
-  """Tells whether the template has a system turn, and leaves it as turns follow."""
+  """Tells whether the template has a system turn, and keeps it in place."""
   template = dataclasses.replace(template, system=_SYSTEM)
   try:
     short = template.text([_QUESTION])
@@ -151,7 +150,6 @@ def _keeps_system(template: PromptTemplate) -> bool:
 
 
 def _separator(template: PromptTemplate, instructions: tuple[str, ...]) -> tuple[int, ...]:
-  """Returns the ids between the last answer and the next, the same after every sentinel."""
   users = [_QUESTION, *instructions]
   separators = []
   for sentinel in _SENTINELS:
@@ -167,7 +165,7 @@ def _separator(template: PromptTemplate, instructions: tuple[str, ...]) -> tuple
 
 
 def _space_between(before: str, answer: str, after: str) -> str:
-  """Returns the white space between a prompt and its answer, both proved to stand in `after`."""
+  """Returns the white space between prompt and answer, proved to stand in `after`."""
   space, there, _ = after[len(before) :].partition(answer)
   if not after.startswith(before) or not there or space.strip():
     raise DataError(
@@ -178,7 +176,7 @@ def _space_between(before: str, answer: str, after: str) -> str:
 
 
 def _ids_after(template: PromptTemplate, before: str, answer: str, after: str) -> tuple[int, ...]:
-  """Returns the ids of `after` behind the answer, on which those before are proved not to depend."""
+  """Returns the ids of `after` behind the answer, proved apart from those before."""
   answered = before + _space_between(before, answer, after) + answer
   whole = template.ids(after)
   for text, what in ((before, 'a prompt'), (answered, 'an answer')):
