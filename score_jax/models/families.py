@@ -81,7 +81,7 @@ _IMPLIED = dict(
   sliding_window=None,
   tie_word_embeddings=False,
 )
-_GEMMA = dict(
+_GEMMA = _IMPLIED | dict(
   attn_logit_softcapping=None,
   final_logit_softcapping=None,
   head_dim=256,
@@ -91,7 +91,7 @@ _GEMMA = dict(
   sliding_window=4096,
   tie_word_embeddings=True,
 )
-_QWEN = dict(
+_QWEN = _IMPLIED | dict(
   max_position_embeddings=32768,
   max_window_layers=28,
   num_key_value_heads=32,
@@ -104,7 +104,7 @@ _CAUSAL = dict(use_bidirectional_attention=(False, None))
 FAMILIES = {
   'qwen2': Family(
     architecture='Qwen2ForCausalLM',
-    implied=_IMPLIED | _QWEN | dict(attention_bias=True),
+    implied=_QWEN | dict(attention_bias=True),
     fixed=_NO_MROPE | dict(attention_bias=(True,), mlp_bias=(False,)),
     sliding='late',
     layer_types=True,
@@ -112,7 +112,7 @@ FAMILIES = {
   ),
   'qwen3': Family(
     architecture='Qwen3ForCausalLM',
-    implied=_IMPLIED | _QWEN | dict(head_dim=128),
+    implied=_QWEN | dict(head_dim=128),
     fixed=_NO_MROPE | dict(mlp_bias=(False,)),
     sliding='late',
     layer_types=True,
@@ -132,8 +132,7 @@ FAMILIES = {
   ),
   'gemma2': Family(
     architecture='Gemma2ForCausalLM',
-    implied=_IMPLIED
-    | _GEMMA
+    implied=_GEMMA
     | dict(
       attn_logit_softcapping=50.0,
       final_logit_softcapping=30.0,
@@ -147,10 +146,12 @@ FAMILIES = {
   ),
   'gemma3_text': Family(
     architecture='Gemma3ForCausalLM',
-    implied=_IMPLIED
-    | _GEMMA
+    implied=_GEMMA
     | dict(
-      max_position_embeddings=131072, rope_theta=1_000_000.0, rope_local_base_freq=10_000.0, sliding_window_pattern=6
+      max_position_embeddings=131072,
+      rope_theta=1_000_000.0,
+      rope_local_base_freq=10_000.0,
+      sliding_window_pattern=6,
     ),
     # transformers reads attn_logit_softcapping for this family and then does not apply it.
     fixed=_CAUSAL | dict(mlp_bias=(False,), attn_logit_softcapping=(None,)),

@@ -38,9 +38,7 @@ class Attention:
 
   def spread(self, x_X: jax.Array) -> jax.Array:
     """Keeps activations where their rows are, not as weights are cut."""
-    if self.mesh is None or self.mesh.size == 1:
-      return x_X
-    return jax.lax.with_sharding_constraint(x_X, NamedSharding(self.mesh, PartitionSpec(('data', 'fsdp'))))
+    return self._placed(x_X, ('data', 'fsdp'))
 
   @property
   def shards(self) -> int:
@@ -49,17 +47,18 @@ class Attention:
 
   def whole(self, head_VD: jax.Array) -> jax.Array:
     """Returns the output head, gathered once for all chunks of logits."""
-    return self._cut_by_vocabulary(head_VD, None)
+    return self._placed(head_VD, self._vocabulary(head_VD), None)
 
   def partial(self, sum_SVD: jax.Array) -> jax.Array:
     """Returns the head's gradient, a part on each shard of rows."""
-    return self._cut_by_vocabulary(sum_SVD, ('data', 'fsdp'))
+    return self._placed(sum_SVD, ('data', 'fsdp'), self._vocabulary(sum_SVD), None)
 
-  def _cut_by_vocabulary(self, x: jax.Array, rows: tuple[str, ...] | None) -> jax.Array:
+  def _vocabulary(self, x: jax.Array) -> str | None:
+    return None if self.mesh is None or x.shape[-2] % self.mesh.shape['tensor'] else 'tensor'
+
+  def _placed(self, x: jax.Array, *axes: Any) -> jax.Array:
     if self.mesh is None or self.mesh.size == 1:
       return x
-    tensor = None if x.shape[-2] % self.mesh.shape['tensor'] else 'tensor'
-    axes = (tensor, None) if rows is None else (rows, tensor, None)
     return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*axes)))
 
 

@@ -9,6 +9,7 @@ _QWEN = dict(
   rms_norm_eps=1e-6,
   rope_theta=1e6,
   sliding_window=32768,
+  tie_word_embeddings=True,
   use_sliding_window=False,
   vocab_size=151936,
 )
@@ -27,17 +28,19 @@ _LLAMA = dict(
 _SIZES = 'num_hidden_layers hidden_size num_attention_heads num_key_value_heads intermediate_size'
 
 
-def _sizes(*sizes: int) -> dict[str, int]:
+def _sizes(*sizes: int) -> dict[str, Any]:
   return dict(zip(_SIZES.split(), sizes, strict=True))
 
 
+def _qwen(*sizes: int, **fields: Any) -> dict[str, Any]:
+  return _QWEN | _sizes(*sizes) | dict(max_window_layers=sizes[0]) | fields
+
+
 SHAPES: dict[str, dict[str, Any]] = {
-  'tiny': _QWEN | _sizes(2, 64, 4, 2, 128) | dict(max_window_layers=2, tie_word_embeddings=True, vocab_size=512),
-  'qwen2.5-0.5b': _QWEN | _sizes(24, 896, 14, 2, 4864) | dict(max_window_layers=24, tie_word_embeddings=True),
-  'qwen2.5-1.5b': _QWEN | _sizes(28, 1536, 12, 2, 8960) | dict(max_window_layers=28, tie_word_embeddings=True),
-  'qwen2.5-7b': _QWEN
-  | _sizes(28, 3584, 28, 4, 18944)
-  | dict(max_window_layers=28, tie_word_embeddings=False, vocab_size=152064),
+  'tiny': _qwen(2, 64, 4, 2, 128, vocab_size=512),
+  'qwen2.5-0.5b': _qwen(24, 896, 14, 2, 4864),
+  'qwen2.5-1.5b': _qwen(28, 1536, 12, 2, 8960),
+  'qwen2.5-7b': _qwen(28, 3584, 28, 4, 18944, tie_word_embeddings=False, vocab_size=152064),
   'gemma-2-2b': _sizes(26, 2304, 8, 4, 9216)
   | dict(
     model_type='gemma2',

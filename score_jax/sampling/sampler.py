@@ -56,20 +56,10 @@ class Sampler:
 
   def spec(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> RolloutSpec:
     """Returns the compiled-in settings of a rollout."""
-    chat = self.chat
-    return RolloutSpec(
-      budgets=self.budgets,
-      separators=chat.separators,
-      end_of_turn=chat.end_of_turn,
-      stops=chat.stops,
-      pad=chat.pad,
-      temperature=temperature,
-      top_k=top_k,
-      top_p=top_p,
-      decode_slots=self.decode_slots,
-      cache_dtype=self.cache_dtype,
-      kernel=self._has_kernel,
-    )
+    ids = {name: getattr(self.chat, name) for name in ('separators', 'end_of_turn', 'stops', 'pad')}
+    own = {name: getattr(self, name) for name in ('budgets', 'decode_slots', 'cache_dtype')}
+    chosen = dict(temperature=temperature, top_k=top_k, top_p=top_p)
+    return RolloutSpec(**ids, **own, **chosen, kernel=self._has_kernel)
 
   @property
   def _has_kernel(self) -> bool:
