@@ -140,6 +140,9 @@ def from_hf(config: dict[str, Any], where: str = 'config.json') -> DecoderConfig
   types = _layer_types(fields, family)
   kinds = {kind: _layer_kind(fields, family, kind) for kind in dict.fromkeys(types)}
   biased = fields.flag('attention_bias')
+  gate = 'hidden_activation' if family.gemma else 'hidden_act'
+  if fields[gate] not in ACTIVATIONS:
+    raise fields.error(f'{gate} = {fields[gate]!r} is not implemented; it must be one of {ACTIVATIONS}')
   return DecoderConfig(
     family=name,
     layers=len(types),
@@ -150,7 +153,7 @@ def from_hf(config: dict[str, Any], where: str = 'config.json') -> DecoderConfig
     kinds=tuple(kinds.values()),
     kind_of_layer=tuple(list(kinds).index(kind) for kind in types),
     query_scale=(fields.number('query_pre_attn_scalar') if family.gemma else head_width) ** -0.5,
-    activation=_activation(fields, 'hidden_activation' if family.gemma else 'hidden_act'),
+    activation=fields[gate],
     qkv_bias=biased,
     o_bias=biased and family.o_bias,
     ffn_bias=fields.flag('mlp_bias'),
@@ -277,12 +280,6 @@ def _rope_of(fields: _Fields, name: str, section: dict[str, Any], theta: Any) ->
   if not usable:
     raise refuse('its numbers give no frequencies')
   return rope
-
-
-def _activation(fields: _Fields, name: str) -> str:
-  if fields[name] not in ACTIVATIONS:
-    raise fields.error(f'{name} = {fields[name]!r} is not implemented; it must be one of {ACTIVATIONS}')
-  return fields[name]
 
 
 def to_hf(config: DecoderConfig) -> dict[str, Any]:

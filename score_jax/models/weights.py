@@ -76,9 +76,6 @@ class WeightTable:
       node[weight.path[-1]] = leaf(weight)
     return tree
 
-  def letters(self) -> dict[tuple[str, ...], list[str]]:
-    return {weight.path: weight.letters for weight in self.weights}
-
   def abstract(self, dtype: jnp.dtype) -> dict[str, Any]:
     return self.tree(lambda weight: jax.ShapeDtypeStruct(weight.shape(self.sizes), dtype))
 

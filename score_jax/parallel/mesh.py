@@ -9,7 +9,6 @@ import contextlib
 from typing import Any
 
 from absl import logging
-from flax import traverse_util
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
@@ -116,8 +115,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def params(mesh: Mesh, table: WeightTable, rules: dict[str, str]) -> dict[str, Any]:
   """Returns each weight's sharding; axes that a mesh axis does not divide stay whole."""
-  axes = {path: [[letter] for letter in letters] for path, letters in table.letters().items()}
-  return traverse_util.unflatten_dict({path: _sharding(mesh, table, rules, each) for path, each in axes.items()})
+  return table.tree(lambda weight: _sharding(mesh, table, rules, [[letter] for letter in weight.letters]))
 
 
 def one_layer_in_file(mesh: Mesh, table: WeightTable, rules: dict[str, str], weight: Weight) -> NamedSharding:

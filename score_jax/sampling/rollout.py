@@ -212,11 +212,12 @@ def _rollout(
 def _begin(params, rows: _Rows, config, spec: RolloutSpec, dtype, B: int, refill: int) -> _State:
   """Puts the first B rows into the slots, prompts at times 0..P, first tokens at P."""
   N, P = rows.prompt.shape
-  A, L = spec.attempts, P + spec.growth
+  block = decode_attention.BLOCK if spec.kernel else 1  # of which the ring has whole ones
+  ring = -(-(P + spec.growth) // block) * block
   # While rows wait, at most refill - 1 slots are idle; after that the longest conversation decides.
   lines = max(1, spec.growth - 1) if N == B else -(-N * spec.growth // (B - refill + 1)) + spec.growth
   cached = dict(dtype=dtype, cache_dtype=cache_dtype(spec, dtype), kernel=spec.kernel)
-  logits_BV, cache = decoder.prefill(params, config, rows.prompt[:B], rows.start[:B], _ring(L, spec), **cached)
+  logits_BV, cache = decoder.prefill(params, config, rows.prompt[:B], rows.start[:B], ring, **cached)
   fresh = _fresh(jnp.arange(B, dtype=jnp.int32), rows.start[:B], spec)
   slots, line = _advance(fresh, logits_BV, jnp.int32(P), rows, spec)
   zeros_N = jnp.zeros((N,), jnp.int32)
@@ -226,18 +227,13 @@ def _begin(params, rows: _Rows, config, spec: RolloutSpec, dtype, B: int, refill
     cache=cache,
     first_token=jax.tree.map(lambda new_B: jnp.zeros((N,), new_B.dtype).at[:B].set(new_B), line),
     token_log=jax.tree.map(lambda new_B: jnp.zeros((lines, B), new_B.dtype), line),
-    finished=_Finished(slot=zeros_N, first=zeros_N, end=zeros_N, stop=jnp.zeros((N, A), jnp.int8)),
+    finished=_Finished(slot=zeros_N, first=zeros_N, end=zeros_N, stop=jnp.zeros((N, spec.attempts), jnp.int8)),
     waiting=jnp.int32(B),
   )
 
 
 def cache_dtype(spec: RolloutSpec, dtype) -> jnp.dtype:
   return jnp.dtype(dtype if spec.cache_dtype == 'auto' else spec.cache_dtype)
-
-
-def _ring(longest: int, spec: RolloutSpec) -> int:
-  block = decode_attention.BLOCK if spec.kernel else 1
-  return -(-longest // block) * block
 
 
 def _fresh(row_B: jax.Array, first_B: jax.Array, spec: RolloutSpec) -> _DecodeSlots:
