@@ -27,6 +27,7 @@ from score_jax.storage.progress import Progress
 from score_jax.training import loop
 from score_jax.training import run as runs
 from score_jax.training import stages
+from score_jax.training.hooks import Training
 from score_jax.training.methods import score
 
 _SETTLING = 2  # steps before those that count
@@ -50,16 +51,17 @@ def measure(setting: Setting) -> dict[str, Any]:
   with tempfile.TemporaryDirectory(dir=folder) as workdir:
     run = runs.open_run(run_config(setting, model), workdir)
     planned = _planned_mb(run.config)
-    state, records = runs.initial_state(run), []
+    checkpoints, records = open_checkpoints(run.config, run.folder), []
     stage_run = stages.stage_run_at(run.config.stage_runs, 0)
-    state, context = score.enter(run, stage_run, state, 0, open_checkpoints(run.config, run.folder))
+    training = Training(run, checkpoints, runs.initial_state(run), Progress(), stage_run)
+    training.state, context = score.enter(training)
 
     make = functools.partial(score.step_inputs, run, context)
     inputs = loop.prefetched(make, 0, _SETTLING + setting.repeats)
 
     def step(number: int) -> None:
-      nonlocal state
-      state, record = score.run_step(run, context, state, Progress(step=number), next(inputs))
+      training.progress = Progress(step=number)
+      training.state, record = score.run_step(training, context, next(inputs))
       records.append(record)
 
     for number in range(_SETTLING + setting.repeats - 1):

@@ -4,8 +4,7 @@
   run = score_jax.train('quickstart', workdir='runs/mine', max_steps=10)
   print(run.table())
 
-No function here calls sys.exit: what a user can fix is a `score_jax.errors.UserError`, whose text names the field, the
-value and the remedy.
+No function here calls sys.exit: what a user can fix is a `UserError`, whose text names field, value and remedy.
 """
 
 from collections.abc import Sequence
@@ -18,11 +17,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from score_jax import config as configs
-from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
 
 if TYPE_CHECKING:
   from score_jax.training.hooks import Hook
+
+Path = str | pathlib.Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Run:
 
   @property
   def evaluations(self) -> dict[str, Any]:
-    """The content of eval.json: 'base', 'final' and, where it is another checkpoint, 'last', by decoding."""
+    """The content of eval.json: 'base', 'final' and, if it is another checkpoint, 'last'."""
     return self._folder.read_eval()
 
   @property
@@ -52,19 +52,19 @@ class Run:
     return self._folder.hf
 
   def rows(self, name: str = 'final') -> list[Any]:
-    """Returns the conversations of an evaluation ('base', 'final', 'last', 'step20', ...) as `reporting.rows.Row`s."""
+    """Returns the `reporting.rows.Row`s of an evaluation: 'base', 'final', 'last', 'step20', ..."""
     from score_jax.reporting import rows
 
     return list(rows.read(self._folder.rows / f'{name}.jsonl.gz'))
 
   def table(self) -> str:
-    """Returns the closing table: accuracy of each attempt and what changed between them, with 95 % intervals."""
+    """Returns accuracies of attempts and what changed between them, with 95 % intervals."""
     from score_jax.reporting import plain_text
 
     return plain_text.table({name: value for name, value in self.evaluations.items() if name != 'settings'})
 
-  def report(self, out: str | pathlib.Path | None = None) -> pathlib.Path:
-    """Writes the report page and returns its path; default: report.html in the run folder."""
+  def report(self, out: Path | None = None) -> pathlib.Path:
+    """Writes the report page, by default to report.html in the run folder, and returns its path."""
     from score_jax.reporting import report_page
 
     target = pathlib.Path(out) if out else self._folder.report
@@ -83,21 +83,21 @@ class Evaluation:
   """What an evaluation has found."""
 
   name: str  # of the model
-  results: dict[str, Any]  # by decoding: 'greedy', 'sampled', and 'scaling' if asked for; as in eval.json
+  results: dict[str, Any]  # as in eval.json, by decoding: 'greedy', 'sampled', 'scaling' if asked for
   rows: list[Any]  # the conversations that they were counted from
 
   def table(self) -> str:
     """Returns accuracies and changes with 95 % intervals, and a line for each further figure."""
-    from score_jax.reporting import plain_text
+    from score_jax.reporting import plain_text as text
 
-    return '\n'.join([plain_text.table({self.name: self.results}), *plain_text.sample_lines(self.results)])
+    return '\n'.join([text.table({self.name: self.results}), *text.sample_lines(self.results)])
 
 
 def train(
-  config: str | pathlib.Path | ConfigDict,
+  config: Path | ConfigDict,
   *,
-  workdir: str | pathlib.Path,
-  model: str | pathlib.Path | None = None,
+  workdir: Path,
+  model: Path | None = None,
   hooks: Sequence['Hook'] = (),
   profile: int = 0,
   distributed: str = 'off',
@@ -111,13 +111,14 @@ def train(
     model: the Hugging Face folder to begin from; None: config.model.path.
     hooks: called around each step (`score_jax.Hook`).
     profile: steps to trace into WORKDIR/profile, from the third on.
-    distributed: how this process finds the others of its run, as the flag --distributed says.
+    distributed: as the flag --distributed.
     **overrides: values by field, e.g. max_steps=10, or **{'optim.learning_rate': 1e-4}.
 
   Raises:
     UserError: the input is wrong, or the run was stopped; each kind has an exit code (`score_jax.errors`).
   """
   settings = _settings(config, model, overrides)
+  _start_hosts(distributed, settings)
 
   from score_jax.faults import watchdog
   from score_jax.parallel import hosts
@@ -126,7 +127,6 @@ def train(
   from score_jax.training import loop
   from score_jax.training import run as runs
 
-  _start_hosts(distributed, settings)
   faults = settings.faults
   patience = watchdog.Patience(faults.stuck_first_seconds, faults.stuck_seconds, faults.stuck_factor)
   with watchdog.watching(str(stores.store_of(workdir).local), patience):
@@ -142,15 +142,15 @@ def train(
 
 
 def evaluate(
-  config: str | pathlib.Path | ConfigDict,
+  config: Path | ConfigDict,
   *,
-  model: str | pathlib.Path | None = None,
+  model: Path | None = None,
   attempts: int = 0,
   samples: int = 1,
   temperature: float = 1.0,
   scaling: int = 0,
   instruction: str = '',
-  first_attempts: str | pathlib.Path = '',
+  first_attempts: Path = '',
   distributed: str = 'off',
   **overrides: Any,
 ) -> Evaluation:
@@ -173,21 +173,19 @@ def evaluate(
   settings = _asked(_settings(config, model, overrides), attempts, instruction)
   _start_hosts(distributed, settings)
 
-  from score_jax.training import folder_evaluation
+  from score_jax.training import evaluation
 
-  results, rows = folder_evaluation.evaluate_folder(
-    settings, samples=samples, temperature=temperature, scaling=scaling, first_attempts=str(first_attempts)
-  )
+  asked = dict(samples=samples, temperature=temperature, scaling=scaling)
+  results, rows = evaluation.evaluate_folder(settings, first_attempts=str(first_attempts), **asked)
   return Evaluation(settings.model.path, results, rows)
 
 
-def _settings(
-  config: str | pathlib.Path | ConfigDict, model: str | pathlib.Path | None, overrides: dict[str, Any]
-) -> RunConfig:
+def _settings(config: Path | ConfigDict, model: Path | None, overrides: dict[str, Any]) -> configs.RunConfig:
   """The checked configuration; a given ConfigDict stays as it is."""
-  fields = (
-    configs.load_config(config) if isinstance(config, str | pathlib.Path) else config.copy_and_resolve_references()
-  )
+  if isinstance(config, ConfigDict):
+    fields = config.copy_and_resolve_references()
+  else:
+    fields = configs.load_config(config)
   for field, value in overrides.items():
     configs.set_field(fields, field, value)
   if model is not None:
@@ -195,30 +193,25 @@ def _settings(
   return configs.from_config_dict(fields)
 
 
-def _start_hosts(distributed: str, config: RunConfig) -> None:
+def _start_hosts(distributed: str, settings: configs.RunConfig) -> None:
   """Connects this process with the others of its run; before any device is used."""
   from score_jax.parallel import hosts
 
-  times = config.hosts
-  hosts.start(
-    distributed,
-    init_seconds=times.init_seconds,
-    heartbeat_seconds=times.heartbeat_seconds,
-    barrier_seconds=times.barrier_seconds,
-  )
+  hosts.start(distributed, **vars(settings.hosts))
 
 
-def _asked(config: RunConfig, attempts: int, instruction: str) -> RunConfig:
+def _asked(config: configs.RunConfig, attempts: int, instruction: str) -> configs.RunConfig:
   """The configuration with another number of attempts or another instruction."""
   from score_jax.tasks import prompts
 
+  sampling, task = config.sampling, config.task
   if attempts == 1:
     raise ConfigError(f'attempts = {attempts}: give 2 or more, a correction needs something to correct')
   if attempts:
-    budgets = config.sampling.attempt_tokens
+    budgets = sampling.attempt_tokens
     budgets = (budgets + budgets[-1:] * attempts)[:attempts]
-    config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, attempt_tokens=budgets))
+    sampling = dataclasses.replace(sampling, attempt_tokens=budgets)
   if instruction:
     text = prompts.INSTRUCTIONS.get(instruction, instruction)
-    config = dataclasses.replace(config, task=dataclasses.replace(config.task, instruction=text))
-  return config
+    task = dataclasses.replace(task, instruction=text)
+  return dataclasses.replace(config, sampling=sampling, task=task)

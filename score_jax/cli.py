@@ -21,8 +21,8 @@ from score_jax.faults import signals
 
 flags.disclaim_key_flags()  # the flags below belong to the module that asks for them, whose --help lists them
 
+# score-jax NAME -> the module that it runs
 COMMANDS = {
-  # score-jax NAME -> the module that it runs
   'train': 'score_jax.main',
   'evaluate': 'score_jax.evaluate',
   'grade': 'score_jax.grade',
@@ -41,7 +41,8 @@ def main() -> None:
 
   name = sys.argv[1] if len(sys.argv) > 1 else ''
   if name in ('--help', '-h', 'help'):
-    print(_usage())
+    lines = [f'  score-jax {name:<9} python -m {module} --help' for name, module in COMMANDS.items()]
+    print('\n'.join(['usage: score-jax NAME [--FLAG=VALUE ...]', '', *lines]))
   elif name == '--version':
     print(sys.modules['score_jax'].__version__)
   elif name in COMMANDS:
@@ -53,11 +54,6 @@ def main() -> None:
     _fail(ConfigError(f'score-jax {name}: use one of {", ".join(COMMANDS)}; score-jax NAME --help lists the flags'))
 
 
-def _usage() -> str:
-  lines = [f'  score-jax {name:<9} python -m {module} --help' for name, module in COMMANDS.items()]
-  return '\n'.join(['usage: score-jax NAME [--FLAG=VALUE ...]', '', *lines])
-
-
 def moved(name: str) -> None:
   """Ends a command of version 0.1 with the line that names what took its place."""
   from score_jax.config import renamed
@@ -67,13 +63,12 @@ def moved(name: str) -> None:
 
 def define_config() -> flags.FlagHolder:
   """Defines --config=NAME, a preset or a file, whose fields are overridden by --config.FIELD=VALUE."""
-  return config_flags.DEFINE_config_file(
-    'config', None, "a preset's name, e.g. quickstart, or a file; --config.FIELD=VALUE sets a field of it"
-  )
+  about = "a preset's name, e.g. quickstart, or a file; --config.FIELD=VALUE sets a field of it"
+  return config_flags.DEFINE_config_file('config', None, about)
 
 
 def define_distributed() -> flags.FlagHolder:
-  """Defines --distributed, the way in which `parallel.hosts.start` finds the other processes of a run."""
+  """Defines --distributed, for `parallel.hosts.start`."""
   return flags.DEFINE_string(
     'distributed',
     'auto',
@@ -100,7 +95,8 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
     try:
       main(*argv[1:])
     except BaseException as error:
-      error = _judged(error)
+      if isinstance(error, OSError) and error.errno in _MACHINE:
+        error = TryAgainError(f'{error}; fix that, then run the same command again')
       if 'score_jax.parallel.hosts' in sys.modules:  # else this process cannot be one of several
         sys.modules['score_jax.parallel.hosts'].end(error)
       if isinstance(error, UserError):
@@ -116,13 +112,6 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
   tokenizer.exclude_torch()
   logging.set_verbosity(logging.WARNING)
   app.run(guarded, flags_parser=functools.partial(_parse, arguments=arguments))
-
-
-def _judged(error: BaseException) -> BaseException:
-  """The error, or what it means to a user where it is the machine's."""
-  if isinstance(error, OSError) and error.errno in _MACHINE:
-    return TryAgainError(f'{error}; fix that, then run the same command again')
-  return error
 
 
 def _fail(error: UserError) -> None:
@@ -151,11 +140,7 @@ def _parse(argv: Sequence[str], arguments: tuple[str, ...]) -> Sequence[str]:
 
 
 def _with_config_file(argv: Sequence[str]) -> list[str]:
-  """The command line with the file that --config means in the place of its value.
-
-  Raises:
-    ConfigError: --config is missing or wrong, or --config.FIELD names a field that it does not have.
-  """
+  """The command line with the file that --config means in place of its value; ConfigError for unknown fields."""
   from score_jax.config import load
 
   argv, path = list(argv), None

@@ -1,8 +1,7 @@
 """Evaluates an HF folder: `python -m score_jax.evaluate --model=DIR --config=quickstart [--output=FILE]`.
 
 Accuracy of each attempt on held-out problems and what changes between them, greedy and sampled at T=1, with 95 %
-intervals. --samples=K adds avg@K, pass@k and majority; --scaling=K compares 2K samples with K samples and a correction
-of each; --attempts, --instruction and --first_attempts change what is asked. docs/report.md has examples.
+intervals. docs/report.md has examples.
 """
 
 import pathlib
@@ -20,13 +19,11 @@ _MODEL = flags.DEFINE_string('model', '', 'an HF folder; default: config.model.p
 _DISTRIBUTED = cli.define_distributed()
 _OUTPUT = flags.DEFINE_string('output', '', 'also write the result to this JSON file; must not exist')
 _WORKDIR = flags.DEFINE_string(
-  'workdir', '', 'also write eval.json and rows/NAME.jsonl.gz to this folder, for score_jax.report; not a run folder'
+  'workdir', '', 'also write eval.json and rows/NAME.jsonl.gz to this folder, for reports; not a run folder'
 )
 _NAME = flags.DEFINE_string('name', 'evaluation', 'what this evaluation is called in --workdir')
 _ATTEMPTS = flags.DEFINE_integer(
-  'attempts',
-  0,
-  'attempts; more than configured repeat the last instruction and budget. 0: as configured',
+  'attempts', 0, 'attempts; more than configured repeat the last instruction and budget. 0: as configured'
 )
 _SAMPLES = flags.DEFINE_integer('samples', 1, 'K: sampled conversations a problem', lower_bound=1)
 _TEMPERATURE = flags.DEFINE_float('temperature', 1.0, 'of sampled conversations', lower_bound=0.0)
@@ -86,19 +83,20 @@ def main() -> None:
 
 def _check_outputs() -> None:
   """Checks, before anything takes its time, that the results can be written."""
-  output, folder = pathlib.Path(_OUTPUT.value), pathlib.Path(_WORKDIR.value)
+  output, workdir, name = pathlib.Path(_OUTPUT.value), _WORKDIR.value, _NAME.value
+  folder = pathlib.Path(workdir)
   if _OUTPUT.value and output.exists():
-    raise ConfigError(f'--output={_OUTPUT.value} exists already; choose another file')
+    raise ConfigError(f'--output={output} exists already; choose another file')
   if not output.parent.is_dir():
-    raise ConfigError(f'--output={_OUTPUT.value}: there is no such folder')
-  if '://' in _WORKDIR.value:
-    raise ConfigError(f'--workdir={_WORKDIR.value}: an evaluation is written to a folder; name one of this machine')
-  if _WORKDIR.value and (folder / 'config.json').exists():
+    raise ConfigError(f'--output={output}: there is no such folder')
+  if '://' in workdir:
+    raise ConfigError(f'--workdir={workdir}: an evaluation is written to a folder; name one of this machine')
+  if workdir and (folder / 'config.json').exists():
     raise ConfigError(f'--workdir={folder} is the folder of a run; choose another')
-  if not _NAME.value.replace('_', '').replace('-', '').isalnum():
-    raise ConfigError(f'--name={_NAME.value!r}: use letters, digits, - and _')
-  if _WORKDIR.value and (folder / 'rows' / f'{_NAME.value}.jsonl.gz').exists():
-    raise ConfigError(f'--workdir={folder} has an evaluation {_NAME.value!r} already; give another --name')
+  if not name.replace('_', '').replace('-', '').isalnum():
+    raise ConfigError(f'--name={name!r}: use letters, digits, - and _')
+  if workdir and (folder / f'rows/{name}.jsonl.gz').exists():
+    raise ConfigError(f'--workdir={folder} has an evaluation {name!r} already; give another --name')
 
 
 if __name__ == '__main__':

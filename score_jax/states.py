@@ -1,7 +1,4 @@
-"""The device's data: what one rollout returns, what one update reads, what a run carries from step to step.
-
-All are frozen, complete when built, and registered as trees (`flax.struct`). Letters: `core_types.py`.
-"""
+"""The device's data, as frozen trees: of a rollout, an update, a run. Letters: `core_types.py`."""
 
 from typing import Any
 
@@ -18,25 +15,25 @@ class Rollout:
   logp: jax.Array  # f32 [B, L]  of tokens[b, t] under the sampler at T=1; 0 where attempt is 0
   start: jax.Array  # i32 [B]  first slot of the row
   end: jax.Array  # i32 [B]  one past its last slot
-  stop: jax.Array  # i8 [B, A]  types.Stop of each attempt
+  stop: jax.Array  # i8 [B, A]  core_types.Stop
 
 
 @struct.dataclass
 class Batch:
-  """All that an update may see of a step. Rows are left-aligned (`training.batches`)."""
+  """All that an update sees of a step. Rows are left-aligned (`training.batches`)."""
 
   tokens: jax.Array  # i32 [B, L]
   attempt: jax.Array  # i8 [B, L]  as in Rollout
   sampler_logp: jax.Array  # f32 [B, L]
   length: jax.Array  # i32 [B]  tokens of a row; padding stands after them
-  verdict: jax.Array | None  # i8 [B, A]  types.Verdict; None: not graded yet
+  verdict: jax.Array | None  # i8 [B, A]  core_types.Verdict; None: not graded yet
   trained: jax.Array  # bool [B, A]  False: an offline first attempt, context only
   ref_logp: jax.Array | None = None  # f32 [B, L]  under the reference; None: not scored yet, or scored by the update
 
 
 @struct.dataclass
 class StageValues:
-  """A stage as the numbers that the compiled update reads, so that every stage shares one program."""
+  """A stage as numbers, so that every stage shares one compiled update."""
 
   reward_weights: jax.Array  # f32 [A]
   bonus: jax.Array  # f32 [A]

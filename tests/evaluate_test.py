@@ -19,7 +19,6 @@ from score_jax.reporting import rows
 from score_jax.tasks import prompts
 from score_jax.training import evaluation
 from score_jax.training import first_attempts
-from score_jax.training import folder_evaluation
 from score_jax.training import run as runs
 
 command = importlib.import_module('score_jax.evaluate')  # its name in the package is the public function's too
@@ -41,7 +40,7 @@ def config(hf_folder):
 def settings(monkeypatch, **arguments):
   """The configuration that an evaluation with these arguments has."""
   passed = []
-  monkeypatch.setattr(folder_evaluation, 'evaluate_folder', lambda config, **_: passed.append(config) or ({}, []))
+  monkeypatch.setattr(evaluation, 'evaluate_folder', lambda config, **_: passed.append(config) or ({}, []))
   score_jax.evaluate(tiny.config_dict(), **arguments)
   return passed[0]
 

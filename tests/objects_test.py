@@ -21,7 +21,7 @@ from score_jax.storage import stores
 from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.checkpoints import abstract_like
 from score_jax.storage.run_folder import RunFolder
-from score_jax.training import parent
+from score_jax.training import preflight
 
 # Where a request fails, Orbax leaves others behind that end after the event loop they belong to.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
@@ -427,12 +427,12 @@ def test_other_commands_read_a_run_at_an_address(root):
   folder.store.copy_results()
   RunFolder(root).fetch()
   assert RunFolder(root).read_eval() == dict(final=1)
-  with parent.open_to_read(RunFolder(root)) as checkpoints:
-    assert parent.chosen_step(checkpoints, 'best') == 3
+  with preflight.open_to_read(RunFolder(root)) as checkpoints:
+    assert preflight.chosen_step(checkpoints, 'best') == 3
     np.testing.assert_array_equal(checkpoints.params(3, abstract_like(state(0).params))['w'], state(3).params['w'])
   begun(f'{root}/none')
   with pytest.raises(errors.ConfigError, match='has no checkpoints'):
-    parent.open_to_read(RunFolder(f'{root}/none'))
+    preflight.open_to_read(RunFolder(f'{root}/none'))
 
 
 # A whole run: killed in a save, on a machine whose disk is lost with it.

@@ -11,6 +11,7 @@ import tiny
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling.sampler import Stream
 from score_jax.sampling.sampler import stream_key
+from score_jax.tasks import open_task
 from score_jax.training import batches
 from score_jax.training import run as runs
 from score_jax.training.methods import pairs
@@ -79,7 +80,7 @@ def run(hf_folder):
        'supervised.samples': 2, 'supervised.steps': 2, 'sampling.attempt_tokens': (6, 5)}
   )  # fmt: skip
   sampler = runs.open_sampler(config, hf_folder, tiny.one_device_mesh())
-  return types.SimpleNamespace(config=config, sampler=sampler, task=runs.open_task(config.task))
+  return types.SimpleNamespace(config=config, sampler=sampler, task=open_task(config.task))
 
 
 def test_a_pair_of_one_conversation_is_its_rollout_token_for_token(run, hf_folder):

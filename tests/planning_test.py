@@ -409,5 +409,5 @@ def test_the_spec_of_a_configuration_is_that_of_a_run_opened_from_it(hf_folder, 
   plan = search.Request(config, opened.decoder, sampler.spec(), sampler.dtype, devices, CHIP).plan({})
   assert plan.update == opened.update_spec and plan.rollout == opened.sampler.spec()
   state = specs.abstract_state_of(opened.mesh, opened.trained, opened.optimizer)
-  assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(lambda x: x.sharding, runs.abstract_state(opened))
+  assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(lambda x: x.sharding, runs.initial_state(opened))
   assert np.dtype(plan.dtype) == opened.sampler.dtype

@@ -13,7 +13,9 @@ from score_jax.configs import common
 from score_jax.errors import ConfigError
 from score_jax.errors import DataError
 from score_jax.reporting import rows
+from score_jax.storage.progress import Progress
 from score_jax.training import evaluation
+from score_jax.training import hooks
 from score_jax.training import loop
 from score_jax.training import run as runs
 from score_jax.training import stages
@@ -73,17 +75,21 @@ def test_iterations_are_stages_and_the_folder_is_that_of_a_run(whole):
   assert [row.decoding for row in rows.read(whole.folder.rows / 'final.jsonl.gz')] == ['greedy'] * 8 + ['sampled'] * 8
 
 
+def training(run, state, step):
+  """A run that goes on after `step` steps."""
+  stage_run = stages.stage_run_at(run.config.stage_runs, step)
+  return hooks.Training(run, None, state, Progress(step=step), stage_run)
+
+
 def test_each_iteration_trains_from_the_base_on_the_last_models_conversations(whole):
   first, second = (supervised.read_collected(whole.folder.offline / f'iteration{i}.npz') for i in (1, 2))
   assert first.verdict.shape == second.verdict.shape == (96, 2)
   assert not np.array_equal(first.first, second.first), 'other problems, and another model'
-  checkpoints = None
-  stage_run = stages.stage_run_at(whole.config.stage_runs, 2)
   state = runs.initial_state(whole)
   moved = state.replace(params=jax.tree.map(lambda x: x + 1, state.params))
-  begun, data = supervised.enter(whole, stage_run, moved, 2, checkpoints)
+  begun, data = supervised.enter(training(whole, moved, 2))
   jax.tree.map(np.testing.assert_array_equal, begun.params, runs.initial_params(whole))
-  again, _ = supervised.enter(whole, stage_run, moved, 3, checkpoints)
+  again, _ = supervised.enter(training(whole, moved, 3))
   jax.tree.map(np.testing.assert_array_equal, again.params, moved.params)
   verdict = data.collected.verdict
   assert np.all(verdict[data.pairs[:, 0], 1] == 1) and np.array_equal(data.pairs[:, 0], data.pairs[:, 1])
@@ -118,12 +124,11 @@ def test_nothing_to_pair_is_an_error(whole, tmp_path):
   run = opened(tmp_path / 'run')
   run.folder.offline.mkdir(parents=True)
   np.savez(run.folder.offline / 'iteration1.npz', **vars(nothing))
-  stage_run = stages.stage_run_at(run.config.stage_runs, 0)
   with pytest.raises(DataError, match="none of 96 conversations gives a pair for config.supervised.dataset = 'star'"):
-    supervised.enter(run, stage_run, runs.initial_state(run), 0, None)
+    supervised.enter(training(run, runs.initial_state(run), 0))
   (run.folder.offline / 'iteration1.npz').write_bytes(b'half')
   with pytest.raises(DataError, match='cannot be read .* delete it'):
-    supervised.enter(run, stage_run, runs.initial_state(run), 0, None)
+    supervised.enter(training(run, runs.initial_state(run), 0))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from score_jax.reporting import plain_text
 from score_jax.reporting import test_time
 from score_jax.reporting.rows import Attempt
 from score_jax.reporting.rows import Row
-from score_jax.training import folder_evaluation
+from score_jax.training import evaluation
 
 
 def attempt(answer, right, tokens=1):
@@ -87,7 +87,7 @@ def test_programs_have_no_majority(tmp_path):
   changes = {'task.name': 'jsonl', 'task.data.train': (str(file),), 'task.jsonl.verifier': 'code'}
   settings = dict(samples=1, temperature=1.0, scaling=2, first_attempts='')
   with pytest.raises(ConfigError, match='scaling = 2 compares majorities, which programs do not have; use samples'):
-    folder_evaluation.evaluate_folder(tiny.run_config(**changes), **settings)
+    evaluation.evaluate_folder(tiny.run_config(**changes), **settings)
 
 
 def test_scaling_of_two_problems_by_hand():

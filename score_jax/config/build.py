@@ -6,24 +6,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from score_jax.config import checks
 from score_jax.config import load
-from score_jax.config.checks import check
 from score_jax.config.fields import OptimConfig
 from score_jax.config.fields import RunConfig
 from score_jax.config.fields import SupervisedConfig
 from score_jax.core_types import Stage
 from score_jax.core_types import StageOptim
 from score_jax.errors import ConfigError
-
-
-@dataclasses.dataclass(frozen=True)
-class _StageOverrides:
-  """`optim` of a stage in a config file; the given value of each field means "the run's own"."""
-
-  learning_rate: float  # 0
-  schedule: str  # ''
-  warmup_steps: int  # -1
-  reset_moments: bool
 
 
 def from_config_dict(config: ConfigDict) -> RunConfig:
@@ -42,7 +32,7 @@ def from_config_dict(config: ConfigDict) -> RunConfig:
   if raw.get('mode') == 'supervised':
     stage_runs = _iterations(_built(SupervisedConfig, raw.get('supervised', {}), 'config.supervised'), optim)
   run = _built(RunConfig, raw | dict(stage_runs=stage_runs), 'config')
-  check(run)
+  checks.check(run)
   return run
 
 
@@ -79,19 +69,18 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
 
 
 def _stage_runs(stages: dict[str, Any], schedule: tuple[str, ...], optim: OptimConfig) -> tuple[Stage, ...]:
-  """The stages in the order of the run, with the run's optimizer settings filled in."""
+  """The stages in the order of the run; 0, '' and -1 in a stage's `optim` mean the run's own."""
   stage_runs = []
   for name in schedule:
     if name not in stages:
       raise ConfigError(f'config.schedule names {name!r}, which is not in config.stages ({", ".join(stages)})')
-    where = f'config.stages.{name}'
-    fields = dict(stages[name])
-    own = _built(_StageOverrides, fields.pop('optim', None), f'{where}.optim')
-    merged = StageOptim(
+    where, fields = f'config.stages.{name}', dict(stages[name])
+    own = _built(StageOptim, fields.pop('optim', None), f'{where}.optim')
+    merged = dataclasses.replace(
+      own,
       learning_rate=own.learning_rate or optim.learning_rate,
       schedule=own.schedule or optim.schedule,
       warmup_steps=optim.warmup_steps if own.warmup_steps < 0 else own.warmup_steps,
-      reset_moments=own.reset_moments,
     )
     stage_runs.append(_built(Stage, fields | dict(name=name, optim=merged), where))
   return tuple(stage_runs)
@@ -121,12 +110,11 @@ def identity(run: RunConfig) -> dict[str, Any]:
   chosen = {name: everything[name] for name in (*keep, 'loss', 'optim')}
   chosen['optim'].pop('max_rejected_in_a_row')
   # Where and in what order the same sums are made, like the mesh.
-  chosen['batch'].pop('pack')
-  chosen['sampling'].pop('decode_slots')
-  chosen['grading'].pop('workers')
+  for section, field in (('batch', 'pack'), ('sampling', 'decode_slots'), ('grading', 'workers')):
+    chosen[section].pop(field)
   # What is trained on is known by its hash, wherever its files lie; held-out problems decide nothing.
-  chosen['task'].pop('data')
-  chosen['task'].pop('evaluate')
+  for field in ('data', 'evaluate'):
+    chosen['task'].pop(field)
   if not run.lora.rank:
     chosen['lora'] = dict(rank=0)  # the rest means nothing then
   chosen['best'] = dict(window=run.checkpoint.best_window, every=run.checkpoint.every)

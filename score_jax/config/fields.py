@@ -191,5 +191,5 @@ class RunConfig:
 
   @property
   def total_steps(self) -> int:
-    """Steps of all stage_runs, before `max_steps`."""
+    """Of all stage_runs, before `max_steps`."""
     return sum(stage.steps for stage in self.stage_runs)

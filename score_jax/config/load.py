@@ -22,11 +22,7 @@ def presets() -> list[str]:
 
 
 def config_file(name: str) -> pathlib.Path:
-  """Returns the file of a configuration: an existing path, else a preset ('quickstart', 'configs/quickstart.py').
-
-  Raises:
-    ConfigError: there is neither.
-  """
+  """Returns the file of a configuration: an existing path, else a preset ('quickstart', 'configs/quickstart.py')."""
   path = pathlib.Path(name).expanduser()
   if path.is_file():
     return path
@@ -53,7 +49,7 @@ def load_config(name: str | pathlib.Path, overrides: Mapping[str, Any] | None = 
 
 
 def set_field(config: ConfigDict, field: str, value: Any) -> None:
-  """Sets a dotted field of a configuration in place; a dict as value changes the fields of a section that it names.
+  """Sets a dotted field in place; a dict as value changes the fields of a section that it names.
 
   Raises:
     ConfigError: there is no such field.
@@ -72,11 +68,7 @@ def set_field(config: ConfigDict, field: str, value: Any) -> None:
 
 
 def check_field(config: ConfigDict, field: str) -> str:
-  """Returns the last name of a dotted field.
-
-  Raises:
-    ConfigError: the configuration does not have it; the message tells a new name of an old field.
-  """
+  """Returns the last name of a dotted field; ConfigError, with its new name if it is an old one, if there is none."""
   section: Any = config
   names = field.split('.')
   for depth, name in enumerate(names):
@@ -90,23 +82,14 @@ def check_field(config: ConfigDict, field: str) -> str:
 
 
 def unknown(field: str, known: Iterable[str]) -> str:
-  """Returns the message about a field that does not exist.
-
-  Args:
-    field: its full path, beginning with 'config.'.
-    known: names of the section's fields.
-  """
+  """Returns the message about a field, 'config....', that does not exist in a section with `known` fields."""
   where, _, _ = field.rpartition('.')
   advice = renamed.advice(field.removeprefix('config.'))
   return f'{field} is not a field; ' + (advice or f'{where} has {", ".join(sorted(known))}')
 
 
 def _run(path: pathlib.Path) -> ConfigDict:
-  """The configuration of a file.
-
-  Raises:
-    ConfigError: it cannot be run, or defines no get_config().
-  """
+  """The configuration of a file; ConfigError if it cannot be run, or defines no get_config()."""
   _check_imports(path)
   try:
     module = runpy.run_path(str(path))
@@ -128,10 +111,8 @@ def _check_imports(path: pathlib.Path) -> None:
   for node in ast.walk(tree):
     if isinstance(node, ast.ImportFrom) and node.module == 'configs' and not node.level:
       spec = importlib.util.find_spec('configs')
-      ours = spec is None or PRESETS.resolve() in (
-        pathlib.Path(p).resolve() for p in spec.submodule_search_locations or ()
-      )
-      if ours:
+      folders = [pathlib.Path(p).resolve() for p in (spec and spec.submodule_search_locations) or ()]
+      if spec is None or PRESETS.resolve() in folders:
         raise ConfigError(_moved(path))
 
 

@@ -9,13 +9,12 @@ from score_jax.states import Batch
 from score_jax.states import Rollout
 from score_jax.training.update import UpdateSpec
 
-# Streams come in this many lengths between none and all of their rows' slots; each that occurs is compiled once.
-_LENGTHS = 16
+_LENGTHS = 16  # of streams, between none and all of their rows' slots; each that occurs is compiled once
 _BLOCK = 128  # slots; what kernels and matrix products like
 
 
 def of_rollout(rollout: Rollout, trained_BA: np.ndarray, verdict_BA: np.ndarray | None = None) -> Batch:
-  """Returns the batch of a rollout, all of it in host memory; rows of full length, in their order."""
+  """Returns the batch of a rollout in host memory, rows in their order."""
   slot_BL = rollout.start[:, None] + np.arange(rollout.tokens.shape[1])
   inside_BL = slot_BL < rollout.end[:, None]
   slot_BL = np.where(inside_BL, slot_BL, 0)
@@ -34,10 +33,10 @@ def of_rollout(rollout: Rollout, trained_BA: np.ndarray, verdict_BA: np.ndarray 
 
 
 def balanced_order(length_B: np.ndarray, group: int, shards: int, parts: int) -> np.ndarray:
-  """Returns an order of rows in which the micro-batches of each device have about the same number of tokens.
+  """Returns an order of rows in which the micro-batches of each device have about as many tokens.
 
-  Whole problems move, and only among the rows of their own device: the longest first, each to the part that has the
-  fewest tokens so far and still has room.
+  Whole problems move among the rows of their device: the longest first, each to the part with room that has the fewest
+  tokens so far.
 
   Args:
     length_B: i32, tokens of each row.
@@ -65,7 +64,7 @@ def balanced_order(length_B: np.ndarray, group: int, shards: int, parts: int) ->
 def packed_length(length_B: np.ndarray, longest: int, group: int, shards: int, parts: int) -> int:
   """Returns the length of a stream that holds any device's part of any micro-batch, of rows in `balanced_order`.
 
-  It is a sixteenth of all slots of a part's rows, or a multiple of that, so that few programs are compiled.
+  It is a multiple of a sixteenth of a part's slots, so that few programs are compiled.
   """
   tokens_XPK = length_B.reshape(shards, -1, parts, group).sum(-1)
   most = int(tokens_XPK.sum(axis=1).max())
@@ -78,7 +77,7 @@ def packed(batch: Batch, spec: UpdateSpec, shards: int, pack: bool) -> tuple[Bat
   """Returns the batch in the order in which an update packs it, that order, and the spec with its streams' length.
 
   Args:
-    batch: on the host, this host's rows.
+    batch: this host's rows, in its memory.
     spec: of the update, not packed.
     shards: devices that the rows are spread over.
     pack: False: rows stay in their order, one a stream.

@@ -3,36 +3,47 @@
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import dataclasses
+import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_jax import tasks
 from score_jax.algorithm import rewards
+from score_jax.config import RunConfig
 from score_jax.core_types import Graded
 from score_jax.core_types import Problem
 from score_jax.core_types import Verdict
+from score_jax.errors import ConfigError
 from score_jax.errors import TryAgainError
 from score_jax.faults import watchdog
-from score_jax.graders.pool import Grader
+from score_jax.graders import pool
+from score_jax.graders.registry import GRADERS
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import rows as report_rows
+from score_jax.reporting import test_time
 from score_jax.reporting.ledger import account
 from score_jax.reporting.rows import Row
+from score_jax.sampling import sampler as samplers
 from score_jax.sampling.rollout import RolloutSpec
 from score_jax.sampling.sampler import Sampler
-from score_jax.sampling.sampler import Stream
-from score_jax.sampling.sampler import stream_key
 from score_jax.states import Rollout
-from score_jax.tasks import Task
-from score_jax.tasks import heldout_problems
+from score_jax.storage import hf
+from score_jax.training import first_attempts as given_attempts
+from score_jax.training import preflight
+from score_jax.training import run as runs
 from score_jax.training import stages
 from score_jax.training.run import Run
 
 _FIRST = -1_000_000_000  # number of the first problem of `measure`: far from those of steps and offline pools
+_SCALING_TEMPERATURE = 0.7  # paper, section 6.2
+
+Results = dict[str, Any]  # as JSON
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,20 +59,19 @@ class Grades:
     return np.array([[one.verdict for one in row] for row in self.graded], np.int8)
 
 
-def evaluate_policy(run: Run, policy: Any, name: str) -> dict[str, Any]:
-  """Returns the ledgers of a policy on the run's held-out problems; its conversations go to rows/<name>.jsonl.gz."""
+def evaluate_policy(run: Run, policy: Any, name: str) -> Results:
+  """Returns the ledgers of a policy on held-out problems; its conversations go to rows/<name>.jsonl.gz."""
   settings = run.config.eval
+  size = dict(problems=settings.problems, seed=settings.seed, rows=run.config.rows)
   with watchdog.phase('evaluate'):
     params = run.sampler.layout(policy)
-    ledgers, conversations_ = evaluate(
-      run.sampler, run.task, run.grader, params, problems=settings.problems, seed=settings.seed, rows=run.config.rows
-    )
+    ledgers, rows = evaluate(run.sampler, run.task, run.grader, params, **size)
     if hosts.is_main():
-      report_rows.write(run.folder.rows / f'{name}.jsonl.gz', conversations_)
+      report_rows.write(run.folder.rows / f'{name}.jsonl.gz', rows)
   return ledgers
 
 
-def evaluate_base(run: Run) -> dict[str, Any]:
+def evaluate_base(run: Run) -> Results:
   """Returns eval.json with the base's ledgers, evaluated once; other settings of the evaluation begin it anew."""
   settings = dict(problems=run.config.eval.problems, seed=run.config.eval.seed)
   known = hosts.from_main('eval.json', run.folder.read_eval)
@@ -72,7 +82,7 @@ def evaluate_base(run: Run) -> dict[str, Any]:
   return known
 
 
-def evaluate_ends(run: Run, wanted: dict[str, tuple[int, Any]]) -> dict[str, Any]:
+def evaluate_ends(run: Run, wanted: dict[str, tuple[int, Any]]) -> Results:
   """Returns eval.json with the ledgers of the policies that a run ends with; those it has already are kept.
 
   `wanted` has step and trained parameters by name, 'final' and 'last'.
@@ -80,41 +90,41 @@ def evaluate_ends(run: Run, wanted: dict[str, tuple[int, Any]]) -> dict[str, Any
   before = hosts.from_main('eval.json', run.folder.read_eval)
   results = {name: value for name, value in before.items() if name not in ('final', 'last')}
   for name, (step, params) in wanted.items():
-    known = before.get(name, {}).get('step') == step
-    results[name] = before[name] if known else evaluate_policy(run, run.policy(params), name) | dict(step=step)
+    results[name] = before.get(name, {})
+    if results[name].get('step') != step:
+      results[name] = evaluate_policy(run, run.policy(params), name) | dict(step=step)
   if hosts.is_main():
     run.folder.write_eval(results)
   return results
 
 
-def due(run: Run, params: Any, record: dict[str, Any]) -> dict[str, Any]:
-  """Returns what falls due after a step and its record lacks: `eval`, the ledgers, and `selection`, its measurement."""
-  step, results = record['step'], {}
-  if run.config.eval.every and step % run.config.eval.every == 0 and 'eval' not in record:
+def due(run: Run, params: Any, record: Results) -> Results:
+  """Returns what falls due after a step and its record lacks: `eval`, ledgers, and `selection`, a measurement."""
+  step, every, results = record['step'], run.config.eval.every, {}
+  if every and step % every == 0 and 'eval' not in record:
     results['eval'] = evaluate_policy(run, run.policy(params), f'step{step}')
   if stages.is_measured(run.config, step) and 'selection' not in record:
     results['selection'] = measure(run, params)
   return results
 
 
-def measure(run: Run, params: Any) -> dict[str, Any]:
+def measure(run: Run, params: Any) -> Results:
   """Returns `figures` of trained parameters on the problems of config.selection, one sampled conversation each.
 
-  By them the best checkpoint of any method is chosen: those that train with other rewards, or with none, cannot be
-  compared by their own training return. No step of the run draws these problems where the task makes as many as are
-  asked for; keys are the same every time, so that two checkpoints differ by their policies alone.
+  They choose the best checkpoint of any method: the training returns of methods with other rewards, or none, cannot be
+  compared. No step draws these problems where the task makes any number of them; keys are the same every time, so that
+  two checkpoints differ by their policies alone.
   """
-  config, settings = run.config, run.config.selection
+  config, settings, sampler = run.config, run.config.selection, run.sampler
   problems = run.task.problems(config.seed, 'train', range(_FIRST, _FIRST + settings.problems))
   with watchdog.phase('select'):
-    params, spec = run.sampler.layout(run.policy(params)), run.sampler.spec()
-    rows = conversations(
-      run.sampler, run.grader, params, problems, spec, config.seed, config.rows, decoding='selection'
-    )
+    params, spec = sampler.layout(run.policy(params)), sampler.spec()
+    asked = (problems, spec, config.seed, config.rows)
+    rows = conversations(sampler, run.grader, params, *asked, decoding='selection')
     return hosts.from_main('what the best is chosen by', lambda: figures(rows, settings.reward_weights, settings.bonus))
 
 
-def figures(rows: Sequence[Row], reward_weights: tuple[float, ...], bonus: tuple[float, ...]) -> dict[str, Any]:
+def figures(rows: Sequence[Row], reward_weights: tuple[float, ...], bonus: tuple[float, ...]) -> Results:
   """Returns what the best is chosen by, and what else these conversations tell.
 
   Returns:
@@ -122,10 +132,8 @@ def figures(rows: Sequence[Row], reward_weights: tuple[float, ...], bonus: tuple
     where it is known; accuracy [A], answer_changed, text_changed: of rows.
   """
   verdicts, changed_B2 = report_rows.verdicts(rows), report_rows.changed_in(rows)
-  verdict_BA = jnp.asarray(verdicts)
-  weights_A, bonus_A = jnp.array(reward_weights, jnp.float32), jnp.array(bonus, jnp.float32)
-  known_BA = rewards.reward_is_known(verdict_BA, weights_A, bonus_A)
-  reward_BA = rewards.attempt_rewards(verdict_BA, weights_A, bonus_A)
+  parts = jnp.asarray(verdicts), jnp.array(reward_weights, jnp.float32), jnp.array(bonus, jnp.float32)
+  known_BA, reward_BA = rewards.reward_is_known(*parts), rewards.attempt_rewards(*parts)
   return {
     'return': float(jnp.sum(reward_BA * rewards.shares(known_BA, reward_BA.dtype))),
     'accuracy': (verdicts == Verdict.CORRECT).mean(axis=0).tolist(),
@@ -134,9 +142,58 @@ def figures(rows: Sequence[Row], reward_weights: tuple[float, ...], bonus: tuple
   }
 
 
+def evaluate_folder(
+  config: RunConfig, *, samples: int, temperature: float, scaling: int, first_attempts: str
+) -> tuple[Results, list[Row]]:
+  """Returns the ledgers of config.model.path by decoding, and their rows; of several hosts only host 0 has them.
+
+  Args:
+    config: of the run.
+    samples: K sampled conversations a problem.
+    temperature: of the sampled conversations.
+    scaling: K; above 0, 2K further conversations a problem at T=0.7 compare sequential with parallel sampling.
+    first_attempts: a file of first attempts; '': the model's own.
+
+  Raises:
+    UserError: the model, the data or the file cannot be used, or `scaling` asks for a majority of programs.
+  """
+  task, seed = tasks.open_task(config.task), config.eval.seed
+  votes = GRADERS[task.verifier].votes
+  if scaling and not votes:
+    raise ConfigError(f'scaling = {scaling} compares majorities, which programs do not have; use samples instead')
+  problems = tasks.heldout_problems(task, config.eval.problems, seed)
+  problems = list({problem.id: problem for problem in problems}.values())
+  # Before the devices: grader processes begin with nothing of them.
+  with contextlib.closing(pool.open_grader(task.verifier, config.grading)) as grader:
+    preflight.check_hosts(config, task)
+    mesh = meshes.make_mesh(**vars(config.mesh))
+    folder, first = hf.folder_of(config.model.path), None
+    sampler = runs.open_sampler(config, folder, mesh)
+    if first_attempts:
+      path = pathlib.Path(first_attempts)
+      first = given_attempts.read(path, problems, sampler.chat, sampler.budgets[0])
+    params = sampler.layout(hf.read_params(folder, sampler.config, mesh, sampler.dtype, meshes.SAMPLING_RULES))
+
+    def sampled(decoding: str, temperature: float, samples: int = 1) -> list[Row]:
+      asked = (sampler, grader, params, problems, sampler.spec(temperature), seed, config.rows)
+      return conversations(*asked, decoding=decoding, samples=samples, first=first)
+
+    rows = dict(greedy=sampled('greedy', 0.0), sampled=sampled('sampled', temperature, samples))
+    if scaling:
+      rows['scaling'] = sampled('scaling', _SCALING_TEMPERATURE, 2 * scaling)
+  if not hosts.is_main():
+    return {}, []
+  results = {decoding: accounted(part) for decoding, part in rows.items()}
+  if samples > 1:
+    results['sampled']['at_k'] = test_time.at_k(test_time.samples(rows['sampled']), votes)
+  if scaling:
+    results['scaling']['curves'] = test_time.scaling(test_time.samples(rows['scaling']), 2 * scaling)
+  return results, [row for part in rows.values() for row in part]
+
+
 def evaluate(
-  sampler: Sampler, task: Task, grader: Grader, params: Any, *, problems: int, seed: int, rows: int
-) -> tuple[dict[str, Any], list[Row]]:
+  sampler: Sampler, task: tasks.Task, grader: pool.Grader, params: Any, *, problems: int, seed: int, rows: int
+) -> tuple[Results, list[Row]]:
   """Returns the ledgers of a policy, {'greedy': ledger, 'sampled': ledger}, and their rows, one a problem each.
 
   Of several hosts each samples and grades its own rows; all have the ledgers, host 0 the rows.
@@ -147,21 +204,17 @@ def evaluate(
     seed: of the problems and the samples.
     rows: conversations at a time; keys do not depend on it (logits do, in their last bits).
   """
-  heldout = heldout_problems(task, problems, seed)
+  asked = tasks.heldout_problems(task, problems, seed)
   results = {
-    decoding: conversations(sampler, grader, params, heldout, spec, seed, rows, decoding=decoding)
-    for decoding, spec in dict(greedy=sampler.spec(temperature=0.0), sampled=sampler.spec()).items()
+    decoding: conversations(sampler, grader, params, asked, spec, seed, rows, decoding=decoding)
+    for decoding, spec in dict(greedy=sampler.spec(0.0), sampled=sampler.spec()).items()
   }
   ledgers = hosts.from_main('an evaluation', lambda: {name: accounted(part) for name, part in results.items()})
   return ledgers, [row for part in results.values() for row in part]
 
 
-def accounted(rows: Sequence[Row]) -> dict[str, Any]:
-  """Returns the ledger of rows.
-
-  Raises:
-    TryAgainError: in every row the grader itself failed, so nothing is known.
-  """
+def accounted(rows: Sequence[Row]) -> Results:
+  """Returns the ledger of rows; TryAgainError if the grader itself failed in each of them, so nothing is known."""
   if all(any(attempt.verdict == Verdict.ERROR for attempt in row.attempts) for row in rows):
     raise TryAgainError(
       f'the grader failed on all {len(rows)} conversations of an evaluation: look at its messages above '
@@ -172,7 +225,7 @@ def accounted(rows: Sequence[Row]) -> dict[str, Any]:
 
 def conversations(
   sampler: Sampler,
-  grader: Grader,
+  grader: pool.Grader,
   params: Any,
   problems: Sequence[Problem],
   spec: RolloutSpec,
@@ -183,9 +236,7 @@ def conversations(
   samples: int = 1,
   first: Mapping[str, np.ndarray] | None = None,
 ) -> list[Row]:
-  """Returns rows of `samples` conversations per problem.
-
-  Of several hosts each samples and grades its own rows; host 0 has all of them, the others none.
+  """Returns rows of `samples` conversations per problem; of several hosts, host 0 has all of them, the others none.
 
   Args:
     sampler, grader, params, seed, rows: as in `evaluate`.
@@ -194,8 +245,7 @@ def conversations(
     samples: K, whose randomness does not depend on how many there are.
     first: token ids [F] of a first attempt by problem, -1 behind them; None: the model's own.
   """
-  key = stream_key(seed, Stream.EVALUATION, 0)
-  kept = []
+  key, kept = samplers.stream_key(seed, samplers.Stream.EVALUATION, 0), []
   for sample in range(samples):
     number = sample * len(problems)  # of the first row: sample 0 is what one sample a problem would be
     parts = rollouts(sampler, params, problems, key, spec, rows, first_row=number, first=first)
@@ -219,7 +269,7 @@ def rollouts(
   first_row: int = 0,
   first: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[tuple[int, np.ndarray, list[Problem], Rollout]]:
-  """Samples one conversation per problem, `rows` at a time; the last batch is filled up with repeats of its last one.
+  """Samples one conversation per problem, `rows` at a time; repeats of the last problem fill the last batch.
 
   Args:
     sampler, params, problems, spec, rows, first: as in `conversations`.
@@ -230,22 +280,18 @@ def rollouts(
     how many problems came before the batch; which of its rows are this host's, i32; their problems; the rollout of all
     hosts, on the devices.
   """
+  mine = meshes.local_rows(sampler.mesh, rows)
   for begin in range(0, len(problems), rows):
     watchdog.beat()
     part = list(problems[begin : begin + rows])
     part += [part[-1]] * (rows - len(part))
-    mine = meshes.local_rows(sampler.mesh, rows)
     own = [part[i] for i in mine]
     forced = None if first is None else np.stack([first[problem.id] for problem in own])
-    yield (
-      begin,
-      mine,
-      own,
-      sampler.sample(params, sampler.encoded(own), key, spec, first_row=first_row + begin, forced=forced),
-    )
+    prompts = sampler.encoded(own)
+    yield begin, mine, own, sampler.sample(params, prompts, key, spec, first_row=first_row + begin, forced=forced)
 
 
-def grade(grader: Grader, problems: Sequence[Problem], texts: list[list[str]]) -> Grades:
+def grade(grader: pool.Grader, problems: Sequence[Problem], texts: list[list[str]]) -> Grades:
   """Returns the verifier's verdict on every attempt."""
   items = [(problem.reference, text) for problem, attempts in zip(problems, texts, strict=True) for text in attempts]
   graded = grader.grade(items)

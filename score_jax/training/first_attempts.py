@@ -1,4 +1,4 @@
-"""First attempts of another model, given to this one: what it corrects when the mistakes are not its own."""
+"""First attempts of another model, given to this one to correct."""
 
 from collections.abc import Sequence
 import pathlib
@@ -16,8 +16,7 @@ def read(path: pathlib.Path, problems: Sequence[Problem], chat: Chat, budget: in
   """Token ids [budget] of a first attempt for each problem, its end-of-turn included, -1 behind.
 
   Args:
-    path: .jsonl or .jsonl.gz with rows {"id", "text"}, or rows as an evaluation writes them, of which the first
-      attempts are taken. The first row of a problem counts.
+    path: .jsonl or .jsonl.gz with rows {"id", "text"} or those of an evaluation. The first row of a problem counts.
     problems: that need one.
     chat: whose tokens they become.
     budget: of the first attempt.

@@ -53,27 +53,26 @@ class Hook:
   They nest: after a step they are called in the order of the list, before a step in the reverse order.
 
   What a hook adds to `training.record` after a step, JSON values by name, is written to metrics.jsonl with that step.
-  It may set `training.stop`. The run's result depends on a hook only if the hook changes `training.state` or
-  `training.progress`; then a resumed run is exact only if the hook is.
+  It may set `training.stop`. A resumed run is exact if the hooks that change `training.state` or `.progress` are.
   """
 
   def before_step(self, training: Training) -> None:
-    """Is called before each step; `training.progress.step` steps are done."""
+    """Comes before each step; `training.progress.step` are done."""
 
   def after_step(self, training: Training) -> None:
-    """Is called after each step; `training.record` holds its metrics, with its evaluation if it has one."""
+    """Comes after each step; `training.record` has its metrics and its evaluation, if any."""
 
   def at_end(self, training: Training) -> None:
-    """Is called once after the last step, before the final evaluation; not where the run is stopped before."""
+    """Comes once, after the last step and before the final evaluation; not in a run that is stopped."""
 
 
 def standard(training: Training, own: Sequence[Hook]) -> list[Hook]:
-  """Returns the hooks of a run, the innermost first: the user's `own` see a step's evaluation and add to its record."""
+  """Returns the hooks of a run, the innermost first; the user's `own` see a step's evaluation."""
   return [training.emergency, Evaluate(), *own, Report(), Limits(), Checkpoint()]
 
 
 class EmergencyCheckpointer(Hook):
-  """Holds the newest complete step, and saves it at once: from the main thread, or from one that a signal woke."""
+  """Holds the newest complete step, and saves it at once: from the main thread or one that a signal woke."""
 
   def __init__(self, training: Training):
     self._run, self._checkpoints = training.run, training.checkpoints
@@ -92,7 +91,7 @@ class EmergencyCheckpointer(Hook):
     self._signals.close()
 
   def after_step(self, training: Training) -> None:
-    """Holds the step with its record, which is not written yet: an evaluation may still join it."""
+    """Holds the step with its record, not written yet: an evaluation may still join it."""
     self.hold(training, dict(training.record))
 
   def hold(self, training: Training, unwritten: dict[str, Any] | None = None) -> None:
@@ -111,10 +110,7 @@ class EmergencyCheckpointer(Hook):
     self._unwritten = None
 
   def save(self) -> None:
-    """Saves the step that is held, if it is newer than what the run began with.
-
-    A step that is being evaluated is saved without its evaluation, which a resumed run makes up for.
-    """
+    """Saves the step that is held, if it is new; without its evaluation, if that is under way (resuming adds it)."""
     with self._lock:
       if self._progress.step == self._begun:
         return
@@ -124,12 +120,10 @@ class EmergencyCheckpointer(Hook):
       self._checkpoints.save_now(self._state, self._progress, needed)
 
   def save_late(self) -> None:
-    """Saves from the thread that ends the process after the grace period, if this process is the run's only one.
+    """Saves from the thread that ends the process after the grace period.
 
-    The step under way may have consumed the state that is held; no second copy is kept.
-
-    Several processes save together or not at all, and where the others are is not known: only a save that is under way
-    is waited for.
+    The step under way may have consumed the state that is held. Several processes save together or not at all: one of
+    them only waits for a save that is under way.
     """
     if hosts.count() > 1:
       with self._lock:
@@ -148,10 +142,7 @@ class EmergencyCheckpointer(Hook):
 
 
 class Evaluate(Hook):
-  """Evaluates the base before the first step, and the policy after the steps at which that falls due.
-
-  At checkpoints the policy is measured for the choice of the best.
-  """
+  """Evaluates the base before the first step, and the policy when that falls due; measures it at checkpoints."""
 
   _base_is_known = False
 
@@ -170,10 +161,7 @@ class Evaluate(Hook):
 
 
 class Report(Hook):
-  """Writes the step's record, and shows it on host 0: terminal, alarms, trackers, the report on the way.
-
-  An alarm that config.report.stop_on names stops the run on all hosts.
-  """
+  """Writes the step's record; host 0 shows it. An alarm that config.report.stop_on names stops all hosts."""
 
   _monitor: Monitor | None = None
 
@@ -241,10 +229,7 @@ class Checkpoint(Hook):
 
 
 def requested(step: int) -> bool:
-  """Whether this process, or with several all of them at this same step, should end.
-
-  One that was asked to is enough; all must call it, at every step.
-  """
+  """Whether all processes should end at this step: one that was asked to is enough. All call it, at every step."""
   # What they told each other counts: a signal that comes meanwhile is for the next step.
   asked = any(hosts.gather(f'whether to stop after step {step}', signals.requested()))
   if asked and not signals.requested():

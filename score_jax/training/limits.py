@@ -1,7 +1,6 @@
 """What the host counts from step to step, and the limits that end a run: numbers that no policy survives.
 
-All of it is plain numbers in `Progress`, saved with each checkpoint, so that a resumed run stops where the
-uninterrupted one would have.
+They are part of `Progress`, and so of each checkpoint: a resumed run stops where the uninterrupted one would have.
 """
 
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ import math
 from typing import Any
 
 from score_jax.algorithm import adaptive
-from score_jax.config import FaultsConfig
 from score_jax.config import RunConfig
 from score_jax.core_types import Stage
 from score_jax.errors import NumericsError
@@ -29,10 +27,9 @@ def kl_weights(stage: Stage, progress: Progress) -> tuple[float, ...]:
 
 def after_step(config: RunConfig, stage_run: StageRun, progress: Progress, record: dict[str, Any]) -> Progress:
   """Returns the progress after a step of `stage_run` whose metrics are `record`."""
-  over = tuple(
-    count + 1 if limit and not worst <= limit else 0  # NaN is over any limit
-    for count, (_, worst, limit) in zip(progress.over_limit, _limits(config.faults, record), strict=True)
-  )
+  limits = zip(progress.over_limit, _limits(config, record), strict=True)
+  # NaN is over any limit.
+  over = tuple(count + 1 if limit and not worst <= limit else 0 for count, (_, worst, limit) in limits)
   rejected = (*progress.rejected, record['step']) if record['rejected'] else progress.rejected
   return dataclasses.replace(
     progress.after_step(record, stage_run.is_last, config.checkpoint.best_window),
@@ -51,18 +48,16 @@ def _next_scales(stage: Stage, progress: Progress, record: dict[str, Any]) -> tu
   return tuple(map(adaptive.next_scale, scales, record['kl'], stage.kl_target))
 
 
-def _limits(faults: FaultsConfig, record: dict[str, Any]) -> tuple[tuple[str, float, float], ...]:
+def _limits(config: RunConfig, record: dict[str, Any]) -> tuple[tuple[str, float, float], ...]:
   """Returns (field, the step's value, limit) of each limit. A supervised step has neither a KL nor a sampler."""
-  return (
-    ('kl_limit', max(record.get('kl', (0.0,)), key=lambda x: math.inf if math.isnan(x) else x), faults.kl_limit),
-    ('mismatch_stop', record.get('mismatch', 0.0), faults.mismatch_stop),
-  )
+  kl = max(record.get('kl', (0.0,)), key=lambda x: math.inf if math.isnan(x) else x)
+  mismatch, faults = record.get('mismatch', 0.0), config.faults
+  return ('kl_limit', kl, faults.kl_limit), ('mismatch_stop', mismatch, faults.mismatch_stop)
 
 
 _CAUSES = {
-  'kl_limit': (
-    "the policy has left the reference: raise the stage's kl_weights, give it a kl_target, or lower the learning rate"
-  ),
+  'kl_limit': "the policy has left the reference: raise the stage's kl_weights, give it a kl_target, "
+  'or lower the learning rate',
   'mismatch_stop': 'sampler and trainer disagree on the policy: look at model.dtype and sampling.cache_dtype',
 }
 
@@ -70,10 +65,7 @@ _CAUSES = {
 def check(
   config: RunConfig, progress: Progress, record: dict[str, Any], rejected_in_a_row: int, checkpoints: Any
 ) -> None:
-  """Raises NumericsError, which names the limit and what to do, if the run is beyond its limits after a step.
-
-  `rejected_in_a_row` is the state's, `checkpoints` the folder that holds the last good one.
-  """
+  """Raises NumericsError, which names the limit and what to do, if the run is beyond its limits after a step."""
   for reason in _broken(config, progress, record, rejected_in_a_row):
     raise NumericsError(
       f'{reason}. The last good checkpoint is kept in {checkpoints}. Look at the last lines of metrics.jsonl, and '
@@ -94,7 +86,7 @@ def _broken(config: RunConfig, progress: Progress, record: dict[str, Any], rejec
       f'{len(progress.rejected)} of the newest {REJECTED_WINDOW} steps had non-finite numbers and were rejected '
       f'(config.faults.max_rejected = {share})'
     )
-  for (field, worst, limit), count in zip(_limits(config.faults, record), progress.over_limit, strict=True):
+  for (field, worst, limit), count in zip(_limits(config, record), progress.over_limit, strict=True):
     if count >= _PATIENCE:
       cause = _CAUSES[field]
       yield f'{count} steps in a row were above config.faults.{field} = {limit} (the last: {worst:.4g}): {cause}'

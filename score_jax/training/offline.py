@@ -16,8 +16,7 @@ from score_jax.core_types import Problem
 from score_jax.core_types import Stage
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
-from score_jax.sampling.sampler import Stream
-from score_jax.sampling.sampler import stream_key
+from score_jax.sampling import sampler as samplers
 from score_jax.training import batches
 from score_jax.training import evaluation
 from score_jax.training.run import Run
@@ -44,10 +43,7 @@ def offline_count(stage: Stage, problems: int) -> int:
 
 
 def open_pool(run: Run, stage_index: int, stage: Stage) -> OfflinePool | None:
-  """Returns the pool of a stage run, None if it has no offline problems. All hosts have it.
-
-  It is read from the run folder, or sampled from the base and written there.
-  """
+  """Returns the pool of a stage run, read from the run folder, or sampled and written there; None: it needs none."""
   size, each_step = run.config.offline_pool, offline_count(stage, run.config.batch.problems)
   if not each_step:
     return None
@@ -55,11 +51,12 @@ def open_pool(run: Run, stage_index: int, stage: Stage) -> OfflinePool | None:
   first = -1 - stage_index * size
   problems = tuple(run.task.problems(run.config.seed, 'train', range(first, first - size, -1)))
   path = run.folder.offline / f'stage{stage_index}.npy'
+
+  def read() -> str:
+    return base64.b64encode(path.read_bytes()).decode() if path.exists() else ''
+
   # Sent, not read by each: hosts may have no folder in common.
-  stored = hosts.from_main(
-    'the stored pool', lambda: base64.b64encode(path.read_bytes()).decode() if path.exists() else ''
-  )
-  if stored:
+  if stored := hosts.from_main('the stored pool', read):
     first = np.load(io.BytesIO(base64.b64decode(stored)), allow_pickle=False)
   else:
     first = _sample_first(run, problems, stage_index)
@@ -74,13 +71,13 @@ def open_pool(run: Run, stage_index: int, stage: Stage) -> OfflinePool | None:
 
 
 def _sample_first(run: Run, problems: tuple[Problem, ...], stage_index: int) -> np.ndarray:
-  """Samples first attempts [pool, G, F] of the base, with the training step's own program."""
-  spec, G = run.sampler.spec(), run.config.batch.samples
-  params = run.sampler.layout(run.base_policy())
-  key = stream_key(run.config.seed, Stream.OFFLINE, stage_index)
+  """Samples first attempts [pool, G, F] of the base, with the training step's program."""
+  sampler, G = run.sampler, run.config.batch.samples
+  spec, params = sampler.spec(), sampler.layout(run.base_policy())
+  key = samplers.stream_key(run.config.seed, samplers.Stream.OFFLINE, stage_index)
   asked = [problem for problem in problems for _ in range(G)]
   parts = []
-  for *_, rollout in evaluation.rollouts(run.sampler, params, asked, key, spec, run.config.rows):
+  for *_, rollout in evaluation.rollouts(sampler, params, asked, key, spec, run.config.rows):
     tokens_BL, attempt_BL = meshes.fetch_whole((rollout.tokens, rollout.attempt))
     parts.append(batches.chosen_ids(tokens_BL, attempt_BL == 1, spec.budgets[0]))
   return np.concatenate(parts)[: len(asked)].reshape(len(problems), G, -1)

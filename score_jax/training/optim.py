@@ -1,4 +1,4 @@
-"""The optimizer: clip, Adam or AdamW moments; the learning rate is the stage's and is given at each step."""
+"""The optimizer: clip, Adam or AdamW moments; the learning rate is given at each step."""
 
 import optax
 
@@ -19,14 +19,14 @@ def make_optimizer(config: OptimConfig, table: WeightTable) -> optax.GradientTra
 
 
 def learning_rate(stage: Stage, step_in_stage: int) -> float:
-  """The stage's learning rate at one of its steps: warm-up from 0, then the stage's schedule down to 0."""
-  optim = stage.optim
-  after_warmup = max(1, stage.steps - optim.warmup_steps)
+  """The stage's learning rate at one of its steps: warm-up from 0, then its schedule down to 0."""
+  rate, warmup = stage.optim.learning_rate, stage.optim.warmup_steps
+  if step_in_stage < warmup:
+    return rate * (step_in_stage + 1) / warmup
+  rest = max(1, stage.steps - warmup)
   body = {
-    'constant': lambda: optax.constant_schedule(optim.learning_rate),
-    'linear': lambda: optax.linear_schedule(optim.learning_rate, 0.0, after_warmup),
-    'cosine': lambda: optax.cosine_decay_schedule(optim.learning_rate, after_warmup),
-  }[optim.schedule]()
-  if step_in_stage < optim.warmup_steps:
-    return optim.learning_rate * (step_in_stage + 1) / optim.warmup_steps
-  return float(body(step_in_stage - optim.warmup_steps))
+    'constant': lambda: optax.constant_schedule(rate),
+    'linear': lambda: optax.linear_schedule(rate, 0.0, rest),
+    'cosine': lambda: optax.cosine_decay_schedule(rate, rest),
+  }[stage.optim.schedule]()
+  return float(body(step_in_stage - warmup))

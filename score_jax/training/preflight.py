@@ -1,5 +1,7 @@
-"""Checks before a run begins: enough problems, the same settings on all hosts, a run folder that is theirs."""
+"""Checks before a run begins: problems, hosts that agree, and the checkpoint that it begins from."""
 
+import contextlib
+import dataclasses
 import pathlib
 import platform
 from typing import Any
@@ -12,13 +14,23 @@ from score_jax import config as configs
 from score_jax import files
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
-from score_jax.models import lora as loras
+from score_jax.errors import DataError
+from score_jax.models.lora import Lora
 from score_jax.parallel import hosts
+from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.run_folder import RunFolder
 from score_jax.tasks import Task
 from score_jax.tasks import heldout_problems
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class ParentCheckpoint:
+  """A checkpoint of another run that this one began from."""
+
+  step: int
+  sha256: str  # of its manifest, and so of its bytes
 
 
 def check_task(config: RunConfig, task: Task) -> None:
@@ -40,44 +52,84 @@ def check_hosts(config: RunConfig, task: Task) -> None:
     settings[section].pop(name)
   for name in ('compile_cache', 'grading'):
     settings.pop(name)
-  hosts.agree(
-    'what it runs',
-    dict(
-      config=settings,
-      grading=configs.identity(config)['grading'],
-      data=dict(train=task.train.fingerprint, heldout=task.heldout.fingerprint),
-      code=files.hash_files(_PACKAGE, ('.py',), deep=True),
-      versions=dict(
-        python=platform.python_version(), jax=jax.__version__, numpy=np.__version__, optax=optax.__version__
-      ),
-    ),
+  versions = {module.__name__: module.__version__ for module in (jax, np, optax)}
+  parts = dict(
+    config=settings,
+    grading=configs.identity(config)['grading'],
+    data=dict(train=task.train.fingerprint, heldout=task.heldout.fingerprint),
+    code=files.hash_files(_PACKAGE, ('.py',), deep=True),
+    versions=dict(python=platform.python_version(), **versions),
   )
+  hosts.agree('what it runs', parts)
 
 
-def claim(folder: RunFolder, config: RunConfig, identity: dict[str, Any]) -> None:
-  """Takes the folder for this run on host 0; the others join it there."""
-  start = hosts.from_main('the run folder', lambda: folder.claim(configs.as_dict(config), identity))
-  if not hosts.is_main():
-    folder.store.join(start)
+def choose_parent(config: RunConfig, folder: RunFolder, base: str) -> ParentCheckpoint | None:
+  """Returns the checkpoint to begin from: the best of config.init_from; None if that is not set.
+
+  A run in `folder` that has begun keeps the one that it began from, even if the other run has a new best since. Else
+  both must train the same weights, adapters on the same `base`, a hash.
+  """
+  if not config.init_from:
+    return None
+  if known := hosts.from_main('config.init_from', lambda: _noted(config, folder, base)):
+    return ParentCheckpoint(known['step'], known['sha256'])
+  with open_to_read(RunFolder(config.init_from)) as checkpoints:
+    step = chosen_step(checkpoints, 'best')
+    checkpoints.check(step)
+    parent = ParentCheckpoint(step, checkpoints.digest(step))
+  hosts.agree('config.init_from', dataclasses.asdict(parent))
+  return parent
 
 
-def check_init_from(config: RunConfig, folder: RunFolder, base: str) -> None:
-  """Checks that a run trains the same weights as the one that it starts from; adapters, on the same base."""
+def _noted(config: RunConfig, folder: RunFolder, base: str) -> dict[str, Any] | None:
+  """What a run under way has noted of its parent; one that has not begun is checked against it."""
+  path, ours = config.init_from, config.lora
+  if folder.has_begun():
+    noted = folder.read_config()['identity'].get('init_from')
+    return noted if isinstance(noted, dict) and noted.get('path') == path else None
+  written = RunFolder(path).read_config()
+  theirs = Lora(**written['config']['lora'])
+  if not theirs.rank and not ours.rank:
+    return None
+  if written['identity'].get('model', {}).get('weights') != base:
+    raise ConfigError(
+      f'config.init_from = {path!r} was trained on another base than config.model.path = {config.model.path!r}; '
+      'adapters fit the base that they were trained on'
+    )
+  if theirs != ours:
+    raise ConfigError(
+      f'config.init_from = {path!r} was trained with config.lora = {theirs}, this run has {ours}; use the same, or '
+      'export that run and name the folder as config.model.path'
+    )
+  return None
 
-  def check() -> None:
-    if folder.has_begun():  # it has what it took from there
-      return
-    written = RunFolder(config.init_from).read_config()
-    theirs, ours = loras.Lora(**written['config']['lora']), config.lora
-    if (theirs.rank or ours.rank) and written['identity'].get('model', {}).get('weights') != base:
-      raise ConfigError(
-        f'config.init_from = {config.init_from!r} was trained on another base than config.model.path = '
-        f'{config.model.path!r}; adapters fit the base that they were trained on'
+
+def check_parent(parent: ParentCheckpoint, init_from: str) -> None:
+  """Raises DataError if the checkpoint is not there any more, or another one is in its place."""
+  with open_to_read(RunFolder(init_from)) as checkpoints:
+    checkpoints.check(parent.step)
+    if checkpoints.digest(parent.step) != parent.sha256:
+      raise DataError(
+        f'config.init_from = {init_from!r}: its checkpoint of step {parent.step} is not the one that this run began '
+        'from; restore that folder from a copy, or begin a new --workdir'
       )
-    if theirs != ours and (theirs.rank or ours.rank):
-      raise ConfigError(
-        f'config.init_from = {config.init_from!r} was trained with config.lora = {theirs}, this run has {ours}; use '
-        'the same, or export that run and name the folder as config.model.path'
-      )
 
-  hosts.from_main('config.init_from', check)
+
+def open_to_read(folder: RunFolder) -> contextlib.closing[Checkpoints]:
+  """Opens a run's checkpoints without changing anything. Raises ConfigError if it has none."""
+  checkpoints = Checkpoints(folder.store, read_only=True)
+  if not checkpoints.steps():
+    raise ConfigError(f'{folder.store.root} has no checkpoints; it is not a run folder, or the run has saved none yet')
+  return contextlib.closing(checkpoints)
+
+
+def chosen_step(checkpoints: Checkpoints, step: str) -> int:
+  """The number that 'best', 'last' or a number means there."""
+  if step.isdigit():
+    return int(step)
+  if step not in ('best', 'last'):
+    raise ConfigError(f"step {step!r} must be 'best', 'last' or a number")
+  last = checkpoints.last_step()
+  if last is None:
+    raise ConfigError(f'{checkpoints.root} has no whole checkpoint')
+  return checkpoints.progress(last).final_step if step == 'best' else last

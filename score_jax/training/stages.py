@@ -35,19 +35,18 @@ def stage_run_at(stages: tuple[Stage, ...], step: int) -> StageRun:
 
 
 def last_step(config: RunConfig) -> int:
-  """Returns how many steps the run makes: those of its stages, or config.max_steps if that is less."""
-  total = sum(stage.steps for stage in config.stage_runs)
-  return min(total, config.max_steps or total)
+  """Returns how many steps the run makes: those of its stages, at most config.max_steps."""
+  return min(config.total_steps, config.max_steps or config.total_steps)
 
 
 def is_checkpoint(config: RunConfig, step: int) -> bool:
-  """Whether the whole run saves after `step` steps: on the interval, at the end, and where a stage begins."""
+  """Whether the whole run saves after `step` steps: on the interval, and where a stage ends."""
   starts = itertools.accumulate(stage.steps for stage in config.stage_runs)
   return step % config.checkpoint.every == 0 or step in starts
 
 
 def is_measured(config: RunConfig, step: int) -> bool:
-  """Whether the policy after `step` steps answers the problems of config.selection: at every checkpoint."""
+  """Whether the policy after `step` steps answers the problems of config.selection."""
   return bool(config.selection.problems) and is_checkpoint(config, step)
 
 
@@ -62,6 +61,6 @@ def considered(config: RunConfig, progress: Progress, record: dict[str, Any]) ->
 
 
 def needed_checkpoints(config: RunConfig, step: int) -> tuple[int, ...]:
-  """Returns the checkpoint that holds the reference of the stage that goes on after `step`, if it is not the base."""
+  """Returns the checkpoint with the reference of the stage that goes on after `step`; (): it is the base."""
   stage_run = stage_run_at(config.stage_runs, min(step, config.total_steps - 1))
   return (stage_run.first_step,) if stage_run.stage.reference == 'stage_start' else ()

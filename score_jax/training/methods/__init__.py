@@ -4,19 +4,15 @@ from typing import Any
 from typing import Protocol
 
 from score_jax.states import TrainState
-from score_jax.storage.checkpoints import Checkpoints
-from score_jax.storage.progress import Progress
+from score_jax.training.hooks import Training
 from score_jax.training.run import Run
-from score_jax.training.stages import StageRun
 
 
 class Method(Protocol):
   """What a module of this package offers; everything around the steps is the loop's."""
 
-  def enter(
-    self, run: Run, stage_run: StageRun, state: TrainState, step: int, checkpoints: Checkpoints
-  ) -> tuple[TrainState, Any]:
-    """Returns the state and what the stage run holds fixed, whether it begins at `step` or is resumed in it."""
+  def enter(self, training: Training) -> tuple[TrainState, Any]:
+    """Returns the state and what `training.stage_run` holds fixed, whether it begins now or is resumed."""
 
   def step_inputs(self, run: Run, context: Any, step: int) -> Any:
     """Returns what the host can make ready for a step (0-based) before the state is known.
@@ -24,7 +20,5 @@ class Method(Protocol):
     It is called by a thread, in the order of the steps, and must not talk to other hosts.
     """
 
-  def run_step(
-    self, run: Run, context: Any, state: TrainState, progress: Progress, inputs: Any
-  ) -> tuple[TrainState, dict[str, Any]]:
-    """Returns the new state and the step's record, equal on all hosts but for `seconds`. Consumes `state`."""
+  def run_step(self, training: Training, context: Any, inputs: Any) -> tuple[TrainState, dict[str, Any]]:
+    """Returns the new state and the step's record, equal on all hosts but for `seconds`. Consumes the state."""

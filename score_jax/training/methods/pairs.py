@@ -1,8 +1,7 @@
 """Pairs of attempts for supervision, made of sampled conversations and their verdicts. Pure functions of arrays.
 
-The paper's definitions (arXiv 2409.12917, first version, section 4.1): D_STaR holds (x, wrong y1, right y2) of one
-conversation; D_SFT holds (x, wrong y1, a random right answer to x), drawn from the first and the second attempts of all
-conversations on x. With '+' each also holds pairs whose first attempt is right.
+arXiv 2409.12917, first version, section 4.1: D_STaR holds (x, wrong y1, right y2) of one conversation; D_SFT holds
+(x, wrong y1, a random right answer to x), drawn from all attempts on x. '+' adds pairs whose first attempt is right.
 """
 
 from collections.abc import Callable
@@ -28,9 +27,9 @@ def star(right_N2: np.ndarray, problem_N: np.ndarray, plus: bool, rng: np.random
 
 
 def sft(right_N2: np.ndarray, problem_N: np.ndarray, plus: bool, rng: np.random.Generator) -> np.ndarray:
-  """D_SFT, or D_SFT+: first attempts, each with a right answer to its problem drawn from all that were given to it.
+  """D_SFT, or D_SFT+: first attempts, each with a right answer to its problem, if there is one, drawn from all.
 
-  First attempts at problems that nobody answered rightly are left out. A right first attempt may draw itself.
+  A right first attempt may draw itself.
 
   Args, Returns: as `star`.
   """
@@ -44,7 +43,4 @@ def sft(right_N2: np.ndarray, problem_N: np.ndarray, plus: bool, rng: np.random.
   return np.stack([first, row_R[drawn], attempt_R[drawn]], axis=1).astype(np.int64)
 
 
-DATASETS: dict[str, Callable[[np.ndarray, np.ndarray, bool, np.random.Generator], np.ndarray]] = {
-  'star': star,
-  'sft': sft,
-}
+DATASETS: dict[str, Callable[..., np.ndarray]] = dict(star=star, sft=sft)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_jax import states
 from score_jax.core_types import Problem
 from score_jax.core_types import Stage
 from score_jax.faults.watchdog import Clock
@@ -19,21 +20,15 @@ from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import metrics
 from score_jax.reporting import rows
-from score_jax.sampling.sampler import Stream
-from score_jax.sampling.sampler import stream_key
-from score_jax.states import Batch
-from score_jax.states import Rollout
-from score_jax.states import StageValues
-from score_jax.states import TrainState
-from score_jax.storage.checkpoints import Checkpoints
+from score_jax.sampling import sampler as samplers
 from score_jax.storage.checkpoints import abstract_like
-from score_jax.storage.progress import Progress
 from score_jax.training import batches
 from score_jax.training import evaluation
 from score_jax.training import limits
 from score_jax.training import offline
 from score_jax.training import optim
 from score_jax.training import run as runs
+from score_jax.training.hooks import Training
 from score_jax.training.run import Run
 from score_jax.training.stages import StageRun
 from score_jax.training.update import UpdateSpec
@@ -61,18 +56,18 @@ class StepInputs:
   trained: np.ndarray  # bool [B, A]
 
 
-def enter(
-  run: Run, stage_run: StageRun, state: TrainState, step: int, checkpoints: Checkpoints
-) -> tuple[TrainState, StageContext]:
-  """Returns the state and what the stage run holds fixed, whether it begins at `step` or is resumed in its middle."""
-  stage, begins = stage_run.stage, step == stage_run.first_step
+def enter(training: Training) -> tuple[states.TrainState, StageContext]:
+  """Returns the state, with fresh moments if the stage begins with them, and what the stage run holds fixed."""
+  run, state, stage_run = training.run, training.state, training.stage_run
+  stage, first = stage_run.stage, stage_run.first_step
+  begins = training.progress.step == first
   if stage.reference == 'base':
     reference = run.base_reference
   else:
     if begins:
       params = state.params
-    elif stage_run.first_step:
-      params = checkpoints.params(stage_run.first_step, abstract_like(state.params))
+    elif first:
+      params = training.checkpoints.params(first, abstract_like(state.params))
     else:
       params = runs.initial_params(run)
     reference = runs.put_params(run.mesh, run.trained, params, run.reference_dtype)
@@ -100,20 +95,20 @@ def step_inputs(run: Run, context: StageContext, step: int) -> StepInputs:
   return StepInputs(asked, prompts, forced.reshape(P * G, -1)[mine], trained.reshape(P * G, -1)[mine])
 
 
-def run_step(
-  run: Run, context: StageContext, state: TrainState, progress: Progress, inputs: StepInputs
-) -> tuple[TrainState, dict[str, Any]]:
+def run_step(training: Training, context: StageContext, inputs: StepInputs) -> tuple[states.TrainState, dict[str, Any]]:
   """Makes one step of SCoRe; returns the new state and the step's record, which is the same on all hosts."""
-  stage, step, clock = context.stage_run.stage, progress.step, Clock()
+  run, state, progress = training.run, training.state, training.progress
+  stage_run, sampler, config, clock = context.stage_run, run.sampler, run.config, Clock()
+  stage, step, mesh = stage_run.stage, progress.step, run.mesh
   with clock('sample'):
-    policy = run.sampler.layout(run.policy(state.params))
-    key = stream_key(run.config.seed, Stream.TRAIN, step)
-    sampled = run.sampler.sample(policy, inputs.prompts, key, run.sampler.spec(), forced=inputs.forced)
+    policy = sampler.layout(run.policy(state.params))
+    key = samplers.stream_key(config.seed, samplers.Stream.TRAIN, step)
+    sampled = sampler.sample(policy, inputs.prompts, key, sampler.spec(), forced=inputs.forced)
     rollout = meshes.fetch_rows(sampled)
     del policy, sampled
   # Side by side: the host grades while the reference scores. A thread, since dispatching a long program takes its time.
   with ThreadPoolExecutor(1, thread_name_prefix='grader') as thread:
-    grading = thread.submit(lambda: evaluation.grade(run.grader, inputs.problems, run.sampler.texts(rollout)))
+    grading = thread.submit(lambda: evaluation.grade(run.grader, inputs.problems, sampler.texts(rollout)))
     with clock('reference'):
       batch, order, spec = _batch(run, rollout, inputs.trained)
       if not spec.reference_in_update:
@@ -121,12 +116,12 @@ def run_step(
       jax.block_until_ready(batch)
     with clock('grade'):
       grades = grading.result()
-      batch = batch.replace(verdict=meshes.put_rows(run.mesh, grades.verdict[order]))
+      batch = batch.replace(verdict=meshes.put_rows(mesh, grades.verdict[order]))
       # Before the update: nothing else may talk while it runs.
       changed = rows.changed(grades.texts, grades.graded)
-      counted = meshes.gather_rows(run.mesh, (grades.verdict, rollout.stop, _tokens(rollout), changed))
+      counted = meshes.gather_rows(mesh, (grades.verdict, rollout.stop, _tokens(rollout), changed))
   with clock('update'):
-    rate = optim.learning_rate(stage, step - context.stage_run.first_step)
+    rate = optim.learning_rate(stage, step - stage_run.first_step)
     kl_weights = limits.kl_weights(stage, progress)
     values = stage_values(stage, rate, kl_weights)
     reference = context.reference if spec.reference_in_update else None
@@ -136,8 +131,8 @@ def run_step(
   with clock('record'):
     verdict, stop, tokens, changed = counted
     record = metrics.step_record(step + 1, stage, verdict, stop, tokens, results, rate, clock.seconds)
-    record |= metrics.changes(verdict, changed, run.config.batch.samples)
-    record |= dict(visit=context.stage_run.index, reference=reference_sum)
+    record |= metrics.changes(verdict, changed, config.batch.samples)
+    record |= dict(visit=stage_run.index, reference=reference_sum)
     if any(stage.kl_target):
       record['beta'] = list(kl_weights)
     hosts.agree(f'step {step + 1}', {name: value for name, value in record.items() if name != 'seconds'})
@@ -146,17 +141,17 @@ def run_step(
 
 
 def keep_conversations(
-  run: Run, record: dict[str, Any], problems: list[Problem], rollout: Rollout, grades: evaluation.Grades
+  run: Run, record: dict[str, Any], problems: list[Problem], rollout: states.Rollout, grades: evaluation.Grades
 ) -> None:
   """Appends config.report.rows conversations of a step to rows/train.jsonl: of all hosts' rows, by host 0.
 
   They are drawn by seed and step alone, so that a run that is resumed draws the same.
   """
-  config, step = run.config, record['step']
-  if not config.report.rows:
+  config, step, count = run.config, record['step'], run.config.report.rows
+  if not count:
     return
   number_B = meshes.local_rows(run.mesh, config.rows)
-  drawn = np.random.default_rng((config.seed, step)).permutation(config.rows)[: config.report.rows]
+  drawn = np.random.default_rng((config.seed, step)).permutation(config.rows)[:count]
   chosen = np.flatnonzero(np.isin(number_B, drawn))
   samples, where = number_B % config.batch.samples, dict(step=step, stage=record['stage'])
   kept = rows.from_rollout(problems, rollout, grades.texts, grades.graded, chosen, 'training', samples, **where)
@@ -167,28 +162,28 @@ def keep_conversations(
       file.write(rows.lines(kept))
 
 
-def _tokens(rollout: Rollout) -> np.ndarray:
+def _tokens(rollout: states.Rollout) -> np.ndarray:
   """i32 [B, A]: how many tokens each attempt sampled."""
   attempts = range(1, rollout.stop.shape[1] + 1)
   return np.stack([(rollout.attempt == a).sum(axis=1, dtype=np.int32) for a in attempts], axis=1)
 
 
-def _batch(run: Run, rollout: Rollout, trained_BA: np.ndarray) -> tuple[Batch, np.ndarray, UpdateSpec]:
+def _batch(run: Run, rollout: states.Rollout, trained_BA: np.ndarray) -> tuple[states.Batch, np.ndarray, UpdateSpec]:
   """Returns the rollout as the update takes it, not graded or scored yet; the order of its rows; what to compile."""
-  batch = batches.of_rollout(rollout, trained_BA)
-  batch, order, spec = batches.packed(batch, run.update_spec, len(meshes.local_shards(run.mesh)), run.config.batch.pack)
+  batch, shards = batches.of_rollout(rollout, trained_BA), len(meshes.local_shards(run.mesh))
+  batch, order, spec = batches.packed(batch, run.update_spec, shards, run.config.batch.pack)
   if spec.packed_length:
     longest = max(hosts.gather('the length of streams', spec.packed_length))
     spec = dataclasses.replace(spec, packed_length=longest)
   return meshes.put_rows(run.mesh, batch), order, spec
 
 
-def stage_values(stage: Stage, learning_rate: float, kl_weights: tuple[float, ...] = ()) -> StageValues:
-  """Returns the stage as the update reads it; `kl_weights` instead of the stage's where given."""
-  return StageValues(
+def stage_values(stage: Stage, learning_rate: float, kl_weights: tuple[float, ...]) -> states.StageValues:
+  """Returns the stage as the update reads it, with the learning rate and KL weights of a step."""
+  return states.StageValues(
     reward_weights=jnp.array(stage.reward_weights, jnp.float32),
     bonus=jnp.array(stage.bonus, jnp.float32),
-    kl_weights=jnp.array(kl_weights or stage.kl_weights, jnp.float32),
+    kl_weights=jnp.array(kl_weights, jnp.float32),
     gamma=jnp.float32(stage.gamma),
     learning_rate=jnp.float32(learning_rate),
   )
