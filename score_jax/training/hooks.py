@@ -49,10 +49,10 @@ class Training:
 class Hook:
   """What a run does around each step; a subclass overrides what it needs.
 
-  The thread that trains calls them, on every host alike: a hook that decides something must decide the same on all.
-  They nest: after a step they are called in the order of the list, before a step in the reverse order.
+  The thread that trains calls them, on every host: a hook that decides something must decide the same on all. After a
+  step they are called in the order of the list, before a step in reverse.
 
-  What a hook adds to `training.record` after a step, JSON values by name, is written to metrics.jsonl with that step.
+  What a hook adds to `training.record` after a step, JSON values by name, is written to metrics.jsonl.
   It may set `training.stop`. A resumed run is exact if the hooks that change `training.state` or `.progress` are.
   """
 
@@ -168,25 +168,20 @@ class Report(Hook):
   def before_step(self, training: Training) -> None:
     if self._monitor is None and hosts.is_main():
       config, folder = training.run.config, training.run.folder
-      self._monitor = Monitor(
-        config.report,
-        folder.path,
-        folder.metrics,
-        stages.last_step(config),
-        training.progress.step,
-        run_config=configs.as_dict(config),
-        write_report=lambda: report_page.write([folder.path], folder.report),
-      )
+      steps = (stages.last_step(config), training.progress.step)
+      settings, write = configs.as_dict(config), lambda: report_page.write([folder.path], folder.report)
+      paths = (folder.path, folder.metrics)
+      self._monitor = Monitor(config.report, *paths, *steps, run_config=settings, write_report=write)
       training.say = self._monitor.print
 
   def after_step(self, training: Training) -> None:
-    record, stopped = training.record, None
+    record, stopped, name = training.record, None, f'step {training.record["step"]}'
     training.emergency.write(record)
     if self._monitor:
       if 'eval' in record:
-        training.say(plain_text.evaluation_line(f'step {record["step"]}', record['eval']))
+        training.say(plain_text.evaluation_line(name, record['eval']))
       stopped = self._monitor.after_step(record)
-    message = hosts.from_main(f'alarms of step {record["step"]}', lambda: str(stopped) if stopped else '')
+    message = hosts.from_main(f'alarms of {name}', lambda: str(stopped or ''))
     if message:
       training.stop = StoppedError(message)
 

@@ -1,7 +1,7 @@
 """One update: loss, gradient and optimizer in one compiled, donated call; and the reference's scores before it.
 
-The reference scores a rollout in a call of its own, so that a device has work while the host grades. The exact KL needs
-both distributions at the same prefix; there, and there alone, the update runs the reference too.
+The reference scores a rollout while the host grades. The exact KL needs both distributions at the same prefix; there,
+and there alone, the update runs the reference too.
 """
 
 from collections.abc import Callable
@@ -36,16 +36,16 @@ class UpdateSpec:
   config: DecoderConfig
   dtype: Any  # compute dtype
   group: int  # G
-  micro_batches: int  # k: the batch is cut into k parts of whole problems, whose gradients are added
+  micro_batches: int  # k parts of whole problems, whose gradients are added
   kl_form: str
   importance_cap: float
   remat: str  # a name of `decoder.REMATS`
-  logits_mb: float  # f32 logits that exist at a time, on each device
-  attempt_gradient_norms: bool  # one backward pass per attempt instead of one in all
+  logits_mb: float  # f32 logits at a time, on each device
+  attempt_gradient_norms: bool  # one backward pass per attempt, not one in all
   lora: Lora = loras.NONE
   attention: Attention = flash.PLAIN
   shards: int = 1  # devices that rows are spread over
-  packed_length: int = 0  # T: a device's rows of a part lie end to end in a stream of T tokens; 0: one row a stream
+  packed_length: int = 0  # T of a stream of a device's rows, end to end; 0: one row a stream
 
   @property
   def reference_in_update(self) -> bool:
@@ -54,7 +54,7 @@ class UpdateSpec:
 
 
 def micro_batched(tree: Any, parts: int, group: int) -> Any:
-  """[B, ...] -> [k, B/k, ...]. Part m takes problems m, m + k, ...: rows stay on the device that holds them."""
+  """[B, ...] -> [k, B/k, ...]. Part m takes problems m, m + k, ...: rows stay on their device."""
 
   def cut(x):
     problems = x.shape[0] // group
@@ -86,15 +86,11 @@ def _streams(part: Batch, spec: UpdateSpec) -> tuple[jax.Array, packing.PackedRo
 
 
 def _scored(params: Any, reference: Any, part: Batch, spec: UpdateSpec, remat: str) -> tuple[jax.Array, ...]:
-  """f32 [B, L]: log-probabilities under `params`; with a reference, under it too, and the exact KL."""
+  """f32 [B, L]: log-probabilities under `params`; with a reference also its own, and the exact KL."""
   tokens_XT, rows, back = _streams(part, spec)
   streams = max(1, tokens_XT.shape[0] // spec.shards)
-  settings = dict(
-    dtype=spec.dtype,
-    remat=remat,
-    chunk=scoring.chunk_of(spec.logits_mb, spec.config.vocab, streams),
-    attention=spec.attention,
-  )
+  chunk = scoring.chunk_of(spec.logits_mb, spec.config.vocab, streams)
+  settings = dict(dtype=spec.dtype, remat=remat, chunk=chunk, attention=spec.attention)
   if reference is None:
     scores_XT = (scoring.token_logps(params, spec.config, tokens_XT, rows, **settings),)
   else:
@@ -103,7 +99,7 @@ def _scored(params: Any, reference: Any, part: Batch, spec: UpdateSpec, remat: s
 
 
 def scores(params: Any, reference: Any, part: Batch, spec: UpdateSpec) -> losses.TokenScores:
-  """Token scores of a micro-batch under policy and reference; the gradient flows through the policy alone."""
+  """Token scores of a micro-batch; the gradient flows through the policy alone."""
   if spec.reference_in_update:
     logp, ref_logp, kl = _scored(params, reference, part, spec, spec.remat)
     return losses.TokenScores(logp=logp, ref_logp=jax.lax.stop_gradient(ref_logp), kl=kl)
@@ -113,13 +109,9 @@ def scores(params: Any, reference: Any, part: Batch, spec: UpdateSpec) -> losses
 
 @functools.partial(jax.jit, static_argnames=('spec',))
 def reference_logps(frozen: Any, reference: Any, batch: Batch, *, spec: UpdateSpec) -> jax.Array:
-  """f32 [B, L]: log-probabilities of a batch's tokens under the reference, in the update's own layout.
+  """f32 [B, L]: log-probabilities of a batch's tokens under the reference.
 
-  Args:
-    frozen: as of `gradients`.
-    reference: as of `gradients`.
-    batch: neither graded nor scored; its rows in the order in which the update will have them.
-    spec: the update's.
+  Args are those of `update`; the batch is not graded or scored yet, its rows are in the update's order.
   """
   params = loras.joined(frozen, reference, spec.lora)
   parts = micro_batched(batch, spec.micro_batches, spec.group)
@@ -134,14 +126,14 @@ def gradients(
   Args:
     params: what is trained: the whole model, or adapters.
     frozen: with adapters the base's tree, which policy and reference share; else {}.
-    reference: as `params`; with adapters {} is the base itself. Read only where `spec.reference_in_update`.
+    reference: as `params`; with adapters {} is the base. Read only where `spec.reference_in_update`.
     batch: of a step, graded, and scored by `reference_logps` unless `spec.reference_in_update`.
     stage: its numbers.
     spec: what is compiled in.
 
   Returns:
-    loss_A; a tuple of gradient trees whose sum is the gradient (one per attempt if their norms are wanted, else one),
-    in the compute dtype for one micro-batch, f32 for more; metrics summed over rows, which `update` divides.
+    loss_A; gradient trees to be added (one per attempt if their norms are wanted, else one), in the compute dtype for
+    one micro-batch, f32 for more; metrics summed over rows.
   """
   advantage_BA, reward_share_BA = rewards.reward_credit(batch.verdict, batch.trained, stage, spec.group)
   reference_policy = loras.joined(frozen, reference, spec.lora) if spec.reference_in_update else None
@@ -151,8 +143,7 @@ def gradients(
     trained=batch.trained,
     kl_share=rewards.shares(batch.trained, advantage_BA.dtype),
   )
-  # Cast once a step, not in every layer of every part; the gradient of a cast weight is rounded as it is anyway.
-  cast = jax.tree.map(lambda leaf: leaf.astype(spec.dtype), params) if not spec.lora.rank else params
+  cast = _cast(params, spec)
 
   def micro(inputs):
     part, part_credit = inputs
@@ -177,14 +168,18 @@ def gradients(
   return _added_up(micro, (batch, credit), spec)
 
 
+def _cast(params: Any, spec: UpdateSpec) -> Any:
+  """Weights in the compute dtype: cast once a step, not in every layer; adapters stay f32."""
+  return params if spec.lora.rank else jax.tree.map(lambda leaf: leaf.astype(spec.dtype), params)
+
+
 def _added_up(micro: Callable[[Any], Any], inputs: Any, spec: UpdateSpec) -> Any:
-  """The sum of what `micro` gives for each micro-batch of `inputs`; f32 where there are several."""
+  """The sum of `micro` over the micro-batches of `inputs`; f32 if there are several."""
   if spec.micro_batches == 1:
     return micro(inputs)
   parts = micro_batched(inputs, spec.micro_batches, spec.group)
-  zeros = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, jnp.float32), jax.eval_shape(micro, jax.tree.map(lambda x: x[0], parts))
-  )
+  shapes = jax.eval_shape(micro, jax.tree.map(lambda x: x[0], parts))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
 
   def add(total, part):
     return jax.tree.map(lambda sum_, x: sum_ + x.astype(jnp.float32), total, micro(part)), None
@@ -193,7 +188,7 @@ def _added_up(micro: Callable[[Any], Any], inputs: Any, spec: UpdateSpec) -> Any
 
 
 def _row_metrics(token_scores: losses.TokenScores, ratio_BA: jax.Array, part: Batch) -> Metrics:
-  """Sums over a micro-batch's rows and sampled tokens; kept unnormalised, so that micro-batches add up."""
+  """Sums over a micro-batch's rows and sampled tokens."""
   trained_BA = part.trained.astype(ratio_BA.dtype)
   attempt_trained_BA = jnp.pad(part.trained, ((0, 0), (1, 0)))  # column a: attempt a, 1-based; column 0: context
   counted_BL = jnp.take_along_axis(attempt_trained_BA, part.attempt.astype(jnp.int32), axis=1)
@@ -207,20 +202,13 @@ def _row_metrics(token_scores: losses.TokenScores, ratio_BA: jax.Array, part: Ba
 
 
 def apply(
-  state: TrainState,
-  grads: tuple[Any, ...],
-  loss_A: jax.Array,
-  learning_rate: jax.Array,
-  optimizer,
-  checked: tuple[jax.Array, ...] = (),
+  state: TrainState, grads: tuple[Any, ...], loss_A: jax.Array, learning_rate: jax.Array, optimizer, checked=()
 ) -> tuple[TrainState, Metrics]:
-  """The optimizer's step, or none at all: any non-finite loss, gradient, parameter or moment rejects the whole step.
+  """The optimizer's step, or none at all if any loss, gradient, parameter, moment or entry of `checked` is not finite.
 
-  Anything non-finite in `checked` rejects it too: inputs of the loss that a zero weight could have masked.
-
-  The step is worked out twice: once for the question whether it is finite, of which only a few numbers are kept, and
-  once in the place of the old state. Worked out once, it would stand beside the old state until the question is
-  answered: three more copies of the parameters.
+  `checked` are inputs of the loss that a zero weight could have masked. The step is worked out twice: once to see
+  whether it is finite, and once in place of the old state. Worked out once, it would stand beside the old state: three
+  more copies of the parameters.
   """
   norm = optax.tree.norm(_sum(grads))
 
@@ -230,21 +218,16 @@ def apply(
     return jax.tree.map(lambda p, d: p - learning_rate * d, params, direction), opt_state
 
   params, opt_state = stepped(state.params, state.opt_state, grads)
-  # The gradient's norm is finite only if all its entries are; the same for parameters and moments.
-  checks = [jnp.sum(loss_A), norm, optax.tree.norm(params), *(jnp.sum(x) for x in jax.tree.leaves(opt_state))]
-  checks += [jnp.sum(x) for x in checked]
+  # A norm or a sum is finite only if all entries are.
+  checks = [jnp.sum(loss_A), norm, optax.tree.norm(params)]
+  checks += [jnp.sum(x) for x in (*jax.tree.leaves(opt_state), *checked)]
   finite = functools.reduce(jnp.logical_and, [jnp.isfinite(check) for check in checks])
   finite, *old, grads = jax.lax.optimization_barrier((finite, state.params, state.opt_state, grads))
   new = stepped(*old, grads)
   params, opt_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, tuple(old))
   rejected = 1 - finite.astype(jnp.int32)
-  new_state = TrainState(
-    step=state.step + 1,
-    params=params,
-    opt_state=opt_state,
-    rejected=state.rejected + rejected,
-    rejected_in_a_row=(state.rejected_in_a_row + rejected) * rejected,
-  )
+  in_a_row = (state.rejected_in_a_row + rejected) * rejected
+  new_state = TrainState(state.step + 1, params, opt_state, state.rejected + rejected, in_a_row)
   metrics = dict(gradient_norm=norm, rejected=rejected)
   if len(grads) > 1:
     metrics['gradient_norm_A'] = jnp.stack([optax.tree.norm(_sum((part,))) for part in grads])
@@ -267,14 +250,13 @@ def update(
   spec: UpdateSpec,
   optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, Metrics]:
-  """One update per rollout. Donates `state`, never `frozen` or `reference` (`gradients` says what they are).
+  """One update per rollout; args are those of `gradients`. Donates `state`, never `frozen` or `reference`.
 
   Returns:
-    the new state, and metrics as arrays: reward_A, kl_A, loss_A, gradient_norm, gradient_norm_A, mismatch, ...
+    the new state, and metrics: reward_A, kl_A, loss_A, gradient_norm, gradient_norm_A, mismatch, rejected.
   """
   loss_A, grads, sums = gradients(state.params, frozen, reference, batch, stage, spec)
   reward_BA = rewards.attempt_rewards(batch.verdict, stage.reward_weights, stage.bonus)
-  # Log-probabilities of sampler, trainer and reference, in their sums, and the rewards.
   checked = (sums['gap'], sums['kl_A'], reward_BA)
   state, metrics = apply(state, grads, loss_A, stage.learning_rate, optimizer, checked)
   # A failed grader must not earn the next attempt a bonus here either: `best` is chosen by these rewards.
@@ -290,7 +272,7 @@ def update(
 
 @jax.jit
 def checksum(tree: Any) -> jax.Array:
-  """u32 sum, modulo 2**32, of the bits of all leaves: the same on every mesh, and another if a weight is touched."""
+  """u32 sum, modulo 2**32, of the bits of all leaves: the same on every mesh."""
 
   def bits(leaf: jax.Array) -> jax.Array:
     words = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f'uint{8 * leaf.dtype.itemsize}'))
@@ -311,18 +293,12 @@ def supervised_update(
 ) -> tuple[TrainState, Metrics]:
   """One supervised update: the mean negative log-probability of the tokens of attempts that are trained.
 
-  Args:
-    state: donated.
-    frozen: as of `gradients`.
-    batch: conversations; its verdicts and reference scores are not read.
-    learning_rate: f32 [].
-    spec: compile-time settings; the KL fields are ignored here.
-    optimizer: of the state.
+  Args are those of `update`; verdicts, reference scores and fields of the KL are not read.
 
   Returns:
     the new state, and metrics: loss_A (attempts add up to the loss), gradient_norm, rejected, tokens (with loss).
   """
-  cast = jax.tree.map(lambda leaf: leaf.astype(spec.dtype), state.params) if not spec.lora.rank else state.params
+  cast = _cast(state.params, spec)
 
   def mask(part: Batch) -> jax.Array:
     return losses.trained_mask(part.attempt, part.trained, jnp.float32)
