@@ -159,12 +159,12 @@ def evaluate(
   Args:
     config: a preset's name, the path of a file, or a ConfigDict.
     model: the Hugging Face folder; None: config.model.path.
-    attempts: in a conversation; more than configured repeat the last instruction and budget. 0: as configured.
+    attempts: of a conversation; further ones repeat the last instruction and budget. 0: as configured.
     samples: K sampled conversations a problem; above 1 avg@K, pass@K and majority are counted.
     temperature: of the sampled conversations.
-    scaling: K: compares 2K samples with K samples and a correction of each, at T=0.7 (paper, section 6.2). 0: not.
+    scaling: K: compares 2K samples with K and their corrections at T=0.7 (paper, section 6.2). 0: not.
     instruction: a name of `tasks.prompts.INSTRUCTIONS` or a text; '': config.task.instruction.
-    first_attempts: a file of first attempts of another model (`training.first_attempts`); '': the model's own.
+    first_attempts: a file of another model's (`training.first_attempts`); '': the model's own.
     distributed, **overrides: as in `train`.
 
   Raises:

@@ -1,4 +1,4 @@
-"""The console command `score-jax`, and what its subcommands share: flags, and one clear line for every input error."""
+"""The console command `score-jax`, and what all commands share: flags, and one line for every input error."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from score_jax.errors import UserError
 from score_jax.faults import secrets
 from score_jax.faults import signals
 
-flags.disclaim_key_flags()  # the flags below belong to the module that asks for them, whose --help lists them
+flags.disclaim_key_flags()  # flags belong to the module that asks for them, whose --help lists them
 
 # score-jax NAME -> the module that it runs
 COMMANDS = {

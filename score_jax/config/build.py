@@ -6,13 +6,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from score_jax import core_types
 from score_jax.config import checks
 from score_jax.config import load
 from score_jax.config.fields import OptimConfig
 from score_jax.config.fields import RunConfig
 from score_jax.config.fields import SupervisedConfig
-from score_jax.core_types import Stage
-from score_jax.core_types import StageOptim
 from score_jax.errors import ConfigError
 
 
@@ -20,8 +19,7 @@ def from_config_dict(config: ConfigDict) -> RunConfig:
   """Builds and checks a RunConfig.
 
   Raises:
-    ConfigError: an unknown, missing or ill-typed field, or fields that contradict each other. The message names the
-      field, its value and the remedy.
+    ConfigError: with field, value and remedy: it is unknown, missing, ill-typed, or contradicts another.
   """
   raw = config.to_dict()
   stages, schedule = raw.pop('stages', None), raw.pop('schedule', None)
@@ -53,7 +51,7 @@ def _built(cls: Any, values: Any, where: str) -> Any:
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
-  """`value` as the annotated type: ints pass for floats, lists for tuples, nothing else is converted."""
+  """`value` as the annotated type; ints pass for floats, lists for tuples."""
   if dataclasses.is_dataclass(hint):
     return _built(hint, value, where)
   if typing.get_origin(hint) is tuple:
@@ -68,29 +66,29 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
   return value
 
 
-def _stage_runs(stages: dict[str, Any], schedule: tuple[str, ...], optim: OptimConfig) -> tuple[Stage, ...]:
+def _stage_runs(stages: dict[str, Any], schedule: tuple[str, ...], optim: OptimConfig) -> tuple[core_types.Stage, ...]:
   """The stages in the order of the run; 0, '' and -1 in a stage's `optim` mean the run's own."""
   stage_runs = []
   for name in schedule:
     if name not in stages:
       raise ConfigError(f'config.schedule names {name!r}, which is not in config.stages ({", ".join(stages)})')
     where, fields = f'config.stages.{name}', dict(stages[name])
-    own = _built(StageOptim, fields.pop('optim', None), f'{where}.optim')
+    own = _built(core_types.StageOptim, fields.pop('optim', None), f'{where}.optim')
     merged = dataclasses.replace(
       own,
       learning_rate=own.learning_rate or optim.learning_rate,
       schedule=own.schedule or optim.schedule,
       warmup_steps=optim.warmup_steps if own.warmup_steps < 0 else own.warmup_steps,
     )
-    stage_runs.append(_built(Stage, fields | dict(name=name, optim=merged), where))
+    stage_runs.append(_built(core_types.Stage, fields | dict(name=name, optim=merged), where))
   return tuple(stage_runs)
 
 
-def _iterations(settings: SupervisedConfig, optim: OptimConfig) -> tuple[Stage, ...]:
-  """Iterations of supervised training as stages: nothing is rewarded, and each begins with fresh moments."""
-  one = StageOptim(optim.learning_rate, optim.schedule, optim.warmup_steps, reset_moments=True)
+def _iterations(settings: SupervisedConfig, optim: OptimConfig) -> tuple[core_types.Stage, ...]:
+  """Iterations of supervised training as stages with fresh moments."""
+  one = core_types.StageOptim(optim.learning_rate, optim.schedule, optim.warmup_steps, reset_moments=True)
   return tuple(
-    Stage(f'iteration{i + 1}', settings.steps, (0.0,) * 2, (0.0,) * 2, (0.0,) * 2, 0.0, 'base', 0.0, one)
+    core_types.Stage(f'iteration{i + 1}', settings.steps, (0.0,) * 2, (0.0,) * 2, (0.0,) * 2, 0.0, 'base', 0.0, one)
     for i in range(settings.iterations)
   )
 

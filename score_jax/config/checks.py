@@ -1,4 +1,4 @@
-"""Checks a configuration: single values, then fields that must agree. A refusal names field, value and remedy."""
+"""Checks a configuration: single values, then fields that must agree."""
 
 from collections.abc import Iterator
 import math

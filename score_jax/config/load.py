@@ -68,7 +68,7 @@ def set_field(config: ConfigDict, field: str, value: Any) -> None:
 
 
 def check_field(config: ConfigDict, field: str) -> str:
-  """Returns the last name of a dotted field; ConfigError, with its new name if it is an old one, if there is none."""
+  """Returns the last name of a dotted field; ConfigError, with a new name for an old one, if there is none."""
   section: Any = config
   names = field.split('.')
   for depth, name in enumerate(names):
@@ -103,7 +103,7 @@ def _run(path: pathlib.Path) -> ConfigDict:
 
 
 def _check_imports(path: pathlib.Path) -> None:
-  """Refuses a file of version 0.1, which imports the presets as `configs`; a package of the user may have that name."""
+  """Refuses a file of version 0.1, which imports the presets as `configs`, as a user's package may be called."""
   try:
     tree = ast.parse(path.read_text())
   except (SyntaxError, ValueError):

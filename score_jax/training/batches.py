@@ -1,4 +1,4 @@
-"""From a rollout to the rows of an update: left-aligned, in an order that spreads the work evenly."""
+"""From a rollout to the rows of an update: left-aligned, the work spread evenly."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from score_jax.states import Batch
 from score_jax.states import Rollout
 from score_jax.training.update import UpdateSpec
 
-_LENGTHS = 16  # of streams, between none and all of their rows' slots; each that occurs is compiled once
+_LENGTHS = 16  # of streams; each that occurs is compiled once
 _BLOCK = 128  # slots; what kernels and matrix products like
 
 
@@ -62,10 +62,7 @@ def balanced_order(length_B: np.ndarray, group: int, shards: int, parts: int) ->
 
 
 def packed_length(length_B: np.ndarray, longest: int, group: int, shards: int, parts: int) -> int:
-  """Returns the length of a stream that holds any device's part of any micro-batch, of rows in `balanced_order`.
-
-  It is a multiple of a sixteenth of a part's slots, so that few programs are compiled.
-  """
+  """Returns the length of a stream for any micro-batch of rows in `balanced_order`, of few that are possible."""
   tokens_XPK = length_B.reshape(shards, -1, parts, group).sum(-1)
   most = int(tokens_XPK.sum(axis=1).max())
   slots = length_B.size // (shards * parts) * longest
@@ -74,7 +71,7 @@ def packed_length(length_B: np.ndarray, longest: int, group: int, shards: int, p
 
 
 def packed(batch: Batch, spec: UpdateSpec, shards: int, pack: bool) -> tuple[Batch, np.ndarray, UpdateSpec]:
-  """Returns the batch in the order in which an update packs it, that order, and the spec with its streams' length.
+  """Returns the batch as an update packs it, the order of its rows, and the spec with its streams' length.
 
   Args:
     batch: this host's rows, in its memory.

@@ -1,4 +1,4 @@
-"""Evaluation on held-out problems: conversations, their verdicts, and the rows that every figure is counted from."""
+"""Evaluation on held-out problems: conversations, verdicts, and the rows that figures are counted from."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -12,12 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_jax import core_types
 from score_jax import tasks
 from score_jax.algorithm import rewards
 from score_jax.config import RunConfig
-from score_jax.core_types import Graded
-from score_jax.core_types import Problem
-from score_jax.core_types import Verdict
 from score_jax.errors import ConfigError
 from score_jax.errors import TryAgainError
 from score_jax.faults import watchdog
@@ -40,7 +38,7 @@ from score_jax.training import run as runs
 from score_jax.training import stages
 from score_jax.training.run import Run
 
-_FIRST = -1_000_000_000  # number of the first problem of `measure`: far from those of steps and offline pools
+_FIRST = -1_000_000_000  # first problem of `measure`: far from those of steps and offline pools
 _SCALING_TEMPERATURE = 0.7  # paper, section 6.2
 
 Results = dict[str, Any]  # as JSON
@@ -51,7 +49,7 @@ class Grades:
   """The verifier's verdicts on a rollout."""
 
   texts: list[list[str]]  # [B][A]
-  graded: list[list[Graded]]  # [B][A]
+  graded: list[list[core_types.Graded]]  # [B][A]
 
   @property
   def verdict(self) -> np.ndarray:
@@ -72,7 +70,7 @@ def evaluate_policy(run: Run, policy: Any, name: str) -> Results:
 
 
 def evaluate_base(run: Run) -> Results:
-  """Returns eval.json with the base's ledgers, evaluated once; other settings of the evaluation begin it anew."""
+  """Returns eval.json with the base's ledgers, evaluated once; other settings begin it anew."""
   settings = dict(problems=run.config.eval.problems, seed=run.config.eval.seed)
   known = hosts.from_main('eval.json', run.folder.read_eval)
   if known.get('settings') != settings:
@@ -83,7 +81,7 @@ def evaluate_base(run: Run) -> Results:
 
 
 def evaluate_ends(run: Run, wanted: dict[str, tuple[int, Any]]) -> Results:
-  """Returns eval.json with the ledgers of the policies that a run ends with; those it has already are kept.
+  """Returns eval.json with the ledgers of the policies that a run ends with, evaluated where it lacks them.
 
   `wanted` has step and trained parameters by name, 'final' and 'last'.
   """
@@ -99,7 +97,7 @@ def evaluate_ends(run: Run, wanted: dict[str, tuple[int, Any]]) -> Results:
 
 
 def due(run: Run, params: Any, record: Results) -> Results:
-  """Returns what falls due after a step and its record lacks: `eval`, ledgers, and `selection`, a measurement."""
+  """Returns what is due after a step and its record lacks: `eval`, ledgers; `selection`, a measurement."""
   step, every, results = record['step'], run.config.eval.every, {}
   if every and step % every == 0 and 'eval' not in record:
     results['eval'] = evaluate_policy(run, run.policy(params), f'step{step}')
@@ -111,9 +109,8 @@ def due(run: Run, params: Any, record: Results) -> Results:
 def measure(run: Run, params: Any) -> Results:
   """Returns `figures` of trained parameters on the problems of config.selection, one sampled conversation each.
 
-  They choose the best checkpoint of any method: the training returns of methods with other rewards, or none, cannot be
-  compared. No step draws these problems where the task makes any number of them; keys are the same every time, so that
-  two checkpoints differ by their policies alone.
+  They choose the best checkpoint of any method, since training returns of other rewards cannot be compared. No step
+  draws these problems where the task makes any number of them; keys are the same every time.
   """
   config, settings, sampler = run.config, run.config.selection, run.sampler
   problems = run.task.problems(config.seed, 'train', range(_FIRST, _FIRST + settings.problems))
@@ -121,7 +118,8 @@ def measure(run: Run, params: Any) -> Results:
     params, spec = sampler.layout(run.policy(params)), sampler.spec()
     asked = (problems, spec, config.seed, config.rows)
     rows = conversations(sampler, run.grader, params, *asked, decoding='selection')
-    return hosts.from_main('what the best is chosen by', lambda: figures(rows, settings.reward_weights, settings.bonus))
+    weights = settings.reward_weights, settings.bonus
+    return hosts.from_main('what the best is chosen by', lambda: figures(rows, *weights))
 
 
 def figures(rows: Sequence[Row], reward_weights: tuple[float, ...], bonus: tuple[float, ...]) -> Results:
@@ -136,7 +134,7 @@ def figures(rows: Sequence[Row], reward_weights: tuple[float, ...], bonus: tuple
   known_BA, reward_BA = rewards.reward_is_known(*parts), rewards.attempt_rewards(*parts)
   return {
     'return': float(jnp.sum(reward_BA * rewards.shares(known_BA, reward_BA.dtype))),
-    'accuracy': (verdicts == Verdict.CORRECT).mean(axis=0).tolist(),
+    'accuracy': (verdicts == core_types.Verdict.CORRECT).mean(axis=0).tolist(),
     'answer_changed': float(changed_B2[:, 1].mean()),
     'text_changed': float(changed_B2[:, 0].mean()),
   }
@@ -145,7 +143,7 @@ def figures(rows: Sequence[Row], reward_weights: tuple[float, ...], bonus: tuple
 def evaluate_folder(
   config: RunConfig, *, samples: int, temperature: float, scaling: int, first_attempts: str
 ) -> tuple[Results, list[Row]]:
-  """Returns the ledgers of config.model.path by decoding, and their rows; of several hosts only host 0 has them.
+  """Returns the ledgers of config.model.path by decoding, and their rows; host 0 alone has them.
 
   Args:
     config: of the run.
@@ -194,9 +192,7 @@ def evaluate_folder(
 def evaluate(
   sampler: Sampler, task: tasks.Task, grader: pool.Grader, params: Any, *, problems: int, seed: int, rows: int
 ) -> tuple[Results, list[Row]]:
-  """Returns the ledgers of a policy, {'greedy': ledger, 'sampled': ledger}, and their rows, one a problem each.
-
-  Of several hosts each samples and grades its own rows; all have the ledgers, host 0 the rows.
+  """Returns a policy's ledgers, {'greedy': ..., 'sampled': ...}, and their rows, which host 0 alone has.
 
   Args:
     sampler, task, grader, params: of a run; the parameters in the sampling layout.
@@ -214,8 +210,8 @@ def evaluate(
 
 
 def accounted(rows: Sequence[Row]) -> Results:
-  """Returns the ledger of rows; TryAgainError if the grader itself failed in each of them, so nothing is known."""
-  if all(any(attempt.verdict == Verdict.ERROR for attempt in row.attempts) for row in rows):
+  """Returns the ledger of rows; TryAgainError if the grader itself failed in each of them."""
+  if all(any(attempt.verdict == core_types.Verdict.ERROR for attempt in row.attempts) for row in rows):
     raise TryAgainError(
       f'the grader failed on all {len(rows)} conversations of an evaluation: look at its messages above '
       '(config.grading has what an answer may take), then run the same command again'
@@ -227,7 +223,7 @@ def conversations(
   sampler: Sampler,
   grader: pool.Grader,
   params: Any,
-  problems: Sequence[Problem],
+  problems: Sequence[core_types.Problem],
   spec: RolloutSpec,
   seed: int,
   rows: int,
@@ -236,7 +232,7 @@ def conversations(
   samples: int = 1,
   first: Mapping[str, np.ndarray] | None = None,
 ) -> list[Row]:
-  """Returns rows of `samples` conversations per problem; of several hosts, host 0 has all of them, the others none.
+  """Returns rows of `samples` conversations per problem, which host 0 alone has.
 
   Args:
     sampler, grader, params, seed, rows: as in `evaluate`.
@@ -261,14 +257,14 @@ def conversations(
 def rollouts(
   sampler: Sampler,
   params: Any,
-  problems: Sequence[Problem],
+  problems: Sequence[core_types.Problem],
   key: jax.Array,
   spec: RolloutSpec,
   rows: int,
   *,
   first_row: int = 0,
   first: Mapping[str, np.ndarray] | None = None,
-) -> Iterator[tuple[int, np.ndarray, list[Problem], Rollout]]:
+) -> Iterator[tuple[int, np.ndarray, list[core_types.Problem], Rollout]]:
   """Samples one conversation per problem, `rows` at a time; repeats of the last problem fill the last batch.
 
   Args:
@@ -277,8 +273,7 @@ def rollouts(
     first_row: global number of the first problem's conversation.
 
   Yields:
-    how many problems came before the batch; which of its rows are this host's, i32; their problems; the rollout of all
-    hosts, on the devices.
+    problems before the batch; which of its rows are this host's, i32; their problems; all hosts' rollout, on devices.
   """
   mine = meshes.local_rows(sampler.mesh, rows)
   for begin in range(0, len(problems), rows):
@@ -291,7 +286,7 @@ def rollouts(
     yield begin, mine, own, sampler.sample(params, prompts, key, spec, first_row=first_row + begin, forced=forced)
 
 
-def grade(grader: pool.Grader, problems: Sequence[Problem], texts: list[list[str]]) -> Grades:
+def grade(grader: pool.Grader, problems: Sequence[core_types.Problem], texts: list[list[str]]) -> Grades:
   """Returns the verifier's verdict on every attempt."""
   items = [(problem.reference, text) for problem, attempts in zip(problems, texts, strict=True) for text in attempts]
   graded = grader.grade(items)

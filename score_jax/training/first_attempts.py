@@ -54,5 +54,5 @@ def _ids(text: str, where: str, chat: Chat, budget: int) -> np.ndarray:
       f'{where}: the text has {len(ids)} tokens, more than config.sampling.attempt_tokens[0] = {budget}; raise it'
     )
   padded = np.full(budget, -1, np.int32)
-  padded[: len(ids) + 1] = [*ids, chat.end_of_turn][:budget]  # one that fills the budget is cut by it, as it was before
+  padded[: len(ids) + 1] = [*ids, chat.end_of_turn][:budget]  # cut by the budget, as it was before
   return padded

@@ -11,8 +11,7 @@ from typing import Any
 import jax
 
 from score_jax import config as configs
-from score_jax.errors import StoppedError
-from score_jax.errors import TryAgainError
+from score_jax import errors
 from score_jax.faults import signals
 from score_jax.faults import watchdog
 from score_jax.parallel import hosts
@@ -38,7 +37,7 @@ class Training:
   progress: Progress
   stage_run: stages.StageRun | None = None  # of the newest step; None before the first
   record: dict[str, Any] = dataclasses.field(default_factory=dict)  # the newest step's metrics
-  stop: StoppedError | None = None  # set by a hook: once the step is saved, the run ends with it
+  stop: errors.StoppedError | None = None  # set by a hook: ends the run, once the step is saved
   say: Callable[[str], None] = print  # shows a line on the terminal of host 0
   evaluations: dict[str, Any] = dataclasses.field(default_factory=dict)  # eval.json, once the run has ended
 
@@ -72,7 +71,7 @@ def standard(training: Training, own: Sequence[Hook]) -> list[Hook]:
 
 
 class EmergencyCheckpointer(Hook):
-  """Holds the newest complete step, and saves it at once: from the main thread or one that a signal woke."""
+  """Holds the newest complete step, to save it from the main thread or one that a signal woke."""
 
   def __init__(self, training: Training):
     self._run, self._checkpoints = training.run, training.checkpoints
@@ -110,7 +109,7 @@ class EmergencyCheckpointer(Hook):
     self._unwritten = None
 
   def save(self) -> None:
-    """Saves the step that is held, if it is new; without its evaluation, if that is under way (resuming adds it)."""
+    """Saves the step that is held, if it is new; resuming adds an evaluation under way."""
     with self._lock:
       if self._progress.step == self._begun:
         return
@@ -142,7 +141,7 @@ class EmergencyCheckpointer(Hook):
 
 
 class Evaluate(Hook):
-  """Evaluates the base before the first step, and the policy when that falls due; measures it at checkpoints."""
+  """Evaluates the base first, and the policy when that falls due; measures it at checkpoints."""
 
   _base_is_known = False
 
@@ -183,7 +182,7 @@ class Report(Hook):
       stopped = self._monitor.after_step(record)
     message = hosts.from_main(f'alarms of {name}', lambda: str(stopped or ''))
     if message:
-      training.stop = StoppedError(message)
+      training.stop = errors.StoppedError(message)
 
   def at_end(self, training: Training) -> None:
     if self._monitor:
@@ -200,7 +199,7 @@ class Limits(Hook):
 
 
 class Checkpoint(Hook):
-  """Saves the steps that are checkpoints, and the one after which a hook or a signal ends the run."""
+  """Saves checkpoints, and the step after which a hook or a signal ends the run."""
 
   def after_step(self, training: Training) -> None:
     config, step = training.run.config, training.progress.step
@@ -220,12 +219,12 @@ class Checkpoint(Hook):
     if requested(step):
       with watchdog.phase('save'):
         training.emergency.save()
-      raise TryAgainError(f'stopped by {signals.name()} after step {step}; run the same command again to go on')
+      raise errors.TryAgainError(f'stopped by {signals.name()} after step {step}; run the same command again to go on')
 
 
 def requested(step: int) -> bool:
-  """Whether all processes should end at this step: one that was asked to is enough. All call it, at every step."""
-  # What they told each other counts: a signal that comes meanwhile is for the next step.
+  """Whether all processes should end: one that was asked to is enough. All call it, at every step."""
+  # A signal that comes meanwhile is for the next step.
   asked = any(hosts.gather(f'whether to stop after step {step}', signals.requested()))
   if asked and not signals.requested():
     signals.request()

@@ -1,6 +1,6 @@
-"""What the host counts from step to step, and the limits that end a run: numbers that no policy survives.
+"""What the host counts from step to step, and the limits that end a run.
 
-They are part of `Progress`, and so of each checkpoint: a resumed run stops where the uninterrupted one would have.
+They are part of each checkpoint: a resumed run stops where the uninterrupted one would have.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _PATIENCE = 3  # steps in a row over a limit
 
 
 def kl_weights(stage: Stage, progress: Progress) -> tuple[float, ...]:
-  """Returns beta of each attempt in the next step: the stage's own, scaled as its KL target asks (eq. 6)."""
+  """Returns beta of each attempt in the next step: the stage's, scaled as its KL target asks (eq. 6)."""
   scales = progress.kl_scale or (1.0,) * len(stage.kl_weights)
   return tuple(beta * scale for beta, scale in zip(stage.kl_weights, scales, strict=True))
 
@@ -49,7 +49,7 @@ def _next_scales(stage: Stage, progress: Progress, record: dict[str, Any]) -> tu
 
 
 def _limits(config: RunConfig, record: dict[str, Any]) -> tuple[tuple[str, float, float], ...]:
-  """Returns (field, the step's value, limit) of each limit. A supervised step has neither a KL nor a sampler."""
+  """Returns (field, the step's value, limit). A supervised step has neither a KL nor a sampler."""
   kl = max(record.get('kl', (0.0,)), key=lambda x: math.inf if math.isnan(x) else x)
   mismatch, faults = record.get('mismatch', 0.0), config.faults
   return ('kl_limit', kl, faults.kl_limit), ('mismatch_stop', mismatch, faults.mismatch_stop)
@@ -65,7 +65,7 @@ _CAUSES = {
 def check(
   config: RunConfig, progress: Progress, record: dict[str, Any], rejected_in_a_row: int, checkpoints: Any
 ) -> None:
-  """Raises NumericsError, which names the limit and what to do, if the run is beyond its limits after a step."""
+  """Raises NumericsError, which names limit and remedy, if the run is beyond its limits."""
   for reason in _broken(config, progress, record, rejected_in_a_row):
     raise NumericsError(
       f'{reason}. The last good checkpoint is kept in {checkpoints}. Look at the last lines of metrics.jsonl, and '

@@ -1,6 +1,6 @@
 """The training loop: which step is next, what happens around it, and how the run ends.
 
-Any step is decided by (seed, step) and the state, so a run that is killed and started again ends as it would have.
+Seed, step number and state decide a step, so a run that is killed and started again ends as it would have.
 """
 
 from collections.abc import Callable
@@ -94,7 +94,7 @@ def _make_steps(training: Training, method: Method, hooks: Sequence[Hook], trace
 
 
 def prefetched(make: Callable[[int], Any], first: int, end: int) -> Iterator[Any]:
-  """Yields make(first), ..., make(end - 1); a thread makes each while the caller is busy with the one before it."""
+  """Yields make(first), ..., make(end - 1); a thread makes each while the one before it is used."""
   with ThreadPoolExecutor(1, thread_name_prefix='inputs') as thread:
     inputs = make(first)
     for step in range(first + 1, end):
@@ -105,10 +105,7 @@ def prefetched(make: Callable[[int], Any], first: int, end: int) -> Iterator[Any
 
 
 def _resumed(run: runs.Run, checkpoints: saving.Checkpoints) -> Training:
-  """Returns the run as it stands: fresh, or with its files as its newest whole checkpoint left it.
-
-  What a stop has cut off after that step, its evaluation or its measurement, is made up for.
-  """
+  """Returns the run: fresh, or as its newest whole checkpoint left it; evaluations that a stop cut off are made."""
   config, folder = run.config, run.folder
   with watchdog.phase('restore'):
     abstract = specs.abstract_state_of(run.mesh, run.trained, run.optimizer)
@@ -133,7 +130,7 @@ def _resumed(run: runs.Run, checkpoints: saving.Checkpoints) -> Training:
 
 
 def _finish(training: Training) -> None:
-  """Evaluates `final` (the best) and `last`, exports the best to hf/, writes the report, prints the closing table."""
+  """Evaluates `final` (the best) and `last`, exports the best, writes the report, prints the table."""
   run, progress, params = training.run, training.progress, training.state.params
   best, last = progress.final_step, progress.step
   if best != last:

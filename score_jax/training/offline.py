@@ -1,7 +1,7 @@
 """Offline first attempts: sampled from the base as a stage begins, kept as token ids, never trained on.
 
-The paper adds first attempts of the base model as prompts for the second turn (section 5.3). Here a fraction of each
-step's problems, whole groups of G rows, takes its first attempts from a pool of such problems.
+The paper adds first attempts of the base as prompts for the second turn (section 5.3). Here a fraction of each step's
+problems, whole groups of G rows, takes its first attempts from a pool.
 """
 
 import base64
@@ -11,9 +11,8 @@ import io
 
 import numpy as np
 
+from score_jax import core_types
 from score_jax import files
-from score_jax.core_types import Problem
-from score_jax.core_types import Stage
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import sampler as samplers
@@ -26,24 +25,24 @@ from score_jax.training.run import Run
 class OfflinePool:
   """First attempts of the base on `problems`."""
 
-  problems: tuple[Problem, ...]
+  problems: tuple[core_types.Problem, ...]
   first: np.ndarray  # i32 [pool, G, F]  ids, stop included; -1 after the end
   each_step: int  # how many of a step's problems are offline
 
-  def take(self, step_in_stage: int) -> tuple[list[Problem], np.ndarray]:
-    """Returns a step's problems and their first attempts [each_step, G, F], going round the pool."""
+  def take(self, step_in_stage: int) -> tuple[list[core_types.Problem], np.ndarray]:
+    """Returns a step's problems and first attempts [each_step, G, F], going round the pool."""
     first = step_in_stage * self.each_step
     chosen = [(first + i) % len(self.problems) for i in range(self.each_step)]
     return [self.problems[i] for i in chosen], self.first[chosen]
 
 
-def offline_count(stage: Stage, problems: int) -> int:
+def offline_count(stage: core_types.Stage, problems: int) -> int:
   """Returns how many of a step's problems are offline."""
   return round(stage.offline_first * problems)
 
 
-def open_pool(run: Run, stage_index: int, stage: Stage) -> OfflinePool | None:
-  """Returns the pool of a stage run, read from the run folder, or sampled and written there; None: it needs none."""
+def open_pool(run: Run, stage_index: int, stage: core_types.Stage) -> OfflinePool | None:
+  """Returns the pool of a stage run, from the run folder, or sampled and written there; None: not needed."""
   size, each_step = run.config.offline_pool, offline_count(stage, run.config.batch.problems)
   if not each_step:
     return None
@@ -70,7 +69,7 @@ def open_pool(run: Run, stage_index: int, stage: Stage) -> OfflinePool | None:
   return OfflinePool(problems, first, each_step)
 
 
-def _sample_first(run: Run, problems: tuple[Problem, ...], stage_index: int) -> np.ndarray:
+def _sample_first(run: Run, problems: tuple[core_types.Problem, ...], stage_index: int) -> np.ndarray:
   """Samples first attempts [pool, G, F] of the base, with the training step's program."""
   sampler, G = run.sampler, run.config.batch.samples
   spec, params = sampler.spec(), sampler.layout(run.base_policy())

@@ -34,7 +34,7 @@ class ParentCheckpoint:
 
 
 def check_task(config: RunConfig, task: Task) -> None:
-  """Checks that there are problems to train on, and as many to evaluate on as the configuration wants."""
+  """Checks that there are problems to train on, and enough to evaluate on."""
   if task.train.size == 0:
     raise ConfigError(
       f'config.task.data.train = {config.task.data.train}: task {config.task.name!r} has no training problems; name '
@@ -44,7 +44,7 @@ def check_task(config: RunConfig, task: Task) -> None:
 
 
 def check_hosts(config: RunConfig, task: Task) -> None:
-  """Refuses hosts that would not run the same thing; what lies in different places on them is known by hashes."""
+  """Refuses hosts that would not run the same thing."""
   if hosts.count() == 1:
     return
   settings = configs.as_dict(config)
@@ -66,8 +66,8 @@ def check_hosts(config: RunConfig, task: Task) -> None:
 def choose_parent(config: RunConfig, folder: RunFolder, base: str) -> ParentCheckpoint | None:
   """Returns the checkpoint to begin from: the best of config.init_from; None if that is not set.
 
-  A run in `folder` that has begun keeps the one that it began from, even if the other run has a new best since. Else
-  both must train the same weights, adapters on the same `base`, a hash.
+  A run in `folder` that has begun keeps its own, even if the other run has a new best. Else both must train the same
+  weights, adapters on the same `base`, a hash.
   """
   if not config.init_from:
     return None

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from score_jax import states
 from score_jax.algorithm import losses
 from score_jax.algorithm import rewards
 from score_jax.models import flash
@@ -22,9 +23,6 @@ from score_jax.models import scoring
 from score_jax.models.families import DecoderConfig
 from score_jax.models.flash import Attention
 from score_jax.models.lora import Lora
-from score_jax.states import Batch
-from score_jax.states import StageValues
-from score_jax.states import TrainState
 
 Metrics = dict[str, jax.Array]
 
@@ -74,7 +72,7 @@ def whole(tree: Any, group: int) -> Any:
   return jax.tree.map(join, tree)
 
 
-def _streams(part: Batch, spec: UpdateSpec) -> tuple[jax.Array, packing.PackedRows, packing.Alignment]:
+def _streams(part: states.Batch, spec: UpdateSpec) -> tuple[jax.Array, packing.PackedRows, packing.Alignment]:
   """tokens_XT, where its conversations lie, and the way back to [B, L]."""
   B, L = part.tokens.shape
   if not spec.packed_length:
@@ -85,7 +83,7 @@ def _streams(part: Batch, spec: UpdateSpec) -> tuple[jax.Array, packing.PackedRo
   return back.to_streams(part.tokens), rows, back
 
 
-def _scored(params: Any, reference: Any, part: Batch, spec: UpdateSpec, remat: str) -> tuple[jax.Array, ...]:
+def _scored(params: Any, reference: Any, part: states.Batch, spec: UpdateSpec, remat: str) -> tuple[jax.Array, ...]:
   """f32 [B, L]: log-probabilities under `params`; with a reference also its own, and the exact KL."""
   tokens_XT, rows, back = _streams(part, spec)
   streams = max(1, tokens_XT.shape[0] // spec.shards)
@@ -98,7 +96,7 @@ def _scored(params: Any, reference: Any, part: Batch, spec: UpdateSpec, remat: s
   return tuple(map(back.to_rows, scores_XT))
 
 
-def scores(params: Any, reference: Any, part: Batch, spec: UpdateSpec) -> losses.TokenScores:
+def scores(params: Any, reference: Any, part: states.Batch, spec: UpdateSpec) -> losses.TokenScores:
   """Token scores of a micro-batch; the gradient flows through the policy alone."""
   if spec.reference_in_update:
     logp, ref_logp, kl = _scored(params, reference, part, spec, spec.remat)
@@ -108,7 +106,7 @@ def scores(params: Any, reference: Any, part: Batch, spec: UpdateSpec) -> losses
 
 
 @functools.partial(jax.jit, static_argnames=('spec',))
-def reference_logps(frozen: Any, reference: Any, batch: Batch, *, spec: UpdateSpec) -> jax.Array:
+def reference_logps(frozen: Any, reference: Any, batch: states.Batch, *, spec: UpdateSpec) -> jax.Array:
   """f32 [B, L]: log-probabilities of a batch's tokens under the reference.
 
   Args are those of `update`; the batch is not graded or scored yet, its rows are in the update's order.
@@ -119,7 +117,7 @@ def reference_logps(frozen: Any, reference: Any, batch: Batch, *, spec: UpdateSp
 
 
 def gradients(
-  params: Any, frozen: Any, reference: Any, batch: Batch, stage: StageValues, spec: UpdateSpec
+  params: Any, frozen: Any, reference: Any, batch: states.Batch, stage: states.StageValues, spec: UpdateSpec
 ) -> tuple[jax.Array, tuple[Any, ...], Metrics]:
   """Loss and gradient of a whole batch, accumulated over micro-batches.
 
@@ -187,7 +185,7 @@ def _added_up(micro: Callable[[Any], Any], inputs: Any, spec: UpdateSpec) -> Any
   return jax.lax.scan(add, zeros, parts)[0]
 
 
-def _row_metrics(token_scores: losses.TokenScores, ratio_BA: jax.Array, part: Batch) -> Metrics:
+def _row_metrics(token_scores: losses.TokenScores, ratio_BA: jax.Array, part: states.Batch) -> Metrics:
   """Sums over a micro-batch's rows and sampled tokens."""
   trained_BA = part.trained.astype(ratio_BA.dtype)
   attempt_trained_BA = jnp.pad(part.trained, ((0, 0), (1, 0)))  # column a: attempt a, 1-based; column 0: context
@@ -202,8 +200,8 @@ def _row_metrics(token_scores: losses.TokenScores, ratio_BA: jax.Array, part: Ba
 
 
 def apply(
-  state: TrainState, grads: tuple[Any, ...], loss_A: jax.Array, learning_rate: jax.Array, optimizer, checked=()
-) -> tuple[TrainState, Metrics]:
+  state: states.TrainState, grads: tuple[Any, ...], loss_A: jax.Array, learning_rate: jax.Array, optimizer, checked=()
+) -> tuple[states.TrainState, Metrics]:
   """The optimizer's step, or none at all if any loss, gradient, parameter, moment or entry of `checked` is not finite.
 
   `checked` are inputs of the loss that a zero weight could have masked. The step is worked out twice: once to see
@@ -227,7 +225,7 @@ def apply(
   params, opt_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, tuple(old))
   rejected = 1 - finite.astype(jnp.int32)
   in_a_row = (state.rejected_in_a_row + rejected) * rejected
-  new_state = TrainState(state.step + 1, params, opt_state, state.rejected + rejected, in_a_row)
+  new_state = states.TrainState(state.step + 1, params, opt_state, state.rejected + rejected, in_a_row)
   metrics = dict(gradient_norm=norm, rejected=rejected)
   if len(grads) > 1:
     metrics['gradient_norm_A'] = jnp.stack([optax.tree.norm(_sum((part,))) for part in grads])
@@ -241,15 +239,15 @@ def _sum(grads: tuple[Any, ...]) -> Any:
 
 @functools.partial(jax.jit, static_argnames=('spec', 'optimizer'), donate_argnames=('state',))
 def update(
-  state: TrainState,
+  state: states.TrainState,
   frozen: Any,
   reference: Any,
-  batch: Batch,
-  stage: StageValues,
+  batch: states.Batch,
+  stage: states.StageValues,
   *,
   spec: UpdateSpec,
   optimizer: optax.GradientTransformation,
-) -> tuple[TrainState, Metrics]:
+) -> tuple[states.TrainState, Metrics]:
   """One update per rollout; args are those of `gradients`. Donates `state`, never `frozen` or `reference`.
 
   Returns:
@@ -283,14 +281,14 @@ def checksum(tree: Any) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=('spec', 'optimizer'), donate_argnames=('state',))
 def supervised_update(
-  state: TrainState,
+  state: states.TrainState,
   frozen: Any,
-  batch: Batch,
+  batch: states.Batch,
   learning_rate: jax.Array,
   *,
   spec: UpdateSpec,
   optimizer: optax.GradientTransformation,
-) -> tuple[TrainState, Metrics]:
+) -> tuple[states.TrainState, Metrics]:
   """One supervised update: the mean negative log-probability of the tokens of attempts that are trained.
 
   Args are those of `update`; verdicts, reference scores and fields of the KL are not read.
@@ -300,12 +298,12 @@ def supervised_update(
   """
   cast = _cast(state.params, spec)
 
-  def mask(part: Batch) -> jax.Array:
+  def mask(part: states.Batch) -> jax.Array:
     return losses.trained_mask(part.attempt, part.trained, jnp.float32)
 
   tokens = jnp.sum(mask(batch))
 
-  def micro(part: Batch):
+  def micro(part: states.Batch):
     def loss(params):
       (logp_BL,) = _scored(loras.joined(frozen, params, spec.lora), None, part, spec, spec.remat)
       loss_A = losses.supervised_losses(logp_BL, mask(part), tokens)

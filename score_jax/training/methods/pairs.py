@@ -19,7 +19,7 @@ def star(right_N2: np.ndarray, problem_N: np.ndarray, plus: bool, rng: np.random
     rng: not read; pairs are not drawn.
 
   Returns:
-    i64 [n, 3]: (conversation of the first attempt, conversation of the second, which of its attempts that is, 0 or 1).
+    i64 [n, 3]: conversations of the first and of the second attempt, and which attempt there (0 or 1) that is.
   """
   del problem_N, rng
   row = np.flatnonzero(right_N2[:, 1] & (plus | ~right_N2[:, 0]))

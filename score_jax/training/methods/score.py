@@ -1,7 +1,6 @@
 """SCoRe: reinforcement on the policy's own attempts. One step: rollout, verdicts, update, and its metrics.
 
-Of several hosts, each samples and grades its own rows. What all must know of a step goes over the devices before the
-update runs; host 0 keeps it.
+Each host samples and grades its own rows. What all must know of a step goes over the devices before the update.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -78,7 +77,7 @@ def enter(training: Training) -> tuple[states.TrainState, StageContext]:
 
 
 def step_inputs(run: Run, context: StageContext, step: int) -> StepInputs:
-  """Returns what the host can make ready for a step before the policy that it samples from is known."""
+  """Returns what can be made ready for a step before its policy is known."""
   P, G, budgets = run.config.batch.problems, run.config.batch.samples, run.config.sampling.attempt_tokens
   forced = np.full((P, G, budgets[0]), -1, np.int32)
   trained = np.ones((P, G, len(budgets)), bool)
@@ -96,7 +95,7 @@ def step_inputs(run: Run, context: StageContext, step: int) -> StepInputs:
 
 
 def run_step(training: Training, context: StageContext, inputs: StepInputs) -> tuple[states.TrainState, dict[str, Any]]:
-  """Makes one step of SCoRe; returns the new state and the step's record, which is the same on all hosts."""
+  """Makes one step of SCoRe; returns the new state and the step's record."""
   run, state, progress = training.run, training.state, training.progress
   stage_run, sampler, config, clock = context.stage_run, run.sampler, run.config, Clock()
   stage, step, mesh = stage_run.stage, progress.step, run.mesh
@@ -106,7 +105,7 @@ def run_step(training: Training, context: StageContext, inputs: StepInputs) -> t
     sampled = sampler.sample(policy, inputs.prompts, key, sampler.spec(), forced=inputs.forced)
     rollout = meshes.fetch_rows(sampled)
     del policy, sampled
-  # Side by side: the host grades while the reference scores. A thread, since dispatching a long program takes its time.
+  # The host grades while the reference scores. A thread, since dispatching a long program takes its time.
   with ThreadPoolExecutor(1, thread_name_prefix='grader') as thread:
     grading = thread.submit(lambda: evaluation.grade(run.grader, inputs.problems, sampler.texts(rollout)))
     with clock('reference'):
@@ -143,10 +142,7 @@ def run_step(training: Training, context: StageContext, inputs: StepInputs) -> t
 def keep_conversations(
   run: Run, record: dict[str, Any], problems: list[Problem], rollout: states.Rollout, grades: evaluation.Grades
 ) -> None:
-  """Appends config.report.rows conversations of a step to rows/train.jsonl: of all hosts' rows, by host 0.
-
-  They are drawn by seed and step alone, so that a run that is resumed draws the same.
-  """
+  """Appends config.report.rows conversations of a step, drawn by seed and step alone, to rows/train.jsonl."""
   config, step, count = run.config, record['step'], run.config.report.rows
   if not count:
     return
@@ -169,7 +165,7 @@ def _tokens(rollout: states.Rollout) -> np.ndarray:
 
 
 def _batch(run: Run, rollout: states.Rollout, trained_BA: np.ndarray) -> tuple[states.Batch, np.ndarray, UpdateSpec]:
-  """Returns the rollout as the update takes it, not graded or scored yet; the order of its rows; what to compile."""
+  """Returns the rollout as the update takes it, the order of its rows, and what to compile."""
   batch, shards = batches.of_rollout(rollout, trained_BA), len(meshes.local_shards(run.mesh))
   batch, order, spec = batches.packed(batch, run.update_spec, shards, run.config.batch.pack)
   if spec.packed_length:

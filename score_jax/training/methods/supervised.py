@@ -1,4 +1,4 @@
-"""Supervised baselines: Pair-SFT and STaR. Iterations of collecting conversations and training on pairs made of them.
+"""Supervised baselines, Pair-SFT and STaR: iterations of collecting conversations and training on pairs.
 
 An iteration is a stage of the loop. As it begins, the policy so far answers training problems; then training starts
 from where the run started (the base, or config.init_from), as in the ReST-EM protocol that the paper follows.
@@ -15,27 +15,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_jax import core_types
 from score_jax import files
-from score_jax.core_types import Problem
-from score_jax.core_types import Verdict
+from score_jax import states
 from score_jax.errors import ConfigError
 from score_jax.errors import DataError
 from score_jax.faults import watchdog
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import sampler as samplers
-from score_jax.states import Batch
-from score_jax.states import TrainState
 from score_jax.training import batches
 from score_jax.training import evaluation
 from score_jax.training import optim
 from score_jax.training import run as runs
+from score_jax.training import update
 from score_jax.training.hooks import Training
 from score_jax.training.methods import pairs
 from score_jax.training.run import Run
 from score_jax.training.stages import StageRun
-from score_jax.training.update import UpdateSpec
-from score_jax.training.update import supervised_update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +58,12 @@ class StageContext:
 class StepInputs:
   """One step's pairs as rows of an update."""
 
-  batch: Batch  # on the host
-  spec: UpdateSpec  # what to compile
+  batch: states.Batch  # on the host
+  spec: update.UpdateSpec  # what to compile
   epoch: float  # how often all pairs have been seen before
 
 
-def enter(training: Training) -> tuple[TrainState, StageContext]:
+def enter(training: Training) -> tuple[states.TrainState, StageContext]:
   """Returns conversations and pairs of an iteration; at its first step, parameters and moments as the run began.
 
   Raises:
@@ -81,8 +78,8 @@ def enter(training: Training) -> tuple[TrainState, StageContext]:
   rng = np.random.default_rng((run.config.seed, stage_run.index))
   verdict_N2 = conversations.verdict
   problem_N = np.arange(len(verdict_N2)) // settings.samples
-  known = np.flatnonzero(np.all(verdict_N2 != Verdict.ERROR, axis=1))  # the grader failed on neither attempt
-  right_N2 = verdict_N2[known] == Verdict.CORRECT
+  known = np.flatnonzero(np.all(verdict_N2 != core_types.Verdict.ERROR, axis=1))  # the grader worked
+  right_N2 = verdict_N2[known] == core_types.Verdict.CORRECT
   made = pairs.DATASETS[settings.dataset](right_N2, problem_N[known], settings.plus, rng)
   made[:, :2] = known[made[:, :2]]
   logging.info('%s: %d pairs of %d conversations', name, len(made), len(known))
@@ -107,15 +104,15 @@ def step_inputs(run: Run, context: StageContext, step: int) -> StepInputs:
   return StepInputs(batch, spec, epoch)
 
 
-def run_step(training: Training, context: StageContext, inputs: StepInputs) -> tuple[TrainState, dict[str, Any]]:
-  """Makes one supervised update. Its record has the loss of each attempt and no accuracy: nothing is sampled."""
+def run_step(training: Training, context: StageContext, inputs: StepInputs) -> tuple[states.TrainState, dict[str, Any]]:
+  """Makes one supervised update. Its record has losses and no accuracy: nothing is sampled."""
   run, step, stage_run = training.run, training.progress.step, context.stage_run
   stage, clock = stage_run.stage, watchdog.Clock()
   with clock('update'):
     rate = optim.learning_rate(stage, step - stage_run.first_step)
     batch = meshes.put_rows(run.mesh, inputs.batch)
     fixed = dict(spec=inputs.spec, optimizer=run.optimizer)
-    state, results = supervised_update(training.state, run.frozen, batch, jnp.float32(rate), **fixed)
+    state, results = update.supervised_update(training.state, run.frozen, batch, jnp.float32(rate), **fixed)
     results = jax.device_get(results)
   return state, dict(
     step=step + 1,
@@ -133,13 +130,13 @@ def run_step(training: Training, context: StageContext, inputs: StepInputs) -> t
   )
 
 
-def problem_of(run: Run, iteration: int, number: int) -> Problem:
+def problem_of(run: Run, iteration: int, number: int) -> core_types.Problem:
   """Returns problem `number` of an iteration (both from 0); each iteration has other problems."""
   return run.task.problem(run.config.seed, 'train', iteration * run.config.supervised.problems + number)
 
 
 def collected(run: Run, params: Any, iteration: int) -> Collected:
-  """Returns the conversations of an iteration (from 0): read from the run folder, or sampled and written there first.
+  """Returns the conversations of an iteration (from 0), from the run folder, or sampled and written there.
 
   Raises:
     DataError: the file exists and cannot be read, or is of other settings.
@@ -187,7 +184,7 @@ def _sampled(run: Run, params: Any, iteration: int) -> Collected:
 def drawn(count: int, rows: int, step: int, seed: tuple[int, ...]) -> tuple[np.ndarray, float]:
   """Returns which of `count` pairs a step of an iteration takes, and how many epochs lie before it.
 
-  All pairs come in a random order, then all in another; what comes when is a function of the seed and the step.
+  All pairs come in a random order, then all in another, by seed and step.
   """
   first = step * rows
   epoch_R, index_R = np.divmod(np.arange(first, first + rows), count)
@@ -198,11 +195,10 @@ def drawn(count: int, rows: int, step: int, seed: tuple[int, ...]) -> tuple[np.n
   return chosen, first / count
 
 
-def rows_of(run: Run, context: StageContext, chosen: np.ndarray) -> Batch:
+def rows_of(run: Run, context: StageContext, chosen: np.ndarray) -> states.Batch:
   """Returns pairs as conversations, token for token as a rollout would have them; on the host.
 
-  Rows are prompt, first attempt, what is fed between attempts, second attempt. An attempt that did not end its turn
-  gets its end of turn fed, without loss.
+  An attempt that did not end its turn gets its end of turn fed, without loss.
   """
   chat, settings, sampling, prompts = run.sampler.chat, run.config.supervised, run.config.sampling, context.prompts
   attempts, separator = (context.collected.first, context.collected.second), list(chat.separators[0])
@@ -220,7 +216,7 @@ def rows_of(run: Run, context: StageContext, chosen: np.ndarray) -> Batch:
     labels = [label for part, label in parts for _ in part]
     tokens[b, : len(ids)], attempt[b, : len(ids)], length[b] = ids, labels, len(ids)
   trained = np.tile(np.array(settings.loss_on), (len(chosen), 1))
-  return Batch(tokens, attempt, np.zeros(shape, np.float32), length, None, trained)
+  return states.Batch(tokens, attempt, np.zeros(shape, np.float32), length, None, trained)
 
 
 def _ids(padded_F: np.ndarray) -> list[int]:
