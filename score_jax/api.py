@@ -175,8 +175,9 @@ def evaluate(
 
   from score_jax.training import evaluation
 
-  asked = dict(samples=samples, temperature=temperature, scaling=scaling)
-  results, rows = evaluation.evaluate_folder(settings, first_attempts=str(first_attempts), **asked)
+  results, rows = evaluation.evaluate_folder(
+    settings, samples=samples, temperature=temperature, scaling=scaling, first_attempts=str(first_attempts)
+  )
   return Evaluation(settings.model.path, results, rows)
 
 

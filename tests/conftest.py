@@ -33,11 +33,23 @@ def hf_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def trained_run(hf_folder, tmp_path_factory):
-  """The folder of a tiny run, trained to its end: two steps of Stage I, two of Stage II. Tests only read it."""
+def training_run(hf_folder, tmp_path_factory):
+  """A tiny run, trained to its end, and how often each of its programs was compiled."""
   import score_jax
+  from score_jax.sampling.rollout import compiled
+  from score_jax.training import update as updates
 
-  return score_jax.train(tiny.config_dict(), workdir=tmp_path_factory.mktemp('trained') / 'run', model=hf_folder).path
+  programs = dict(rollout=compiled, reference=updates.reference_logps, update=updates.update)
+  for program in programs.values():
+    program.clear_cache()
+  run = score_jax.train(tiny.config_dict(), workdir=tmp_path_factory.mktemp('trained') / 'run', model=hf_folder)
+  return run, {name: program._cache_size() for name, program in programs.items()}
+
+
+@pytest.fixture(scope='session')
+def trained_run(training_run):
+  """The folder of a tiny run, trained to its end: two steps of Stage I, two of Stage II. Tests only read it."""
+  return training_run[0].path
 
 
 @pytest.fixture(scope='module')

@@ -15,6 +15,7 @@ from score_jax.reporting import rows
 from score_jax.reporting.ledger import account
 from score_jax.sampling.rollout import compiled
 from score_jax.storage import hf
+from score_jax.storage.run_folder import RunFolder
 from score_jax.training import loop
 from score_jax.training import run
 from score_jax.training.update import reference_logps
@@ -24,14 +25,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 LEDGER = {'n', 'acc_t1', 'acc_t2', 'delta', 'i_to_c', 'c_to_i'}
 
 
-def test_a_run_writes_its_folder_and_compiles_each_program_once(hf_folder, tmp_path):
-  for program in (compiled, reference_logps, update):
-    program.clear_cache()
-  config = tiny.run_config(**{'model.path': str(hf_folder), 'stages.stage2.offline_first': 0.5})
-  opened = run.open_run(config, str(tmp_path / 'run'))
-  loop.train(opened)
-
-  lines = [json.loads(line) for line in opened.folder.metrics.read_text().splitlines()]
+def test_a_run_writes_its_folder_and_compiles_each_program_once(hf_folder, training_run):
+  ended, programs = training_run
+  folder, lines = RunFolder(ended.path), ended.metrics
   assert [(line['step'], line['stage']) for line in lines] == [
     (1, 'stage1'),
     (2, 'stage1'),
@@ -46,23 +42,22 @@ def test_a_run_writes_its_folder_and_compiles_each_program_once(hf_folder, tmp_p
     assert line['mismatch'] < 1e-5, 'sampler and trainer are the same policy'
   assert max(map(abs, lines[0]['kl'])) < 1e-5, 'the policy is the reference at step 0'
 
-  results = json.loads(opened.folder.eval.read_text())
+  results = ended.evaluations
   assert all(set(results[name][decoding]) >= LEDGER for name in ('base', 'final') for decoding in ('greedy', 'sampled'))
-  assert hf.read_config(opened.folder.hf) == opened.decoder
+  assert hf.read_config(ended.model) == hf.read_config(hf_folder)
   for name in ('base', 'final'):
-    kept = list(rows.read(opened.folder.rows / f'{name}.jsonl.gz'))
+    kept = ended.rows(name)
     for decoding in ('greedy', 'sampled'):
       part = [row for row in kept if row.decoding == decoding]
       assert len(part) == 8
       assert json.loads(json.dumps(account(part))) == results[name][decoding], 'counted from its rows'
-  trained = list(rows.read(opened.folder.rows / 'train.jsonl'))
-  assert [row.step for row in trained] == [step for step in (1, 2, 3, 4) for _ in range(config.report.rows)]
+  trained = list(rows.read(folder.rows / 'train.jsonl'))
+  assert [row.step for row in trained] == [step for step in (1, 2, 3, 4) for _ in range(ended.config['report']['rows'])]
   assert {line['reference'] for line in lines} == {lines[0]['reference']}, 'the base is the reference of both stages'
-  assert opened.folder.report.stat().st_size > 50_000
+  assert folder.report.stat().st_size > 50_000
 
   # Training and sampled evaluation share one rollout; greedy evaluation is the other. Both stages share the update.
-  assert compiled._cache_size() == 2
-  assert reference_logps._cache_size() == update._cache_size() == 1
+  assert programs == dict(rollout=2, reference=1, update=1)
 
 
 def test_a_lora_run_trains_adapters_beside_one_base_and_exports_both_ways(tmp_path):
