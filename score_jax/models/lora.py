@@ -40,10 +40,7 @@ def module_of(weight: Weight) -> str:
 
 
 def targets(config: DecoderConfig, lora: Lora) -> list[Weight]:
-  """Returns the matrices that the pattern names.
-
-  Raises ValueError: the pattern is not a regular expression, or names none.
-  """
+  """Returns the matrices that the pattern names; ValueError if it is malformed or names none."""
   matrices = [w for w in weights.weight_table(config).weights if w.role == 'matrix' and w.per_layer]
   try:
     chosen = [w for w in matrices if re.fullmatch(lora.targets, module_of(w))]

@@ -161,20 +161,14 @@ def local_shards(mesh: Mesh) -> list[int]:
 
 
 def local_rows(mesh: Mesh, count: int) -> np.ndarray:
-  """Returns (i32, ascending) which of `count` rows are this host's.
-
-  Raises ConfigError: the rows cannot be spread evenly.
-  """
+  """Returns (i32, ascending) which of `count` rows are this host's; ConfigError if they spread unevenly."""
   _check_even(mesh, count)
   each = count // row_shards(mesh)
   return np.concatenate([np.arange(each, dtype=np.int32) + shard * each for shard in local_shards(mesh)])
 
 
 def put_rows(mesh: Mesh, tree: Any) -> Any:
-  """Puts this host's rows of arrays with a leading B on the devices, as arrays of all rows.
-
-  Raises ConfigError: the rows cannot be spread evenly.
-  """
+  """Puts this host's rows of arrays on the devices, as arrays of all rows; ConfigError if they spread unevenly."""
   for leaf in jax.tree.leaves(tree):
     _check_even(mesh, all_rows(mesh, leaf.shape[0]))
   if hosts.count() == 1:

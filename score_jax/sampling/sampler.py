@@ -72,10 +72,7 @@ class Sampler:
     return laid_out(params, config=self.config, dtype=jnp.dtype(self.dtype), mesh=self.mesh, lora=self.lora)
 
   def encoded(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns prompt_BP and start_B, one row a problem.
-
-    Raises DataError: a prompt has a token that the model does not.
-    """
+    """Returns prompt_BP and start_B, a row a problem; DataError if a token is not the model's."""
     prompt_BP, start_B = self.chat.prompts(problems)
     if prompt_BP.max() >= self.config.vocab:
       raise DataError(

@@ -41,10 +41,7 @@ def open_task(task: Any) -> Task:
 
 
 def without_long(task: Task, tokens: Callable[[Problem], int], most: int) -> Task:
-  """Returns the task without training prompts of more than `most` tokens.
-
-  Raises DataError: none is left.
-  """
+  """Returns the task without training prompts of more than `most` tokens; DataError if none is left."""
   if isinstance(task.train, GeneratedProblems):
     return task
   kept = tuple(problem for problem in task.train.problems if tokens(problem) <= most)

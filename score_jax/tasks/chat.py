@@ -51,10 +51,7 @@ class Chat:
     return self.prompt_template.ids(self.prompt_template.text([problem.question]))
 
   def prompts(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns left-padded prompt_BP and start_B (i32), a row a problem.
-
-    Raises DataError: a prompt is longer than P.
-    """
+    """Returns left-padded prompt_BP and start_B (i32), a row a problem; DataError if one is longer than P."""
     prompt_BP = np.full((len(problems), self.prompt_tokens), self.pad, np.int32)
     start_B = np.zeros(len(problems), np.int32)
     known: dict[str, list[int]] = {}

@@ -73,10 +73,7 @@ def separators_of(template: PromptTemplate, instructions: tuple[str, ...]) -> tu
 
 
 def end_of_turn(template: PromptTemplate, separators: tuple[tuple[int, ...], ...]) -> int:
-  """Returns the one special token that ends an answer, be it the last or not.
-
-  Raises DataError: there is no such token.
-  """
+  """Returns the one special token that ends an answer; DataError if there is none."""
   before = template.text([_QUESTION])
   after = template.text([_QUESTION], _SENTINELS[:1], answering=False)
   space = _space_between(before, _SENTINELS[0], after)
