@@ -110,7 +110,7 @@ def imported_packages() -> set[str]:
   return names - set(sys.stdlib_module_names) - {'score_jax'}
 
 
-def test_what_is_imported_is_declared_and_the_other_way_round():
+def test_what_is_imported_is_declared_and_nothing_else():
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
   optional = [line for name, lines in project['optional-dependencies'].items() if name != 'test' for line in lines]
   declared = {canonical(line) for line in project['dependencies']}
