@@ -37,8 +37,6 @@ _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 
 def main() -> None:
   """Runs `score-jax NAME ...` as `python -m MODULE ...`."""
-  from score_jax.config import renamed
-
   name = sys.argv[1] if len(sys.argv) > 1 else ''
   if name in ('--help', '-h', 'help'):
     lines = [f'  score-jax {name:<9} python -m {module} --help' for name, module in COMMANDS.items()]
@@ -48,7 +46,7 @@ def main() -> None:
   elif name in COMMANDS:
     sys.argv = [f'score-jax {name}', *sys.argv[2:]]
     runpy.run_module(COMMANDS[name], run_name='__main__', alter_sys=True)
-  elif name in renamed.table()['commands']:
+  elif name in ('bench', 'suite', 'supervise'):
     moved(name)
   else:
     _fail(ConfigError(f'score-jax {name}: use one of {", ".join(COMMANDS)}; score-jax NAME --help lists the flags'))
