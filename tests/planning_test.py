@@ -28,7 +28,7 @@ from score_jax.training import run as runs
 from score_jax.training import specs
 
 DECODER = tiny.decoder_config('qwen2', width=32, kv_heads=4)
-CHIP = costs.Chip('cpu', 1e12, 1e12, 1e12, 1e11, 0)
+CHIP = costs.Chip('here', 'cpu', 1e12, 1e12, 1e12, 1e11, 0)
 
 
 def plan_of(config, devices=8, decoder=DECODER):
@@ -271,17 +271,18 @@ def test_a_packed_update_is_compiled_for_full_streams():
 def test_the_search_changes_nothing_where_all_fits():
   config = sharded_config()
   request = request_of(config)
-  changes = search.nearest(request)
-  assert request.flags(changes) == [] and search.changed(config, changes) == config
+  nearest = search.nearest(request)
+  changes = nearest.changes
+  assert nearest.cost == 0 and request.flags(changes) == [] and search.changed(config, changes) == config
 
 
 def test_the_search_proposes_the_nearest_that_is_estimated_to_fit():
   config = sharded_config()
   limit = 0.99 * max(search.estimated(request_of(config), {}).values())
   request = request_of(config, limit=limit)
-  changes = search.nearest(request)
-  assert request.flags(changes)
-  assert max(search.estimated(request, changes).values()) <= limit
+  nearest = search.nearest(request)
+  assert nearest.cost > 0 and request.flags(nearest.changes)
+  assert nearest.peaks == search.estimated(request, nearest.changes) and nearest.peak <= limit
 
 
 def test_the_search_cuts_a_batch_that_the_mesh_cannot_share_out_otherwise():
@@ -289,18 +290,36 @@ def test_the_search_cuts_a_batch_that_the_mesh_cannot_share_out_otherwise():
   with pytest.raises(ConfigError, match='whole problems'):
     plan_of(config)
   request = request_of(config)
-  assert request.flags(search.nearest(request)) == ['--config.batch.micro_batches=2']
+  assert request.flags(search.nearest(request).changes) == ['--config.batch.micro_batches=2']
 
 
 def test_the_search_gives_up_its_margin_before_it_gives_up():
   config = tiny.run_config(**{'batch.problems': 1, 'model.remat': 'full', 'model.logits_mb': 1.0})
   peak = max(search.estimated(request_of(config, devices=1), {}).values())
   request = request_of(config, devices=1, limit=1.01 * peak)
-  assert request.flags(search.nearest(request)) == []
+  assert request.flags(search.nearest(request).changes) == []
 
 
-def test_where_nothing_fits_the_search_names_nothing():
-  assert search.nearest(request_of(sharded_config(), limit=1000)) is None
+def test_of_settings_that_fill_the_margin_the_one_that_takes_the_least_is_chosen():
+  config = tiny.run_config(**{'batch.problems': 2, 'model.remat': 'dots', 'model.logits_mb': 1.0})
+  request, parts = request_of(config, devices=1), {'batch.micro_batches': 2}
+  nearer, least = (
+    max(search.estimated(request, changes).values()) for changes in (parts, parts | {'model.remat': 'full'})
+  )
+  request = request_of(config, devices=1, limit=nearer)
+  assert 0.97 * nearer < least < nearer, 'both fit, but for the margin'
+  nearest = search.nearest(request)
+  assert nearest.peak == least
+  assert request.flags(nearest.changes)[:2] == ['--config.batch.micro_batches=2', '--config.model.remat=full']
+
+
+def test_where_nothing_fits_the_search_names_what_comes_nearest():
+  nearest = search.nearest(request_of(sharded_config(), limit=1000))
+  assert nearest.peak > 1000
+
+
+def test_where_the_batch_suits_no_mesh_the_search_names_nothing():
+  assert search.nearest(request_of(tiny.run_config(**{'batch.problems': 1, 'batch.samples': 3}))) is None
 
 
 @pytest.fixture
@@ -313,7 +332,7 @@ def compiles(monkeypatch):
     held, guess = costs.estimated(plan, name)
     known = held - costs.beside(plan, name)
     sent = (Collectives(collectives.ALWAYS, 'all-reduce', 2, 10**9),)
-    return programs.Program(name, known, 0, 2 * guess, known + 2 * guess, sent), ''
+    return programs.Program(name, 2.0, 1.0, known, 0, 2 * guess, known + 2 * guess, sent), ''
 
   monkeypatch.setattr(programs, 'compiled', compiled)
   return calls
@@ -334,14 +353,34 @@ def test_an_answer_is_a_setting_that_was_compiled_and_fits(compiles):
   assert 'TOO MUCH' in text and 'update, in all: 2 all-reduce (1,000.0)' in text
   data = json.loads(json.dumps(report.as_data(answer)))
   assert data['fits'] is False and data['proposed']['fits'] is True and data['proposed']['flags'] == flags
-  assert [each['name'] for each in data['proposed']['programs']] == list(programs.NAMES)
-  assert all(math.isfinite(each['floor']) for each in data['proposed']['programs'])
+  rows = data['proposed']['programs']
+  assert list(rows) == list(programs.NAMES)
+  assert all(math.isfinite(row['floor']['seconds']) and row['seconds'] == 2 for row in rows.values())
+  assert rows['update']['with_what_is_held'] == answer.proposed.peaks['update'] and rows['update']['fits']
+
+
+def test_a_table_says_what_is_compiled(compiles):
+  config = sharded_config(
+    **{'batch.pack': True, 'batch.micro_batches': 2, 'model.remat': 'dots', 'model.logits_mb': 4.0}
+  )
+  text = report.text(search.answer(request_of(config), 0))
+  attempts = ' + '.join(map(str, config.sampling.attempt_tokens))
+  assert text.startswith(
+    f'mesh data 2 x fsdp 2 x tensor 2; {config.rows} conversations of {config.sampling.prompt_tokens} + {attempts} '
+    f'tokens and 5 between them, {config.rows // 4} per 2 chips, {config.rows // 4} at a time; '
+    'update in 2 parts, packed, remat dots, logits 4 MB, attention plain'
+  )
+  assert 'held beside' in text and all(line.split()[1:3] == ['2', 's'] for line in text.splitlines()[5:9])
 
 
 def test_a_model_that_is_too_large_for_its_arrays_alone_is_not_compiled(compiles):
   answer = search.answer(request_of(tiny.run_config(), limit=1000), 3)
-  assert not compiles and not answer.fits and answer.exhausted
+  assert not compiles and not answer.fits and answer.nearest
   assert 'nothing was compiled' in report.text(answer) and 'Take more devices' in report.text(answer)
+  data, nearest = json.loads(json.dumps(report.as_data(answer)))['nearest'], answer.nearest
+  assert data == dict(flags=answer.request.flags(nearest.changes), bytes=nearest.peak)
+  needs = f'{nearest.peak / costs.GIB:.1f} GiB of each: {" ".join(data["flags"])}'
+  assert data['flags'] and needs in report.text(answer)
 
 
 def test_collectives_take_what_they_yield_over_one_direction_of_the_links():
@@ -352,7 +391,7 @@ def test_collectives_take_what_they_yield_over_one_direction_of_the_links():
     Collectives(collectives.PASS, 'all-reduce', 1, 10**9),
     Collectives(collectives.OUTER_PASS, 'all-gather', 1, 10**12),
   )
-  program = programs.Program('rollout', 0, 0, 0, 0, sent)
+  program = programs.Program('rollout', 0, 0, 0, 0, 0, 0, sent)
   assert costs.link_seconds(plan, program, chip) == 3 + 17
 
 

@@ -32,6 +32,7 @@ GIB = 1 << 30
 class Chip:
   """A device as JAX counts them: half a chip of TPU7x."""
 
+  name: str  # in a topology
   kind: str  # device_kind
   memory: float  # bytes, published
   usable: float  # bytes that libtpu 0.0.52 names when it refuses a program
@@ -45,11 +46,11 @@ class Chip:
 
 
 CHIPS = {
-  'v4': Chip('TPU v4', 32 * GIB, 30.75 * GIB, 275e12, 1200e9, 0),
-  'v5e': Chip('TPU v5 lite', 16 * GIB, 15.75 * GIB, 197e12, 819e9, 400e9),
-  'v5p': Chip('TPU v5', 95 * GIB, 95.73 * GIB, 459e12, 2765e9, 1200e9),
-  'v6e': Chip('TPU v6 lite', 32 * GIB, 31.24 * GIB, 918e12, 1638e9, 800e9),
-  'tpu7x': Chip('TPU7x', 96 * GIB, 94.74 * GIB, 2307e12 / 2, 7380e9 / 2, 600e9),
+  'v4': Chip('v4', 'TPU v4', 32 * GIB, 30.75 * GIB, 275e12, 1200e9, 0),
+  'v5e': Chip('v5e', 'TPU v5 lite', 16 * GIB, 15.75 * GIB, 197e12, 819e9, 400e9),
+  'v5p': Chip('v5p', 'TPU v5', 95 * GIB, 95.73 * GIB, 459e12, 2765e9, 1200e9),
+  'v6e': Chip('v6e', 'TPU v6 lite', 32 * GIB, 31.24 * GIB, 918e12, 1638e9, 800e9),
+  'tpu7x': Chip('tpu7x', 'TPU7x', 96 * GIB, 94.74 * GIB, 2307e12 / 2, 7380e9 / 2, 600e9),
 }
 
 

@@ -153,7 +153,7 @@ def memory_here(config: RunConfig, tries: int) -> search.Answer:
   if device.platform == 'cpu':
     free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     usable = free / jax.local_device_count()
-  chip = costs.Chip(device.device_kind, 0, usable, 0, 0, 0)
+  chip = costs.Chip(device.platform, device.device_kind, 0, usable, 0, 0, 0)
   model = sampler.config, sampler.spec(), sampler.dtype
   request = search.Request(config, *model, tuple(jax.devices()), chip)
   return search.answer(request, tries)

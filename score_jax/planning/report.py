@@ -5,6 +5,8 @@ from typing import Any
 
 from score_jax.planning import collectives
 from score_jax.planning import costs
+from score_jax.planning.programs import Plan
+from score_jax.planning.programs import Program
 from score_jax.planning.search import Answer
 from score_jax.planning.search import Request
 from score_jax.planning.search import Setting
@@ -25,8 +27,8 @@ def _gib(size: float) -> str:
   return f'{size / costs.GIB:.2f}'
 
 
-_BYTES = ('arguments', 'results', 'temporary', 'beside', 'peak')
-_TITLES = ('program', *_BYTES, 'of', '', 'TFLOP', 'GB', 'floor', 'link')
+_BYTES = ('arguments', 'results', 'temporary')
+_TITLES = ('program', 'compiled', *_BYTES, 'held beside', 'peak', 'of', '', 'TFLOP', 'GB', 'floor', 'link')
 
 
 def chip_line(request: Request) -> str:
@@ -42,8 +44,7 @@ def chip_line(request: Request) -> str:
 
 def text(answer: Answer) -> str:
   """Returns the answer to be read: the setting asked for, the remedy, the setting proposed."""
-  data = as_data(answer)
-  tables = [data[key] and _table(data[key]) for key in ('asked', 'proposed')]
+  tables = [each and _table(answer.request, each) for each in (answer.asked, answer.proposed)]
   return '\n\n'.join(filter(None, [tables[0], remedy(answer), tables[1]]))
 
 
@@ -59,61 +60,106 @@ def remedy(answer: Answer) -> str:
   if answer.proposed:
     flags = ' '.join(request.flags(answer.proposed.changes))
     advice = f'The nearest setting found that does: {flags}'
-  elif answer.exhausted:
-    advice = 'No setting on these devices is estimated to. Take more devices, or adapters (--config.lora.rank=16)'
+  elif close := answer.nearest:
+    flags = ' '.join(request.flags(close.changes)) or 'as it is'
+    advice = (
+      'No setting on these devices is estimated to; the nearest needs about '
+      f'{close.peak / costs.GIB:.1f} GiB of each: {flags}. '
+      'Take more devices, or adapters (--config.lora.rank=16)'
+    )
   return f'It does not fit: {reason}. {advice}'
 
 
 def as_data(answer: Answer) -> dict[str, Any]:
   """Returns the answer as plain data; bytes, FLOPs and seconds are of one chip."""
-  asked, proposed = (setting and _setting(answer.request, setting) for setting in (answer.asked, answer.proposed))
-  return dict(fits=answer.fits, refusal=answer.refusal, asked=asked, proposed=proposed)
+  request, asked, close = answer.request, answer.asked, answer.nearest
+  data = dict(fits=answer.fits, refusal=answer.refusal, asked=asked and _setting(request, asked))
+  if answer.proposed:
+    data['proposed'] = _setting(request, answer.proposed)
+  if close:
+    data['nearest'] = dict(flags=request.flags(close.changes), bytes=close.peak)
+  return data
 
 
 def _setting(request: Request, setting: Setting) -> dict[str, Any]:
-  plan, chip, rows = setting.plan, request.chip, []
-  for program in setting.programs:
-    peak = setting.peaks[program.name]
-    flops, moved = costs.work(plan)[program.name]
-    floor, link = chip.seconds(flops, moved), costs.link_seconds(plan, program, chip)
-    row = dict(beside=peak - program.peak, peak=peak, flops=flops, moved=moved)
-    rows.append(dataclasses.asdict(program) | row | dict(floor=floor, link=link))
-  shape = dict(rows=plan.rows, tokens=plan.length, decode_slots=plan.decode_slots)
+  plan = setting.plan
   return dict(
     flags=request.flags(setting.changes),
-    fits=setting.peak <= chip.usable,
-    usable=chip.usable,
-    shape=dict(plan.mesh.shape) | shape,
+    chip=dataclasses.asdict(request.chip),
+    mesh=dict(plan.mesh.shape),
+    rows=plan.rows,
+    slots=plan.length,
     attention=plan.update.attention.kind,
-    sizes=dataclasses.asdict(costs.sizes(plan)),
-    programs=rows,
+    held=dataclasses.asdict(costs.sizes(plan)) | dict(references=plan.references),
+    programs={each.name: _program(request.chip, setting, each) for each in setting.programs},
+    fits=setting.peak <= request.chip.usable,
   )
 
 
-def _table(data: dict[str, Any]) -> str:
+def _program(chip: costs.Chip, setting: Setting, program: Program) -> dict[str, Any]:
+  peak, (flops, moved) = setting.peaks[program.name], costs.work(setting.plan)[program.name]
+  return dataclasses.asdict(program) | dict(
+    with_what_is_held=peak,
+    fits=peak <= chip.usable,
+    floor=dict(flops=flops, bytes=moved, seconds=chip.seconds(flops, moved)),
+    link_seconds=costs.link_seconds(setting.plan, program, chip),
+  )
+
+
+def _table(request: Request, setting: Setting) -> str:
   """Describes a setting, and each program's memory, least times and collectives."""
-  shape = ', '.join(f'{name} {value}' for name, value in data['shape'].items())
-  sizes = ', '.join(f'{name} {_gib(size)}' for name, size in data['sizes'].items())
-  table = [_TITLES, *(_cells(row, data['usable']) for row in data['programs'])]
+  size, usable = costs.sizes(setting.plan), request.chip.usable
+  rows = _setting(request, setting)['programs'].values()
+  held = {
+    'parameters (f32)': size.parameters,
+    'optimizer (f32)': size.moments,
+    f'base and reference ({setting.plan.dtype.name})': size.base,
+    "references of stages' own": size.references,
+  }
+  sizes = ', '.join(f'{name} {_gib(each)}' for name, each in held.items() if each)
+  table = [_TITLES, *(_cells(row, usable) for row in rows)]
   widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-  lines = [f'{shape}, attention {data["attention"]}', f'of a chip, in GiB: {sizes}', '']
+  lines = [
+    _shape(setting.plan),
+    f'a chip holds all the time (GiB): {sizes}',
+    f'while it samples: policy {_gib(size.policy)}, cache {_gib(size.cache)}',
+    '',
+  ]
   for name, *numbers in table:
     cells = map(str.rjust, numbers, widths[1:])
     lines.append('  '.join([name.ljust(widths[0]), *cells]))
-  return '\n'.join([*lines, _NOTES, *map(_sent, data['programs'])])
+  return '\n'.join([*lines, _NOTES, *map(_sent, rows)])
+
+
+def _shape(plan: Plan) -> str:
+  """What is compiled."""
+  mesh, update, tensor = plan.mesh.shape, plan.update, plan.mesh.shape['tensor']
+  attempts = ' + '.join(map(str, plan.rollout.budgets))
+  between = sum(map(len, plan.rollout.separators))
+  packed = ', packed' if update.packed_length else ''
+  return (
+    f'mesh data {mesh["data"]} x fsdp {mesh["fsdp"]} x tensor {tensor}; '
+    f'{plan.rows} conversations of {plan.prompt} + {attempts} tokens and {between} between them, '
+    f'{plan.local_rows} per {"chip" if tensor == 1 else f"{tensor} chips"}, '
+    f'{plan.decode_slots} at a time; update in {update.micro_batches} parts{packed}, '
+    f'remat {update.remat}, logits {update.logits_mb:g} MB, attention {update.attention.kind}'
+  )
 
 
 def _cells(row: dict[str, Any], usable: float) -> list[str]:
-  unknown = _BYTES[:3] if row['refused'] else ()
+  peak, floor = row['with_what_is_held'], row['floor']
   return [
     row['name'],
-    *('?' if key in unknown else _gib(row[key]) for key in _BYTES),
+    f'{row["seconds"]:.0f} s',
+    *('?' if row['refused'] else _gib(row[key]) for key in _BYTES),
+    _gib(peak - row['peak']),
+    _gib(peak),
     _gib(usable),
-    'fits' if row['peak'] <= usable else 'TOO MUCH',
-    f'{row["flops"] / 1e12:,.1f}',
-    f'{row["moved"] / 1e9:,.1f}',
-    f'{row["floor"]:.3g} s',
-    f'{row["link"]:.3g} s',
+    'fits' if row['fits'] else 'TOO MUCH',
+    f'{floor["flops"] / 1e12:,.1f}',
+    f'{floor["bytes"] / 1e9:,.1f}',
+    f'{floor["seconds"]:.3g} s',
+    f'{row["link_seconds"]:.3g} s',
   ]
 
 

@@ -4,7 +4,8 @@ Near means few and small changes. A mesh and a batch cut otherwise change the or
 cost time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -38,7 +39,7 @@ _MOST_TENSOR = 16
 _LEAST_LOGITS_MB = 32.0
 
 Changes = dict[str, Any]  # 'mesh.fsdp' -> its new value
-Options = Iterator[tuple[float, Changes]]  # what each costs
+Options = Iterable[tuple[float, Changes]]  # what each costs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,14 +138,28 @@ class Setting:
 
 
 @dataclasses.dataclass(frozen=True)
+class Estimate:
+  """A configuration with changes, not compiled."""
+
+  changes: Changes
+  peaks: dict[str, float]
+  cost: float  # of the changes
+
+  @property
+  def peak(self) -> float:
+    """Bytes of a chip that the worst of its programs is expected to take."""
+    return max(self.peaks.values())
+
+
+@dataclasses.dataclass(frozen=True)
 class Answer:
   """Whether a request fits, and what does if it does not."""
 
   request: Request
   asked: Setting | None  # None: not compiled, for the reason in `refusal`
   refusal: str
-  proposed: Setting | None  # fits
-  exhausted: bool  # nothing else is estimated to fit
+  proposed: Setting | None = None  # fits
+  nearest: Estimate | None = None  # where nothing is estimated to fit, what comes nearest
 
   @property
   def fits(self) -> bool:
@@ -158,12 +173,12 @@ def answer(request: Request, tries: int) -> Answer:
   for _ in range(tries):
     if known and known.peak <= usable:
       break
-    changes = nearest(request, known)
-    if changes is None:
-      return Answer(request, asked, refusal, None, exhausted=True)
-    known = compiled(request, changes)
+    close = nearest(request, known)
+    if close is None or close.peak > usable:
+      return Answer(request, asked, refusal, nearest=close)
+    known = compiled(request, close.changes)
   new = known is not asked and known.peak <= usable
-  return Answer(request, asked, refusal, known if new else None, exhausted=False)
+  return Answer(request, asked, refusal, known if new else None)
 
 
 def _refusal(request: Request) -> str:
@@ -211,31 +226,36 @@ def estimated(
   return {name: held + factors[name] * guess for name, (held, guess) in parts.items()}
 
 
-def nearest(request: Request, known: Setting | None = None) -> Changes | None:
-  """Returns the nearest changes that are estimated to fit, with a margin if any are; None if none are."""
-  usable = request.chip.usable
-  return _nearest(request, known, _MARGIN * usable) or _nearest(request, known, usable)
+def nearest(request: Request, known: Setting | None = None) -> Estimate | None:
+  """Returns the nearest setting that is estimated to fit with a margin; where none is, the one that takes the least.
 
+  None where the batch suits no mesh over the devices.
+  """
+  wanted = _MARGIN * request.chip.usable
 
-def _nearest(request: Request, known: Setting | None, limit: float) -> Changes | None:
-  def fits(changes: Changes, names: tuple[str, ...]) -> bool:
-    try:
-      peaks = estimated(request, changes, known, names)
-    except ConfigError:  # the batch cannot be cut so
-      return False
-    return max(peaks.values()) <= limit
+  def rank(setting: Estimate) -> tuple[float, float]:
+    return max(wanted, setting.peak), setting.cost
 
-  found = []
-  updates = sorted(_updates(request), key=operator.itemgetter(0))
-  for cost, changes in _meshes(request):
-    slots = _slots(request, changes['mesh.tensor'])
-    for options, names in ((updates, ('reference', 'update')), (slots, ('layout', 'rollout'))):
-      fitting = (option for option in options if fits(changes | option[1], names))
-      more, change = next(fitting, (math.inf, {}))
-      cost, changes = cost + more, changes | change
-    found.append((cost, changes))
-  cost, changes = min(found, key=operator.itemgetter(0))
-  return changes if cost < math.inf else None
+  def best(changes: Changes, options: Options, names: tuple[str, ...]) -> Estimate | None:
+    tried = []
+    for cost, option in options:
+      with contextlib.suppress(ConfigError):  # the batch cannot be cut so
+        peaks = estimated(request, changes | option, known, names)
+        tried.append(Estimate(changes | option, peaks, cost))
+        if tried[-1].peak <= wanted:
+          break
+    return min(tried, key=rank, default=None)
+
+  settings = []
+  options = sorted(_updates(request), key=operator.itemgetter(0))
+  for cost, mesh in _meshes(request):
+    # The update first: a batch that it cannot cut has no plan at all.
+    if updated := best(mesh, options, ('reference', 'update')):
+      slots = _slots(request, mesh['mesh.tensor'])
+      sampled = best(updated.changes, slots, ('layout', 'rollout'))
+      peaks = updated.peaks | sampled.peaks
+      settings.append(Estimate(sampled.changes, peaks, cost + updated.cost + sampled.cost))
+  return min(settings, key=rank, default=None)
 
 
 def _meshes(request: Request) -> Options:
