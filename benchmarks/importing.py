@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Host memory and time of importing an HF folder: random weights of a published shape, written once, read back.
 
 The kernel's own high-water mark is read (VmHWM, reset before the import), so no peak is missed between samples. It

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the machine itself can do, measured in the same run as what is compared with it."""
 
 from collections.abc import Callable

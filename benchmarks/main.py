@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures the package on this machine, one JSON line a result: `python -m benchmarks.main NAME --shape=...`.
 
 import     host memory and seconds of reading an HF folder of that shape into device arrays (Linux; --folder)

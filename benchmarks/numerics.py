@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fast paths of this machine against the plain ones, on random weights: numbers, not speed.
 
 Every error is given twice, of the fast path and of the plain path in the same dtype, both against f32: what rounding

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Speed of the compiled rollout on random weights of a published shape, beside the floor that memory sets.
 
 A random model never stops by itself here: every row takes its whole budget, or stops where it is told to.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is measured: one frozen dataclass whose fields are the flags of `benchmarks.main`."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole training steps on random weights of a published shape: seconds by phase, and how long the devices are idle.
 
 The loop's own step runs, on Countdown problems with the bundled tokenizer. A random model all but never ends a turn, so

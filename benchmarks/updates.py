@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Speed and memory of the compiled update on random weights of a published shape, beside the machine's matmul rate.
 
 FLOPs are counted from the shape, whatever is computed twice: 6 a token for each parameter that a token meets in a

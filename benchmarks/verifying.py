@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Grading on this machine: answers per second of the pool, and the time of one."""
 
 import collections

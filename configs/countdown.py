@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Countdown for a chat model of your own: problems in plain words, long attempts, a longer run.
 
   python -m score_jax.main --config=configs/countdown.py --config.model.path=DIR

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 r"""SCoRe on GSM8K with Qwen2.5-0.5B-Instruct: one GPU, or a small pod.
 
   python -m score_jax.main --config=configs/gsm8k_qwen25_0p5b.py --config.model.path=DIR \

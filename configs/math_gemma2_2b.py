@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 r"""SCoRe on MATH with Gemma 2 2B, the paper's open model (arXiv 2409.12917, table 8 and appendix A.1).
 
   python -m score_jax.main --config=configs/math_gemma2_2b.py --config.model.path=DIR \

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 r"""SCoRe on MBPP, evaluated on HumanEval, with Qwen2.5-Coder-1.5B-Instruct (the paper's code setting, its table 8).
 
   python -m score_jax.main --config=configs/mbpp_qwen25_coder_1p5b.py --config.model.path=DIR \

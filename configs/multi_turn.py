@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Naive multi-turn RL: both attempts are sampled, and nothing keeps the second from becoming a copy of the first.
 
   python -m score_jax.main --config=configs/multi_turn.py --config.schedule="('final',)"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pair-SFT: supervised on wrong first attempts, each with a random right answer to its problem.
 
   python -m score_jax.main --config=configs/pair_sft.py

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small base model learns to correct itself, on a laptop's CPU, in a few minutes.
 
   python -m score_jax.main --config=configs/quickstart.py

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Single-turn RL: only the first attempt is rewarded (the paper's ablation "without multi-turn training").
 
   python -m score_jax.main --config=configs/single_turn.py

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stage I alone: attempt 1 stays near the base, attempt 2 learns to be right.
 
 python -m score_jax.main --config=configs/stage1.py

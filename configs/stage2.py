@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stage II alone: both attempts are rewarded, the second with a bonus for improving.
 
   python -m score_jax.main --config=configs/stage2.py --config.init_from=runs/stage1

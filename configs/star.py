@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """STaR: supervised on its own conversations whose second attempt is right and whose first is wrong, three times over.
 
   python -m score_jax.main --config=configs/star.py

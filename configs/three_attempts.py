@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SCoRe with three attempts (appendix A.1 of the paper's ICLR version): Stage I(a), I(b) and II.
 
   python -m score_jax.main --config=configs/three_attempts.py

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains from Python and looks at what came of it: `python examples/from_python.py [WORKDIR]`.
 
 The quickstart's model and task, a few steps, with a hook that prints what the second attempts fixed.

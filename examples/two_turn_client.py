@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Asks an exported model twice, with transformers alone: `python examples/two_turn_client.py MODEL QUESTION`.
 
 The second turn says what training said between the attempts. The model was trained on conversations of this form.

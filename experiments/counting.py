@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counts the figures of a suite: means over seeds, 95 % intervals over seeds and problems, paired differences.
 
 Every method answers the same held-out problems, so that methods are compared problem by problem. A draw of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures of a suite, drawn from its summary; needs the extra `report`."""
 
 from collections.abc import Callable

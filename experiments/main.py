@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares methods: `python -m experiments.main --suite=experiments/suites/countdown.py --out=DIR`.
 
 Runs every method of a suite with every seed, several at once (--jobs), and evaluates them on the same problems; then
@@ -79,14 +80,12 @@ def main() -> None:
 
 
 def _seeds(suite) -> tuple[int, ...]:
-  """Returns the seeds of the command line, or the suite's."""
   if not all(seed.isdigit() and int(seed) in suite.seeds for seed in _SEEDS.value):
     raise ConfigError(f'--seeds={",".join(_SEEDS.value)}: the suite has {", ".join(map(str, suite.seeds))}')
   return tuple(map(int, _SEEDS.value)) or suite.seeds
 
 
 def _show(suite, jobs, spent) -> None:
-  """Prints what every method may spend, and the command of every job."""
   from experiments import plan
 
   for name, budget in spent.items():

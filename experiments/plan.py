@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plans a suite: which command makes which folder, what it needs first, and what it may spend.
 
 A suite file (experiments/suites/countdown.py) has `get_suite()`, which returns a `Suite`.
@@ -123,7 +124,6 @@ def _field(text: str) -> tuple[str, Any]:
 
 
 def _check(suite: Suite) -> None:
-  """Checks that every name of a method is one."""
   if suite.reference not in suite.methods:
     raise ConfigError(f'suite.reference = {suite.reference!r} is none of its methods: {", ".join(suite.methods)}')
   for name, method in suite.methods.items():
@@ -244,8 +244,6 @@ def jobs(suite: Suite, work: pathlib.Path, only: tuple[str, ...], seeds: tuple[i
 
 @dataclasses.dataclass(frozen=True)
 class _Planner:
-  """Makes the jobs of a suite, one by one."""
-
   suite: Suite
   work: pathlib.Path
   base: str  # an HF folder; '': the one that `base_job` makes

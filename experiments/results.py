@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the page of results, e.g. docs/results.md, from a suite's summary alone."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs jobs as processes, several at once, in pieces: what is stopped is resumed by the same command.
 
 A job is done when its command has ended with 0 and its outputs are there; a record beside its log says so, with the
@@ -29,8 +30,6 @@ _TRIES = 3  # of a job that was hindered from outside without being asked to sto
 
 @dataclasses.dataclass
 class _Active:
-  """A job whose process runs."""
-
   job: Job
   process: subprocess.Popen
   begun: float

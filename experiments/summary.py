@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds `summary.json`, what a suite shows, counted from the rows and metrics of its runs."""
 
 from collections.abc import Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """score_jax: train language models to correct themselves (SCoRe, arXiv 2409.12917) in JAX.
 
 The names below are the public ones. Each is imported when it is first used, so that `import score_jax` is quick and the

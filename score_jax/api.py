@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The public functions: train a model, evaluate one, look at a run. The commands are flags around them.
 
   import score_jax

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The console command `score-jax`, and what all commands share: flags, and one line for every input error."""
 
 from collections.abc import Callable

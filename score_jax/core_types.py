@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The host's data: problems, verdicts, and a training stage as data. No jax here (grader processes import this).
 
 Glossary of shape letters, used as suffixes (`logp_BL`), in einsum strings and in `# f32 [B, L]` comments:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 r"""Tells before a run whether it will do: `python -m score_jax.doctor --config=quickstart [--workdir=DIR]`.
 
 On the machine that it is to run on it checks, each in a line: devices, versions, data, grading, model and template,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors that a user can fix, and the exit codes of the commands.
 
 Every message names the field or file, its value and the remedy. The commands print it as one line and exit with the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluates an HF folder: `python -m score_jax.evaluate --model=DIR --config=quickstart [--output=FILE]`.
 
 Accuracy of each attempt on held-out problems and what changes between them, greedy and sampled at T=1, with 95 %

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exports a run's policy: `python -m score_jax.export --run=runs/X --step=best|last|N --out=DIR`.
 
 Adapters are merged into the base; `--format=peft` writes them alone, as a folder that PEFT loads onto the base.

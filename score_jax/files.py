@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files that are written whole or not at all, and files that may be broken or made to harm.
 
 Those are read only if they are regular and bounded, and JSON only if it has one meaning.

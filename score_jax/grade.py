@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Grades answers in a file: `python -m score_jax.grade --task=math --input=IN.jsonl --output=OUT.jsonl`.
 
 A row of the input is {"id", "response"} and what the answer is known by: "reference", or the task's own fields as

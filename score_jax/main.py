@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains: `python -m score_jax.main --config=quickstart [--workdir=DIR] [--config.FIELD=VALUE ...]`.
 
 The same command goes on with a run that was cut off. Several hosts run the same command each, with --distributed.

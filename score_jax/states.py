@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device's data, as frozen trees: of a rollout, an update, a run. Letters: `core_types.py`."""
 
 from typing import Any

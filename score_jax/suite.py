@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names what took the place of a command of version 0.1."""
 
 from score_jax import cli

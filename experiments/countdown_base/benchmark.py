@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes the base policy of the Countdown benchmark (experiments/suites/countdown.py).
 
   python -m experiments.countdown_base.main --config=experiments/countdown_base/benchmark.py --workdir=runs/bench_base

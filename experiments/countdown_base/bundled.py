@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes score_jax/assets/countdown_base, the base policy that the presets start from.
 
   python -m experiments.countdown_base.main --config=experiments/countdown_base/bundled.py --workdir=runs/countdown_base

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes a base policy of Countdown, an HF folder, from nothing.
 
   python -m experiments.countdown_base.main --config=experiments/countdown_base/bundled.py --workdir=DIR

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the bundled base policy is pretrained on: its tokenizer, and a mixture of conversations.
 
 The mixture makes the base behave as a real base model does (docs/architecture.md). First attempts are supervised on

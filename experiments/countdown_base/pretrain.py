@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes a base policy for Countdown: supervised training from scratch on the mixture, sharpening, then an HF folder.
 
 `experiments.countdown_base.main` is the command. Many steps run in one compiled call: the model is so small that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What makes a base policy: the section `config.pretrain` beside the fields of a run, with its checks."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Countdown benchmark: SCoRe, its baselines and its ablations at the same budget, three seeds.
 
   python -m experiments.main --suite=experiments/suites/countdown.py --out=experiments/results/countdown --jobs=4

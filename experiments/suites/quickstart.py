@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SCoRe's parts from the bundled base, which has not been sharpened: three seeds, minutes on a GPU, an hour on a CPU.
 
   python -m experiments.main --suite=experiments/suites/quickstart.py --base=score_jax/assets/countdown_base \

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Adapting beta to a budget of KL: the proportional controller of Ziegler et al. (arXiv 1909.08593, section 2.2)."""
 
 _GAIN = 0.1

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The loss of one batch of conversations: policy gradient and KL, one term per attempt.
 
 The gradient is the method; the value is only a surrogate. Equations are numbered as in docs/method.md.

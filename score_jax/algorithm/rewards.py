@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From verdicts to advantages: one reward, one return and one baseline per attempt.
 
 Equations are numbered as in docs/method.md.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Configurations: presets and files of fields, read, checked and built as frozen dataclasses."""
 
 from score_jax.config.build import as_dict

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the ConfigDict of a config file to frozen dataclasses. The only module that knows ConfigDict."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks a configuration: single values, then fields that must agree."""
 
 from collections.abc import Iterator

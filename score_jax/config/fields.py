@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fields of a configuration, as frozen dataclasses.
 
 `configs/common.py` documents every field, once, with its unit and default; nothing here has a default of its own.

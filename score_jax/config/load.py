@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds and reads configuration files: presets of the package by name, files by path."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Answers fields and commands of version 0.1 with their new names. The names are in assets/renamed.json."""
 
 import fnmatch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One process in a run folder at a time.
 
 `flock` decides on one machine, and dies with its process. Other machines that share the folder may not

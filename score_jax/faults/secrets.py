@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tokens and keys never reach a log, a traceback or a file of a run.
 
 Hidden are values of environment variables whose names say that they are secret, and texts of the forms

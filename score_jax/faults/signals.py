@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SIGTERM and Ctrl-C: the process ends with exit code 75, and a run saves what is done first.
 
 Python runs a signal's handler between two bytecodes of the main thread, which may be minutes away while

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run that hangs is ended, so that it can be started again.
 
 The main thread says what it is doing (`phase`); a phase may take a number of times its slowest so far.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Graders: from what a problem's solution is known by, and an attempt's text, to a verdict. Nothing here imports jax.
 
 Each kind is a module with a function or class that works alone; the pool runs any of them in separate processes:

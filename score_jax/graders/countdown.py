@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Grades a Countdown answer by parsing it. Nothing in a model's text is ever evaluated as code.
 
 An answer is a chain of steps, `7*12=84;84-3=81`, separated by `;` or line ends. What stands before its last `:`

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages over pipes and sockets, which all processes of graders exchange: a length in four bytes, then the bytes."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs graders in separate processes, which are bounded, replaced when they die, and never waited for without end.
 
 A verdict must not depend on how busy the machine is. So a worker counts its own CPU time, and the cause of a worker's

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """References: what each grader needs to know of a problem, made from a user's data and checked."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The graders by name, and the settings of a run's grading."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The grader of exact text: the answer is what follows the last `Answer:`, or else the whole attempt."""
 
 import re

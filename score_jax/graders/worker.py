@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A grader process, which pool.py starts, feeds and replaces: `python -m score_jax.graders.worker NAME SPEC`.
 
 It reads {reference, text} from standard input and answers {verdict, answer, seconds, last}. It ends with its input, so

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """config.json in and out: a Hugging Face configuration as a `DecoderConfig`.
 
 A field that is in no family's row, not in `_READ` and not in `_NO_EFFECT` is an error that names it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One decode step's attention as a GPU kernel (Pallas, Triton): rotate, write to the cache, attend to what is live.
 
 The plain path reads whole cache buffers in several kernels, whose launches are most of the time at small batches. This

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One decode step's layers as a few GPU kernels (Pallas, Triton), for batches so small that weights are what counts.
 
 At 64 rows a library's kernels for norms, biases, activations and sums each take a tenth of the products. Here it is

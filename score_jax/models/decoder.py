@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The decoder: one layer function, and the ways to run it (whole rows, prefill, one decode step).
 
 Parameters are a plain tree (`weights.py`). `scoring.py` has the log-probabilities of given tokens.

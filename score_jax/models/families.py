@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Model families as data: one frozen `DecoderConfig` for every model, and one row for what is special to a family.
 
 A row has the values that a config.json leaves implicit, those that the decoder implements alone, and other traits.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention of whole rows to themselves, by the implementation that suits the device.
 
     plain   scores [L, L] in memory; any device, dtype and soft cap

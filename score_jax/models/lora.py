@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): y = x W + (alpha / R) (x A) B, with A and B trained, W not.
 
 Adapters are leaves beside the weights that they adapt: a policy is the base's tree and they, joined.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The packing layout: where conversations lie in the streams that a whole-row pass computes.
 
 A pass works on X streams of T tokens, each of R conversations. Only attention depends on the layout; it looks at

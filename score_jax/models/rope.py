@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rotary position embeddings: one frozen dataclass per kind that a config.json can ask for.
 
 Its fields are those that config.json may give it, from which reading, writing and refusing follow. It has C/2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Log-probabilities of given tokens, without ever holding logits for all of them.
 
 `logp[b, t]` belongs to `tokens[b, t]`: the one shift between a token and its prediction is `_shifted`.

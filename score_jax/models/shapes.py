@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """config.json of published models, for benchmarks and planning without a folder."""
 
 from typing import Any

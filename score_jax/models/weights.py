@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weight tables, from which initialization, shardings, HF import and HF export follow.
 
 A row spells a weight's shape in letters (`core_types.py`; R is an adapter's rank), in our order and the HF file's:

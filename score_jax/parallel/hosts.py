@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several processes as one run: how they start, agree, wait for each other, and end.
 
 A host is a process with its devices; host 0, `main`, alone has the run folder and the terminal. Small values go through

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mesh (data, fsdp, tensor) and the shardings of every tree on it.
 
 Shardings follow from the letters of the weight table. Axis types are Auto: defaults differ between jax releases.

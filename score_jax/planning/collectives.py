@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The collectives of a compiled program, read from its optimized text.
 
 A loop that counts from 0 up to a constant multiplies what it sends. Of other loops (the rollout's end when

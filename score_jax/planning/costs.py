@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a step's programs need of a chip: memory, and the time that computing, moving and sending take at least.
 
 FLOPs are those of products, whatever is computed twice. Rates of chips: docs.cloud.google.com/tpu/docs/v4, /v5e,

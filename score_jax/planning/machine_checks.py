@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can be checked of a run on the machine that it is to run on, each in a line with its remedy."""
 
 from collections.abc import Iterator

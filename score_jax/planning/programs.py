@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The four programs of a step, compiled as a run compiles them, but from shapes: nothing is loaded or run.
 
     layout     parameters from the training layout to the sampler's

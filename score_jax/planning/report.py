@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An answer of the search as data, and the same as text."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a configuration fits, and the nearest that does: by estimates, then by the compiler.
 
 Near means few and small changes. A mesh and a batch cut otherwise change the order of sums and no result; the others

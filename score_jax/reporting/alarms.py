@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Alarms: ways in which training to self-correct goes wrong without a number turning red.
 
 Each alarm is a pure function of a run's records of metrics, step by step, so that a report can tell when

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The correction ledger: what attempts and their changes are worth, from verdicts and rows.
 
 Shares are of all problems, as in the paper's tables, so delta = i_to_c - c_to_i; the fix rate is of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records of metrics.jsonl: all that a training step is known by, as plain numbers."""
 
 import contextlib

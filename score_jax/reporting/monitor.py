@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The live monitor of a run: progress bar, alarms, experiment trackers, the report on the way."""
 
 import atexit

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """report.html inside a notebook, as inert as it is in a browser tab."""
 
 import base64

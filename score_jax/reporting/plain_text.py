@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plain text: the closing table, evaluations as lines, and conversations made harmless to look at.
 
 What would steer a terminal or reorder a line is written out, as `<U+202E>`.

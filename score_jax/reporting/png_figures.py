@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The main figures as PNG files, drawn from a report's data. Needs the extra `report`."""
 
 from collections.abc import Callable

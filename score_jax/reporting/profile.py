@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Traces of this process for TensorBoard's profiler and XProf, and a summary of the newest."""
 
 import collections

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a report shows, collected from run folders as plain, small, harmless data.
 
 A folder is what a run or an evaluation wrote, of this version or an earlier one; any part of it may be

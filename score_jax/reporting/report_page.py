@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """report.html: one file that needs nothing else, with the data of `report_data` inside.
 
 The page's policy (CSP) lets it run its script, known by hash, and nothing more: no network, no other

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conversations as rows of a file, from which every figure of an evaluation can be counted again.
 
 WORKDIR/rows/<name>.jsonl.gz has a row per problem, decoding and sample; rows/train.jsonl has some of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What several samples are worth at test time: avg@k, pass@k, majority, parallel against sequential.
 
 Answers are told apart by their text, white space aside: a vote must not know what is right. An answer

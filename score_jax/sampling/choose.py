@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From logits to the next token: one uniform per row, inverse CDF, optional temperature, top-k and top-p."""
 
 import jax

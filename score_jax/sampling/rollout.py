@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole self-correction conversations, in one compiled call.
 
 A device has B decode slots. All slots share one clock; each has its own small state and moves on alone:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The host's side of a rollout: problems in, conversations and their texts out."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints of a run: Orbax writes them; this module decides which count, which are kept and which is the best.
 
 A checkpoint is the whole state plus `Progress`. `best` is a pointer inside the newest, so that both change in one

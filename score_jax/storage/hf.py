@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hugging Face folders, read without torch: config.json and safetensors. `hf_export.py` writes them.
 
 Import and export both walk the weight table, so they cannot disagree; a key that is missing, unknown or mis-shaped is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an HF folder is, and whether it can be trained: read from headers and texts, not from weights."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a checkpoint is, byte for byte, the one that was written; and what happens to one that is not.
 
 Orbax restores data with flipped bits without a word, and does not fsync its last rename. So a step counts only with a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a run stands beside its arrays, and which of its steps is the best; nothing else decides that."""
 
 from collections.abc import Collection

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The run folder: what a run writes, and the refusal to write into another run's.
 
 config.json      the configuration as run, and the run's identity

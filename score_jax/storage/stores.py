@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the files of a run are: a folder, or an address of an object store. Only `store_of` tells the two apart.
 
 A folder has one owner by its lock, its steps in `checkpoints/`, and files that grow as they are written.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """safetensors files: read with the library, after checks that it does not make, and written tensor by tensor.
 
 A file is a u64 (little-endian) length, a JSON header of that many bytes, {name: {dtype, shape, data_offsets}}, and the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tasks: where problems come from, and which verifier grades their answers.
 
 Each is a module, whose `open_task(task, data)` gets config.task and what to read.

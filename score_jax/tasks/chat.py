@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conversations as token ids: the chat template is rendered once per problem.
 
 Between two attempts stands the same turn separator in every row: end-of-turn, the instruction's turn, the beginning of

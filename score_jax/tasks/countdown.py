@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Countdown: reach a target with the given numbers, each used once, every step written out.
 
 A problem is a pure function of (seed, split, index). A hash of its numbers and target decides whether it is held out,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Readers of published data: JSON lines, Parquet, downloaded hub folders, and prepared TFDS data sets.
 
 A source is a string:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """GSM8K (Cobbe et al., arXiv 2110.14168): word problems of grade-school arithmetic; gold numbers behind `####`."""
 
 from typing import Any

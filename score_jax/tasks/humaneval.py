@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HumanEval (Chen et al., arXiv 2107.03374): 164 Python functions to complete. For evaluation alone."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The user's task: rows of a file, with columns and verifier of config.task.jsonl."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MATH (Hendrycks et al., arXiv 2103.03874): 12,000 problems to train on, the 500 of MATH500 held out.
 
 As in the paper, the 4,500 test problems that are not in MATH500 are trained on too. What is held out is decided by a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MBPP (Austin et al., arXiv 2108.07732): short Python programs from a sentence and three tests.
 
 First attempts are asked for with the three solved problems of its paper, as in SCoRe.

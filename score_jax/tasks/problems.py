@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A task and its problems: generated from an index, or listed in files."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The prompts of the paper, word for word (arXiv 2409.12917, appendix), and what it leaves open.
 
 The paper does not say where the problem stands in the first turn. It stands behind the sentences here.

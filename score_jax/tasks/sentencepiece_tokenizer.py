@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tokenizer of a folder with a sentencepiece model alone, by that library.
 
 The class fits the library into transformers' interface; transformers itself converts such a model, and then loses or

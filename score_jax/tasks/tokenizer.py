@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tokenizer of an HF folder, with its chat template or another. No code of the folder is ever run.
 
 Commands exclude torch, which transformers takes seconds to import for nothing.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rendered conversations, and the proof of the ids between two attempts.
 
 The template is rendered with sentinel answers. As turns follow, the text up to an answer's end must stay, and so must

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a rollout to the rows of an update: left-aligned, the work spread evenly."""
 
 import dataclasses

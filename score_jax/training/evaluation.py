@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluation on held-out problems: conversations, verdicts, and the rows that figures are counted from."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """First attempts of another model, given to this one to correct."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What happens around the steps of a run: hooks in a list, each with one job."""
 
 from collections.abc import Callable

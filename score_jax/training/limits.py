@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the host counts from step to step, and the limits that end a run.
 
 They are part of each checkpoint: a resumed run stops where the uninterrupted one would have.

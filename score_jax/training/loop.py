@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training loop: which step is next, what happens around it, and how the run ends.
 
 Seed, step number and state decide a step, so a run that is killed and started again ends as it would have.

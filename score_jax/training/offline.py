@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Offline first attempts: sampled from the base as a stage begins, kept as token ids, never trained on.
 
 The paper adds first attempts of the base as prompts for the second turn (section 5.3). Here a fraction of each step's

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The optimizer: clip, Adam or AdamW moments; the learning rate is given at each step."""
 
 import optax

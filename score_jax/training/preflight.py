@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks before a run begins: problems, hosts that agree, and the checkpoint that it begins from."""
 
 import contextlib

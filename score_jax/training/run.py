@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run, opened: all that stays the same from its first step to its last."""
 
 from collections.abc import Mapping

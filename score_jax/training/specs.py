@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run's programs are compiled for, by its configuration alone."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which stage a step belongs to, and what falls due after it: pure functions of a run's configuration."""
 
 import dataclasses

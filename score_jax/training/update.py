@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One update: loss, gradient and optimizer in one compiled, donated call; and the reference's scores before it.
 
 The reference scores a rollout while the host grades. The exact KL needs both distributions at the same prefix; there,

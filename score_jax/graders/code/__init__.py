@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The grader of programs: finds the program in a text, and runs the problem's unit tests on it in a sandbox.
 
     from score_jax.graders import code

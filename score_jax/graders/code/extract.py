@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the program in what a model wrote. It reads lines and compiles nothing: the process that runs it does that.
 
 It looks in this order:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a text to a verdict: the program in it is run on the tests of its problem, in a sandbox. See docs/sandbox.md."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """References of coding problems, read: which names the program must define, and what the tests define themselves.
 
 A name in a test means, in this order: what the test binds; what the reference's source defines, run on the judge's

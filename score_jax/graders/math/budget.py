@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one grading may cost, counted in steps and sizes and not by a clock: a text costs the same on any machine.
 
 A step is about one product of two terms. Where a size exceeds its limit, a value stays unevaluated or an answer is

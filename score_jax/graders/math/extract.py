@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds where a response gives its answer. The last statement counts: a response may correct itself.
 
 It reads what follows the last </think>, and in it the last <answer> element. In that text it takes the last of

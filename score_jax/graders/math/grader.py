@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a text to a verdict. Nothing is ever evaluated as code.
 
 `grade` is a pure function of its arguments: it uses no clock, no signal, and no global state but a cache of values that

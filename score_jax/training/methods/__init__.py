@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a run's steps are made: one module a method, each of which implements `Method`."""
 
 from typing import Any

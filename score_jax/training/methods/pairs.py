@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pairs of attempts for supervision, made of sampled conversations and their verdicts. Pure functions of arrays.
 
 arXiv 2409.12917, first version, section 4.1: D_STaR holds (x, wrong y1, right y2) of one conversation; D_SFT holds

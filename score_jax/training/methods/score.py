@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SCoRe: reinforcement on the policy's own attempts. One step: rollout, verdicts, update, and its metrics.
 
 Each host samples and grades its own rows. What all must know of a step goes over the devices before the update.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Supervised baselines, Pair-SFT and STaR: iterations of collecting conversations and training on pairs.
 
 An iteration is a stage of the loop. As it begins, the policy so far answers training problems; then training starts

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a program that nobody has read beside the tests that judge it. docs/sandbox.md has the threat model.
 
 There are three kinds of process, of which only the first holds anything worth stealing:

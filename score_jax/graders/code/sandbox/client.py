@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The grader's side of the sandbox: starts the zygote, hands it one job after another, holds the clock."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plain data as JSON: the only thing that crosses between a program and those who judge it.
 
 None, bool, float, str, list and short ints are JSON's own. Everything else is an object of one member, whose name says

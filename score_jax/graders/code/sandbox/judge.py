@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The judge's side: runs the tests of the data set, in which the program's names are calls of another process.
 
 Tests are trusted; what the program returns is data. The judge runs behind the same layers and limits as the program,

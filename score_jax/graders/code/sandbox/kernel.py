@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls of Linux that Python's standard library does not have, through the C library."""
 
 import ctypes

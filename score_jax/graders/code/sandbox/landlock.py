@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Landlock (linux/landlock.h): the file system, TCP, abstract Unix sockets and signals, all denied.
 
 The domain has no rules: nothing is allowed. It stands behind the system call filter, which refuses the same calls

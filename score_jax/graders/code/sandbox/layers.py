@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The layers around a program: which of them hold on this kernel, and how a process puts them on."""
 
 from collections.abc import Callable

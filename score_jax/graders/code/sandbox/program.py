@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The program's side: compiles the program, runs it, answers calls. Nothing here is trusted.
 
 A program that patches this file's functions changes its answers and nothing else: there is no expected value, no

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The system calls that a judge and a program may make; every other one fails with EPERM.
 
 A process that is forked from an interpreter with its modules loaded needs memory, clocks, locks and two open

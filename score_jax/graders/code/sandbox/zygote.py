@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Forks a judge and a program for every job, out of an interpreter in which no job has ever run.
 
 It is started with nothing but a socket to its client: no environment, no files, its own session. Modules that programs

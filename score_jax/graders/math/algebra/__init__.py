@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exact values of expressions, and whether two of them are equal.
 
 polynomials.py  sums of products with exact coefficients    functions.py  roots, logarithms, sines in them

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Brings an expression tree to its canonical form: the same number, written as the ring's `Value`.
 
 Roots of rationals, i, symbols, powers and the trigonometric values at multiples of pi/6 and pi/4 come out exact. What

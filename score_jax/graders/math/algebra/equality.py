@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decides whether two scalar expressions are equal.
 
 The difference is brought to canonical form. Zero is a proof of equality. Without opaque generators anything else is

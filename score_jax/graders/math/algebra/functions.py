@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Roots, powers, logarithms, trigonometry and absolute values of canonical forms: exact where a closed form exists."""
 
 from fractions import Fraction

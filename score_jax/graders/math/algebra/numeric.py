@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Computes certified real values of canonical forms, at sample points where there are symbols.
 
 The values are balls of FLINT's `arb` (Johansson, "Arb: efficient arbitrary-precision midpoint-radius interval

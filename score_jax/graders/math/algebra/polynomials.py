@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exact arithmetic on sums of products of generators with rational coefficients and exponents.
 
 A generator is a name: 'p:3' (a prime, with exponents in [0, 1): sqrt(3) is p:3 to 1/2), 'i', 'pi', 'e', 's:x' (a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decides whether an answer's value is the reference's, by type. docs/math.md lists the disputed cases."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares sets of real numbers made of intervals, points and inequalities.
 
 All bounds that occur are put in order; two sets are equal if they agree on every bound and on every gap between

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares answers with relation signs: x = 5, chains, equations, inequalities.
 
 A chain `name = a = b` is its last value if all values agree; a chain with a false step is no answer. An equation is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds arithmetic that an answer leaves undone.
 
 An expression that repeats the question has the right value: 1/2 + 1/3 for 5/6, sin 60 degrees for sqrt(3)/2. It

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From an answer's text to its value. Nothing is evaluated as code; length, depth and digits are bounded.
 
 clean.py        one spelling for what is written in many    tokens.py, words.py         cuts it into tokens

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads the value of an answer from its text: lists, relations, units, words; one scalar at the end of each branch."""
 
 import functools

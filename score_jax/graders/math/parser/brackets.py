@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parses what stands in brackets or environments, and products with it: the second half of the parser's rules."""
 
 from fractions import Fraction

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Brings what has many spellings to one: unicode, spacing, delimiters, separators of thousands.
 
 Text comes in as a model wrote it and leaves as plain ASCII LaTeX; characters without an ASCII meaning stay, and the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parses tokens by recursive descent to one scalar expression, or to a bracketed value (tuple, set, interval, matrix).
 
 Precedence, loosest first: cup cap setminus; + -; * / and juxtaposition, left to right; sign; ^ and postfixes.

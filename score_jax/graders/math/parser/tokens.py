@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cuts clean LaTeX or plain notation into tokens."""
 
 import re

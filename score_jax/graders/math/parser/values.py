@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The types of an answer's value. Every type is frozen; a scalar is a tree of `Node`."""
 
 import dataclasses

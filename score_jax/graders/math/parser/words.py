@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The words of answers: units, functions written without a backslash, separators; and text compared as text."""
 
 import re
