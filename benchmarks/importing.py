@@ -16,12 +16,10 @@ from jax.sharding import Mesh
 import numpy as np
 
 from benchmarks.setting import Setting
-from score_jax.models import config_json
-from score_jax.models import weights
+from score_jax.models import config_json, weights
 from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes
-from score_jax.storage import hf
-from score_jax.storage import hf_export
+from score_jax.storage import hf, hf_export
 from score_jax.storage.tensor_files import Entry
 
 FIELDS = ('shape', 'dtype')

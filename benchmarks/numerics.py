@@ -16,15 +16,9 @@ from benchmarks.rollouts import random_params
 from benchmarks.setting import Setting
 from benchmarks.updates import decoder_config
 from score_jax.models import attention as attentions
-from score_jax.models import decode_attention
-from score_jax.models import decode_layers
-from score_jax.models import decoder
-from score_jax.models import flash
-from score_jax.models import scoring
+from score_jax.models import decode_attention, decode_layers, decoder, flash, scoring
 from score_jax.models.families import DecoderConfig
-from score_jax.models.packing import PackedRows
-from score_jax.models.packing import end_to_end
-from score_jax.models.packing import left_padded
+from score_jax.models.packing import PackedRows, end_to_end, left_padded
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import rollout as rollouts
 from score_jax.sampling.rollout import RolloutSpec

@@ -16,10 +16,7 @@ import numpy as np
 from benchmarks import machine
 from benchmarks.setting import Setting
 from score_jax.errors import ConfigError
-from score_jax.models import config_json
-from score_jax.models import decode_attention
-from score_jax.models import decoder
-from score_jax.models import weights
+from score_jax.models import config_json, decode_attention, decoder, weights
 from score_jax.models.families import DecoderConfig
 from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes

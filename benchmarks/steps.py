@@ -14,8 +14,7 @@ from typing import Any
 
 import jax
 
-from benchmarks import importing
-from benchmarks import machine
+from benchmarks import importing, machine
 from benchmarks.setting import Setting
 from score_jax import config as configs
 from score_jax.configs import common
@@ -25,9 +24,8 @@ from score_jax.reporting import profile
 from score_jax.storage import hf
 from score_jax.storage.checkpoints import open_checkpoints
 from score_jax.storage.progress import Progress
-from score_jax.training import loop
+from score_jax.training import loop, stages
 from score_jax.training import run as runs
-from score_jax.training import stages
 from score_jax.training.hooks import Training
 from score_jax.training.methods import score
 

@@ -18,19 +18,14 @@ import numpy as np
 from benchmarks import machine
 from benchmarks.rollouts import random_params
 from benchmarks.setting import Setting
-from score_jax.config import from_config_dict
-from score_jax.config import load_config
-from score_jax.models import config_json
-from score_jax.models import flash
-from score_jax.models import weights
+from score_jax.config import from_config_dict, load_config
+from score_jax.models import config_json, flash, weights
 from score_jax.models.families import DecoderConfig
 from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes
 from score_jax.planning import costs
-from score_jax.states import Batch
-from score_jax.states import StageValues
-from score_jax.training import batches
-from score_jax.training import optim
+from score_jax.states import Batch, StageValues
+from score_jax.training import batches, optim
 from score_jax.training import run as runs
 from score_jax.training import update as updates
 

@@ -5,8 +5,7 @@ Every method answers the same held-out problems, so that methods are compared pr
 bootstrap weighs problems, the same for all methods (Bayesian bootstrap), and draws seeds for each method apart.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import pathlib

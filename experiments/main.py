@@ -16,11 +16,8 @@ from typing import Any
 
 from absl import flags
 
-from score_jax import cli
-from score_jax import files
-from score_jax.errors import ConfigError
-from score_jax.errors import DataError
-from score_jax.errors import TryAgainError
+from score_jax import cli, files
+from score_jax.errors import ConfigError, DataError, TryAgainError
 
 _SUITE = flags.DEFINE_string('suite', 'experiments/suites/countdown.py', 'a suite file')
 _OUT = flags.DEFINE_string('out', 'experiments/results/countdown', 'folder of the results; runs lie in its work/')
@@ -38,8 +35,7 @@ _PAGE = flags.DEFINE_string('page', '', 'the page of results, e.g. docs/results.
 
 
 def main() -> None:
-  from experiments import plan
-  from experiments import runner
+  from experiments import plan, runner
 
   out = pathlib.Path(_OUT.value)
   if _REDRAW.value:
@@ -100,10 +96,7 @@ def _show(suite, jobs, spent) -> None:
 
 def _summarize(suite, out: pathlib.Path) -> None:
   """Writes everything that is made of the runs that are done, by this call or an earlier one."""
-  from experiments import counting
-  from experiments import plan
-  from experiments import results
-  from experiments import summary
+  from experiments import counting, plan, results, summary
 
   work = out / 'work'
   jobs = plan.jobs(suite, work, tuple(suite.methods), suite.seeds, _BASE.value)
@@ -124,8 +117,7 @@ def _summarize(suite, out: pathlib.Path) -> None:
 
 def _write_page(summary: dict[str, Any], out: pathlib.Path) -> None:
   """Writes the page of a summary, and its figures beside it in figures/<name of the page>."""
-  from experiments import drawing
-  from experiments import results
+  from experiments import drawing, results
 
   page = pathlib.Path(_PAGE.value) if _PAGE.value else out / 'results.md'
   try:

@@ -5,8 +5,7 @@ A suite file (experiments/suites/countdown.py) has `get_suite()`, which returns 
 """
 
 import ast
-from collections.abc import Iterable
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 import pathlib
 import runpy
@@ -14,9 +13,7 @@ import shlex
 import sys
 from typing import Any
 
-from score_jax.config import RunConfig
-from score_jax.config import from_config_dict
-from score_jax.config import load_config
+from score_jax.config import RunConfig, from_config_dict, load_config
 from score_jax.core_types import Stage
 from score_jax.errors import ConfigError
 

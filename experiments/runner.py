@@ -6,8 +6,7 @@ command and the seconds it took. A job that fails is named, and the others go on
 """
 
 import collections
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 import pathlib

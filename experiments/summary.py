@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds `summary.json`, what a suite shows, counted from the rows and metrics of its runs."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import importlib.metadata
 import pathlib
@@ -11,14 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments import counting
-from experiments import plan
+from experiments import counting, plan
 from experiments.plan import Suite
-from experiments.runner import Records
-from experiments.runner import is_done
+from experiments.runner import Records, is_done
 import score_jax
-from score_jax.reporting import metrics
-from score_jax.reporting import report_data
+from score_jax.reporting import metrics, report_data
 from score_jax.reporting import rows as report_rows
 from score_jax.reporting.rows import Row
 from score_jax.storage.run_folder import RunFolder

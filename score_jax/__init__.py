@@ -6,23 +6,15 @@ graders can be used without jax.
 """
 
 import importlib
-from typing import TYPE_CHECKING
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = '0.2.0.dev0'
 
 if TYPE_CHECKING:
-  from score_jax.algorithm import losses
-  from score_jax.algorithm import rewards
-  from score_jax.api import Evaluation
-  from score_jax.api import Run
-  from score_jax.api import evaluate
-  from score_jax.api import train
+  from score_jax.algorithm import losses, rewards
+  from score_jax.api import Evaluation, Run, evaluate, train
   from score_jax.config.load import load_config
-  from score_jax.core_types import Graded
-  from score_jax.core_types import Problem
-  from score_jax.core_types import Stage
-  from score_jax.core_types import Verdict
+  from score_jax.core_types import Graded, Problem, Stage, Verdict
   from score_jax.tasks import Task
   from score_jax.training.hooks import Hook
 

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 import dataclasses
 import json
 import pathlib
-from typing import TYPE_CHECKING
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 

@@ -1,24 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The console command `score-jax`, and what all commands share: flags, and one line for every input error."""
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import errno
 import functools
 import pathlib
 import runpy
 import sys
 
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 from ml_collections import config_flags
 
-from score_jax.errors import ConfigError
-from score_jax.errors import TryAgainError
-from score_jax.errors import UserError
-from score_jax.faults import secrets
-from score_jax.faults import signals
+from score_jax.errors import ConfigError, TryAgainError, UserError
+from score_jax.faults import secrets, signals
 
 flags.disclaim_key_flags()  # flags belong to the module that asks for them, whose --help lists them
 

@@ -70,8 +70,8 @@ def _plan(config: Any) -> tuple[bool, Any]:
   import jax
 
   jax.config.update('jax_platforms', 'cpu')  # a TPU that is here may be at work
-  from score_jax.planning import report
-  from score_jax.planning import search
+  jax.config.update('jax_enable_compilation_cache', False)  # which can't be read back without the devices
+  from score_jax.planning import report, search
 
   topology, model = _TOPOLOGY.value, _MODEL.value
   request = search.topology_request(config, topology, model, _INSTRUCTION.value)

@@ -52,8 +52,7 @@ sys.modules[__name__].__class__ = _Callable
 def main() -> None:
   _check_outputs()
 
-  from score_jax import api
-  from score_jax import files
+  from score_jax import api, files
   from score_jax.parallel import hosts
   from score_jax.reporting import rows
   from score_jax.storage import run_folder

@@ -24,8 +24,7 @@ def main() -> None:
 
   from score_jax.models import lora as loras
   from score_jax.parallel import mesh as meshes
-  from score_jax.storage import hf
-  from score_jax.storage import hf_export
+  from score_jax.storage import hf, hf_export
   from score_jax.storage.run_folder import RunFolder
   from score_jax.tasks.tokenizer import load_tokenizer
   from score_jax.training import run

@@ -14,17 +14,11 @@ import pathlib
 from absl import flags
 
 from score_jax import cli
-from score_jax.errors import ConfigError
-from score_jax.errors import DataError
-from score_jax.graders import references
-from score_jax.graders import registry
+from score_jax.errors import ConfigError, DataError
+from score_jax.graders import references, registry
 from score_jax.graders.pool import open_grader
 from score_jax.graders.registry import GradingSpec
-from score_jax.tasks import data_files
-from score_jax.tasks import gsm8k
-from score_jax.tasks import humaneval
-from score_jax.tasks import math
-from score_jax.tasks import mbpp
+from score_jax.tasks import data_files, gsm8k, humaneval, math, mbpp
 from score_jax.tasks.data_files import Row
 
 _AT_A_TIME = 1000  # rows, whose verdicts are written together

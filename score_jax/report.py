@@ -9,8 +9,7 @@ import pathlib
 
 from absl import flags
 
-from score_jax import cli
-from score_jax import files
+from score_jax import cli, files
 from score_jax.errors import ConfigError
 
 _OUT = flags.DEFINE_string('out', '', 'the file; default: report.html, in the folder itself if there is one RUN alone')
@@ -30,8 +29,7 @@ def main(*runs: str) -> None:
   if out.is_dir() or not out.parent.is_dir():
     raise ConfigError(f'--out={out}: name a file in a folder that exists')
 
-  from score_jax.reporting import report_data
-  from score_jax.reporting import report_page
+  from score_jax.reporting import report_data, report_page
 
   data = report_data.collect(folders)
   page = report_page.page(data)

@@ -11,8 +11,7 @@ import tiny
 
 import score_jax
 from score_jax import errors
-from score_jax.config import load
-from score_jax.config import renamed
+from score_jax.config import load, renamed
 
 
 def test_the_names_are_there_and_lazy():

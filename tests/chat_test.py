@@ -12,9 +12,8 @@ import tiny
 from experiments.countdown_base import mixture as countdown_base
 from score_jax.core_types import Problem
 from score_jax.errors import DataError
-from score_jax.tasks import chat
+from score_jax.tasks import chat, turn_boundary
 from score_jax.tasks import tokenizer as tokenizer_module
-from score_jax.tasks import turn_boundary
 from score_jax.tasks.tokenizer import load_tokenizer
 
 TURN = '{% for m in messages %}'

@@ -12,14 +12,11 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint._src.path import atomicity
 import pytest
 
-from score_jax.errors import DataError
-from score_jax.errors import TryAgainError
+from score_jax.errors import DataError, TryAgainError
 from score_jax.states import TrainState
 from score_jax.storage import checkpoints as module
-from score_jax.storage import integrity
-from score_jax.storage import stores
-from score_jax.storage.checkpoints import Checkpoints
-from score_jax.storage.checkpoints import abstract_like
+from score_jax.storage import integrity, stores
+from score_jax.storage.checkpoints import Checkpoints, abstract_like
 from score_jax.storage.progress import Progress
 
 FULL = OSError(errno.ENOSPC, 'No space left on device')

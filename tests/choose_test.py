@@ -3,8 +3,7 @@
 import functools
 
 import jax
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 from scipy import special

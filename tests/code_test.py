@@ -5,9 +5,7 @@ import sandbox_measure
 
 from score_jax.core_types import Verdict
 from score_jax.errors import DataError
-from score_jax.graders.code import CodeGrader
-from score_jax.graders.code import extract
-from score_jax.graders.code import unit_tests
+from score_jax.graders.code import CodeGrader, extract, unit_tests
 from score_jax.graders.code.sandbox.limits import Limits
 
 CORRECT, WRONG, UNPARSED, TIMEOUT, ERROR = (

@@ -5,12 +5,8 @@ import json
 import pytest
 
 from score_jax.errors import DataError
-from score_jax.models import config_json
-from score_jax.models import families
-from score_jax.models import rope
-from score_jax.models import weights
-from score_jax.models.families import FULL
-from score_jax.models.families import SLIDING
+from score_jax.models import config_json, families, rope, weights
+from score_jax.models.families import FULL, SLIDING
 
 BOOKKEEPING = dict(
   architectures=['X'],

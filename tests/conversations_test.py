@@ -10,16 +10,11 @@ import numpy as np
 import pytest
 import tiny
 
-from score_jax.core_types import Graded
-from score_jax.core_types import Problem
-from score_jax.core_types import Stop
-from score_jax.core_types import Verdict
+from score_jax.core_types import Graded, Problem, Stop, Verdict
 from score_jax.errors import DataError
-from score_jax.reporting import metrics
-from score_jax.reporting import rows
+from score_jax.reporting import metrics, rows
 from score_jax.reporting.ledger import account
-from score_jax.reporting.rows import Attempt
-from score_jax.reporting.rows import Row
+from score_jax.reporting.rows import Attempt, Row
 from score_jax.states import Rollout
 from score_jax.storage.run_folder import RunFolder
 from score_jax.training import evaluation

@@ -10,20 +10,16 @@ import numpy as np
 import pytest
 import tiny
 
-from experiments.countdown_base import benchmark
-from experiments.countdown_base import bundled
+from experiments.countdown_base import benchmark, bundled, pretrain
 from experiments.countdown_base import mixture as countdown_base
-from experiments.countdown_base import pretrain
 from experiments.countdown_base import settings as settings_lib
 from experiments.countdown_base.mixture import Mixture
 from experiments.countdown_base.settings import PretrainConfig
-from score_jax.core_types import Stop
-from score_jax.core_types import Verdict
+from score_jax.core_types import Stop, Verdict
 from score_jax.errors import ConfigError
 from score_jax.graders.countdown import grade
 from score_jax.reporting import rows
-from score_jax.tasks import countdown
-from score_jax.tasks import turn_boundary
+from score_jax.tasks import countdown, turn_boundary
 from score_jax.tasks.countdown import CountdownSpec
 from score_jax.training import run as runs
 

@@ -11,8 +11,7 @@ import tiny
 
 from score_jax.core_types import Verdict
 from score_jax.errors import DataError
-from score_jax.graders.countdown import grade
-from score_jax.graders.countdown import result_of
+from score_jax.graders.countdown import grade, result_of
 from score_jax.tasks import countdown
 from score_jax.tasks.countdown import CountdownSpec
 

@@ -10,9 +10,7 @@ from scipy import special
 import tiny
 
 from benchmarks import rollouts
-from score_jax.models import attention
-from score_jax.models import decode_layers
-from score_jax.models import decoder
+from score_jax.models import attention, decode_layers, decoder
 
 SIZES = dict(width=128, layers=2, heads=4, kv_heads=2, head_width=64, ffn=384, vocab=64)
 BF16 = jnp.dtype('bfloat16')

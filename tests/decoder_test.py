@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from score_jax.models import attention
-from score_jax.models import decode_attention
-from score_jax.models import decoder
-from score_jax.models import scoring
+from score_jax.models import attention, decode_attention, decoder, scoring
 from score_jax.models.packing import left_padded
 from score_jax.storage import hf_export
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import tiny
 
-from score_jax.algorithm import losses
-from score_jax.algorithm import rewards
+from score_jax.algorithm import losses, rewards
 from score_jax.core_types import KL_FORMS
 
 V, ATTEMPTS, SPAN = 2, 2, 3  # tokens, attempts, tokens of an attempt

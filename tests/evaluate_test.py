@@ -10,15 +10,11 @@ import pytest
 import tiny
 
 import score_jax
-from score_jax.core_types import Stop
-from score_jax.core_types import Verdict
-from score_jax.errors import ConfigError
-from score_jax.errors import DataError
-from score_jax.errors import TryAgainError
+from score_jax.core_types import Stop, Verdict
+from score_jax.errors import ConfigError, DataError, TryAgainError
 from score_jax.reporting import rows
 from score_jax.tasks import prompts
-from score_jax.training import evaluation
-from score_jax.training import first_attempts
+from score_jax.training import evaluation, first_attempts
 from score_jax.training import run as runs
 
 command = importlib.import_module('score_jax.evaluate')  # its name in the package is the public function's too
@@ -106,8 +102,7 @@ def row_of(*verdicts):
 
 
 def evaluate_problems(config):
-  from score_jax.tasks import heldout_problems
-  from score_jax.tasks import open_task
+  from score_jax.tasks import heldout_problems, open_task
 
   return heldout_problems(open_task(config.task), config.eval.problems, config.eval.seed)
 

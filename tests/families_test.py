@@ -10,15 +10,11 @@ import numpy as np
 import pytest
 import tiny
 
-from score_jax.models import config_json
-from score_jax.models import decoder
-from score_jax.models import families
-from score_jax.models import scoring
+from score_jax.models import config_json, decoder, families, scoring
 from score_jax.models.packing import left_padded
 from score_jax.sampling import rollout as rollouts
 from score_jax.sampling.rollout import RolloutSpec
-from score_jax.storage import hf
-from score_jax.storage import hf_export
+from score_jax.storage import hf, hf_export
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')

@@ -13,8 +13,7 @@ import time
 import pytest
 
 from score_jax import errors
-from score_jax.faults import lock
-from score_jax.faults import secrets
+from score_jax.faults import lock, secrets
 from score_jax.storage.run_folder import RunFolder
 
 ROOT = pathlib.Path(__file__).parent.parent

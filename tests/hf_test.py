@@ -14,9 +14,7 @@ import tiny
 from score_jax.errors import DataError
 from score_jax.models import config_json
 from score_jax.parallel import mesh as meshes
-from score_jax.storage import hf
-from score_jax.storage import hf_export
-from score_jax.storage import tensor_files
+from score_jax.storage import hf, hf_export, tensor_files
 
 F32, BF16 = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
 EMBED, HEAD = 'model.embed_tokens.weight', 'lm_head.weight'

@@ -10,15 +10,13 @@ from checkpoints_test import state
 import pytest
 import tiny
 
-from score_jax.errors import StoppedError
-from score_jax.errors import TryAgainError
+from score_jax.errors import StoppedError, TryAgainError
 from score_jax.faults import signals
 from score_jax.storage import stores
 from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.progress import Progress
 from score_jax.storage.run_folder import RunFolder
-from score_jax.training import hooks
-from score_jax.training import loop
+from score_jax.training import hooks, loop
 from score_jax.training import run as runs
 
 

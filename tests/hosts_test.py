@@ -89,6 +89,7 @@ def test_only_one_process_prints_and_the_other_says_nothing_of_its_own(rig, pair
   assert not printed, printed
 
 
+@pytest.mark.slow
 def test_a_killed_coordinator_ends_all_and_a_restart_ends_the_same(rig, pair, tmp_path):
   workdir, victim, step = tmp_path / 'killed', 0, 4  # chaos_hosts.py kills any host at any moment
   processes = rig.start_all(2, workdir, KEEP_ALL)
@@ -131,6 +132,7 @@ def test_hosts_that_share_a_bucket_and_no_disk_lose_both_disks_and_end_the_same(
   assert hosts_rig.fingerprint(tmp_path / 'store') == hosts_rig.fingerprint(pair)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_host_stops_all_at_one_step_that_is_saved(rig, pair, tmp_path):
   workdir, settings = tmp_path / 'asked', (KEEP_ALL, '--config.checkpoint.every=9')
   processes = rig.start_all(2, workdir, *settings)

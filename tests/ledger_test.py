@@ -10,20 +10,12 @@ import optax
 import pytest
 import tiny
 
-from score_jax.core_types import Problem
-from score_jax.core_types import Stage
-from score_jax.core_types import StageOptim
-from score_jax.core_types import Stop
-from score_jax.core_types import Verdict
+from score_jax.core_types import Problem, Stage, StageOptim, Stop, Verdict
 from score_jax.models import weights
-from score_jax.reporting import metrics
-from score_jax.reporting import plain_text
-from score_jax.reporting.ledger import ledger
-from score_jax.reporting.ledger import mcnemar
-from score_jax.reporting.ledger import wilson
+from score_jax.reporting import metrics, plain_text
+from score_jax.reporting.ledger import ledger, mcnemar, wilson
 from score_jax.storage.progress import Progress
-from score_jax.training import offline
-from score_jax.training import optim
+from score_jax.training import offline, optim
 
 W, C, U, T, E = Verdict.WRONG, Verdict.CORRECT, Verdict.UNPARSED, Verdict.TIMEOUT, Verdict.ERROR
 
@@ -313,7 +305,8 @@ def test_optimizer_clips_before_its_moments_and_decays_matrices_alone():
   ],
 )
 def test_brackets_of_a_layout_are_flattened_axes(layout, groups):
-  assert weights._groups(layout) == groups
+  weight = weights.weight_table(tiny.decoder_config('llama')).weights[0]
+  assert dataclasses.replace(weight, hf=layout).hf_groups == groups
 
 
 @pytest.mark.parametrize('family', ['llama', 'qwen2'])

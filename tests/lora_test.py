@@ -11,19 +11,14 @@ import pytest
 import tiny
 
 from score_jax.errors import ConfigError
-from score_jax.models import config_json
-from score_jax.models import decoder
+from score_jax.models import config_json, decoder, scoring, weights
 from score_jax.models import lora as loras
-from score_jax.models import scoring
-from score_jax.models import weights
 from score_jax.models.lora import Lora
 from score_jax.models.packing import left_padded
 from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes
-from score_jax.states import Batch
-from score_jax.states import StageValues
-from score_jax.storage import hf
-from score_jax.storage import hf_export
+from score_jax.states import Batch, StageValues, TrainState
+from score_jax.storage import hf, hf_export
 from score_jax.training import optim
 from score_jax.training import run as runs
 from score_jax.training import update as updates
@@ -198,7 +193,7 @@ def compiled_update(config, lora):
   optimizer = optim.make_optimizer(tiny.run_config().optim, trained)
   params, model = trained.abstract(jnp.float32), table.abstract(jnp.float32)
   number = jax.ShapeDtypeStruct((), jnp.int32)
-  state = updates.TrainState(
+  state = TrainState(
     step=number,
     params=params,
     opt_state=jax.eval_shape(optimizer.init, params),

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from tiny import stage_values
 
-from score_jax.algorithm import losses
-from score_jax.algorithm import rewards
-from score_jax.core_types import KL_FORMS
-from score_jax.core_types import Verdict
+from score_jax.algorithm import losses, rewards
+from score_jax.core_types import KL_FORMS, Verdict
 
 W, C, T, E = Verdict.WRONG, Verdict.CORRECT, Verdict.TIMEOUT, Verdict.ERROR
 # Two problems of two rows: prompt, attempt 1, instruction, attempt 2 (and in A3 a third attempt), padding.

@@ -11,11 +11,9 @@ from math_policy import POLICIES
 import pytest
 
 from score_jax.core_types import Verdict
-from score_jax.graders.math import grade
-from score_jax.graders.math import readable
+from score_jax.graders.math import grade, readable
 from score_jax.graders.math.algebra.equality import Scalars
-from score_jax.graders.math.budget import Budget
-from score_jax.graders.math.budget import Unreadable
+from score_jax.graders.math.budget import Budget, Unreadable
 from score_jax.graders.math.parser.answers import read
 from score_jax.graders.math.parser.clean import clean
 

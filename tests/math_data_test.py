@@ -11,8 +11,7 @@ import re
 import pytest
 
 from score_jax.core_types import Verdict
-from score_jax.graders.math import grade
-from score_jax.graders.math import readable
+from score_jax.graders.math import grade, readable
 from score_jax.graders.math.extract import last_boxes
 
 DATA = pathlib.Path(__file__).parent.parent.parent / 'shared' / 'data'

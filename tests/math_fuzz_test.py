@@ -5,10 +5,8 @@ import random
 
 import pytest
 
-from score_jax.core_types import Graded
-from score_jax.core_types import Verdict
-from score_jax.graders.math import budget
-from score_jax.graders.math import grade
+from score_jax.core_types import Graded, Verdict
+from score_jax.graders.math import budget, grade
 from score_jax.graders.math.algebra.equality import Scalars
 from score_jax.graders.math.compare.comparison import Comparison
 from score_jax.graders.math.parser.answers import read

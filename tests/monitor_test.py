@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 import tiny
 
-from score_jax.errors import ConfigError
-from score_jax.errors import StoppedError
-from score_jax.reporting import alarms
+from score_jax.errors import ConfigError, StoppedError
+from score_jax.reporting import alarms, plain_text
 from score_jax.reporting import monitor as monitors
-from score_jax.reporting import plain_text
 from score_jax.storage import stores
 from score_jax.storage.checkpoints import Checkpoints
 from score_jax.training import loop

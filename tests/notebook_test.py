@@ -16,14 +16,11 @@ import pytest
 from report_test import drawn
 from traitlets.config import Config
 
-from score_jax.core_types import Stop
-from score_jax.core_types import Verdict
-from score_jax.errors import ConfigError
-from score_jax.errors import DataError
+from score_jax.core_types import Stop, Verdict
+from score_jax.errors import ConfigError, DataError
 from score_jax.reporting import notebook as notebooks
 from score_jax.reporting import rows
-from score_jax.reporting.rows import Attempt
-from score_jax.reporting.rows import Row
+from score_jax.reporting.rows import Attempt, Row
 
 ROOT = pathlib.Path(__file__).parent.parent
 PATH = ROOT / 'launch/colab.ipynb'

@@ -6,8 +6,7 @@ import signal
 import sys
 import urllib.parse
 
-from checkpoints_test import progress
-from checkpoints_test import state
+from checkpoints_test import progress, state
 import disturbed
 import fake_gcs
 import jax
@@ -16,10 +15,8 @@ import pytest
 
 from score_jax import errors
 from score_jax.faults import lock
-from score_jax.storage import integrity
-from score_jax.storage import stores
-from score_jax.storage.checkpoints import Checkpoints
-from score_jax.storage.checkpoints import abstract_like
+from score_jax.storage import integrity, stores
+from score_jax.storage.checkpoints import Checkpoints, abstract_like
 from score_jax.storage.run_folder import RunFolder
 from score_jax.training import preflight
 

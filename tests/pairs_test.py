@@ -9,13 +9,11 @@ import pytest
 import tiny
 
 from score_jax.parallel import mesh as meshes
-from score_jax.sampling.sampler import Stream
-from score_jax.sampling.sampler import stream_key
+from score_jax.sampling.sampler import Stream, stream_key
 from score_jax.tasks import open_task
 from score_jax.training import batches
 from score_jax.training import run as runs
-from score_jax.training.methods import pairs
-from score_jax.training.methods import supervised
+from score_jax.training.methods import pairs, supervised
 
 # Three problems of three conversations: (first right, second right).
 RIGHT = np.array([[0, 1], [1, 1], [0, 0], [0, 0], [1, 0], [0, 0], [0, 0], [0, 0], [0, 0]], bool)

@@ -16,16 +16,10 @@ import tiny
 from score_jax.errors import ConfigError
 from score_jax.models import weights
 from score_jax.parallel import mesh as meshes
-from score_jax.planning import collectives
-from score_jax.planning import costs
-from score_jax.planning import machine_checks
-from score_jax.planning import programs
-from score_jax.planning import report
-from score_jax.planning import search
+from score_jax.planning import collectives, costs, machine_checks, programs, report, search
 from score_jax.planning.collectives import Collectives
-from score_jax.training import optim
+from score_jax.training import optim, specs
 from score_jax.training import run as runs
-from score_jax.training import specs
 
 DECODER = tiny.decoder_config('qwen2', width=32, kv_heads=4)
 CHIP = costs.Chip('here', 'cpu', 1e12, 1e12, 1e12, 1e11, 0)

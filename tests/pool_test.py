@@ -12,13 +12,10 @@ import time
 import pytest
 
 from score_jax.core_types import Verdict
-from score_jax.errors import ConfigError
-from score_jax.errors import UserError
-from score_jax.graders import messages
+from score_jax.errors import ConfigError, UserError
+from score_jax.graders import messages, references
 from score_jax.graders import pool as pools
-from score_jax.graders import references
-from score_jax.graders.registry import GRADERS
-from score_jax.graders.registry import GradingSpec
+from score_jax.graders.registry import GRADERS, GradingSpec
 
 SPEC = GradingSpec(workers=2, cpu_seconds=0.3, memory_mb=512, unsafe_code=False)
 ROOT = pathlib.Path(__file__).parent.parent

@@ -14,21 +14,12 @@ import sys
 import numpy as np
 import pytest
 
-from score_jax.core_types import Stop
-from score_jax.core_types import Verdict
-from score_jax.errors import ConfigError
-from score_jax.errors import DataError
-from score_jax.reporting import plain_text
-from score_jax.reporting import png_figures
-from score_jax.reporting import report_data
-from score_jax.reporting import report_page
-from score_jax.reporting import rows
+from score_jax.core_types import Stop, Verdict
+from score_jax.errors import ConfigError, DataError
+from score_jax.reporting import plain_text, png_figures, report_data, report_page, rows
 from score_jax.reporting.ledger import account
-from score_jax.reporting.plain_text import sanitize
-from score_jax.reporting.plain_text import sanitize_line
-from score_jax.reporting.plain_text import sanitize_lines
-from score_jax.reporting.rows import Attempt
-from score_jax.reporting.rows import Row
+from score_jax.reporting.plain_text import sanitize, sanitize_line, sanitize_lines
+from score_jax.reporting.rows import Attempt, Row
 
 ROOT = pathlib.Path(__file__).parent.parent
 METRICS = pathlib.Path(__file__).parent / 'testdata/quickstart_metrics.jsonl'

@@ -8,15 +8,13 @@ import pytest
 import tiny
 
 from score_jax.core_types import Stop
-from score_jax.models import decoder
-from score_jax.models import scoring
+from score_jax.models import decoder, scoring
 from score_jax.models import weights as weight_tables
 from score_jax.models.packing import left_padded
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import rollout as rollouts
 from score_jax.sampling.rollout import RolloutSpec
-from score_jax.sampling.sampler import Stream
-from score_jax.sampling.sampler import stream_key
+from score_jax.sampling.sampler import Stream, stream_key
 
 # Twelve ids, so that a random model often ends an attempt by itself and often runs out of budget.
 V, PAD, END, OTHER = 12, 0, 1, 2

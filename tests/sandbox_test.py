@@ -16,14 +16,10 @@ import hostile_run
 import pytest
 
 from score_jax.core_types import Verdict
-from score_jax.errors import ConfigError
-from score_jax.errors import SandboxError
-from score_jax.graders import code
-from score_jax.graders import messages
+from score_jax.errors import ConfigError, SandboxError
+from score_jax.graders import code, messages
 from score_jax.graders.code import CodeGrader
-from score_jax.graders.code.sandbox import client
-from score_jax.graders.code.sandbox import layers
-from score_jax.graders.code.sandbox import seccomp
+from score_jax.graders.code.sandbox import client, layers, seccomp
 from score_jax.graders.code.sandbox.limits import Limits
 
 TESTS = pathlib.Path(__file__).parent

@@ -16,10 +16,8 @@ from score_jax.reporting.ledger import account
 from score_jax.sampling.rollout import compiled
 from score_jax.storage import hf
 from score_jax.storage.run_folder import RunFolder
-from score_jax.training import loop
-from score_jax.training import run
-from score_jax.training.update import reference_logps
-from score_jax.training.update import update
+from score_jax.training import loop, run
+from score_jax.training.update import reference_logps, update
 
 ROOT = pathlib.Path(__file__).parent.parent
 LEDGER = {'n', 'acc_t1', 'acc_t2', 'delta', 'i_to_c', 'c_to_i'}

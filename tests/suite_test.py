@@ -10,17 +10,11 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import counting
-from experiments import plan
-from experiments import results
-from experiments import runner
-from experiments import summary
+from experiments import counting, plan, results, runner, summary
 from experiments.counting import Answers
 from experiments.plan import Job
-from score_jax.core_types import Stop
-from score_jax.core_types import Verdict
-from score_jax.errors import ConfigError
-from score_jax.errors import DataError
+from score_jax.core_types import Stop, Verdict
+from score_jax.errors import ConfigError, DataError
 from score_jax.reporting import rows as report_rows
 
 ROOT = pathlib.Path(__file__).parent.parent

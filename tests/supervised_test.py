@@ -10,15 +10,11 @@ import pytest
 import tiny
 
 from score_jax.configs import common
-from score_jax.errors import ConfigError
-from score_jax.errors import DataError
+from score_jax.errors import ConfigError, DataError
 from score_jax.reporting import rows
 from score_jax.storage.progress import Progress
-from score_jax.training import evaluation
-from score_jax.training import hooks
-from score_jax.training import loop
+from score_jax.training import evaluation, hooks, loop, stages
 from score_jax.training import run as runs
-from score_jax.training import stages
 from score_jax.training import update as updates
 from score_jax.training.methods import supervised
 

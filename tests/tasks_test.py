@@ -9,16 +9,11 @@ from types import SimpleNamespace
 import pytest
 
 from score_jax import tasks
-from score_jax.errors import ConfigError
-from score_jax.errors import DataError
-from score_jax.errors import UserError
-from score_jax.tasks import data_files
-from score_jax.tasks import math
-from score_jax.tasks import prompts
+from score_jax.errors import ConfigError, DataError, UserError
+from score_jax.tasks import data_files, math, prompts
 from score_jax.tasks.jsonl import JsonlSpec
 from score_jax.tasks.mbpp import MbppSpec
-from score_jax.tasks.problems import DataSpec
-from score_jax.tasks.problems import text_hash
+from score_jax.tasks.problems import DataSpec, text_hash
 
 JSONL = JsonlSpec('question', 'answer', '', (), 'math', 0.5)
 # Two problems of MATH500, as published.

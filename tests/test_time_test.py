@@ -7,14 +7,11 @@ import numpy as np
 import pytest
 import tiny
 
-from score_jax.core_types import Stop
-from score_jax.core_types import Verdict
+from score_jax.core_types import Stop, Verdict
 from score_jax.errors import ConfigError
 from score_jax.graders.registry import GRADERS
-from score_jax.reporting import plain_text
-from score_jax.reporting import test_time
-from score_jax.reporting.rows import Attempt
-from score_jax.reporting.rows import Row
+from score_jax.reporting import plain_text, test_time
+from score_jax.reporting.rows import Attempt, Row
 from score_jax.training import evaluation
 
 

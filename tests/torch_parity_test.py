@@ -15,8 +15,7 @@ from score_jax.states import StageValues
 from score_jax.storage import hf_export
 from score_jax.tasks import chat as chats
 from score_jax.tasks import countdown
-from score_jax.training import batches
-from score_jax.training import update
+from score_jax.training import batches, update
 
 torch_score = pytest.importorskip('torch') and pytest.importorskip('torch_score')
 

@@ -1,6 +1,6 @@
 """What the TPU's compiler makes of a run's programs, small enough to be compiled in a minute without a TPU.
 
-Skipped where libtpu is neither installed (`pip install 'jax[tpu]'`, the extra `tpu` of setup.py) nor in the folder
+Skipped where libtpu is neither installed (`pip install 'jax[tpu]'`, the extra `tpu`) nor in the folder
 LIBTPU, where launch/test.sh puts it.
 """
 
@@ -17,10 +17,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from score_jax.planning import collectives
-from score_jax.planning import costs
-from score_jax.planning import programs
-from score_jax.planning import search
+from score_jax.planning import collectives, costs, programs, search
 
 # Letters of `core_types.py`; sizes are told apart by their numbers, which no two arrays that are looked for share.
 B, P, BUDGET, FEED, V = 16, 128, 60, 8, 4096
@@ -42,7 +39,10 @@ def compiler():
   # A run in float32 leaves a precision behind that kernels of 16 bits do not have.
   with pytest.MonkeyPatch.context() as patch, jax.default_matmul_precision('default'):
     patch.setattr(sys, 'path', _SEARCHED)
+    # A program of a topology can't be read back from JAX's cache without its devices.
+    jax.config.update('jax_enable_compilation_cache', False)
     yield
+    jax.config.update('jax_enable_compilation_cache', True)
 
 
 def plan_of(config, decoder):
@@ -105,7 +105,7 @@ def test_no_decode_step_gathers_the_model(plan, compiled):
   assert sum(sent.bytes for sent in program.sent if sent.kind == 'all-gather') < layer / 4
 
 
-@pytest.mark.parametrize('name', ['reference', 'update'])
+@pytest.mark.parametrize('name', ['reference', pytest.param('update', marks=pytest.mark.slow)])
 def test_logits_never_exist_for_the_whole_sequence(plan, compiled, name):
   program, text = compiled(name)
   assert not program.refused

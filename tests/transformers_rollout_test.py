@@ -14,8 +14,7 @@ from score_jax import config as configs
 from score_jax.configs import common
 from score_jax.core_types import Stop
 from score_jax.sampling import sampler as samplers
-from score_jax.storage import hf
-from score_jax.storage import hf_export
+from score_jax.storage import hf, hf_export
 from score_jax.tasks import chat as chats
 from score_jax.tasks import countdown
 from score_jax.tasks.countdown import CountdownSpec
@@ -77,7 +76,7 @@ def eager_to_stop(hf_folder, folder):
   return folder
 
 
-@pytest.fixture(scope='module', params=CASES)
+@pytest.fixture(scope='module', params=['tiny', pytest.param('bundled', marks=pytest.mark.slow)])
 def answers(request, hf_folder, tmp_path_factory):
   """Greedy conversations of a case."""
   case = CASES[request.param]

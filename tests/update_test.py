@@ -12,14 +12,10 @@ import tiny
 from score_jax.algorithm import rewards
 from score_jax.config import OptimConfig
 from score_jax.core_types import Verdict
-from score_jax.models import packing
-from score_jax.models import scoring
-from score_jax.models import weights
+from score_jax.models import packing, scoring, weights
 from score_jax.parallel import mesh as meshes
-from score_jax.states import Rollout
-from score_jax.states import StageValues
-from score_jax.training import batches
-from score_jax.training import optim
+from score_jax.states import Rollout, StageValues
+from score_jax.training import batches, optim
 from score_jax.training import run as runs
 from score_jax.training import update as updates
 

@@ -15,8 +15,7 @@ _WORKDIR = flags.DEFINE_string('workdir', '', 'the folder to make; default: runs
 
 
 def main() -> None:
-  from experiments.countdown_base import pretrain
-  from experiments.countdown_base import settings
+  from experiments.countdown_base import pretrain, settings
 
   config, base = settings.from_config_dict(_CONFIG.value)
   pretrain.pretrain(config, base, _WORKDIR.value or f'runs/{cli.config_name()}_base')

@@ -48,9 +48,7 @@ class Mixture:
 def build_tokenizer(spec: CountdownSpec, *instructions: str):
   """Builds a fast HF tokenizer with one token per number 0..max_value, operation and word of the prompts."""
   import tokenizers
-  from tokenizers import decoders
-  from tokenizers import models
-  from tokenizers import pre_tokenizers
+  from tokenizers import decoders, models, pre_tokenizers
   import transformers
 
   prompt = spec.prompt.replace('{numbers}', '').replace('{target}', '')

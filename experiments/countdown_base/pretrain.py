@@ -10,8 +10,7 @@ a low temperature and right or wrong, so that its samples come near its greedy a
 second attempts that see them, so that these know the errors that the model makes.
 """
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import concurrent.futures
 import dataclasses
 import functools
@@ -29,32 +28,22 @@ from experiments.countdown_base.settings import PretrainConfig
 from score_jax import config as configs
 from score_jax import files
 from score_jax.config import RunConfig
-from score_jax.core_types import Problem
-from score_jax.core_types import Stage
-from score_jax.core_types import StageOptim
-from score_jax.core_types import Verdict
+from score_jax.core_types import Problem, Stage, StageOptim, Verdict
 from score_jax.graders.pool import open_grader
 from score_jax.models import weights
-from score_jax.models.families import DecoderConfig
-from score_jax.models.families import LayerKind
+from score_jax.models.families import DecoderConfig, LayerKind
 from score_jax.models.rope import Plain
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import plain_text
 from score_jax.reporting import rows as report_rows
 from score_jax.reporting.rows import Row
-from score_jax.sampling.sampler import Sampler
-from score_jax.sampling.sampler import Stream
-from score_jax.sampling.sampler import stream_key
+from score_jax.sampling.sampler import Sampler, Stream, stream_key
 from score_jax.states import Batch
-from score_jax.storage import hf
-from score_jax.storage import hf_export
+from score_jax.storage import hf, hf_export
 from score_jax.storage.run_folder import RunFolder
-from score_jax.tasks import countdown
-from score_jax.tasks import open_task
-from score_jax.training import evaluation
-from score_jax.training import optim
+from score_jax.tasks import countdown, open_task
+from score_jax.training import evaluation, optim, specs
 from score_jax.training import run as runs
-from score_jax.training import specs
 from score_jax.training.update import supervised_update
 
 _STEPS_A_CALL = 100

@@ -15,9 +15,7 @@ import dataclasses
 from typing import Any
 
 from experiments.countdown_base import benchmark as countdown_base
-from experiments.plan import Extra
-from experiments.plan import Method
-from experiments.plan import Suite
+from experiments.plan import Extra, Method, Suite
 
 STEPS = 102  # of Stage I, and of Stage II; a third of it is an iteration of STaR
 PROBLEMS, SAMPLES = 128, 8  # of a step

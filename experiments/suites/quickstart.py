@@ -11,8 +11,7 @@ the tables of sampled answers. The KL's weight is the paper's, and one learning 
 
 from typing import Any
 
-from experiments.plan import Method
-from experiments.plan import Suite
+from experiments.plan import Method, Suite
 
 STEPS = 30  # of Stage I, and of Stage II
 ALL = 2 * STEPS

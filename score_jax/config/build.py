@@ -8,11 +8,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from score_jax import core_types
-from score_jax.config import checks
-from score_jax.config import load
-from score_jax.config.fields import OptimConfig
-from score_jax.config.fields import RunConfig
-from score_jax.config.fields import SupervisedConfig
+from score_jax.config import checks, load
+from score_jax.config.fields import OptimConfig, RunConfig, SupervisedConfig
 from score_jax.errors import ConfigError
 
 

@@ -2,8 +2,7 @@
 """Finds and reads configuration files: presets of the package by name, files by path."""
 
 import ast
-from collections.abc import Iterable
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import importlib.util
 import pathlib
 import runpy

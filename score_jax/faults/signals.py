@@ -7,8 +7,7 @@ itself (`signal.set_wakeup_fd`), which ends the process after the grace period. 
 tell each other after every step whether to stop (`training/hooks.py`); JAX's notifier is off.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import os
 import signal

@@ -9,8 +9,7 @@ is the target.
 
 import re
 
-from score_jax.core_types import Graded
-from score_jax.core_types import Verdict
+from score_jax.core_types import Graded, Verdict
 
 _STEP = re.compile(r'\s*([0-9]{1,9})\s*([-+*/])\s*([0-9]{1,9})\s*=\s*([0-9]{1,9})\s*')  # ASCII digits alone
 _LONGEST = 4096  # characters; a longer answer is not an answer to this task

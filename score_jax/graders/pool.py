@@ -22,12 +22,9 @@ from typing import Protocol
 
 from absl import logging
 
-from score_jax.core_types import Graded
-from score_jax.core_types import Verdict
-from score_jax.errors import ConfigError
-from score_jax.errors import UserError
-from score_jax.graders import messages
-from score_jax.graders import registry
+from score_jax.core_types import Graded, Verdict
+from score_jax.errors import ConfigError, UserError
+from score_jax.graders import messages, registry
 from score_jax.graders.registry import GradingSpec
 
 _PACKAGE = pathlib.Path(__file__).parent.parent.parent

@@ -4,8 +4,7 @@
 import re
 import unicodedata
 
-from score_jax.core_types import Graded
-from score_jax.core_types import Verdict
+from score_jax.core_types import Graded, Verdict
 
 _LONGEST = 65_536  # characters of an attempt; a longer one is no answer
 _MARK = re.compile(r'answer\s*:', re.IGNORECASE)

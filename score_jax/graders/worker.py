@@ -15,13 +15,10 @@ import signal
 import sys
 import time
 
-from score_jax.core_types import Graded
-from score_jax.core_types import Verdict
+from score_jax.core_types import Graded, Verdict
 from score_jax.errors import UserError
-from score_jax.graders import messages
-from score_jax.graders import registry
-from score_jax.graders.registry import Grade
-from score_jax.graders.registry import GradingSpec
+from score_jax.graders import messages, registry
+from score_jax.graders.registry import Grade, GradingSpec
 
 _ANSWERS = 20_000  # before a process is replaced, so that nothing can pile up in one
 _SLACK = 2  # seconds of CPU between the limit that is caught and the one that kills

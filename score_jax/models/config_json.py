@@ -12,13 +12,7 @@ import numpy as np
 
 from score_jax.errors import DataError
 from score_jax.models import rope as ropes
-from score_jax.models.families import ACTIVATIONS
-from score_jax.models.families import FAMILIES
-from score_jax.models.families import FULL
-from score_jax.models.families import SLIDING
-from score_jax.models.families import DecoderConfig
-from score_jax.models.families import Family
-from score_jax.models.families import LayerKind
+from score_jax.models.families import ACTIVATIONS, FAMILIES, FULL, SLIDING, DecoderConfig, Family, LayerKind
 from score_jax.models.rope import Rope
 
 # More than any model has; a config.json that claims more is broken, and must not cost memory.

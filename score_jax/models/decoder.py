@@ -13,15 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from score_jax.models import attention as attentions
-from score_jax.models import decode_attention
-from score_jax.models import decode_layers
-from score_jax.models import flash
-from score_jax.models import lora
-from score_jax.models import packing
-from score_jax.models.attention import Cache
-from score_jax.models.attention import View
-from score_jax.models.families import DecoderConfig
-from score_jax.models.families import LayerKind
+from score_jax.models import decode_attention, decode_layers, flash, lora, packing
+from score_jax.models.attention import Cache, View
+from score_jax.models.families import DecoderConfig, LayerKind
 from score_jax.models.flash import Attention
 from score_jax.models.packing import PackedRows
 

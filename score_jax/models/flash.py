@@ -15,9 +15,7 @@ from typing import Any
 import jax
 from jax.experimental.pallas.ops.tpu import splash_attention
 import jax.numpy as jnp
-from jax.sharding import Mesh
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from score_jax.models import attention as attentions

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 
 from score_jax.models import weights
 from score_jax.models.families import DecoderConfig
-from score_jax.models.weights import Weight
-from score_jax.models.weights import WeightTable
+from score_jax.models.weights import Weight, WeightTable
 
 A, B = '_lora_a', '_lora_b'  # endings of the adapters' names in the tree
 

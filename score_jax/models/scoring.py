@@ -10,8 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from score_jax.models import decoder
-from score_jax.models import flash
+from score_jax.models import decoder, flash
 from score_jax.models.decoder import Params
 from score_jax.models.families import DecoderConfig
 from score_jax.models.flash import Attention

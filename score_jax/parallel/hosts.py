@@ -5,8 +5,7 @@ A host is a process with its devices; host 0, `main`, alone has the run folder a
 JAX's coordination service, with a deadline. Of one host, every function here is a plain call.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import itertools
@@ -23,11 +22,8 @@ from typing import Any
 import jax
 from jax._src import distributed  # the coordination service's client has no public name
 
-from score_jax.errors import ConfigError
-from score_jax.errors import HostError
-from score_jax.errors import UserError
-from score_jax.faults import secrets
-from score_jax.faults import signals
+from score_jax.errors import ConfigError, HostError, UserError
+from score_jax.faults import secrets, signals
 
 AUTO, OFF, TPU, SLURM, LOCAL = 'auto', 'off', 'tpu', 'slurm', 'local:'
 _SLICE_MS = 1000  # between two looks of a wait at whether a host has failed

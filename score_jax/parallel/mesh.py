@@ -4,8 +4,7 @@
 Shardings follow from the letters of the weight table. Axis types are Auto: defaults differ between jax releases.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 from typing import Any
 
@@ -13,16 +12,12 @@ from absl import logging
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
-from jax.sharding import AxisType
-from jax.sharding import Mesh
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 
 from score_jax.errors import ConfigError
-from score_jax.models.weights import Weight
-from score_jax.models.weights import WeightTable
+from score_jax.models.weights import Weight, WeightTable
 from score_jax.parallel import hosts
 
 AXES = ('data', 'fsdp', 'tensor')

@@ -20,8 +20,7 @@ from score_jax.models import lora as loras
 from score_jax.models import weights
 from score_jax.models.families import DecoderConfig
 from score_jax.parallel import mesh as meshes
-from score_jax.planning import collectives
-from score_jax.planning import programs
+from score_jax.planning import collectives, programs
 from score_jax.planning.programs import Plan
 from score_jax.sampling import rollout as rollouts
 from score_jax.training import specs

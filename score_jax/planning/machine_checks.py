@@ -17,23 +17,17 @@ import jax
 from packaging.requirements import Requirement
 
 from score_jax.config import RunConfig
-from score_jax.errors import ConfigError
-from score_jax.errors import UserError
+from score_jax.errors import ConfigError, UserError
 from score_jax.graders.pool import open_grader
 from score_jax.models import lora as loras
 from score_jax.models import weights
 from score_jax.parallel import mesh as meshes
-from score_jax.planning import costs
-from score_jax.planning import report
-from score_jax.planning import search
+from score_jax.planning import costs, report, search
 from score_jax.sampling.sampler import Sampler
-from score_jax.storage import hf
-from score_jax.storage import stores
-from score_jax.tasks import heldout_problems
-from score_jax.tasks import open_task
-from score_jax.training import loop
+from score_jax.storage import hf, stores
+from score_jax.tasks import heldout_problems, open_task
+from score_jax.training import loop, specs
 from score_jax.training import run as runs
-from score_jax.training import specs
 
 _CHECKPOINTS = 3  # whole states that a disk must have room for: two kept, one being written
 _DRY_PROBLEMS = 16  # that a dry run evaluates on

@@ -32,10 +32,8 @@ from score_jax.parallel import mesh as meshes
 from score_jax.planning import collectives
 from score_jax.sampling import rollout as rollouts
 from score_jax.sampling import sampler
-from score_jax.states import Batch
-from score_jax.states import StageValues
-from score_jax.training import optim
-from score_jax.training import specs
+from score_jax.states import Batch, StageValues
+from score_jax.training import optim, specs
 from score_jax.training import update as updates
 
 NAMES = ('layout', 'rollout', 'reference', 'update')

@@ -4,13 +4,9 @@
 import dataclasses
 from typing import Any
 
-from score_jax.planning import collectives
-from score_jax.planning import costs
-from score_jax.planning.programs import Plan
-from score_jax.planning.programs import Program
-from score_jax.planning.search import Answer
-from score_jax.planning.search import Request
-from score_jax.planning.search import Setting
+from score_jax.planning import collectives, costs
+from score_jax.planning.programs import Plan, Program
+from score_jax.planning.search import Answer, Request, Setting
 
 _SCOPES = {
   collectives.ALWAYS: 'in all',

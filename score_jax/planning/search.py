@@ -18,21 +18,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax.config import REMATS
-from score_jax.config import RunConfig
-from score_jax.errors import ConfigError
-from score_jax.errors import DataError
+from score_jax.config import REMATS, RunConfig
+from score_jax.errors import ConfigError, DataError
 from score_jax.models import config_json
 from score_jax.models.families import DecoderConfig
 from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes
-from score_jax.planning import costs
-from score_jax.planning import programs
+from score_jax.planning import costs, programs
 from score_jax.sampling.rollout import RolloutSpec
 from score_jax.storage import hf
-from score_jax.training import batches
+from score_jax.training import batches, specs
 from score_jax.training import run as runs
-from score_jax.training import specs
 
 _MARGIN = 0.97  # of the memory that an estimate may fill
 _UNKNOWN = 1.15  # times an estimate where nothing was compiled yet

@@ -5,8 +5,7 @@ Each alarm is a pure function of a run's records of metrics, step by step, so th
 it sounded and a test can script its fault. `ALARMS` is the table; `sounding` evaluates it.
 """
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from score_jax.core_types import Stop
-from score_jax.core_types import Verdict
+from score_jax.core_types import Stop, Verdict
 from score_jax.reporting import rows as report_rows
 from score_jax.reporting.rows import Row
 

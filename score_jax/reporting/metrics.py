@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from score_jax.core_types import Stage
-from score_jax.core_types import Stop
-from score_jax.core_types import Verdict
+from score_jax.core_types import Stage, Stop, Verdict
 from score_jax.reporting import rows
 
 

@@ -2,9 +2,7 @@
 """The live monitor of a run: progress bar, alarms, experiment trackers, the report on the way."""
 
 import atexit
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 import importlib
 import os
 import pathlib
@@ -15,10 +13,8 @@ from typing import Any
 import tqdm
 
 from score_jax.config import ReportConfig
-from score_jax.errors import ConfigError
-from score_jax.errors import StoppedError
-from score_jax.reporting import alarms
-from score_jax.reporting import metrics
+from score_jax.errors import ConfigError, StoppedError
+from score_jax.reporting import alarms, metrics
 
 _DUMB_WIDTH = 120  # columns
 _WINDOW = 10  # steps that the line below the bar is a mean of

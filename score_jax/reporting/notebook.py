@@ -5,8 +5,7 @@ import base64
 import os
 import pathlib
 
-from score_jax.errors import ConfigError
-from score_jax.errors import DataError
+from score_jax.errors import ConfigError, DataError
 
 _MOST = 20 * 2**20  # bytes of a page; a report has fewer than 5 MB
 

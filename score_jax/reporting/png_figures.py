@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The main figures as PNG files, drawn from a report's data. Needs the extra `report`."""
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import itertools
 import math
 import pathlib

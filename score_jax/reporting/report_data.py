@@ -16,10 +16,8 @@ from typing import Any
 import numpy as np
 
 from score_jax.core_types import Verdict
-from score_jax.errors import ConfigError
-from score_jax.errors import DataError
-from score_jax.reporting import alarms
-from score_jax.reporting import metrics
+from score_jax.errors import ConfigError, DataError
+from score_jax.reporting import alarms, metrics
 from score_jax.reporting import rows as report_rows
 from score_jax.reporting.plain_text import sanitize
 from score_jax.reporting.rows import Row

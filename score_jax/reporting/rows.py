@@ -8,10 +8,7 @@ every training step. Texts are a model's and not trusted:
    "attempts": [{"text", "answer", "verdict", "stop", "tokens", "logp"}, ...]}
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
 import enum
 import gzip
@@ -26,10 +23,7 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from score_jax import files
-from score_jax.core_types import Graded
-from score_jax.core_types import Problem
-from score_jax.core_types import Stop
-from score_jax.core_types import Verdict
+from score_jax.core_types import Graded, Problem, Stop, Verdict
 from score_jax.errors import DataError
 from score_jax.parallel import hosts
 from score_jax.states import Rollout

@@ -5,8 +5,7 @@ Answers are told apart by their text, white space aside: a vote must not know wh
 that could not be read does not vote.
 """
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
 from typing import Any

@@ -23,9 +23,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from score_jax.core_types import Stop
-from score_jax.models import attention
-from score_jax.models import decode_attention
-from score_jax.models import decoder
+from score_jax.models import attention, decode_attention, decoder
 from score_jax.models.attention import Cache
 from score_jax.models.families import DecoderConfig
 from score_jax.parallel import mesh as meshes

@@ -14,15 +14,12 @@ import numpy as np
 
 from score_jax.core_types import Problem
 from score_jax.errors import DataError
-from score_jax.models import decode_attention
-from score_jax.models import decoder
+from score_jax.models import decode_attention, decoder
 from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
 from score_jax.models.lora import Lora
 from score_jax.parallel import mesh as meshes
-from score_jax.sampling.rollout import RolloutSpec
-from score_jax.sampling.rollout import no_forced
-from score_jax.sampling.rollout import rollout
+from score_jax.sampling.rollout import RolloutSpec, no_forced, rollout
 from score_jax.states import Rollout
 from score_jax.tasks.chat import Chat
 

@@ -15,17 +15,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
 from score_jax import files
 from score_jax.errors import DataError
-from score_jax.models import config_json
-from score_jax.models import weights
+from score_jax.models import config_json, weights
 from score_jax.models.families import DecoderConfig
-from score_jax.models.weights import Weight
-from score_jax.models.weights import WeightTable
+from score_jax.models.weights import Weight, WeightTable
 from score_jax.parallel import mesh as meshes
 from score_jax.storage import tensor_files
 from score_jax.storage.tensor_files import TensorFile

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exports a policy as a Hugging Face folder or a PEFT adapter: tensor by tensor into a new folder, then renamed."""
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import functools
 import json
@@ -16,19 +15,15 @@ import numpy as np
 
 from score_jax import files
 from score_jax.errors import DataError
-from score_jax.models import config_json
+from score_jax.models import config_json, weights
 from score_jax.models import lora as loras
-from score_jax.models import weights
 from score_jax.models.families import DecoderConfig
 from score_jax.models.lora import Lora
 from score_jax.models.weights import Weight
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.storage import tensor_files
-from score_jax.storage.hf import DTYPES
-from score_jax.storage.hf import INDEX
-from score_jax.storage.hf import PICKLES
-from score_jax.storage.hf import open_weights
+from score_jax.storage.hf import DTYPES, INDEX, PICKLES, open_weights
 from score_jax.storage.tensor_files import Entry
 
 # Not copied from a source: weights in any format, their indices, and its README, which is about the base.

@@ -7,10 +7,8 @@ import math
 import pathlib
 
 from score_jax.errors import DataError
-from score_jax.models import families
+from score_jax.models import families, rope, weights
 from score_jax.models import lora as loras
-from score_jax.models import rope
-from score_jax.models import weights
 from score_jax.models.families import DecoderConfig
 from score_jax.storage import hf
 from score_jax.tasks import chat as chats

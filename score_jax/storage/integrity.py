@@ -17,8 +17,7 @@ from typing import Any
 from etils import epath
 
 from score_jax import errors
-from score_jax.storage.stores import FolderStore
-from score_jax.storage.stores import Parts
+from score_jax.storage.stores import FolderStore, Parts
 
 NAME = 'manifest.json'
 _THREADS = 4  # that read files; hashing leaves Python's lock

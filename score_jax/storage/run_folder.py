@@ -27,10 +27,8 @@ from absl import logging
 import score_jax
 from score_jax import files
 from score_jax.errors import ConfigError
-from score_jax.faults import lock
-from score_jax.faults import secrets
-from score_jax.storage import integrity
-from score_jax.storage import stores
+from score_jax.faults import lock, secrets
+from score_jax.storage import integrity, stores
 from score_jax.storage.stores import Parts
 
 _OWN = ('config.json.partial', lock.NAME, 'starts')  # left by a kill before there was a config.json

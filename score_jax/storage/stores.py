@@ -28,8 +28,7 @@ import uuid
 from etils import epath
 from etils.epath import backend
 
-from score_jax import errors
-from score_jax import files
+from score_jax import errors, files
 from score_jax.faults import lock
 
 SCHEME = 'gs://'

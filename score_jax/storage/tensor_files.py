@@ -7,8 +7,7 @@ bounds the header by the number of tensors that are expected, and refuses a key 
 writer needs a dict that holds every tensor, so an export would need the model in host memory once more.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import io
@@ -16,8 +15,7 @@ import json
 import math
 import os
 import pathlib
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np

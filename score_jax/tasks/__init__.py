@@ -12,12 +12,8 @@ from typing import Any
 from absl import logging
 
 from score_jax.core_types import Problem
-from score_jax.errors import ConfigError
-from score_jax.errors import DataError
-from score_jax.tasks.problems import DataSpec
-from score_jax.tasks.problems import GeneratedProblems
-from score_jax.tasks.problems import ProblemList
-from score_jax.tasks.problems import Task
+from score_jax.errors import ConfigError, DataError
+from score_jax.tasks.problems import DataSpec, GeneratedProblems, ProblemList, Task
 
 TASKS = ('countdown', 'gsm8k', 'math', 'mbpp', 'humaneval', 'jsonl')  # values of config.task.name
 

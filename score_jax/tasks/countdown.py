@@ -14,9 +14,7 @@ from typing import Any
 from score_jax.core_types import Problem
 from score_jax.errors import DataError
 from score_jax.graders.countdown import result_of
-from score_jax.tasks.problems import DataSpec
-from score_jax.tasks.problems import GeneratedProblems
-from score_jax.tasks.problems import Task
+from score_jax.tasks.problems import DataSpec, GeneratedProblems, Task
 
 SPLITS = ('train', 'heldout')
 _MOST_TRIES = 100_000  # about a second; ordinary settings need a few

@@ -10,8 +10,7 @@ A source is a string:
   tfds:gsm8k/train         a data set of tensorflow-datasets, prepared (or downloaded) in its own folder
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import gzip
 import json

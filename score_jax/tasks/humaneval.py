@@ -5,9 +5,7 @@ from typing import Any
 
 from score_jax.core_types import Problem
 from score_jax.graders import references
-from score_jax.tasks import data_files
-from score_jax.tasks import problems
-from score_jax.tasks import prompts
+from score_jax.tasks import data_files, problems, prompts
 
 
 def open_task(task: Any, data: problems.DataSpec) -> problems.Task:

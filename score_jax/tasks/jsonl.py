@@ -6,10 +6,8 @@ import hashlib
 from typing import Any
 
 from score_jax.core_types import Problem
-from score_jax.graders import references
-from score_jax.graders import registry
-from score_jax.tasks import data_files
-from score_jax.tasks import problems
+from score_jax.graders import references, registry
+from score_jax.tasks import data_files, problems
 
 
 @dataclasses.dataclass(frozen=True)

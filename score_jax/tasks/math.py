@@ -14,9 +14,7 @@ from absl import logging
 from score_jax.core_types import Problem
 from score_jax.errors import DataError
 from score_jax.graders.math.extract import last_boxes
-from score_jax.tasks import data_files
-from score_jax.tasks import problems
-from score_jax.tasks import prompts
+from score_jax.tasks import data_files, problems, prompts
 
 _LIST = pathlib.Path(__file__).parent.parent / 'assets/math500/problems.txt'
 

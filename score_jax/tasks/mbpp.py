@@ -10,9 +10,7 @@ from typing import Any
 from score_jax.core_types import Problem
 from score_jax.errors import DataError
 from score_jax.graders import references
-from score_jax.tasks import data_files
-from score_jax.tasks import problems
-from score_jax.tasks import prompts
+from score_jax.tasks import data_files, problems, prompts
 
 # First and last task_id, as published.
 SPLITS = {'test': (11, 510), 'validation': (511, 600), 'train': (601, 974)}

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A task and its problems: generated from an index, or listed in files."""
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import functools
 import hashlib

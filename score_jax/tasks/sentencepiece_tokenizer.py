@@ -13,10 +13,7 @@ from sentencepiece import sentencepiece_model_pb2
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
 from score_jax.errors import DataError
-from score_jax.tasks.tokenizer import ADDED
-from score_jax.tasks.tokenizer import SENTENCEPIECE
-from score_jax.tasks.tokenizer import SETTINGS
-from score_jax.tasks.tokenizer import read_settings
+from score_jax.tasks.tokenizer import ADDED, SENTENCEPIECE, SETTINGS, read_settings
 
 
 def from_files(files: pathlib.Path, folder: pathlib.Path) -> Any:

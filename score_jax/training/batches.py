@@ -6,8 +6,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from score_jax.states import Batch
-from score_jax.states import Rollout
+from score_jax.states import Batch, Rollout
 from score_jax.training.update import UpdateSpec
 
 _LENGTHS = 16  # of streams; each that occurs is compiled once

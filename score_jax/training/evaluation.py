@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation on held-out problems: conversations, verdicts, and the rows that figures are counted from."""
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import pathlib
@@ -13,12 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax import core_types
-from score_jax import tasks
+from score_jax import core_types, tasks
 from score_jax.algorithm import rewards
 from score_jax.config import RunConfig
-from score_jax.errors import ConfigError
-from score_jax.errors import TryAgainError
+from score_jax.errors import ConfigError, TryAgainError
 from score_jax.faults import watchdog
 from score_jax.graders import pool
 from score_jax.graders.registry import GRADERS
@@ -34,9 +30,8 @@ from score_jax.sampling.sampler import Sampler
 from score_jax.states import Rollout
 from score_jax.storage import hf
 from score_jax.training import first_attempts as given_attempts
-from score_jax.training import preflight
+from score_jax.training import preflight, stages
 from score_jax.training import run as runs
-from score_jax.training import stages
 from score_jax.training.run import Run
 
 _FIRST = -1_000_000_000  # first problem of `measure`: far from those of steps and offline pools

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What happens around the steps of a run: hooks in a list, each with one job."""
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
 import sys
@@ -13,18 +12,14 @@ import jax
 
 from score_jax import config as configs
 from score_jax import errors
-from score_jax.faults import signals
-from score_jax.faults import watchdog
+from score_jax.faults import signals, watchdog
 from score_jax.parallel import hosts
-from score_jax.reporting import plain_text
-from score_jax.reporting import report_page
+from score_jax.reporting import plain_text, report_page
 from score_jax.reporting.monitor import Monitor
 from score_jax.states import TrainState
 from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.progress import Progress
-from score_jax.training import evaluation
-from score_jax.training import limits
-from score_jax.training import stages
+from score_jax.training import evaluation, limits, stages
 from score_jax.training.run import Run
 
 

@@ -13,8 +13,7 @@ from score_jax.algorithm import adaptive
 from score_jax.config import RunConfig
 from score_jax.core_types import Stage
 from score_jax.errors import NumericsError
-from score_jax.storage.progress import REJECTED_WINDOW
-from score_jax.storage.progress import Progress
+from score_jax.storage.progress import REJECTED_WINDOW, Progress
 from score_jax.training.stages import StageRun
 
 _PATIENCE = 3  # steps in a row over a limit

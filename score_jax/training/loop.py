@@ -4,9 +4,7 @@
 Seed, step number and state decide a step, so a run that is killed and started again ends as it would have.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import functools
@@ -17,24 +15,15 @@ from absl import logging
 from score_jax.faults import watchdog
 from score_jax.models import lora as loras
 from score_jax.parallel import hosts
-from score_jax.reporting import plain_text
-from score_jax.reporting import profile
-from score_jax.reporting import report_page
+from score_jax.reporting import plain_text, profile, report_page
 from score_jax.storage import checkpoints as saving
-from score_jax.storage import hf
-from score_jax.storage import hf_export
+from score_jax.storage import hf, hf_export
 from score_jax.storage.progress import Progress
-from score_jax.training import evaluation
+from score_jax.training import evaluation, limits, specs, stages
 from score_jax.training import hooks as hooking
-from score_jax.training import limits
 from score_jax.training import run as runs
-from score_jax.training import specs
-from score_jax.training import stages
-from score_jax.training.hooks import Hook
-from score_jax.training.hooks import Training
-from score_jax.training.methods import Method
-from score_jax.training.methods import score
-from score_jax.training.methods import supervised
+from score_jax.training.hooks import Hook, Training
+from score_jax.training.methods import Method, score, supervised
 
 METHODS: dict[str, Method] = dict(score=score, supervised=supervised)  # by config.mode
 

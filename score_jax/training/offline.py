@@ -12,13 +12,11 @@ import io
 
 import numpy as np
 
-from score_jax import core_types
-from score_jax import files
+from score_jax import core_types, files
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import sampler as samplers
-from score_jax.training import batches
-from score_jax.training import evaluation
+from score_jax.training import batches, evaluation
 from score_jax.training.run import Run
 
 

@@ -14,14 +14,12 @@ import optax
 from score_jax import config as configs
 from score_jax import files
 from score_jax.config import RunConfig
-from score_jax.errors import ConfigError
-from score_jax.errors import DataError
+from score_jax.errors import ConfigError, DataError
 from score_jax.models.lora import Lora
 from score_jax.parallel import hosts
 from score_jax.storage.checkpoints import Checkpoints
 from score_jax.storage.run_folder import RunFolder
-from score_jax.tasks import Task
-from score_jax.tasks import heldout_problems
+from score_jax.tasks import Task, heldout_problems
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
 

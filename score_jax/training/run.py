@@ -14,8 +14,7 @@ from jax.sharding import Mesh
 import optax
 
 from score_jax import config as configs
-from score_jax import files
-from score_jax import tasks
+from score_jax import files, tasks
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
 from score_jax.graders import pool
@@ -31,9 +30,7 @@ from score_jax.storage import hf
 from score_jax.storage.run_folder import RunFolder
 from score_jax.tasks import chat as chats
 from score_jax.tasks.tokenizer import load_tokenizer
-from score_jax.training import optim
-from score_jax.training import preflight
-from score_jax.training import specs
+from score_jax.training import optim, preflight, specs
 from score_jax.training.update import UpdateSpec
 
 _PRECISION = jax.config.jax_default_matmul_precision  # before a run has set its own

@@ -15,12 +15,9 @@ import jax.numpy as jnp
 import optax
 
 from score_jax import states
-from score_jax.algorithm import losses
-from score_jax.algorithm import rewards
-from score_jax.models import flash
+from score_jax.algorithm import losses, rewards
+from score_jax.models import flash, packing, scoring
 from score_jax.models import lora as loras
-from score_jax.models import packing
-from score_jax.models import scoring
 from score_jax.models.families import DecoderConfig
 from score_jax.models.flash import Attention
 from score_jax.models.lora import Lora

@@ -6,8 +6,7 @@ import pathlib
 import random
 import shutil
 
-from score_jax.storage import integrity
-from score_jax.storage import stores
+from score_jax.storage import integrity, stores
 
 
 def flip(path: pathlib.Path, draw: random.Random) -> None:

@@ -7,8 +7,7 @@ here, one by one.
 """
 
 import base64
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import hashlib
 import http.server

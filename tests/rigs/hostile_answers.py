@@ -3,12 +3,7 @@ written."""
 
 import textwrap
 
-from hostile_programs import PROGRAMS
-from hostile_programs import TIMEOUT
-from hostile_programs import WRONG
-from hostile_programs import answer
-from hostile_programs import attack
-from hostile_programs import program
+from hostile_programs import PROGRAMS, TIMEOUT, WRONG, answer, attack, program
 
 __all__ = ['PROGRAMS']
 

@@ -5,8 +5,7 @@ JAX lets process 0 alone write to the cache, and on CPU the others don't find wh
 
 import runpy
 
-from jax._src import compiler
-from jax._src import distributed
+from jax._src import compiler, distributed
 
 _write = compiler._cache_write
 

@@ -12,14 +12,12 @@ from score_jax import config as configs
 from score_jax.config import RunConfig
 from score_jax.configs import common
 from score_jax.models import weights
-from score_jax.models.families import DecoderConfig
-from score_jax.models.families import LayerKind
+from score_jax.models.families import DecoderConfig, LayerKind
 from score_jax.models.rope import Plain
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling.rollout import RolloutSpec
 from score_jax.states import StageValues
-from score_jax.storage import hf
-from score_jax.storage import hf_export
+from score_jax.storage import hf, hf_export
 from score_jax.tasks.countdown import CountdownSpec
 from score_jax.training import update as updates
 
@@ -44,9 +42,7 @@ def tokenizer():
 def byte_tokenizer(template, specials=('<|im_start|>', '<|im_end|>'), merges=(), **named):
   """A byte-level tokenizer, one id a byte but for `merges`, with the special tokens of a template."""
   import tokenizers
-  from tokenizers import decoders
-  from tokenizers import models
-  from tokenizers import pre_tokenizers
+  from tokenizers import decoders, models, pre_tokenizers
   import transformers
 
   pieces = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in merges)]

@@ -3,13 +3,10 @@
 
 import time
 
-from score_jax.core_types import Graded
-from score_jax.core_types import Verdict
+from score_jax.core_types import Graded, Verdict
 from score_jax.errors import SandboxError
-from score_jax.graders.code import extract
-from score_jax.graders.code import unit_tests
-from score_jax.graders.code.sandbox import client
-from score_jax.graders.code.sandbox import judge
+from score_jax.graders.code import extract, unit_tests
+from score_jax.graders.code.sandbox import client, judge
 from score_jax.graders.code.sandbox import layers as sandbox_layers
 from score_jax.graders.code.sandbox.limits import Limits
 

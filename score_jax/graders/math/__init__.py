@@ -10,7 +10,6 @@ grader.py   from a text to a verdict            algebra/  exact values of expres
 budget.py   what one grading may cost           compare/  whether two values are the same answer
 """
 
-from score_jax.graders.math.grader import grade
-from score_jax.graders.math.grader import readable
+from score_jax.graders.math.grader import grade, readable
 
 __all__ = ['grade', 'readable']

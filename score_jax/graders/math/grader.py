@@ -8,17 +8,13 @@ were read. `budget.py` bounds what a text may cost; docs/math.md lists what coun
 import functools
 import re
 
-from score_jax.core_types import Graded
-from score_jax.core_types import Verdict
+from score_jax.core_types import Graded, Verdict
 from score_jax.graders.math import budget
 from score_jax.graders.math.algebra.equality import Scalars
 from score_jax.graders.math.compare.comparison import Comparison
-from score_jax.graders.math.extract import boxes_of_sentence
-from score_jax.graders.math.extract import extract
-from score_jax.graders.math.extract import last_boxes
+from score_jax.graders.math.extract import boxes_of_sentence, extract, last_boxes
 from score_jax.graders.math.parser.answers import read
-from score_jax.graders.math.parser.clean import clean
-from score_jax.graders.math.parser.clean import decimal_comma
+from score_jax.graders.math.parser.clean import clean, decimal_comma
 from score_jax.graders.math.parser.values import Sequence
 
 _SHOWN = 200  # characters of an answer in Graded

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a run's steps are made: one module a method, each of which implements `Method`."""
 
-from typing import Any
-from typing import Protocol
+from typing import Any, Protocol
 
 from score_jax.states import TrainState
 from score_jax.training.hooks import Training

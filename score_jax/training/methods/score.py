@@ -13,28 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax import states
-from score_jax.core_types import Problem
-from score_jax.core_types import Stage
+from score_jax.core_types import Problem, Stage
 from score_jax.faults.watchdog import Clock
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
-from score_jax.reporting import metrics
-from score_jax.reporting import rows
+from score_jax.reporting import metrics, rows
 from score_jax.sampling import sampler as samplers
 from score_jax.storage.checkpoints import abstract_like
-from score_jax.training import batches
-from score_jax.training import evaluation
-from score_jax.training import limits
-from score_jax.training import offline
-from score_jax.training import optim
+from score_jax.training import batches, evaluation, limits, offline, optim
 from score_jax.training import run as runs
 from score_jax.training.hooks import Training
 from score_jax.training.run import Run
 from score_jax.training.stages import StageRun
-from score_jax.training.update import UpdateSpec
-from score_jax.training.update import checksum
-from score_jax.training.update import reference_logps
-from score_jax.training.update import update
+from score_jax.training.update import UpdateSpec, checksum, reference_logps, update
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,20 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax import core_types
-from score_jax import files
-from score_jax import states
-from score_jax.errors import ConfigError
-from score_jax.errors import DataError
+from score_jax import core_types, files, states
+from score_jax.errors import ConfigError, DataError
 from score_jax.faults import watchdog
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import sampler as samplers
-from score_jax.training import batches
-from score_jax.training import evaluation
-from score_jax.training import optim
+from score_jax.training import batches, evaluation, optim, update
 from score_jax.training import run as runs
-from score_jax.training import update
 from score_jax.training.hooks import Training
 from score_jax.training.methods import pairs
 from score_jax.training.run import Run

@@ -14,9 +14,7 @@ import time
 
 from score_jax.errors import SandboxError
 from score_jax.graders import messages
-from score_jax.graders.code.sandbox import codec
-from score_jax.graders.code.sandbox import judge
-from score_jax.graders.code.sandbox import layers
+from score_jax.graders.code.sandbox import codec, judge, layers
 from score_jax.graders.code.sandbox.layers import Layers
 from score_jax.graders.code.sandbox.limits import Limits
 from score_jax.graders.code.sandbox.zygote import PIDS

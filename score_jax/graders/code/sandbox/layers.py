@@ -10,9 +10,7 @@ import resource
 import signal
 import socket
 
-from score_jax.graders.code.sandbox import kernel
-from score_jax.graders.code.sandbox import landlock
-from score_jax.graders.code.sandbox import seccomp
+from score_jax.graders.code.sandbox import kernel, landlock, seccomp
 from score_jax.graders.code.sandbox.limits import Limits
 
 CHOICES = ('landlock', 'seccomp')

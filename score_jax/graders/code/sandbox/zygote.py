@@ -20,10 +20,7 @@ import traceback
 import warnings
 
 from score_jax.graders import messages
-from score_jax.graders.code.sandbox import judge
-from score_jax.graders.code.sandbox import kernel
-from score_jax.graders.code.sandbox import layers
-from score_jax.graders.code.sandbox import program
+from score_jax.graders.code.sandbox import judge, kernel, layers, program
 from score_jax.graders.code.sandbox.limits import Limits
 
 PIDS = struct.Struct('!ii')

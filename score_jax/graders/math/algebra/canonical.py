@@ -10,10 +10,8 @@ import math
 
 from score_jax.graders.math import budget
 from score_jax.graders.math.algebra import functions
-from score_jax.graders.math.algebra.polynomials import Ring
-from score_jax.graders.math.algebra.polynomials import Value
-from score_jax.graders.math.parser.values import Node
-from score_jax.graders.math.parser.values import infinite
+from score_jax.graders.math.algebra.polynomials import Ring, Value
+from score_jax.graders.math.parser.values import Node, infinite
 
 
 def canonical(ring: Ring, node: Node) -> Value:

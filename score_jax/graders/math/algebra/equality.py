@@ -15,9 +15,7 @@ from flint import arb
 
 from score_jax.graders.math.algebra import numeric
 from score_jax.graders.math.algebra.canonical import canonical
-from score_jax.graders.math.algebra.polynomials import ONE
-from score_jax.graders.math.algebra.polynomials import Ring
-from score_jax.graders.math.algebra.polynomials import Value
+from score_jax.graders.math.algebra.polynomials import ONE, Ring, Value
 from score_jax.graders.math.budget import Budget
 from score_jax.graders.math.parser.values import Node
 

@@ -6,10 +6,7 @@ import math
 
 from flint import fmpz
 
-from score_jax.graders.math.algebra.polynomials import ONE
-from score_jax.graders.math.algebra.polynomials import Ring
-from score_jax.graders.math.algebra.polynomials import Value
-from score_jax.graders.math.algebra.polynomials import power_of
+from score_jax.graders.math.algebra.polynomials import ONE, Ring, Value, power_of
 from score_jax.graders.math.budget import Unreadable
 
 _SMALL_PRIMES = [n for n in range(2, 1000) if all(n % d for d in range(2, int(n**0.5) + 1))]

@@ -13,13 +13,9 @@ import math
 import threading
 import zlib
 
-from flint import arb
-from flint import ctx
-from flint import fmpq
+from flint import arb, ctx, fmpq
 
-from score_jax.graders.math.algebra.polynomials import Ring
-from score_jax.graders.math.algebra.polynomials import Terms
-from score_jax.graders.math.algebra.polynomials import Value
+from score_jax.graders.math.algebra.polynomials import Ring, Terms, Value
 
 ROUNDS = 8
 SPREAD = 80  # bits between the largest and the smallest term of a sum, and of the numbers in it

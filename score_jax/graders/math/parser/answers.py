@@ -5,12 +5,10 @@ import functools
 import re
 
 from score_jax.graders.math import budget
-from score_jax.graders.math.parser import values
-from score_jax.graders.math.parser import words
+from score_jax.graders.math.parser import values, words
 from score_jax.graders.math.parser.clean import clean
 from score_jax.graders.math.parser.expressions import Parser
-from score_jax.graders.math.parser.tokens import Token
-from score_jax.graders.math.parser.tokens import tokenize
+from score_jax.graders.math.parser.tokens import Token, tokenize
 from score_jax.graders.math.parser.values import Node
 
 _WHOLE_TEXT = re.compile(

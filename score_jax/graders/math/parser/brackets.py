@@ -4,8 +4,7 @@
 from fractions import Fraction
 
 from score_jax.graders.math import budget
-from score_jax.graders.math.parser import values
-from score_jax.graders.math.parser import words
+from score_jax.graders.math.parser import values, words
 from score_jax.graders.math.parser.values import Node
 
 _MATRICES = frozenset(('pmatrix', 'bmatrix', 'Bmatrix', 'matrix', 'array', 'smallmatrix'))

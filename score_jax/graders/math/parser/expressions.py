@@ -8,9 +8,7 @@ Precedence, loosest first: cup cap setminus; + -; * / and juxtaposition, left to
 from fractions import Fraction
 
 from score_jax.graders.math import budget
-from score_jax.graders.math.parser import brackets
-from score_jax.graders.math.parser import values
-from score_jax.graders.math.parser import words
+from score_jax.graders.math.parser import brackets, values, words
 from score_jax.graders.math.parser.clean import GREEK
 from score_jax.graders.math.parser.tokens import Token
 from score_jax.graders.math.parser.values import Node
