@@ -41,9 +41,11 @@ def main() -> None:
   elif name in COMMANDS:
     sys.argv = [f'score-jax {name}', *sys.argv[2:]]
     runpy.run_module(COMMANDS[name], run_name='__main__', alter_sys=True)
-  elif name in ('bench', 'suite', 'supervise'):
-    moved(name)
   else:
+    from score_jax.config import renamed
+
+    if name in renamed.table()['commands']:
+      moved(name)
     _fail(ConfigError(f'score-jax {name}: use one of {", ".join(COMMANDS)}; score-jax NAME --help lists the flags'))
 
 
