@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Tells before a run whether it will do: `python -m score_jax.doctor --config=quickstart [--workdir=DIR]`.
 
-On the machine that it is to run on it checks, each in a line: devices, versions, data, grading, model and template,
-memory, disk, and two steps in a temporary folder. For TPUs that are not here, on any machine:
+On the run's machine it checks versions, devices, data, grading, model and template, memory, disk, and two steps. For
+TPUs that are not here, on any machine, with libtpu (`pip install 'jax[tpu]'`):
 
   python -m score_jax.doctor --config=math_gemma2_2b --model=gemma-2-2b --topology=v5e:4x4
 
-compiles the run's programs (`pip install 'jax[tpu]'`): their memory, collectives and least times and, where it does
-not fit, the nearest setting that does. Exit code 0, or 78.
+compiles its programs: memory, collectives, least times and, where it does not fit, the nearest setting that does. Exit
+code 0, or 78.
 """
 
 import dataclasses
@@ -24,11 +24,9 @@ from score_jax.errors import ConfigError
 _CONFIG = cli.define_config()
 _TOPOLOGY = flags.DEFINE_string('topology', '', 'TPUs, e.g. v5e:4x4; default: the devices here')
 _MODEL = flags.DEFINE_string(
-  'model',
-  '',
-  'an HF folder, or with --topology a name of score_jax.models.shapes.SHAPES; default: config.model.path',
+  'model', '', "an HF folder or, with --topology, a shape's name; default: config.model.path"
 )
-_WORKDIR = flags.DEFINE_string('workdir', '', 'the run folder; default: runs/<name of the config file>')
+_WORKDIR = flags.DEFINE_string('workdir', '', 'the run folder; default: runs/<name of the config>')
 _INSTRUCTION = flags.DEFINE_integer('instruction', 64, 'tokens between attempts, without a tokenizer', lower_bound=1)
 _TRIES = flags.DEFINE_integer('tries', 3, 'settings to compile if it does not fit', lower_bound=0)
 _DRY_RUN = flags.DEFINE_bool('dry_run', True, 'without --topology: run two steps')
@@ -51,35 +49,31 @@ def main() -> None:
 
 
 def _check(config: Any) -> tuple[bool, Any]:
-  """Checks the machine that this runs on."""
   from score_jax.planning import machine_checks
 
   if _MODEL.value:
     model = dataclasses.replace(config.model, path=_MODEL.value)
     config = dataclasses.replace(config, model=model)
   workdir, results = _WORKDIR.value or f'runs/{cli.config_name()}', []
-  options = dict(tries=_TRIES.value, dry_run=_DRY_RUN.value)
-  for check in machine_checks.run_checks(config, workdir, **options):
+  for check in machine_checks.run_checks(config, workdir, tries=_TRIES.value, dry_run=_DRY_RUN.value):
     print(check.line, flush=True)
     results.append(check)
   return all(check.ok for check in results), [dataclasses.asdict(check) for check in results]
 
 
 def _plan(config: Any) -> tuple[bool, Any]:
-  """Compiles for TPUs that need not be here."""
   import jax
 
   jax.config.update('jax_platforms', 'cpu')  # a TPU that is here may be at work
   jax.config.update('jax_enable_compilation_cache', False)  # which can't be read back without the devices
   from score_jax.planning import report, search
 
-  topology, model = _TOPOLOGY.value, _MODEL.value
-  request = search.topology_request(config, topology, model, _INSTRUCTION.value)
+  topology = _TOPOLOGY.value
+  request = search.topology_request(config, topology, _MODEL.value, _INSTRUCTION.value)
   print(f'{topology}: {report.chip_line(request)}', flush=True)
   answer = search.answer(request, _TRIES.value)
   print(report.text(answer))
-  data = dict(topology=topology, devices=len(request.devices)) | report.as_data(answer)
-  return answer.fits, data
+  return answer.fits, dict(topology=topology, devices=len(request.devices)) | report.as_data(answer)
 
 
 if __name__ == '__main__':

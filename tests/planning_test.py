@@ -235,7 +235,7 @@ def test_a_rollout_reads_the_weights_at_every_step_and_the_live_cache():
   live = (9 + growth / 2) / (9 + growth)
   flops, moved = costs.work(plan)['rollout']
   assert moved == pytest.approx(growth * (sizes.policy + live * sizes.cache))
-  assert flops >= 2 * costs.multiplied_parameters(DECODER) * rows * (9 + growth)
+  assert flops >= 2 * weights.weight_table(DECODER).parameters() * rows * (9 + growth)
 
 
 # --- settings and search

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The collectives of a compiled program, read from its optimized text.
 
-A loop that counts from 0 up to a constant multiplies what it sends. Of other loops (the rollout's end when
-all rows are done) one pass is counted.
+A loop that counts from 0 to a constant multiplies what it sends; of an open one (a rollout ends when all rows are done)
+one pass is counted.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 import dataclasses
 import math
+import operator
 import re
 from typing import NamedTuple
 
-# Where one stands: outside of open loops, in the innermost, or in one around it.
+# Outside of open loops, in the innermost, or in one around it.
 ALWAYS, PASS, OUTER_PASS = 'always', 'pass', 'outer pass'
 
 _HEAD = re.compile(r'(ENTRY )?%?([\w.\-]+) .*\{$')
@@ -20,9 +22,6 @@ _KIND = re.compile(r'(all-gather|all-reduce|reduce-scatter|all-to-all|collective
 _ARRAY = re.compile(r'\b(pred|[sufbc]+\d+\w*)\[([\d,]*)\]')
 _CALLED = re.compile(r'(?:calls|to_apply|(?:true|false|branch)_computations?)=(\{[^}]*\}|[%\w.\-]+)')
 _LOOP = re.compile(r'condition=%?([\w.\-]+), body=%?([\w.\-]+)')
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-_INDEX = re.compile(r'index=(\d+)')
-_NAME = re.compile(r'%([\w.\-]+)')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +43,7 @@ class _Line(NamedTuple):
 
   @property
   def operands(self) -> list[str]:
-    return _NAME.findall(self.rest.split('), ')[0])
+    return re.findall(r'%([\w.\-]+)', self.rest.split('), ')[0])
 
 
 _Lines = dict[str, _Line]  # of a computation, by name
@@ -53,26 +52,27 @@ _Lines = dict[str, _Line]  # of a computation, by name
 def read(program: str) -> tuple[Collectives, ...]:
   """Returns the collectives of a program; of open loops side by side, what the largest sends."""
   bodies, entry = _computations(program)
-  largest: dict[tuple[str, str], tuple[int, int]] = {}
+  largest: dict[tuple[str, str], Collectives] = {}
   scopes = [(entry, ALWAYS)]
   for name, scope in scopes:  # which grows meanwhile
     loops: list[str] = []
-    totals: dict[str, tuple[int, int]] = {}
+    counts, sizes = Counter(), Counter()
     for kind, count, size in _sent(bodies, name, 1, loops):
-      counts, sizes = totals.get(kind, (0, 0))
-      totals[kind] = counts + count, sizes + size
+      counts[kind] += count
+      sizes[kind] += size
     scope = scope or (OUTER_PASS if loops else PASS)
-    for kind, total in totals.items():
+    for kind in counts:
+      total = Collectives(scope, kind, counts[kind], sizes[kind])
       known = largest.get((scope, kind), total)
-      largest[scope, kind] = max(known, total, key=lambda total: total[1])
+      largest[scope, kind] = max(known, total, key=operator.attrgetter('bytes'))
     scopes += [(loop, '') for loop in loops]
-  return tuple(Collectives(*key, *total) for key, total in sorted(largest.items()))
+  return tuple(largest[key] for key in sorted(largest))
 
 
 def _computations(program: str) -> tuple[dict[str, _Lines], str]:
   """All computations by name, and the name of the first to run."""
   bodies: dict[str, _Lines] = {}
-  entry, name = '', ''
+  entry = name = ''
   for text in program.splitlines():
     if head := _HEAD.match(text):
       name = head[2]
@@ -94,8 +94,7 @@ def _sent(bodies: dict[str, _Lines], name: str, times: int, loops: list[str]) ->
       yield match[1], times, times * sum(_size(*array) for array in arrays)
     elif line.opcode == 'while':
       condition, body = _LOOP.search(line.rest).groups()
-      trips = _trips(line, bodies.get(condition, {}), bodies.get(body, {}))
-      if trips:
+      if trips := _trips(line, bodies.get(condition, {}), bodies.get(body, {})):
         yield from _sent(bodies, body, times * trips, loops)
       else:
         loops.append(body)
@@ -111,19 +110,19 @@ def _size(kind: str, shape: str) -> int:
 
 def _trips(loop: _Line, condition: _Lines, body: _Lines) -> int | None:
   """How often a loop runs; None if it does not count up to a constant."""
-  if known := _TRIPS.search(loop.rest):
+  if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
     return int(known[1])
   test, limits = _root(condition), _constants(condition)
   if 'direction=LT' not in test.rest or test.operands[1] not in limits:
     return None
   # An unrolled loop adds more than 1 in a pass.
-  index = _INDEX.search(condition.get(test.operands[0], _Line()).rest)
-  results, constants = dict(enumerate(_root(body).operands)), _constants(body)
+  index = re.search(r'index=(\d+)', condition.get(test.operands[0], _Line()).rest)
+  results = dict(enumerate(_root(body).operands))
   line = body.get(results.get(int(index[1])), _Line()) if index else _Line()
   while line.opcode == 'copy':
     line = body[line.operands[0]]
-  steps = [constants[name] for name in line.operands if name in constants]
-  step = steps[0] if line.opcode == 'add' and steps else 1
+  steps = _constants(body) if line.opcode == 'add' else {}
+  step = next((steps[name] for name in line.operands if name in steps), 1)
   return math.ceil(limits[test.operands[1]] / step)
 
 
@@ -132,6 +131,5 @@ def _root(lines: _Lines) -> _Line:
 
 
 def _constants(lines: _Lines) -> dict[str, int]:
-  constants = [line for line in lines.values() if line.opcode == 'constant']
-  values = {line.name: line.rest.partition(')')[0] for line in constants}
+  values = {line.name: line.rest.partition(')')[0] for line in lines.values() if line.opcode == 'constant'}
   return {name: int(value) for name, value in values.items() if value.isdigit()}

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a step's programs need of a chip: memory, and the time that computing, moving and sending take at least.
+"""What a step's programs need of a chip: memory, and the least time that computing, moving and sending take.
 
-FLOPs are those of products, whatever is computed twice. Rates of chips: docs.cloud.google.com/tpu/docs/v4, /v5e,
-/tpu7x (which has v5p, v6e and TPU7x side by side).
+FLOPs are those of products, whatever is computed twice. Rates: docs.cloud.google.com/tpu/docs/v4, /v5e, /tpu7x.
 """
 
 import dataclasses
@@ -58,10 +57,8 @@ def chip_of(topology: str) -> Chip:
   """Returns the chip of a topology like 'v5e:4x4'; raises a ConfigError where there is none."""
   match = re.fullmatch(r'(\w+):\d+(?:x\d+){1,2}', topology)
   if not match or match[1] not in CHIPS:
-    raise ConfigError(
-      f'--topology={topology} is no TPU topology; write one of {", ".join(CHIPS)}, '
-      'a colon and its shape in chips, like v5e:4x4 or v5p:4x4x8'
-    )
+    names = ', '.join(CHIPS)
+    raise ConfigError(f'--topology={topology} is no TPU topology; write one of {names} and its chips, like v5e:4x4')
   return CHIPS[match[1]]
 
 
@@ -84,8 +81,7 @@ class Sizes:
 
 def on_device(tree: Any) -> int:
   """Returns the bytes of a tree of placed shapes on one device."""
-  leaves = jax.tree.leaves(tree)
-  return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+  return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 @functools.lru_cache
@@ -100,19 +96,18 @@ def _weights(plan: Plan) -> tuple[int, int, int]:
 
 
 def sizes(plan: Plan) -> Sizes:
-  """Returns what a plan's arrays take; from shapes, so exact but for padding."""
+  """Returns what a plan's arrays take, without padding."""
   config, tensor = plan.decoder, plan.mesh.shape['tensor']
   trained, base, policy = _weights(plan.deciding('layout'))
   reference = trained if plan.lora.rank else trained // 4 * plan.dtype.itemsize
   heads = config.kv_heads // (1 if config.kv_heads % tensor else tensor)
   itemsize = rollouts.cache_dtype(plan.rollout, plan.dtype).itemsize
-  token = 2 * config.layers * heads * config.head_width * itemsize
-  cache = plan.decode_slots * plan.length * token
+  cache = plan.decode_slots * plan.length * 2 * config.layers * heads * config.head_width * itemsize
   return Sizes(trained, 2 * trained, base, plan.references * reference, policy, cache)
 
 
 def beside(plan: Plan, name: str) -> int:
-  """Returns the bytes of what a run holds while a program runs that is no argument of it."""
+  """Returns the bytes that a run holds and does not give to a program."""
   size, lora = sizes(plan), bool(plan.lora.rank)
   given = dict(
     layout=size.parameters + lora * size.base,
@@ -126,8 +121,8 @@ def beside(plan: Plan, name: str) -> int:
 def estimated(plan: Plan, name: str) -> tuple[int, int]:
   """Returns the bytes that lie on a device while a program runs, and a guess of its temporary ones.
 
-  An update holds gradients and cast weights, what the backward pass keeps, a layer again, the head and two chunks of
-  logits; the reference a layer, the head and a chunk; a rollout the cache and a layer of a prefill.
+  Temporary are an update's gradients, cast weights, what the backward pass keeps, a layer again, the head and two
+  chunks of logits; the reference's layer, head and chunk; a rollout's cache and a layer of a prefill.
   """
   config, spec, size = plan.decoder, plan.update, sizes(plan)
   tensor, itemsize = plan.mesh.shape['tensor'], plan.dtype.itemsize
@@ -136,17 +131,11 @@ def estimated(plan: Plan, name: str) -> tuple[int, int]:
   ffn, width = config.ffn // tensor, config.width
   heads, inner = max(1, config.heads // tensor), config.heads * config.head_width // tensor
   head, logits = config.vocab * width // tensor, spec.logits_mb * 1e6 / tensor
-  plain = spec.attention.kind == 'plain'
-  scores = 2 * tokens * plan.length * heads * 4 if plain else 0
+  scores = 2 * tokens * plan.length * heads * 4 if spec.attention.kind == 'plain' else 0
 
   prefill = 2 * (ffn + inner + width) * itemsize + heads * plan.prompt * 4
-  kept = dict(
-    none=4 * ffn + 5 * inner + 6 * width,
-    dots=3 * ffn + 3 * inner + 2 * width,
-    full=width,
-  )[spec.remat]
-  again = 4 * (ffn + inner + width)
-  layers = tokens * (config.layers * kept + again) * itemsize
+  kept = dict(none=4 * ffn + 5 * inner + 6 * width, dots=3 * ffn + 3 * inner + 2 * width, full=width)[spec.remat]
+  layers = tokens * (config.layers * kept + 4 * (ffn + inner + width)) * itemsize
   if spec.remat == 'none':
     layers += (config.layers - 1) * scores
   trees = plan.rollout.attempts if spec.attempt_gradient_norms else 1
@@ -164,7 +153,7 @@ def estimated(plan: Plan, name: str) -> tuple[int, int]:
 
 
 def work(plan: Plan) -> dict[str, tuple[float, float]]:
-  """Returns FLOPs and bytes moved by a call of each program; all conversations use their whole budgets."""
+  """Returns FLOPs and bytes moved by a call of each program, if conversations use their whole budgets."""
   size, spec = sizes(plan), plan.update
   forward = update_flops(plan.decoder, np.full(plan.rows, plan.length)) / 3 / plan.mesh.size
   backward = 2 * (plan.rollout.attempts if spec.attempt_gradient_norms else 1)
@@ -182,28 +171,20 @@ def work(plan: Plan) -> dict[str, tuple[float, float]]:
 def link_seconds(plan: Plan, program: programs.Program, chip: Chip) -> float:
   """Returns what collectives take at least, if nothing hides them; 0 without a published rate.
 
-  That is what they yield, over half of the interconnect's rate, which counts both directions. A rollout's rows use
-  their whole budgets; refills of decode slots are left out.
+  A rollout's rows use their whole budgets; refills of decode slots are left out.
   """
   times = {collectives.ALWAYS: 1, collectives.PASS: _decode_steps(plan)}
   sent = sum(sent.bytes * times.get(sent.scope, 0) for sent in program.sent)
-  return sent / (chip.interconnect / 2) if chip.interconnect else 0.0
+  return sent / (chip.interconnect / 2) if chip.interconnect else 0.0  # half: the rate has both directions
 
 
 def update_flops(config: DecoderConfig, length_B: np.ndarray) -> float:
-  """Returns the FLOPs of the policy's forward and backward pass over rows of given lengths.
-
-  They are 6 a token and parameter, and attention's under its causal mask.
-  """
+  """Returns the FLOPs of the policy's forward and backward pass: 6 a token and parameter, and causal attention's."""
   lengths = length_B.astype(np.float64)
-  attention = 6 * config.layers * config.heads * config.head_width * np.sum(lengths**2)
-  return 6 * multiplied_parameters(config) * lengths.sum() + attention
-
-
-def multiplied_parameters(config: DecoderConfig) -> int:
-  """Returns how many parameters a token meets in products: not an embedding that is only looked up."""
-  looked_up = 0 if config.tied else config.vocab * config.width
-  return weights.weight_table(config).parameters() - looked_up
+  looked_up = 0 if config.tied else config.vocab * config.width  # in no product
+  parameters = weights.weight_table(config).parameters() - looked_up
+  attention = config.layers * config.heads * config.head_width * np.sum(lengths**2)
+  return 6 * (parameters * lengths.sum() + attention)
 
 
 def _decode_steps(plan: Plan) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be checked of a run on the machine that it is to run on, each in a line with its remedy."""
+"""What can be checked of a run on its machine, each in a line with its remedy."""
 
 from collections.abc import Iterator
 import contextlib
@@ -29,8 +29,8 @@ from score_jax.tasks import heldout_problems, open_task
 from score_jax.training import loop, specs
 from score_jax.training import run as runs
 
-_CHECKPOINTS = 3  # whole states that a disk must have room for: two kept, one being written
-_DRY_PROBLEMS = 16  # that a dry run evaluates on
+_CHECKPOINTS = 3  # two kept, one being written
+_DRY_PROBLEMS = 16  # that are evaluated
 _VERSIONS = ('jax', 'jaxlib', 'libtpu', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'numpy')
 
 
@@ -50,7 +50,7 @@ class Check:
 
 
 def run_checks(config: RunConfig, workdir: str, *, tries: int, dry_run: bool) -> Iterator[Check]:
-  """Yields every check as it is made; one that fails does not keep the others from being made."""
+  """Yields every check as it is made, also after one that failed."""
   checks = {
     'versions': _versions,
     'devices': lambda: _devices(config),
@@ -69,7 +69,7 @@ def run_checks(config: RunConfig, workdir: str, *, tries: int, dry_run: bool) ->
       continue
     try:
       yield Check(name, True, check())
-    except Exception as error:  # a doctor that dies of one illness tells of no other
+    except Exception as error:
       failed.append(name)
       reason = ' '.join(str(error).split())
       if not isinstance(error, UserError):
@@ -109,9 +109,8 @@ def _sampler(config: RunConfig) -> Sampler:
 def _devices(config: RunConfig) -> str:
   mesh, device = _mesh(config), jax.devices()[0]
   specs.check_spread(config, mesh)
-  axes = ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
   kind = f'{device.device_kind} ({device.platform})'
-  return f'{mesh.size} x {kind}, mesh {axes}, {jax.process_count()} process(es)'
+  return f'{mesh.size} x {kind}, mesh {report.axes(mesh)}, {jax.process_count()} process(es)'
 
 
 def _data(config: RunConfig) -> str:
@@ -127,7 +126,7 @@ def _data(config: RunConfig) -> str:
 def _grading(config: RunConfig) -> str:
   verifier = open_task(config.task).verifier
   with contextlib.closing(open_grader(verifier, config.grading)) as grader:
-    return f'verifier {verifier!r} opens{grader.description and f"; {grader.description}"}'
+    return '; '.join(filter(None, [f'verifier {verifier!r} opens', grader.description]))
 
 
 def _model(config: RunConfig) -> str:
@@ -150,8 +149,7 @@ def memory_here(config: RunConfig, tries: int) -> search.Answer:
     usable = free / jax.local_device_count()
   chip = costs.Chip(device.platform, device.device_kind, 0, usable, 0, 0, 0)
   model = sampler.config, sampler.spec(), sampler.dtype
-  request = search.Request(config, *model, tuple(jax.devices()), chip)
-  return search.answer(request, tries)
+  return search.answer(search.Request(config, *model, tuple(jax.devices()), chip), tries)
 
 
 def _memory(config: RunConfig, tries: int) -> str:
@@ -173,8 +171,7 @@ def _disk(config: RunConfig, workdir: str) -> str:
   free = shutil.disk_usage(folder).free
   space = f'{free / 1e9:,.1f} GB free in {folder}, {wanted / 1e9:,.2f} wanted ({_CHECKPOINTS} checkpoints, export)'
   if free < wanted:
-    remedy = 'make room, lower config.checkpoint.keep or choose another --workdir'
-    raise ConfigError(f'{space}; {remedy}')
+    raise ConfigError(f'{space}; make room, lower config.checkpoint.keep or choose another --workdir')
   return space
 
 
@@ -193,4 +190,4 @@ def _dry_run(config: RunConfig, workdir: str) -> str:
       run = runs.open_run(short, f'{folder}/run')
       loop.train(run)
     steps = len(run.folder.metrics.read_text().splitlines())
-  return f'{steps} steps, evaluation, checkpoint and export in a temporary folder, which is gone again'
+  return f'{steps} steps, evaluation, checkpoint and export, in a folder that is gone again'

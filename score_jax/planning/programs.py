@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The four programs of a step, compiled as a run compiles them, but from shapes: nothing is loaded or run.
 
-    layout     parameters from the training layout to the sampler's
-    rollout    every conversation of the step
-    reference  the batch's log-probabilities under the reference
-    update     loss, gradient and optimizer
-
-For a TPU topology this takes libtpu (`pip install 'jax[tpu]'`), but no TPU.
+layout     parameters from the training layout to the sampler's
+rollout    every conversation of the step
+reference  the batch's log-probabilities under the reference
+update     loss, gradient and optimizer
 """
 
 import dataclasses
@@ -86,10 +84,8 @@ class Plan:
   def deciding(self, name: str) -> 'Plan':
     """Returns what decides one program: plans that are equal in it share the program."""
     if name in ('reference', 'update'):
-      slots = dataclasses.replace(self.rollout, decode_slots=0)
-      return dataclasses.replace(self, rollout=slots)
-    rollout = self.rollout if name == 'rollout' else None
-    return dataclasses.replace(self, rollout=rollout, update=None)
+      return dataclasses.replace(self, rollout=dataclasses.replace(self.rollout, decode_slots=0))
+    return dataclasses.replace(self, rollout=self.rollout if name == 'rollout' else None, update=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +93,8 @@ class Program:
   """A compiled program; bytes are of one device."""
 
   name: str
-  seconds: float  # of tracing and compiling, by the clock
-  cpu_seconds: float  # the same of this process, which a busy machine does not stretch
+  seconds: float  # of tracing and compiling
+  cpu_seconds: float  # of this process for the same
   arguments: int
   results: int  # but those in the place of an argument
   temporary: int
@@ -108,23 +104,17 @@ class Program:
 
 
 def topology_devices(topology: str, **settings: str) -> tuple[Any, ...]:
-  """Returns the devices of a topology that need not be here.
-
-  Raises:
-    ConfigError: there is no TPU compiler, or no such topology.
-  """
+  """Returns the devices of a topology that need not be here; ConfigError: no TPU compiler, or no such topology."""
   os.environ.update(_NO_TPU | os.environ)
   try:
     return tuple(topologies.get_topology_desc(topology, 'tpu', **settings).devices)
   except Exception as error:  # the runtime's, of no public type
-    raise ConfigError(
-      f'--topology={topology} cannot be compiled for: {error}; it takes libtpu '
-      "(pip install 'jax[tpu]') and a name like v5e:4x4"
-    ) from error
+    remedy = "it takes libtpu (pip install 'jax[tpu]') and a name like v5e:4x4"
+    raise ConfigError(f'--topology={topology} cannot be compiled for: {error}; {remedy}') from error
 
 
 def compiled(plan: Plan, name: str) -> tuple[Program, str]:
-  """Returns a program and its text, '' where it is refused; compiles it if it was not compiled lately."""
+  """Returns a program, compiled now or lately, and its text; '' where it is refused."""
   if name == 'rollout' and (layout := compiled(plan, 'layout')[0]).refused:
     return dataclasses.replace(layout, name=name), ''
   return _compiled(plan.deciding(name), name)[:2]
@@ -137,8 +127,7 @@ def sampling_policy(plan: Plan) -> Any:
 
 def weights_in(mesh: Mesh, table: weights.WeightTable, dtype: Any) -> Any:
   """Returns the shapes of a table's weights in the training layout."""
-  shardings = meshes.params(mesh, table, meshes.TRAINING_RULES)
-  return specs.placed(table.abstract(dtype), shardings)
+  return specs.placed(table.abstract(dtype), meshes.params(mesh, table, meshes.TRAINING_RULES))
 
 
 @functools.lru_cache(maxsize=8)  # two settings
@@ -160,16 +149,15 @@ def _compiled(plan: Plan, name: str) -> tuple[Program, str, Any]:
   memory = built.memory_analysis()
   results = memory.output_size_in_bytes - memory.alias_size_in_bytes
   sizes = memory.argument_size_in_bytes, results, memory.temp_size_in_bytes
-  # The sum: XLA's `peak_memory_in_bytes` was 0.3 % below it (an update on v5e).
+  # XLA's own `peak_memory_in_bytes` was 0.3 % below the sum (an update on v5e).
   program = Program(name, *seconds, *sizes, sum(sizes), collectives.read(text))
   return program, text, specs.placed(built.out_info, built.output_shardings)
 
 
 def _built(lowered: Any, mesh: Mesh) -> tuple[Any, str]:
-  """Compiles a program; returns it with the optimized program's text.
+  """Compiles a program; returns it with its optimized text.
 
-  A TPU's compiler writes that to a file: jaxlib can't read back all that a newer libtpu says (0.10.2 and 0.0.52:
-  work for the sparse cores of a v5p).
+  A TPU's compiler writes that to a file: jaxlib 0.10.2 can't read back all of libtpu 0.0.52 (a v5p's sparse cores).
   """
   if mesh.devices.flat[0].platform != 'tpu':
     built = lowered.compile()
@@ -180,8 +168,7 @@ def _built(lowered: Any, mesh: Mesh) -> tuple[Any, str]:
     return built, texts[-1].read_text() if texts else built.as_text()
 
 
-def _array(plan: Plan, dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-  """An array [B, ...] with a row for each conversation."""
+def _rows(plan: Plan, dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct((plan.rows, *shape), dtype, sharding=meshes.rows(plan.mesh))
 
 
@@ -190,19 +177,16 @@ def _whole(plan: Plan, dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
 
 
 def _layout(plan: Plan) -> Any:
-  mesh, lora = plan.mesh, plan.lora
-  policy = weights_in(mesh, plan.table, plan.dtype if lora.rank else jnp.float32)
-  if lora.rank:
-    adapters = weights_in(mesh, plan.trained, jnp.float32)
-    policy = {**policy, 'layers': {**policy['layers'], **adapters['layers']}}
-  options = dict(config=plan.decoder, dtype=plan.dtype, mesh=mesh)
-  return sampler.laid_out.lower(policy, lora=lora, **options)
+  policy = weights_in(plan.mesh, plan.table, plan.dtype if plan.lora.rank else jnp.float32)
+  if plan.lora.rank:
+    adapters = weights_in(plan.mesh, plan.trained, jnp.float32)
+    policy = policy | dict(layers=policy['layers'] | adapters['layers'])
+  return sampler.laid_out.lower(policy, lora=plan.lora, config=plan.decoder, dtype=plan.dtype, mesh=plan.mesh)
 
 
 def _rollout(plan: Plan) -> Any:
-  number, key = _array(plan, jnp.int32), _whole(plan, jax.random.key(0).dtype)
-  prompts = _array(plan, jnp.int32, plan.prompt)
-  forced = _array(plan, jnp.int32, plan.rollout.budgets[0])
+  number, key = _rows(plan, jnp.int32), _whole(plan, jax.random.key(0).dtype)
+  prompts, forced = (_rows(plan, jnp.int32, length) for length in (plan.prompt, plan.rollout.budgets[0]))
   arguments = sampling_policy(plan), prompts, number, number, key, forced
   options = dict(config=plan.decoder, dtype=plan.dtype, mesh=plan.mesh)
   return rollouts.compiled.lower(*arguments, spec=plan.rollout, **options)
@@ -212,23 +196,19 @@ def _scored(plan: Plan) -> tuple[Any, Any, Batch]:
   """Frozen weights, the reference and a batch that is not graded."""
   base = weights_in(plan.mesh, plan.table, plan.dtype)
   batch = Batch(
-    tokens=_array(plan, jnp.int32, plan.length),
-    attempt=_array(plan, jnp.int8, plan.length),
-    sampler_logp=_array(plan, jnp.float32, plan.length),
-    length=_array(plan, jnp.int32),
+    tokens=_rows(plan, jnp.int32, plan.length),
+    attempt=_rows(plan, jnp.int8, plan.length),
+    sampler_logp=_rows(plan, jnp.float32, plan.length),
+    length=_rows(plan, jnp.int32),
     verdict=None,
-    trained=_array(plan, jnp.bool_, plan.rollout.attempts),
+    trained=_rows(plan, jnp.bool_, plan.rollout.attempts),
   )
   return (base, {}, batch) if plan.lora.rank else ({}, base, batch)
 
 
-def _reference(plan: Plan) -> Any:
-  return updates.reference_logps.lower(*_scored(plan), spec=plan.update)
-
-
 def _update(plan: Plan) -> Any:
   frozen, reference, batch = _scored(plan)
-  batch = batch.replace(verdict=_array(plan, jnp.int8, plan.rollout.attempts))
+  batch = batch.replace(verdict=_rows(plan, jnp.int8, plan.rollout.attempts))
   if not plan.update.reference_in_update:
     reference, batch = None, batch.replace(ref_logp=batch.sampler_logp)
   one = _whole(plan, jnp.float32)
@@ -236,8 +216,12 @@ def _update(plan: Plan) -> Any:
   stage = StageValues(attempts, attempts, attempts, gamma=one, learning_rate=one)
   optimizer = optim.make_optimizer(plan.optim, plan.trained)
   state = specs.abstract_state_of(plan.mesh, plan.trained, optimizer)
-  arguments = state, frozen, reference, batch, stage
-  return updates.update.lower(*arguments, spec=plan.update, optimizer=optimizer)
+  return updates.update.lower(state, frozen, reference, batch, stage, spec=plan.update, optimizer=optimizer)
 
 
-_LOWERED = dict(layout=_layout, rollout=_rollout, reference=_reference, update=_update)
+_LOWERED = dict(
+  layout=_layout,
+  rollout=_rollout,
+  reference=lambda plan: updates.reference_logps.lower(*_scored(plan), spec=plan.update),
+  update=_update,
+)

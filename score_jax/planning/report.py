@@ -4,6 +4,8 @@
 import dataclasses
 from typing import Any
 
+from jax.sharding import Mesh
+
 from score_jax.planning import collectives, costs
 from score_jax.planning.programs import Plan, Program
 from score_jax.planning.search import Answer, Request, Setting
@@ -28,14 +30,17 @@ _BYTES = ('arguments', 'results', 'temporary')
 _TITLES = ('program', 'compiled', *_BYTES, 'held beside', 'peak', 'of', '', 'TFLOP', 'GB', 'floor', 'link')
 
 
+def axes(mesh: Mesh) -> str:
+  return ' x '.join(f'{name} {size}' for name, size in mesh.shape.items())
+
+
 def chip_line(request: Request) -> str:
   """Returns what the devices are."""
   chip = request.chip
   link = f'{chip.interconnect / 1e9:,.0f} GB/s' if chip.interconnect else 'not published'
   return (
-    f'{len(request.devices)} x {chip.kind}, each {chip.memory / costs.GIB:.4g} GiB '
-    f'({_gib(chip.usable)} for programs), {chip.flops / 1e12:,.0f} TFLOP/s bf16, '
-    f'memory {chip.bandwidth / 1e9:,.0f} GB/s, interconnect {link}'
+    f'{len(request.devices)} x {chip.kind}, each {chip.memory / costs.GIB:.4g} GiB ({_gib(chip.usable)} for programs), '
+    f'{chip.flops / 1e12:,.0f} TFLOP/s bf16, memory {chip.bandwidth / 1e9:,.0f} GB/s, interconnect {link}'
   )
 
 
@@ -60,9 +65,8 @@ def remedy(answer: Answer) -> str:
   elif close := answer.nearest:
     flags = ' '.join(request.flags(close.changes)) or 'as it is'
     advice = (
-      'No setting on these devices is estimated to; the nearest needs about '
-      f'{close.peak / costs.GIB:.1f} GiB of each: {flags}. '
-      'Take more devices, or adapters (--config.lora.rank=16)'
+      f'No setting on these devices is estimated to; the nearest needs about {close.peak / costs.GIB:.1f} GiB of '
+      f'each: {flags}. Take more devices, or adapters (--config.lora.rank=16)'
     )
   return f'It does not fit: {reason}. {advice}'
 
@@ -105,8 +109,7 @@ def _program(chip: costs.Chip, setting: Setting, program: Program) -> dict[str, 
 
 def _table(request: Request, setting: Setting) -> str:
   """Describes a setting, and each program's memory, least times and collectives."""
-  size, usable = costs.sizes(setting.plan), request.chip.usable
-  rows = _setting(request, setting)['programs'].values()
+  size, rows = costs.sizes(setting.plan), _setting(request, setting)['programs'].values()
   held = {
     'parameters (f32)': size.parameters,
     'optimizer (f32)': size.moments,
@@ -114,7 +117,7 @@ def _table(request: Request, setting: Setting) -> str:
     "references of stages' own": size.references,
   }
   sizes = ', '.join(f'{name} {_gib(each)}' for name, each in held.items() if each)
-  table = [_TITLES, *(_cells(row, usable) for row in rows)]
+  table = [_TITLES, *(_cells(row, request.chip.usable) for row in rows)]
   widths = [max(map(len, column)) for column in zip(*table, strict=True)]
   lines = [
     _shape(setting.plan),
@@ -123,22 +126,18 @@ def _table(request: Request, setting: Setting) -> str:
     '',
   ]
   for name, *numbers in table:
-    cells = map(str.rjust, numbers, widths[1:])
-    lines.append('  '.join([name.ljust(widths[0]), *cells]))
+    lines.append('  '.join([name.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])]))
   return '\n'.join([*lines, _NOTES, *map(_sent, rows)])
 
 
 def _shape(plan: Plan) -> str:
-  """What is compiled."""
-  mesh, update, tensor = plan.mesh.shape, plan.update, plan.mesh.shape['tensor']
-  attempts = ' + '.join(map(str, plan.rollout.budgets))
-  between = sum(map(len, plan.rollout.separators))
-  packed = ', packed' if update.packed_length else ''
+  update, tensor = plan.update, plan.mesh.shape['tensor']
+  tokens = ' + '.join(map(str, (plan.prompt, *plan.rollout.budgets)))
   return (
-    f'mesh data {mesh["data"]} x fsdp {mesh["fsdp"]} x tensor {tensor}; '
-    f'{plan.rows} conversations of {plan.prompt} + {attempts} tokens and {between} between them, '
-    f'{plan.local_rows} per {"chip" if tensor == 1 else f"{tensor} chips"}, '
-    f'{plan.decode_slots} at a time; update in {update.micro_batches} parts{packed}, '
+    f'mesh {axes(plan.mesh)}; '
+    f'{plan.rows} conversations of {tokens} tokens and {sum(map(len, plan.rollout.separators))} between them, '
+    f'{plan.local_rows} per {"chip" if tensor == 1 else f"{tensor} chips"}, {plan.decode_slots} at a time; '
+    f'update in {update.micro_batches} parts{", packed" if update.packed_length else ""}, '
     f'remat {update.remat}, logits {update.logits_mb:g} MB, attention {update.attention.kind}'
   )
 
@@ -161,7 +160,6 @@ def _cells(row: dict[str, Any], usable: float) -> list[str]:
 
 
 def _sent(row: dict[str, Any]) -> str:
-  """The lines of a program's collectives."""
   scopes: dict[str, list[str]] = {}
   for sent in row['sent']:
     size = f'{sent["count"]} {sent["kind"]} ({sent["bytes"] / 1e6:,.1f})'

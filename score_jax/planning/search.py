@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a configuration fits, and the nearest that does: by estimates, then by the compiler.
 
-Near means few and small changes. A mesh and a batch cut otherwise change the order of sums and no result; the others
-cost time.
+Near means few and small changes. Mesh and parts change the order of sums alone; the others cost time.
 """
 
 from collections.abc import Iterable
@@ -51,22 +50,16 @@ class Request:
   chip: costs.Chip
 
   def plan(self, changes: Changes) -> programs.Plan:
-    """Returns what is compiled after changes; packed updates for full streams.
-
-    Raises:
-      ConfigError: the mesh does not suit the devices or the batch.
-    """
+    """Returns what is compiled after changes; ConfigError: the mesh does not suit the devices or the batch."""
     config, dtype = changed(self.config, changes), jnp.dtype(self.dtype)
     batch, prompt = config.batch, config.sampling.prompt_tokens
     mesh = meshes.make_mesh(*dataclasses.astuple(config.mesh), list(self.devices))
     specs.check_spread(config, mesh)
     update = specs.update_spec(config, self.decoder, dtype, mesh)
-    slots = config.sampling.decode_slots
-    rollout = dataclasses.replace(self.rollout, decode_slots=slots)
-    if batch.pack:
+    rollout = dataclasses.replace(self.rollout, decode_slots=config.sampling.decode_slots)
+    if batch.pack:  # for full streams
       full = np.full(config.rows, prompt + rollout.growth)
-      cut = batch.samples, update.shards, batch.micro_batches
-      packed = batches.packed_length(full, full[0], *cut)
+      packed = batches.packed_length(full, full[0], batch.samples, update.shards, batch.micro_batches)
       update = dataclasses.replace(update, packed_length=packed)
     references = any(stage.reference == 'stage_start' for stage in config.stage_runs)
     model = self.decoder, config.lora, config.optim, mesh, dtype
@@ -81,8 +74,7 @@ class Request:
 def topology_request(config: RunConfig, topology: str, model: str, instruction: int) -> Request:
   """Returns the request for TPUs that need not be here; `model` is a folder, a name of `SHAPES`, or ''.
 
-  Raises:
-    UserError: no such topology or model, no compiler, or the template fails.
+  Raises UserError: no such topology or model, no compiler, or the template fails.
   """
   chip = costs.chip_of(topology)
   if model in SHAPES:
@@ -93,11 +85,9 @@ def topology_request(config: RunConfig, topology: str, model: str, instruction: 
       folder = hf.folder_of(model or config.model.path)
     except DataError as error:
       raise DataError(f'{error}; or --model=NAME, one of {", ".join(SHAPES)}') from error
-    mesh = meshes.make_mesh(-1, 1, 1, jax.devices('cpu')[:1])
-    sampler = runs.open_sampler(config, folder, mesh)
+    sampler = runs.open_sampler(config, folder, meshes.make_mesh(-1, 1, 1, jax.devices('cpu')[:1]))
     decoder, rollout = sampler.config, sampler.spec()
-  dtype = config.model.dtype
-  dtype = jnp.dtype('bfloat16' if dtype == 'auto' else dtype)
+  dtype = jnp.dtype('bfloat16' if config.model.dtype == 'auto' else config.model.dtype)
   megacore = dict(chip_config_name='megacore') if chip.kind == 'TPU v4' else {}
   devices = programs.topology_devices(topology, **megacore)
   return Request(config, decoder, rollout, dtype, devices, chip)
@@ -105,9 +95,8 @@ def topology_request(config: RunConfig, topology: str, model: str, instruction: 
 
 def assumed_rollout(config: RunConfig, instruction: int) -> RolloutSpec:
   """Returns a rollout's settings without a tokenizer: `instruction` ids stand between attempts."""
-  separators = (tuple(range(instruction)),) * (config.attempts - 1)
-  budgets, dtype = config.sampling.attempt_tokens, config.sampling.cache_dtype
-  return RolloutSpec(budgets, separators, 0, (0,), 0, cache_dtype=dtype)
+  sampling, separators = config.sampling, (tuple(range(instruction)),) * (config.attempts - 1)
+  return RolloutSpec(sampling.attempt_tokens, separators, 0, (0,), 0, cache_dtype=sampling.cache_dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +119,6 @@ class Setting:
 
   @property
   def peak(self) -> int:
-    """What that program takes."""
     return self.peaks[self.worst]
 
 
@@ -139,12 +127,11 @@ class Estimate:
   """A configuration with changes, not compiled."""
 
   changes: Changes
-  peaks: dict[str, float]
+  peaks: dict[str, float]  # bytes of a chip that each program is expected to take
   cost: float  # of the changes
 
   @property
   def peak(self) -> float:
-    """Bytes of a chip that the worst of its programs is expected to take."""
     return max(self.peaks.values())
 
 
@@ -155,8 +142,8 @@ class Answer:
   request: Request
   asked: Setting | None  # None: not compiled, for the reason in `refusal`
   refusal: str
-  proposed: Setting | None = None  # fits
-  nearest: Estimate | None = None  # where nothing is estimated to fit, what comes nearest
+  proposed: Setting | None = None  # it fits
+  nearest: Estimate | None = None  # where nothing is estimated to fit
 
   @property
   def fits(self) -> bool:
@@ -185,35 +172,23 @@ def _refusal(request: Request) -> str:
   except ConfigError as error:
     return str(error)
   held, usable = (size.held + size.policy) / costs.GIB, request.chip.usable / costs.GIB
-  if held <= usable:
-    return ''
-  return (
-    'parameters, optimizer, base and the copy that is sampled from take '
-    f'{held:.1f} GiB of each device, which has {usable:.1f}; nothing was compiled'
-  )
+  arrays = f'parameters, optimizer, base and the copy that is sampled from take {held:.1f} GiB'
+  return '' if held <= usable else f'{arrays} of each device, which has {usable:.1f}; nothing was compiled'
 
 
 def compiled(request: Request, changes: Changes) -> Setting:
   """Compiles a setting; tells on stderr what, for it takes minutes."""
-  plan, flags = request.plan(changes), ' '.join(request.flags(changes))
-  done = []
+  plan, done = request.plan(changes), []
   for name in programs.NAMES:
-    print('compiling', name, flags, '...', file=sys.stderr, flush=True)
+    print('compiling', name, *request.flags(changes), '...', file=sys.stderr, flush=True)
     done.append(programs.compiled(plan, name)[0])
   return Setting(changes, plan, tuple(done))
 
 
 def estimated(
-  request: Request,
-  changes: Changes,
-  known: Setting | None = None,
-  names: tuple[str, ...] = programs.NAMES,
+  request: Request, changes: Changes, known: Setting | None = None, names: tuple[str, ...] = programs.NAMES
 ) -> dict[str, float]:
-  """Returns the peaks that are expected of a setting, by those of one that was compiled.
-
-  Raises:
-    ConfigError: it has no plan.
-  """
+  """Returns the peaks expected of a setting, by those of one that was compiled; ConfigError: it has no plan."""
   plan, factors = request.plan(changes), dict.fromkeys(names, _UNKNOWN)
   for program in known.programs if known else ():
     held, guess = costs.estimated(known.plan, program.name)
@@ -224,10 +199,7 @@ def estimated(
 
 
 def nearest(request: Request, known: Setting | None = None) -> Estimate | None:
-  """Returns the nearest setting that is estimated to fit with a margin; where none is, the one that takes the least.
-
-  None where the batch suits no mesh over the devices.
-  """
+  """Returns the nearest setting estimated to fit with a margin, else the least; None where the batch suits no mesh."""
   wanted = _MARGIN * request.chip.usable
 
   def rank(setting: Estimate) -> tuple[float, float]:
@@ -248,15 +220,13 @@ def nearest(request: Request, known: Setting | None = None) -> Estimate | None:
   for cost, mesh in _meshes(request):
     # The update first: a batch that it cannot cut has no plan at all.
     if updated := best(mesh, options, ('reference', 'update')):
-      slots = _slots(request, mesh['mesh.tensor'])
-      sampled = best(updated.changes, slots, ('layout', 'rollout'))
+      sampled = best(updated.changes, _slots(request, mesh['mesh.tensor']), ('layout', 'rollout'))
       peaks = updated.peaks | sampled.peaks
       settings.append(Estimate(sampled.changes, peaks, cost + updated.cost + sampled.cost))
   return min(settings, key=rank, default=None)
 
 
 def _meshes(request: Request) -> Options:
-  """Every mesh over the devices."""
   count, old, decoder = len(request.devices), request.config.mesh, request.decoder
   for tensor in _divisors(count):
     if tensor > _MOST_TENSOR or decoder.heads % tensor or decoder.ffn % tensor:
