@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One process in a run folder at a time.
 
-`flock` decides on one machine, and dies with its process. Other machines that share the folder may not
-see it, so the lock file also says who holds it and changes every few seconds. A lock of another machine
-whose text stands still is a dead one's; finding that out takes `_PATIENCE` seconds, once.
+`flock` decides on one machine, and dies with its process. Other machines may not see it, so the lock file also names
+its holder and changes every few seconds; one that stands still for `_PATIENCE` seconds is a dead one's.
 """
 
 import contextlib
@@ -23,37 +22,31 @@ from score_jax.errors import ConfigError
 NAME = '.lock'
 _BEAT = 5.0  # seconds between changes of the text
 _PATIENCE = 3 * _BEAT + 1
-_LENGTH = 512  # bytes of the file, always: a new text is laid over the old, so that none sees half of it
+_LENGTH = 512  # bytes of the file, always: a new text is laid over the old
 _NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 _held: set[pathlib.Path] = set()
 
 
 def take(folder: pathlib.Path) -> None:
-  """Takes the folder until this process ends, or does nothing if this process has it already.
-
-  Raises:
-    ConfigError: another process is at work in it.
-  """
+  """Takes the folder until this process ends; ConfigError: another process is at work in it."""
   path = folder.resolve() / NAME
   if path in _held:
     return
   file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
   if _is_anothers(file, folder):
     os.close(file)
-    holder = read(folder)
-    raise ConfigError(
-      f'run folder {folder} is in use by process {holder.get("pid", "?")} on '
-      f'{holder.get("host", "?")}; wait for it, end it, or choose another --workdir'
-    )
-  os.ftruncate(file, 0)  # whatever wrote it, it may have been longer
+    holder = dict(pid='?', host='?') | read(folder)
+    user = f'process {holder["pid"]} on {holder["host"]}'
+    raise ConfigError(f'run folder {folder} is in use by {user}; wait for it, end it, or choose another --workdir')
+  os.ftruncate(file, 0)  # it may have been longer
   _write(file, 0)
   threading.Thread(target=_beat, args=(file,), name='lock', daemon=True).start()
   _held.add(path)
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:
-  """Returns what the lock file says of its holder, with the number of its `beat`; {} if nobody has it."""
+  """Returns the holder's host, pid and number of `beat`; {} if nobody has it."""
   try:
     holder = json.loads((folder / NAME).read_text())
   except (OSError, ValueError):
@@ -62,12 +55,12 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def ourselves() -> dict[str, Any]:
-  """Returns what tells this process from others, on all machines."""
+  """Returns what tells this process from all others."""
   return dict(host=socket.gethostname(), pid=os.getpid())
 
 
 def _is_anothers(file: int, folder: pathlib.Path) -> bool:
-  """Returns whether a living process holds the folder; else this one now has its machine's lock."""
+  """Tells whether a living process holds the folder; else this one has its machine's lock now."""
   has_flock = True
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokens and keys never reach a log, a traceback or a file of a run.
 
-Hidden are values of environment variables whose names say that they are secret, and texts of the forms
-that the usual services give their keys, wherever they stand in a text.
+Hidden are values of environment variables with names of secrets, and texts like the usual services' keys.
 """
 
 import logging
@@ -19,7 +18,7 @@ _SECRET_NAMES = re.compile(
   r'|(token|secret|password|apikey)$',
   re.IGNORECASE,
 )
-_SHORTEST = 8  # characters of a value: shorter ones (`1`, `true`) would black out ordinary words
+_SHORTEST = 8  # characters of a value: shorter ones (`1`, `true`) are ordinary words
 _FORMS = re.compile(
   r'\bhf_[A-Za-z0-9]{16,}'  # Hugging Face
   r'|\bya29\.[\w.-]{16,}'  # Google access tokens
@@ -30,14 +29,14 @@ _FORMS = re.compile(
   r'|(?<=upload_id=)[\w-]+'  # of an upload to Google under way: who has it may write
   r'|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)'
   r'|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)'  # user:password of an address
-  # 40 hexadecimal digits are a commit too: a key only where its name stands beside it.
+  # 40 hexadecimal digits may be a commit: a key is named beside them.
   r'|(?i:(?<=wandb)|(?<=key)|(?<=token))[\s\'"=:_-]{0,6}[0-9a-f]{40}\b',
   re.DOTALL,
 )
 
 
 def redacted(text: str) -> str:
-  """Returns the text without secrets; a path says where a secret lies, not what it is."""
+  """Returns the text without secrets; a path is no secret."""
   named = {value for name, value in os.environ.items() if _SECRET_NAMES.search(name)}
   for value in sorted(named, key=len, reverse=True):
     if len(value) >= _SHORTEST and not os.path.exists(value):
@@ -46,7 +45,7 @@ def redacted(text: str) -> str:
 
 
 def redacted_tree(value: Any) -> Any:
-  """Returns a JSON tree without secrets in its strings and in its names."""
+  """Returns a JSON tree without secrets in strings and names."""
   if isinstance(value, str):
     return redacted(value)
   if isinstance(value, dict):
@@ -55,7 +54,7 @@ def redacted_tree(value: Any) -> Any:
 
 
 def guard() -> None:
-  """Stands before every log handler there is, tracebacks of all threads, and what is printed."""
+  """Redacts what log handlers write, tracebacks of all threads, and what is printed."""
   loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
   for handler in {handler for logger in loggers for handler in getattr(logger, 'handlers', ())}:
     handler.addFilter(_hide)  # which a handler has once
@@ -65,7 +64,7 @@ def guard() -> None:
 
 
 class _Stream:
-  """A text stream that hides secrets in what is written to it at a time."""
+  """A text stream that hides secrets in each text written."""
 
   def __init__(self, stream: Any):
     self._stream = stream
@@ -79,7 +78,7 @@ class _Stream:
 
 
 def _hide(record: logging.LogRecord) -> bool:
-  """Hides secrets of the finished message and traceback, where those of arguments are seen."""
+  """Hides secrets of the finished message and traceback."""
   record.msg, record.args = redacted(record.getMessage()), None
   if record.exc_info:
     record.exc_text = redacted(''.join(traceback.format_exception(*record.exc_info)).rstrip())

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """SIGTERM and Ctrl-C: the process ends with exit code 75, and a run saves what is done first.
 
-Python runs a signal's handler between two bytecodes of the main thread, which may be minutes away while
-XLA compiles. So there are two parts: the handler, which may be late, and a thread, woken by the signal
-itself (`signal.set_wakeup_fd`), which ends the process after the grace period. Processes of one run
-tell each other after every step whether to stop (`training/hooks.py`); JAX's notifier is off.
+Python runs a signal's handler between two bytecodes of the main thread, which are minutes apart while XLA compiles. So
+there is also a thread, woken by the signal itself, that ends the process after the grace period. Processes of one run
+tell each other after every step whether to stop (`training/hooks.py`).
 """
 
 from collections.abc import Callable, Iterator
@@ -38,7 +37,7 @@ def install() -> None:
 
 
 def requested() -> bool:
-  """Returns whether a signal asked this process to end."""
+  """Tells whether a signal asked this process to end."""
   return _state.signal is not None
 
 
@@ -62,8 +61,8 @@ def over() -> None:
 def deferred(grace: float, last_resort: Callable[[], None]) -> Iterator[None]:
   """Lets a signal inside only set `requested`; whoever reads that saves and leaves.
 
-  A process that has not called `install`, as one that trains from Python, takes signals inside only and
-  in its main thread only; nothing ends it there, and a second Ctrl-C interrupts as usual.
+  Without `install`, as when Python calls `train`, signals are taken in the main thread and inside only; nothing ends
+  the process, and a second Ctrl-C interrupts as usual.
 
   Args:
     grace: seconds until the process must have left.
@@ -98,12 +97,12 @@ def _handle(number: int, frame: object) -> None:
 
 
 def _count_down(wakeups: socket.socket) -> None:
-  """Waits for the first signal and the grace period; ends the process if it is still there."""
+  """Ends the process when it outlasts the first signal and the grace period."""
   while not set(wakeups.recv(64)) & set(_SIGNALS):
     pass
   time.sleep(_state.grace)
   if (save := _state.last_resort) is not None:
-    # The one that saves may be stuck as well, in a file system that hangs.
+    # This may hang as well, with a file system.
     saving = threading.Thread(target=save, name='last resort', daemon=True)
     saving.start()
     saving.join(_state.grace)

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run that hangs is ended, so that it can be started again.
 
-The main thread says what it is doing (`phase`); a phase may take a number of times its slowest so far.
-A second process, this file run by its path, knows the deadline. When that is over, it asks for the
-stacks of all threads by a signal that needs no interpreter, writes them to WORKDIR/stuck-*.txt, and
-tells a thread of the run to end it with exit code 75. Code that holds the interpreter's lock stops that
-thread too; then the second process kills. It ends when the run's end of its pipe closes.
+The main thread says what it does (`phase`); a phase may take a number of times its slowest so far. A second process,
+this file run by its path, knows the deadline. After it, a signal that needs no interpreter yields the stacks of all
+threads, for WORKDIR/stuck-*.txt, and a thread of the run is told to end it with exit code 75. Where the interpreter's
+lock stops that too, the second process kills. It ends when the run's end of its pipe closes.
 """
 
 from collections.abc import Iterator
@@ -23,8 +22,8 @@ import threading
 import time
 
 _CODE = 75
-_BETWEEN = 'what lies between phases'  # a phase like any other, so that nothing is unwatched
-_MARGIN = 5.0  # seconds in which the run's own thread can end it with an exit code
+_BETWEEN = 'what lies between phases'  # so that nothing is unwatched
+_MARGIN = 5.0  # seconds in which the run's own thread can end it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Patience:
   factor: float  # later, times the slowest so far
 
   def of(self, slowest: float | None) -> float:
-    """Returns the patience with a phase whose slowest took `slowest`; None: it has not ended yet."""
+    """Returns the patience with a phase by its slowest; None: it has not ended yet."""
     return max(self.floor, self.first if slowest is None else self.factor * slowest)
 
 
@@ -68,11 +67,10 @@ class _Watchdog:
     self.begin()
 
   def begin(self) -> None:
-    """Begins the newest phase, or the next part of it, with a deadline."""
-    name, begun = self.phases[-1], time.monotonic()
-    self._begun = begun
-    deadline = begun + self._patience.of(self._slowest.get(name))
-    line = json.dumps(dict(name=name, begun=begun, deadline=deadline))
+    """Begins the newest phase or its next part, with a deadline."""
+    name, self._begun = self.phases[-1], time.monotonic()
+    deadline = self._begun + self._patience.of(self._slowest.get(name))
+    line = json.dumps(dict(name=name, begun=self._begun, deadline=deadline))
     with contextlib.suppress(OSError):  # it is gone, or its pipe is full
       os.write(self._to_watcher, f'{line}\n'.encode())
 
@@ -82,7 +80,6 @@ class _Watchdog:
     self._slowest[name] = max(took, self._slowest.get(name, 0.0))
 
   def close(self) -> None:
-    """Stops watching."""
     os.close(self._to_watcher)
     self._watcher.wait()
     self._thread.join()
@@ -101,7 +98,7 @@ _current: _Watchdog | None = None
 
 @contextlib.contextmanager
 def watching(folder: str | os.PathLike, patience: Patience) -> Iterator[None]:
-  """Gives phases deadlines inside, unless the factor is 0; stacks go to `folder`, the run's."""
+  """Gives phases deadlines inside, unless the factor is 0; `folder`, the run's, gets the stacks."""
   global _current
   if not patience.factor:
     yield
@@ -116,7 +113,7 @@ def watching(folder: str | os.PathLike, patience: Patience) -> Iterator[None]:
 
 @contextlib.contextmanager
 def phase(name: str) -> Iterator[None]:
-  """Surrounds a kind of work of the main thread; an outer phase's clock begins anew afterwards."""
+  """Surrounds a kind of work of the main thread; an outer phase's clock then begins anew."""
   watchdog = _current
   if watchdog is None:
     yield
@@ -148,7 +145,6 @@ class Clock:
 
   @contextlib.contextmanager
   def __call__(self, name: str) -> Iterator[None]:
-    """Times a phase."""
     begun = time.perf_counter()
     with phase(name):
       yield
@@ -156,7 +152,7 @@ class Clock:
 
 
 def _watch(pid: int, folder: str, stacks: int, end: int) -> None:
-  """Reads what the run does, one JSON object a line, and ends it when it is late."""
+  """Reads what the run does, a JSON object a line, and ends it when it is late."""
   phase, looked, rest = dict(name='', begun=0.0, deadline=float('inf')), time.monotonic(), b''
   while True:
     if _is_readable(0, 1.0):
@@ -182,7 +178,6 @@ def _watch(pid: int, folder: str, stacks: int, end: int) -> None:
 
 
 def _is_readable(file: int, seconds: float) -> bool:
-  """Waits for something to read, or for the end of the file."""
   return bool(select.select([file], [], [], seconds)[0])
 
 
@@ -193,7 +188,7 @@ def _is_suspended(pid: int) -> bool:
 
 
 def _write(name: str, folder: str, head: str, stacks: int) -> None:
-  """Writes a message and the stacks that the run has dumped to standard error and its folder."""
+  """Writes a message and the stacks to standard error and the folder."""
   remedy = 'run the same command again (config.faults.stuck_* say how long a phase may take)'
   text = f'{head}; ended, {remedy}\n\n'
   if _is_readable(stacks, 0):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several processes as one run: how they start, agree, wait for each other, and end.
 
-A host is a process with its devices; host 0, `main`, alone has the run folder and the terminal. Small values go through
-JAX's coordination service, with a deadline. Of one host, every function here is a plain call.
+A host is a process with its devices; host 0, `main`, alone has the run folder and the terminal. Values go through
+JAX's coordination service, with a deadline; with one host, every function is a plain call.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,10 +26,10 @@ from score_jax.errors import ConfigError, HostError, UserError
 from score_jax.faults import secrets, signals
 
 AUTO, OFF, TPU, SLURM, LOCAL = 'auto', 'off', 'tpu', 'slurm', 'local:'
-_SLICE_MS = 1000  # between two looks of a wait at whether a host has failed
-_LONGEST = 1 << 20  # bytes of a message to the coordination service; longer values go in parts
+_SLICE_MS = 1000  # after which a wait looks whether a host has failed
+_LONGEST = 1 << 20  # bytes of a message; longer values go in parts
 _FAREWELL = 5.0  # seconds in which others can read why this host ends
-_GRACE = 60  # seconds by which JAX's own timeout of a start, which aborts the process, is later than ours
+_GRACE = 60  # seconds by which JAX's own timeout, which aborts, is later than ours
 _LOST = re.compile(
   r'gloo|nccl|connection (closed|reset|refused)|socket closed|broken pipe|heartbeat|coordination service|'
   r'UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED',
@@ -39,12 +39,10 @@ _LOST = re.compile(
 
 @dataclasses.dataclass
 class _Group:
-  """The hosts of this run, as one of them sees them."""
-
   index: int
   count: int
   patience: float  # seconds to wait for another host
-  numbers: Any = dataclasses.field(default_factory=itertools.count)  # of the exchanges, the same on all hosts
+  numbers: Any = dataclasses.field(default_factory=itertools.count)  # of exchanges, alike on all hosts
 
 
 _group = _Group(0, 1, 0.0)
@@ -68,8 +66,7 @@ def start(choice: str, *, init_seconds: int, heartbeat_seconds: int, barrier_sec
   If hosts do not come in time, the process ends with one line and exit code 75.
 
   Args:
-    choice: 'off'; 'tpu' or 'slurm', where JAX finds the others; 'local:HOST:PORT,N,I' for number I of N, HOST:PORT
-      being a free port of number 0; 'auto': 'tpu' or 'slurm' if the environment names several hosts, else 'off'.
+    choice: the value of --distributed (`cli.define_distributed`).
     init_seconds: to wait for all to be there.
     heartbeat_seconds: without a sign of life after which a host is lost.
     barrier_seconds: to wait for another host at an exchange.
@@ -90,12 +87,12 @@ def start(choice: str, *, init_seconds: int, heartbeat_seconds: int, barrier_sec
     if number == 0:
       _check_port(port)
     settings = dict(coordinator_address=f'{host}:{port}', num_processes=hosts, process_id=number)
-    settings |= dict(cluster_detection_method='deactivate')
+    settings['cluster_detection_method'] = 'deactivate'
   elif choice == SLURM:
     settings = dict(cluster_detection_method='slurm')
   elif choice != TPU:
     raise ConfigError(f'--distributed={choice} is unknown; use auto, off, tpu, slurm or local:HOST:PORT,N,I')
-  # JAX's preemption service would swallow SIGTERM, also where no step asks it; `training/hooks.py` agrees on a stop.
+  # JAX's preemption service would swallow SIGTERM; `training/hooks.py` agrees on a stop.
   jax.config.update('jax_enable_preemption_service', False)
   try:
     with _within(init_seconds, choice):
@@ -136,7 +133,7 @@ def _check_port(port: int) -> None:
 
 
 def detected(environment: Any) -> str:
-  """Returns what 'auto' means: several hosts only where the environment names them."""
+  """Returns what 'auto' means."""
   if ',' in environment.get('TPU_WORKER_HOSTNAMES', ''):
     return TPU
   if int(environment.get('SLURM_STEP_NUM_TASKS') or 1) > 1 and 'SLURM_PROCID' in environment:
@@ -145,7 +142,7 @@ def detected(environment: Any) -> str:
 
 
 def parsed(choice: str) -> tuple[str, int, int, int]:
-  """Returns HOST, PORT, N and I of 'local:HOST:PORT,N,I'; ConfigError for anything else."""
+  """Returns HOST, PORT, N and I of 'local:HOST:PORT,N,I', or raises a ConfigError."""
   match = re.fullmatch(r'local:(.+):(\d+),(\d+),(\d+)', choice)
   if not match:
     raise ConfigError(f'--distributed={choice} must be local:HOST:PORT,N,I, e.g. local:10.0.0.1:7654,2,0')
@@ -156,10 +153,7 @@ def parsed(choice: str) -> tuple[str, int, int, int]:
 
 
 def gather(what: str, value: Any) -> list[Any]:
-  """Returns all hosts' values (JSON). Every host must call it, in the same order.
-
-  Raises HostError: a host did not come in time, failed, or is elsewhere in the program.
-  """
+  """Returns all hosts' values (JSON); every host calls it. HostError: one was late, failed or is elsewhere."""
   if _group.count == 1:
     return [value]
   key, parts = _exchange(what, value)
@@ -169,23 +163,22 @@ def gather(what: str, value: Any) -> list[Any]:
 
 
 def to_main(what: str, value: Any) -> list[Any]:
-  """Gathers long values on host 0; elsewhere returns [] and does not wait."""
+  """Gathers values on host 0; elsewhere returns [] and does not wait."""
   return [value] if _group.count == 1 else _values(what, [json.loads(part) for part in _exchange(what, value)[1]])
 
 
 def _exchange(what: str, value: Any) -> tuple[str, list[bytes]]:
-  """Publishes a value; returns the exchange's key and, on host 0, what all published."""
+  """Publishes a value; returns the key and, on host 0, what all published."""
   number = next(_group.numbers)
   key = f'score_jax/{number}'
   _put(f'{key}/{_group.index}', json.dumps([what, value]).encode())
   parts = [_get(f'{key}/{i}', what, f'host {i}') for i in range(_group.count)] if is_main() else []
-  if is_main():  # all have read the exchange before, or they would not have come to this one
+  if is_main():  # all have read the one before
     distributed.global_state.client.key_value_delete(f'score_jax/{number - 1}/')
   return key, parts
 
 
 def _values(what: str, named: list[Any]) -> list[Any]:
-  """Returns the values of [what, value] pairs, which must be of one exchange."""
   for i, (theirs, _) in enumerate(named):
     if theirs != what:
       raise HostError(f'host {i} is at {theirs!r}, host {_group.index} at {what!r}: they no longer do the same')
@@ -216,10 +209,9 @@ def _wait(key: str, what: str, whom: str) -> bytes:
       if told := _failed():
         raise HostError(f'host {told[0]} ended: {told[2]}') from error
       if time.monotonic() > deadline:
-        raise HostError(
-          f'{whom} did not come to {what!r} within config.hosts.barrier_seconds = {_group.patience:g}; '
-          'look at its last messages, and start all hosts again'
-        ) from error
+        limit = f'config.hosts.barrier_seconds = {_group.patience:g}'
+        remedy = 'look at its last messages, and start all hosts again'
+        raise HostError(f'{whom} did not come to {what!r} within {limit}; {remedy}') from error
 
 
 def barrier(what: str) -> None:
@@ -233,7 +225,7 @@ def from_main(what: str, make: Callable[[], Any]) -> Any:
 
 
 def agree(what: str, value: dict[str, Any]) -> None:
-  """Checks that all hosts have the same; a ConfigError names a host and the fields."""
+  """Checks that all hosts have the same; the ConfigError names a host and fields."""
   ours, *others = (_flat(value) for value in gather(what, value))
   for i, theirs in enumerate(others, start=1):
     # As text: two numbers that are not finite agree.
@@ -252,26 +244,23 @@ def _flat(value: Any, where: str = '') -> dict[str, Any]:
 
 
 def end(error: BaseException) -> None:
-  """Ends this process, if it is one of several, with a message and an exit code.
-
-  It tells the others why, and does not wait for them as Python's own exit would.
-  """
+  """Ends this process, if it is one of several; tells the others why, and does not wait for them."""
   if _group.count == 1:
     return
-  told = _failed()
-  if told:
+  reason = ''
+  if told := _failed():
     host, code, message = told
-    print(f'error: host {_group.index} ends, as host {host} has: {message}', file=sys.stderr, flush=True)
+    reason = f' ends, as host {host} has'
   else:
     code, message = _judged(error)
     message = secrets.redacted(message)
-    print(f'error: host {_group.index}: {message}', file=sys.stderr, flush=True)
+  print(f'error: host {_group.index}{reason}: {message}', file=sys.stderr, flush=True)
   _publish_end(code, message)
   os._exit(code)
 
 
 def _judged(error: BaseException) -> tuple[int, str]:
-  """Returns exit code and message; prints the traceback of a bug."""
+  """Exit code and message; prints the traceback of a bug."""
   if isinstance(error, UserError):
     return error.exit_code, str(error)
   if isinstance(error, SystemExit):
@@ -287,7 +276,7 @@ def _judged(error: BaseException) -> tuple[int, str]:
 
 
 def _publish_end(code: int, message: str) -> None:
-  """Tells the others why; host 0, which keeps the message, waits a moment."""
+  """Tells the others; host 0, which keeps the message, waits a moment."""
   client, deadline = distributed.global_state.client, time.monotonic() + _FAREWELL
   with contextlib.suppress(Exception):
     client.key_value_set_bytes(f'score_jax/ends/{_group.index}', json.dumps([_group.index, code, message]).encode())
@@ -298,7 +287,7 @@ def _publish_end(code: int, message: str) -> None:
 
 
 def _failed() -> tuple[int, int, str] | None:
-  """Returns host, exit code and message of the first cause."""
+  """Host, exit code and message of the first cause."""
   with contextlib.suppress(Exception):
     words = distributed.global_state.client.key_value_dir_get_bytes('score_jax/ends/')
     told = sorted((json.loads(word) for _, word in words), key=lambda word: (word[1] == HostError.exit_code, word[0]))

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mesh (data, fsdp, tensor) and the shardings of every tree on it.
-
-Shardings follow from the letters of the weight table. Axis types are Auto: defaults differ between jax releases.
-"""
+"""The mesh (data, fsdp, tensor), and the shardings of every tree, from the letters of the weight table."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -22,17 +19,14 @@ from score_jax.parallel import hosts
 
 AXES = ('data', 'fsdp', 'tensor')
 
-# Letter of a weight's axis -> mesh axis, for the two layouts of the parameters. Batch rows go over data and fsdp.
+# Letter of a weight's axis -> mesh axis, for the two layouts of the parameters.
 TRAINING_RULES = {'D': 'fsdp', 'H': 'tensor', 'K': 'tensor', 'F': 'tensor', 'V': 'tensor'}
 SAMPLING_RULES = {letter: axis for letter, axis in TRAINING_RULES.items() if axis == 'tensor'}
 _ROWS = PartitionSpec(('data', 'fsdp'))
 
 
 def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) -> Mesh:
-  """Makes a mesh over devices (default: all, host by host); `data` -1 takes what is left.
-
-  Raises ConfigError: the axes do not multiply to the number of devices, or rows would lie on several hosts.
-  """
+  """Makes a mesh over devices (default: all, host by host), or raises a ConfigError; `data` -1 takes what is left."""
   if devices is None:
     devices = jax.devices()
     if hosts.count() > 1:
@@ -46,19 +40,17 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) ->
       f'mesh: data {data} x fsdp {fsdp} x tensor {tensor} = {data * fsdp * tensor}, but there are '
       f'{len(devices)} devices; set mesh.data to -1 or change mesh.fsdp and mesh.tensor'
     )
-  grid = np.asarray(devices).reshape(data, fsdp, tensor)
-  if hosts.count() > 1 and any(
-    len({device.process_index for device in group}) > 1 for group in grid.reshape(-1, tensor)
-  ):
+  grid = np.asarray(devices).reshape(-1, tensor)
+  if hosts.count() > 1 and any(len({device.process_index for device in group}) > 1 for group in grid):
     raise ConfigError(
-      f'mesh.tensor = {tensor} would spread the same rows over several hosts, each of which grades its own; it must '
-      'divide the number of devices of a host'
+      f'mesh.tensor = {tensor} would spread the same rows over several hosts, each of which grades its own; '
+      'it must divide the devices of a host'
     )
-  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+  return Mesh(grid.reshape(data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)  # defaults differ by release
 
 
 def row_shards(mesh: Mesh) -> int:
-  """Returns over how many devices a batch's rows are spread."""
+  """Returns over how many devices rows are spread."""
   return mesh.shape['data'] * mesh.shape['fsdp']
 
 
@@ -68,10 +60,7 @@ def rows(mesh: Mesh) -> NamedSharding:
 
 
 def by_rows(function: Callable, mesh: Mesh, over_rows: tuple[bool, ...]) -> Callable:
-  """Returns `function`, whose results have a leading B, run by devices on their own rows.
-
-  `over_rows` tells which arguments are spread over the rows' devices.
-  """
+  """Returns `function`, run by devices on their own rows of results and of arguments that `over_rows` marks."""
   specs = tuple(_ROWS if yes else PartitionSpec() for yes in over_rows)
   manual = set(AXES) if mesh.shape['tensor'] == 1 else {'data', 'fsdp'}
   return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=_ROWS, axis_names=manual, check_vma=False)
@@ -79,10 +68,7 @@ def by_rows(function: Callable, mesh: Mesh, over_rows: tuple[bool, ...]) -> Call
 
 @contextlib.contextmanager
 def by_rows_compiles(mesh: Mesh) -> Iterator[None]:
-  """Chooses a partitioner that compiles what `by_rows` made.
-
-  On two H200s (jax 0.11.2) Shardy, the default, crashed XLA's compiler on the rollout; GSPMD compiled it.
-  """
+  """Chooses GSPMD on several GPUs: Shardy crashed XLA on the rollout there (jax 0.11.2, two H200s)."""
   option = 'jax_use_shardy_partitioner'
   if mesh.size == 1 or mesh.devices.flat[0].platform != 'gpu' or not hasattr(jax.config, option):
     yield
@@ -96,10 +82,7 @@ def by_rows_compiles(mesh: Mesh) -> Iterator[None]:
 
 
 def on_any_device(flag: jax.Array, mesh: Mesh) -> jax.Array:
-  """Tells within `by_rows` whether a flag is set on any device that must keep step.
-
-  With tensor parallelism those are all: some talk of each step is of all devices.
-  """
+  """Tells within `by_rows` whether a flag is set on any device that must keep step: with tensor parallelism, on all."""
   if mesh.shape['tensor'] == 1:
     return flag
   return jax.lax.pmax(flag.astype(jnp.int32), ('data', 'fsdp')) > 0
@@ -120,9 +103,9 @@ def one_layer_in_file(mesh: Mesh, table: WeightTable, rules: dict[str, str], wei
 
 
 def _sharding(mesh: Mesh, table: WeightTable, rules: dict[str, str], axes: list[list[str]]) -> NamedSharding:
-  """Returns the sharding of an array whose axes are groups of letters.
+  """The sharding of an array whose axes are groups of letters.
 
-  Specs are those of jit's results (no mesh axes of size 1, no trailing None); else an update is compiled twice.
+  The spec is that of jit's results (no mesh axis of size 1, no None at its end); else an update is compiled twice.
   """
   spec, used = [], set()
   for letter, *_ in axes:
@@ -141,30 +124,27 @@ def _sharding(mesh: Mesh, table: WeightTable, rules: dict[str, str], axes: list[
 
 
 def opt_state(mesh: Mesh, optimizer: optax.GradientTransformation, table: WeightTable) -> Any:
-  """Returns the optimizer state's shardings: moments like their parameters.
-
-  `jit(optimizer.init)` alone does not give moments these on an Auto mesh.
-  """
+  """Returns the optimizer state's shardings: moments like their parameters, which jit alone does not give them."""
   trees = jax.eval_shape(optimizer.init, table.abstract(jnp.float32)), params(mesh, table, TRAINING_RULES)
   rest = dict(transform_non_params=lambda _: replicated(mesh))
   return optax.tree_map_params(optimizer, lambda _, sharding: sharding, *trees, **rest)
 
 
 def local_shards(mesh: Mesh) -> list[int]:
-  """Returns which of the `row_shards` lie on this host."""
+  """Returns which row shards lie on this host."""
   groups = mesh.devices.reshape(row_shards(mesh), -1)
   return [number for number, group in enumerate(groups) if group[0].process_index == jax.process_index()]
 
 
 def local_rows(mesh: Mesh, count: int) -> np.ndarray:
-  """Returns (i32, ascending) which of `count` rows are this host's; ConfigError if they spread unevenly."""
+  """Returns (i32, ascending) this host's of `count` rows; ConfigError if they spread unevenly."""
   _check_even(mesh, count)
   each = count // row_shards(mesh)
   return np.concatenate([np.arange(each, dtype=np.int32) + shard * each for shard in local_shards(mesh)])
 
 
 def put_rows(mesh: Mesh, tree: Any) -> Any:
-  """Puts this host's rows of arrays on the devices, as arrays of all rows; ConfigError if they spread unevenly."""
+  """Puts this host's rows on the devices, as arrays of all rows; ConfigError if they spread unevenly."""
   for leaf in jax.tree.leaves(tree):
     _check_even(mesh, all_rows(mesh, leaf.shape[0]))
   if hosts.count() == 1:
