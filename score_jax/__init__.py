@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """score_jax: train language models to correct themselves (SCoRe, arXiv 2409.12917) in JAX.
 
-The names below are the public ones. Each is imported when it is first used, so that `import score_jax` is quick and the
-graders can be used without jax.
+The names below are public. Each is imported when it is first used: the graders need no jax.
 """
 
 import importlib
@@ -35,7 +34,6 @@ __all__ = (
 )
 
 _MODULES = {
-  'algorithm': ('losses', 'rewards'),
   'api': ('Evaluation', 'Run', 'evaluate', 'train'),
   'config.load': ('load_config',),
   'core_types': ('Graded', 'Problem', 'Stage', 'Verdict'),
@@ -45,12 +43,11 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+  if name in ('losses', 'rewards'):
+    return importlib.import_module(f'{__name__}.algorithm.{name}')
   for module, names in _MODULES.items():
     if name in names:
-      imported = importlib.import_module(f'{__name__}.{module}')
-      return (
-        importlib.import_module(f'{imported.__name__}.{name}') if module == 'algorithm' else getattr(imported, name)
-      )
+      return getattr(importlib.import_module(f'{__name__}.{module}'), name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 

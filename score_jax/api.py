@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The public functions: train a model, evaluate one, look at a run. The commands are flags around them.
 
-  import score_jax
-  run = score_jax.train('quickstart', workdir='runs/mine', max_steps=10)
-  print(run.table())
-
-No function here calls sys.exit: what a user can fix is a `UserError`, whose text names field, value and remedy.
+import score_jax
+run = score_jax.train('quickstart', workdir='runs/mine', max_steps=10)
+print(run.table())
 """
 
 from collections.abc import Sequence
@@ -43,7 +41,7 @@ class Run:
 
   @property
   def evaluations(self) -> dict[str, Any]:
-    """The content of eval.json: 'base', 'final' and, if it is another checkpoint, 'last'."""
+    """The content of eval.json: 'base', 'final' and, if that is another, 'last'."""
     return self._folder.read_eval()
 
   @property
@@ -58,13 +56,13 @@ class Run:
     return list(rows.read(self._folder.rows / f'{name}.jsonl.gz'))
 
   def table(self) -> str:
-    """Returns accuracies of attempts and what changed between them, with 95 % intervals."""
+    """Returns each attempt's accuracy and the changes between them, with 95 % intervals."""
     from score_jax.reporting import plain_text
 
     return plain_text.table({name: value for name, value in self.evaluations.items() if name != 'settings'})
 
   def report(self, out: Path | None = None) -> pathlib.Path:
-    """Writes the report page, by default to report.html in the run folder, and returns its path."""
+    """Writes the report page (default: report.html in the run folder); returns its path."""
     from score_jax.reporting import report_page
 
     target = pathlib.Path(out) if out else self._folder.report
@@ -83,11 +81,11 @@ class Evaluation:
   """What an evaluation has found."""
 
   name: str  # of the model
-  results: dict[str, Any]  # as in eval.json, by decoding: 'greedy', 'sampled', 'scaling' if asked for
-  rows: list[Any]  # the conversations that they were counted from
+  results: dict[str, Any]  # as in eval.json: 'greedy', 'sampled' and, if asked for, 'scaling'
+  rows: list[Any]  # the conversations
 
   def table(self) -> str:
-    """Returns accuracies and changes with 95 % intervals, and a line for each further figure."""
+    """Returns accuracies and changes with 95 % intervals, and further figures."""
     from score_jax.reporting import plain_text as text
 
     return '\n'.join([text.table({self.name: self.results}), *text.sample_lines(self.results)])
@@ -103,25 +101,26 @@ def train(
   distributed: str = 'off',
   **overrides: Any,
 ) -> Run:
-  """Trains to the end, or goes on with a run that was cut off; evaluates, exports and reports the best policy.
+  """Trains, or goes on with a run that was cut off; evaluates, exports and reports the best policy.
 
   Args:
     config: a preset's name, the path of a file, or a ConfigDict.
     workdir: the run folder, or an address gs://BUCKET/NAME.
-    model: the Hugging Face folder to begin from; None: config.model.path.
-    hooks: called around each step (`score_jax.Hook`).
+    model: the HF folder to begin from; None: config.model.path.
+    hooks: called around each step.
     profile: steps to trace into WORKDIR/profile, from the third on.
     distributed: as the flag --distributed.
     **overrides: values by field, e.g. max_steps=10, or **{'optim.learning_rate': 1e-4}.
 
   Raises:
-    UserError: the input is wrong, or the run was stopped; each kind has an exit code (`score_jax.errors`).
+    UserError: the input is wrong, or the run was stopped.
   """
+  from score_jax.parallel import hosts
+
   settings = _settings(config, model, overrides)
-  _start_hosts(distributed, settings)
+  hosts.start(distributed, **vars(settings.hosts))  # before any device is used
 
   from score_jax.faults import watchdog
-  from score_jax.parallel import hosts
   from score_jax.reporting import profile as profiles
   from score_jax.storage import stores
   from score_jax.training import loop
@@ -157,21 +156,21 @@ def evaluate(
   """Evaluates a model on held-out problems: each attempt's accuracy and what changes between them.
 
   Args:
-    config: a preset's name, the path of a file, or a ConfigDict.
-    model: the Hugging Face folder; None: config.model.path.
+    config, model, distributed, **overrides: as in `train`.
     attempts: of a conversation; further ones repeat the last instruction and budget. 0: as configured.
     samples: K sampled conversations a problem; above 1 avg@K, pass@K and majority are counted.
     temperature: of the sampled conversations.
     scaling: K: compares 2K samples with K and their corrections at T=0.7 (paper, section 6.2). 0: not.
     instruction: a name of `tasks.prompts.INSTRUCTIONS` or a text; '': config.task.instruction.
     first_attempts: a file of another model's (`training.first_attempts`); '': the model's own.
-    distributed, **overrides: as in `train`.
 
   Raises:
     UserError: the input is wrong.
   """
+  from score_jax.parallel import hosts
+
   settings = _asked(_settings(config, model, overrides), attempts, instruction)
-  _start_hosts(distributed, settings)
+  hosts.start(distributed, **vars(settings.hosts))
 
   from score_jax.training import evaluation
 
@@ -182,7 +181,7 @@ def evaluate(
 
 
 def _settings(config: Path | ConfigDict, model: Path | None, overrides: dict[str, Any]) -> configs.RunConfig:
-  """The checked configuration; a given ConfigDict stays as it is."""
+  """The checked configuration, with overrides; a ConfigDict stays as it is."""
   if isinstance(config, ConfigDict):
     fields = config.copy_and_resolve_references()
   else:
@@ -194,15 +193,7 @@ def _settings(config: Path | ConfigDict, model: Path | None, overrides: dict[str
   return configs.from_config_dict(fields)
 
 
-def _start_hosts(distributed: str, settings: configs.RunConfig) -> None:
-  """Connects this process with the others of its run; before any device is used."""
-  from score_jax.parallel import hosts
-
-  hosts.start(distributed, **vars(settings.hosts))
-
-
 def _asked(config: configs.RunConfig, attempts: int, instruction: str) -> configs.RunConfig:
-  """The configuration with another number of attempts or another instruction."""
   from score_jax.tasks import prompts
 
   sampling, task = config.sampling, config.task
@@ -213,6 +204,5 @@ def _asked(config: configs.RunConfig, attempts: int, instruction: str) -> config
     budgets = (budgets + budgets[-1:] * attempts)[:attempts]
     sampling = dataclasses.replace(sampling, attempt_tokens=budgets)
   if instruction:
-    text = prompts.INSTRUCTIONS.get(instruction, instruction)
-    task = dataclasses.replace(task, instruction=text)
+    task = dataclasses.replace(task, instruction=prompts.INSTRUCTIONS.get(instruction, instruction))
   return dataclasses.replace(config, sampling=sampling, task=task)

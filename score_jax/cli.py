@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console command `score-jax`, and what all commands share: flags, and one line for every input error."""
+"""The console command `score-jax`, and what all commands share: flags, and one line for an input error."""
 
 from collections.abc import Callable, Sequence
 import errno
@@ -14,7 +14,7 @@ from ml_collections import config_flags
 from score_jax.errors import ConfigError, TryAgainError, UserError
 from score_jax.faults import secrets, signals
 
-flags.disclaim_key_flags()  # flags belong to the module that asks for them, whose --help lists them
+flags.disclaim_key_flags()  # --help lists those of the command alone
 
 # score-jax NAME -> the module that it runs
 COMMANDS = {
@@ -26,7 +26,7 @@ COMMANDS = {
   'doctor': 'score_jax.doctor',
   'report': 'score_jax.report',
 }
-# Errors of the machine that go away by themselves or are fixed outside.
+# Errors that are fixed outside.
 _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 
 
@@ -50,14 +50,14 @@ def main() -> None:
 
 
 def moved(name: str) -> None:
-  """Ends a command of version 0.1 with the line that names what took its place."""
+  """Ends a command of version 0.1; names what took its place."""
   from score_jax.config import renamed
 
   _fail(ConfigError(f'{name} is no part of the package any more; use {renamed.table()["commands"][name]}'))
 
 
 def define_config() -> flags.FlagHolder:
-  """Defines --config=NAME, a preset or a file, whose fields are overridden by --config.FIELD=VALUE."""
+  """Defines --config."""
   about = "a preset's name, e.g. quickstart, or a file; --config.FIELD=VALUE sets a field of it"
   return config_flags.DEFINE_config_file('config', None, about)
 
@@ -81,9 +81,7 @@ def config_name() -> str:
 def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
   """Parses the command line and calls `main`; a UserError becomes one line and its exit code.
 
-  Args:
-    main: called with the values of `arguments`.
-    arguments: names of the positional arguments; after a last '...' there may be more.
+  `main` gets the values of the positional `arguments`; after a last '...' there may be more.
   """
 
   def guarded(argv: Sequence[str]) -> None:
@@ -92,7 +90,7 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
     except BaseException as error:
       if isinstance(error, OSError) and error.errno in _MACHINE:
         error = TryAgainError(f'{error}; fix that, then run the same command again')
-      if 'score_jax.parallel.hosts' in sys.modules:  # else this process cannot be one of several
+      if 'score_jax.parallel.hosts' in sys.modules:  # else this process is not one of several
         sys.modules['score_jax.parallel.hosts'].end(error)
       if isinstance(error, UserError):
         _fail(error)
@@ -102,7 +100,7 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
 
   from score_jax.tasks import tokenizer
 
-  signals.install()  # before jax is imported: a signal in those seconds ends the process as it does later
+  signals.install()  # before jax is imported, which takes seconds
   secrets.guard()
   tokenizer.exclude_torch()
   logging.set_verbosity(logging.WARNING)
@@ -115,7 +113,7 @@ def _fail(error: UserError) -> None:
 
 
 def _parse(argv: Sequence[str], arguments: tuple[str, ...]) -> Sequence[str]:
-  """Parses like absl, but every mistake is one line: a missing file, an unknown field, a wrong type."""
+  """Parses like absl, but every mistake is one line."""
   try:
     if 'config' in flags.FLAGS and not any(arg.startswith(('--help', '-help')) for arg in argv):
       argv = _with_config_file(argv)
@@ -135,7 +133,7 @@ def _parse(argv: Sequence[str], arguments: tuple[str, ...]) -> Sequence[str]:
 
 
 def _with_config_file(argv: Sequence[str]) -> list[str]:
-  """The command line with the file that --config means in place of its value; ConfigError for unknown fields."""
+  """The command line with the file that --config means; ConfigError for unknown fields."""
   from score_jax.config import load
 
   argv, path = list(argv), None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's data: problems, verdicts, and a training stage as data. No jax here (grader processes import this).
+"""The host's data: problems, verdicts, and a training stage. No jax here (grader processes import this).
 
-Glossary of shape letters, used as suffixes (`logp_BL`), in einsum strings and in `# f32 [B, L]` comments:
+Glossary of shape letters, in names (`logp_BL`), einsum strings and comments (`# f32 [B, L]`):
 
   B  rows of a batch: problems x samples        V  vocabulary
   G  samples per problem (adjacent rows)        D  model width
@@ -24,17 +24,17 @@ class Problem:
   id: str
   question: str  # the first user turn, in full
   reference: dict  # the verifier's; never part of a prompt
-  tags: dict[str, str] = dataclasses.field(default_factory=dict)  # what results are split by: level, subject
+  tags: dict[str, str] = dataclasses.field(default_factory=dict)  # that split results: level, subject
 
 
 class Verdict(enum.IntEnum):
-  """What a verifier says of one attempt. Only CORRECT reward_weights."""
+  """What a verifier says of one attempt. Only CORRECT is rewarded."""
 
   WRONG = 0
   CORRECT = 1
   UNPARSED = 2  # no answer found in the text
-  TIMEOUT = 3  # the answer used up its own step or time limit: reward 0, and trained on
-  ERROR = 4  # the grading host failed: nothing is known, so the reward has no weight
+  TIMEOUT = 3  # the answer used up its step or time limit: reward 0, and trained on
+  ERROR = 4  # the grading host failed: the reward has no weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Stop(enum.IntEnum):
   BUDGET = 3  # cut by its token budget
 
 
-# Forms of the penalty that keeps the policy near the reference; algorithm/losses.py has each one's equation.
+# Forms of the penalty that keeps the policy near the reference (algorithm/losses.py).
 KL_FORMS = ('k1_togo', 'k1', 'k2_seq', 'k2_token', 'exact')
 REFERENCES = ('base', 'stage_start')
 SCHEDULES = ('constant', 'linear', 'cosine')
@@ -63,7 +63,7 @@ SCHEDULES = ('constant', 'linear', 'cosine')
 
 @dataclasses.dataclass(frozen=True)
 class StageOptim:
-  """A stage's optimizer settings; the run's own, unless the stage overrides them."""
+  """A stage's optimizer settings; the run's, unless the stage has its own."""
 
   learning_rate: float
   schedule: str  # one of SCHEDULES, over the stage's own steps
@@ -75,8 +75,8 @@ class StageOptim:
 class Stage:
   """One stage of training, as data (paper, section 4; docs/method.md has the equations).
 
-  Stage I is reward_weights (0, 1), bonus (0, 0), kl_weights (beta2, beta1). Stage II is reward_weights (1, 1), bonus
-  (0, alpha), kl_weights (beta1, beta1). Ablations and further attempts are other values of the same fields.
+  Stage I: reward_weights (0, 1), bonus (0, 0), kl_weights (beta2, beta1).
+  Stage II: reward_weights (1, 1), bonus (0, alpha), kl_weights (beta1, beta1).
   """
 
   name: str
@@ -88,4 +88,4 @@ class Stage:
   reference: str  # one of REFERENCES
   offline_first: float  # fraction of problems whose first attempt comes from the base, untrained
   optim: StageOptim
-  kl_target: tuple[float, ...] = ()  # [A] nats that an attempt's KL is steered to by adapting beta; 0 or (): fixed
+  kl_target: tuple[float, ...] = ()  # [A] nats that beta is adapted to keep the KL at; 0 or (): fixed

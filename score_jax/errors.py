@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors that a user can fix, and the exit codes of the commands.
 
-Every message names the field or file, its value and the remedy. The commands print it as one line and exit with the
-code of its class; any other exception is a bug and keeps its traceback.
+Every message names the field or file, its value and the remedy. Any other exception is a bug and keeps its traceback.
 """
 
-# The one table of exit codes. 65, 70, 75 and 78 are those of sysexits.h. Code 1 is a bug, with its traceback.
+# 65, 70, 75 and 78 are those of sysexits.h; 1 is a bug.
 EXIT_CODES = {
   0: 'done',
   65: 'a model folder, data file or checkpoint cannot be used: the same command ends the same way',
@@ -18,7 +17,7 @@ EXIT_CODES = {
 
 
 class UserError(Exception):
-  """Base of the errors that are the input's fault, not the program's."""
+  """Base of the errors that are not the program's fault."""
 
   exit_code = 1
 
@@ -36,40 +35,40 @@ class DataError(UserError):
 
 
 class SandboxError(UserError):
-  """This host cannot contain model-written programs, or the sandbox did not start."""
+  """This host cannot contain programs, or the sandbox did not start."""
 
   exit_code = 78
 
 
 class StoppedError(UserError):
-  """An alarm that config.report.stop_on names has sounded; everything up to that step is saved."""
+  """An alarm that config.report.stop_on names has sounded; that step is saved."""
 
   exit_code = 76
 
 
 class NumericsError(UserError):
-  """Training produced non-finite numbers, or left a limit that the configuration sets."""
+  """Training produced non-finite numbers, or left a limit of the configuration."""
 
   exit_code = 70
 
 
 class TryAgainError(UserError):
-  """The same command, run again, goes on: the run was stopped, or the machine failed it."""
+  """The run was stopped, or the machine failed it: the same command goes on."""
 
   exit_code = 75
 
 
 class StoreError(TryAgainError, OSError):
-  """An object store did not answer, or broke off. What was to be written there is not written."""
+  """An object store did not answer, or broke off; nothing is written there."""
 
 
 class StoreRefusalError(ConfigError, OSError):
-  """An object store does not let this process in: no such bucket, no permission, no credentials."""
+  """An object store refuses: no such bucket, no permission, no credentials."""
 
 
 class TakenOverError(ConfigError):
-  """Another process goes on with this run where its checkpoints are; starting this one again would disturb it."""
+  """Another process goes on with this run; starting this one again would disturb it."""
 
 
 class HostError(TryAgainError):
-  """A host of the run was lost, came late or fell out of step: nothing is wrong with the input; start all again."""
+  """A host of the run was lost, came late or fell out of step: start all again."""

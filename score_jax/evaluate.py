@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluates an HF folder: `python -m score_jax.evaluate --model=DIR --config=quickstart [--output=FILE]`.
 
-Accuracy of each attempt on held-out problems and what changes between them, greedy and sampled at T=1, with 95 %
-intervals. docs/report.md has examples.
+Accuracy of each attempt on held-out problems and the changes between them, greedy and sampled, with 95 % intervals.
 """
 
 import pathlib
@@ -19,26 +18,22 @@ _CONFIG = cli.define_config()
 _MODEL = flags.DEFINE_string('model', '', 'an HF folder; default: config.model.path')
 _DISTRIBUTED = cli.define_distributed()
 _OUTPUT = flags.DEFINE_string('output', '', 'also write the result to this JSON file; must not exist')
-_WORKDIR = flags.DEFINE_string(
-  'workdir', '', 'also write eval.json and rows/NAME.jsonl.gz to this folder, for reports; not a run folder'
-)
+_WORKDIR = flags.DEFINE_string('workdir', '', 'also write eval.json and rows/NAME.jsonl.gz here, for reports')
 _NAME = flags.DEFINE_string('name', 'evaluation', 'what this evaluation is called in --workdir')
-_ATTEMPTS = flags.DEFINE_integer(
-  'attempts', 0, 'attempts; more than configured repeat the last instruction and budget. 0: as configured'
-)
+_ATTEMPTS = flags.DEFINE_integer('attempts', 0, 'more repeat the last instruction and budget; 0: as configured')
 _SAMPLES = flags.DEFINE_integer('samples', 1, 'K: sampled conversations a problem', lower_bound=1)
 _TEMPERATURE = flags.DEFINE_float('temperature', 1.0, 'of sampled conversations', lower_bound=0.0)
 _SCALING = flags.DEFINE_integer(
-  'scaling', 0, 'K: 2K samples against K samples and a correction of each, majority, T=0.7. 0: not', lower_bound=0
+  'scaling', 0, 'K: majority of 2K samples against K and their corrections, T=0.7. 0: not', lower_bound=0
 )
-_FIRST = flags.DEFINE_string('first_attempts', '', 'first attempts of another model: a .jsonl[.gz] file of {id, text}')
+_FIRST = flags.DEFINE_string('first_attempts', '', "another model's: a .jsonl[.gz] file of {id, text}")
 _INSTRUCTION = flags.DEFINE_string(
   'instruction', '', 'self_refine, paper_math, paper_code, or a text; default: config.task.instruction'
 )
 
 
 class _Callable(types.ModuleType):
-  """This module, which is also the public function `score_jax.evaluate` once it is imported."""
+  """This module, which hides the public function `score_jax.evaluate` once it is imported."""
 
   def __call__(self, *args: Any, **kwargs: Any) -> Any:
     from score_jax import api
@@ -82,7 +77,6 @@ def main() -> None:
 
 
 def _check_outputs() -> None:
-  """Checks, before anything takes its time, that the results can be written."""
   output, workdir, name = pathlib.Path(_OUTPUT.value), _WORKDIR.value, _NAME.value
   folder = pathlib.Path(workdir)
   if _OUTPUT.value and output.exists():
@@ -90,7 +84,7 @@ def _check_outputs() -> None:
   if not output.parent.is_dir():
     raise ConfigError(f'--output={output}: there is no such folder')
   if '://' in workdir:
-    raise ConfigError(f'--workdir={workdir}: an evaluation is written to a folder; name one of this machine')
+    raise ConfigError(f'--workdir={workdir}: name a folder of this machine')
   if workdir and (folder / 'config.json').exists():
     raise ConfigError(f'--workdir={folder} is the folder of a run; choose another')
   if not name.replace('_', '').replace('-', '').isalnum():

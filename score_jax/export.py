@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exports a run's policy: `python -m score_jax.export --run=runs/X --step=best|last|N --out=DIR`.
 
-Adapters are merged into the base; `--format=peft` writes them alone, as a folder that PEFT loads onto the base.
+Adapters are merged into the base; `--format=peft` writes them alone, for PEFT.
 """
 
 import pathlib
@@ -34,8 +34,8 @@ def main() -> None:
   lora = loras.Lora(**config['lora'])
   if _FORMAT.value == 'peft' and (not lora.rank or _DTYPE.value):
     raise ConfigError(
-      f'--format=peft writes the f32 adapters of a LoRA run: {_RUN.value} has config.lora.rank = {lora.rank}, '
-      f'--dtype={_DTYPE.value!r}; leave out --dtype, or use --format=hf'
+      f'--format=peft writes f32 adapters: config.lora.rank = {lora.rank}, --dtype={_DTYPE.value!r}; '
+      'leave out --dtype, or use --format=hf'
     )
   source = hf.folder_of(config['model']['path'])
   if lora.rank:
@@ -46,13 +46,12 @@ def main() -> None:
     hf_export.write_adapter(out, params, decoder, lora, base=source)
   else:
     template = config['task']['chat_template']
-    tokenizer = load_tokenizer(source, template)
     hf_export.write_folder(
       out,
       loras.scaled(params, lora),
       decoder,
       source=source,
-      chat_template=tokenizer.chat_template if template else '',
+      chat_template=template and load_tokenizer(source, template).chat_template,
       dtype=hf.DTYPES[_DTYPE.value] if _DTYPE.value else hf.open_weights(source, decoder).dtypes(),
     )
   print(f'wrote {out}')

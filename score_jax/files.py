@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are written whole or not at all, and files that may be broken or made to harm.
-
-Those are read only if they are regular and bounded, and JSON only if it has one meaning.
-"""
+"""Files that are written whole or not at all, and files that may be broken or made to harm."""
 
 import errno
 import hashlib
@@ -22,11 +19,7 @@ _MOST_NESTED = 64  # far below the depth at which repr() of a value fails
 
 
 def read_json(path: pathlib.Path, max_bytes: int) -> Any:
-  """Returns the content of a JSON file.
-
-  Raises:
-    DataError: it can't be read, has more than `max_bytes`, or is not JSON that `parsed_json` takes.
-  """
+  """Returns a JSON file's content; DataError: it can't be read, is too large, or `parsed_json` refuses it."""
   path = pathlib.Path(path)
   with open_regular(path) as file:
     size = os.fstat(file.fileno()).st_size
@@ -58,11 +51,7 @@ def read_exactly(file: io.FileIO, what: str, offset: int, buffer: np.ndarray | b
 
 
 def parsed_json(what: str, content: bytearray) -> Any:
-  """Returns the value of JSON that has one meaning.
-
-  Raises:
-    DataError: it is not JSON in UTF-8; an object has a key twice, a number is not finite, or it nests deeper than 64.
-  """
+  """Returns the value of JSON with one meaning; DataError: not UTF-8, a key twice, NaN or infinity, too deep."""
   try:
     value = json.loads(content.decode(), object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
     level = [value]
@@ -98,7 +87,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file whole or not at all: a reader finds the old content or the new one. OSError if the disk fails."""
+  """Writes a file whole or not at all; OSError if the disk fails."""
   partial = path.with_name(path.name + '.partial')
   with partial.open('wb') as file:
     file.write(content)
@@ -114,14 +103,14 @@ def fsync(path: os.PathLike) -> None:
   try:
     os.fsync(handle)
   except OSError as error:
-    if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot do this to a folder
+    if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not every file system can
       raise
   finally:
     os.close(handle)
 
 
 def hash_files(folder: pathlib.Path, suffixes: tuple[str, ...], deep: bool = False) -> str:
-  """Returns the sha256 over names and contents of files with these suffixes; `deep`: also of folders within."""
+  """Returns the sha256 over names and contents of files with these suffixes; `deep`: in all folders."""
   total = hashlib.sha256()
   for path in sorted(folder.rglob('*') if deep else folder.iterdir()):
     if path.is_file() and path.suffix in suffixes:

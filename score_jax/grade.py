@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grades answers in a file: `python -m score_jax.grade --task=math --input=IN.jsonl --output=OUT.jsonl`.
 
-A row of the input is {"id", "response"} and what the answer is known by: "reference", or the task's own fields as
-published (gsm8k: answer; math: answer or solution; mbpp: test_list, test_setup_code; humaneval: prompt, entry_point,
-test; countdown: numbers, target). A row of the output is {"id", "verdict", "answer", "seconds"}, in the input's order.
+A row of the input is {"id", "response"} and "reference", or the task's own fields as published (gsm8k: answer; math:
+answer or solution; mbpp: test_list, test_setup_code; humaneval: prompt, entry_point, test; countdown: numbers, target).
+A row of the output is {"id", "verdict", "answer", "seconds"}, in the input's order.
 """
 
 import collections
@@ -35,7 +35,7 @@ _TASKS: dict[str, tuple[str, Callable[[Row], dict]]] = {
 
 _TASK = flags.DEFINE_enum('task', None, sorted(_TASKS), 'whose answers they are')
 _INPUT = flags.DEFINE_string('input', '', 'a .jsonl, .jsonl.gz or .parquet file')
-_OUTPUT = flags.DEFINE_string('output', '', 'a .jsonl file; not one with something in it, unless --overwrite')
+_OUTPUT = flags.DEFINE_string('output', '', 'a .jsonl file, new or empty unless --overwrite')
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'replace the output')
 _WORKERS = flags.DEFINE_integer('workers', registry.DEFAULT.workers, 'grader processes; 0: one for each core')
 _CPU_SECONDS = flags.DEFINE_float('cpu_seconds', registry.DEFAULT.cpu_seconds, 'own time of an answer or a program')
@@ -86,7 +86,7 @@ def _output() -> pathlib.Path:
 
 
 def _reference(row: Row) -> dict:
-  """Returns what the verifier needs to know: from the row's own fields, or its `reference`."""
+  """What the verifier needs to know: from the row's own fields, or its `reference`."""
   verifier, of_row = _TASKS[_TASK.value]
   if 'reference' not in row.fields:
     return of_row(row)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Looks at an HF folder: `python -m score_jax.inspect DIR [--chat_template=...]`.
 
-What it is, how much memory it takes, its template and stop tokens, and whether it can be trained. Exit code 65 if not.
+What it is, its memory, template and stop tokens, and whether it can be trained: exit code 65 if not.
 """
 
 import sys

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains: `python -m score_jax.main --config=quickstart [--workdir=DIR] [--config.FIELD=VALUE ...]`.
 
-The same command goes on with a run that was cut off. Several hosts run the same command each, with --distributed.
+The same command goes on with a run that was cut off. Of several hosts each runs it, with --distributed.
 """
 
 import os
@@ -17,9 +17,7 @@ from score_jax import cli
 _CONFIG = cli.define_config()
 _WORKDIR = flags.DEFINE_string('workdir', '', 'the run folder, or gs://BUCKET/NAME; default: runs/<name of the config>')
 _DISTRIBUTED = cli.define_distributed()
-_PROFILE = flags.DEFINE_integer(
-  'profile', 0, 'trace this many steps, from the third on, to WORKDIR/profile (TensorBoard, XProf)', lower_bound=0
-)
+_PROFILE = flags.DEFINE_integer('profile', 0, 'steps to trace, from the third on, to WORKDIR/profile', lower_bound=0)
 
 
 def main() -> None:

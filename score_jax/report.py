@@ -2,7 +2,7 @@
 """Shows runs in a browser: `python -m score_jax.report RUN [RUN ...] [--out=FILE] [--png=DIR] [--text=N]`.
 
 RUN is the folder or address of a run, or the folder of `score_jax.evaluate --workdir`; several are compared. The file
-needs no network and holds nothing that runs but its own script. A run writes its own report.html at the end.
+needs no network.
 """
 
 import pathlib
@@ -12,8 +12,8 @@ from absl import flags
 from score_jax import cli, files
 from score_jax.errors import ConfigError
 
-_OUT = flags.DEFINE_string('out', '', 'the file; default: report.html, in the folder itself if there is one RUN alone')
-_PNG = flags.DEFINE_string('png', '', 'also draw the main figures as PNG files into this folder (extra `report`)')
+_OUT = flags.DEFINE_string('out', '', 'the file; default: report.html, in the folder of one RUN alone')
+_PNG = flags.DEFINE_string('png', '', 'also draw figures as PNG files into this folder (extra `report`)')
 _TEXT = flags.DEFINE_integer('text', None, 'also print the table and N conversations of each RUN', lower_bound=0)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device's data, as frozen trees: of a rollout, an update, a run. Letters: `core_types.py`."""
+"""The device's data, as frozen trees. Letters: `core_types.py`."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ import jax
 
 @struct.dataclass
 class Rollout:
-  """Conversations of A attempts, each row contiguous from `start` to `end`, left- and right-padded."""
+  """Conversations of A attempts, each from `start` to `end` of its row."""
 
   tokens: jax.Array  # i32 [B, L]
-  attempt: jax.Array  # i8 [B, L]  0: context or padding; a: sampled in attempt a (1-based), stop token included
+  attempt: jax.Array  # i8 [B, L]  0: context or padding; a: sampled in attempt a (from 1), with its stop token
   logp: jax.Array  # f32 [B, L]  of tokens[b, t] under the sampler at T=1; 0 where attempt is 0
   start: jax.Array  # i32 [B]  first slot of the row
   end: jax.Array  # i32 [B]  one past its last slot
@@ -29,7 +29,7 @@ class Batch:
   length: jax.Array  # i32 [B]  tokens of a row; padding stands after them
   verdict: jax.Array | None  # i8 [B, A]  core_types.Verdict; None: not graded yet
   trained: jax.Array  # bool [B, A]  False: an offline first attempt, context only
-  ref_logp: jax.Array | None = None  # f32 [B, L]  under the reference; None: not scored yet, or scored by the update
+  ref_logp: jax.Array | None = None  # f32 [B, L]  under the reference; None: not scored yet, or by the update
 
 
 @struct.dataclass
