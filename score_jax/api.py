@@ -112,8 +112,7 @@ def train(
     distributed: as the flag --distributed.
     **overrides: values by field, e.g. max_steps=10, or **{'optim.learning_rate': 1e-4}.
 
-  Raises:
-    UserError: the input is wrong, or the run was stopped.
+  Raises UserError: the input is wrong, or the run was stopped.
   """
   from score_jax.parallel import hosts
 
@@ -157,15 +156,14 @@ def evaluate(
 
   Args:
     config, model, distributed, **overrides: as in `train`.
-    attempts: of a conversation; further ones repeat the last instruction and budget. 0: as configured.
+    attempts: more repeat the last instruction and budget; 0: as configured.
     samples: K sampled conversations a problem; above 1 avg@K, pass@K and majority are counted.
     temperature: of the sampled conversations.
-    scaling: K: compares 2K samples with K and their corrections at T=0.7 (paper, section 6.2). 0: not.
-    instruction: a name of `tasks.prompts.INSTRUCTIONS` or a text; '': config.task.instruction.
+    scaling: K: compares 2K samples with K and their corrections at T=0.7 (paper, section 6.2); 0: not.
+    instruction: a name of `tasks.prompts.INSTRUCTIONS` or a text; '': as configured.
     first_attempts: a file of another model's (`training.first_attempts`); '': the model's own.
 
-  Raises:
-    UserError: the input is wrong.
+  Raises UserError: the input is wrong.
   """
   from score_jax.parallel import hosts
 

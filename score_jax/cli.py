@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console command `score-jax`, and what all commands share: flags, and one line for an input error."""
+"""The console command `score-jax`, and what all commands share."""
 
 from collections.abc import Callable, Sequence
 import errno
@@ -67,9 +67,8 @@ def define_distributed() -> flags.FlagHolder:
   return flags.DEFINE_string(
     'distributed',
     'auto',
-    'how this process finds the others of its run: off; tpu or slurm, through JAX; local:HOST:PORT,N,I, number I of N, '
-    'with a free port on number 0; auto: tpu or slurm where TPU_WORKER_HOSTNAMES or SLURM_STEP_NUM_TASKS name several, '
-    'else off',
+    'how processes of a run connect: off; tpu or slurm, by JAX; local:HOST:PORT,N,I for number I of N, with a free '
+    'port on number 0; auto: tpu or slurm where the environment names several hosts, else off',
   )
 
 

@@ -19,7 +19,7 @@ import enum
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """One problem: what the model is asked, and what only the verifier may know."""
+  """What the model is asked, and what only the verifier may know."""
 
   id: str
   question: str  # the first user turn, in full

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Tells before a run whether it will do: `python -m score_jax.doctor --config=quickstart [--workdir=DIR]`.
 
-On the run's machine it checks versions, devices, data, grading, model and template, memory, disk, and two steps. For
-TPUs that are not here, on any machine, with libtpu (`pip install 'jax[tpu]'`):
+It checks this machine, and runs two steps. For TPUs that are not here (`pip install 'jax[tpu]'`)
 
   python -m score_jax.doctor --config=math_gemma2_2b --model=gemma-2-2b --topology=v5e:4x4
 
-compiles its programs: memory, collectives, least times and, where it does not fit, the nearest setting that does. Exit
-code 0, or 78.
+compiles the programs: their memory, collectives, least times, and the nearest setting that fits. Exit code 0, or 78.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors that a user can fix, and the exit codes of the commands.
 
-Every message names the field or file, its value and the remedy. Any other exception is a bug and keeps its traceback.
+Every message names the field or file, its value and the remedy. Any other exception is a bug.
 """
 
 # 65, 70, 75 and 78 are those of sysexits.h; 1 is a bug.

@@ -33,7 +33,7 @@ _INSTRUCTION = flags.DEFINE_string(
 
 
 class _Callable(types.ModuleType):
-  """This module, which hides the public function `score_jax.evaluate` once it is imported."""
+  """This module, which hides the function `score_jax.evaluate` once imported."""
 
   def __call__(self, *args: Any, **kwargs: Any) -> Any:
     from score_jax import api

@@ -21,7 +21,7 @@ from score_jax.graders.registry import GradingSpec
 from score_jax.tasks import data_files, gsm8k, humaneval, math, mbpp
 from score_jax.tasks.data_files import Row
 
-_AT_A_TIME = 1000  # rows, whose verdicts are written together
+_AT_A_TIME = 1000  # rows
 
 _TASKS: dict[str, tuple[str, Callable[[Row], dict]]] = {
   # name -> (verifier, what it needs to know, from a row's own fields)
@@ -55,7 +55,7 @@ def main() -> None:
   verifier, _ = _TASKS[_TASK.value]
   rows = data_files.read(_INPUT.value)
   ids = [row.value('id') for row in rows]
-  items = [(_reference(row), _response(row)) for row in rows]  # all of them, before the first is graded
+  items = [(_reference(row), _response(row)) for row in rows]  # bad ones fail first
   grader = open_grader(verifier, spec)
   if grader.description:
     print(grader.description)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shows runs in a browser: `python -m score_jax.report RUN [RUN ...] [--out=FILE] [--png=DIR] [--text=N]`.
 
-RUN is the folder or address of a run, or the folder of `score_jax.evaluate --workdir`; several are compared. The file
-needs no network.
+RUN is a run's folder or address, or the folder of `score_jax.evaluate --workdir`; several are compared.
 """
 
 import pathlib

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One process in a run folder at a time.
 
-`flock` decides on one machine, and dies with its process. Other machines may not see it, so the lock file also names
-its holder and changes every few seconds; one that stands still for `_PATIENCE` seconds is a dead one's.
+`flock` decides on one machine. Others may not see it, so the file also names its holder and changes every few seconds;
+one that stands still for `_PATIENCE` seconds is a dead one's.
 """
 
 import contextlib

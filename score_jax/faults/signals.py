@@ -2,8 +2,7 @@
 """SIGTERM and Ctrl-C: the process ends with exit code 75, and a run saves what is done first.
 
 Python runs a signal's handler between two bytecodes of the main thread, which are minutes apart while XLA compiles. So
-there is also a thread, woken by the signal itself, that ends the process after the grace period. Processes of one run
-tell each other after every step whether to stop (`training/hooks.py`).
+a thread, woken by the signal itself, ends the process after the grace period.
 """
 
 from collections.abc import Callable, Iterator
@@ -62,11 +61,8 @@ def deferred(grace: float, last_resort: Callable[[], None]) -> Iterator[None]:
   """Lets a signal inside only set `requested`; whoever reads that saves and leaves.
 
   Without `install`, as when Python calls `train`, signals are taken in the main thread and inside only; nothing ends
-  the process, and a second Ctrl-C interrupts as usual.
-
-  Args:
-    grace: seconds until the process must have left.
-    last_resort: called from a thread after them, before the process is ended; it may save.
+  the process, and a second Ctrl-C interrupts as usual. After `grace` seconds a thread calls `last_resort`, which may
+  save, and ends the process.
   """
   borrowed = _state.wakeups is None and threading.current_thread() is threading.main_thread()
   before = {number: signal.signal(number, _handle) for number in _SIGNALS} if borrowed else {}

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run that hangs is ended, so that it can be started again.
 
-The main thread says what it does (`phase`); a phase may take a number of times its slowest so far. A second process,
-this file run by its path, knows the deadline. After it, a signal that needs no interpreter yields the stacks of all
-threads, for WORKDIR/stuck-*.txt, and a thread of the run is told to end it with exit code 75. Where the interpreter's
-lock stops that too, the second process kills. It ends when the run's end of its pipe closes.
+The main thread says what it does (`phase`). A second process, this file run by its path, knows each deadline. When one
+is over, a signal that needs no interpreter yields all threads' stacks, for WORKDIR/stuck-*.txt, and a thread ends the
+run with exit code 75. Where the interpreter's lock stops that too, the second process kills.
 """
 
 from collections.abc import Iterator
@@ -98,7 +97,7 @@ _current: _Watchdog | None = None
 
 @contextlib.contextmanager
 def watching(folder: str | os.PathLike, patience: Patience) -> Iterator[None]:
-  """Gives phases deadlines inside, unless the factor is 0; `folder`, the run's, gets the stacks."""
+  """Gives phases deadlines inside, unless the factor is 0; `folder` gets the stacks."""
   global _current
   if not patience.factor:
     yield

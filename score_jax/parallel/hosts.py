@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several processes as one run: how they start, agree, wait for each other, and end.
 
-A host is a process with its devices; host 0, `main`, alone has the run folder and the terminal. Values go through
-JAX's coordination service, with a deadline; with one host, every function is a plain call.
+Host 0, `main`, alone has the run folder and the terminal. Values go through JAX's coordination service, with a
+deadline; with one host, every function is a plain call.
 """
 
 from collections.abc import Callable, Iterator
@@ -126,7 +126,7 @@ def _within(seconds: float, choice: str) -> Iterator[None]:
 
 def _check_port(port: int) -> None:
   try:
-    socket.create_server(('', port)).close()  # where one is taken, JAX crashes
+    socket.create_server(('', port)).close()  # JAX crashes on a taken one
   except OSError as error:
     reason = f'cannot be taken ({error.strerror}); start all again with a free port'
     raise HostError(f'--distributed: port {port} of host 0 {reason}') from error
@@ -153,7 +153,7 @@ def parsed(choice: str) -> tuple[str, int, int, int]:
 
 
 def gather(what: str, value: Any) -> list[Any]:
-  """Returns all hosts' values (JSON); every host calls it. HostError: one was late, failed or is elsewhere."""
+  """Returns all hosts' values (JSON); HostError: one was late, failed or called something else."""
   if _group.count == 1:
     return [value]
   key, parts = _exchange(what, value)
@@ -229,10 +229,9 @@ def agree(what: str, value: dict[str, Any]) -> None:
   ours, *others = (_flat(value) for value in gather(what, value))
   for i, theirs in enumerate(others, start=1):
     # As text: two numbers that are not finite agree.
-    names = [name for name in sorted(ours | theirs) if json.dumps(ours.get(name)) != json.dumps(theirs.get(name))]
-    if names:
-      pairs = [(name, ours.get(name), theirs.get(name)) for name in names[:5]]
-      differences = '; '.join(f'{name} is {a!r:.80} on host 0, {b!r:.80} on it' for name, a, b in pairs)
+    fields = [(name, ours.get(name), theirs.get(name)) for name in sorted(ours | theirs)]
+    if unlike := [field for field in fields if json.dumps(field[1]) != json.dumps(field[2])]:
+      differences = '; '.join(f'{name} is {a!r:.80} on host 0, {b!r:.80} on it' for name, a, b in unlike[:5])
       raise ConfigError(f'host {i} differs in {what}: {differences}')
 
 
@@ -244,7 +243,7 @@ def _flat(value: Any, where: str = '') -> dict[str, Any]:
 
 
 def end(error: BaseException) -> None:
-  """Ends this process, if it is one of several; tells the others why, and does not wait for them."""
+  """Ends this process, if it is one of several, without waiting for the others; tells them why."""
   if _group.count == 1:
     return
   reason = ''

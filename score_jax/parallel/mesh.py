@@ -26,7 +26,7 @@ _ROWS = PartitionSpec(('data', 'fsdp'))
 
 
 def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) -> Mesh:
-  """Makes a mesh over devices (default: all, host by host), or raises a ConfigError; `data` -1 takes what is left."""
+  """Makes a mesh over devices (default: all), or raises a ConfigError; `data` -1 takes what is left."""
   if devices is None:
     devices = jax.devices()
     if hosts.count() > 1:
@@ -42,10 +42,8 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) ->
     )
   grid = np.asarray(devices).reshape(-1, tensor)
   if hosts.count() > 1 and any(len({device.process_index for device in group}) > 1 for group in grid):
-    raise ConfigError(
-      f'mesh.tensor = {tensor} would spread the same rows over several hosts, each of which grades its own; '
-      'it must divide the devices of a host'
-    )
+    reason = 'would spread the same rows over several hosts'
+    raise ConfigError(f'mesh.tensor = {tensor} {reason}; it must divide the devices of a host')
   return Mesh(grid.reshape(data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)  # defaults differ by release
 
 
@@ -82,7 +80,7 @@ def by_rows_compiles(mesh: Mesh) -> Iterator[None]:
 
 
 def on_any_device(flag: jax.Array, mesh: Mesh) -> jax.Array:
-  """Tells within `by_rows` whether a flag is set on any device that must keep step: with tensor parallelism, on all."""
+  """Tells within `by_rows` whether a flag is set on any device that must keep step: all, with tensor > 1."""
   if mesh.shape['tensor'] == 1:
     return flag
   return jax.lax.pmax(flag.astype(jnp.int32), ('data', 'fsdp')) > 0
@@ -103,10 +101,7 @@ def one_layer_in_file(mesh: Mesh, table: WeightTable, rules: dict[str, str], wei
 
 
 def _sharding(mesh: Mesh, table: WeightTable, rules: dict[str, str], axes: list[list[str]]) -> NamedSharding:
-  """The sharding of an array whose axes are groups of letters.
-
-  The spec is that of jit's results (no mesh axis of size 1, no None at its end); else an update is compiled twice.
-  """
+  """The sharding of axes that are groups of letters; as jit's results have it, else an update is compiled twice."""
   spec, used = [], set()
   for letter, *_ in axes:
     axis, size = rules.get(letter), table.sizes[letter]
@@ -124,7 +119,7 @@ def _sharding(mesh: Mesh, table: WeightTable, rules: dict[str, str], axes: list[
 
 
 def opt_state(mesh: Mesh, optimizer: optax.GradientTransformation, table: WeightTable) -> Any:
-  """Returns the optimizer state's shardings: moments like their parameters, which jit alone does not give them."""
+  """Returns the optimizer state's shardings: moments like their parameters, which jit alone misses."""
   trees = jax.eval_shape(optimizer.init, table.abstract(jnp.float32)), params(mesh, table, TRAINING_RULES)
   rest = dict(transform_non_params=lambda _: replicated(mesh))
   return optax.tree_map_params(optimizer, lambda _, sharding: sharding, *trees, **rest)
@@ -144,7 +139,7 @@ def local_rows(mesh: Mesh, count: int) -> np.ndarray:
 
 
 def put_rows(mesh: Mesh, tree: Any) -> Any:
-  """Puts this host's rows on the devices, as arrays of all rows; ConfigError if they spread unevenly."""
+  """Puts this host's rows on the devices, in arrays of all; ConfigError if they spread unevenly."""
   for leaf in jax.tree.leaves(tree):
     _check_even(mesh, all_rows(mesh, leaf.shape[0]))
   if hosts.count() == 1:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The collectives of a compiled program, read from its optimized text.
 
-A loop that counts from 0 to a constant multiplies what it sends; of an open one (a rollout ends when all rows are done)
-one pass is counted.
+A loop that counts to a constant multiplies what it sends; of an open one, like a rollout's, one pass is counted.
 """
 
 from collections import Counter

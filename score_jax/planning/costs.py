@@ -34,7 +34,7 @@ class Chip:
   name: str  # in a topology
   kind: str  # device_kind
   memory: float  # bytes, published
-  usable: float  # bytes that libtpu 0.0.52 names when it refuses a program
+  usable: float  # bytes that libtpu 0.0.52 names in a refusal
   flops: float  # bf16 FLOP/s
   bandwidth: float  # bytes/s of its memory
   interconnect: float  # bytes/s in both directions; 0: not published
@@ -54,7 +54,7 @@ CHIPS = {
 
 
 def chip_of(topology: str) -> Chip:
-  """Returns the chip of a topology like 'v5e:4x4'; raises a ConfigError where there is none."""
+  """Returns the chip of a topology like 'v5e:4x4', or raises a ConfigError."""
   match = re.fullmatch(r'(\w+):\d+(?:x\d+){1,2}', topology)
   if not match or match[1] not in CHIPS:
     names = ', '.join(CHIPS)
@@ -121,8 +121,7 @@ def beside(plan: Plan, name: str) -> int:
 def estimated(plan: Plan, name: str) -> tuple[int, int]:
   """Returns the bytes that lie on a device while a program runs, and a guess of its temporary ones.
 
-  Temporary are an update's gradients, cast weights, what the backward pass keeps, a layer again, the head and two
-  chunks of logits; the reference's layer, head and chunk; a rollout's cache and a layer of a prefill.
+  An update's: gradients, cast weights, kept activations, a layer, the head, two chunks of logits.
   """
   config, spec, size = plan.decoder, plan.update, sizes(plan)
   tensor, itemsize = plan.mesh.shape['tensor'], plan.dtype.itemsize
@@ -134,7 +133,11 @@ def estimated(plan: Plan, name: str) -> tuple[int, int]:
   scores = 2 * tokens * plan.length * heads * 4 if spec.attention.kind == 'plain' else 0
 
   prefill = 2 * (ffn + inner + width) * itemsize + heads * plan.prompt * 4
-  kept = dict(none=4 * ffn + 5 * inner + 6 * width, dots=3 * ffn + 3 * inner + 2 * width, full=width)[spec.remat]
+  kept = dict(
+    none=4 * ffn + 5 * inner + 6 * width,
+    dots=3 * ffn + 3 * inner + 2 * width,
+    full=width,
+  )[spec.remat]
   layers = tokens * (config.layers * kept + 4 * (ffn + inner + width)) * itemsize
   if spec.remat == 'none':
     layers += (config.layers - 1) * scores
@@ -153,7 +156,7 @@ def estimated(plan: Plan, name: str) -> tuple[int, int]:
 
 
 def work(plan: Plan) -> dict[str, tuple[float, float]]:
-  """Returns FLOPs and bytes moved by a call of each program, if conversations use their whole budgets."""
+  """Returns FLOPs and bytes moved by a call of each program; conversations use whole budgets."""
   size, spec = sizes(plan), plan.update
   forward = update_flops(plan.decoder, np.full(plan.rows, plan.length)) / 3 / plan.mesh.size
   backward = 2 * (plan.rollout.attempts if spec.attempt_gradient_norms else 1)
@@ -169,17 +172,14 @@ def work(plan: Plan) -> dict[str, tuple[float, float]]:
 
 
 def link_seconds(plan: Plan, program: programs.Program, chip: Chip) -> float:
-  """Returns what collectives take at least, if nothing hides them; 0 without a published rate.
-
-  A rollout's rows use their whole budgets; refills of decode slots are left out.
-  """
-  times = {collectives.ALWAYS: 1, collectives.PASS: _decode_steps(plan)}
+  """Returns what collectives take at least, if nothing hides them; 0 without a published rate."""
+  times = {collectives.ALWAYS: 1, collectives.PASS: _decode_steps(plan)}  # without refills of decode slots
   sent = sum(sent.bytes * times.get(sent.scope, 0) for sent in program.sent)
-  return sent / (chip.interconnect / 2) if chip.interconnect else 0.0  # half: the rate has both directions
+  return sent / (chip.interconnect / 2) if chip.interconnect else 0.0  # of one direction
 
 
 def update_flops(config: DecoderConfig, length_B: np.ndarray) -> float:
-  """Returns the FLOPs of the policy's forward and backward pass: 6 a token and parameter, and causal attention's."""
+  """Returns the policy's FLOPs, forward and backward: 6 a token and parameter, and causal attention's."""
   lengths = length_B.astype(np.float64)
   looked_up = 0 if config.tied else config.vocab * config.width  # in no product
   parameters = weights.weight_table(config).parameters() - looked_up

@@ -84,8 +84,10 @@ class Plan:
   def deciding(self, name: str) -> 'Plan':
     """Returns what decides one program: plans that are equal in it share the program."""
     if name in ('reference', 'update'):
-      return dataclasses.replace(self, rollout=dataclasses.replace(self.rollout, decode_slots=0))
-    return dataclasses.replace(self, rollout=self.rollout if name == 'rollout' else None, update=None)
+      slots = dataclasses.replace(self.rollout, decode_slots=0)
+      return dataclasses.replace(self, rollout=slots)
+    rollout = self.rollout if name == 'rollout' else None
+    return dataclasses.replace(self, rollout=rollout, update=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Program:
 
 
 def topology_devices(topology: str, **settings: str) -> tuple[Any, ...]:
-  """Returns the devices of a topology that need not be here; ConfigError: no TPU compiler, or no such topology."""
+  """Returns a topology's devices; ConfigError: no TPU compiler, or no such topology."""
   os.environ.update(_NO_TPU | os.environ)
   try:
     return tuple(topologies.get_topology_desc(topology, 'tpu', **settings).devices)
@@ -155,10 +157,7 @@ def _compiled(plan: Plan, name: str) -> tuple[Program, str, Any]:
 
 
 def _built(lowered: Any, mesh: Mesh) -> tuple[Any, str]:
-  """Compiles a program; returns it with its optimized text.
-
-  A TPU's compiler writes that to a file: jaxlib 0.10.2 can't read back all of libtpu 0.0.52 (a v5p's sparse cores).
-  """
+  """Compiles a program; a TPU's text comes from a file: jaxlib 0.10.2 can't read all of libtpu 0.0.52."""
   if mesh.devices.flat[0].platform != 'tpu':
     built = lowered.compile()
     return built, built.as_text()

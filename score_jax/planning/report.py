@@ -35,7 +35,6 @@ def axes(mesh: Mesh) -> str:
 
 
 def chip_line(request: Request) -> str:
-  """Returns what the devices are."""
   chip = request.chip
   link = f'{chip.interconnect / 1e9:,.0f} GB/s' if chip.interconnect else 'not published'
   return (
@@ -45,13 +44,13 @@ def chip_line(request: Request) -> str:
 
 
 def text(answer: Answer) -> str:
-  """Returns the answer to be read: the setting asked for, the remedy, the setting proposed."""
+  """Returns the answer: the setting asked for, the remedy, the one proposed."""
   tables = [each and _table(answer.request, each) for each in (answer.asked, answer.proposed)]
   return '\n\n'.join(filter(None, [tables[0], remedy(answer), tables[1]]))
 
 
 def remedy(answer: Answer) -> str:
-  """Returns in a line whether a configuration fits, and what to do where it does not."""
+  """Tells in a line whether a configuration fits, and what to do if not."""
   request, asked = answer.request, answer.asked
   if answer.fits:
     return 'It fits.'
@@ -108,7 +107,6 @@ def _program(chip: costs.Chip, setting: Setting, program: Program) -> dict[str, 
 
 
 def _table(request: Request, setting: Setting) -> str:
-  """Describes a setting, and each program's memory, least times and collectives."""
   size, rows = costs.sizes(setting.plan), _setting(request, setting)['programs'].values()
   held = {
     'parameters (f32)': size.parameters,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a configuration fits, and the nearest that does: by estimates, then by the compiler.
 
-Near means few and small changes. Mesh and parts change the order of sums alone; the others cost time.
+Near means few and small changes. None changes a result, but for the order of sums.
 """
 
 from collections.abc import Iterable
@@ -50,7 +50,7 @@ class Request:
   chip: costs.Chip
 
   def plan(self, changes: Changes) -> programs.Plan:
-    """Returns what is compiled after changes; ConfigError: the mesh does not suit the devices or the batch."""
+    """Returns what is compiled after changes; ConfigError: the mesh does not suit devices or batch."""
     config, dtype = changed(self.config, changes), jnp.dtype(self.dtype)
     batch, prompt = config.batch, config.sampling.prompt_tokens
     mesh = meshes.make_mesh(*dataclasses.astuple(config.mesh), list(self.devices))
@@ -72,12 +72,9 @@ class Request:
 
 
 def topology_request(config: RunConfig, topology: str, model: str, instruction: int) -> Request:
-  """Returns the request for TPUs that need not be here; `model` is a folder, a name of `SHAPES`, or ''.
-
-  Raises UserError: no such topology or model, no compiler, or the template fails.
-  """
+  """Returns the request for TPUs that need not be here; UserError: no such topology, model or compiler."""
   chip = costs.chip_of(topology)
-  if model in SHAPES:
+  if model in SHAPES:  # else a folder
     decoder = config_json.from_hf(SHAPES[model], model)
     rollout = assumed_rollout(config, instruction)
   else:
@@ -100,17 +97,12 @@ def assumed_rollout(config: RunConfig, instruction: int) -> RolloutSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
-  """A configuration with changes, compiled."""
+class Estimate:
+  """A configuration with changes."""
 
   changes: Changes
-  plan: programs.Plan
-  programs: tuple[programs.Program, ...]
-
-  @property
-  def peaks(self) -> dict[str, int]:
-    """Most bytes of a chip, with what the run holds beside each program."""
-    return {each.name: each.peak + costs.beside(self.plan, each.name) for each in self.programs}
+  peaks: dict[str, float]  # bytes of a chip while each program runs
+  cost: float = 0.0  # of the changes
 
   @property
   def worst(self) -> str:
@@ -118,21 +110,16 @@ class Setting:
     return max(self.peaks, key=self.peaks.get)
 
   @property
-  def peak(self) -> int:
+  def peak(self) -> float:
     return self.peaks[self.worst]
 
 
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-  """A configuration with changes, not compiled."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting(Estimate):
+  """One that was compiled."""
 
-  changes: Changes
-  peaks: dict[str, float]  # bytes of a chip that each program is expected to take
-  cost: float  # of the changes
-
-  @property
-  def peak(self) -> float:
-    return max(self.peaks.values())
+  plan: programs.Plan
+  programs: list[programs.Program]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,8 +159,10 @@ def _refusal(request: Request) -> str:
   except ConfigError as error:
     return str(error)
   held, usable = (size.held + size.policy) / costs.GIB, request.chip.usable / costs.GIB
+  if held <= usable:
+    return ''
   arrays = f'parameters, optimizer, base and the copy that is sampled from take {held:.1f} GiB'
-  return '' if held <= usable else f'{arrays} of each device, which has {usable:.1f}; nothing was compiled'
+  return f'{arrays} of each device, which has {usable:.1f}; nothing was compiled'
 
 
 def compiled(request: Request, changes: Changes) -> Setting:
@@ -182,13 +171,14 @@ def compiled(request: Request, changes: Changes) -> Setting:
   for name in programs.NAMES:
     print('compiling', name, *request.flags(changes), '...', file=sys.stderr, flush=True)
     done.append(programs.compiled(plan, name)[0])
-  return Setting(changes, plan, tuple(done))
+  peaks = {each.name: each.peak + costs.beside(plan, each.name) for each in done}
+  return Setting(changes, peaks, plan=plan, programs=done)
 
 
 def estimated(
   request: Request, changes: Changes, known: Setting | None = None, names: tuple[str, ...] = programs.NAMES
 ) -> dict[str, float]:
-  """Returns the peaks expected of a setting, by those of one that was compiled; ConfigError: it has no plan."""
+  """Returns the peaks expected of a setting, by one that was compiled; ConfigError: it has no plan."""
   plan, factors = request.plan(changes), dict.fromkeys(names, _UNKNOWN)
   for program in known.programs if known else ():
     held, guess = costs.estimated(known.plan, program.name)
@@ -199,7 +189,7 @@ def estimated(
 
 
 def nearest(request: Request, known: Setting | None = None) -> Estimate | None:
-  """Returns the nearest setting estimated to fit with a margin, else the least; None where the batch suits no mesh."""
+  """Returns the nearest setting estimated to fit, else the least; None where the batch suits no mesh."""
   wanted = _MARGIN * request.chip.usable
 
   def rank(setting: Estimate) -> tuple[float, float]:
