@@ -39,7 +39,7 @@ def open_checkpoints(config: RunConfig, folder: RunFolder) -> 'Checkpoints':
 class Checkpoints:
   """The steps of a run, each with items `params`, `rest` (of the state) and `progress`, and a manifest.
 
-  A save that fails is told and undone. All hosts make the same calls in one order; a save must succeed on all.
+  A save that fails is told and undone. Several hosts call alike; a save must succeed on all.
   """
 
   def __init__(
@@ -62,18 +62,18 @@ class Checkpoints:
     """
     self._store, self._keep, self._files = store, keep, files
     self.root = store.root
-    # Several hosts end with the first: what Orbax's barriers remember cannot be undone on all.
+    # Several hosts end with the first, which Orbax's barriers remember.
     self._max_failed = max_failed if hosts.count() == 1 else 1
     self._needed: Any = collections.deque(maxlen=2)  # sets of steps that the newest two point to
     self._whole: set[int] = set()  # compared with their manifests since the last save
-    self._kept: set[int] = set()  # could not be deleted, as has been told
+    self._kept: set[int] = set()  # could not be deleted, already told
     self._parts: Any = None  # of the run's files, for the save under way
     self._lock = threading.RLock()  # the thread of a signal saves as well
     self._sealer = futures.ThreadPoolExecutor(1, thread_name_prefix='checkpoint')
     self._saving: futures.Future[None] | None = None
     self._closed = False
     self._progress: Progress | None = None  # of the save under way
-    self._before: Progress | None = None  # of the last save that succeeded
+    self._before: Progress | None = None  # of the last successful save
     self._failed: list[tuple[int, str]] = []  # saves in a row
     self._orbax = _open_orbax()
 
@@ -141,7 +141,7 @@ class Checkpoints:
       return progress.with_best_of(self._before or Progress()) if lost else progress
 
   def save(self, state: TrainState, progress: Progress, protected: tuple[int, ...]) -> None:
-    """Saves in the background, and drops steps that are not needed; the best and `protected` are.
+    """Saves in the background, and drops needless steps; the best and `protected` stay.
 
     Raises:
       TryAgainError: as `settled`; or, of several hosts, one cannot begin.
@@ -276,7 +276,7 @@ class Checkpoints:
     return dropped
 
   def resume(self, abstract: TrainState, forget_best: bool = False) -> tuple[TrainState, Progress] | None:
-    """Goes back, with the run's files, to the newest whole step, if any; `abstract` is as `abstract_like`.
+    """Goes back, files included, to the newest whole step, if any; `abstract` is as `abstract_like`.
 
     Raises:
       DataError: the best step is lost, and `forget_best` is not set.
@@ -355,7 +355,7 @@ class Checkpoints:
       return
     self._closed = True
     self.wait()
-    with contextlib.suppress(OSError, errors.TakenOverError):  # what is not needed stays, then
+    with contextlib.suppress(OSError, errors.TakenOverError):  # needless steps stay, then
       self._make_ready()
     self._sealer.shutdown()
     self._orbax.close()

@@ -54,7 +54,7 @@ def folder_of(path: str) -> pathlib.Path:
 
 
 def _check_links(folder: pathlib.Path) -> None:
-  """Refuses links out of the folder, but for those of the Hugging Face cache to its blobs."""
+  """Refuses links out of the folder, but those of the Hugging Face cache to its blobs."""
   home = folder.resolve()
   blobs = home.parents[1] / 'blobs' if home.parent.name == 'snapshots' else home
   for path in folder.iterdir():
@@ -70,7 +70,7 @@ def read_config(folder: pathlib.Path) -> DecoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class WeightFiles:
-  """A folder's weights: names and shapes agree with config.json; no value has been read."""
+  """A folder's weights: names and shapes agree with config.json; no value is read."""
 
   where: dict[str, TensorFile]  # HF name -> its file
 
@@ -198,7 +198,7 @@ def _with_rows(whole: jax.Array, rows: jax.Array, first: jax.Array) -> jax.Array
 
 @functools.lru_cache(maxsize=256)
 def _layer_writer(weight: weights.Weight, sizes: tuple[tuple[str, int], ...], sharding: NamedSharding) -> Callable:
-  """Compiles (stack, layer n of the file, n) -> (stack with it, whether it is finite), in place."""
+  """Compiles (stack, layer n of the file, n) -> (stack with it, is finite), in place."""
 
   def write(stack, layer, n):
     ours = weight.from_hf(layer, dict(sizes)).astype(stack.dtype)

@@ -48,7 +48,7 @@ def write_folder(
     source: the model's old folder, whose files but the weights are copied. None: a new model.
     chat_template: of the policy, where it is not the source's.
     dtype: of all weights in the files, or by HF name.
-    max_shard: largest weight file, e.g. '5GB'.
+    max_shard: of a weight file, e.g. '5GB'.
 
   Raises:
     DataError: `out` exists without `replace`, or a weight does not fit the dtype.
@@ -108,7 +108,7 @@ def write_adapter(
 
 @contextlib.contextmanager
 def _whole(out: pathlib.Path, replace: bool = False) -> Iterator[pathlib.Path]:
-  """Gives a folder to fill, then renames it: `out` is the old folder, or the whole new one."""
+  """Gives a folder to fill, then renames it: `out` is the old or the whole new one."""
   if (out.exists() or out.is_symlink()) and not replace:
     raise DataError(f'{out} exists already; choose another folder or remove it')
   # Nobody else's names: these folders are removed.
@@ -126,7 +126,7 @@ def _whole(out: pathlib.Path, replace: bool = False) -> Iterator[pathlib.Path]:
 
 
 def _set_dtype(path: pathlib.Path, dtype: np.dtype, new: bool) -> None:
-  """Makes config.json name the dtype of the weights; one that does stays byte for byte."""
+  """Makes config.json name the weights' dtype; one that does stays byte for byte."""
   before = json.loads(path.read_text())
   named = {'dtype'} if new else before.keys() & {'dtype', 'torch_dtype'}
   after = before | dict.fromkeys(named, dtype.name)

@@ -13,7 +13,7 @@ from score_jax.storage import hf
 from score_jax.tasks import chat as chats
 from score_jax.tasks.tokenizer import load_tokenizer
 
-# Bytes of a parameter: f32 policy 4, Adam 8, update 12, bf16 reference and sampling copy 2 each; frozen: 2 each.
+# Bytes of a parameter: f32 policy 4, Adam 8, update 12, bf16 reference 2, sampling copy 2; frozen 2 + 2.
 _TRAINED, _FROZEN = 28, 4
 _LORA = loras.Lora(rank=16, alpha=32.0, targets='.*')
 

@@ -143,7 +143,7 @@ def put_aside_damage(store: FolderStore) -> dict[int, epath.Path]:
   begun = {int(folder.name): problem(store, folder) for folder in cut_off if folder.name.isdigit()}
   begun = {step: reason for step, reason in begun.items() if step > newest}
   reasons = dict(sorted((begun | bad).items(), reverse=True))
-  # A run that was killed in its first save begins again; anything else is a loss.
+  # A run killed in its first save begins again; anything else is a loss.
   if not newest and (bad or len(begun) > 1):
     listed = '; '.join(f'step {step}: {reason}' for step, reason in reasons.items())
     raise errors.DataError(

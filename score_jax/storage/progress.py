@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a run stands beside its arrays, and which step is the best; nothing else decides that."""
+"""Where a run stands beside its arrays. Nothing else decides which step is the best."""
 
 import dataclasses
 from typing import Any

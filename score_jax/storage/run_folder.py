@@ -52,7 +52,7 @@ class RunFolder:
     self.hf = self.path / 'hf'
     self.rows = self.path / 'rows'
     self.report = self.path / 'report.html'
-    self._waiting = ''  # lines of metrics.jsonl that the disk has not taken
+    self._waiting = ''  # lines that the disk has not taken
 
   def claim(self, config: dict[str, Any], identity: dict[str, Any]) -> str:
     """Takes the folder until the process ends, for a new run or one of the same identity (JSON).

@@ -5,7 +5,7 @@ A folder has one owner, by its lock, and steps in `checkpoints/`.
 
 An object store has no rename, fsync or appending: an object is there, whole, once uploaded. Each process writes to
 `starts/N-HOST-PROCESS/`, N one above the highest, and stops when it sees a higher one. Files grow in a scratch folder;
-each checkpoint publishes what they have gained, in `starts/N/parts/NAME/STEP`.
+each checkpoint publishes what they gained, in `starts/N/parts/NAME/STEP`.
 """
 
 import atexit
@@ -181,7 +181,7 @@ class ObjectStore(FolderStore):
 
   def take(self) -> str:
     highest = max(self.names(self._starts), default='000000')
-    # Two that begin at the same moment get one number; one name is the higher.
+    # Two at the same moment get one number; one name is higher.
     process = re.sub(r'[^\w.-]', '_', '{host}-{pid}'.format(**lock.ourselves()), flags=re.ASCII)
     self.join(f'{int(highest[:6]) + 1:06d}-{process}')
     self.write(self._starts / self._start / 'begun', time.strftime('%Y-%m-%dT%H:%M:%S%z').encode())
@@ -202,7 +202,7 @@ class ObjectStore(FolderStore):
     return [self._starts / start / 'checkpoints' for start in sorted(self.names(self._starts))]
 
   def names(self, folder: epath.Path) -> list[str]:
-    # `ls` raises when it fails; gcsfs' `exists` says no where it had no answer.
+    # `ls` raises when it fails; `exists` says no without an answer.
     with self.errors():
       try:
         listed = client().ls(os.fspath(folder), detail=True)
@@ -260,7 +260,7 @@ class ObjectStore(FolderStore):
     return self._parts
 
   def _published(self, name: str, before: list[Part], step: int) -> list[Part]:
-    """Returns the parts before that a file still begins with, and a new one of the rest."""
+    """Returns the old parts that still begin the file, and a new one of the rest."""
     parts, rest = [], (self.local / name).read_bytes()
     for path, size, digest in before:
       if hashlib.sha256(rest[:size]).hexdigest() != digest:
@@ -285,7 +285,7 @@ class ObjectStore(FolderStore):
 
   def copy_results(self) -> None:
     self.check()
-    self.delete(self.root / 'hf/config.json')  # while hf/ has parts of two policies it is no model
+    self.delete(self.root / 'hf/config.json')  # hf/ is no model while it mixes two policies
     for name in sorted(self._local_files(), key=lambda name: name == 'hf/config.json'):
       with self.errors():
         client().put_file(os.fspath(self.local / name), os.fspath(self.root / name))
@@ -300,7 +300,7 @@ class ObjectStore(FolderStore):
 
 @functools.cache
 def client() -> Any:
-  """Returns the client through which epath, and so Orbax, sees a store; ConfigError if it is missing."""
+  """Returns the client through which epath and Orbax see a store; ConfigError if it is missing."""
   # Only what is tested: neither TensorFlow's client nor other kinds of buckets.
   os.environ.setdefault('EPATH_USE_TF', 'false')
   os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')

@@ -56,7 +56,7 @@ class Entry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TensorFile:
-  """A file whose header was checked. It is not open: mapped pages count as memory of the process."""
+  """A file whose header was checked. It is not open: mapped pages count as memory."""
 
   path: pathlib.Path
   entries: dict[str, Entry]
@@ -88,7 +88,7 @@ def _opened(path: pathlib.Path) -> Iterator[Any]:
 
 
 def open_file(path: pathlib.Path, max_tensors: int) -> TensorFile:
-  """Reads and checks a file's header; no value of a tensor is read.
+  """Reads and checks a file's header alone.
 
   Raises:
     DataError: it is no readable safetensors file, or its header is longer than `max_tensors` need, has a key twice or
@@ -110,7 +110,7 @@ def open_file(path: pathlib.Path, max_tensors: int) -> TensorFile:
 def write_file(path: pathlib.Path, entries: dict[str, Entry], array_of: Callable[[str], np.ndarray]) -> None:
   """Writes, or overwrites, a file as the library would with metadata {'format': 'pt'}.
 
-  `array_of` makes a tensor by its name, once each, in the order of `ordered`; each is forgotten before the next.
+  `array_of` makes a tensor by its name, once each, as `ordered`; each is forgotten before the next.
 
   Raises:
     ValueError: a dtype is not in `DTYPES`, a name is reserved, or an array differs from its entry.
