@@ -39,7 +39,7 @@ def open_checkpoints(config: RunConfig, folder: RunFolder) -> 'Checkpoints':
 class Checkpoints:
   """The steps of a run, each with items `params`, `rest` (of the state) and `progress`, and a manifest.
 
-  A save that fails is told and undone. Several hosts call alike; a save must succeed on all.
+  A save that fails is told and undone. All hosts make the same calls; a save must succeed on all.
   """
 
   def __init__(

@@ -162,7 +162,7 @@ def put_aside_damage(store: FolderStore) -> dict[int, epath.Path]:
 
 
 def warn(text: str) -> None:
-  """Prints a line of its own, also below a progress bar."""
+  """Prints a line, below any progress bar."""
   print(f'\nwarning: {text}', file=sys.stderr, flush=True)
 
 

@@ -301,7 +301,7 @@ class ObjectStore(FolderStore):
 @functools.cache
 def client() -> Any:
   """Returns the client through which epath and Orbax see a store; ConfigError if it is missing."""
-  # Only what is tested: neither TensorFlow's client nor other kinds of buckets.
+  # Only what is tested: not TensorFlow's client, nor other buckets.
   os.environ.setdefault('EPATH_USE_TF', 'false')
   os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
   try:

@@ -134,7 +134,7 @@ def ordered(entries: dict[str, Entry]) -> list[str]:
 
 def _header_length(path: pathlib.Path, start: bytes, size: int, max_tensors: int) -> int:
   if size < 8:
-    raise DataError(f'{path}: not a safetensors file: it has {size} bytes; download it again')
+    raise DataError(f'{path}: not a safetensors file: it has {size} bytes; it may be cut off, download it again')
   if start[8:9] != b'{':
     kind = next((kind for magic, kind in _FOREIGN.items() if start.startswith(magic)), 'no known format')
     raise DataError(f'{path}: not a safetensors file: its header begins with {start[8:12]!r}; it looks like {kind}')
