@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the ConfigDict of a config file to frozen dataclasses. The only module that knows ConfigDict."""
+"""From the ConfigDict of a config file to frozen dataclasses."""
 
 import dataclasses
 import typing
@@ -17,7 +17,7 @@ def from_config_dict(config: ConfigDict) -> RunConfig:
   """Builds and checks a RunConfig.
 
   Raises:
-    ConfigError: with field, value and remedy: it is unknown, missing, ill-typed, or contradicts another.
+    ConfigError: a field is unknown, missing, ill-typed, or contradicts another.
   """
   raw = config.to_dict()
   stages, schedule = raw.pop('stages', None), raw.pop('schedule', None)
@@ -33,7 +33,7 @@ def from_config_dict(config: ConfigDict) -> RunConfig:
 
 
 def _built(cls: Any, values: Any, where: str) -> Any:
-  """A dataclass from a dict, field by field, with types checked."""
+  """A dataclass from a dict, with types checked."""
   if dataclasses.is_dataclass(values):
     return values
   if not isinstance(values, dict):
@@ -83,7 +83,7 @@ def _stage_runs(stages: dict[str, Any], schedule: tuple[str, ...], optim: OptimC
 
 
 def _iterations(settings: SupervisedConfig, optim: OptimConfig) -> tuple[core_types.Stage, ...]:
-  """Iterations of supervised training as stages with fresh moments."""
+  """Iterations of supervised training as stages."""
   one = core_types.StageOptim(optim.learning_rate, optim.schedule, optim.warmup_steps, reset_moments=True)
   return tuple(
     core_types.Stage(f'iteration{i + 1}', settings.steps, (0.0,) * 2, (0.0,) * 2, (0.0,) * 2, 0.0, 'base', 0.0, one)
@@ -102,8 +102,8 @@ def identity(run: RunConfig) -> dict[str, Any]:
   The model, the tokenizer and the training data are added to it as hashes (`training.run`).
   """
   everything = as_dict(run)
-  keep = ('mode', 'seed', 'init_from', 'lora', 'task', 'grading', 'batch', 'sampling', 'stage_runs', 'offline_pool')
-  chosen = {name: everything[name] for name in (*keep, 'loss', 'optim')}
+  kept = 'mode seed init_from lora task grading batch sampling stage_runs offline_pool loss optim'
+  chosen = {name: everything[name] for name in kept.split()}
   chosen['optim'].pop('max_rejected_in_a_row')
   # Where and in what order the same sums are made, like the mesh.
   for section, field in (('batch', 'pack'), ('sampling', 'decode_slots'), ('grading', 'workers')):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks a configuration: single values, then fields that must agree."""
+"""Checks single values of a configuration, then fields that must agree."""
 
 from collections.abc import Iterator
 import math
@@ -56,7 +56,6 @@ def _problems(run: fields.RunConfig) -> Iterator[str]:
 
 
 def _values(run: fields.RunConfig) -> Iterator[str]:
-  """Yields what is wrong with single fields."""
   for field, known in _CHOICES.items():
     yield from _one_of(f'config.{field}', operator.attrgetter(field)(run), known)
   for least, names in _AT_LEAST.items():
@@ -90,31 +89,22 @@ def _one_of(where: str, value: str, known: tuple[str, ...]) -> Iterator[str]:
 
 
 def _attempts(where: str, section: Any, names: tuple[str, ...], run: fields.RunConfig) -> Iterator[str]:
-  """Yields fields without one value per attempt, and a bonus for the first."""
   for name in names:
     value = getattr(section, name)
     if len(value) != run.attempts:
-      yield (
-        f'{where}.{name} = {value} must have one value per attempt: {run.attempts}, as config.sampling.attempt_tokens'
-      )
+      yield f'{where}.{name} = {value} must have one value per attempt: {run.attempts} (config.sampling.attempt_tokens)'
   if section.bonus[0]:
     yield f'{where}.bonus = {section.bonus}: the first must be 0, nothing comes before attempt 1'
 
 
 def _supervised(run: fields.RunConfig) -> Iterator[str]:
-  """Yields what supervised baselines lack."""
   settings, warmup = run.supervised, run.optim.warmup_steps
   if run.attempts != 2:
     yield f'config.sampling.attempt_tokens = {run.sampling.attempt_tokens}: supervised baselines are of two attempts'
   if len(settings.loss_on) != 2 or not any(settings.loss_on):
-    yield (
-      f'config.supervised.loss_on = {settings.loss_on} must say for both attempts whether they carry loss, and one must'
-    )
+    yield f'config.supervised.loss_on = {settings.loss_on} must say for both attempts if they carry loss; one must'
   if not run.selection.problems:
-    yield (
-      'config.selection.problems = 0: a supervised run has no training return to choose its best checkpoint by; '
-      'give it problems, e.g. 1024'
-    )
+    yield 'config.selection.problems = 0: a supervised run has no training return to choose its best by; give e.g. 1024'
   if warmup >= settings.steps:
     yield f'config.optim.warmup_steps = {warmup} must be below config.supervised.steps = {settings.steps}'
 
@@ -128,13 +118,12 @@ def _estimator(run: fields.RunConfig) -> Iterator[str]:
     yield f'config.batch.samples = {samples}: the leave-one-out baseline needs at least 2 samples a problem'
   if loss.importance_cap and loss.kl_form not in ('k1', 'k1_togo'):
     yield (
-      f'config.loss.importance_cap = {loss.importance_cap} weighs only the k1 forms of the KL, not '
-      f'kl_form = {loss.kl_form!r}; set it to 0 or choose k1_togo'
+      f'config.loss.importance_cap = {loss.importance_cap} weighs only the k1 forms, not kl_form = {loss.kl_form!r}; '
+      'set it to 0 or choose k1_togo'
     )
 
 
 def _stage(stage: core_types.Stage, run: fields.RunConfig) -> Iterator[str]:
-  """Yields what is wrong with one stage."""
   where, optim, betas = f'config.stages.{stage.name}', stage.optim, stage.kl_weights
   yield from _one_of(f'{where}.reference', stage.reference, core_types.REFERENCES)
   yield from _one_of(f'{where}.optim.schedule', optim.schedule, core_types.SCHEDULES)

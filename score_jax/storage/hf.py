@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hugging Face folders, read without torch: config.json and safetensors. `hf_export.py` writes them.
 
-Import and export both walk the weight table, so they cannot disagree; a key that is missing, unknown or mis-shaped is
-an error that names it. Weights pass through the host in blocks of at most a tensor, in the file's dtype, each device
-taking its part.
+Both walk the weight table, so they cannot disagree. Weights pass through the host in blocks of at most a tensor, in the
+file's dtype, each device taking its part.
 """
 
 from collections.abc import Callable
@@ -22,7 +21,6 @@ from score_jax import files
 from score_jax.errors import DataError
 from score_jax.models import config_json, weights
 from score_jax.models.families import DecoderConfig
-from score_jax.models.weights import Weight, WeightTable
 from score_jax.parallel import mesh as meshes
 from score_jax.storage import tensor_files
 from score_jax.storage.tensor_files import TensorFile
@@ -31,58 +29,52 @@ BUNDLED = 'bundled:'
 _ASSETS = pathlib.Path(__file__).parent.parent / 'assets'
 _MODEL, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 _EMBED, _HEAD = 'model.embed_tokens.weight', 'lm_head.weight'
-_UNUSED = 'rotary_emb.inv_freq'  # older folders hold this table; it follows from config.json
+_UNUSED = 'rotary_emb.inv_freq'  # in older folders; it follows from config.json
 PICKLES = ('.bin', '.pt', '.pth', '.pkl', '.ckpt')
 _MOST_JSON = 1 << 20  # bytes of a config.json
 _BLOCK = 1 << 26  # bytes of rows on the host at a time
-DTYPES = {dtype.name: dtype for dtype in tensor_files.DTYPES.values()}  # 'float32', 'bfloat16', 'float16'
+DTYPES = {dtype.name: dtype for dtype in tensor_files.DTYPES.values()}  # by 'float32' ...
 
 
 def folder_of(path: str) -> pathlib.Path:
-  """Returns the folder that config.model.path names; 'bundled:NAME' is one shipped with the package.
+  """Returns the folder that config.model.path names; 'bundled:NAME' is one of the package.
 
   Raises:
-    DataError: it does not exist, holds no config.json, or a file of it is a link to one elsewhere.
+    DataError: it is missing, has no config.json, or links to files elsewhere.
   """
   folder = _ASSETS / path.removeprefix(BUNDLED) if path.startswith(BUNDLED) else pathlib.Path(path)
   try:
     if (folder / 'config.json').is_file():
       _check_links(folder)
       return folder
-  except (OSError, RuntimeError) as error:  # links that lead to each other are one or the other
-    raise DataError(f'model folder {path!r:.200} cannot be read: {str(error)[:200]}') from error
+  except (OSError, RuntimeError) as error:  # either comes of links in a loop
+    raise DataError(f'model folder {path!r:.200} cannot be read: {error!s:.200}') from error
   known = ', '.join(BUNDLED + config.parent.name for config in sorted(_ASSETS.glob('*/config.json')))
-  raise DataError(f'model folder {path!r}: no config.json in {folder}; name an HF folder, or one of {known}')
+  raise DataError(f'model folder {path!r}: no config.json in {folder}; name an HF folder or one of {known}')
 
 
 def _check_links(folder: pathlib.Path) -> None:
-  """Refuses links out of the folder; those of the Hugging Face cache go from snapshots/REVISION to blobs/."""
+  """Refuses links out of the folder, but those of the Hugging Face cache to its blobs."""
   home = folder.resolve()
-  allowed = [home]
-  if home.parent.name == 'snapshots':
-    allowed.append(home.parent.parent / 'blobs')
+  blobs = home.parents[1] / 'blobs' if home.parent.name == 'snapshots' else home
   for path in folder.iterdir():
     target = path.resolve()
-    if path.is_symlink() and not any(target.is_relative_to(parent) for parent in allowed):
-      raise DataError(f'{path}: is a link to {target}, outside the folder; copy the file there if you trust it')
+    if path.is_symlink() and not (target.is_relative_to(home) or target.is_relative_to(blobs)):
+      raise DataError(f'{path}: is a link to {target}, outside the folder; copy the file if you trust it')
 
 
 def read_config(folder: pathlib.Path) -> DecoderConfig:
-  """Reads the decoder that a folder's config.json describes."""
   path = folder / 'config.json'
   return config_json.from_hf(files.read_json(path, _MOST_JSON), str(path))
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightFiles:
-  """A folder's weights, opened: names, shapes and dtypes agree with config.json; no value has been read."""
+  """A folder's weights: names and shapes agree with config.json; no value is read."""
 
-  folder: pathlib.Path
-  table: WeightTable
   where: dict[str, TensorFile]  # HF name -> its file
 
   def dtypes(self) -> dict[str, np.dtype]:
-    """Returns the dtype in the file of each HF name."""
     return {name: file.entries[name].dtype for name, file in self.where.items()}
 
 
@@ -90,15 +82,14 @@ def open_weights(folder: pathlib.Path, config: DecoderConfig) -> WeightFiles:
   """Opens a folder's weights by their headers alone.
 
   Raises:
-    DataError: a file is missing, broken or no safetensors file, or a weight is missing, unknown, doubled or mis-shaped.
+    DataError: a file is missing or of another kind; a weight is missing, unknown, doubled or mis-shaped.
   """
-  table = weights.weight_table(config)
-  shapes, where = table.hf_shapes(), {}
+  shapes, where = weights.weight_table(config).hf_shapes(), {}
   for path in _weight_files(folder, len(shapes)):
     file = tensor_files.open_file(path, max_tensors=len(shapes) + config.layers + 1)
     for name in file.entries:
       if name in where:
-        raise DataError(f'{path}: weight {name} is also in another file of the folder')
+        raise DataError(f'{path}: weight {name} is also in another file')
       if not name.endswith(_UNUSED):
         where[name] = file
   missing = set(shapes) - set(where)
@@ -110,16 +101,15 @@ def open_weights(folder: pathlib.Path, config: DecoderConfig) -> WeightFiles:
     shape, expected = file.entries[name].shape, shapes.get(name, shapes[_EMBED])
     if shape != expected:
       raise DataError(f'{folder}: weight {name} has shape {shape}, but config.json asks for {expected}')
-  return WeightFiles(folder, table, where)
+  return WeightFiles(where)
 
 
 def _weight_files(folder: pathlib.Path, tensors: int) -> list[pathlib.Path]:
-  """Returns the folder's safetensors files, by its index if it has one."""
   names = _indexed(folder / INDEX, tensors) if (folder / INDEX).exists() else [_MODEL]
   if _MODEL not in names and (folder / _MODEL).is_file():
-    raise DataError(f'{folder}: holds {_MODEL} and an index of {len(names)} other files; remove what is stale')
+    raise DataError(f'{folder}: holds {_MODEL} and an index of other files; remove what is stale')
   if (folder / 'adapter_config.json').exists():
-    raise DataError(f'{folder}: holds an adapter (adapter_config.json); merge it into the model first')
+    raise DataError(f'{folder}: holds an adapter (adapter_config.json); merge it into the model')
   for name in names:
     if not (folder / name).is_file():
       pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
@@ -129,13 +119,12 @@ def _weight_files(folder: pathlib.Path, tensors: int) -> list[pathlib.Path]:
 
 
 def _indexed(index: pathlib.Path, tensors: int) -> list[str]:
-  """Returns the names of the files that an index lists."""
   content = files.read_json(index, max_bytes=(1 << 16) + 512 * tensors)
   listed = content.get('weight_map') if isinstance(content, dict) else None
   if not isinstance(listed, dict) or not listed:
-    raise DataError(f'{index}: not an index of weights: weight_map = {listed!r:.80} must map names to files')
+    raise DataError(f'{index}: weight_map = {listed!r:.80} must map names of weights to files')
   for name in listed.values():
-    plain = isinstance(name, str) and len(name) < 256 and name.isprintable() and pathlib.PurePath(name).name == name
+    plain = isinstance(name, str) and len(name) < 256 and name.isprintable() and '/' not in name
     if not plain or not name.endswith('.safetensors'):
       raise DataError(f'{index}: weight_map names {name!r:.80}, which is not a safetensors file of this folder')
   return sorted(set(listed.values()))
@@ -144,32 +133,33 @@ def _indexed(index: pathlib.Path, tensors: int) -> list[str]:
 def read_params(
   folder: pathlib.Path, config: DecoderConfig, mesh: Mesh, dtype: Any, rules: dict[str, str] = meshes.TRAINING_RULES
 ) -> dict[str, Any]:
-  """Reads the folder's weights into a parameter tree on the devices, in `dtype`; the host holds one tensor or less.
+  """Reads a folder's weights into a tree on the devices, in `dtype`.
 
   Raises:
-    DataError: as `open_weights`; or a weight holds a number that is not finite.
+    DataError: as `open_weights`; or a number is not finite.
   """
-  opened = open_weights(folder, config)
-  shardings = meshes.params(mesh, opened.table, rules)
-  _check_tied(opened, config)
+  where, table = open_weights(folder, config).where, weights.weight_table(config)
+  shardings = meshes.params(mesh, table, rules)
+  if config.tied and _HEAD in where:
+    _check_tied(where, config)
 
-  def leaf(weight: Weight) -> jax.Array:
-    layout = meshes.one_layer_in_file(mesh, opened.table, rules, weight)
+  def leaf(weight: weights.Weight) -> jax.Array:
+    layout = meshes.one_layer_in_file(mesh, table, rules, weight)
     sharding = weights.leaf_at(shardings, weight)
-    stack = jnp.zeros(weight.shape(opened.table.sizes), dtype, device=sharding)
-    write_layer = _layer_writer(weight, tuple(opened.table.sizes.items()), sharding)
-    for n, name in enumerate(opened.table.hf_names(weight)):
-      file = opened.where[name]
+    stack = jnp.zeros(weight.shape(table.sizes), dtype, device=sharding)
+    write_layer = _layer_writer(weight, tuple(table.sizes.items()), sharding)
+    for n, name in enumerate(table.hf_names(weight)):
+      file = where[name]
       stack, finite = write_layer(stack, _on_devices(file, name, layout), n)
-      if not finite:  # waiting for it also keeps the host from reading ahead of the devices
+      if not finite:  # which also keeps the host from reading ahead
         raise DataError(f'{file.path}: weight {name} holds numbers that are not finite')
     return stack
 
-  return opened.table.tree(leaf)
+  return table.tree(leaf)
 
 
 def _on_devices(file: TensorFile, name: str, layout: NamedSharding) -> jax.Array:
-  """Reads one tensor of a file, each device holding its part; what several devices hold is read once."""
+  """Reads a tensor, each device its part; what several hold is read once."""
   shape = file.entries[name].shape
   holders: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
   for device, index in layout.addressable_devices_indices_map(shape).items():
@@ -180,10 +170,7 @@ def _on_devices(file: TensorFile, name: str, layout: NamedSharding) -> jax.Array
 
 
 def _part(file: TensorFile, name: str, cut: tuple[tuple[int, int], ...], devices: list[jax.Device]) -> list[jax.Array]:
-  """Reads the part of a tensor that some devices hold, onto each of them.
-
-  A large one goes over block by block: a device's transfer may keep a second copy on the host of what it is given.
-  """
+  """Reads a part onto devices, in blocks: a transfer may keep a second copy on the host."""
   rows, *inner = (slice(*axis) for axis in cut)
   shape, dtype = [last - first for first, last in cut], file.entries[name].dtype
   blocks = _blocks(rows, dtype.itemsize * math.prod(shape[1:]))
@@ -210,8 +197,8 @@ def _with_rows(whole: jax.Array, rows: jax.Array, first: jax.Array) -> jax.Array
 
 
 @functools.lru_cache(maxsize=256)
-def _layer_writer(weight: Weight, sizes: tuple[tuple[str, int], ...], sharding: NamedSharding) -> Callable:
-  """Compiles (stack, layer n in the file's layout, n) -> (stack with it, whether it is finite), in the same memory."""
+def _layer_writer(weight: weights.Weight, sizes: tuple[tuple[str, int], ...], sharding: NamedSharding) -> Callable:
+  """Compiles (stack, layer n of the file, n) -> (stack with it, is finite), in place."""
 
   def write(stack, layer, n):
     ours = weight.from_hf(layer, dict(sizes)).astype(stack.dtype)
@@ -221,12 +208,9 @@ def _layer_writer(weight: Weight, sizes: tuple[tuple[str, int], ...], sharding: 
   return jax.jit(write, donate_argnums=0, out_shardings=(sharding, None))
 
 
-def _check_tied(opened: WeightFiles, config: DecoderConfig) -> None:
-  """Refuses a tied model whose folder has another head than the embedding."""
-  if not config.tied or _HEAD not in opened.where:
-    return
-  head, embedding = opened.where[_HEAD], opened.where[_EMBED]
+def _check_tied(where: dict[str, TensorFile], config: DecoderConfig) -> None:
+  head, embedding = where[_HEAD], where[_EMBED]
   row_bytes = config.width * embedding.entries[_EMBED].dtype.itemsize
   for rows in _blocks(slice(0, config.vocab), row_bytes):
     if not np.array_equal(head.read(_HEAD, (rows,)), embedding.read(_EMBED, (rows,))):
-      raise DataError(f'{opened.folder}: tie_word_embeddings is true, but {_HEAD} differs from the embedding')
+      raise DataError(f'{head.path}: tie_word_embeddings is true, but {_HEAD} differs')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exports a policy as a Hugging Face folder or a PEFT adapter: tensor by tensor into a new folder, then renamed."""
+"""Exports a policy as a Hugging Face folder or a PEFT adapter, tensor by tensor."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -18,15 +18,13 @@ from score_jax.errors import DataError
 from score_jax.models import config_json, weights
 from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
-from score_jax.models.lora import Lora
-from score_jax.models.weights import Weight
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.storage import tensor_files
 from score_jax.storage.hf import DTYPES, INDEX, PICKLES, open_weights
 from score_jax.storage.tensor_files import Entry
 
-# Not copied from a source: weights in any format, their indices, and its README, which is about the base.
+# Not copied from a source: weights, their indices, and the README of the base.
 _NOT_COPIED = ('.safetensors', *PICKLES, '.gguf', '.h5', '.msgpack', '.onnx', '.index.json', '.md')
 
 
@@ -42,21 +40,18 @@ def write_folder(
   replace: bool = False,
   max_shard: str = '5GB',
 ) -> None:
-  """Writes an HF folder that transformers opens. Of several hosts, main writes, and the others give it their parts.
+  """Writes an HF folder that transformers opens; all hosts call it, host 0 writes.
 
   Args:
     out: must not exist unless `replace`.
-    params: a policy's tree, in any float dtype. Adapters in it (`lora.scaled`) are merged; what it lacks is `source`'s.
-    config: of the decoder.
-    source: the folder the model came from, whose files but the weights are copied as they are. None: a new model.
-    tokenizer: an HF tokenizer to save, for a new model.
-    chat_template: that the policy was trained with, where it is not the source's.
+    params: a policy's tree. Adapters (`lora.scaled`) are merged; what it lacks is `source`'s.
+    source: the model's old folder, whose files but the weights are copied. None: a new model.
+    chat_template: of the policy, where it is not the source's.
     dtype: of all weights in the files, or by HF name.
-    replace: replaces an earlier folder.
-    max_shard: largest weight file, e.g. '5GB'.
+    max_shard: of a weight file, e.g. '5GB'.
 
   Raises:
-    DataError: `out` exists and `replace` is not set, or a weight does not fit the dtype.
+    DataError: `out` exists without `replace`, or a weight does not fit the dtype.
   """
   with _whole(out, replace) if hosts.is_main() else contextlib.nullcontext() as folder:
     if folder:
@@ -67,7 +62,7 @@ def write_folder(
       else:
         files.write_json(folder / 'config.json', config_json.to_hf(config))
       if isinstance(dtype, np.dtype):
-        _set_dtype(folder / 'config.json', dtype, new=source is None)
+        _set_dtype(folder / 'config.json', dtype, new=not source)
       if tokenizer is not None:
         tokenizer.save_pretrained(folder)
       if chat_template:
@@ -78,9 +73,9 @@ def write_folder(
 
 
 def write_adapter(
-  out: pathlib.Path, adapters: dict[str, Any], config: DecoderConfig, lora: Lora, *, base: pathlib.Path
+  out: pathlib.Path, adapters: dict[str, Any], config: DecoderConfig, lora: loras.Lora, *, base: pathlib.Path
 ) -> None:
-  """Writes a trained tree of adapters as a PEFT folder, f32, that `peft.PeftModel.from_pretrained` loads onto `base`.
+  """Writes a trained tree of adapters as a PEFT folder, in f32, for `base`.
 
   Raises:
     DataError: `out` exists.
@@ -113,12 +108,11 @@ def write_adapter(
 
 @contextlib.contextmanager
 def _whole(out: pathlib.Path, replace: bool = False) -> Iterator[pathlib.Path]:
-  """Gives a new folder beside `out` to fill, and renames it: `out` is the old folder, or the whole new one."""
+  """Gives a folder to fill, then renames it: `out` is the old or the whole new one."""
   if (out.exists() or out.is_symlink()) and not replace:
     raise DataError(f'{out} exists already; choose another folder or remove it')
-  # Names that nobody else has: no other folder may be removed.
-  partial = out.with_name(f'.{out.name}.score_jax-partial')
-  old = out.with_name(f'.{out.name}.score_jax-old')
+  # Nobody else's names: these folders are removed.
+  partial, old = (out.with_name(f'.{out.name}.score_jax-{end}') for end in ('partial', 'old'))
   shutil.rmtree(partial, ignore_errors=True)
   if old.exists() and not out.exists():  # a kill between the two renames below
     old.rename(out)
@@ -132,18 +126,18 @@ def _whole(out: pathlib.Path, replace: bool = False) -> Iterator[pathlib.Path]:
 
 
 def _set_dtype(path: pathlib.Path, dtype: np.dtype, new: bool) -> None:
-  """Makes config.json name the dtype of the weights beside it; one that does already stays byte for byte."""
-  config = json.loads(path.read_text())
-  fields = ('dtype',) if new else ('dtype', 'torch_dtype')
-  changed = {name: dtype.name for name in fields if new or config.get(name, dtype.name) != dtype.name}
-  if changed:
-    files.write_json(path, config | changed)
+  """Makes config.json name the weights' dtype; one that does stays byte for byte."""
+  before = json.loads(path.read_text())
+  named = {'dtype'} if new else before.keys() & {'dtype', 'torch_dtype'}
+  after = before | dict.fromkeys(named, dtype.name)
+  if after != before:
+    files.write_json(path, after)
 
 
 def _tensors(
   params: dict[str, Any], config: DecoderConfig, source: pathlib.Path | None, dtype: Any
 ) -> tuple[dict[str, Entry], Callable[[str], np.ndarray]]:
-  """Returns dtype and shape of a policy's tensors by HF name, and what makes one of them, with all hosts' devices."""
+  """Returns a policy's tensors by HF name, and what makes one, on all hosts."""
   table = weights.weight_table(config)
   sizes, names, shapes = tuple(table.sizes.items()), table.by_hf_name(), table.hf_shapes()
   dtypes = dict.fromkeys(shapes, dtype) if isinstance(dtype, np.dtype) else dtype
@@ -171,13 +165,9 @@ def write_shards(
   array_of: Callable[[str], np.ndarray],
   max_shard: str,
 ) -> None:
-  """Writes weight files of at most `max_shard` ('5GB') or one tensor, and their index if they are several.
+  """Writes weight files of at most `max_shard` ('5GB') or one tensor, and an index of several.
 
-  Args:
-    folder: None: nothing is written, but the tensors are made in the same order.
-    entries: by HF name.
-    array_of: makes a tensor by its name, once each.
-    max_shard: with a decimal prefix.
+  `array_of` makes a tensor by its HF name, once each, also where no folder is given.
   """
   split = huggingface_hub.split_state_dict_into_shards_factory(
     entries,
@@ -193,13 +183,12 @@ def write_shards(
       for name in tensor_files.ordered(declared):
         array_of(name)
   if folder and split.is_sharded:
-    index = dict(metadata=split.metadata, weight_map=split.tensor_to_filename)
-    files.write_json(folder / INDEX, index)
+    files.write_json(folder / INDEX, dict(metadata=split.metadata, weight_map=split.tensor_to_filename))
 
 
 @functools.lru_cache(maxsize=256)
-def _layer_maker(weight: Weight, sizes: tuple[tuple[str, int], ...], dtype: np.dtype) -> Callable:
-  """Compiles (leaves of a weight, n, the source's layer n or None) -> layer n in the file's layout, adapters merged."""
+def _layer_maker(weight: weights.Weight, sizes: tuple[tuple[str, int], ...], dtype: np.dtype) -> Callable:
+  """Compiles (leaves of a weight, n, the source's layer n or None) -> layer n of the file."""
 
   def make(leaves, n, own):
     if weight.per_layer:

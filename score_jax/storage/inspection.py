@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an HF folder is, and whether it can be trained: read from headers and texts, not from weights."""
+"""What an HF folder is, and whether it can be trained, without reading weights."""
 
 from collections.abc import Iterator
 import dataclasses
-import math
 import pathlib
 
 from score_jax.errors import DataError
@@ -14,8 +13,7 @@ from score_jax.storage import hf
 from score_jax.tasks import chat as chats
 from score_jax.tasks.tokenizer import load_tokenizer
 
-# Bytes of a parameter in training: f32 policy 4, Adam 8, update 12 (gradient, direction, new parameters),
-# bf16 reference 2 and sampling copy 2. Frozen: the policy's and the reference's at once 2, the copy 2.
+# Bytes of a parameter: f32 policy 4, Adam 8, update 12, bf16 reference 2, sampling copy 2; frozen 2 + 2.
 _TRAINED, _FROZEN = 28, 4
 _LORA = loras.Lora(rank=16, alpha=32.0, targets='.*')
 
@@ -27,8 +25,7 @@ def inspect_folder(path: str, *, chat_template: str, instruction: str, date: str
 
   Args:
     path: the folder, or 'bundled:NAME'.
-    chat_template, date: as in config.task.
-    instruction: the user turn between attempts.
+    chat_template, instruction, date: as in config.task.
   """
   facts, obstacles = [], []
   try:
@@ -74,8 +71,7 @@ def _model(config: DecoderConfig) -> Facts:
   }
   yield 'also', ', '.join(name for name, present in traits.items() if present) or 'nothing'
   yield 'positions', f'{config.max_positions:,}'
-  head = f' and {embedding:,} in the output head'
-  head = ', which is the output head as well' if config.tied else head
+  head = ', which is the output head as well' if config.tied else f' and {embedding:,} in the output head'
   yield 'parameters', f'{total:,}, of them {embedding:,} in the embedding{head}'
 
 
@@ -83,23 +79,19 @@ def _stored(folder: pathlib.Path, config: DecoderConfig) -> Facts:
   stored = hf.open_weights(folder, config)
   names = [dtype.name for dtype in sorted(stored.dtypes().values(), key=str)]
   counts = ', '.join(f'{names.count(name)} in {name}' for name in dict.fromkeys(names))
-  entries = [file.entries[name] for name, file in stored.where.items()]
-  size = sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in entries)
+  size = sum(file.entries[name].nbytes for name, file in stored.where.items())
   files = len({file.path for file in stored.where.values()})
   yield 'stored', f'{counts}; {_size(size)} in {files} file{"s" * (files > 1)}'
 
 
 def _memory(config: DecoderConfig) -> Facts:
-  """Yields what a run holds beside activations, summed over devices."""
   total = weights.weight_table(config).parameters()
   adapters = loras.adapter_table(config, _LORA).parameters()
   training, lora = _TRAINED * total, _FROZEN * total + _TRAINED * adapters
   cache = 2 * 2 * config.layers * config.kv_heads * config.head_width  # keys and values, 2 bytes each
-  parts = 'f32 policy, Adam and update, bf16 reference and sampling copy'
-  rank = f'rank {_LORA.rank} on all projections'
   yield 'weights', f'{_size(4 * total)} in float32, {_size(2 * total)} in bfloat16'
-  yield 'training', f'{_size(training)}: {parts}'
-  yield 'with LoRA', f'{_size(lora)} at {rank} ({adapters:,} trained)'
+  yield 'training', f'{_size(training)}: f32 policy, Adam and update, bf16 reference and sampling copy'
+  yield 'with LoRA', f'{_size(lora)} at rank {_LORA.rank} on all projections ({adapters:,} trained)'
   yield 'cache', f'{_size(cache)} a token in bf16'
 
 
@@ -112,17 +104,15 @@ def _chat(folder: pathlib.Path, config: DecoderConfig, template: str, instructio
   end, padding, *others = (
     f'{token} {tokenizer.convert_ids_to_tokens(token)!r}' for token in (chat.end_of_turn, chat.pad, *others)
   )
-  own = f"the tokenizer's own, {len(tokenizer.chat_template):,} characters"
   between = tokenizer.decode(list(chat.separators[0]), skip_special_tokens=False)
   yield 'tokenizer', f'{type(tokenizer).__name__}, {len(tokenizer):,} tokens'
-  yield 'template', template or own
+  yield 'template', template or f"the tokenizer's own, {len(tokenizer.chat_template):,} characters"
   yield 'stops', ', '.join([f'{end} ends a turn', *others])
   yield 'padding', padding
   yield 'between', repr(between)
 
 
 def _size(size: float) -> str:
-  """Returns bytes in words, with decimal prefixes as on disks."""
   for unit in ('B', 'kB', 'MB', 'GB'):
     if size < 1000:
       return f'{size:.3g} {unit}'

@@ -3,13 +3,13 @@
 
 config.json      the configuration as run, and the run's identity
 metrics.jsonl    one line a step
-rows/            conversations of evaluations and, some, of training steps (reporting/rows.py)
+rows/            conversations of evaluations and of some training steps (reporting/rows.py)
 report.html      all of it, to look at
-eval.json        base, final (and last, where it is not the final), each greedy and sampled
+eval.json        base, final, and last where it is another, each greedy and sampled
 checkpoints/     storage/checkpoints.py
 damaged/         checkpoints that are
-stuck-*.txt      what a run that was ended for hanging was doing
-offline/         what is sampled once and trained from: the base's first attempts, conversations for supervision
+stuck-*.txt      what a run that hung was doing
+offline/         sampled once, trained from: the base's first attempts, conversations
 hf/              the final policy as an HF folder
 
 At an address these are in several places (stores.py).
@@ -31,15 +31,15 @@ from score_jax.faults import lock, secrets
 from score_jax.storage import integrity, stores
 from score_jax.storage.stores import Parts
 
-_OWN = ('config.json.partial', lock.NAME, 'starts')  # left by a kill before there was a config.json
+_OWN = ('config.json.partial', lock.NAME, 'starts')  # a kill before config.json leaves them
 
 
 class RunFolder:
   """Paths and small files of one run.
 
   Attributes:
-    store: the folder or address that --workdir named.
-    path: the local folder of the other paths, whose files are at `store.root` in the end.
+    store: the folder or address of --workdir.
+    path: the local folder of the other paths, whose files end at `store.root`.
   """
 
   def __init__(self, workdir: str | os.PathLike):
@@ -52,24 +52,22 @@ class RunFolder:
     self.hf = self.path / 'hf'
     self.rows = self.path / 'rows'
     self.report = self.path / 'report.html'
-    self._waiting: list[str] = []  # lines of metrics.jsonl that the disk has not taken
+    self._waiting = ''  # lines that the disk has not taken
 
   def claim(self, config: dict[str, Any], identity: dict[str, Any]) -> str:
-    """Takes the folder until the process ends, for a new run or one of the same identity, both JSON.
+    """Takes the folder until the process ends, for a new run or one of the same identity (JSON).
 
-    Returns:
-      What the other hosts of the run give to `store.join`.
+    Returns what the other hosts give to `store.join`.
 
     Raises:
-      ConfigError: it belongs to another run, whose first differences are named, or a process is at work in it. Nothing
-        is changed.
+      ConfigError: another run's folder, or a process at work in it. Nothing is changed.
     """
     identity = secrets.redacted_tree(json.loads(json.dumps(identity)))
     self._check_claim(identity)
     start = self.store.take()
     self._check_claim(identity)  # it may have been claimed meanwhile
-    described = dict(version=score_jax.__version__, config=secrets.redacted_tree(config), identity=identity)
-    files.write_json(self.config, described)
+    config = secrets.redacted_tree(config)
+    files.write_json(self.config, dict(version=score_jax.__version__, config=config, identity=identity))
     self.store.write(self.store.root / 'config.json', self.config.read_bytes())
     return start
 
@@ -82,7 +80,7 @@ class RunFolder:
       written, begun = self.read_config(), self.has_begun()
       if begun and 'version' not in written:
         raise ConfigError(
-          f'run folder {root} was begun by score_jax 0.1, whose settings have other names: go on with it by that '
+          f'run folder {root} was begun by score_jax 0.1, whose fields have other names: go on with it by that '
           f'version, or begin another --workdir with --config.init_from={root}'
         )
       if begun and (theirs := written['identity']) != ours:
@@ -94,12 +92,12 @@ class RunFolder:
       raise ConfigError(f'run folder {root} is not empty and holds no config.json; choose another --workdir')
 
   def has_begun(self) -> bool:
-    """Whether there is more to lose than the configuration of a run that stopped before its first result."""
+    """Whether there is more to lose than a configuration."""
     results = (self.metrics, self.eval, self.offline)
     return any(path.exists() for path in results) or any(map(self.store.names, self.store.roots()))
 
   def read_config(self) -> dict[str, Any]:
-    """Returns the content of config.json. ConfigError: there is none, so this is not a run folder."""
+    """Returns the content of config.json; ConfigError if this is not a run folder."""
     root = self.store.root
     try:
       content = json.loads(self.store.read(root / 'config.json'))
@@ -110,7 +108,7 @@ class RunFolder:
     return content
 
   def fetch(self) -> pathlib.Path:
-    """Returns `path`, with the files of a run at an address: those of its end, or of its newest checkpoint."""
+    """Returns `path`, with the newest files of a run at an address."""
     steps = integrity.sealed_steps(self.store)
     if steps:
       self.store.restore(integrity.parts(self.store, steps[max(steps)]))
@@ -118,42 +116,40 @@ class RunFolder:
     return self.path
 
   def return_to(self, step: int, parts: Parts) -> None:
-    """Makes the files agree with the step of which a run goes on (0: it begins), whose `parts` `publish` returned."""
+    """Makes the files agree with a step (0: the run begins), whose `parts` `publish` returned."""
     self.store.restore(parts)
     self.cut_metrics(step)
     _cut(self.rows / 'train.jsonl', step)
 
   def cut_metrics(self, step: int) -> None:
-    """Drops the metrics of steps after `step`, which are about to be run again, and a half-written last line."""
+    """Drops the metrics of steps after `step`, and a half-written last line."""
     _cut(self.metrics, step)
 
   def publish(self, step: int) -> Parts:
-    """Makes the lines until a step durable, and publishes all files. Returns their parts, for the step's manifest.
-
-    A checkpoint must not be newer than its metrics.
+    """Publishes all files; returns their parts, for the step's manifest.
 
     Raises:
       OSError: the disk or the store does not take them.
     """
-    self.sync_metrics()
+    self.sync_metrics()  # no checkpoint may be newer
     return self.store.publish(step)
 
   def add_metrics(self, line: dict[str, Any]) -> None:
-    """Appends a step's line. One that a full disk does not take waits for the next, or for `sync_metrics`."""
-    self._waiting.append(json.dumps(secrets.redacted_tree(line)) + '\n')
+    """Appends a step's line, which waits for the next if the disk does not take it."""
+    self._waiting += json.dumps(secrets.redacted_tree(line)) + '\n'
     try:
       self._write_waiting()
     except OSError as error:
       logging.warning('%s cannot be written (%s); the line waits', self.metrics, error.strerror)
 
   def sync_metrics(self) -> None:
-    """Makes the lines so far durable. OSError: the disk does not take them."""
+    """Makes the lines so far durable; OSError if the disk fails."""
     self._write_waiting()
     if self.metrics.exists():
       files.fsync(self.metrics)
 
   def last_metrics(self) -> dict[str, Any]:
-    """Returns the newest line; {} before there is one."""
+    """Returns the newest line; {} if there is none."""
     lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
     return json.loads(lines[-1]) if lines else {}
 
@@ -163,25 +159,24 @@ class RunFolder:
     with self.metrics.open('ab', buffering=0) as file:
       size = file.tell()
       try:
-        rest = ''.join(self._waiting).encode()
+        rest = self._waiting.encode()
         while rest:
           rest = rest[file.write(rest) :]
       except OSError:
         file.truncate(size)  # no half line before the next one
         raise
-    self._waiting.clear()
+    self._waiting = ''
 
   def read_eval(self) -> dict[str, Any]:
-    """Returns the content of eval.json; {} before there is one."""
+    """Returns the content of eval.json; {} if there is none."""
     return json.loads(self.eval.read_text()) if self.eval.exists() else {}
 
   def write_eval(self, results: dict[str, Any]) -> None:
-    """Replaces eval.json."""
     files.write_json(self.eval, secrets.redacted_tree(results))
 
 
 def _cut(path: pathlib.Path, step: int) -> None:
-  """Cuts a file of JSON lines before the first that is of a step after `step`, or that is not whole."""
+  """Cuts JSON lines before the first that is of a later step, or not whole."""
   if not path.exists():
     return
   size = 0
@@ -196,7 +191,7 @@ def _cut(path: pathlib.Path, step: int) -> None:
 
 
 def differences(theirs: Any, ours: Any) -> list[str]:
-  """Returns what differs between two JSON trees, as 'path was THEIRS, is now OURS'."""
+  """Compares two JSON trees: 'path was THEIRS, is now OURS'."""
   then, now = dict(_leaves(theirs)), dict(_leaves(ours))
   return [
     f'{path} was {then.get(path, "unknown")!r}, is now {now.get(path, "unknown")!r}'

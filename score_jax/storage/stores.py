@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the files of a run are: a folder, or an address of an object store. Only `store_of` tells the two apart.
+"""Where the files of a run are: a folder, or an address of an object store.
 
-A folder has one owner by its lock, its steps in `checkpoints/`, and files that grow as they are written.
+A folder has one owner, by its lock, and steps in `checkpoints/`.
 
-An object store has no rename, no fsync and no appending: an object is there, whole, once its upload has succeeded. Each
-process writes to `starts/N-HOST-PROCESS/`, with N one above the highest, and stops when it sees a higher one. Files
-that grow are kept in a scratch folder; each checkpoint publishes what they have gained, in `starts/N/parts/NAME/STEP`.
+An object store has no rename, fsync or appending: an object is there, whole, once uploaded. Each process writes to
+`starts/N-HOST-PROCESS/`, N one above the highest, and stops when it sees a higher one. Files grow in a scratch folder;
+each checkpoint publishes what they gained, in `starts/N/parts/NAME/STEP`.
 """
 
 import atexit
@@ -32,37 +32,33 @@ from score_jax import errors, files
 from score_jax.faults import lock
 
 SCHEME = 'gs://'
-_LATEST = 30.0  # seconds until a host sees what another has written, through a network
+_LATEST = 30.0  # seconds until a host sees what another has written
 Part = tuple[str, int, str]  # path below the root, bytes, sha256
 Parts = dict[str, list[Part]]  # by file of the run
-# The clients take * ? [ and ] for patterns, and then miss some of what they have written.
+# The clients take * ? [ and ] for patterns.
 _ADDRESS = re.compile(r'gs://[\w.-]+(/[\w.=+@,-]+)+/?', re.ASCII)
-_OTHERS = ('hf', 'profile', lock.NAME)  # files of a run that are not published with its checkpoints
+_OTHERS = ('hf', 'profile', lock.NAME)  # are not published with checkpoints
 _CLIENTS = ('gcsfs', 'aiohttp', 'requests', 'google', 'fsspec', 'urllib3', 'asyncio')
 _REFUSALS = re.compile(
   r'forbidden|permission_?denied|unauthenticated|anonymous caller|invalid credentials|does not have storage\.|'
   r'bucket does not exist|default credentials|project was not passed|reauthenticat',
   re.IGNORECASE,
 )
-# TensorStore raises a ValueError that begins with one of these words.
+# A ValueError of TensorStore begins with one of these.
 _STATUS = re.compile(
   r'\b(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED)\b'
 )
 
 
 def store_of(path: os.PathLike | str) -> 'FolderStore':
-  """Returns the store that a --workdir means.
-
-  Raises:
-    ConfigError: it is an address of another kind, or packages for addresses are missing.
-  """
+  """Returns the store of a --workdir; ConfigError for another kind of address."""
   text = os.fspath(path)
   if '://' not in text:
     return FolderStore(text)
   if not _ADDRESS.fullmatch(text):
     raise errors.ConfigError(
-      f'--workdir={text}: an address must be gs://BUCKET/NAME of letters, digits and any of . _ = + @ , - ; Orbax '
-      'cannot commit checkpoints to other stores, e.g. s3://'
+      f'--workdir={text}: an address must be gs://BUCKET/NAME of letters, digits and . _ = + @ , - ; Orbax cannot '
+      'commit to other stores, e.g. s3://'
     )
   return ObjectStore(text)
 
@@ -72,7 +68,7 @@ class FolderStore:
 
   Attributes:
     root: the folder.
-    local: where files that grow are written; here the same.
+    local: where files grow; here the same.
     checkpoints: where this process saves steps.
   """
 
@@ -82,48 +78,44 @@ class FolderStore:
     self.checkpoints = self.root / 'checkpoints'
 
   def probe(self) -> None:
-    """Checks that this process may write there, before anything takes its time."""
+    """Checks early that this process may write there."""
 
   def take(self) -> str:
-    """Makes this process the only one that writes there, or raises ConfigError. Returns what `join` is given."""
+    """Makes this process the only writer, or raises ConfigError. Returns what `join` is given."""
     self.local.mkdir(parents=True, exist_ok=True)
     lock.take(self.local)
     return json.dumps(lock.ourselves())
 
   def join(self, start: str) -> None:
-    """Joins the host that has called `take`; ConfigError if its folder is not the one seen here."""
+    """Joins the host that called `take`; ConfigError if its folder is another."""
     holder, until = json.loads(start).items(), time.monotonic() + _LATEST
     while not holder <= lock.read(self.local).items():
       if time.monotonic() > until:
-        raise errors.ConfigError(
-          f'--workdir={self.local} is not the same folder on this host as on host 0; name one that all hosts see, '
-          'e.g. on a network file system'
-        )
+        raise errors.ConfigError(f'--workdir={self.local} is another folder on host 0; name one that all hosts see')
       time.sleep(1)
 
   def check(self) -> None:
-    """Raises TakenOverError if a later start goes on with the run; called before any change."""
+    """Raises TakenOverError if a later start has the run."""
 
   def roots(self) -> list[epath.Path]:
-    """Returns folders that have steps, those of later starts last."""
+    """Returns folders of steps, those of later starts last."""
     return [self.checkpoints]
 
   def names(self, folder: epath.Path) -> list[str]:
-    """Returns the names of what lies directly in a folder; [] if it is not there."""
+    """Returns the names directly in a folder; [] if there is none."""
     return [path.name for path in folder.iterdir()] if folder.exists() else []
 
   def sizes(self, folder: epath.Path) -> dict[str, int]:
-    """Returns the bytes of every file in a folder, by its path inside."""
+    """Returns the bytes of every file below a folder, by path."""
     paths = (path for path in sorted(pathlib.Path(folder).rglob('*')) if not path.is_dir())
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
 
   def make_durable(self, folder: epath.Path) -> None:
-    """Makes a folder survive a power failure. Raises OSError if the disk fails."""
+    """Makes a folder survive a power failure; OSError if the disk fails."""
     for path in (*pathlib.Path(folder).rglob('*'), folder, folder.parent):
       files.fsync(path)
 
   def read(self, path: epath.Path) -> bytes:
-    """Reads a file."""
     with self.errors():
       return path.read_bytes()
 
@@ -132,12 +124,12 @@ class FolderStore:
     files.write_bytes(pathlib.Path(path), content)
 
   def delete(self, path: epath.Path) -> None:
-    """Deletes a file; one that is gone already is no error."""
+    """Deletes a file, if it is there."""
     with contextlib.suppress(FileNotFoundError), self.errors():
       path.unlink()
 
   def put_aside(self, folder: epath.Path) -> str:
-    """Moves a damaged step out of the way. Returns a message of where it is."""
+    """Moves a damaged step out of the way, and says where it is."""
     target = pathlib.Path(self.root / 'damaged' / folder.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
@@ -145,26 +137,26 @@ class FolderStore:
     return f'it was moved to {target}; delete it when you have looked'
 
   def remove(self, folder: epath.Path) -> None:
-    """Deletes a folder; one that is gone already is no error."""
+    """Deletes a folder, if it is there."""
     with contextlib.suppress(FileNotFoundError), self.errors():
       folder.rmtree()
 
   def errors(self) -> contextlib.AbstractContextManager:
-    """Turns what a store's clients raise inside into a StoreError or StoreRefusalError of one line."""
+    """Turns what a store's clients raise into a StoreError or StoreRefusalError."""
     return contextlib.nullcontext()
 
   def publish(self, step: int) -> Parts:
-    """Copies what the run's files have gained, and returns the parts that they now consist of."""
+    """Copies what the run's files have gained; returns the parts they now consist of."""
     return {}
 
   def restore(self, parts: Parts) -> None:
-    """Writes the run's files as they were when `publish` returned these parts."""
+    """Writes the run's files as `publish` found them."""
 
   def copy_results(self) -> None:
-    """Copies everything that the run has made to the root, once it has ended."""
+    """Copies all that a run has made to the root, at its end."""
 
   def fetch_results(self) -> None:
-    """Copies to `local` what `copy_results` has copied, but for the model."""
+    """Copies it back to `local`, but for the model."""
 
 
 class ObjectStore(FolderStore):
@@ -174,11 +166,11 @@ class ObjectStore(FolderStore):
     client()
     self.root = epath.Path(address.rstrip('/'))
     self.local = scratch_folder(os.fspath(self.root))
-    self.checkpoints = self.root / 'starts'
+    self.checkpoints = self._starts = self.root / 'starts'
     self._start, self._parts = '', {}
 
   def probe(self) -> None:
-    # Old steps are deleted: whether that is allowed is known before anything is worth deleting.
+    # Also whether it may delete, as it will old steps.
     tried = self.root / f'{uuid.uuid4().hex}.tried'
     try:
       with self.errors():
@@ -188,32 +180,29 @@ class ObjectStore(FolderStore):
     self.delete(tried)
 
   def take(self) -> str:
-    highest = max(self._starts(), default='000000')
-    # Two that begin at the same moment get one number and two names, of which one is the higher.
+    highest = max(self.names(self._starts), default='000000')
+    # Two at the same moment get one number; one name is higher.
     process = re.sub(r'[^\w.-]', '_', '{host}-{pid}'.format(**lock.ourselves()), flags=re.ASCII)
     self.join(f'{int(highest[:6]) + 1:06d}-{process}')
-    self.write(self.root / 'starts' / self._start / 'begun', time.strftime('%Y-%m-%dT%H:%M:%S%z').encode())
+    self.write(self._starts / self._start / 'begun', time.strftime('%Y-%m-%dT%H:%M:%S%z').encode())
     return self._start
 
   def join(self, start: str) -> None:
-    self._start, self.checkpoints = start, self.root / 'starts' / start / 'checkpoints'
+    self._start, self.checkpoints = start, self._starts / start / 'checkpoints'
 
   def check(self) -> None:
-    highest = max(self._starts(), default='') if self._start else ''
+    highest = max(self.names(self._starts), default='') if self._start else ''
     if highest > self._start:
       raise errors.TakenOverError(
-        f'--workdir={self.root} was taken over by start {highest} (number-host-process), which goes on with the run; '
-        'this one stops. Nothing that was saved is lost'
+        f'--workdir={self.root} was taken over by start {highest} (number-host-process), which goes on; '
+        'this one stops. Nothing saved is lost'
       )
 
   def roots(self) -> list[epath.Path]:
-    return [self.root / 'starts' / start / 'checkpoints' for start in sorted(self._starts())]
-
-  def _starts(self) -> list[str]:
-    return self.names(self.root / 'starts')
+    return [self._starts / start / 'checkpoints' for start in sorted(self.names(self._starts))]
 
   def names(self, folder: epath.Path) -> list[str]:
-    # A list raises when it fails; gcsfs' `exists` says no where a request had no answer.
+    # `ls` raises when it fails; `exists` says no without an answer.
     with self.errors():
       try:
         listed = client().ls(os.fspath(folder), detail=True)
@@ -256,25 +245,27 @@ class ObjectStore(FolderStore):
       reason = ' '.join(str(error).split())[:400] or type(error).__name__
       if _is_refusal(error):
         raise errors.StoreRefusalError(
-          f'{self.root} cannot be used: {reason}. Its bucket must exist, and the account of this machine needs the '
-          'role storage.objectUser on it (docs/pods.md)'
+          f"{self.root} cannot be used: {reason}. Its bucket must exist, and give this machine's account the role "
+          'storage.objectUser (docs/pods.md)'
         ) from error
       raise errors.StoreError(f'{self.root} cannot be reached: {reason}; run the same command again') from error
 
+  def _local_files(self) -> list[str]:
+    paths = (path for path in sorted(self.local.rglob('*')) if path.is_file() and path.suffix != '.partial')
+    return [path.relative_to(self.local).as_posix() for path in paths]
+
   def publish(self, step: int) -> Parts:
-    names = [path.relative_to(self.local).as_posix() for path in sorted(self.local.rglob('*')) if path.is_file()]
-    published = [name for name in names if name.split('/')[0] not in _OTHERS and not name.endswith('.partial')]
+    published = [name for name in self._local_files() if name.split('/')[0] not in _OTHERS]
     self._parts = {name: self._published(name, self._parts.get(name, []), step) for name in published}
     return self._parts
 
   def _published(self, name: str, before: list[Part], step: int) -> list[Part]:
-    """Returns the parts of a file: those before that it still begins with, and a new one of the rest."""
+    """Returns the old parts that still begin the file, and a new one of the rest."""
     parts, rest = [], (self.local / name).read_bytes()
-    for part in before:
-      _, size, digest = part
+    for path, size, digest in before:
       if hashlib.sha256(rest[:size]).hexdigest() != digest:
         break
-      parts.append(part)
+      parts.append((path, size, digest))
       rest = rest[size:]
     if rest or not parts:
       path = f'starts/{self._start}/parts/{name}/{step:06d}'
@@ -283,24 +274,21 @@ class ObjectStore(FolderStore):
     return parts
 
   def restore(self, parts: Parts) -> None:
-    self._parts = {name: [tuple(part) for part in parts[name]] for name in parts}
-    for name, pieces in self._parts.items():
+    self._parts = parts
+    for name, pieces in parts.items():
       path = self.local / name
       if not path.resolve().is_relative_to(self.local.resolve()):
-        raise errors.DataError(
-          f'{self.root}: a manifest names {name!r}, which is no file of a run; restore it from a copy'
-        )
+        raise errors.DataError(f'{self.root}: a manifest names {name!r}, which is no file of a run; restore a copy')
       content = b''.join(self.read(self.root / piece[0]) for piece in pieces)
       path.parent.mkdir(parents=True, exist_ok=True)
       files.write_bytes(path, content)
 
   def copy_results(self) -> None:
     self.check()
-    self.delete(self.root / 'hf' / 'config.json')  # while hf/ has parts of two policies it is no model
-    paths = [path for path in self.local.rglob('*') if path.is_file() and path.suffix != '.partial']
-    for path in sorted(paths, key=lambda path: (path.parts[-2:] == ('hf', 'config.json'), path)):
+    self.delete(self.root / 'hf/config.json')  # hf/ is no model while it mixes two policies
+    for name in sorted(self._local_files(), key=lambda name: name == 'hf/config.json'):
       with self.errors():
-        client().put_file(os.fspath(path), os.fspath(self.root / path.relative_to(self.local).as_posix()))
+        client().put_file(os.fspath(self.local / name), os.fspath(self.root / name))
 
   def fetch_results(self) -> None:
     for name in self.sizes(self.root):
@@ -312,18 +300,17 @@ class ObjectStore(FolderStore):
 
 @functools.cache
 def client() -> Any:
-  """Returns the one client through which epath, and so Orbax, sees a store. ConfigError if it is not installed."""
-  # Only what is tested: not TensorFlow's, nor gcsfs' handling of other kinds of buckets, which asks one more service.
+  """Returns the client through which epath and Orbax see a store; ConfigError if it is missing."""
+  # Only what is tested: not TensorFlow's client, nor other buckets.
   os.environ.setdefault('EPATH_USE_TF', 'false')
   os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
   try:
     importlib.import_module('gcsfs')
   except ImportError as error:
     raise errors.ConfigError(
-      f'--workdir is an address, for which the package gcsfs is missing ({error}); install the extra `gcs`: '
-      "pip install -e '.[gcs]'"
+      f"--workdir is an address, for which the package gcsfs is missing ({error}); pip install -e '.[gcs]'"
     ) from error
-  logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # it prints the traceback of what it also raises
+  logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # it prints what it also raises
   filesystem = backend.fsspec_backend.fs(SCHEME)
   filesystem.dircache.use_listings_cache = False  # TensorStore and other hosts write past it
   return filesystem
@@ -331,7 +318,7 @@ def client() -> Any:
 
 @functools.cache
 def scratch_folder(address: str) -> pathlib.Path:
-  """Returns the folder of this machine ($TMPDIR) for files of a run that grow; it goes when the process ends."""
+  """Returns a folder in $TMPDIR for files that grow; it goes when the process ends."""
   folder = tempfile.mkdtemp(prefix='score_jax-')
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
   return pathlib.Path(folder)

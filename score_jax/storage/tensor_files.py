@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""safetensors files: read with the library, after checks that it does not make, and written tensor by tensor.
+"""safetensors files: read with the library, after further checks, and written tensor by tensor.
 
-A file is a u64 (little-endian) length, a JSON header of that many bytes, {name: {dtype, shape, data_offsets}}, and the
-data. The library checks that the tensors cover the data without hole or overlap. Before it maps a file, this module
-bounds the header by the number of tensors that are expected, and refuses a key that stands there twice. The library's
-writer needs a dict that holds every tensor, so an export would need the model in host memory once more.
+A file is the length of its header (u64, little-endian), the JSON header {name: {dtype, shape, data_offsets}}, and the
+data, which the library checks for holes and overlaps. Before that, this module bounds the header by the number of
+expected tensors. The library's writer needs all tensors in host memory at once.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ import safetensors
 from score_jax import files
 from score_jax.errors import DataError
 
-# In the order in which the library lays a file out: wider ones first, so that every tensor is aligned.
+# In the order of a file: wider ones first, so that every tensor is aligned.
 DTYPES: dict[str, np.dtype] = {
   'F32': np.dtype(np.float32),
   'BF16': np.dtype(ml_dtypes.bfloat16),
@@ -32,13 +31,13 @@ DTYPES: dict[str, np.dtype] = {
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _METADATA = '__metadata__'
-_HEADER_BYTES, _TENSOR_BYTES = 1 << 12, 1 << 9  # most that a header may have, and each tensor adds; 150 are usual
+_HEADER_BYTES, _TENSOR_BYTES = 1 << 12, 1 << 9  # most, without and for each tensor; 150 are usual
 _LONGEST_NAME = 512
-# What lies under the name of a safetensors file, by its first bytes.
+# What else a file may be, by its first bytes.
 _FOREIGN = {
   b'PK\x03\x04': 'a zip (torch checkpoint), whose pickles can run code: save the model as safetensors',
   b'\x80': 'a pickle (torch checkpoint), which can run code: save the model as safetensors',
-  b'version ': 'a Git LFS pointer: fetch the file itself with git lfs pull',
+  b'version ': 'a Git LFS pointer: fetch the file with git lfs pull',
   b'GGUF': 'GGUF: convert it to safetensors',
   b'<': 'a web page: download the file again',
 }
@@ -57,19 +56,19 @@ class Entry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TensorFile:
-  """A safetensors file whose header was checked. It is not open: mapped pages would count as the process's memory."""
+  """A file whose header was checked. It is not open: mapped pages count as memory."""
 
   path: pathlib.Path
   entries: dict[str, Entry]
 
   def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
-    """Returns a tensor, or the part that `index` cuts out (slices of step 1 for leading axes), as a new array.
+    """Returns a tensor, or its part in `index` (slices of step 1 for leading axes), as a new array.
 
-    The file is mapped meanwhile, so this needs the memory of the result twice, half of it as pages of the file.
+    This takes the result's memory twice, half of it as pages of the file.
 
     Raises:
       KeyError: the file has no such tensor.
-      DataError: the file cannot be read, or was cut off since it was opened.
+      DataError: the file cannot be read, or was cut off meanwhile.
     """
     if name not in self.entries:
       raise KeyError(name)
@@ -79,7 +78,7 @@ class TensorFile:
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> Iterator[Any]:
-  """Opens a file with the library, whose errors become one line each."""
+  """Opens a file with the library; its errors become one line."""
   try:
     with safetensors.safe_open(path, 'np') as file:
       yield file
@@ -89,13 +88,12 @@ def _opened(path: pathlib.Path) -> Iterator[Any]:
 
 
 def open_file(path: pathlib.Path, max_tensors: int) -> TensorFile:
-  """Reads and checks a file's header; no value of a tensor is read.
+  """Reads and checks a file's header alone.
 
   Raises:
-    DataError: it is no safetensors file that can be read, or its header is longer than `max_tensors` tensors need, has
-      a key twice, disagrees with itself or the file's size, or has a dtype that is none of `DTYPES`.
+    DataError: it is no readable safetensors file, or its header is longer than `max_tensors` need, has a key twice or
+      another dtype than `DTYPES`, or disagrees with the file.
   """
-  path = pathlib.Path(path)
   with files.open_regular(path) as file:
     size = os.fstat(file.fileno()).st_size
     text = bytearray(_header_length(path, file.read(32), size, max_tensors))
@@ -110,18 +108,17 @@ def open_file(path: pathlib.Path, max_tensors: int) -> TensorFile:
 
 
 def write_file(path: pathlib.Path, entries: dict[str, Entry], array_of: Callable[[str], np.ndarray]) -> None:
-  """Writes a file tensor by tensor, byte for byte as the safetensors library would with metadata {'format': 'pt'}.
+  """Writes, or overwrites, a file as the library would with metadata {'format': 'pt'}.
 
-  An existing file is overwritten; after an error a part of the new one is left. `array_of` makes a tensor by its name:
-  it is called once for each, in the order of `ordered`, and what it returns is forgotten before the next.
+  `array_of` makes a tensor by its name, once each, as `ordered`; each is forgotten before the next.
 
   Raises:
-    ValueError: a dtype is none of `DTYPES`, a name is reserved, or an array differs from its entry.
+    ValueError: a dtype is not in `DTYPES`, a name is reserved, or an array differs from its entry.
   """
   for name, (dtype, _) in entries.items():
     if name == _METADATA or dtype not in _NAMES:
       raise ValueError(f'{path}: a file cannot hold tensor {name!r} of {dtype}')
-  # 0o644: others may read a model, as far as the umask lets them.
+  # Others may read a model, as far as the umask lets them.
   with open(path, 'wb', opener=lambda file, flags: os.open(file, flags, 0o644)) as file:
     file.write(_header(entries))
     for name in ordered(entries):
@@ -131,17 +128,16 @@ def write_file(path: pathlib.Path, entries: dict[str, Entry], array_of: Callable
 
 
 def ordered(entries: dict[str, Entry]) -> list[str]:
-  """Returns names in the order in which a file holds them: by dtype in the order of `DTYPES`, then by name."""
+  """Returns names in the order of a file: by dtype as in `DTYPES`, then by name."""
   return sorted(entries, key=lambda name: (list(_NAMES).index(entries[name][0]), name))
 
 
 def _header_length(path: pathlib.Path, start: bytes, size: int, max_tensors: int) -> int:
-  """Returns the length of the header of a file of `size` bytes that begins with the bytes `start`."""
   if size < 8:
     raise DataError(f'{path}: not a safetensors file: it has {size} bytes; it may be cut off, download it again')
   if start[8:9] != b'{':
-    looks = next((looks for magic, looks in _FOREIGN.items() if start.startswith(magic)), 'no known format')
-    raise DataError(f'{path}: not a safetensors file, its header begins with {start[8:12]!r}; it looks like {looks}')
+    kind = next((kind for magic, kind in _FOREIGN.items() if start.startswith(magic)), 'no known format')
+    raise DataError(f'{path}: not a safetensors file: its header begins with {start[8:12]!r}; it looks like {kind}')
   length = int.from_bytes(start[:8], 'little')
   if length > size - 8:
     raise DataError(f'{path}: a header of {length} bytes in a file of {size}: it is cut off, download it again')
@@ -152,8 +148,7 @@ def _header_length(path: pathlib.Path, start: bytes, size: int, max_tensors: int
 
 
 def _entry(path: pathlib.Path, name: str, described: Any, data_bytes: int) -> Entry:
-  """Reads what a header says of one tensor; the library's checks name no tensor."""
-  # Such names would spoil every message that shows one.
+  # The library's checks name no tensor; other names would spoil a message.
   if not name.isprintable() or len(name) > _LONGEST_NAME:
     raise DataError(f'{path}: tensor {name!r:.80}: a name must be printable, of at most {_LONGEST_NAME} characters')
   stored = described.get('dtype') if isinstance(described, dict) else described
@@ -174,12 +169,11 @@ def _entry(path: pathlib.Path, name: str, described: Any, data_bytes: int) -> En
 
 
 def _header(entries: dict[str, Entry]) -> bytes:
-  """Returns the length and the header of a file."""
   header: dict[str, Any] = {_METADATA: {'format': 'pt'}}
   last = 0
   for name in ordered(entries):
     dtype, shape = entries[name]
-    first, last = last, last + math.prod(shape) * dtype.itemsize
+    first, last = last, last + Entry(dtype, shape).nbytes
     header[name] = dict(dtype=_NAMES[dtype], shape=list(shape), data_offsets=[first, last])
   text = json.dumps(header, ensure_ascii=False, separators=(',', ':')).encode()
   padded = text + b' ' * (-len(text) % 8)  # so that the data begin at a multiple of 8
@@ -187,8 +181,8 @@ def _header(entries: dict[str, Entry]) -> bytes:
 
 
 def _write_tensor(file: io.BufferedWriter, name: str, declared: Entry, array_of: Callable) -> None:
-  # Apart from the loop, so that its variables are gone before the next tensor is made.
+  # Not in the loop, so that `array` is gone before the next is made.
   array = array_of(name)
-  if (array.dtype, tuple(array.shape)) != (declared[0], tuple(declared[1])):
+  if (array.dtype, array.shape) != declared:
     raise ValueError(f'tensor {name} is {array.dtype} {array.shape}, but was declared {declared[0]} {declared[1]}')
   file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
