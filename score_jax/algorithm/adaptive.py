@@ -7,12 +7,12 @@ _WIDEST = 100.0  # how far a beta may move from the stage's own, either way
 
 
 def next_scale(scale: float, kl: float, budget: float) -> float:
-  """What the stage's beta is multiplied with in the next step (eq. 6); unchanged where the budget is 0.
+  """The factor of the stage's beta in the next step (eq. 6); a budget of 0 leaves it as it is.
 
   Args:
     scale: of this step; 1 as a stage begins.
-    kl: of this step, in nats: an attempt's summed log-ratio, mean over rows. A sample: it may be negative.
-    budget: what it should be.
+    kl: of this step: an attempt's summed log-ratio in nats, mean over rows. It may be negative.
+    budget: of `kl`.
   """
   if not budget:
     return scale

@@ -12,15 +12,12 @@ from score_jax.states import StageValues
 
 
 def attempt_rewards(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array) -> jax.Array:
-  """Reward of each attempt (eq. 1): pays_i r_i + bonus_i (r_i - r_{i-1}), with r = 1 for a correct attempt.
+  """reward_BA (eq. 1), in the dtype of `pays_A`: pays_i r_i + bonus_i (r_i - r_{i-1}), r = 1 for a correct attempt.
 
   Args:
-    verdict_BA: i8, `types.Verdict`.
+    verdict_BA: i8, `core_types.Verdict`.
     pays_A: weight of an attempt's own correctness.
-    bonus_A: the paper's alpha; bonus_A[0] must be 0, since no attempt comes before the first.
-
-  Returns:
-    reward_BA in the dtype of `pays_A`.
+    bonus_A: the paper's alpha; bonus_A[0] must be 0.
   """
   correct_BA = (verdict_BA == Verdict.CORRECT).astype(pays_A.dtype)
   before_BA = jnp.pad(correct_BA, ((0, 0), (1, 0)))[:, :-1]
@@ -30,8 +27,8 @@ def attempt_rewards(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array
 def reward_is_known(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array) -> jax.Array:
   """bool [B, A]: whether every verdict that the attempt's reward reads was really given.
 
-  A host failure (Verdict.ERROR) hides the attempt's own reward and that of the next one's bonus; attempts whose
-  reward is 0 whatever the verdict stay known. TIMEOUT and UNPARSED are verdicts, not failures.
+  A host failure (Verdict.ERROR) hides the attempt's own reward and the next one's bonus, where they have a weight.
+  TIMEOUT and UNPARSED are verdicts, not failures.
   """
   graded_BA = verdict_BA != Verdict.ERROR
   before_BA = jnp.pad(graded_BA, ((0, 0), (1, 0)), constant_values=True)[:, :-1]
@@ -41,7 +38,7 @@ def reward_is_known(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array
 
 
 def discounted(reward_BA: jax.Array, gamma: jax.Array) -> jax.Array:
-  """Return of each attempt (eq. 2): sum over j >= i of gamma^(j-i) reward_j. gamma 0 leaves the reward itself."""
+  """Return of each attempt (eq. 2): sum over j >= i of gamma^(j-i) reward_j."""
   columns = [reward_BA[:, -1]]
   for i in range(reward_BA.shape[1] - 2, -1, -1):
     columns.append(reward_BA[:, i] + gamma * columns[-1])
@@ -49,7 +46,7 @@ def discounted(reward_BA: jax.Array, gamma: jax.Array) -> jax.Array:
 
 
 def return_is_known(known_BA: jax.Array, gamma: jax.Array) -> jax.Array:
-  """bool [B, A]: whether all rewards in the attempt's return are known; with gamma 0, its own alone."""
+  """bool [B, A]: whether all rewards in the attempt's return are known."""
   columns = [known_BA[:, -1]]
   for i in range(known_BA.shape[1] - 2, -1, -1):
     columns.append(known_BA[:, i] & (columns[-1] | (gamma == 0)))
@@ -61,14 +58,14 @@ def leave_one_out(value_BA: jax.Array, counted_BA: jax.Array, group: int) -> tup
 
   Args:
     value_BA: f32; the rows of a problem are adjacent.
-    counted_BA: bool; rows that are neither a baseline nor trained are left out.
-    group: G, rows per problem; must divide B.
+    counted_BA: bool; other rows are neither a baseline nor trained.
+    group: G, rows per problem.
 
   Returns:
     advantage_BA, 0 where the row is not usable; usable_BA: counted, in a group with at least two counted rows.
 
   Raises:
-    ValueError: G is below 2, which has no "other rows", or does not divide B.
+    ValueError: G is below 2 or does not divide B.
   """
   B, A = value_BA.shape
   if group < 2 or B % group:
@@ -86,12 +83,11 @@ def leave_one_out(value_BA: jax.Array, counted_BA: jax.Array, group: int) -> tup
 def reward_credit(
   verdict_BA: jax.Array, trained_BA: jax.Array, stage: StageValues, group: int
 ) -> tuple[jax.Array, jax.Array]:
-  """The reward's part of every attempt's credit: what to multiply its log-probability with.
+  """The reward's part of every attempt's credit; 0 for an untrained attempt.
 
   Returns:
     advantage_BA: leave-one-out advantage of the discounted rewards.
-    weight_BA: each row's share of its attempt's mean; usable rows sum to 1 over the whole batch, so micro-batches
-      can be added up. Both are 0 for an untrained attempt.
+    weight_BA: `shares` of usable rows, over the whole batch: micro-batches can be added up.
   """
   reward_BA = attempt_rewards(verdict_BA, stage.reward_weights, stage.bonus)
   known_BA = reward_is_known(verdict_BA, stage.reward_weights, stage.bonus)
@@ -101,6 +97,6 @@ def reward_credit(
 
 
 def shares(counted_BA: jax.Array, dtype: jnp.dtype) -> jax.Array:
-  """Each counted row's share of the mean over rows, per attempt: 1/n where counted, else 0."""
+  """Each row's share of the mean over counted rows, per attempt: 1/n where counted, else 0."""
   weight_BA = counted_BA.astype(dtype)
   return weight_BA / jnp.maximum(jnp.sum(weight_BA, axis=0, keepdims=True), 1)
