@@ -9,7 +9,7 @@ import numpy as np
 from score_jax.states import Batch, Rollout
 from score_jax.training.update import UpdateSpec
 
-_LENGTHS = 16  # of streams; each that occurs is compiled once
+_LENGTHS = 16  # of streams, each compiled once
 _BLOCK = 128  # slots; what kernels and matrix products like
 
 
@@ -20,7 +20,8 @@ def of_rollout(rollout: Rollout, trained_BA: np.ndarray, verdict_BA: np.ndarray 
   slot_BL = np.where(inside_BL, slot_BL, 0)
 
   def aligned(x_BL: np.ndarray) -> np.ndarray:
-    return np.where(inside_BL, np.take_along_axis(np.asarray(x_BL), slot_BL, axis=1), np.zeros((), x_BL.dtype))
+    moved_BL = np.take_along_axis(np.asarray(x_BL), slot_BL, axis=1)
+    return np.where(inside_BL, moved_BL, np.zeros((), x_BL.dtype))
 
   return Batch(
     tokens=aligned(rollout.tokens),
@@ -35,17 +36,16 @@ def of_rollout(rollout: Rollout, trained_BA: np.ndarray, verdict_BA: np.ndarray 
 def balanced_order(length_B: np.ndarray, group: int, shards: int, parts: int) -> np.ndarray:
   """Returns an order of rows in which the micro-batches of each device have about as many tokens.
 
-  Whole problems move among the rows of their device: the longest first, each to the part with room that has the fewest
-  tokens so far.
+  A device's problems move whole, the longest first, each to the part with room that has the fewest tokens.
 
   Args:
     length_B: i32, tokens of each row.
     group: G, rows of a problem.
-    shards: devices that rows are spread over; each has its problems in one piece.
+    shards: devices; each has its problems in one piece.
     parts: micro-batches; part m takes a device's problems m, m + parts, ... (`update.micro_batched`).
 
   Returns:
-    i64 [B]: the row that comes to stand at each index.
+    i64 [B]: the row that comes to each index.
   """
   tokens_XP = length_B.reshape(shards, -1, group).sum(-1)
   room = tokens_XP.shape[1] // parts
@@ -62,7 +62,7 @@ def balanced_order(length_B: np.ndarray, group: int, shards: int, parts: int) ->
 
 
 def packed_length(length_B: np.ndarray, longest: int, group: int, shards: int, parts: int) -> int:
-  """Returns the length of a stream for any micro-batch of rows in `balanced_order`, of few that are possible."""
+  """Returns the length of a stream, one of a few, for any micro-batch of rows in `balanced_order`."""
   tokens_XPK = length_B.reshape(shards, -1, parts, group).sum(-1)
   most = int(tokens_XPK.sum(axis=1).max())
   slots = length_B.size // (shards * parts) * longest
@@ -76,7 +76,7 @@ def packed(batch: Batch, spec: UpdateSpec, shards: int, pack: bool) -> tuple[Bat
   Args:
     batch: this host's rows, in its memory.
     spec: of the update, not packed.
-    shards: devices that the rows are spread over.
+    shards: devices of the rows.
     pack: False: rows stay in their order, one a stream.
   """
   order = np.arange(len(batch.length))
@@ -89,7 +89,7 @@ def packed(batch: Batch, spec: UpdateSpec, shards: int, pack: bool) -> tuple[Bat
 
 
 def chosen_ids(tokens_BL: np.ndarray, chosen_BL: np.ndarray, budget: int) -> np.ndarray:
-  """i32 [B, budget]: the chosen tokens of each row from the left, -1 behind them."""
+  """i32 [B, budget]: each row's chosen tokens, then -1."""
   slot_BL = np.cumsum(chosen_BL, axis=1) - 1
   ids = np.full((len(tokens_BL), budget), -1, np.int32)
   row, slot = np.nonzero(chosen_BL)

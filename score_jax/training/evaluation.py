@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation on held-out problems: conversations, verdicts, and the rows that figures are counted from."""
+"""Evaluation: conversations, verdicts, and the rows that figures are counted from."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
@@ -34,7 +34,7 @@ from score_jax.training import preflight, stages
 from score_jax.training import run as runs
 from score_jax.training.run import Run
 
-_FIRST = -1_000_000_000  # first problem of `measure`: far from those of steps and offline pools
+_FIRST = -1_000_000_000  # problem of `measure`: far from those of steps and offline pools
 _SCALING_TEMPERATURE = 0.7  # paper, section 6.2
 
 Results = dict[str, Any]  # as JSON
@@ -42,8 +42,6 @@ Results = dict[str, Any]  # as JSON
 
 @dataclasses.dataclass(frozen=True)
 class Grades:
-  """The verifier's verdicts on a rollout."""
-
   texts: list[list[str]]  # [B][A]
   graded: list[list[core_types.Graded]]  # [B][A]
 
@@ -54,9 +52,9 @@ class Grades:
 
 
 def evaluate_policy(run: Run, policy: Any, name: str) -> Results:
-  """Returns the ledgers of a policy on held-out problems; its conversations go to rows/<name>.jsonl.gz."""
-  settings = run.config.eval
-  size = dict(problems=settings.problems, seed=settings.seed, rows=run.config.rows)
+  """Returns a policy's ledgers on held-out problems; its conversations go to rows/<name>.jsonl.gz."""
+  config = run.config
+  size = dict(problems=config.eval.problems, seed=config.eval.seed, rows=config.rows)
   with watchdog.phase('evaluate'):
     params = run.sampler.layout(policy)
     ledgers, rows = evaluate(run.sampler, run.task, run.grader, params, **size)
@@ -66,7 +64,7 @@ def evaluate_policy(run: Run, policy: Any, name: str) -> Results:
 
 
 def evaluate_base(run: Run) -> Results:
-  """Returns eval.json with the base's ledgers, evaluated once; other settings begin it anew."""
+  """Returns eval.json with the base's ledgers; other settings begin it anew."""
   settings = dict(problems=run.config.eval.problems, seed=run.config.eval.seed)
   known = hosts.from_main('eval.json', run.folder.read_eval)
   if known.get('settings') != settings:
@@ -79,7 +77,7 @@ def evaluate_base(run: Run) -> Results:
 def evaluate_ends(run: Run, wanted: dict[str, tuple[int, Any]]) -> Results:
   """Returns eval.json with the ledgers of the policies that a run ends with, evaluated where it lacks them.
 
-  `wanted` has step and trained parameters by name, 'final' and 'last'.
+  `wanted` has step and trained parameters of 'final' and 'last'.
   """
   before = hosts.from_main('eval.json', run.folder.read_eval)
   results = {name: value for name, value in before.items() if name not in ('final', 'last')}
@@ -93,7 +91,7 @@ def evaluate_ends(run: Run, wanted: dict[str, tuple[int, Any]]) -> Results:
 
 
 def due(run: Run, params: Any, record: Results) -> Results:
-  """Returns what is due after a step and its record lacks: `eval`, ledgers; `selection`, a measurement."""
+  """Returns what is due after a step and missing in its record: `eval` and `selection`."""
   step, every, results = record['step'], run.config.eval.every, {}
   if every and step % every == 0 and 'eval' not in record:
     results['eval'] = evaluate_policy(run, run.policy(params), f'step{step}')
@@ -105,25 +103,23 @@ def due(run: Run, params: Any, record: Results) -> Results:
 def measure(run: Run, params: Any) -> Results:
   """Returns `figures` of trained parameters on the problems of config.selection, one sampled conversation each.
 
-  They choose the best checkpoint of any method, since training returns of other rewards cannot be compared. No step
-  draws these problems where the task makes any number of them; keys are the same every time.
+  They choose the best checkpoint, since training returns of other rewards cannot be compared. No step draws these
+  problems where the task makes any number of them. Keys are the same every time.
   """
   config, settings, sampler = run.config, run.config.selection, run.sampler
   problems = run.task.problems(config.seed, 'train', range(_FIRST, _FIRST + settings.problems))
   with watchdog.phase('select'):
-    params, spec = sampler.layout(run.policy(params)), sampler.spec()
-    asked = (problems, spec, config.seed, config.rows)
+    params = sampler.layout(run.policy(params))
+    asked = (problems, sampler.spec(), config.seed, config.rows)
     rows = conversations(sampler, run.grader, params, *asked, decoding='selection')
     weights = settings.reward_weights, settings.bonus
     return hosts.from_main('what the best is chosen by', lambda: figures(rows, *weights))
 
 
 def figures(rows: Sequence[Row], reward_weights: tuple[float, ...], bonus: tuple[float, ...]) -> Results:
-  """Returns what the best is chosen by, and what else these conversations tell.
+  """Returns what the best is chosen by, `return`, and accuracy [A], answer_changed and text_changed of rows.
 
-  Returns:
-    return: mean over rows of reward_weights_i r_i + bonus_i (r_i - r_{i-1}), all attempts added, each over the rows
-    where it is known; accuracy [A], answer_changed, text_changed: of rows.
+  `return` adds up `rewards.attempt_rewards`, each attempt's mean over the rows where it is known.
   """
   verdicts, changed_B2 = report_rows.verdicts(rows), report_rows.changed_in(rows)
   parts = jnp.asarray(verdicts), jnp.array(reward_weights, jnp.float32), jnp.array(bonus, jnp.float32)
@@ -144,17 +140,17 @@ def evaluate_folder(
   Args:
     config: of the run.
     samples: K sampled conversations a problem.
-    temperature: of the sampled conversations.
-    scaling: K; above 0, 2K further conversations a problem at T=0.7 compare sequential with parallel sampling.
+    temperature: of these.
+    scaling: K; above 0, 2K more conversations a problem at T=0.7 compare sequential with parallel sampling.
     first_attempts: a file of first attempts; '': the model's own.
 
   Raises:
-    UserError: the model, the data or the file cannot be used, or `scaling` asks for a majority of programs.
+    UserError: the model, the data or the file cannot be used, or programs have no majority for `scaling`.
   """
   task, seed = tasks.open_task(config.task), config.eval.seed
   votes = GRADERS[task.verifier].votes
   if scaling and not votes:
-    raise ConfigError(f'scaling = {scaling} compares majorities, which programs do not have; use samples instead')
+    raise ConfigError(f'scaling = {scaling} needs majorities, which programs do not have; use samples instead')
   problems = tasks.heldout_problems(task, config.eval.problems, seed)
   problems = list({problem.id: problem for problem in problems}.values())
   # Before the devices: grader processes begin with nothing of them.
@@ -191,15 +187,16 @@ def evaluate(
   """Returns a policy's ledgers, {'greedy': ..., 'sampled': ...}, and their rows, which host 0 alone has.
 
   Args:
-    sampler, task, grader, params: of a run; the parameters in the sampling layout.
-    problems: how many held-out problems are used; 0: all.
+    sampler, task, grader: of a run.
+    params: from `sampler.layout`.
+    problems: number of held-out problems; 0: all.
     seed: of the problems and the samples.
     rows: conversations at a time; keys do not depend on it (logits do, in their last bits).
   """
   asked = tasks.heldout_problems(task, problems, seed)
   results = {
-    decoding: conversations(sampler, grader, params, asked, spec, seed, rows, decoding=decoding)
-    for decoding, spec in dict(greedy=sampler.spec(0.0), sampled=sampler.spec()).items()
+    decoding: conversations(sampler, grader, params, asked, sampler.spec(temperature), seed, rows, decoding=decoding)
+    for decoding, temperature in dict(greedy=0.0, sampled=1.0).items()
   }
   ledgers = hosts.from_main('an evaluation', lambda: {name: accounted(part) for name, part in results.items()})
   return ledgers, [row for part in results.values() for row in part]
@@ -207,10 +204,10 @@ def evaluate(
 
 def accounted(rows: Sequence[Row]) -> Results:
   """Returns the ledger of rows; TryAgainError if the grader itself failed in each of them."""
-  if all(any(attempt.verdict == core_types.Verdict.ERROR for attempt in row.attempts) for row in rows):
+  if not report_rows.are_graded(report_rows.verdicts(rows)).any():
     raise TryAgainError(
-      f'the grader failed on all {len(rows)} conversations of an evaluation: look at its messages above '
-      '(config.grading has what an answer may take), then run the same command again'
+      f'the grader failed on all {len(rows)} conversations of an evaluation: look at its messages above and at '
+      'config.grading, then run the same command again'
     )
   return account(rows)
 
@@ -232,20 +229,21 @@ def conversations(
 
   Args:
     sampler, grader, params, seed, rows: as in `evaluate`.
-    problems, spec: what is asked, and how it is sampled.
-    decoding: the name that the rows give to `spec`.
-    samples: K, whose randomness does not depend on how many there are.
-    first: token ids [F] of a first attempt by problem, -1 behind them; None: the model's own.
+    problems: what is asked.
+    spec: from `sampler.spec`.
+    decoding: the rows' name for `spec`.
+    samples: K; more samples leave the first as they are.
+    first: first attempts by problem, from `first_attempts.read`; None: the model's own.
   """
   key, kept = samplers.stream_key(seed, samplers.Stream.EVALUATION, 0), []
   for sample in range(samples):
-    number = sample * len(problems)  # of the first row: sample 0 is what one sample a problem would be
+    number = sample * len(problems)  # of the first row
     parts = rollouts(sampler, params, problems, key, spec, rows, first_row=number, first=first)
     for begin, mine, own, rollout in parts:
       rollout, real = meshes.fetch_rows(rollout), int((mine < len(problems) - begin).sum())
       grades = grade(grader, own[:real], sampler.texts(rollout)[:real])
-      numbers = [sample] * real
-      part = report_rows.from_rollout(own, rollout, grades.texts, grades.graded, range(real), decoding, numbers)
+      graded, numbers = (grades.texts, grades.graded), [sample] * real
+      part = report_rows.from_rollout(own, rollout, *graded, range(real), decoding, numbers)
       kept += report_rows.from_all_hosts(f'rows {number + begin} and on of an evaluation', mine[:real], part)
   return kept
 
@@ -263,13 +261,10 @@ def rollouts(
 ) -> Iterator[tuple[int, np.ndarray, list[core_types.Problem], Rollout]]:
   """Samples one conversation per problem, `rows` at a time; repeats of the last problem fill the last batch.
 
-  Args:
-    sampler, params, problems, spec, rows, first: as in `conversations`.
-    key: from `stream_key`.
-    first_row: global number of the first problem's conversation.
+  Args are those of `conversations` and `Sampler.sample`.
 
   Yields:
-    problems before the batch; which of its rows are this host's, i32; their problems; all hosts' rollout, on devices.
+    problems before the batch; this host's rows of it, i32; their problems; all hosts' rollout, on devices.
   """
   mine = meshes.local_rows(sampler.mesh, rows)
   for begin in range(0, len(problems), rows):
@@ -277,14 +272,13 @@ def rollouts(
     part = list(problems[begin : begin + rows])
     part += [part[-1]] * (rows - len(part))
     own = [part[i] for i in mine]
-    forced = None if first is None else np.stack([first[problem.id] for problem in own])
+    forced = np.stack([first[problem.id] for problem in own]) if first else None
     prompts = sampler.encoded(own)
     yield begin, mine, own, sampler.sample(params, prompts, key, spec, first_row=first_row + begin, forced=forced)
 
 
 def grade(grader: pool.Grader, problems: Sequence[core_types.Problem], texts: list[list[str]]) -> Grades:
-  """Returns the verifier's verdict on every attempt."""
-  items = [(problem.reference, text) for problem, attempts in zip(problems, texts, strict=True) for text in attempts]
-  graded = grader.grade(items)
-  A = len(items) // max(1, len(problems))
-  return Grades(texts, [graded[i : i + A] for i in range(0, len(graded), A or 1)])
+  """Returns the verifier's verdicts on the texts [B][A] of attempts."""
+  pairs = zip(problems, texts, strict=True)
+  graded = iter(grader.grade([(problem.reference, text) for problem, attempts in pairs for text in attempts]))
+  return Grades(texts, [[next(graded) for _ in attempts] for attempts in texts])

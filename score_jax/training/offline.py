@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Offline first attempts: sampled from the base as a stage begins, kept as token ids, never trained on.
+"""Offline first attempts: sampled from the base as a stage begins, never trained on.
 
-The paper adds first attempts of the base as prompts for the second turn (section 5.3). Here a fraction of each step's
-problems, whole groups of G rows, takes its first attempts from a pool.
+The paper adds the base's first attempts as prompts for the second turn (section 5.3). Here a fraction of each step's
+problems, in groups of G rows, takes its first attempts from a pool.
 """
 
 import base64
@@ -25,8 +25,8 @@ class OfflinePool:
   """First attempts of the base on `problems`."""
 
   problems: tuple[core_types.Problem, ...]
-  first: np.ndarray  # i32 [pool, G, F]  ids, stop included; -1 after the end
-  each_step: int  # how many of a step's problems are offline
+  first: np.ndarray  # i32 [pool, G, F]  ids, stop included; then -1
+  each_step: int  # of a step's problems
 
   def take(self, step_in_stage: int) -> tuple[list[core_types.Problem], np.ndarray]:
     """Returns a step's problems and first attempts [each_step, G, F], going round the pool."""
@@ -41,7 +41,7 @@ def offline_count(stage: core_types.Stage, problems: int) -> int:
 
 
 def open_pool(run: Run, stage_index: int, stage: core_types.Stage) -> OfflinePool | None:
-  """Returns the pool of a stage run, from the run folder, or sampled and written there; None: not needed."""
+  """Returns the pool of a stage run, from the run folder or sampled and written there; None: not needed."""
   size, each_step = run.config.offline_pool, offline_count(stage, run.config.batch.problems)
   if not each_step:
     return None
@@ -69,7 +69,7 @@ def open_pool(run: Run, stage_index: int, stage: core_types.Stage) -> OfflinePoo
 
 
 def _sample_first(run: Run, problems: tuple[core_types.Problem, ...], stage_index: int) -> np.ndarray:
-  """Samples first attempts [pool, G, F] of the base, with the training step's program."""
+  """Samples first attempts [pool, G, F] with the training step's program."""
   sampler, G = run.sampler, run.config.batch.samples
   spec, params = sampler.spec(), sampler.layout(run.base_policy())
   key = samplers.stream_key(run.config.seed, samplers.Stream.OFFLINE, stage_index)
