@@ -64,14 +64,7 @@ def attempt_losses(
     k2_token  half the squared l of each token                          approximation: prefixes held fixed
     exact     full-vocabulary KL at each token                          approximation: prefixes held fixed
 
-  Args:
-    scores: of the tokens.
-    attempt_BL: i8, 0 for tokens that were not sampled.
-    importance_BL: from `importance_weights`.
-    credit: of the rows.
-    stage: coefficients; `kl_weights` is the paper's beta per attempt.
-    kl_form: one of `core_types.KL_FORMS`.
-    group: G, for the leave-one-out baseline of the KL; whole groups must be present.
+  `importance_BL` is from `importance_weights`; whole groups of G rows must be present, for the KL's baseline.
 
   Returns:
     loss_A; ratio_BA, each attempt's summed log-ratio (its KL sample, in nats).

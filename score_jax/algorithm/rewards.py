@@ -14,10 +14,7 @@ from score_jax.states import StageValues
 def attempt_rewards(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array) -> jax.Array:
   """reward_BA (eq. 1), in the dtype of `pays_A`: pays_i r_i + bonus_i (r_i - r_{i-1}), r = 1 for a correct attempt.
 
-  Args:
-    verdict_BA: i8, `core_types.Verdict`.
-    pays_A: weight of an attempt's own correctness.
-    bonus_A: the paper's alpha; bonus_A[0] must be 0.
+  `bonus_A` is the paper's alpha; bonus_A[0] must be 0.
   """
   correct_BA = (verdict_BA == Verdict.CORRECT).astype(pays_A.dtype)
   before_BA = jnp.pad(correct_BA, ((0, 0), (1, 0)))[:, :-1]
@@ -56,10 +53,7 @@ def return_is_known(known_BA: jax.Array, gamma: jax.Array) -> jax.Array:
 def leave_one_out(value_BA: jax.Array, counted_BA: jax.Array, group: int) -> tuple[jax.Array, jax.Array]:
   """Value minus the mean of the other counted rows of its problem, per attempt (eq. 3; RLOO, arXiv 2402.14740).
 
-  Args:
-    value_BA: f32; the rows of a problem are adjacent.
-    counted_BA: bool; other rows are neither a baseline nor trained.
-    group: G, rows per problem.
+  A problem's G rows are adjacent. Rows that are not counted are neither a baseline nor trained.
 
   Returns:
     advantage_BA, 0 where the row is not usable; usable_BA: counted, in a group with at least two counted rows.

@@ -80,7 +80,7 @@ class _DecodeSlots:
 
 @struct.dataclass
 class _Tokens:
-  """Tokens as a rollout returns them, of any shape."""
+  """Tokens of a rollout, in any shape."""
 
   tokens: jax.Array  # i32
   attempt: jax.Array  # i8
@@ -109,12 +109,12 @@ class _State:
 
 
 def row_keys(key: jax.Array, row_B: jax.Array) -> jax.Array:
-  """Returns one key per row from its global row number."""
+  """One key per row, from its global row number."""
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, row_B)
 
 
 def uniforms(keys_B: jax.Array, position_B: jax.Array) -> jax.Array:
-  """Returns one f32 uniform per row, from the position in the row."""
+  """One f32 uniform per row, from a position in it."""
   return jax.vmap(lambda key, position: jax.random.uniform(jax.random.fold_in(key, position)))(keys_B, position_B)
 
 
@@ -131,22 +131,14 @@ def rollout(
   dtype: jnp.dtype,
   mesh: Mesh,
 ) -> Rollout:
-  """Samples A attempts for every row, each device its own rows at its own pace.
+  """Samples A attempts for every row, each device its own rows at its own pace; L = P + spec.growth.
 
   Args:
-    params: of the policy, from `decoder.for_decoding`.
-    prompt_BP: i32, left-padded.
-    start_B: i32 first slot of each prompt.
-    row_B: i32 global row numbers; with `key` they decide all randomness.
-    key: typed key of this step.
-    forced_BF: i32 first attempts given from outside, F = budgets[0]; -1 where the token is sampled.
-    config: of the decoder.
-    spec: what is compiled in.
-    dtype: compute dtype.
-    mesh: rows lie over data and fsdp.
-
-  Returns:
-    Rollout with L = P + spec.growth.
+    params: from `decoder.for_decoding`.
+    prompt_BP, start_B: i32 left-padded prompts and their first slots.
+    row_B, key: i32 global row numbers and a typed key, which decide all randomness.
+    forced_BF: i32 given first attempts, F = budgets[0]; -1: the token is sampled.
+    config, spec, dtype, mesh: what is compiled in.
   """
   with meshes.by_rows_compiles(mesh):
     return compiled(params, prompt_BP, start_B, row_B, key, forced_BF, config=config, spec=spec, dtype=dtype, mesh=mesh)
@@ -166,7 +158,7 @@ def compiled(params, prompt, start, row, key, forced, *, config, spec, dtype, me
 def _rollout(
   params: decoder.Params, rows: _Rows, config: DecoderConfig, spec: RolloutSpec, dtype, anywhere: Callable
 ) -> Rollout:
-  """Samples one device's rows; `anywhere(flag)` decides for those that step together."""
+  """Samples one device's rows; `anywhere(flag)` speaks for all that step together."""
   N, P = rows.prompt.shape
   B = min(spec.decode_slots or N, N)
   refill = -(-B // _REFILLS)
@@ -237,17 +229,18 @@ def _fresh(row_B: jax.Array, first_B: jax.Array, spec: RolloutSpec) -> _DecodeSl
 
 
 def _admit(prefill: Callable, rows: _Rows, spec: RolloutSpec, state: _State, slot_R: jax.Array) -> _State:
-  """Gives R slots that are done to the next rows."""
+  """Gives slots that are done to the next rows."""
   N, P = rows.prompt.shape
   B = state.slots.row.shape[0]
   row_R = state.waiting + jnp.arange(slot_R.shape[0], dtype=jnp.int32)
   admitted_R = (row_R < N) & (slot_R < B)
-  slot_R, where_R = jnp.where(admitted_R, slot_R, B), jnp.where(admitted_R, row_R, N)  # B, N: written nowhere
+  # B and N are written nowhere.
+  slot_R, where_R = jnp.where(admitted_R, slot_R, B), jnp.where(admitted_R, row_R, N)
   row_R = jnp.minimum(row_R, N - 1)
   finished = _with_finished(state, slot_R)
   start_R = rows.start[row_R]
   logits_RV, prompts = prefill(rows.prompt[row_R], start_R, P)
-  # The prompt lies just behind the clock: its first token is at the time of other slots' newest.
+  # The prompt lies just behind the clock.
   fresh = _fresh(row_R, state.time - P + start_R, spec)
   slots, line = _advance(fresh, logits_RV, state.time, rows, spec)
   return state.replace(
@@ -260,7 +253,7 @@ def _admit(prefill: Callable, rows: _Rows, spec: RolloutSpec, state: _State, slo
 
 
 def _with_finished(state: _State, slot_R: jax.Array) -> _Finished:
-  """Returns `state.finished` with the rows of some slots; a slot B is none."""
+  """`state.finished` with the rows of some slots; a slot B is none."""
   slots = state.slots
   B, N = slots.row.shape[0], state.finished.slot.shape[0]
   there_R = jnp.minimum(slot_R, B - 1)
@@ -344,5 +337,5 @@ def _separator_table(spec: RolloutSpec) -> tuple[jax.Array, jax.Array]:
 
 
 def no_forced(rows: int, spec: RolloutSpec) -> jax.Array:
-  """Returns forced_BF that forces nothing."""
+  """forced_BF that forces nothing."""
   return jnp.full((rows, spec.budgets[0]), -1, jnp.int32)

@@ -25,7 +25,7 @@ from score_jax.tasks.chat import Chat
 
 
 class Stream(enum.IntEnum):
-  """Independent streams of randomness of one seed."""
+  """Independent randomness of one seed."""
 
   TRAIN = 0
   EVALUATION = 1
@@ -41,7 +41,7 @@ def stream_key(seed: int, stream: Stream, step: int) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-  """Everything about sampling that stays the same during a run."""
+  """What sampling needs beside parameters."""
 
   mesh: Mesh
   config: DecoderConfig
@@ -91,13 +91,10 @@ class Sampler:
     first_row: int = 0,
     forced: np.ndarray | None = None,
   ) -> Rollout:
-    """Samples one conversation per prompt; returns all hosts' rows, on the devices.
+    """Samples one conversation per prompt of this host; returns all hosts' rows, on the devices.
 
     Args:
-      params: from `layout`.
-      prompts: from `encoded`, this host's rows.
-      key: from `stream_key`.
-      spec: from `spec`.
+      params, prompts, key, spec: from `layout`, `encoded`, `stream_key` and `spec`.
       first_row: global number of the first row.
       forced: as in `rollout`.
     """

@@ -39,10 +39,10 @@ def balanced_order(length_B: np.ndarray, group: int, shards: int, parts: int) ->
   A device's problems move whole, the longest first, each to the part with room that has the fewest tokens.
 
   Args:
-    length_B: i32, tokens of each row.
-    group: G, rows of a problem.
-    shards: devices; each has its problems in one piece.
-    parts: micro-batches; part m takes a device's problems m, m + parts, ... (`update.micro_batched`).
+    length_B: tokens of each row.
+    group: G.
+    shards: devices.
+    parts: micro-batches, cut by `update.micro_batched`.
 
   Returns:
     i64 [B]: the row that comes to each index.
@@ -73,11 +73,7 @@ def packed_length(length_B: np.ndarray, longest: int, group: int, shards: int, p
 def packed(batch: Batch, spec: UpdateSpec, shards: int, pack: bool) -> tuple[Batch, np.ndarray, UpdateSpec]:
   """Returns the batch as an update packs it, the order of its rows, and the spec with its streams' length.
 
-  Args:
-    batch: this host's rows, in its memory.
-    spec: of the update, not packed.
-    shards: devices of the rows.
-    pack: False: rows stay in their order, one a stream.
+  The batch is in host memory. Without `pack` rows stay in their order, one a stream.
   """
   order = np.arange(len(batch.length))
   if pack:

@@ -103,8 +103,8 @@ def due(run: Run, params: Any, record: Results) -> Results:
 def measure(run: Run, params: Any) -> Results:
   """Returns `figures` of trained parameters on the problems of config.selection, one sampled conversation each.
 
-  They choose the best checkpoint, since training returns of other rewards cannot be compared. No step draws these
-  problems where the task makes any number of them. Keys are the same every time.
+  They choose the best checkpoint, since returns of other rewards cannot be compared. Problems and keys are the same
+  every time; no step draws them where the task makes any number of problems.
   """
   config, settings, sampler = run.config, run.config.selection, run.sampler
   problems = run.task.problems(config.seed, 'train', range(_FIRST, _FIRST + settings.problems))
@@ -139,13 +139,13 @@ def evaluate_folder(
 
   Args:
     config: of the run.
-    samples: K sampled conversations a problem.
+    samples: sampled conversations a problem.
     temperature: of these.
-    scaling: K; above 0, 2K more conversations a problem at T=0.7 compare sequential with parallel sampling.
+    scaling: K; above 0, 2K more at T=0.7 compare sequential with parallel sampling.
     first_attempts: a file of first attempts; '': the model's own.
 
   Raises:
-    UserError: the model, the data or the file cannot be used, or programs have no majority for `scaling`.
+    UserError: the model, data or file cannot be used, or `scaling` is asked of programs.
   """
   task, seed = tasks.open_task(config.task), config.eval.seed
   votes = GRADERS[task.verifier].votes
@@ -190,8 +190,8 @@ def evaluate(
     sampler, task, grader: of a run.
     params: from `sampler.layout`.
     problems: number of held-out problems; 0: all.
-    seed: of the problems and the samples.
-    rows: conversations at a time; keys do not depend on it (logits do, in their last bits).
+    seed: of problems and samples.
+    rows: conversations at a time; keys do not depend on it.
   """
   asked = tasks.heldout_problems(task, problems, seed)
   results = {
@@ -204,7 +204,7 @@ def evaluate(
 
 def accounted(rows: Sequence[Row]) -> Results:
   """Returns the ledger of rows; TryAgainError if the grader itself failed in each of them."""
-  if not report_rows.are_graded(report_rows.verdicts(rows)).any():
+  if all(any(attempt.verdict == core_types.Verdict.ERROR for attempt in row.attempts) for row in rows):
     raise TryAgainError(
       f'the grader failed on all {len(rows)} conversations of an evaluation: look at its messages above and at '
       'config.grading, then run the same command again'
@@ -227,13 +227,8 @@ def conversations(
 ) -> list[Row]:
   """Returns rows of `samples` conversations per problem, which host 0 alone has.
 
-  Args:
-    sampler, grader, params, seed, rows: as in `evaluate`.
-    problems: what is asked.
-    spec: from `sampler.spec`.
-    decoding: the rows' name for `spec`.
-    samples: K; more samples leave the first as they are.
-    first: first attempts by problem, from `first_attempts.read`; None: the model's own.
+  `decoding` is the rows' name for `spec`. More samples leave the first as they are. `first` is from
+  `first_attempts.read`; None: the model's own.
   """
   key, kept = samplers.stream_key(seed, samplers.Stream.EVALUATION, 0), []
   for sample in range(samples):

@@ -16,11 +16,7 @@ from score_jax.tasks.chat import Chat
 def read(path: pathlib.Path, problems: Sequence[Problem], chat: Chat, budget: int) -> dict[str, np.ndarray]:
   """Token ids [budget] of each problem's first attempt and its end-of-turn, then -1.
 
-  Args:
-    path: .jsonl or .jsonl.gz with rows {"id", "text"} or those of an evaluation. A problem's first row counts.
-    problems: that need one.
-    chat: whose tokens they become.
-    budget: of the first attempt.
+  The file, .jsonl or .jsonl.gz, has rows {"id", "text"} or those of an evaluation; a problem's first row counts.
 
   Raises:
     DataError: an attempt is missing, too long or holds special tokens.

@@ -71,7 +71,7 @@ class EmergencyCheckpointer(Hook):
 
   def __init__(self, training: Training):
     self._run, self._checkpoints = training.run, training.checkpoints
-    self._lock, self._signals, self._defers = threading.Lock(), contextlib.ExitStack(), False
+    self._lock, self._signals, self._defers = threading.RLock(), contextlib.ExitStack(), False
     self._begun = training.progress.step  # needs no saving
     self.hold(training)
 
@@ -97,12 +97,9 @@ class EmergencyCheckpointer(Hook):
   def write(self, record: dict[str, Any]) -> None:
     """Adds the step's record to metrics.jsonl."""
     with self._lock:
-      self._write(record)
-
-  def _write(self, record: dict[str, Any]) -> None:
-    if hosts.is_main():
-      self._run.folder.add_metrics(record)
-    self._unwritten = None
+      if hosts.is_main():
+        self._run.folder.add_metrics(record)
+      self._unwritten = None
 
   def save(self) -> None:
     """Saves the step that is held, if it is new; a resumed run adds its evaluation."""
@@ -110,7 +107,7 @@ class EmergencyCheckpointer(Hook):
       if self._progress.step == self._begun:
         return
       if self._unwritten is not None:
-        self._write(self._unwritten)
+        self.write(self._unwritten)
       needed = stages.needed_checkpoints(self._run.config, self._progress.step)
       self._checkpoints.save_now(self._state, self._progress, needed)
 

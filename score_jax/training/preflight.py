@@ -2,7 +2,6 @@
 """Checks before a run begins: its problems, its hosts, and the checkpoint of another run."""
 
 import contextlib
-import dataclasses
 import pathlib
 import platform
 from typing import Any
@@ -22,14 +21,6 @@ from score_jax.storage.run_folder import RunFolder
 from score_jax.tasks import Task, heldout_problems
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
-
-
-@dataclasses.dataclass(frozen=True)
-class ParentCheckpoint:
-  """A checkpoint of another run that this one began from."""
-
-  step: int
-  sha256: str  # of its manifest, and so of its bytes
 
 
 def check_task(config: RunConfig, task: Task) -> None:
@@ -62,21 +53,22 @@ def check_hosts(config: RunConfig, task: Task) -> None:
   hosts.agree('what it runs', parts)
 
 
-def choose_parent(config: RunConfig, folder: RunFolder, base: str) -> ParentCheckpoint | None:
-  """Returns the best checkpoint of config.init_from; None if that is not set.
+def choose_parent(config: RunConfig, folder: RunFolder, base: str) -> dict[str, Any] | None:
+  """Returns path, step and sha256 of the best checkpoint of config.init_from; None if that is not set.
 
   A run in `folder` that has begun keeps its own. Else both runs must train the same weights, adapters on the same
   `base`, a hash.
   """
-  if not config.init_from:
+  path = config.init_from
+  if not path:
     return None
   if known := hosts.from_main('config.init_from', lambda: _noted(config, folder, base)):
-    return ParentCheckpoint(known['step'], known['sha256'])
-  with open_to_read(RunFolder(config.init_from)) as checkpoints:
+    return known
+  with open_to_read(RunFolder(path)) as checkpoints:
     step = chosen_step(checkpoints, 'best')
     checkpoints.check(step)
-    parent = ParentCheckpoint(step, checkpoints.digest(step))
-  hosts.agree('config.init_from', dataclasses.asdict(parent))
+    parent = dict(path=path, step=step, sha256=checkpoints.digest(step))
+  hosts.agree('config.init_from', parent)
   return parent
 
 
@@ -103,14 +95,15 @@ def _noted(config: RunConfig, folder: RunFolder, base: str) -> dict[str, Any] | 
   return None
 
 
-def check_parent(parent: ParentCheckpoint, init_from: str) -> None:
+def check_parent(parent: dict[str, Any]) -> None:
   """Raises DataError if the checkpoint is gone or replaced."""
-  with open_to_read(RunFolder(init_from)) as checkpoints:
-    checkpoints.check(parent.step)
-    if checkpoints.digest(parent.step) != parent.sha256:
+  path, step = parent['path'], parent['step']
+  with open_to_read(RunFolder(path)) as checkpoints:
+    checkpoints.check(step)
+    if checkpoints.digest(step) != parent['sha256']:
       raise DataError(
-        f'config.init_from = {init_from!r}: its checkpoint of step {parent.step} is not the one that this run began '
-        'from; restore the folder from a copy, or begin a new --workdir'
+        f'config.init_from = {path!r}: its checkpoint of step {step} is not the one that this run began from; '
+        'restore the folder from a copy, or begin a new --workdir'
       )
 
 

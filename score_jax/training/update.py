@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One update: loss, gradient and optimizer in one compiled, donated call; and the reference's scores before it.
+"""One update: loss, gradient and optimizer in one compiled, donated call.
 
-The reference scores a rollout while the host grades. The exact KL needs both distributions at the same prefix; there,
-and there alone, the update runs the reference too.
+The reference scores a rollout before it, while the host grades; for the exact KL alone, the update runs it too.
 """
 
 from collections.abc import Callable
@@ -32,12 +31,12 @@ class UpdateSpec:
   config: DecoderConfig
   dtype: Any  # compute dtype
   group: int  # G
-  micro_batches: int  # k parts of whole problems, whose gradients are added
+  micro_batches: int  # k parts of whole problems
   kl_form: str
   importance_cap: float
   remat: str  # a name of `decoder.REMATS`
   logits_mb: float  # f32 logits at a time, on each device
-  attempt_gradient_norms: bool  # one backward pass per attempt, not one in all
+  attempt_gradient_norms: bool  # one backward pass per attempt
   lora: Lora = loras.NONE
   attention: Attention = flash.PLAIN
   shards: int = 1  # devices that rows are spread over
@@ -45,12 +44,11 @@ class UpdateSpec:
 
   @property
   def reference_in_update(self) -> bool:
-    """Whether the update runs the reference itself."""
     return self.kl_form == 'exact'
 
 
 def micro_batched(tree: Any, parts: int, group: int) -> Any:
-  """[B, ...] -> [k, B/k, ...]. Part m takes problems m, m + k, ...: rows stay on their device."""
+  """[B, ...] -> [k, B/k, ...]. Part m takes problems m, m + k, ...; rows stay on their device."""
 
   def cut(x):
     problems = x.shape[0] // group
@@ -71,7 +69,7 @@ def whole(tree: Any, group: int) -> Any:
 
 
 def _streams(part: states.Batch, spec: UpdateSpec) -> tuple[jax.Array, packing.PackedRows, packing.Alignment]:
-  """tokens_XT, where its conversations lie, and the way back to [B, L]."""
+  """tokens_XT, where its rows lie, and the way back to [B, L]."""
   B, L = part.tokens.shape
   if not spec.packed_length:
     rows = packing.left_aligned(part.length, L)
@@ -82,7 +80,7 @@ def _streams(part: states.Batch, spec: UpdateSpec) -> tuple[jax.Array, packing.P
 
 
 def _scored(params: Any, reference: Any, part: states.Batch, spec: UpdateSpec, remat: str) -> tuple[jax.Array, ...]:
-  """f32 [B, L]: log-probabilities under `params`; with a reference also its own, and the exact KL."""
+  """f32 [B, L]: log-probabilities; with a reference also its own, and the exact KL."""
   tokens_XT, rows, back = _streams(part, spec)
   streams = max(1, tokens_XT.shape[0] // spec.shards)
   chunk = scoring.chunk_of(spec.logits_mb, spec.config.vocab, streams)
@@ -95,7 +93,7 @@ def _scored(params: Any, reference: Any, part: states.Batch, spec: UpdateSpec, r
 
 
 def scores(params: Any, reference: Any, part: states.Batch, spec: UpdateSpec) -> losses.TokenScores:
-  """Token scores of a micro-batch; the gradient flows through the policy alone."""
+  """Scores of a micro-batch; the gradient flows through the policy alone."""
   if spec.reference_in_update:
     logp, ref_logp, kl = _scored(params, reference, part, spec, spec.remat)
     return losses.TokenScores(logp=logp, ref_logp=jax.lax.stop_gradient(ref_logp), kl=kl)
@@ -105,10 +103,7 @@ def scores(params: Any, reference: Any, part: states.Batch, spec: UpdateSpec) ->
 
 @functools.partial(jax.jit, static_argnames=('spec',))
 def reference_logps(frozen: Any, reference: Any, batch: states.Batch, *, spec: UpdateSpec) -> jax.Array:
-  """f32 [B, L]: log-probabilities of a batch's tokens under the reference.
-
-  Args are those of `update`; the batch is not graded or scored yet, its rows are in the update's order.
-  """
+  """f32 [B, L]: log-probabilities of a batch's tokens under the reference; args are those of `update`."""
   params = loras.joined(frozen, reference, spec.lora)
   parts = micro_batched(batch, spec.micro_batches, spec.group)
   return whole(jax.lax.map(lambda part: _scored(params, None, part, spec, 'none')[0], parts), spec.group)
@@ -121,15 +116,14 @@ def gradients(
 
   Args:
     params: what is trained: the whole model, or adapters.
-    frozen: with adapters the base's tree, which policy and reference share; else {}.
-    reference: as `params`; with adapters {} is the base. Read only where `spec.reference_in_update`.
-    batch: of a step, graded, and scored by `reference_logps` unless `spec.reference_in_update`.
-    stage: its numbers.
-    spec: what is compiled in.
+    frozen: the base under adapters, which policy and reference share; else {}.
+    reference: as `params`; with adapters {} is the base. Read only if `spec.reference_in_update`.
+    batch: graded, and scored by `reference_logps` unless `spec.reference_in_update`.
+    stage, spec: its numbers, and what is compiled in.
 
   Returns:
-    loss_A; gradient trees to be added (one per attempt if their norms are wanted, else one), in the compute dtype for
-    one micro-batch, f32 for more; metrics summed over rows.
+    loss_A; gradient trees to be added (one per attempt if their norms are wanted, else one), f32 for several
+    micro-batches, else in the compute dtype; metrics summed over rows.
   """
   advantage_BA, reward_share_BA = rewards.reward_credit(batch.verdict, batch.trained, stage, spec.group)
   reference_policy = loras.joined(frozen, reference, spec.lora) if spec.reference_in_update else None
@@ -151,26 +145,23 @@ def gradients(
         token_scores, part.attempt, importance, part_credit, stage, kl_form=spec.kl_form, group=spec.group
       )
       metrics = _row_metrics(token_scores, ratio_BA, part)
-      return (loss_A, metrics) if spec.attempt_gradient_norms else (jnp.sum(loss_A, keepdims=True), (loss_A, metrics))
+      terms = loss_A if spec.attempt_gradient_norms else jnp.sum(loss_A, keepdims=True)
+      return terms, (loss_A, metrics)
 
-    if spec.attempt_gradient_norms:
-      loss_A, pullback, metrics = jax.vjp(loss, cast, has_aux=True)
-    else:
-      _, pullback, (loss_A, metrics) = jax.vjp(loss, cast, has_aux=True)
-    terms = loss_A.shape[0] if spec.attempt_gradient_norms else 1
-    grads = tuple(pullback(row)[0] for row in jnp.eye(terms, dtype=loss_A.dtype))
+    terms, pullback, (loss_A, metrics) = jax.vjp(loss, cast, has_aux=True)
+    grads = tuple(pullback(row)[0] for row in jnp.eye(len(terms), dtype=terms.dtype))
     return loss_A, grads, metrics
 
   return _added_up(micro, (batch, credit), spec)
 
 
 def _cast(params: Any, spec: UpdateSpec) -> Any:
-  """Weights in the compute dtype: cast once a step, not in every layer; adapters stay f32."""
+  """Casts weights once a step, not in every layer; adapters stay f32."""
   return params if spec.lora.rank else jax.tree.map(lambda leaf: leaf.astype(spec.dtype), params)
 
 
 def _added_up(micro: Callable[[Any], Any], inputs: Any, spec: UpdateSpec) -> Any:
-  """The sum of `micro` over the micro-batches of `inputs`; f32 if there are several."""
+  """The sum of `micro` over micro-batches; f32 if there are several."""
   if spec.micro_batches == 1:
     return micro(inputs)
   parts = micro_batched(inputs, spec.micro_batches, spec.group)
@@ -186,7 +177,7 @@ def _added_up(micro: Callable[[Any], Any], inputs: Any, spec: UpdateSpec) -> Any
 def _row_metrics(token_scores: losses.TokenScores, ratio_BA: jax.Array, part: states.Batch) -> Metrics:
   """Sums over a micro-batch's rows and sampled tokens."""
   trained_BA = part.trained.astype(ratio_BA.dtype)
-  attempt_trained_BA = jnp.pad(part.trained, ((0, 0), (1, 0)))  # column a: attempt a, 1-based; column 0: context
+  attempt_trained_BA = jnp.pad(part.trained, ((0, 0), (1, 0)))  # column 0: context
   counted_BL = jnp.take_along_axis(attempt_trained_BA, part.attempt.astype(jnp.int32), axis=1)
   gap_BL = jnp.where(counted_BL, jnp.abs(token_scores.logp - part.sampler_logp), 0)
   return dict(
@@ -198,13 +189,17 @@ def _row_metrics(token_scores: losses.TokenScores, ratio_BA: jax.Array, part: st
 
 
 def apply(
-  state: states.TrainState, grads: tuple[Any, ...], loss_A: jax.Array, learning_rate: jax.Array, optimizer, checked=()
+  state: states.TrainState,
+  grads: tuple[Any, ...],
+  loss_A: jax.Array,
+  learning_rate: jax.Array,
+  optimizer: optax.GradientTransformation,
+  checked: tuple[jax.Array, ...] = (),
 ) -> tuple[states.TrainState, Metrics]:
-  """The optimizer's step, or none at all if any loss, gradient, parameter, moment or entry of `checked` is not finite.
+  """The optimizer's step, or none if a loss, gradient, parameter, moment or entry of `checked` is not finite.
 
-  `checked` are inputs of the loss that a zero weight could have masked. The step is worked out twice: once to see
-  whether it is finite, and once in place of the old state. Worked out once, it would stand beside the old state: three
-  more copies of the parameters.
+  `checked` are inputs of the loss that a zero weight could have masked. The step is worked out twice, to see whether
+  it is finite and in place of the old state; beside that it would take three more copies of the parameters.
   """
   norm = optax.tree.norm(_sum(grads))
 
@@ -231,7 +226,7 @@ def apply(
 
 
 def _sum(grads: tuple[Any, ...]) -> Any:
-  """The whole gradient, f32."""
+  """The whole gradient in f32."""
   return jax.tree.map(lambda *parts: functools.reduce(jnp.add, [part.astype(jnp.float32) for part in parts]), *grads)
 
 
@@ -246,7 +241,7 @@ def update(
   spec: UpdateSpec,
   optimizer: optax.GradientTransformation,
 ) -> tuple[states.TrainState, Metrics]:
-  """One update per rollout; args are those of `gradients`. Donates `state`, never `frozen` or `reference`.
+  """One update per rollout; args are those of `gradients`. Donates `state` alone.
 
   Returns:
     the new state, and metrics: reward_A, kl_A, loss_A, gradient_norm, gradient_norm_A, mismatch, rejected.
@@ -255,7 +250,7 @@ def update(
   reward_BA = rewards.attempt_rewards(batch.verdict, stage.reward_weights, stage.bonus)
   checked = (sums['gap'], sums['kl_A'], reward_BA)
   state, metrics = apply(state, grads, loss_A, stage.learning_rate, optimizer, checked)
-  # A failed grader must not earn the next attempt a bonus here either: `best` is chosen by these rewards.
+  # A failed grader must not earn the next attempt a bonus: `best` is chosen by these rewards.
   known_BA = rewards.reward_is_known(batch.verdict, stage.reward_weights, stage.bonus)
   metrics |= dict(
     loss_A=loss_A,
@@ -287,12 +282,12 @@ def supervised_update(
   spec: UpdateSpec,
   optimizer: optax.GradientTransformation,
 ) -> tuple[states.TrainState, Metrics]:
-  """One supervised update: the mean negative log-probability of the tokens of attempts that are trained.
+  """One supervised update: the mean negative log-probability of the tokens of trained attempts.
 
-  Args are those of `update`; verdicts, reference scores and fields of the KL are not read.
+  Args are those of `update`.
 
   Returns:
-    the new state, and metrics: loss_A (attempts add up to the loss), gradient_norm, rejected, tokens (with loss).
+    the new state, and metrics: loss_A, gradient_norm, rejected, tokens (with loss).
   """
   cast = _cast(state.params, spec)
 
