@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapting beta to a budget of KL: the proportional controller of Ziegler et al. (arXiv 1909.08593, section 2.2)."""
+"""Adapting beta to a budget of KL, as Ziegler et al. do (arXiv 1909.08593, section 2.2)."""
 
 _GAIN = 0.1
 _LARGEST_ERROR = 0.2  # of one step, relative

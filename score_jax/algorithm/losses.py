@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loss of one batch of conversations: policy gradient and KL, one term per attempt.
 
-The value is only a surrogate. Equations are numbered as in docs/method.md.
+Equations are numbered as in docs/method.md.
 """
 
 from flax import struct
@@ -14,16 +14,16 @@ from score_jax.states import StageValues
 
 @struct.dataclass
 class TokenScores:
-  """What the models say of a micro-batch's tokens; `logp` and `kl` carry a gradient."""
+  """Of a micro-batch's tokens; `logp` and `kl` carry a gradient."""
 
   logp: jax.Array  # f32 [B, L]  policy being trained
   ref_logp: jax.Array  # f32 [B, L]
-  kl: jax.Array  # f32 [B, L]  full-vocabulary KL(policy || reference) at each prefix; zeros unless 'exact'
+  kl: jax.Array  # f32 [B, L]  KL(policy || reference) at each prefix; zeros unless 'exact'
 
 
 @struct.dataclass
 class Credit:
-  """Detached weights of each row's attempts, of the whole batch before it is cut."""
+  """Detached weights of attempts, from the whole batch."""
 
   advantage: jax.Array  # f32 [B, A]  rewards.reward_credit
   reward_share: jax.Array  # f32 [B, A]
@@ -32,7 +32,7 @@ class Credit:
 
 
 def attempt_mask(attempt_BL: jax.Array, attempts: int, dtype: jnp.dtype) -> jax.Array:
-  """One-hot mask_BLA of each attempt's sampled tokens; zeros elsewhere."""
+  """One-hot mask_BLA of each attempt's sampled tokens."""
   return (attempt_BL[..., None] == jnp.arange(1, attempts + 1, dtype=attempt_BL.dtype)[None, None]).astype(dtype)
 
 
@@ -87,7 +87,7 @@ def attempt_losses(
 
 
 def _own_kl(kl_form, scores, ratio_BL, mask_BLA, importance_BL):
-  """own_BA: the term with the gradient of an attempt's own KL, before its beta; 'k1' has it in its return."""
+  """own_BA: the term of an attempt's own KL, before its beta; 'k1' has it in its return."""
   if kl_form == 'k1':
     return jnp.zeros_like(mask_BLA[:, 0])
   if kl_form == 'k2_seq':
@@ -121,5 +121,5 @@ def trained_mask(attempt_BL: jax.Array, trained_BA: jax.Array, dtype: jnp.dtype)
 
 
 def supervised_losses(logp_BL: jax.Array, mask_BLA: jax.Array, tokens: jax.Array) -> jax.Array:
-  """loss_A of a micro-batch: negative log-probability of the masked tokens, over `tokens` of the whole batch."""
+  """loss_A of a micro-batch, whose mean is over `tokens` of the whole batch."""
   return -jnp.einsum('bl,bla->a', logp_BL, mask_BLA) / jnp.maximum(tokens, 1)

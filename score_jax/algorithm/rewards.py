@@ -22,10 +22,9 @@ def attempt_rewards(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array
 
 
 def reward_is_known(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array) -> jax.Array:
-  """bool [B, A]: whether every verdict that the attempt's reward reads was really given.
+  """bool [B, A]: whether every verdict that the reward reads was given.
 
-  A host failure (Verdict.ERROR) hides the attempt's own reward and the next one's bonus, where they have a weight.
-  TIMEOUT and UNPARSED are verdicts, not failures.
+  A host failure (Verdict.ERROR) hides an attempt's reward and the next one's bonus, where they have a weight.
   """
   graded_BA = verdict_BA != Verdict.ERROR
   before_BA = jnp.pad(graded_BA, ((0, 0), (1, 0)), constant_values=True)[:, :-1]
@@ -56,7 +55,7 @@ def leave_one_out(value_BA: jax.Array, counted_BA: jax.Array, group: int) -> tup
   A problem's G rows are adjacent. Rows that are not counted are neither a baseline nor trained.
 
   Returns:
-    advantage_BA, 0 where the row is not usable; usable_BA: counted, in a group with at least two counted rows.
+    advantage_BA, 0 where not usable; usable_BA: counted, in a group with two counted rows or more.
 
   Raises:
     ValueError: G is below 2 or does not divide B.
@@ -80,8 +79,8 @@ def reward_credit(
   """The reward's part of every attempt's credit; 0 for an untrained attempt.
 
   Returns:
-    advantage_BA: leave-one-out advantage of the discounted rewards.
-    weight_BA: `shares` of usable rows, over the whole batch: micro-batches can be added up.
+    advantage_BA: leave-one-out, of the discounted rewards.
+    weight_BA: `shares` of usable rows.
   """
   reward_BA = attempt_rewards(verdict_BA, stage.reward_weights, stage.bonus)
   known_BA = reward_is_known(verdict_BA, stage.reward_weights, stage.bonus)
@@ -91,6 +90,6 @@ def reward_credit(
 
 
 def shares(counted_BA: jax.Array, dtype: jnp.dtype) -> jax.Array:
-  """Each row's share of the mean over counted rows, per attempt: 1/n where counted, else 0."""
+  """Each row's share of an attempt's mean: 1/n where counted, else 0."""
   weight_BA = counted_BA.astype(dtype)
   return weight_BA / jnp.maximum(jnp.sum(weight_BA, axis=0, keepdims=True), 1)

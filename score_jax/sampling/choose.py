@@ -10,8 +10,7 @@ _CHUNK = 512  # vocabulary entries that are summed before any is looked at alone
 def next_token(logits_BV: jax.Array, uniform_B: jax.Array, *, temperature: float) -> jax.Array:
   """Draws one token a row, token_B (i32).
 
-  The inverse CDF of a chunk comes first, then that of a token: one over the vocabulary costs several times as much.
-  `log_probability` shares the sums.
+  Inverse CDFs of a chunk, then of a token, cost far less than one over the vocabulary. `log_probability` shares sums.
 
   Args:
     logits_BV: f32.
@@ -59,7 +58,7 @@ def _mass(logits_BNT: jax.Array) -> tuple[jax.Array, jax.Array]:
 def inverse_cdf(probability_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
   """Returns the first token whose cumulative weight exceeds u times the total.
 
-  In f32 the sum may fall in places and end below 1: u scales its end, and takes possible tokens alone.
+  The f32 sum may fall in places and end below 1.
   """
   cdf_BV = jnp.cumsum(probability_BV, axis=-1)
   possible_BV = probability_BV > 0
@@ -75,8 +74,7 @@ def _outermost(reached_BV: jax.Array, possible_BV: jax.Array) -> tuple[jax.Array
   if jax.default_backend() == 'gpu':  # where integers are faster than an argmax over truth values
     first_B = jnp.min(jnp.where(reached_BV, token_V[None], V), axis=-1)
     return first_B, jnp.max(jnp.where(possible_BV, token_V[None], 0), axis=-1)
-  # The form above makes the TPU's partitioner share out the rows among tensor-parallel devices, and gather weights
-  # for it (tests/tpu_programs_test.py).
+  # The form above makes the TPU's partitioner gather weights (tests/tpu_programs_test.py).
   first_B = jnp.where(jnp.any(reached_BV, axis=-1), jnp.argmax(reached_BV, axis=-1), V)
   last_B = V - 1 - jnp.argmax(possible_BV[:, ::-1], axis=-1)
   return first_B.astype(jnp.int32), last_B.astype(jnp.int32)

@@ -15,6 +15,7 @@ line a step, which is cut into rows at the end.
 from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Any
 
 from flax import struct
 import jax
@@ -29,17 +30,17 @@ from score_jax.parallel import mesh as meshes
 from score_jax.sampling import choose
 from score_jax.states import Rollout
 
-_REFILLS = 16  # times that slots are refilled in a generation: few prefills against few idle slots
+_REFILLS = 16  # in a generation: prefills against idle slots
 
 
 @dataclasses.dataclass(frozen=True)
 class RolloutSpec:
   """The compiled-in settings; hashable."""
 
-  budgets: tuple[int, ...]  # [A] most tokens an attempt may sample, its stop token included
-  separators: tuple[tuple[int, ...], ...]  # [A - 1] end-of-turn, then the ids before the next attempt
+  budgets: tuple[int, ...]  # [A] tokens of an attempt, its stop included
+  separators: tuple[tuple[int, ...], ...]  # [A - 1] end-of-turn and what follows
   end_of_turn: int
-  stops: tuple[int, ...]  # ids that end an attempt, `end_of_turn` among them
+  stops: tuple[int, ...]  # ids, `end_of_turn` among them
   pad: int
   temperature: float = 1.0
   decode_slots: int = 0  # rows decoded at a time on each device; 0: all
@@ -72,7 +73,7 @@ class _DecodeSlots:
   first: jax.Array  # i32 [B]  time of the row's first token
   token: jax.Array  # i32 [B]  chosen last, not yet in the cache
   turn: jax.Array  # i32 [B]  attempt under way, 0-based; A when the row is done
-  fed: jax.Array  # i32 [B]  ids given of the separator before this turn; at its length the row samples
+  fed: jax.Array  # i32 [B]  ids given of the separator before this turn
   left: jax.Array  # i32 [B]  of the attempt's budget
   stop: jax.Array  # i8 [B, A]
   end: jax.Array  # i32 [B]  one past the time of the row's last token
@@ -102,7 +103,7 @@ class _State:
   time: jax.Array  # i32 []  of the newest token chosen
   slots: _DecodeSlots
   cache: Cache
-  first_token: _Tokens  # [N] not in the log: its slot's old row may have ended at the same time
+  first_token: _Tokens  # [N] not in the log, where its slot's old row may end
   token_log: _Tokens  # [T, B] what slots chose at each time from P + 1 on
   finished: _Finished
   waiting: jax.Array  # i32 []  the first row that no slot has taken
@@ -131,12 +132,12 @@ def rollout(
   dtype: jnp.dtype,
   mesh: Mesh,
 ) -> Rollout:
-  """Samples A attempts for every row, each device its own rows at its own pace; L = P + spec.growth.
+  """Samples A attempts for every row, each device its own rows; L = P + spec.growth.
 
   Args:
     params: from `decoder.for_decoding`.
     prompt_BP, start_B: i32 left-padded prompts and their first slots.
-    row_B, key: i32 global row numbers and a typed key, which decide all randomness.
+    row_B, key: global row numbers and a typed key: all randomness.
     forced_BF: i32 given first attempts, F = budgets[0]; -1: the token is sampled.
     config, spec, dtype, mesh: what is compiled in.
   """
@@ -158,7 +159,7 @@ def compiled(params, prompt, start, row, key, forced, *, config, spec, dtype, me
 def _rollout(
   params: decoder.Params, rows: _Rows, config: DecoderConfig, spec: RolloutSpec, dtype, anywhere: Callable
 ) -> Rollout:
-  """Samples one device's rows; `anywhere(flag)` speaks for all that step together."""
+  """Samples one device's rows; `anywhere` speaks for all that step together."""
   N, P = rows.prompt.shape
   B = min(spec.decode_slots or N, N)
   refill = -(-B // _REFILLS)
@@ -199,7 +200,7 @@ def _begin(prefill: Callable, rows: _Rows, spec: RolloutSpec, B: int, refill: in
   N, P = rows.prompt.shape
   block = decode_attention.BLOCK if spec.kernel else 1  # of which the ring has whole ones
   ring = -(-(P + spec.growth) // block) * block
-  # While rows wait, at most refill - 1 slots are idle; then the longest conversation decides.
+  # While rows wait, at most refill - 1 slots are idle.
   lines = max(1, spec.growth - 1) if N == B else -(-N * spec.growth // (B - refill + 1)) + spec.growth
   logits_BV, cache = prefill(rows.prompt[:B], rows.start[:B], ring)
   fresh = _fresh(jnp.arange(B, dtype=jnp.int32), rows.start[:B], spec)
@@ -211,7 +212,7 @@ def _begin(prefill: Callable, rows: _Rows, spec: RolloutSpec, B: int, refill: in
     cache=cache,
     first_token=jax.tree.map(lambda new_B: jnp.zeros((N,), new_B.dtype).at[:B].set(new_B), line),
     token_log=jax.tree.map(lambda new_B: jnp.zeros((lines, B), new_B.dtype), line),
-    finished=_Finished(slot=zeros_N, first=zeros_N, end=zeros_N, stop=jnp.zeros((N, spec.attempts), jnp.int8)),
+    finished=_Finished(zeros_N, zeros_N, zeros_N, jnp.zeros((N, spec.attempts), jnp.int8)),
     waiting=jnp.int32(B),
   )
 
@@ -234,7 +235,6 @@ def _admit(prefill: Callable, rows: _Rows, spec: RolloutSpec, state: _State, slo
   B = state.slots.row.shape[0]
   row_R = state.waiting + jnp.arange(slot_R.shape[0], dtype=jnp.int32)
   admitted_R = (row_R < N) & (slot_R < B)
-  # B and N are written nowhere.
   slot_R, where_R = jnp.where(admitted_R, slot_R, B), jnp.where(admitted_R, row_R, N)
   row_R = jnp.minimum(row_R, N - 1)
   finished = _with_finished(state, slot_R)
@@ -244,9 +244,9 @@ def _admit(prefill: Callable, rows: _Rows, spec: RolloutSpec, state: _State, slo
   fresh = _fresh(row_R, state.time - P + start_R, spec)
   slots, line = _advance(fresh, logits_RV, state.time, rows, spec)
   return state.replace(
-    slots=jax.tree.map(lambda old, new: old.at[slot_R].set(new, mode='drop'), state.slots, slots),
+    slots=_written(state.slots, slot_R, slots),
     cache=attention.insert(state.cache, slot_R, prompts, state.time),
-    first_token=jax.tree.map(lambda old, new: old.at[where_R].set(new, mode='drop'), state.first_token, line),
+    first_token=_written(state.first_token, where_R, line),
     finished=finished,
     waiting=state.waiting + jnp.sum(admitted_R.astype(jnp.int32)),
   )
@@ -258,8 +258,13 @@ def _with_finished(state: _State, slot_R: jax.Array) -> _Finished:
   B, N = slots.row.shape[0], state.finished.slot.shape[0]
   there_R = jnp.minimum(slot_R, B - 1)
   row_R = jnp.where(slot_R < B, slots.row[there_R], N)
-  new = _Finished(slot=there_R, first=slots.first[there_R], end=slots.end[there_R], stop=slots.stop[there_R])
-  return jax.tree.map(lambda old, new: old.at[row_R].set(new, mode='drop'), state.finished, new)
+  new = _Finished(there_R, slots.first[there_R], slots.end[there_R], slots.stop[there_R])
+  return _written(state.finished, row_R, new)
+
+
+def _written(old: Any, index_R: jax.Array, new: Any) -> Any:
+  """A tree with R new entries; those beyond its arrays are dropped."""
+  return jax.tree.map(lambda old, new: old.at[index_R].set(new, mode='drop'), old, new)
 
 
 def _advance(
@@ -275,7 +280,12 @@ def _advance(
   feeding = running & (slots.fed < separator_length_A[turn])
   sampling = running & ~feeding
   with jax.named_scope('choose'):
-    drawn, logp = _draw(logits_BV, slots, time, rows, spec)
+    uniform_B = uniforms(rows.key[slots.row], time - slots.first)
+    drawn = choose.next_token(logits_BV, uniform_B, temperature=spec.temperature)
+    done_B = jnp.clip(spec.budgets[0] - slots.left, 0, rows.forced.shape[1] - 1)
+    forced = rows.forced[slots.row, done_B]
+    drawn = jnp.where((slots.turn == 0) & (forced >= 0), forced, drawn)
+    logp = choose.log_probability(logits_BV, drawn)
   fed_token = separator_AF[turn, jnp.minimum(slots.fed, separator_AF.shape[1] - 1)]
   token = jnp.where(sampling, drawn, jnp.where(feeding, fed_token, spec.pad))
 
@@ -297,19 +307,7 @@ def _advance(
     end=jnp.where(running, time + 1, slots.end),
   )
   attempt = jnp.where(sampling, turn + 1, 0).astype(jnp.int8)
-  return moved, _Tokens(tokens=token, attempt=attempt, logp=jnp.where(sampling, logp, 0))
-
-
-def _draw(
-  logits_BV: jax.Array, slots: _DecodeSlots, time: jax.Array, rows: _Rows, spec: RolloutSpec
-) -> tuple[jax.Array, jax.Array]:
-  """Each slot's token, forced or drawn, and its T=1 log-probability."""
-  uniform_B = uniforms(rows.key[slots.row], time - slots.first)
-  drawn = choose.next_token(logits_BV, uniform_B, temperature=spec.temperature)
-  done_B = jnp.clip(spec.budgets[0] - slots.left, 0, rows.forced.shape[1] - 1)
-  forced = rows.forced[slots.row, done_B]
-  token = jnp.where((slots.turn == 0) & (forced >= 0), forced, drawn)
-  return token, choose.log_probability(logits_BV, token)
+  return moved, _Tokens(token, attempt, jnp.where(sampling, logp, 0))
 
 
 def _cut(state: _State, finished: _Finished, rows: _Rows, spec: RolloutSpec) -> Rollout:
@@ -323,8 +321,8 @@ def _cut(state: _State, finished: _Finished, rows: _Rows, spec: RolloutSpec) -> 
     token_NL = jnp.where(inside_NL, log_TB[line_NL, finished.slot[:, None]], jnp.asarray(empty, log_TB.dtype))
     return jnp.concatenate([before_NP.astype(log_TB.dtype), first_N[:, None], token_NL[:, 1:]], axis=1)
 
-  before = _Tokens(tokens=rows.prompt, attempt=jnp.zeros((N, P)), logp=jnp.zeros((N, P)))
-  chosen = jax.tree.map(row, before, state.first_token, state.token_log, _Tokens(tokens=spec.pad, attempt=0, logp=0))
+  before = _Tokens(rows.prompt, jnp.zeros((N, P)), jnp.zeros((N, P)))
+  chosen = jax.tree.map(row, before, state.first_token, state.token_log, _Tokens(spec.pad, 0, 0))
   return Rollout(**vars(chosen), start=rows.start, end=finished.end - zero_N, stop=finished.stop)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's side of a rollout: problems in, conversations and their texts out."""
+"""The host's side of a rollout."""
 
 import dataclasses
 import enum
@@ -35,7 +35,7 @@ class Stream(enum.IntEnum):
 
 
 def stream_key(seed: int, stream: Stream, step: int) -> jax.Array:
-  """Returns the key of a rollout, into which rows fold their global number."""
+  """Returns the key of a rollout."""
   return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), int(stream)), step)
 
 
@@ -91,7 +91,7 @@ class Sampler:
     first_row: int = 0,
     forced: np.ndarray | None = None,
   ) -> Rollout:
-    """Samples one conversation per prompt of this host; returns all hosts' rows, on the devices.
+    """Samples a conversation per prompt of this host; returns all hosts' rows, on the devices.
 
     Args:
       params, prompts, key, spec: from `layout`, `encoded`, `stream_key` and `spec`.

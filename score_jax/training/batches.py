@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a rollout to the rows of an update: left-aligned, the work spread evenly."""
+"""From a rollout to the rows of an update."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ _BLOCK = 128  # slots; what kernels and matrix products like
 
 
 def of_rollout(rollout: Rollout, trained_BA: np.ndarray, verdict_BA: np.ndarray | None = None) -> Batch:
-  """Returns the batch of a rollout in host memory, rows in their order."""
+  """Returns the left-aligned batch of a rollout, in host memory."""
   slot_BL = rollout.start[:, None] + np.arange(rollout.tokens.shape[1])
   inside_BL = slot_BL < rollout.end[:, None]
   slot_BL = np.where(inside_BL, slot_BL, 0)
@@ -34,9 +34,9 @@ def of_rollout(rollout: Rollout, trained_BA: np.ndarray, verdict_BA: np.ndarray 
 
 
 def balanced_order(length_B: np.ndarray, group: int, shards: int, parts: int) -> np.ndarray:
-  """Returns an order of rows in which the micro-batches of each device have about as many tokens.
+  """Returns an order of rows in which a device's micro-batches have about as many tokens.
 
-  A device's problems move whole, the longest first, each to the part with room that has the fewest tokens.
+  The longest problem comes first, to the part with room that has the fewest tokens.
 
   Args:
     length_B: tokens of each row.
@@ -62,7 +62,7 @@ def balanced_order(length_B: np.ndarray, group: int, shards: int, parts: int) ->
 
 
 def packed_length(length_B: np.ndarray, longest: int, group: int, shards: int, parts: int) -> int:
-  """Returns the length of a stream, one of a few, for any micro-batch of rows in `balanced_order`."""
+  """Returns a stream's length, one of a few, for any micro-batch in `balanced_order`."""
   tokens_XPK = length_B.reshape(shards, -1, parts, group).sum(-1)
   most = int(tokens_XPK.sum(axis=1).max())
   slots = length_B.size // (shards * parts) * longest
@@ -71,7 +71,7 @@ def packed_length(length_B: np.ndarray, longest: int, group: int, shards: int, p
 
 
 def packed(batch: Batch, spec: UpdateSpec, shards: int, pack: bool) -> tuple[Batch, np.ndarray, UpdateSpec]:
-  """Returns the batch as an update packs it, the order of its rows, and the spec with its streams' length.
+  """Returns the batch as an update packs it, its rows' order, and the spec with its streams' length.
 
   The batch is in host memory. Without `pack` rows stay in their order, one a stream.
   """

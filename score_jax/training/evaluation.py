@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax import core_types, tasks
+from score_jax import tasks
 from score_jax.algorithm import rewards
 from score_jax.config import RunConfig
+from score_jax.core_types import Graded, Problem, Verdict
 from score_jax.errors import ConfigError, TryAgainError
 from score_jax.faults import watchdog
 from score_jax.graders import pool
@@ -34,7 +35,7 @@ from score_jax.training import preflight, stages
 from score_jax.training import run as runs
 from score_jax.training.run import Run
 
-_FIRST = -1_000_000_000  # problem of `measure`: far from those of steps and offline pools
+_FIRST = -1_000_000_000  # problem of `measure`: far from all others
 _SCALING_TEMPERATURE = 0.7  # paper, section 6.2
 
 Results = dict[str, Any]  # as JSON
@@ -43,7 +44,7 @@ Results = dict[str, Any]  # as JSON
 @dataclasses.dataclass(frozen=True)
 class Grades:
   texts: list[list[str]]  # [B][A]
-  graded: list[list[core_types.Graded]]  # [B][A]
+  graded: list[list[Graded]]  # [B][A]
 
   @property
   def verdict(self) -> np.ndarray:
@@ -75,10 +76,7 @@ def evaluate_base(run: Run) -> Results:
 
 
 def evaluate_ends(run: Run, wanted: dict[str, tuple[int, Any]]) -> Results:
-  """Returns eval.json with the ledgers of the policies that a run ends with, evaluated where it lacks them.
-
-  `wanted` has step and trained parameters of 'final' and 'last'.
-  """
+  """Returns eval.json with ledgers of `wanted`, step and parameters of 'final' and 'last'."""
   before = hosts.from_main('eval.json', run.folder.read_eval)
   results = {name: value for name, value in before.items() if name not in ('final', 'last')}
   for name, (step, params) in wanted.items():
@@ -91,7 +89,7 @@ def evaluate_ends(run: Run, wanted: dict[str, tuple[int, Any]]) -> Results:
 
 
 def due(run: Run, params: Any, record: Results) -> Results:
-  """Returns what is due after a step and missing in its record: `eval` and `selection`."""
+  """Returns `eval` and `selection` if they are due and `record` lacks them."""
   step, every, results = record['step'], run.config.eval.every, {}
   if every and step % every == 0 and 'eval' not in record:
     results['eval'] = evaluate_policy(run, run.policy(params), f'step{step}')
@@ -103,8 +101,8 @@ def due(run: Run, params: Any, record: Results) -> Results:
 def measure(run: Run, params: Any) -> Results:
   """Returns `figures` of trained parameters on the problems of config.selection, one sampled conversation each.
 
-  They choose the best checkpoint, since returns of other rewards cannot be compared. Problems and keys are the same
-  every time; no step draws them where the task makes any number of problems.
+  They choose the best checkpoint, since returns of other rewards cannot be compared. Problems and keys are fixed; no
+  step draws these problems if the task makes any number of them.
   """
   config, settings, sampler = run.config, run.config.selection, run.sampler
   problems = run.task.problems(config.seed, 'train', range(_FIRST, _FIRST + settings.problems))
@@ -117,16 +115,16 @@ def measure(run: Run, params: Any) -> Results:
 
 
 def figures(rows: Sequence[Row], reward_weights: tuple[float, ...], bonus: tuple[float, ...]) -> Results:
-  """Returns what the best is chosen by, `return`, and accuracy [A], answer_changed and text_changed of rows.
+  """Returns what the best is chosen by, and more of these conversations.
 
-  `return` adds up `rewards.attempt_rewards`, each attempt's mean over the rows where it is known.
+  `return` adds up each attempt's mean reward over rows where it is known.
   """
   verdicts, changed_B2 = report_rows.verdicts(rows), report_rows.changed_in(rows)
   parts = jnp.asarray(verdicts), jnp.array(reward_weights, jnp.float32), jnp.array(bonus, jnp.float32)
   known_BA, reward_BA = rewards.reward_is_known(*parts), rewards.attempt_rewards(*parts)
   return {
     'return': float(jnp.sum(reward_BA * rewards.shares(known_BA, reward_BA.dtype))),
-    'accuracy': (verdicts == core_types.Verdict.CORRECT).mean(axis=0).tolist(),
+    'accuracy': (verdicts == Verdict.CORRECT).mean(axis=0).tolist(),
     'answer_changed': float(changed_B2[:, 1].mean()),
     'text_changed': float(changed_B2[:, 0].mean()),
   }
@@ -145,7 +143,7 @@ def evaluate_folder(
     first_attempts: a file of first attempts; '': the model's own.
 
   Raises:
-    UserError: the model, data or file cannot be used, or `scaling` is asked of programs.
+    UserError: model, data or file cannot be used, or `scaling` is asked of programs.
   """
   task, seed = tasks.open_task(config.task), config.eval.seed
   votes = GRADERS[task.verifier].votes
@@ -203,8 +201,8 @@ def evaluate(
 
 
 def accounted(rows: Sequence[Row]) -> Results:
-  """Returns the ledger of rows; TryAgainError if the grader itself failed in each of them."""
-  if all(any(attempt.verdict == core_types.Verdict.ERROR for attempt in row.attempts) for row in rows):
+  """Returns the ledger of rows; TryAgainError if the grader failed in each."""
+  if all(any(attempt.verdict == Verdict.ERROR for attempt in row.attempts) for row in rows):
     raise TryAgainError(
       f'the grader failed on all {len(rows)} conversations of an evaluation: look at its messages above and at '
       'config.grading, then run the same command again'
@@ -216,7 +214,7 @@ def conversations(
   sampler: Sampler,
   grader: pool.Grader,
   params: Any,
-  problems: Sequence[core_types.Problem],
+  problems: Sequence[Problem],
   spec: RolloutSpec,
   seed: int,
   rows: int,
@@ -246,20 +244,20 @@ def conversations(
 def rollouts(
   sampler: Sampler,
   params: Any,
-  problems: Sequence[core_types.Problem],
+  problems: Sequence[Problem],
   key: jax.Array,
   spec: RolloutSpec,
   rows: int,
   *,
   first_row: int = 0,
   first: Mapping[str, np.ndarray] | None = None,
-) -> Iterator[tuple[int, np.ndarray, list[core_types.Problem], Rollout]]:
-  """Samples one conversation per problem, `rows` at a time; repeats of the last problem fill the last batch.
+) -> Iterator[tuple[int, np.ndarray, list[Problem], Rollout]]:
+  """Samples a conversation per problem, `rows` at a time; repeats of the last fill the last batch.
 
   Args are those of `conversations` and `Sampler.sample`.
 
   Yields:
-    problems before the batch; this host's rows of it, i32; their problems; all hosts' rollout, on devices.
+    problems before the batch; this host's rows of it; their problems; all hosts' rollout.
   """
   mine = meshes.local_rows(sampler.mesh, rows)
   for begin in range(0, len(problems), rows):
@@ -272,7 +270,7 @@ def rollouts(
     yield begin, mine, own, sampler.sample(params, prompts, key, spec, first_row=first_row + begin, forced=forced)
 
 
-def grade(grader: pool.Grader, problems: Sequence[core_types.Problem], texts: list[list[str]]) -> Grades:
+def grade(grader: pool.Grader, problems: Sequence[Problem], texts: list[list[str]]) -> Grades:
   """Returns the verifier's verdicts on the texts [B][A] of attempts."""
   pairs = zip(problems, texts, strict=True)
   graded = iter(grader.grade([(problem.reference, text) for problem, attempts in pairs for text in attempts]))

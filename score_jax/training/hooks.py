@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens around the steps of a run: hooks in a list, each with one job."""
+"""What happens around the steps of a run."""
 
 from collections.abc import Callable, Sequence
 import contextlib
@@ -31,9 +31,9 @@ class Training:
   checkpoints: Checkpoints
   state: TrainState  # after the newest step; the next step consumes it
   progress: Progress
-  stage_run: stages.StageRun | None = None  # of the newest step; None before the first
+  stage_run: stages.StageRun | None = None  # of the newest step
   record: dict[str, Any] = dataclasses.field(default_factory=dict)  # the newest step's metrics
-  stop: errors.StoppedError | None = None  # set by a hook: ends the run once the step is saved
+  stop: errors.StoppedError | None = None  # ends the run once the step is saved
   say: Callable[[str], None] = print  # on the terminal of host 0
   evaluations: dict[str, Any] = dataclasses.field(default_factory=dict)  # eval.json, at the end
 
@@ -44,8 +44,7 @@ class Training:
 class Hook:
   """What a run does around each step; a subclass overrides what it needs.
 
-  The thread that trains calls hooks on every host, and all must decide the same. They come in the order of the list
-  after a step, in reverse before it.
+  The thread that trains calls hooks on every host, and all must decide the same. Before a step the order is reversed.
 
   A hook may set `training.stop`, and add JSON values to `training.record` after a step, for metrics.jsonl. A resumed
   run is exact if the hooks that change `training.state` or `.progress` are.
@@ -67,7 +66,7 @@ def standard(training: Training, own: Sequence[Hook]) -> list[Hook]:
 
 
 class EmergencyCheckpointer(Hook):
-  """Holds the newest complete step, to save it from the main thread or one that a signal woke."""
+  """Holds the newest complete step, to save it when a signal comes."""
 
   def __init__(self, training: Training):
     self._run, self._checkpoints = training.run, training.checkpoints
@@ -102,7 +101,7 @@ class EmergencyCheckpointer(Hook):
       self._unwritten = None
 
   def save(self) -> None:
-    """Saves the step that is held, if it is new; a resumed run adds its evaluation."""
+    """Saves the step that is held, if it is new."""
     with self._lock:
       if self._progress.step == self._begun:
         return
@@ -153,7 +152,7 @@ class Evaluate(Hook):
 
 
 class Report(Hook):
-  """Writes the step's record and shows it; an alarm of config.report.stop_on stops all hosts."""
+  """Writes and shows the step's record; an alarm of config.report.stop_on stops all hosts."""
 
   _monitor: Monitor | None = None
 
@@ -221,7 +220,7 @@ class Checkpoint(Hook):
 
 
 def requested(step: int) -> bool:
-  """Whether all processes should end, since one was asked to. All call it at every step."""
+  """Whether all processes should end. All call it at every step."""
   # A signal that comes meanwhile is for the next step.
   asked = any(hosts.gather(f'whether to stop after step {step}', signals.requested()))
   if asked and not signals.requested():

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the host counts from step to step, and the limits that end a run.
 
-Checkpoints hold the counts: a resumed run stops where it would have without a break.
+Checkpoints hold the counts, so a resumed run stops at the same step.
 """
 
-from collections.abc import Iterator
 import dataclasses
 import math
 from typing import Any
@@ -49,7 +48,7 @@ def _next_scales(stage: Stage, progress: Progress, record: dict[str, Any]) -> tu
 
 
 def _limits(config: RunConfig, record: dict[str, Any]) -> tuple[tuple[str, float, float], ...]:
-  """Returns (field, the step's value, limit). A supervised step has neither value."""
+  """(field, value, limit). A supervised step has no values."""
   kl = max(record.get('kl', (0.0,)), key=lambda x: math.inf if math.isnan(x) else x)
   mismatch, faults = record.get('mismatch', 0.0), config.faults
   return ('kl_limit', kl, faults.kl_limit), ('mismatch_stop', mismatch, faults.mismatch_stop)
@@ -66,27 +65,24 @@ def check(
   config: RunConfig, progress: Progress, record: dict[str, Any], rejected_in_a_row: int, checkpoints: Any
 ) -> None:
   """Raises NumericsError if the run is beyond its limits."""
-  for reason in _broken(config, progress, record, rejected_in_a_row):
-    raise NumericsError(
-      f'{reason}. The last good checkpoint is kept in {checkpoints}. Look at the end of metrics.jsonl, and begin a '
-      'new --workdir with a lower learning rate, from this run by --config.init_from if it is worth it'
-    )
-
-
-def _broken(config: RunConfig, progress: Progress, record: dict[str, Any], rejected_in_a_row: int) -> Iterator[str]:
-  """Yields which limits are broken, the gravest first."""
   share, most = config.faults.max_rejected, config.optim.max_rejected_in_a_row
+  rejected, reasons = len(progress.rejected), []
   if rejected_in_a_row >= most:
-    yield (
+    reasons.append(
       f'{rejected_in_a_row} steps in a row had a non-finite loss, gradient, log-probability, reward or parameter and '
       f'were rejected (config.optim.max_rejected_in_a_row = {most})'
     )
-  if share and progress.step >= REJECTED_WINDOW and len(progress.rejected) > share * REJECTED_WINDOW:
-    yield (
-      f'{len(progress.rejected)} of the newest {REJECTED_WINDOW} steps had non-finite numbers and were rejected '
+  if share and progress.step >= REJECTED_WINDOW and rejected > share * REJECTED_WINDOW:
+    reasons.append(
+      f'{rejected} of the newest {REJECTED_WINDOW} steps had non-finite numbers and were rejected '
       f'(config.faults.max_rejected = {share})'
     )
   for (field, worst, limit), count in zip(_limits(config, record), progress.over_limit, strict=True):
     if count >= _PATIENCE:
       above = f'above config.faults.{field} = {limit} (the last: {worst:.4g})'
-      yield f'{count} steps in a row were {above}: {_CAUSES[field]}'
+      reasons.append(f'{count} steps in a row were {above}: {_CAUSES[field]}')
+  if reasons:
+    raise NumericsError(
+      f'{reasons[0]}. The last good checkpoint is kept in {checkpoints}. Look at the end of metrics.jsonl, and begin a '
+      'new --workdir with a lower learning rate, perhaps from this run by --config.init_from'
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop: which step is next, what happens around it, and how the run ends.
+"""The training loop: which step is next, and how the run ends.
 
 Seed, step number and state decide a step, so a resumed run ends as it would have.
 """
@@ -83,7 +83,7 @@ def _make_steps(training: Training, method: Method, hooks: Sequence[Hook], trace
 
 
 def prefetched(make: Callable[[int], Any], first: int, end: int) -> Iterator[Any]:
-  """Yields make(first), ..., make(end - 1), each made by a thread while the one before is used."""
+  """Yields make(first), ..., make(end - 1); a thread makes each while the one before is used."""
   with ThreadPoolExecutor(1, thread_name_prefix='inputs') as thread:
     inputs = make(first)
     for step in range(first + 1, end):
@@ -94,7 +94,7 @@ def prefetched(make: Callable[[int], Any], first: int, end: int) -> Iterator[Any
 
 
 def _resumed(run: runs.Run, checkpoints: saving.Checkpoints) -> Training:
-  """Returns the run, fresh or as its newest whole checkpoint left it; makes evaluations that a stop cut off."""
+  """Returns the run, fresh or resumed; makes evaluations that a stop cut off."""
   config, folder = run.config, run.folder
   with watchdog.phase('restore'):
     abstract = specs.abstract_state_of(run.mesh, run.trained, run.optimizer)

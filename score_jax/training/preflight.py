@@ -54,7 +54,7 @@ def check_hosts(config: RunConfig, task: Task) -> None:
 
 
 def choose_parent(config: RunConfig, folder: RunFolder, base: str) -> dict[str, Any] | None:
-  """Returns path, step and sha256 of the best checkpoint of config.init_from; None if that is not set.
+  """Returns path, step and sha256 of the best checkpoint of config.init_from, if that is set.
 
   A run in `folder` that has begun keeps its own. Else both runs must train the same weights, adapters on the same
   `base`, a hash.
@@ -73,7 +73,7 @@ def choose_parent(config: RunConfig, folder: RunFolder, base: str) -> dict[str, 
 
 
 def _noted(config: RunConfig, folder: RunFolder, base: str) -> dict[str, Any] | None:
-  """What a run under way has noted of its parent; checks a run that has not begun."""
+  """What a run under way has noted; checks a run that has not begun."""
   path, ours = config.init_from, config.lora
   if folder.has_begun():
     noted = folder.read_config()['identity'].get('init_from')

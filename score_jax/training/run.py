@@ -53,7 +53,7 @@ class Run:
   optimizer: optax.GradientTransformation
   update_spec: UpdateSpec
   base: Any  # parameters in the training layout and compute dtype, never donated
-  parent: dict[str, Any] | None = None  # checkpoint of config.init_from that the run began from
+  parent: dict[str, Any] | None = None  # the run's checkpoint of config.init_from
 
   @property
   def frozen(self) -> Any:
@@ -67,7 +67,7 @@ class Run:
 
   @property
   def reference_dtype(self) -> Any:
-    """Of a reference copied from the policy, which rounded adapters would differ from."""
+    """Of a reference copied from the policy: adapters stay f32."""
     return jnp.float32 if self.config.lora.rank else self.sampler.dtype
 
   def policy(self, params: Any) -> Any:
@@ -87,7 +87,7 @@ def check_base(folder: RunFolder, source: pathlib.Path) -> None:
 
 
 def compile_cache(setting: str, backend: str, environment: Mapping[str, str]) -> str | None:
-  """Returns the folder for compiled programs that config.compile_cache means; None: JAX's own variable, or none.
+  """Returns the folder for compiled programs of config.compile_cache; None: JAX's variable, or none.
 
   On CPU 'auto' is none: programs for one processor may fail on another.
   """
@@ -102,7 +102,7 @@ def compile_cache(setting: str, backend: str, environment: Mapping[str, str]) ->
 
 
 def compute_dtype(name: str) -> Any:
-  """Returns the dtype of config.model.dtype; 'auto': bfloat16 where devices have it, else float32."""
+  """Returns the dtype of config.model.dtype; 'auto': bfloat16 where devices have it."""
   if name == 'auto':
     name = 'bfloat16' if has_bfloat16(jax.devices()[0]) else 'float32'
   # Accelerators otherwise round the inputs of f32 products (TF32, bf16 passes).
@@ -119,7 +119,7 @@ def has_bfloat16(device: Any) -> bool:
 
 
 def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> Sampler:
-  """Opens the tokenizer and chat template of a model folder, and the settings of sampling."""
+  """Opens a model folder to sample from it."""
   task, sampling = config.task, config.sampling
   tokenizer = load_tokenizer(model_folder, task.chat_template)
   decoder = hf.read_config(model_folder)
@@ -162,7 +162,7 @@ def open_run(config: RunConfig, workdir: str) -> Run:
   Raises:
     UserError: what is wrong; nothing has been written.
   """
-  # Before the devices: grader processes begin with nothing of them, and bad data is told at once.
+  # Before the devices, of which grader processes then have nothing.
   task = tasks.open_task(config.task)
   preflight.check_task(config, task)
   grader = pool.open_grader(task.verifier, config.grading)

@@ -52,9 +52,9 @@ def is_measured(config: RunConfig, step: int) -> bool:
 
 
 def considered(config: RunConfig, progress: Progress, record: dict[str, Any]) -> Progress:
-  """Returns `progress` with its best updated, if its step, of which `record` is, is a checkpoint of the last stage.
+  """Returns `progress` with its best updated, if its step (`record`) is a checkpoint of the last stage.
 
-  A run cut short by max_steps considers no step that the whole run would not.
+  A run cut short by max_steps considers no other steps than the whole run.
   """
   if not stage_run_at(config.stage_runs, progress.step - 1).is_last or not is_checkpoint(config, progress.step):
     return progress
@@ -62,6 +62,6 @@ def considered(config: RunConfig, progress: Progress, record: dict[str, Any]) ->
 
 
 def needed_checkpoints(config: RunConfig, step: int) -> tuple[int, ...]:
-  """Returns the checkpoint with the reference of the stage after `step`; (): it is the base."""
+  """Returns the checkpoint with the reference after `step`; (): it is the base."""
   stage_run = stage_run_at(config.stage_runs, min(step, config.total_steps - 1))
   return (stage_run.first_step,) if stage_run.stage.reference == 'stage_start' else ()

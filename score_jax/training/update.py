@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One update: loss, gradient and optimizer in one compiled, donated call.
 
-The reference scores a rollout before it, while the host grades; for the exact KL alone, the update runs it too.
+The reference scores a rollout before it, while the host grades; the exact KL needs it in the update.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from score_jax import states
 from score_jax.algorithm import losses, rewards
+from score_jax.algorithm.losses import TokenScores
 from score_jax.models import flash, packing, scoring
 from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
 from score_jax.models.flash import Attention
 from score_jax.models.lora import Lora
+from score_jax.states import Batch, StageValues, TrainState
 
 Metrics = dict[str, jax.Array]
 
@@ -68,7 +69,7 @@ def whole(tree: Any, group: int) -> Any:
   return jax.tree.map(join, tree)
 
 
-def _streams(part: states.Batch, spec: UpdateSpec) -> tuple[jax.Array, packing.PackedRows, packing.Alignment]:
+def _streams(part: Batch, spec: UpdateSpec) -> tuple[jax.Array, packing.PackedRows, packing.Alignment]:
   """tokens_XT, where its rows lie, and the way back to [B, L]."""
   B, L = part.tokens.shape
   if not spec.packed_length:
@@ -79,7 +80,7 @@ def _streams(part: states.Batch, spec: UpdateSpec) -> tuple[jax.Array, packing.P
   return back.to_streams(part.tokens), rows, back
 
 
-def _scored(params: Any, reference: Any, part: states.Batch, spec: UpdateSpec, remat: str) -> tuple[jax.Array, ...]:
+def _scored(params: Any, reference: Any, part: Batch, spec: UpdateSpec, remat: str) -> tuple[jax.Array, ...]:
   """f32 [B, L]: log-probabilities; with a reference also its own, and the exact KL."""
   tokens_XT, rows, back = _streams(part, spec)
   streams = max(1, tokens_XT.shape[0] // spec.shards)
@@ -92,25 +93,25 @@ def _scored(params: Any, reference: Any, part: states.Batch, spec: UpdateSpec, r
   return tuple(map(back.to_rows, scores_XT))
 
 
-def scores(params: Any, reference: Any, part: states.Batch, spec: UpdateSpec) -> losses.TokenScores:
-  """Scores of a micro-batch; the gradient flows through the policy alone."""
+def scores(params: Any, reference: Any, part: Batch, spec: UpdateSpec) -> TokenScores:
+  """Scores of a micro-batch, with the policy's gradient."""
   if spec.reference_in_update:
     logp, ref_logp, kl = _scored(params, reference, part, spec, spec.remat)
-    return losses.TokenScores(logp=logp, ref_logp=jax.lax.stop_gradient(ref_logp), kl=kl)
+    return TokenScores(logp=logp, ref_logp=jax.lax.stop_gradient(ref_logp), kl=kl)
   (logp,) = _scored(params, None, part, spec, spec.remat)
-  return losses.TokenScores(logp=logp, ref_logp=part.ref_logp, kl=jnp.zeros_like(logp))
+  return TokenScores(logp=logp, ref_logp=part.ref_logp, kl=jnp.zeros_like(logp))
 
 
 @functools.partial(jax.jit, static_argnames=('spec',))
-def reference_logps(frozen: Any, reference: Any, batch: states.Batch, *, spec: UpdateSpec) -> jax.Array:
-  """f32 [B, L]: log-probabilities of a batch's tokens under the reference; args are those of `update`."""
+def reference_logps(frozen: Any, reference: Any, batch: Batch, *, spec: UpdateSpec) -> jax.Array:
+  """f32 [B, L]: log-probabilities under the reference; args as of `update`."""
   params = loras.joined(frozen, reference, spec.lora)
   parts = micro_batched(batch, spec.micro_batches, spec.group)
   return whole(jax.lax.map(lambda part: _scored(params, None, part, spec, 'none')[0], parts), spec.group)
 
 
 def gradients(
-  params: Any, frozen: Any, reference: Any, batch: states.Batch, stage: states.StageValues, spec: UpdateSpec
+  params: Any, frozen: Any, reference: Any, batch: Batch, stage: StageValues, spec: UpdateSpec
 ) -> tuple[jax.Array, tuple[Any, ...], Metrics]:
   """Loss and gradient of a whole batch, accumulated over micro-batches.
 
@@ -122,8 +123,8 @@ def gradients(
     stage, spec: its numbers, and what is compiled in.
 
   Returns:
-    loss_A; gradient trees to be added (one per attempt if their norms are wanted, else one), f32 for several
-    micro-batches, else in the compute dtype; metrics summed over rows.
+    loss_A; gradient trees to be added (per attempt if their norms are wanted), f32 for several micro-batches,
+    else in the compute dtype; metrics summed over rows.
   """
   advantage_BA, reward_share_BA = rewards.reward_credit(batch.verdict, batch.trained, stage, spec.group)
   reference_policy = loras.joined(frozen, reference, spec.lora) if spec.reference_in_update else None
@@ -174,7 +175,7 @@ def _added_up(micro: Callable[[Any], Any], inputs: Any, spec: UpdateSpec) -> Any
   return jax.lax.scan(add, zeros, parts)[0]
 
 
-def _row_metrics(token_scores: losses.TokenScores, ratio_BA: jax.Array, part: states.Batch) -> Metrics:
+def _row_metrics(token_scores: TokenScores, ratio_BA: jax.Array, part: Batch) -> Metrics:
   """Sums over a micro-batch's rows and sampled tokens."""
   trained_BA = part.trained.astype(ratio_BA.dtype)
   attempt_trained_BA = jnp.pad(part.trained, ((0, 0), (1, 0)))  # column 0: context
@@ -189,14 +190,14 @@ def _row_metrics(token_scores: losses.TokenScores, ratio_BA: jax.Array, part: st
 
 
 def apply(
-  state: states.TrainState,
+  state: TrainState,
   grads: tuple[Any, ...],
   loss_A: jax.Array,
   learning_rate: jax.Array,
   optimizer: optax.GradientTransformation,
   checked: tuple[jax.Array, ...] = (),
-) -> tuple[states.TrainState, Metrics]:
-  """The optimizer's step, or none if a loss, gradient, parameter, moment or entry of `checked` is not finite.
+) -> tuple[TrainState, Metrics]:
+  """The optimizer's step, or none if loss, gradient, parameter, moment or `checked` is not finite.
 
   `checked` are inputs of the loss that a zero weight could have masked. The step is worked out twice, to see whether
   it is finite and in place of the old state; beside that it would take three more copies of the parameters.
@@ -204,7 +205,7 @@ def apply(
   norm = optax.tree.norm(_sum(grads))
 
   def stepped(params, opt_state, grads):
-    with jax.numpy_dtype_promotion('standard'):  # optax mixes floats with its integer step count
+    with jax.numpy_dtype_promotion('standard'):  # for optax's integer step count
       direction, opt_state = optimizer.update(_sum(grads), opt_state, params)
     return jax.tree.map(lambda p, d: p - learning_rate * d, params, direction), opt_state
 
@@ -218,7 +219,7 @@ def apply(
   params, opt_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, tuple(old))
   rejected = 1 - finite.astype(jnp.int32)
   in_a_row = (state.rejected_in_a_row + rejected) * rejected
-  new_state = states.TrainState(state.step + 1, params, opt_state, state.rejected + rejected, in_a_row)
+  new_state = TrainState(state.step + 1, params, opt_state, state.rejected + rejected, in_a_row)
   metrics = dict(gradient_norm=norm, rejected=rejected)
   if len(grads) > 1:
     metrics['gradient_norm_A'] = jnp.stack([optax.tree.norm(_sum((part,))) for part in grads])
@@ -232,19 +233,19 @@ def _sum(grads: tuple[Any, ...]) -> Any:
 
 @functools.partial(jax.jit, static_argnames=('spec', 'optimizer'), donate_argnames=('state',))
 def update(
-  state: states.TrainState,
+  state: TrainState,
   frozen: Any,
   reference: Any,
-  batch: states.Batch,
-  stage: states.StageValues,
+  batch: Batch,
+  stage: StageValues,
   *,
   spec: UpdateSpec,
   optimizer: optax.GradientTransformation,
-) -> tuple[states.TrainState, Metrics]:
+) -> tuple[TrainState, Metrics]:
   """One update per rollout; args are those of `gradients`. Donates `state` alone.
 
   Returns:
-    the new state, and metrics: reward_A, kl_A, loss_A, gradient_norm, gradient_norm_A, mismatch, rejected.
+    the state, and reward_A, kl_A, loss_A, gradient_norm, gradient_norm_A, mismatch, rejected.
   """
   loss_A, grads, sums = gradients(state.params, frozen, reference, batch, stage, spec)
   reward_BA = rewards.attempt_rewards(batch.verdict, stage.reward_weights, stage.bonus)
@@ -263,7 +264,7 @@ def update(
 
 @jax.jit
 def checksum(tree: Any) -> jax.Array:
-  """u32 sum, modulo 2**32, of the bits of all leaves: the same on every mesh."""
+  """u32 sum of the bits of all leaves: the same on every mesh."""
 
   def bits(leaf: jax.Array) -> jax.Array:
     words = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f'uint{8 * leaf.dtype.itemsize}'))
@@ -274,29 +275,29 @@ def checksum(tree: Any) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=('spec', 'optimizer'), donate_argnames=('state',))
 def supervised_update(
-  state: states.TrainState,
+  state: TrainState,
   frozen: Any,
-  batch: states.Batch,
+  batch: Batch,
   learning_rate: jax.Array,
   *,
   spec: UpdateSpec,
   optimizer: optax.GradientTransformation,
-) -> tuple[states.TrainState, Metrics]:
-  """One supervised update: the mean negative log-probability of the tokens of trained attempts.
+) -> tuple[TrainState, Metrics]:
+  """One update on the mean negative log-probability of trained attempts' tokens.
 
   Args are those of `update`.
 
   Returns:
-    the new state, and metrics: loss_A, gradient_norm, rejected, tokens (with loss).
+    the state, and loss_A, gradient_norm, rejected, tokens (with loss).
   """
   cast = _cast(state.params, spec)
 
-  def mask(part: states.Batch) -> jax.Array:
+  def mask(part: Batch) -> jax.Array:
     return losses.trained_mask(part.attempt, part.trained, jnp.float32)
 
   tokens = jnp.sum(mask(batch))
 
-  def micro(part: states.Batch):
+  def micro(part: Batch):
     def loss(params):
       (logp_BL,) = _scored(loras.joined(frozen, params, spec.lora), None, part, spec, spec.remat)
       loss_A = losses.supervised_losses(logp_BL, mask(part), tokens)

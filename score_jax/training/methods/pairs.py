@@ -20,7 +20,7 @@ def star(right_N2: np.ndarray, problem_N: np.ndarray, plus: bool, rng: np.random
     rng: not read.
 
   Returns:
-    i64 [n, 3]: conversations of the first and of the second attempt, and which attempt there (0 or 1).
+    i64 [n, 3]: conversations of first and second attempt, and which of its attempts the second is.
   """
   del problem_N, rng
   row = np.flatnonzero(right_N2[:, 1] & (plus | ~right_N2[:, 0]))
@@ -28,7 +28,7 @@ def star(right_N2: np.ndarray, problem_N: np.ndarray, plus: bool, rng: np.random
 
 
 def sft(right_N2: np.ndarray, problem_N: np.ndarray, plus: bool, rng: np.random.Generator) -> np.ndarray:
-  """D_SFT, or D_SFT+: first attempts, each with a right answer drawn from all to its problem, perhaps itself.
+  """D_SFT, or D_SFT+: first attempts, each with a right answer drawn from all to its problem.
 
   Args, Returns: as `star`.
   """

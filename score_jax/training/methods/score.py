@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SCoRe: reinforcement on the policy's own attempts. A step is rollout, verdicts, update and metrics.
-
-Each host samples and grades its own rows.
-"""
+"""SCoRe: reinforcement on the policy's own attempts. Each host samples and grades its own rows."""
 
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
@@ -12,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax import states
 from score_jax.core_types import Problem, Stage
 from score_jax.faults.watchdog import Clock
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import metrics, rows
 from score_jax.sampling import sampler as samplers
+from score_jax.states import Batch, Rollout, StageValues, TrainState
 from score_jax.storage.checkpoints import abstract_like
 from score_jax.training import batches, evaluation, limits, offline, optim
 from score_jax.training import run as runs
@@ -47,8 +44,8 @@ class StepInputs:
   trained: np.ndarray  # bool [B, A]
 
 
-def enter(training: Training) -> tuple[states.TrainState, StageContext]:
-  """Returns the state, with fresh moments if the stage begins with them, and what the stage run holds fixed."""
+def enter(training: Training) -> tuple[TrainState, StageContext]:
+  """Returns the state, its moments fresh if the stage asks so, and what the stage run holds fixed."""
   run, state, stage_run = training.run, training.state, training.stage_run
   stage, first = stage_run.stage, stage_run.first_step
   begins = training.progress.step == first
@@ -87,8 +84,8 @@ def step_inputs(run: Run, context: StageContext, step: int) -> StepInputs:
   return StepInputs(asked, run.sampler.encoded(asked), forced, trained)
 
 
-def run_step(training: Training, context: StageContext, inputs: StepInputs) -> tuple[states.TrainState, dict[str, Any]]:
-  """Makes one step of SCoRe; returns the new state and the step's record."""
+def run_step(training: Training, context: StageContext, inputs: StepInputs) -> tuple[TrainState, dict[str, Any]]:
+  """Makes one step of SCoRe."""
   run, state, clock = training.run, training.state, Clock()
   stage_run, sampler, config = context.stage_run, run.sampler, run.config
   stage, step = stage_run.stage, training.progress.step
@@ -98,7 +95,7 @@ def run_step(training: Training, context: StageContext, inputs: StepInputs) -> t
     sampled = sampler.sample(policy, inputs.prompts, key, sampler.spec(), forced=inputs.forced)
     rollout = meshes.fetch_rows(sampled)
     del policy, sampled
-  # The host grades while the reference scores. A thread, since dispatching a long program takes its time.
+  # The host grades while the reference scores, in a thread since dispatch takes its time.
   with ThreadPoolExecutor(1, thread_name_prefix='grader') as thread:
     grading = thread.submit(lambda: evaluation.grade(run.grader, inputs.problems, sampler.texts(rollout)))
     with clock('reference'):
@@ -134,9 +131,9 @@ def run_step(training: Training, context: StageContext, inputs: StepInputs) -> t
 
 
 def keep_conversations(
-  run: Run, record: dict[str, Any], problems: list[Problem], rollout: states.Rollout, grades: evaluation.Grades
+  run: Run, record: dict[str, Any], problems: list[Problem], rollout: Rollout, grades: evaluation.Grades
 ) -> None:
-  """Appends config.report.rows conversations of a step, drawn by seed and step alone, to rows/train.jsonl."""
+  """Appends config.report.rows conversations, drawn by seed and step, to rows/train.jsonl."""
   config, folder, step = run.config, run.folder.rows, record['step']
   if not config.report.rows:
     return
@@ -161,13 +158,13 @@ def keep_conversations(
       file.write(rows.lines(kept))
 
 
-def _tokens(rollout: states.Rollout) -> np.ndarray:
+def _tokens(rollout: Rollout) -> np.ndarray:
   """i32 [B, A]: sampled tokens of each attempt."""
   attempts = np.arange(1, rollout.stop.shape[1] + 1)
   return (rollout.attempt[..., None] == attempts).sum(axis=1, dtype=np.int32)
 
 
-def _batch(run: Run, rollout: states.Rollout, trained_BA: np.ndarray) -> tuple[states.Batch, np.ndarray, UpdateSpec]:
+def _batch(run: Run, rollout: Rollout, trained_BA: np.ndarray) -> tuple[Batch, np.ndarray, UpdateSpec]:
   """Returns the rollout as the update takes it, its rows' order, and what to compile."""
   batch, shards = batches.of_rollout(rollout, trained_BA), len(meshes.local_shards(run.mesh))
   batch, order, spec = batches.packed(batch, run.update_spec, shards, run.config.batch.pack)
@@ -177,8 +174,8 @@ def _batch(run: Run, rollout: states.Rollout, trained_BA: np.ndarray) -> tuple[s
   return meshes.put_rows(run.mesh, batch), order, spec
 
 
-def _stage_values(stage: Stage, learning_rate: float, kl_weights: tuple[float, ...]) -> states.StageValues:
-  return states.StageValues(
+def _stage_values(stage: Stage, learning_rate: float, kl_weights: tuple[float, ...]) -> StageValues:
+  return StageValues(
     reward_weights=jnp.array(stage.reward_weights, jnp.float32),
     bonus=jnp.array(stage.bonus, jnp.float32),
     kl_weights=jnp.array(kl_weights, jnp.float32),

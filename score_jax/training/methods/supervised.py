@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Supervised baselines, Pair-SFT and STaR: iterations of collecting conversations and training on pairs.
+"""Supervised baselines, Pair-SFT and STaR, in iterations of collecting and training.
 
 An iteration is a stage of the loop. As it begins, the policy answers training problems; then training starts where
 the run did (the base, or config.init_from), as in the paper's ReST-EM protocol.
@@ -16,12 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax import core_types, files, states
+from score_jax import files
+from score_jax.core_types import Problem, Verdict
 from score_jax.errors import ConfigError, DataError
 from score_jax.faults import watchdog
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import sampler as samplers
+from score_jax.states import Batch, TrainState
 from score_jax.training import batches, evaluation, optim, update
 from score_jax.training import run as runs
 from score_jax.training.hooks import Training
@@ -32,11 +34,11 @@ from score_jax.training.stages import StageRun
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-  """N = problems x samples conversations of two attempts; those on a problem are adjacent."""
+  """N = problems x samples conversations; those on a problem are adjacent."""
 
   first: np.ndarray  # i32 [N, F1]  ids, stop included; then -1
   second: np.ndarray  # i32 [N, F2]
-  verdict: np.ndarray  # i8 [N, 2]  core_types.Verdict
+  verdict: np.ndarray  # i8 [N, 2]  Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,18 +48,18 @@ class StageContext:
   stage_run: StageRun
   collected: Collected
   pairs: np.ndarray  # i64 [n, 3], from `pairs`
-  prompts: dict[int, list[int]] = dataclasses.field(default_factory=dict)  # ids by problem, filled when needed
+  prompts: dict[int, list[int]] = dataclasses.field(default_factory=dict)  # ids by problem
 
 
 @dataclasses.dataclass(frozen=True)
 class StepInputs:
-  batch: states.Batch  # on the host
+  batch: Batch  # on the host
   spec: update.UpdateSpec
   epoch: float  # how often all pairs have been seen
 
 
-def enter(training: Training) -> tuple[states.TrainState, StageContext]:
-  """Returns what an iteration trains on; at its first step, parameters and moments are as the run began.
+def enter(training: Training) -> tuple[TrainState, StageContext]:
+  """Returns what an iteration trains on; at its first step, the state is as the run began.
 
   Raises:
     ConfigError: there are several hosts.
@@ -69,8 +71,8 @@ def enter(training: Training) -> tuple[states.TrainState, StageContext]:
   settings, name = run.config.supervised, stage_run.stage.name
   conversations = collected(run, state.params, stage_run.index)
   rng = np.random.default_rng((run.config.seed, stage_run.index))
-  known = np.flatnonzero(np.all(conversations.verdict != core_types.Verdict.ERROR, axis=1))
-  right_N2 = conversations.verdict[known] == core_types.Verdict.CORRECT
+  known = np.flatnonzero(np.all(conversations.verdict != Verdict.ERROR, axis=1))
+  right_N2 = conversations.verdict[known] == Verdict.CORRECT
   made = pairs.DATASETS[settings.dataset](right_N2, known // settings.samples, settings.plus, rng)
   made[:, :2] = known[made[:, :2]]
   logging.info('%s: %d pairs of %d conversations', name, len(made), len(known))
@@ -95,7 +97,7 @@ def step_inputs(run: Run, context: StageContext, step: int) -> StepInputs:
   return StepInputs(batch, spec, epoch)
 
 
-def run_step(training: Training, context: StageContext, inputs: StepInputs) -> tuple[states.TrainState, dict[str, Any]]:
+def run_step(training: Training, context: StageContext, inputs: StepInputs) -> tuple[TrainState, dict[str, Any]]:
   """Makes one supervised update; its record has no accuracy."""
   run, step, stage_run = training.run, training.progress.step, context.stage_run
   stage, clock = stage_run.stage, watchdog.Clock()
@@ -121,13 +123,13 @@ def run_step(training: Training, context: StageContext, inputs: StepInputs) -> t
   )
 
 
-def problem_of(run: Run, iteration: int, number: int) -> core_types.Problem:
-  """Returns problem `number` of an iteration (both from 0), which shares none with others."""
+def problem_of(run: Run, iteration: int, number: int) -> Problem:
+  """Returns problem `number` of an iteration (both from 0)."""
   return run.task.problem(run.config.seed, 'train', iteration * run.config.supervised.problems + number)
 
 
 def collected(run: Run, params: Any, iteration: int) -> Collected:
-  """Returns the conversations of an iteration (from 0), from the run folder or sampled and written there.
+  """Returns an iteration's conversations, from the run folder or sampled and written there.
 
   Raises:
     DataError: the file cannot be read, or is of other settings.
@@ -190,7 +192,7 @@ def drawn(count: int, rows: int, step: int, seed: tuple[int, ...]) -> tuple[np.n
   return chosen, first / count
 
 
-def rows_of(run: Run, context: StageContext, chosen: np.ndarray) -> states.Batch:
+def rows_of(run: Run, context: StageContext, chosen: np.ndarray) -> Batch:
   """Returns pairs as conversations on the host, token for token as a rollout would have them.
 
   An attempt that did not end its turn gets its end of turn fed, without loss.
@@ -212,7 +214,7 @@ def rows_of(run: Run, context: StageContext, chosen: np.ndarray) -> states.Batch
     labels = [label for part, label in parts for _ in part]
     tokens[b, : len(ids)], attempt[b, : len(ids)], length[b] = ids, labels, len(ids)
   trained = np.tile(np.array(settings.loss_on), (len(chosen), 1))
-  return states.Batch(tokens, attempt, np.zeros(shape, np.float32), length, None, trained)
+  return Batch(tokens, attempt, np.zeros(shape, np.float32), length, None, trained)
 
 
 def _ids(padded_F: np.ndarray) -> list[int]:
