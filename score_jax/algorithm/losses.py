@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss of one batch of conversations: policy gradient and KL, one term per attempt.
+"""The loss of a batch: policy gradient and KL, one term per attempt.
 
 Equations are numbered as in docs/method.md.
 """
@@ -55,16 +55,16 @@ def attempt_losses(
 ) -> tuple[jax.Array, jax.Array]:
   """The loss of each attempt; their sum is minimised (eq. 4 and 5).
 
-  The reward's part is -sum_b share_b advantage_b log pi(attempt), a sequence sum. The KL's part depends on the form
-  (l = log pi - log ref; "later" is the discounted KL of the attempts after this one):
+  The reward's part is -sum_b share_b advantage_b log pi(attempt). The KL's part depends on the form (l = log pi -
+  log ref; "later" is the discounted KL of the attempts after this one):
 
-    k1        [l + later], detached, leave-one-out, times log pi        unbiased gradient of the attempt's KL
-    k1_togo   l from each token to its attempt's end, times its log pi  the same gradient, lower variance
-    k2_seq    half the squared l of the attempt                         the same gradient
-    k2_token  half the squared l of each token                          approximation: prefixes held fixed
-    exact     full-vocabulary KL at each token                          approximation: prefixes held fixed
+    k1        [l + later], detached, leave-one-out, times log pi  unbiased gradient
+    k1_togo   l from a token to its attempt's end, times log pi   the same, lower variance
+    k2_seq    half the squared l of the attempt                   the same
+    k2_token  half the squared l of each token                    approximation: prefixes fixed
+    exact     full-vocabulary KL at each token                    approximation: prefixes fixed
 
-  `importance_BL` is from `importance_weights`; whole groups of G rows must be present, for the KL's baseline.
+  Whole groups of G rows must be present, for the KL's baseline.
 
   Returns:
     loss_A; ratio_BA, each attempt's summed log-ratio (its KL sample, in nats).
@@ -87,7 +87,7 @@ def attempt_losses(
 
 
 def _own_kl(kl_form, scores, ratio_BL, mask_BLA, importance_BL):
-  """own_BA: the term of an attempt's own KL, before its beta; 'k1' has it in its return."""
+  """own_BA: the term of an attempt's own KL, before beta; 'k1' has it in its return."""
   if kl_form == 'k1':
     return jnp.zeros_like(mask_BLA[:, 0])
   if kl_form == 'k2_seq':
@@ -105,7 +105,7 @@ def _own_kl(kl_form, scores, ratio_BL, mask_BLA, importance_BL):
 
 
 def importance_weights(logp_BL: jax.Array, sampler_logp_BL: jax.Array, cap: float) -> jax.Array:
-  """Truncated importance weight per token, min(pi / sampler, cap), detached; ones when `cap` is 0 (off).
+  """Truncated importance weight per token, min(pi / sampler, cap), detached; ones when `cap` is 0.
 
   It corrects a sampler in lower precision than the trainer.
   """

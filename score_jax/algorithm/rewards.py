@@ -12,7 +12,7 @@ from score_jax.states import StageValues
 
 
 def attempt_rewards(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array) -> jax.Array:
-  """reward_BA (eq. 1), in the dtype of `pays_A`: pays_i r_i + bonus_i (r_i - r_{i-1}), r = 1 for a correct attempt.
+  """reward_BA (eq. 1), in the dtype of `pays_A`: pays_i r_i + bonus_i (r_i - r_{i-1}), r = 1 if correct.
 
   `bonus_A` is the paper's alpha; bonus_A[0] must be 0.
   """
@@ -24,7 +24,7 @@ def attempt_rewards(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array
 def reward_is_known(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array) -> jax.Array:
   """bool [B, A]: whether every verdict that the reward reads was given.
 
-  A host failure (Verdict.ERROR) hides an attempt's reward and the next one's bonus, where they have a weight.
+  Verdict.ERROR hides an attempt's reward and the next one's bonus, where they have a weight.
   """
   graded_BA = verdict_BA != Verdict.ERROR
   before_BA = jnp.pad(graded_BA, ((0, 0), (1, 0)), constant_values=True)[:, :-1]
@@ -50,12 +50,12 @@ def return_is_known(known_BA: jax.Array, gamma: jax.Array) -> jax.Array:
 
 
 def leave_one_out(value_BA: jax.Array, counted_BA: jax.Array, group: int) -> tuple[jax.Array, jax.Array]:
-  """Value minus the mean of the other counted rows of its problem, per attempt (eq. 3; RLOO, arXiv 2402.14740).
+  """Value minus the mean of its problem's other counted rows (eq. 3; RLOO, arXiv 2402.14740).
 
-  A problem's G rows are adjacent. Rows that are not counted are neither a baseline nor trained.
+  A problem's G rows are adjacent.
 
   Returns:
-    advantage_BA, 0 where not usable; usable_BA: counted, in a group with two counted rows or more.
+    advantage_BA, 0 where not usable; usable_BA: counted, with others in its group.
 
   Raises:
     ValueError: G is below 2 or does not divide B.

@@ -10,12 +10,8 @@ _CHUNK = 512  # vocabulary entries that are summed before any is looked at alone
 def next_token(logits_BV: jax.Array, uniform_B: jax.Array, *, temperature: float) -> jax.Array:
   """Draws one token a row, token_B (i32).
 
-  Inverse CDFs of a chunk, then of a token, cost far less than one over the vocabulary. `log_probability` shares sums.
-
-  Args:
-    logits_BV: f32.
-    uniform_B: f32 in [0, 1).
-    temperature: 0 is greedy (ties go to the lowest id).
+  Temperature 0 is greedy; ties go to the lowest id. Inverse CDFs of a chunk, then of a token, cost less than one over
+  the vocabulary.
   """
   if temperature == 0:
     return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
@@ -71,10 +67,10 @@ def _outermost(reached_BV: jax.Array, possible_BV: jax.Array) -> tuple[jax.Array
   """i32 [B]: the first token reached, else V; the last possible one."""
   V = reached_BV.shape[-1]
   token_V = jnp.arange(V, dtype=jnp.int32)
-  if jax.default_backend() == 'gpu':  # where integers are faster than an argmax over truth values
+  if jax.default_backend() == 'gpu':  # faster there than an argmax
     first_B = jnp.min(jnp.where(reached_BV, token_V[None], V), axis=-1)
     return first_B, jnp.max(jnp.where(possible_BV, token_V[None], 0), axis=-1)
-  # The form above makes the TPU's partitioner gather weights (tests/tpu_programs_test.py).
+  # The form above makes TPUs gather weights (tests/tpu_programs_test.py).
   first_B = jnp.where(jnp.any(reached_BV, axis=-1), jnp.argmax(reached_BV, axis=-1), V)
   last_B = V - 1 - jnp.argmax(possible_BV[:, ::-1], axis=-1)
   return first_B.astype(jnp.int32), last_B.astype(jnp.int32)

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole self-correction conversations, in one compiled call.
 
-A device has B decode slots, "slots" below. They share one clock, and each moves on alone:
+A device has B decode slots ("slots"), which share one clock and move on alone:
 
     sampling attempt i --stop or budget--> being fed the turn separator --> sampling attempt i + 1 --> ... done
 
-The next attempt reuses the row's cache: nothing is prefilled twice. Where rows outnumber slots, a slot whose row is
-done takes a waiting one, whose prompt is prefilled into the cache just behind the clock.
+The next attempt reuses the row's cache. A slot whose row is done takes a waiting one, whose prompt comes into the
+cache just behind the clock.
 
 The cache is a ring (`models/attention.py`): time t lies in its slot t mod S. What is sampled goes to a token log, a
-line a step, which is cut into rows at the end.
+line a step, and is cut into rows at the end.
 """
 
 from collections.abc import Callable
@@ -138,7 +138,7 @@ def rollout(
     params: from `decoder.for_decoding`.
     prompt_BP, start_B: i32 left-padded prompts and their first slots.
     row_B, key: global row numbers and a typed key: all randomness.
-    forced_BF: i32 given first attempts, F = budgets[0]; -1: the token is sampled.
+    forced_BF: i32 given first attempts, F = budgets[0]; -1: sampled.
     config, spec, dtype, mesh: what is compiled in.
   """
   with meshes.by_rows_compiles(mesh):
@@ -159,7 +159,7 @@ def compiled(params, prompt, start, row, key, forced, *, config, spec, dtype, me
 def _rollout(
   params: decoder.Params, rows: _Rows, config: DecoderConfig, spec: RolloutSpec, dtype, anywhere: Callable
 ) -> Rollout:
-  """Samples one device's rows; `anywhere` speaks for all that step together."""
+  """Samples a device's rows; `anywhere` speaks for all that step together."""
   N, P = rows.prompt.shape
   B = min(spec.decode_slots or N, N)
   refill = -(-B // _REFILLS)
@@ -235,7 +235,8 @@ def _admit(prefill: Callable, rows: _Rows, spec: RolloutSpec, state: _State, slo
   B = state.slots.row.shape[0]
   row_R = state.waiting + jnp.arange(slot_R.shape[0], dtype=jnp.int32)
   admitted_R = (row_R < N) & (slot_R < B)
-  slot_R, where_R = jnp.where(admitted_R, slot_R, B), jnp.where(admitted_R, row_R, N)
+  slot_R = jnp.where(admitted_R, slot_R, B)
+  where_R = jnp.where(admitted_R, row_R, N)
   row_R = jnp.minimum(row_R, N - 1)
   finished = _with_finished(state, slot_R)
   start_R = rows.start[row_R]

@@ -70,7 +70,7 @@ class Sampler:
     )
 
   def layout(self, params: Any) -> Any:
-    """Returns a copy of a tree in the sampling layout and compute dtype."""
+    """Copies a tree into the sampling layout and compute dtype."""
     return laid_out(params, config=self.config, dtype=jnp.dtype(self.dtype), mesh=self.mesh, lora=self.lora)
 
   def encoded(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
@@ -93,10 +93,7 @@ class Sampler:
   ) -> Rollout:
     """Samples a conversation per prompt of this host; returns all hosts' rows, on the devices.
 
-    Args:
-      params, prompts, key, spec: from `layout`, `encoded`, `stream_key` and `spec`.
-      first_row: global number of the first row.
-      forced: as in `rollout`.
+    `params` are from `layout`, `prompts` from `encoded`; `first_row` is a global number.
     """
     prompt_BP, start_B = prompts
     row_B = first_row + meshes.local_rows(self.mesh, meshes.all_rows(self.mesh, len(start_B)))

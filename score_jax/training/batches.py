@@ -38,14 +38,7 @@ def balanced_order(length_B: np.ndarray, group: int, shards: int, parts: int) ->
 
   The longest problem comes first, to the part with room that has the fewest tokens.
 
-  Args:
-    length_B: tokens of each row.
-    group: G.
-    shards: devices.
-    parts: micro-batches, cut by `update.micro_batched`.
-
-  Returns:
-    i64 [B]: the row that comes to each index.
+  `update.micro_batched` cuts the `parts`. The row that comes to each index is returned, i64 [B].
   """
   tokens_XP = length_B.reshape(shards, -1, group).sum(-1)
   room = tokens_XP.shape[1] // parts
@@ -71,10 +64,7 @@ def packed_length(length_B: np.ndarray, longest: int, group: int, shards: int, p
 
 
 def packed(batch: Batch, spec: UpdateSpec, shards: int, pack: bool) -> tuple[Batch, np.ndarray, UpdateSpec]:
-  """Returns the batch as an update packs it, its rows' order, and the spec with its streams' length.
-
-  The batch is in host memory. Without `pack` rows stay in their order, one a stream.
-  """
+  """Returns a batch on the host as an update packs it, its rows' order, and the spec with its streams' length."""
   order = np.arange(len(batch.length))
   if pack:
     parts = (spec.group, shards, spec.micro_batches)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation: conversations, verdicts, and the rows that figures are counted from."""
+"""Evaluation: conversations, verdicts, and what is counted from them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
@@ -53,7 +53,7 @@ class Grades:
 
 
 def evaluate_policy(run: Run, policy: Any, name: str) -> Results:
-  """Returns a policy's ledgers on held-out problems; its conversations go to rows/<name>.jsonl.gz."""
+  """Returns a policy's ledgers; its conversations go to rows/<name>.jsonl.gz."""
   config = run.config
   size = dict(problems=config.eval.problems, seed=config.eval.seed, rows=config.rows)
   with watchdog.phase('evaluate'):
@@ -99,10 +99,9 @@ def due(run: Run, params: Any, record: Results) -> Results:
 
 
 def measure(run: Run, params: Any) -> Results:
-  """Returns `figures` of trained parameters on the problems of config.selection, one sampled conversation each.
+  """Returns `figures` of trained parameters on the problems of config.selection, a sample each.
 
-  They choose the best checkpoint, since returns of other rewards cannot be compared. Problems and keys are fixed; no
-  step draws these problems if the task makes any number of them.
+  They choose the best checkpoint, since returns of other rewards cannot be compared. Problems and keys are fixed.
   """
   config, settings, sampler = run.config, run.config.selection, run.sampler
   problems = run.task.problems(config.seed, 'train', range(_FIRST, _FIRST + settings.problems))
@@ -119,9 +118,11 @@ def figures(rows: Sequence[Row], reward_weights: tuple[float, ...], bonus: tuple
 
   `return` adds up each attempt's mean reward over rows where it is known.
   """
-  verdicts, changed_B2 = report_rows.verdicts(rows), report_rows.changed_in(rows)
-  parts = jnp.asarray(verdicts), jnp.array(reward_weights, jnp.float32), jnp.array(bonus, jnp.float32)
-  known_BA, reward_BA = rewards.reward_is_known(*parts), rewards.attempt_rewards(*parts)
+  verdicts = report_rows.verdicts(rows)
+  changed_B2 = report_rows.changed_in(rows)
+  weights = (jnp.array(reward_weights, jnp.float32), jnp.array(bonus, jnp.float32))
+  known_BA = rewards.reward_is_known(jnp.asarray(verdicts), *weights)
+  reward_BA = rewards.attempt_rewards(jnp.asarray(verdicts), *weights)
   return {
     'return': float(jnp.sum(reward_BA * rewards.shares(known_BA, reward_BA.dtype))),
     'accuracy': (verdicts == Verdict.CORRECT).mean(axis=0).tolist(),
@@ -135,12 +136,8 @@ def evaluate_folder(
 ) -> tuple[Results, list[Row]]:
   """Returns the ledgers of config.model.path by decoding, and their rows; host 0 alone has them.
 
-  Args:
-    config: of the run.
-    samples: sampled conversations a problem.
-    temperature: of these.
-    scaling: K; above 0, 2K more at T=0.7 compare sequential with parallel sampling.
-    first_attempts: a file of first attempts; '': the model's own.
+  `scaling` = K above 0 compares sequential with parallel sampling on 2K conversations a problem at T=0.7.
+  `first_attempts` names a file; '': the model's own.
 
   Raises:
     UserError: model, data or file cannot be used, or `scaling` is asked of programs.
@@ -151,7 +148,7 @@ def evaluate_folder(
     raise ConfigError(f'scaling = {scaling} needs majorities, which programs do not have; use samples instead')
   problems = tasks.heldout_problems(task, config.eval.problems, seed)
   problems = list({problem.id: problem for problem in problems}.values())
-  # Before the devices: grader processes begin with nothing of them.
+  # Before the devices, of which grader processes then have nothing.
   with contextlib.closing(pool.open_grader(task.verifier, config.grading)) as grader:
     preflight.check_hosts(config, task)
     mesh = meshes.make_mesh(**vars(config.mesh))
@@ -166,7 +163,8 @@ def evaluate_folder(
       asked = (sampler, grader, params, problems, sampler.spec(temperature), seed, config.rows)
       return conversations(*asked, decoding=decoding, samples=samples, first=first)
 
-    rows = dict(greedy=sampled('greedy', 0.0), sampled=sampled('sampled', temperature, samples))
+    rows = dict(greedy=sampled('greedy', 0.0))
+    rows['sampled'] = sampled('sampled', temperature, samples)
     if scaling:
       rows['scaling'] = sampled('scaling', _SCALING_TEMPERATURE, 2 * scaling)
   if not hosts.is_main():
@@ -182,14 +180,9 @@ def evaluate_folder(
 def evaluate(
   sampler: Sampler, task: tasks.Task, grader: pool.Grader, params: Any, *, problems: int, seed: int, rows: int
 ) -> tuple[Results, list[Row]]:
-  """Returns a policy's ledgers, {'greedy': ..., 'sampled': ...}, and their rows, which host 0 alone has.
+  """Returns a policy's ledgers, 'greedy' and 'sampled', and their rows, which host 0 alone has.
 
-  Args:
-    sampler, task, grader: of a run.
-    params: from `sampler.layout`.
-    problems: number of held-out problems; 0: all.
-    seed: of problems and samples.
-    rows: conversations at a time; keys do not depend on it.
+  `params` are from `sampler.layout`; 0 problems are all; keys do not depend on `rows` at a time.
   """
   asked = tasks.heldout_problems(task, problems, seed)
   results = {
@@ -204,7 +197,7 @@ def accounted(rows: Sequence[Row]) -> Results:
   """Returns the ledger of rows; TryAgainError if the grader failed in each."""
   if all(any(attempt.verdict == Verdict.ERROR for attempt in row.attempts) for row in rows):
     raise TryAgainError(
-      f'the grader failed on all {len(rows)} conversations of an evaluation: look at its messages above and at '
+      f'the grader failed on all {len(rows)} conversations of an evaluation: look at its messages and at '
       'config.grading, then run the same command again'
     )
   return account(rows)
@@ -225,15 +218,15 @@ def conversations(
 ) -> list[Row]:
   """Returns rows of `samples` conversations per problem, which host 0 alone has.
 
-  `decoding` is the rows' name for `spec`. More samples leave the first as they are. `first` is from
-  `first_attempts.read`; None: the model's own.
+  More samples leave the first as they are. `first` is from `first_attempts.read`; None: the model's own.
   """
   key, kept = samplers.stream_key(seed, samplers.Stream.EVALUATION, 0), []
   for sample in range(samples):
     number = sample * len(problems)  # of the first row
     parts = rollouts(sampler, params, problems, key, spec, rows, first_row=number, first=first)
     for begin, mine, own, rollout in parts:
-      rollout, real = meshes.fetch_rows(rollout), int((mine < len(problems) - begin).sum())
+      rollout = meshes.fetch_rows(rollout)
+      real = int((mine < len(problems) - begin).sum())
       grades = grade(grader, own[:real], sampler.texts(rollout)[:real])
       graded, numbers = (grades.texts, grades.graded), [sample] * real
       part = report_rows.from_rollout(own, rollout, *graded, range(real), decoding, numbers)
@@ -253,8 +246,6 @@ def rollouts(
   first: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[tuple[int, np.ndarray, list[Problem], Rollout]]:
   """Samples a conversation per problem, `rows` at a time; repeats of the last fill the last batch.
-
-  Args are those of `conversations` and `Sampler.sample`.
 
   Yields:
     problems before the batch; this host's rows of it; their problems; all hosts' rollout.

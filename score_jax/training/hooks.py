@@ -46,8 +46,8 @@ class Hook:
 
   The thread that trains calls hooks on every host, and all must decide the same. Before a step the order is reversed.
 
-  A hook may set `training.stop`, and add JSON values to `training.record` after a step, for metrics.jsonl. A resumed
-  run is exact if the hooks that change `training.state` or `.progress` are.
+  A hook may set `training.stop`, and add JSON values to `training.record` for metrics.jsonl. A resumed run is exact if
+  the hooks that change `training.state` or `.progress` are.
   """
 
   def before_step(self, training: Training) -> None:
@@ -61,16 +61,18 @@ class Hook:
 
 
 def standard(training: Training, own: Sequence[Hook]) -> list[Hook]:
-  """Returns a run's hooks, the innermost first; the user's `own` see a step's evaluation."""
+  """Returns a run's hooks; the user's `own` see a step's evaluation."""
   return [training.emergency, Evaluate(), *own, Report(), Limits(), Checkpoint()]
 
 
 class EmergencyCheckpointer(Hook):
-  """Holds the newest complete step, to save it when a signal comes."""
+  """Holds the newest complete step, to save it at a signal."""
 
   def __init__(self, training: Training):
     self._run, self._checkpoints = training.run, training.checkpoints
-    self._lock, self._signals, self._defers = threading.RLock(), contextlib.ExitStack(), False
+    self._lock = threading.RLock()
+    self._signals = contextlib.ExitStack()
+    self._defers = False
     self._begun = training.progress.step  # needs no saving
     self.hold(training)
 
@@ -89,7 +91,7 @@ class EmergencyCheckpointer(Hook):
     self.hold(training, dict(training.record))
 
   def hold(self, training: Training, unwritten: dict[str, Any] | None = None) -> None:
-    """Holds the newest step; `unwritten` is its record until metrics.jsonl has it."""
+    """Holds the newest step; `unwritten` is its record, if metrics.jsonl lacks it."""
     with self._lock:
       self._state, self._progress, self._unwritten = training.state, training.progress, unwritten
 
@@ -113,8 +115,7 @@ class EmergencyCheckpointer(Hook):
   def save_late(self) -> None:
     """Saves from the thread that ends the process after the grace period.
 
-    The step under way may have consumed the state that is held. One of several processes, which save together or not
-    at all, only waits for a save that is under way.
+    The step under way may have consumed the state. One of several processes only waits for a save that is under way.
     """
     if hosts.count() > 1:
       with self._lock:
@@ -152,7 +153,7 @@ class Evaluate(Hook):
 
 
 class Report(Hook):
-  """Writes and shows the step's record; an alarm of config.report.stop_on stops all hosts."""
+  """Writes and shows the step's record; alarms of config.report.stop_on stop all hosts."""
 
   _monitor: Monitor | None = None
 
@@ -171,7 +172,8 @@ class Report(Hook):
       training.say = self._monitor.print
 
   def after_step(self, training: Training) -> None:
-    record, stopped, name = training.record, None, f'step {training.record["step"]}'
+    record, stopped = training.record, None
+    name = f'step {record["step"]}'
     training.emergency.write(record)
     if self._monitor:
       if 'eval' in record:

@@ -35,11 +35,11 @@ def train(
   hooks: Sequence[Hook] = (),
   tracer: profile.Tracer = profile.NO_TRACE,
 ) -> Training:
-  """Trains from where the run folder stands to the end; evaluates, exports and reports the best policy.
+  """Trains from where the run folder stands; evaluates, exports and reports the best policy.
 
   Args:
     run: opened.
-    method: how its steps are made; None: as config.mode says.
+    method: None: as config.mode says.
     hooks: the user's.
     tracer: of its first steps.
 

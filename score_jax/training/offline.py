@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Offline first attempts: sampled from the base as a stage begins, never trained on.
+"""Offline first attempts: sampled from the base, never trained on.
 
-The paper adds the base's first attempts as prompts for the second turn (section 5.3). Here a fraction of each step's
-problems, in groups of G rows, takes its first attempts from a pool.
+As in section 5.3 of the paper, they are prompts for the second turn, for a fraction of each step's problems.
 """
 
 import base64
@@ -42,7 +41,7 @@ def offline_count(stage: Stage, problems: int) -> int:
 
 
 def open_pool(run: Run, stage_index: int, stage: Stage) -> OfflinePool | None:
-  """Returns a stage run's pool, from the run folder or sampled and written there; None: not needed."""
+  """Returns a stage run's pool, sampled and written if the run folder lacks it; None: not needed."""
   size, each_step = run.config.offline_pool, offline_count(stage, run.config.batch.problems)
   if not each_step:
     return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks before a run begins: its problems, its hosts, and the checkpoint of another run."""
+"""Checks before a run begins."""
 
 import contextlib
 import pathlib
@@ -56,8 +56,7 @@ def check_hosts(config: RunConfig, task: Task) -> None:
 def choose_parent(config: RunConfig, folder: RunFolder, base: str) -> dict[str, Any] | None:
   """Returns path, step and sha256 of the best checkpoint of config.init_from, if that is set.
 
-  A run in `folder` that has begun keeps its own. Else both runs must train the same weights, adapters on the same
-  `base`, a hash.
+  A run in `folder` that has begun keeps its own. Else both must train the same weights, adapters on one `base`.
   """
   path = config.init_from
   if not path:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run, opened: all that stays the same from its first step to its last."""
+"""A run, opened: all that stays the same during it."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -75,19 +75,19 @@ class Run:
     return loras.joined(self.frozen, params, self.config.lora)
 
   def base_policy(self) -> Any:
-    """The base with adapters that add nothing: sampling needs no further program."""
+    """The base with adapters that add nothing, for the same programs."""
     return self.policy(fresh_adapters(self)) if self.config.lora.rank else self.base
 
 
 def check_base(folder: RunFolder, source: pathlib.Path) -> None:
-  """Raises ConfigError unless the run's adapters were trained on the weights in `source`."""
+  """Raises ConfigError unless the run's adapters belong to the weights in `source`."""
   weights = folder.read_config()['identity']['model']['weights']
   if weights != files.hash_files(source, ('.safetensors',)):
     raise ConfigError(f'{folder.path} was trained on other weights than those now in {source}; restore these')
 
 
 def compile_cache(setting: str, backend: str, environment: Mapping[str, str]) -> str | None:
-  """Returns the folder for compiled programs of config.compile_cache; None: JAX's variable, or none.
+  """Returns config.compile_cache's folder of compiled programs; None: JAX's variable, or none.
 
   On CPU 'auto' is none: programs for one processor may fail on another.
   """
@@ -160,7 +160,7 @@ def open_run(config: RunConfig, workdir: str) -> Run:
   """Checks all that can be checked, loads the base and claims the run folder.
 
   Raises:
-    UserError: what is wrong; nothing has been written.
+    UserError: what is wrong; nothing is written.
   """
   # Before the devices, of which grader processes then have nothing.
   task = tasks.open_task(config.task)

@@ -41,7 +41,7 @@ def last_step(config: RunConfig) -> int:
 
 
 def is_checkpoint(config: RunConfig, step: int) -> bool:
-  """Whether the whole run saves after `step` steps: on the interval, and where a stage ends."""
+  """Whether the run saves after `step` steps: on the interval, and where a stage ends."""
   starts = itertools.accumulate(stage.steps for stage in config.stage_runs)
   return step % config.checkpoint.every == 0 or step in starts
 
@@ -52,7 +52,7 @@ def is_measured(config: RunConfig, step: int) -> bool:
 
 
 def considered(config: RunConfig, progress: Progress, record: dict[str, Any]) -> Progress:
-  """Returns `progress` with its best updated, if its step (`record`) is a checkpoint of the last stage.
+  """Returns `progress` with its best updated, if its step is a checkpoint of the last stage.
 
   A run cut short by max_steps considers no other steps than the whole run.
   """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One update: loss, gradient and optimizer in one compiled, donated call.
 
-The reference scores a rollout before it, while the host grades; the exact KL needs it in the update.
+The reference scores a rollout before, while the host grades; the exact KL needs it in the update.
 """
 
 from collections.abc import Callable
@@ -81,7 +81,7 @@ def _streams(part: Batch, spec: UpdateSpec) -> tuple[jax.Array, packing.PackedRo
 
 
 def _scored(params: Any, reference: Any, part: Batch, spec: UpdateSpec, remat: str) -> tuple[jax.Array, ...]:
-  """f32 [B, L]: log-probabilities; with a reference also its own, and the exact KL."""
+  """f32 [B, L]: log-probabilities; with a reference its own and the exact KL."""
   tokens_XT, rows, back = _streams(part, spec)
   streams = max(1, tokens_XT.shape[0] // spec.shards)
   chunk = scoring.chunk_of(spec.logits_mb, spec.config.vocab, streams)
@@ -117,9 +117,9 @@ def gradients(
 
   Args:
     params: what is trained: the whole model, or adapters.
-    frozen: the base under adapters, which policy and reference share; else {}.
-    reference: as `params`; with adapters {} is the base. Read only if `spec.reference_in_update`.
-    batch: graded, and scored by `reference_logps` unless `spec.reference_in_update`.
+    frozen: the base under adapters; else {}.
+    reference: as `params`; with adapters {} is the base. Read if `spec.reference_in_update`.
+    batch: graded, and scored by `reference_logps` if `reference` is not read.
     stage, spec: its numbers, and what is compiled in.
 
   Returns:
@@ -199,8 +199,8 @@ def apply(
 ) -> tuple[TrainState, Metrics]:
   """The optimizer's step, or none if loss, gradient, parameter, moment or `checked` is not finite.
 
-  `checked` are inputs of the loss that a zero weight could have masked. The step is worked out twice, to see whether
-  it is finite and in place of the old state; beside that it would take three more copies of the parameters.
+  A zero weight could have masked what is `checked`. The step is worked out twice, the second time in place of the old
+  state: beside it, it would take three more copies of the parameters.
   """
   norm = optax.tree.norm(_sum(grads))
 

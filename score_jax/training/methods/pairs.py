@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pairs of attempts for supervision, made of sampled conversations and their verdicts.
 
-arXiv 2409.12917, first version, section 4.1: D_STaR holds (x, wrong y1, right y2) of one conversation; D_SFT holds
+arXiv 2409.12917, first version, section 4.1: D_STaR holds (x, wrong y1, right y2) of a conversation; D_SFT holds
 (x, wrong y1, a random right answer to x). '+' adds pairs whose first attempt is right.
 """
 
@@ -13,11 +13,7 @@ import numpy as np
 def star(right_N2: np.ndarray, problem_N: np.ndarray, plus: bool, rng: np.random.Generator) -> np.ndarray:
   """D_STaR, or D_STaR+: conversations whose second attempt is right.
 
-  Args:
-    right_N2: bool, whether each attempt of a conversation is right.
-    problem_N: of each conversation.
-    plus: whether right first attempts are taken too.
-    rng: not read.
+  `right_N2` is of each attempt, `problem_N` of each conversation; `plus` takes right first attempts too.
 
   Returns:
     i64 [n, 3]: conversations of first and second attempt, and which of its attempts the second is.

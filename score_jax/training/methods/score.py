@@ -95,7 +95,7 @@ def run_step(training: Training, context: StageContext, inputs: StepInputs) -> t
     sampled = sampler.sample(policy, inputs.prompts, key, sampler.spec(), forced=inputs.forced)
     rollout = meshes.fetch_rows(sampled)
     del policy, sampled
-  # The host grades while the reference scores, in a thread since dispatch takes its time.
+  # The host grades while the reference scores; dispatch takes its time.
   with ThreadPoolExecutor(1, thread_name_prefix='grader') as thread:
     grading = thread.submit(lambda: evaluation.grade(run.grader, inputs.problems, sampler.texts(rollout)))
     with clock('reference'):
@@ -165,8 +165,9 @@ def _tokens(rollout: Rollout) -> np.ndarray:
 
 
 def _batch(run: Run, rollout: Rollout, trained_BA: np.ndarray) -> tuple[Batch, np.ndarray, UpdateSpec]:
-  """Returns the rollout as the update takes it, its rows' order, and what to compile."""
-  batch, shards = batches.of_rollout(rollout, trained_BA), len(meshes.local_shards(run.mesh))
+  """The rollout as the update takes it, its rows' order, and what to compile."""
+  batch = batches.of_rollout(rollout, trained_BA)
+  shards = len(meshes.local_shards(run.mesh))
   batch, order, spec = batches.packed(batch, run.update_spec, shards, run.config.batch.pack)
   if spec.packed_length:
     longest = max(hosts.gather('the length of streams', spec.packed_length))

@@ -2,7 +2,7 @@
 """Supervised baselines, Pair-SFT and STaR, in iterations of collecting and training.
 
 An iteration is a stage of the loop. As it begins, the policy answers training problems; then training starts where
-the run did (the base, or config.init_from), as in the paper's ReST-EM protocol.
+the run did, as in the paper's ReST-EM protocol.
 """
 
 import dataclasses
@@ -88,7 +88,7 @@ def enter(training: Training) -> tuple[TrainState, StageContext]:
 
 
 def step_inputs(run: Run, context: StageContext, step: int) -> StepInputs:
-  """Returns the pairs of a step as rows of an update."""
+  """Returns a step's pairs as rows of an update."""
   config, stage_run = run.config, context.stage_run
   seed = (config.seed, stage_run.index)
   chosen, epoch = drawn(len(context.pairs), config.rows, step - stage_run.first_step, seed)
@@ -129,7 +129,7 @@ def problem_of(run: Run, iteration: int, number: int) -> Problem:
 
 
 def collected(run: Run, params: Any, iteration: int) -> Collected:
-  """Returns an iteration's conversations, from the run folder or sampled and written there.
+  """Returns an iteration's conversations, sampled and written if the run folder lacks them.
 
   Raises:
     DataError: the file cannot be read, or is of other settings.
@@ -161,9 +161,9 @@ def read_collected(path: pathlib.Path) -> Collected:
 
 
 def _sampled(run: Run, params: Any, iteration: int) -> Collected:
-  """Samples conversations with the training step's program."""
   settings, sampler = run.config.supervised, run.sampler
-  spec, key = sampler.spec(), samplers.stream_key(run.config.seed, samplers.Stream.COLLECT, iteration)
+  spec = sampler.spec()
+  key = samplers.stream_key(run.config.seed, samplers.Stream.COLLECT, iteration)
   size = settings.problems * settings.samples
   problems = [problem_of(run, iteration, number // settings.samples) for number in range(size)]
   parts, policy = [], sampler.layout(run.policy(params))
@@ -199,7 +199,8 @@ def rows_of(run: Run, context: StageContext, chosen: np.ndarray) -> Batch:
   """
   chat, prompts = run.sampler.chat, context.prompts
   settings, sampling = run.config.supervised, run.config.sampling
-  attempts, separator = (context.collected.first, context.collected.second), list(chat.separators[0])
+  attempts = (context.collected.first, context.collected.second)
+  separator = list(chat.separators[0])
   shape = len(chosen), sampling.prompt_tokens + run.sampler.spec().growth
   tokens, attempt = np.full(shape, chat.pad, np.int32), np.zeros(shape, np.int8)
   length = np.zeros(len(chosen), np.int32)
@@ -207,7 +208,8 @@ def rows_of(run: Run, context: StageContext, chosen: np.ndarray) -> Batch:
     number = int(row) // settings.samples
     if number not in prompts:
       prompts[number] = chat.prompt_ids(problem_of(run, context.stage_run.index, number))
-    first, second = _ids(attempts[0][row]), _ids(attempts[which][other])[: sampling.attempt_tokens[1]]
+    first = _ids(attempts[0][row])
+    second = _ids(attempts[which][other])[: sampling.attempt_tokens[1]]
     fed = separator[1:] if first[-1:] == [chat.end_of_turn] else separator
     parts = ((prompts[number], 0), (first, 1), (fed, 0), (second, 2))
     ids = [token for part, _ in parts for token in part]
