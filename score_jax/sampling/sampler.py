@@ -93,7 +93,7 @@ class Sampler:
   ) -> Rollout:
     """Samples a conversation per prompt of this host; returns all hosts' rows, on the devices.
 
-    `params` are from `layout`, `prompts` from `encoded`; `first_row` is a global number.
+    `params` are from `layout`, `prompts` from `encoded`; `first_row` is a global number, `forced` as in `rollout`.
     """
     prompt_BP, start_B = prompts
     row_B = first_row + meshes.local_rows(self.mesh, meshes.all_rows(self.mesh, len(start_B)))

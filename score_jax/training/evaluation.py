@@ -89,7 +89,7 @@ def evaluate_ends(run: Run, wanted: dict[str, tuple[int, Any]]) -> Results:
 
 
 def due(run: Run, params: Any, record: Results) -> Results:
-  """Returns `eval` and `selection` if they are due and `record` lacks them."""
+  """Returns `eval` and `selection`, if due and not in `record`."""
   step, every, results = record['step'], run.config.eval.every, {}
   if every and step % every == 0 and 'eval' not in record:
     results['eval'] = evaluate_policy(run, run.policy(params), f'step{step}')
@@ -262,7 +262,7 @@ def rollouts(
 
 
 def grade(grader: pool.Grader, problems: Sequence[Problem], texts: list[list[str]]) -> Grades:
-  """Returns the verifier's verdicts on the texts [B][A] of attempts."""
+  """Returns the verifier's verdicts on texts [B][A]."""
   pairs = zip(problems, texts, strict=True)
   graded = iter(grader.grade([(problem.reference, text) for problem, attempts in pairs for text in attempts]))
   return Grades(texts, [[next(graded) for _ in attempts] for attempts in texts])

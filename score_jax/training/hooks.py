@@ -44,7 +44,8 @@ class Training:
 class Hook:
   """What a run does around each step; a subclass overrides what it needs.
 
-  The thread that trains calls hooks on every host, and all must decide the same. Before a step the order is reversed.
+  The thread that trains calls hooks on every host, and all must decide the same. After a step they come in the order
+  of the list, before it in reverse.
 
   A hook may set `training.stop`, and add JSON values to `training.record` for metrics.jsonl. A resumed run is exact if
   the hooks that change `training.state` or `.progress` are.
@@ -57,7 +58,7 @@ class Hook:
     """Comes after each step, of which `training.record` is."""
 
   def at_end(self, training: Training) -> None:
-    """Comes before the final evaluation, unless the run is stopped."""
+    """Comes once, before the final evaluation, unless the run is stopped."""
 
 
 def standard(training: Training, own: Sequence[Hook]) -> list[Hook]:
@@ -77,7 +78,7 @@ class EmergencyCheckpointer(Hook):
     self.hold(training)
 
   def before_step(self, training: Training) -> None:
-    """Lets signals wait for the end of a step, from the first step on."""
+    """Lets signals wait for the end of a step."""
     if not self._defers:
       self._defers = True
       self._signals.enter_context(signals.deferred(training.run.config.faults.grace_seconds, self.save_late))
@@ -149,7 +150,7 @@ class Evaluate(Hook):
     training.record |= evaluation.due(training.run, training.state.params, training.record)
 
   def at_end(self, training: Training) -> None:
-    self.before_step(training)  # a resumed run may have no step left
+    self.before_step(training)  # if no step was left
 
 
 class Report(Hook):
@@ -198,7 +199,7 @@ class Limits(Hook):
 
 
 class Checkpoint(Hook):
-  """Saves checkpoints; ends the run if a hook or a signal asks for it."""
+  """Saves checkpoints; ends the run if a hook or signal asks."""
 
   def after_step(self, training: Training) -> None:
     config, step = training.run.config, training.progress.step

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the host counts from step to step, and the limits that end a run.
 
-Checkpoints hold the counts, so a resumed run stops at the same step.
+Checkpoints hold the counts: a resumed run stops at the same step.
 """
 
 import dataclasses

@@ -48,7 +48,7 @@ def train(
 
   Raises:
     TryAgainError: it was asked to stop, or could not save; what is done is saved.
-    StoppedError: an alarm of config.report.stop_on or a hook stopped it; the step is saved.
+    StoppedError: an alarm or a hook stopped it; the step is saved.
     NumericsError: it left its limits.
   """
   with saving.open_checkpoints(run.config, run.folder) as checkpoints:

@@ -45,7 +45,7 @@ def open_pool(run: Run, stage_index: int, stage: Stage) -> OfflinePool | None:
   size, each_step = run.config.offline_pool, offline_count(stage, run.config.batch.problems)
   if not each_step:
     return None
-  # Indices below zero: problems that no training step draws.
+  # Below zero: problems that no training step draws.
   first = -1 - stage_index * size
   problems = tuple(run.task.problems(run.config.seed, 'train', range(first, first - size, -1)))
   path = run.folder.offline / f'stage{stage_index}.npy'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The optimizer: clip, Adam or AdamW moments; each step gives its learning rate."""
+"""The optimizer: clip, then Adam or AdamW; each step gives its learning rate."""
 
 import optax
 
@@ -9,7 +9,7 @@ from score_jax.models.weights import WeightTable
 
 
 def make_optimizer(config: OptimConfig, table: WeightTable) -> optax.GradientTransformation:
-  """Gradient -> direction, which `update.apply` multiplies by minus the learning rate."""
+  """Gradient -> direction, which `update.apply` multiplies by minus the rate."""
   parts = []
   if config.clip_norm:
     parts.append(optax.clip_by_global_norm(config.clip_norm))

@@ -72,7 +72,7 @@ def choose_parent(config: RunConfig, folder: RunFolder, base: str) -> dict[str, 
 
 
 def _noted(config: RunConfig, folder: RunFolder, base: str) -> dict[str, Any] | None:
-  """What a run under way has noted; checks a run that has not begun."""
+  """What a begun run has noted; checks a run that has not begun."""
   path, ours = config.init_from, config.lora
   if folder.has_begun():
     noted = folder.read_config()['identity'].get('init_from')
@@ -107,7 +107,7 @@ def check_parent(parent: dict[str, Any]) -> None:
 
 
 def open_to_read(folder: RunFolder) -> contextlib.closing[Checkpoints]:
-  """Opens a run's checkpoints without changing anything; ConfigError if it has none."""
+  """Opens a run's checkpoints to read them; ConfigError if it has none."""
   checkpoints = Checkpoints(folder.store, read_only=True)
   if not checkpoints.steps():
     raise ConfigError(f'{folder.store.root} has no checkpoints; it is not a run folder, or has saved none yet')

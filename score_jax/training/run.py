@@ -49,7 +49,7 @@ class Run:
   task: tasks.Task
   grader: pool.Grader
   sampler: Sampler
-  trained: WeightTable  # the weights that training changes: all, or adapters
+  trained: WeightTable  # what training changes: all, or adapters
   optimizer: optax.GradientTransformation
   update_spec: UpdateSpec
   base: Any  # parameters in the training layout and compute dtype, never donated
@@ -231,7 +231,7 @@ def initial_params(run: Run) -> Any:
   """Returns f32 parameters at step 0: those of `init_from`, else the base's or fresh adapters.
 
   Raises:
-    DataError: `init_from` no longer has the checkpoint that the run began from.
+    DataError: `init_from` has lost the checkpoint that the run began from.
   """
   if run.parent:
     preflight.check_parent(run.parent)

@@ -47,7 +47,7 @@ def is_checkpoint(config: RunConfig, step: int) -> bool:
 
 
 def is_measured(config: RunConfig, step: int) -> bool:
-  """Whether the policy after `step` steps answers the problems of config.selection."""
+  """Whether the policy after `step` steps is measured on config.selection."""
   return bool(config.selection.problems) and is_checkpoint(config, step)
 
 
