@@ -74,7 +74,7 @@ class EmergencyCheckpointer(Hook):
     self._lock = threading.RLock()
     self._signals = contextlib.ExitStack()
     self._defers = False
-    self._begun = training.progress.step  # needs no saving
+    self._begun = training.progress.step  # is saved
     self.hold(training)
 
   def before_step(self, training: Training) -> None:
