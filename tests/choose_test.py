@@ -1,4 +1,4 @@
-"""Choosing a token: the inverse CDF at its edges and at full vocabulary size, temperature, top-k, top-p."""
+"""Choosing a token: the inverse CDF at its edges and at full vocabulary size, temperature."""
 
 import functools
 
@@ -16,10 +16,10 @@ LARGEST_U = np.nextafter(np.float32(1), np.float32(0))
 NEVER = -1e9  # a logit whose probability is exactly 0 in f32
 
 
-@functools.partial(jax.jit, static_argnames=('temperature', 'top_k', 'top_p'))
-def next_token(logits, uniform, **settings):
+@functools.partial(jax.jit, static_argnames=('temperature',))
+def next_token(logits, uniform, temperature):
   """A token a row, and its log-probability."""
-  token = choose.next_token(logits, uniform, **settings)
+  token = choose.next_token(logits, uniform, temperature=temperature)
   return token, choose.log_probability(logits, token)
 
 
@@ -30,29 +30,11 @@ def softmax(logits, temperature=1.0):
   return weights / weights.sum(axis=-1, keepdims=True)
 
 
-def shares(logits_V, count=4096, **settings):
+def shares(logits_V, temperature, count=4096):
   """Share of each token over an even grid of `count` uniforms: exact to 1/count."""
   uniform = ((np.arange(count) + 0.5) / count).astype(np.float32)
-  tokens, _ = next_token(np.tile(np.float32(logits_V), (count, 1)), uniform, **dict(temperature=1.0) | settings)
+  tokens, _ = next_token(np.tile(np.float32(logits_V), (count, 1)), uniform, temperature=temperature)
   return np.bincount(tokens, minlength=len(logits_V)) / count
-
-
-def filtered(probability_V, top_k=0, top_p=1.0):
-  """What top-k, then top-p should leave of a distribution, one token at a time."""
-  left = dict(enumerate(probability_V))
-  if top_k:
-    kth = sorted(left.values(), reverse=True)[:top_k][-1]
-    left = {token: p for token, p in left.items() if p >= kth}
-  total, reached, kept = sum(left.values()), 0.0, {}
-  for token, p in sorted(left.items(), key=lambda item: (-item[1], item[0])):
-    if reached >= top_p * total:
-      break
-    kept[token] = p
-    reached += p
-  out = np.zeros(len(probability_V))
-  for token, p in kept.items():
-    out[token] = p / sum(kept.values())
-  return out
 
 
 def large_logits():
@@ -151,49 +133,22 @@ def test_temperature_divides_the_logits(temperature):
   np.testing.assert_allclose(shares(LOGITS, temperature=temperature), softmax(LOGITS, temperature), atol=1 / 4096)
 
 
-@pytest.mark.parametrize(
-  'settings',
-  [dict(top_k=1), dict(top_k=3), dict(top_k=99), dict(top_p=0.05), dict(top_p=0.6), dict(top_p=0.9)]
-  + [dict(top_k=4, top_p=0.6), dict(top_k=3, top_p=0.9)],
-)
-def test_top_k_and_top_p_keep_what_plain_python_keeps(settings):
-  expected = filtered(softmax(LOGITS), **settings)
-  np.testing.assert_allclose(shares(LOGITS, **settings), expected, atol=1 / 4096)
-
-
-def test_top_k_keeps_ties_with_the_kth():
-  logits = np.array([1, 3, 2, 2, 0])
-  expected = softmax(logits) * [0, 1, 1, 1, 0]
-  np.testing.assert_allclose(shares(logits, top_k=2), expected / expected.sum(), atol=1 / 4096)
-
-
-@pytest.mark.parametrize('top_p, kept', [(0.125, 1), (0.375, 3), (0.5, 4), (0.501, 5), (0.999, 8)])
-def test_top_p_stops_at_an_exact_boundary_and_breaks_ties_by_id(top_p, kept):
-  # Eight equal probabilities of exactly 1/8.
-  expected = np.where(np.arange(8) < kept, 1 / kept, 0)
-  np.testing.assert_allclose(shares(np.zeros(8), top_p=top_p), expected, atol=1 / 4096)
-
-
-@pytest.mark.parametrize('settings', [dict(temperature=0.0), dict(temperature=0.5), dict(top_k=2), dict(top_p=0.5)])
-def test_logp_is_of_the_unmodified_distribution(settings):
+@pytest.mark.parametrize('temperature', [0.0, 0.5])
+def test_logp_is_of_the_unmodified_distribution(temperature):
   logits = np.random.default_rng(3).normal(0, 2, (64, 6)).astype(np.float32)
   uniform = np.random.default_rng(4).random(64).astype(np.float32)
-  token, logp = next_token(logits, uniform, **dict(temperature=1.0) | settings)
+  token, logp = next_token(logits, uniform, temperature=temperature)
   assert logp.dtype == np.float32
   np.testing.assert_allclose(logp, np.log(softmax(logits))[np.arange(64), token], atol=1e-5)
 
 
-@pytest.mark.parametrize('V, settings', [(LARGE_V, {}), (256, dict(temperature=0.7, top_k=50, top_p=0.9))])
-def test_sharded_vocabulary_gives_the_same_tokens(V, settings):
+@pytest.mark.parametrize('V, temperature', [(LARGE_V, 1.0), (256, 0.7)])
+def test_sharded_vocabulary_gives_the_same_tokens(V, temperature):
   rng = np.random.default_rng(5)
   logits, uniform = rng.normal(0, 2, (4, V)).astype(np.float32), rng.random(4).astype(np.float32)
-  settings = dict(temperature=1.0) | settings
   spread = jax.device_put(logits, NamedSharding(meshes.make_mesh(1, 1, 8), PartitionSpec(None, 'tensor')))
-  token, logp = next_token(spread, uniform, **settings)
-  whole_token, whole_logp = next_token(logits, uniform, **settings)
+  token, logp = next_token(spread, uniform, temperature=temperature)
+  whole_token, whole_logp = next_token(logits, uniform, temperature=temperature)
   assert token.tolist() == whole_token.tolist()
-  probability = softmax(logits, settings.pop('temperature'))
-  if settings:
-    probability = np.stack([filtered(row, **settings) for row in probability])
-  assert_inverse_of_cdf(token, uniform, probability)
+  assert_inverse_of_cdf(token, uniform, softmax(logits, temperature))
   np.testing.assert_allclose(logp, whole_logp, atol=1e-5)

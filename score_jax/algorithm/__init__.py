@@ -1,1 +1,1 @@
-"""What SCoRe is: pure functions of arrays. No IO, no configuration object, no model."""
+"""What SCoRe is: pure functions of arrays."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss of one batch of conversations: policy gradient and KL, one term per attempt.
+"""The loss of a batch: policy gradient and KL, one term per attempt.
 
-The gradient is the method; the value is only a surrogate. Equations are numbered as in docs/method.md.
+Equations are numbered as in docs/method.md.
 """
 
 from flax import struct
@@ -14,30 +14,30 @@ from score_jax.states import StageValues
 
 @struct.dataclass
 class TokenScores:
-  """What the models say of a micro-batch's tokens; `logp` alone carries a gradient (and `kl`, when it is used)."""
+  """Of a micro-batch's tokens; `logp` and `kl` carry a gradient."""
 
   logp: jax.Array  # f32 [B, L]  policy being trained
-  ref_logp: jax.Array  # f32 [B, L]  reference, no gradient
-  kl: jax.Array  # f32 [B, L]  full-vocabulary KL(policy || reference) at each visited prefix; zeros unless 'exact'
+  ref_logp: jax.Array  # f32 [B, L]
+  kl: jax.Array  # f32 [B, L]  KL(policy || reference) at each prefix; zeros unless 'exact'
 
 
 @struct.dataclass
 class Credit:
-  """Detached weights of each row's attempts, computed over the whole batch before it is cut into micro-batches."""
+  """Detached weights of attempts, from the whole batch."""
 
   advantage: jax.Array  # f32 [B, A]  rewards.reward_credit
   reward_share: jax.Array  # f32 [B, A]
   trained: jax.Array  # bool [B, A]
-  kl_share: jax.Array  # f32 [B, A]  1/n over the trained rows of the whole batch
+  kl_share: jax.Array  # f32 [B, A]  1/n over trained rows
 
 
 def attempt_mask(attempt_BL: jax.Array, attempts: int, dtype: jnp.dtype) -> jax.Array:
-  """One-hot mask_BLA of the sampled tokens of each attempt; context and padding are all zeros."""
+  """One-hot mask_BLA of each attempt's sampled tokens."""
   return (attempt_BL[..., None] == jnp.arange(1, attempts + 1, dtype=attempt_BL.dtype)[None, None]).astype(dtype)
 
 
 def log_ratio_to_go(ratio_BL: jax.Array, mask_BLA: jax.Array) -> jax.Array:
-  """For each token, the log-ratios from itself to the end of its own attempt, summed (to-go form of eq. 5)."""
+  """Sums each token's log-ratios from itself to the end of its attempt (to-go form of eq. 5)."""
   ratio_BLA = ratio_BL[..., None] * mask_BLA
   togo_BLA = jnp.cumsum(ratio_BLA[:, ::-1], axis=1)[:, ::-1]
   return jnp.sum(togo_BLA * mask_BLA, axis=-1)
@@ -53,28 +53,21 @@ def attempt_losses(
   kl_form: str,
   group: int,
 ) -> tuple[jax.Array, jax.Array]:
-  """The loss of each attempt; their sum is what is minimised (eq. 4 and 5).
+  """The loss of each attempt; their sum is minimised (eq. 4 and 5).
 
-  The reward's part is -sum_b share_b advantage_b log pi(attempt), a sequence sum. The KL's part depends on the form
-  (log-ratio l = log pi - log ref; "later" is the discounted KL of the attempts after this one, 0 at gamma 0):
+  The reward's part is -sum_b share_b advantage_b log pi(attempt). The KL's part depends on the form (l = log pi -
+  log ref; "later" is the discounted KL of the attempts after this one):
 
-    k1        [l + later], detached, leave-one-out, times log pi        gradient of the whole-attempt KL, unbiased
-    k1_togo   l from each token to its attempt's end, times its log pi  the same gradient, lower variance (default)
-    k2_seq    half the squared l of the attempt                         the same gradient
-    k2_token  half the squared l of each token                          prefixes held fixed: an approximation
-    exact     full-vocabulary KL at each token                          prefixes held fixed: an approximation
+    k1        [l + later], detached, leave-one-out, times log pi  unbiased gradient
+    k1_togo   l from a token to its attempt's end, times log pi   the same, lower variance
+    k2_seq    half the squared l of the attempt                   the same
+    k2_token  half the squared l of each token                    approximation: prefixes fixed
+    exact     full-vocabulary KL at each token                    approximation: prefixes fixed
 
-  Args:
-    scores: the models' log-probabilities.
-    attempt_BL: i8, 0 for tokens that were not sampled.
-    importance_BL: detached truncated importance weights of the tokens; ones when the correction is off.
-    credit: detached weights of the rows.
-    stage: coefficients; `kl_weights` is the paper's beta per attempt.
-    kl_form: one of `types.KL_FORMS`.
-    group: G, for the leave-one-out baseline of the KL's part; whole groups must be present.
+  Whole groups of G rows must be present, for the KL's baseline.
 
   Returns:
-    loss_A, ratio_BA: the loss per attempt, and each attempt's summed log-ratio (its KL sample, in nats).
+    loss_A; ratio_BA, each attempt's summed log-ratio (its KL sample, in nats).
   """
   mask_BLA = attempt_mask(attempt_BL, credit.advantage.shape[1], scores.logp.dtype)
   weighted_BA = jnp.einsum('bl,bla->ba', scores.logp * importance_BL, mask_BLA)
@@ -94,7 +87,7 @@ def attempt_losses(
 
 
 def _own_kl(kl_form, scores, ratio_BL, mask_BLA, importance_BL):
-  """own_BA: the term whose gradient is that of an attempt's own KL, before its beta; 'k1' has it in its return."""
+  """own_BA: the term of an attempt's own KL, before beta; 'k1' has it in its return."""
   if kl_form == 'k1':
     return jnp.zeros_like(mask_BLA[:, 0])
   if kl_form == 'k2_seq':
@@ -112,9 +105,9 @@ def _own_kl(kl_form, scores, ratio_BL, mask_BLA, importance_BL):
 
 
 def importance_weights(logp_BL: jax.Array, sampler_logp_BL: jax.Array, cap: float) -> jax.Array:
-  """Truncated importance weight per token, min(pi / sampler, cap), detached; ones when `cap` is 0 (off).
+  """Truncated importance weight per token, min(pi / sampler, cap), detached; ones when `cap` is 0.
 
-  For a sampler in lower precision than the trainer (truncated importance sampling).
+  It corrects a sampler in lower precision than the trainer.
   """
   if cap == 0:
     return jnp.ones_like(logp_BL)
@@ -122,11 +115,11 @@ def importance_weights(logp_BL: jax.Array, sampler_logp_BL: jax.Array, cap: floa
 
 
 def trained_mask(attempt_BL: jax.Array, trained_BA: jax.Array, dtype: jnp.dtype) -> jax.Array:
-  """mask_BLA of the tokens that supervision reaches: those of attempts that are trained."""
+  """mask_BLA of the tokens of trained attempts."""
   mask_BLA = attempt_mask(attempt_BL, trained_BA.shape[1], dtype)
   return mask_BLA * trained_BA.astype(dtype)[:, None]
 
 
 def supervised_losses(logp_BL: jax.Array, mask_BLA: jax.Array, tokens: jax.Array) -> jax.Array:
-  """loss_A of a micro-batch: negative log-probability of the tokens in `mask_BLA`, over those of the whole batch."""
+  """loss_A of a micro-batch, whose mean is over `tokens` of the whole batch."""
   return -jnp.einsum('bl,bla->a', logp_BL, mask_BLA) / jnp.maximum(tokens, 1)

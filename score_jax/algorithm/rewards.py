@@ -12,15 +12,9 @@ from score_jax.states import StageValues
 
 
 def attempt_rewards(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array) -> jax.Array:
-  """Reward of each attempt (eq. 1): pays_i r_i + bonus_i (r_i - r_{i-1}), with r = 1 for a correct attempt.
+  """reward_BA (eq. 1), in the dtype of `pays_A`: pays_i r_i + bonus_i (r_i - r_{i-1}), r = 1 if correct.
 
-  Args:
-    verdict_BA: i8, `types.Verdict`.
-    pays_A: weight of an attempt's own correctness.
-    bonus_A: the paper's alpha; bonus_A[0] must be 0, since no attempt comes before the first.
-
-  Returns:
-    reward_BA in the dtype of `pays_A`.
+  `bonus_A` is the paper's alpha; bonus_A[0] must be 0.
   """
   correct_BA = (verdict_BA == Verdict.CORRECT).astype(pays_A.dtype)
   before_BA = jnp.pad(correct_BA, ((0, 0), (1, 0)))[:, :-1]
@@ -28,10 +22,9 @@ def attempt_rewards(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array
 
 
 def reward_is_known(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array) -> jax.Array:
-  """bool [B, A]: whether every verdict that the attempt's reward reads was really given.
+  """bool [B, A]: whether every verdict that the reward reads was given.
 
-  A host failure (Verdict.ERROR) hides the attempt's own reward and that of the next one's bonus; attempts whose
-  reward is 0 whatever the verdict stay known. TIMEOUT and UNPARSED are verdicts, not failures.
+  Verdict.ERROR hides an attempt's reward and the next one's bonus, where they have a weight.
   """
   graded_BA = verdict_BA != Verdict.ERROR
   before_BA = jnp.pad(graded_BA, ((0, 0), (1, 0)), constant_values=True)[:, :-1]
@@ -41,7 +34,7 @@ def reward_is_known(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array
 
 
 def discounted(reward_BA: jax.Array, gamma: jax.Array) -> jax.Array:
-  """Return of each attempt (eq. 2): sum over j >= i of gamma^(j-i) reward_j. gamma 0 leaves the reward itself."""
+  """Return of each attempt (eq. 2): sum over j >= i of gamma^(j-i) reward_j."""
   columns = [reward_BA[:, -1]]
   for i in range(reward_BA.shape[1] - 2, -1, -1):
     columns.append(reward_BA[:, i] + gamma * columns[-1])
@@ -49,7 +42,7 @@ def discounted(reward_BA: jax.Array, gamma: jax.Array) -> jax.Array:
 
 
 def return_is_known(known_BA: jax.Array, gamma: jax.Array) -> jax.Array:
-  """bool [B, A]: whether all rewards in the attempt's return are known; with gamma 0, its own alone."""
+  """bool [B, A]: whether all rewards in the attempt's return are known."""
   columns = [known_BA[:, -1]]
   for i in range(known_BA.shape[1] - 2, -1, -1):
     columns.append(known_BA[:, i] & (columns[-1] | (gamma == 0)))
@@ -57,18 +50,15 @@ def return_is_known(known_BA: jax.Array, gamma: jax.Array) -> jax.Array:
 
 
 def leave_one_out(value_BA: jax.Array, counted_BA: jax.Array, group: int) -> tuple[jax.Array, jax.Array]:
-  """Value minus the mean of the other counted rows of its problem, per attempt (eq. 3; RLOO, arXiv 2402.14740).
+  """Value minus the mean of its problem's other counted rows (eq. 3; RLOO, arXiv 2402.14740).
 
-  Args:
-    value_BA: f32; the rows of a problem are adjacent.
-    counted_BA: bool; rows that are neither a baseline nor trained are left out.
-    group: G, rows per problem; must divide B.
+  A problem's G rows are adjacent.
 
   Returns:
-    advantage_BA, 0 where the row is not usable; usable_BA: counted, in a group with at least two counted rows.
+    advantage_BA, 0 where not usable; usable_BA: counted, with others in its group.
 
   Raises:
-    ValueError: G is below 2, which has no "other rows", or does not divide B.
+    ValueError: G is below 2 or does not divide B.
   """
   B, A = value_BA.shape
   if group < 2 or B % group:
@@ -86,12 +76,11 @@ def leave_one_out(value_BA: jax.Array, counted_BA: jax.Array, group: int) -> tup
 def reward_credit(
   verdict_BA: jax.Array, trained_BA: jax.Array, stage: StageValues, group: int
 ) -> tuple[jax.Array, jax.Array]:
-  """The reward's part of every attempt's credit: what to multiply its log-probability with.
+  """The reward's part of every attempt's credit; 0 for an untrained attempt.
 
   Returns:
-    advantage_BA: leave-one-out advantage of the discounted rewards.
-    weight_BA: each row's share of its attempt's mean; usable rows sum to 1 over the whole batch, so micro-batches
-      can be added up. Both are 0 for an untrained attempt.
+    advantage_BA: leave-one-out, of the discounted rewards.
+    weight_BA: `shares` of usable rows.
   """
   reward_BA = attempt_rewards(verdict_BA, stage.reward_weights, stage.bonus)
   known_BA = reward_is_known(verdict_BA, stage.reward_weights, stage.bonus)
@@ -101,6 +90,6 @@ def reward_credit(
 
 
 def shares(counted_BA: jax.Array, dtype: jnp.dtype) -> jax.Array:
-  """Each counted row's share of the mean over rows, per attempt: 1/n where counted, else 0."""
+  """Each row's share of an attempt's mean: 1/n where counted, else 0."""
   weight_BA = counted_BA.astype(dtype)
   return weight_BA / jnp.maximum(jnp.sum(weight_BA, axis=0, keepdims=True), 1)

@@ -1,1 +1,1 @@
-"""The compiled multi-attempt rollout: token ids in, token ids and log-probabilities out."""
+"""The compiled multi-attempt rollout."""

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole self-correction conversations, in one compiled call.
 
-A device has B decode slots. All slots share one clock; each has its own small state and moves on alone:
+A device has B decode slots ("slots"), which share one clock and move on alone:
 
     sampling attempt i --stop or budget--> being fed the turn separator --> sampling attempt i + 1 --> ... done
 
-A row reuses its cache for the next attempt: nothing is re-encoded or prefilled twice, and no row waits for another.
-Where rows outnumber decode slots, a slot whose row is done takes a waiting one: its prompt is prefilled into the cache
-just behind the clock, so that the slot goes on in step with the others.
+The next attempt reuses the row's cache. A slot whose row is done takes a waiting one, whose prompt comes into the
+cache just behind the clock.
 
-The cache is a ring (`models/attention.py`): what belongs to time t lies in cache slot t mod S. What is sampled is
-written to a token log, a line a step, and cut into rows at the end. Below, a "slot" is a decode slot.
+The cache is a ring (`models/attention.py`): time t lies in its slot t mod S. What is sampled goes to a token log, a
+line a step, and is cut into rows at the end.
 """
 
 from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Any
 
 from flax import struct
 import jax
@@ -30,24 +30,22 @@ from score_jax.parallel import mesh as meshes
 from score_jax.sampling import choose
 from score_jax.states import Rollout
 
-_REFILLS = 16  # times that slots are refilled in a generation: a prefill wants rows, an idle slot wants none
+_REFILLS = 16  # in a generation: prefills against idle slots
 
 
 @dataclasses.dataclass(frozen=True)
 class RolloutSpec:
   """The compiled-in settings; hashable."""
 
-  budgets: tuple[int, ...]  # [A] most tokens an attempt may sample, its stop token included
-  separators: tuple[tuple[int, ...], ...]  # [A - 1] end-of-turn, then the ids up to where the next attempt begins
+  budgets: tuple[int, ...]  # [A] tokens of an attempt, its stop included
+  separators: tuple[tuple[int, ...], ...]  # [A - 1] end-of-turn and what follows
   end_of_turn: int
-  stops: tuple[int, ...]  # ids that end an attempt; end_of_turn is one of them
+  stops: tuple[int, ...]  # ids, `end_of_turn` among them
   pad: int
   temperature: float = 1.0
-  top_k: int = 0
-  top_p: float = 1.0
   decode_slots: int = 0  # rows decoded at a time on each device; 0: all
   cache_dtype: str = 'auto'  # of cached keys and values; 'auto': the compute dtype
-  kernel: bool = False  # attend to the live part of the cache alone (`models/decode_attention.py`, GPU)
+  kernel: bool = False  # attend by `models/decode_attention.py` (GPU)
 
   @property
   def attempts(self) -> int:
@@ -55,14 +53,12 @@ class RolloutSpec:
 
   @property
   def growth(self) -> int:
-    """Returns the most tokens that a conversation adds to its prompt: L - P."""
+    """The most tokens that a conversation adds to its prompt: L - P."""
     return sum(self.budgets) + sum(len(separator) for separator in self.separators)
 
 
 @struct.dataclass
 class _Rows:
-  """The inputs of N rows."""
-
   prompt: jax.Array  # i32 [N, P]
   start: jax.Array  # i32 [N]
   key: jax.Array  # typed keys [N]
@@ -73,19 +69,19 @@ class _Rows:
 class _DecodeSlots:
   """The state machines of B decode slots."""
 
-  row: jax.Array  # i32 [B]  the row of each; of a slot that is done, its last
+  row: jax.Array  # i32 [B]  of a slot that is done: its last
   first: jax.Array  # i32 [B]  time of the row's first token
   token: jax.Array  # i32 [B]  chosen last, not yet in the cache
   turn: jax.Array  # i32 [B]  attempt under way, 0-based; A when the row is done
-  fed: jax.Array  # i32 [B]  ids of the separator before this turn already given; at its length the row samples
-  left: jax.Array  # i32 [B]  tokens left in the attempt's budget
+  fed: jax.Array  # i32 [B]  ids given of the separator before this turn
+  left: jax.Array  # i32 [B]  of the attempt's budget
   stop: jax.Array  # i8 [B, A]
   end: jax.Array  # i32 [B]  one past the time of the row's last token
 
 
 @struct.dataclass
 class _Tokens:
-  """Tokens as a rollout returns them, of any shape."""
+  """Tokens of a rollout, in any shape."""
 
   tokens: jax.Array  # i32
   attempt: jax.Array  # i8
@@ -94,7 +90,7 @@ class _Tokens:
 
 @struct.dataclass
 class _Finished:
-  """Where each of N rows lies in the token log; filled in when its slot is done."""
+  """Where each of N rows lies in the token log."""
 
   slot: jax.Array  # i32 [N]
   first: jax.Array  # i32 [N]
@@ -104,24 +100,22 @@ class _Finished:
 
 @struct.dataclass
 class _State:
-  """The state between two steps."""
-
   time: jax.Array  # i32 []  of the newest token chosen
   slots: _DecodeSlots
   cache: Cache
-  first_token: _Tokens  # [N] each row's; its slot's old row may have ended at the same time
-  token_log: _Tokens  # [T, B] what all slots chose, a line for each time from P + 1 on
+  first_token: _Tokens  # [N] not in the log, where its slot's old row may end
+  token_log: _Tokens  # [T, B] what slots chose at each time from P + 1 on
   finished: _Finished
   waiting: jax.Array  # i32 []  the first row that no slot has taken
 
 
 def row_keys(key: jax.Array, row_B: jax.Array) -> jax.Array:
-  """Returns one key per row from its global row number."""
+  """One key per row, from its global row number."""
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, row_B)
 
 
 def uniforms(keys_B: jax.Array, position_B: jax.Array) -> jax.Array:
-  """Returns one f32 uniform per row, from the position in the row."""
+  """One f32 uniform per row, from a position in it."""
   return jax.vmap(lambda key, position: jax.random.uniform(jax.random.fold_in(key, position)))(keys_B, position_B)
 
 
@@ -138,22 +132,14 @@ def rollout(
   dtype: jnp.dtype,
   mesh: Mesh,
 ) -> Rollout:
-  """Samples A attempts for every row, each device its own rows at its own pace; compiled once for each `spec`.
+  """Samples A attempts for every row, each device its own rows; L = P + spec.growth.
 
   Args:
-    params: of the policy, from `decoder.for_decoding`.
-    prompt_BP: i32 left-padded prompts, each ending where the first attempt begins.
-    start_B: i32 first slot of each prompt.
-    row_B: i32 global row numbers; with `key` they decide all randomness.
-    key: typed key of this step.
-    forced_BF: i32 first attempts given from outside, F = budgets[0]; -1 where the token is sampled.
-    config: of the decoder.
-    spec: what is compiled in.
-    dtype: compute dtype.
-    mesh: rows lie over data and fsdp.
-
-  Returns:
-    Rollout with L = P + spec.growth.
+    params: from `decoder.for_decoding`.
+    prompt_BP, start_B: i32 left-padded prompts and their first slots.
+    row_B, key: global row numbers and a typed key: all randomness.
+    forced_BF: i32 given first attempts, F = budgets[0]; -1: sampled.
+    config, spec, dtype, mesh: what is compiled in.
   """
   with meshes.by_rows_compiles(mesh):
     return compiled(params, prompt_BP, start_B, row_B, key, forced_BF, config=config, spec=spec, dtype=dtype, mesh=mesh)
@@ -161,10 +147,10 @@ def rollout(
 
 @functools.partial(jax.jit, static_argnames=('config', 'spec', 'dtype', 'mesh'))
 def compiled(params, prompt, start, row, key, forced, *, config, spec, dtype, mesh) -> Rollout:
-  """Is the program of `rollout`."""
+  """The program of `rollout`."""
 
   def local(params, prompt, start, row, key, forced):
-    rows = _Rows(prompt=prompt, start=start, key=row_keys(key, row), forced=forced)
+    rows = _Rows(prompt, start, row_keys(key, row), forced)
     return _rollout(params, rows, config, spec, dtype, functools.partial(meshes.on_any_device, mesh=mesh))
 
   return meshes.by_rows(local, mesh, (False, True, True, True, False, True))(params, prompt, start, row, key, forced)
@@ -173,18 +159,18 @@ def compiled(params, prompt, start, row, key, forced, *, config, spec, dtype, me
 def _rollout(
   params: decoder.Params, rows: _Rows, config: DecoderConfig, spec: RolloutSpec, dtype, anywhere: Callable
 ) -> Rollout:
-  """Samples one device's rows; `anywhere(flag)` decides for those that step together."""
+  """Samples a device's rows; `anywhere` speaks for all that step together."""
   N, P = rows.prompt.shape
   B = min(spec.decode_slots or N, N)
   refill = -(-B // _REFILLS)
-  admit = functools.partial(_admit, params, rows, config, spec, dtype)
+  cached = dict(dtype=dtype, cache_dtype=cache_dtype(spec, dtype), kernel=spec.kernel)
+  prefill = functools.partial(decoder.prefill, params, config, **cached)
 
   def step(state: _State) -> _State:
     # A slot that is done sees nothing but the padding that it is fed.
     first_B = jnp.where(state.slots.turn < spec.attempts, state.slots.first, state.time)
-    logits_BV, cache = decoder.decode_step(
-      params, config, state.slots.token, state.time, state.cache.replace(first=first_B), dtype=dtype
-    )
+    cache = state.cache.replace(first=first_B)
+    logits_BV, cache = decoder.decode_step(params, config, state.slots.token, state.time, cache, dtype=dtype)
     time = state.time + 1
     slots, line = _advance(state.slots, logits_BV, time, rows, spec)
     token_log = jax.tree.map(lambda old_TB, new_B: old_TB.at[time - P - 1].set(new_B), state.token_log, line)
@@ -199,24 +185,24 @@ def _rollout(
 
   def generation(state: _State) -> _State:
     state = jax.lax.while_loop(lambda state: ~anywhere(has_room(state)), step, state)
-    return admit(state, jnp.nonzero(done(state), size=refill, fill_value=B)[0].astype(jnp.int32))
+    slot_R = jnp.nonzero(done(state), size=refill, fill_value=B)[0].astype(jnp.int32)
+    return _admit(prefill, rows, spec, state, slot_R)
 
-  state = _begin(params, rows, config, spec, dtype, B, refill)
+  state = _begin(prefill, rows, spec, B, refill)
   if N > B:
     state = jax.lax.while_loop(lambda state: anywhere(state.waiting < N), generation, state)
   state = jax.lax.while_loop(lambda state: anywhere(~jnp.all(done(state))), step, state)
   return _cut(state, _with_finished(state, jnp.arange(B, dtype=jnp.int32)), rows, spec)
 
 
-def _begin(params, rows: _Rows, config, spec: RolloutSpec, dtype, B: int, refill: int) -> _State:
-  """Puts the first B rows into the slots, prompts at times 0..P, first tokens at P."""
+def _begin(prefill: Callable, rows: _Rows, spec: RolloutSpec, B: int, refill: int) -> _State:
+  """Puts the first B rows into the slots, their first tokens at time P."""
   N, P = rows.prompt.shape
   block = decode_attention.BLOCK if spec.kernel else 1  # of which the ring has whole ones
   ring = -(-(P + spec.growth) // block) * block
-  # While rows wait, at most refill - 1 slots are idle; after that the longest conversation decides.
+  # While rows wait, at most refill - 1 slots are idle.
   lines = max(1, spec.growth - 1) if N == B else -(-N * spec.growth // (B - refill + 1)) + spec.growth
-  cached = dict(dtype=dtype, cache_dtype=cache_dtype(spec, dtype), kernel=spec.kernel)
-  logits_BV, cache = decoder.prefill(params, config, rows.prompt[:B], rows.start[:B], ring, **cached)
+  logits_BV, cache = prefill(rows.prompt[:B], rows.start[:B], ring)
   fresh = _fresh(jnp.arange(B, dtype=jnp.int32), rows.start[:B], spec)
   slots, line = _advance(fresh, logits_BV, jnp.int32(P), rows, spec)
   zeros_N = jnp.zeros((N,), jnp.int32)
@@ -226,7 +212,7 @@ def _begin(params, rows: _Rows, config, spec: RolloutSpec, dtype, B: int, refill
     cache=cache,
     first_token=jax.tree.map(lambda new_B: jnp.zeros((N,), new_B.dtype).at[:B].set(new_B), line),
     token_log=jax.tree.map(lambda new_B: jnp.zeros((lines, B), new_B.dtype), line),
-    finished=_Finished(slot=zeros_N, first=zeros_N, end=zeros_N, stop=jnp.zeros((N, spec.attempts), jnp.int8)),
+    finished=_Finished(zeros_N, zeros_N, zeros_N, jnp.zeros((N, spec.attempts), jnp.int8)),
     waiting=jnp.int32(B),
   )
 
@@ -243,46 +229,49 @@ def _fresh(row_B: jax.Array, first_B: jax.Array, spec: RolloutSpec) -> _DecodeSl
   return _DecodeSlots(row=row_B, first=first_B, left=left_B, stop=stop_BA, **zeros)
 
 
-def _admit(
-  params: decoder.Params, rows: _Rows, config: DecoderConfig, spec: RolloutSpec, dtype, state: _State, slot_R: jax.Array
-) -> _State:
-  """Gives R slots that are done to the next rows, as far as there are any."""
+def _admit(prefill: Callable, rows: _Rows, spec: RolloutSpec, state: _State, slot_R: jax.Array) -> _State:
+  """Gives slots that are done to the next rows."""
   N, P = rows.prompt.shape
   B = state.slots.row.shape[0]
   row_R = state.waiting + jnp.arange(slot_R.shape[0], dtype=jnp.int32)
   admitted_R = (row_R < N) & (slot_R < B)
-  slot_R, where_R = jnp.where(admitted_R, slot_R, B), jnp.where(admitted_R, row_R, N)  # B, N: written nowhere
+  slot_R = jnp.where(admitted_R, slot_R, B)
+  where_R = jnp.where(admitted_R, row_R, N)
   row_R = jnp.minimum(row_R, N - 1)
   finished = _with_finished(state, slot_R)
   start_R = rows.start[row_R]
-  cached = dict(dtype=dtype, cache_dtype=cache_dtype(spec, dtype), kernel=spec.kernel)
-  logits_RV, prompts = decoder.prefill(params, config, rows.prompt[row_R], start_R, P, **cached)
-  # The prompt lies just behind the clock: its first token is at the time of other slots' newest.
+  logits_RV, prompts = prefill(rows.prompt[row_R], start_R, P)
+  # The prompt lies just behind the clock.
   fresh = _fresh(row_R, state.time - P + start_R, spec)
   slots, line = _advance(fresh, logits_RV, state.time, rows, spec)
   return state.replace(
-    slots=jax.tree.map(lambda old, new: old.at[slot_R].set(new, mode='drop'), state.slots, slots),
+    slots=_written(state.slots, slot_R, slots),
     cache=attention.insert(state.cache, slot_R, prompts, state.time),
-    first_token=jax.tree.map(lambda old, new: old.at[where_R].set(new, mode='drop'), state.first_token, line),
+    first_token=_written(state.first_token, where_R, line),
     finished=finished,
     waiting=state.waiting + jnp.sum(admitted_R.astype(jnp.int32)),
   )
 
 
 def _with_finished(state: _State, slot_R: jax.Array) -> _Finished:
-  """Returns `state.finished` with the rows of some slots; a slot B is none."""
+  """`state.finished` with the rows of some slots; a slot B is none."""
   slots = state.slots
   B, N = slots.row.shape[0], state.finished.slot.shape[0]
   there_R = jnp.minimum(slot_R, B - 1)
   row_R = jnp.where(slot_R < B, slots.row[there_R], N)
-  new = _Finished(slot=there_R, first=slots.first[there_R], end=slots.end[there_R], stop=slots.stop[there_R])
-  return jax.tree.map(lambda old, new: old.at[row_R].set(new, mode='drop'), state.finished, new)
+  new = _Finished(there_R, slots.first[there_R], slots.end[there_R], slots.stop[there_R])
+  return _written(state.finished, row_R, new)
+
+
+def _written(old: Any, index_R: jax.Array, new: Any) -> Any:
+  """A tree with R new entries; those beyond its arrays are dropped."""
+  return jax.tree.map(lambda old, new: old.at[index_R].set(new, mode='drop'), old, new)
 
 
 def _advance(
   slots: _DecodeSlots, logits_BV: jax.Array, time: jax.Array, rows: _Rows, spec: RolloutSpec
 ) -> tuple[_DecodeSlots, _Tokens]:
-  """Chooses every slot's token at `time`; returns the slots, and what they chose."""
+  """Chooses every slot's token at `time`."""
   A = spec.attempts
   separator_AF, separator_length_A = _separator_table(spec)
   budget_A = jnp.array(spec.budgets, jnp.int32)
@@ -292,7 +281,12 @@ def _advance(
   feeding = running & (slots.fed < separator_length_A[turn])
   sampling = running & ~feeding
   with jax.named_scope('choose'):
-    drawn, logp = _draw(logits_BV, slots, time, rows, spec)
+    uniform_B = uniforms(rows.key[slots.row], time - slots.first)
+    drawn = choose.next_token(logits_BV, uniform_B, temperature=spec.temperature)
+    done_B = jnp.clip(spec.budgets[0] - slots.left, 0, rows.forced.shape[1] - 1)
+    forced = rows.forced[slots.row, done_B]
+    drawn = jnp.where((slots.turn == 0) & (forced >= 0), forced, drawn)
+    logp = choose.log_probability(logits_BV, drawn)
   fed_token = separator_AF[turn, jnp.minimum(slots.fed, separator_AF.shape[1] - 1)]
   token = jnp.where(sampling, drawn, jnp.where(feeding, fed_token, spec.pad))
 
@@ -307,30 +301,17 @@ def _advance(
   moved = slots.replace(
     token=token,
     turn=next_turn,
-    # The separator begins with end-of-turn; an attempt that sampled it itself is not given a second one.
+    # The separator begins with end-of-turn, which an attempt may have sampled itself.
     fed=jnp.where(ended, at_end_of_turn.astype(jnp.int32), jnp.where(feeding, slots.fed + 1, slots.fed)),
     left=jnp.where(ended, budget_A[jnp.minimum(next_turn, A - 1)], left),
     stop=jnp.where(ended[:, None] & this_turn_BA, stop[:, None], slots.stop),
     end=jnp.where(running, time + 1, slots.end),
   )
   attempt = jnp.where(sampling, turn + 1, 0).astype(jnp.int8)
-  return moved, _Tokens(tokens=token, attempt=attempt, logp=jnp.where(sampling, logp, 0))
-
-
-def _draw(
-  logits_BV: jax.Array, slots: _DecodeSlots, time: jax.Array, rows: _Rows, spec: RolloutSpec
-) -> tuple[jax.Array, jax.Array]:
-  """Returns each slot's token, forced or drawn, and its T=1 log-probability."""
-  uniform_B = uniforms(rows.key[slots.row], time - slots.first)
-  drawn = choose.next_token(logits_BV, uniform_B, temperature=spec.temperature, top_k=spec.top_k, top_p=spec.top_p)
-  done_B = jnp.clip(spec.budgets[0] - slots.left, 0, rows.forced.shape[1] - 1)
-  forced = rows.forced[slots.row, done_B]
-  token = jnp.where((slots.turn == 0) & (forced >= 0), forced, drawn)
-  return token, choose.log_probability(logits_BV, token)
+  return moved, _Tokens(token, attempt, jnp.where(sampling, logp, 0))
 
 
 def _cut(state: _State, finished: _Finished, rows: _Rows, spec: RolloutSpec) -> Rollout:
-  """Cuts the token log into rows."""
   N, P = rows.prompt.shape
   zero_N = finished.first - rows.start  # time of a row's slot 0
   grown_L = jnp.arange(spec.growth, dtype=jnp.int32)
@@ -341,14 +322,13 @@ def _cut(state: _State, finished: _Finished, rows: _Rows, spec: RolloutSpec) -> 
     token_NL = jnp.where(inside_NL, log_TB[line_NL, finished.slot[:, None]], jnp.asarray(empty, log_TB.dtype))
     return jnp.concatenate([before_NP.astype(log_TB.dtype), first_N[:, None], token_NL[:, 1:]], axis=1)
 
-  before = _Tokens(tokens=rows.prompt, attempt=jnp.zeros((N, P)), logp=jnp.zeros((N, P)))
-  chosen = jax.tree.map(row, before, state.first_token, state.token_log, _Tokens(tokens=spec.pad, attempt=0, logp=0))
-  chosen = dict(tokens=chosen.tokens, attempt=chosen.attempt, logp=chosen.logp)
-  return Rollout(**chosen, start=rows.start, end=finished.end - zero_N, stop=finished.stop)
+  before = _Tokens(rows.prompt, jnp.zeros((N, P)), jnp.zeros((N, P)))
+  chosen = jax.tree.map(row, before, state.first_token, state.token_log, _Tokens(spec.pad, 0, 0))
+  return Rollout(**vars(chosen), start=rows.start, end=finished.end - zero_N, stop=finished.stop)
 
 
 def _separator_table(spec: RolloutSpec) -> tuple[jax.Array, jax.Array]:
-  """Returns separator_AF (padded) and separator_length_A, of before each attempt."""
+  """separator_AF (padded) and separator_length_A, before each attempt."""
   separators = ((),) + spec.separators
   longest = max(1, max(map(len, separators)))
   table = [list(ids) + [spec.pad] * (longest - len(ids)) for ids in separators]
@@ -356,5 +336,5 @@ def _separator_table(spec: RolloutSpec) -> tuple[jax.Array, jax.Array]:
 
 
 def no_forced(rows: int, spec: RolloutSpec) -> jax.Array:
-  """Returns forced_BF that forces nothing."""
+  """forced_BF that forces nothing."""
   return jnp.full((rows, spec.budgets[0]), -1, jnp.int32)

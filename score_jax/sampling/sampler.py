@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's side of a rollout: problems in, conversations and their texts out."""
+"""The host's side of a rollout."""
 
 import dataclasses
 import enum
@@ -25,7 +25,7 @@ from score_jax.tasks.chat import Chat
 
 
 class Stream(enum.IntEnum):
-  """Independent streams of randomness of one seed."""
+  """Independent randomness of one seed."""
 
   TRAIN = 0
   EVALUATION = 1
@@ -35,13 +35,13 @@ class Stream(enum.IntEnum):
 
 
 def stream_key(seed: int, stream: Stream, step: int) -> jax.Array:
-  """Returns the key of a rollout, into which rows fold their global number."""
+  """Returns the key of a rollout."""
   return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), int(stream)), step)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-  """Everything about sampling that stays the same during a run."""
+  """What sampling needs beside parameters."""
 
   mesh: Mesh
   config: DecoderConfig
@@ -49,34 +49,36 @@ class Sampler:
   budgets: tuple[int, ...]  # [A] tokens
   dtype: Any  # compute dtype
   lora: Lora = loras.NONE
-  decode_slots: int = 0  # rows decoded at a time on each device; 0: all
-  cache_dtype: str = 'auto'  # of cached keys and values; 'auto': the compute dtype
+  decode_slots: int = 0  # as in `RolloutSpec`
+  cache_dtype: str = 'auto'
 
-  def spec(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> RolloutSpec:
+  def spec(self, temperature: float = 1.0) -> RolloutSpec:
     """Returns the compiled-in settings of a rollout."""
-    ids = {name: getattr(self.chat, name) for name in ('separators', 'end_of_turn', 'stops', 'pad')}
-    own = {name: getattr(self, name) for name in ('budgets', 'decode_slots', 'cache_dtype')}
-    chosen = dict(temperature=temperature, top_k=top_k, top_p=top_p)
-    return RolloutSpec(**ids, **own, **chosen, kernel=self._has_kernel)
-
-  @property
-  def _has_kernel(self) -> bool:
-    on_whole_heads = self.mesh.shape['tensor'] == 1 and self.mesh.devices.flat[0].platform == 'gpu'
-    own_dtype = self.cache_dtype in ('auto', jnp.dtype(self.dtype).name)
-    return on_whole_heads and own_dtype and decode_attention.fits(self.config, jnp.dtype(self.dtype))
+    dtype, mesh = jnp.dtype(self.dtype), self.mesh
+    whole_heads = mesh.shape['tensor'] == 1 and mesh.devices.flat[0].platform == 'gpu'
+    own_dtype = self.cache_dtype in ('auto', dtype.name)
+    return RolloutSpec(
+      budgets=self.budgets,
+      separators=self.chat.separators,
+      end_of_turn=self.chat.end_of_turn,
+      stops=self.chat.stops,
+      pad=self.chat.pad,
+      temperature=temperature,
+      decode_slots=self.decode_slots,
+      cache_dtype=self.cache_dtype,
+      kernel=whole_heads and own_dtype and decode_attention.fits(self.config, dtype),
+    )
 
   def layout(self, params: Any) -> Any:
-    """Returns the sampling layout of a tree: a copy in the compute dtype, a tuple of layers."""
+    """Copies a tree into the sampling layout and compute dtype."""
     return laid_out(params, config=self.config, dtype=jnp.dtype(self.dtype), mesh=self.mesh, lora=self.lora)
 
   def encoded(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns prompt_BP and start_B, a row a problem; DataError if a token is not the model's."""
+    """Returns prompt_BP and start_B; DataError if a token is not the model's."""
     prompt_BP, start_B = self.chat.prompts(problems)
-    if prompt_BP.max() >= self.config.vocab:
-      raise DataError(
-        f'a prompt has token {prompt_BP.max()}, but the model has {self.config.vocab} tokens; the tokenizer is of '
-        'another model'
-      )
+    token, vocab = prompt_BP.max(), self.config.vocab
+    if token >= vocab:
+      raise DataError(f'a prompt has token {token}, but the model has {vocab} tokens; use its own tokenizer')
     return prompt_BP, start_B
 
   def sample(
@@ -89,15 +91,9 @@ class Sampler:
     first_row: int = 0,
     forced: np.ndarray | None = None,
   ) -> Rollout:
-    """Samples one conversation per prompt; returns all hosts' rows, on the devices.
+    """Samples a conversation per prompt of this host; returns all hosts' rows, on the devices.
 
-    Args:
-      params: from `layout`.
-      prompts: from `encoded`; of several hosts, each gives its own rows (`meshes.local_rows`).
-      key: from `stream_key`.
-      spec: from `spec`.
-      first_row: global number of the first row.
-      forced: i32 [B, F] first attempts given from outside; -1 where the token is sampled.
+    `params` are from `layout`, `prompts` from `encoded`; `first_row` is a global number, `forced` as in `rollout`.
     """
     prompt_BP, start_B = prompts
     row_B = first_row + meshes.local_rows(self.mesh, meshes.all_rows(self.mesh, len(start_B)))
@@ -108,14 +104,14 @@ class Sampler:
     return rollout(params, *rows, key, forced_BF, **program)
 
   def texts(self, rollout_: Rollout) -> list[list[str]]:
-    """Returns the text [B][A] of each attempt of this host's rows."""
+    """Returns texts [B][A] of this host's rows."""
     tokens_BL, attempt_BL, stop_BA = meshes.fetch_rows((rollout_.tokens, rollout_.attempt, rollout_.stop))
     return self.chat.texts(tokens_BL, attempt_BL, stop_BA.shape[1])
 
 
 @functools.partial(jax.jit, static_argnames=('config', 'dtype', 'mesh', 'lora'))
 def laid_out(params: Any, *, config: DecoderConfig, dtype: Any, mesh: Mesh, lora: Lora = loras.NONE) -> Any:
-  """Compiles `Sampler.layout` of a tree in the training layout."""
+  """The program of `Sampler.layout`."""
   table = loras.policy_table(config, lora)
   wanted = traverse_util.flatten_dict(meshes.params(mesh, table, meshes.SAMPLING_RULES))
   leaves = {

@@ -1,1 +1,1 @@
-"""Optimizer, update, the loop of a run, and the pretraining of the bundled base."""
+"""Optimizer, update and the loop of a run."""

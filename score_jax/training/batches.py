@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a rollout to the rows of an update: left-aligned, the work spread evenly."""
+"""From a rollout to the rows of an update."""
 
 import dataclasses
 
@@ -9,18 +9,19 @@ import numpy as np
 from score_jax.states import Batch, Rollout
 from score_jax.training.update import UpdateSpec
 
-_LENGTHS = 16  # of streams; each that occurs is compiled once
+_LENGTHS = 16  # of streams, each compiled once
 _BLOCK = 128  # slots; what kernels and matrix products like
 
 
 def of_rollout(rollout: Rollout, trained_BA: np.ndarray, verdict_BA: np.ndarray | None = None) -> Batch:
-  """Returns the batch of a rollout in host memory, rows in their order."""
+  """Returns the left-aligned batch of a rollout, in host memory."""
   slot_BL = rollout.start[:, None] + np.arange(rollout.tokens.shape[1])
   inside_BL = slot_BL < rollout.end[:, None]
   slot_BL = np.where(inside_BL, slot_BL, 0)
 
   def aligned(x_BL: np.ndarray) -> np.ndarray:
-    return np.where(inside_BL, np.take_along_axis(np.asarray(x_BL), slot_BL, axis=1), np.zeros((), x_BL.dtype))
+    moved_BL = np.take_along_axis(np.asarray(x_BL), slot_BL, axis=1)
+    return np.where(inside_BL, moved_BL, np.zeros((), x_BL.dtype))
 
   return Batch(
     tokens=aligned(rollout.tokens),
@@ -33,19 +34,11 @@ def of_rollout(rollout: Rollout, trained_BA: np.ndarray, verdict_BA: np.ndarray 
 
 
 def balanced_order(length_B: np.ndarray, group: int, shards: int, parts: int) -> np.ndarray:
-  """Returns an order of rows in which the micro-batches of each device have about as many tokens.
+  """Returns an order of rows in which a device's micro-batches have about as many tokens.
 
-  Whole problems move among the rows of their device: the longest first, each to the part with room that has the fewest
-  tokens so far.
+  The longest problem comes first, to the part with room that has the fewest tokens.
 
-  Args:
-    length_B: i32, tokens of each row.
-    group: G, rows of a problem.
-    shards: devices that rows are spread over; each has its problems in one piece.
-    parts: micro-batches; part m takes a device's problems m, m + parts, ... (`update.micro_batched`).
-
-  Returns:
-    i64 [B]: the row that comes to stand at each index.
+  `update.micro_batched` cuts the `parts`. The row that comes to each index is returned, i64 [B].
   """
   tokens_XP = length_B.reshape(shards, -1, group).sum(-1)
   room = tokens_XP.shape[1] // parts
@@ -62,7 +55,7 @@ def balanced_order(length_B: np.ndarray, group: int, shards: int, parts: int) ->
 
 
 def packed_length(length_B: np.ndarray, longest: int, group: int, shards: int, parts: int) -> int:
-  """Returns the length of a stream for any micro-batch of rows in `balanced_order`, of few that are possible."""
+  """Returns a stream's length, one of a few, for any micro-batch in `balanced_order`."""
   tokens_XPK = length_B.reshape(shards, -1, parts, group).sum(-1)
   most = int(tokens_XPK.sum(axis=1).max())
   slots = length_B.size // (shards * parts) * longest
@@ -71,14 +64,7 @@ def packed_length(length_B: np.ndarray, longest: int, group: int, shards: int, p
 
 
 def packed(batch: Batch, spec: UpdateSpec, shards: int, pack: bool) -> tuple[Batch, np.ndarray, UpdateSpec]:
-  """Returns the batch as an update packs it, the order of its rows, and the spec with its streams' length.
-
-  Args:
-    batch: this host's rows, in its memory.
-    spec: of the update, not packed.
-    shards: devices that the rows are spread over.
-    pack: False: rows stay in their order, one a stream.
-  """
+  """Returns a batch on the host as an update packs it, its rows' order, and the spec with its streams' length."""
   order = np.arange(len(batch.length))
   if pack:
     parts = (spec.group, shards, spec.micro_batches)
@@ -89,7 +75,7 @@ def packed(batch: Batch, spec: UpdateSpec, shards: int, pack: bool) -> tuple[Bat
 
 
 def chosen_ids(tokens_BL: np.ndarray, chosen_BL: np.ndarray, budget: int) -> np.ndarray:
-  """i32 [B, budget]: the chosen tokens of each row from the left, -1 behind them."""
+  """i32 [B, budget]: each row's chosen tokens, then -1."""
   slot_BL = np.cumsum(chosen_BL, axis=1) - 1
   ids = np.full((len(tokens_BL), budget), -1, np.int32)
   row, slot = np.nonzero(chosen_BL)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation on held-out problems: conversations, verdicts, and the rows that figures are counted from."""
+"""Evaluation: conversations, verdicts, and what is counted from them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax import core_types, tasks
+from score_jax import tasks
 from score_jax.algorithm import rewards
 from score_jax.config import RunConfig
+from score_jax.core_types import Graded, Problem, Verdict
 from score_jax.errors import ConfigError, TryAgainError
 from score_jax.faults import watchdog
 from score_jax.graders import pool
@@ -34,7 +35,7 @@ from score_jax.training import preflight, stages
 from score_jax.training import run as runs
 from score_jax.training.run import Run
 
-_FIRST = -1_000_000_000  # first problem of `measure`: far from those of steps and offline pools
+_FIRST = -1_000_000_000  # problem of `measure`: far from all others
 _SCALING_TEMPERATURE = 0.7  # paper, section 6.2
 
 Results = dict[str, Any]  # as JSON
@@ -42,10 +43,8 @@ Results = dict[str, Any]  # as JSON
 
 @dataclasses.dataclass(frozen=True)
 class Grades:
-  """The verifier's verdicts on a rollout."""
-
   texts: list[list[str]]  # [B][A]
-  graded: list[list[core_types.Graded]]  # [B][A]
+  graded: list[list[Graded]]  # [B][A]
 
   @property
   def verdict(self) -> np.ndarray:
@@ -54,9 +53,9 @@ class Grades:
 
 
 def evaluate_policy(run: Run, policy: Any, name: str) -> Results:
-  """Returns the ledgers of a policy on held-out problems; its conversations go to rows/<name>.jsonl.gz."""
-  settings = run.config.eval
-  size = dict(problems=settings.problems, seed=settings.seed, rows=run.config.rows)
+  """Returns a policy's ledgers; its conversations go to rows/<name>.jsonl.gz."""
+  config = run.config
+  size = dict(problems=config.eval.problems, seed=config.eval.seed, rows=config.rows)
   with watchdog.phase('evaluate'):
     params = run.sampler.layout(policy)
     ledgers, rows = evaluate(run.sampler, run.task, run.grader, params, **size)
@@ -66,7 +65,7 @@ def evaluate_policy(run: Run, policy: Any, name: str) -> Results:
 
 
 def evaluate_base(run: Run) -> Results:
-  """Returns eval.json with the base's ledgers, evaluated once; other settings begin it anew."""
+  """Returns eval.json with the base's ledgers; other settings begin it anew."""
   settings = dict(problems=run.config.eval.problems, seed=run.config.eval.seed)
   known = hosts.from_main('eval.json', run.folder.read_eval)
   if known.get('settings') != settings:
@@ -77,10 +76,7 @@ def evaluate_base(run: Run) -> Results:
 
 
 def evaluate_ends(run: Run, wanted: dict[str, tuple[int, Any]]) -> Results:
-  """Returns eval.json with the ledgers of the policies that a run ends with, evaluated where it lacks them.
-
-  `wanted` has step and trained parameters by name, 'final' and 'last'.
-  """
+  """Returns eval.json with ledgers of `wanted`, step and parameters of 'final' and 'last'."""
   before = hosts.from_main('eval.json', run.folder.read_eval)
   results = {name: value for name, value in before.items() if name not in ('final', 'last')}
   for name, (step, params) in wanted.items():
@@ -93,7 +89,7 @@ def evaluate_ends(run: Run, wanted: dict[str, tuple[int, Any]]) -> Results:
 
 
 def due(run: Run, params: Any, record: Results) -> Results:
-  """Returns what is due after a step and its record lacks: `eval`, ledgers; `selection`, a measurement."""
+  """Returns `eval` and `selection`, if due and not in `record`."""
   step, every, results = record['step'], run.config.eval.every, {}
   if every and step % every == 0 and 'eval' not in record:
     results['eval'] = evaluate_policy(run, run.policy(params), f'step{step}')
@@ -103,34 +99,33 @@ def due(run: Run, params: Any, record: Results) -> Results:
 
 
 def measure(run: Run, params: Any) -> Results:
-  """Returns `figures` of trained parameters on the problems of config.selection, one sampled conversation each.
+  """Returns `figures` of trained parameters on the problems of config.selection, a sample each.
 
-  They choose the best checkpoint of any method, since training returns of other rewards cannot be compared. No step
-  draws these problems where the task makes any number of them; keys are the same every time.
+  They choose the best checkpoint, since returns of other rewards cannot be compared. Problems and keys are fixed.
   """
   config, settings, sampler = run.config, run.config.selection, run.sampler
   problems = run.task.problems(config.seed, 'train', range(_FIRST, _FIRST + settings.problems))
   with watchdog.phase('select'):
-    params, spec = sampler.layout(run.policy(params)), sampler.spec()
-    asked = (problems, spec, config.seed, config.rows)
+    params = sampler.layout(run.policy(params))
+    asked = (problems, sampler.spec(), config.seed, config.rows)
     rows = conversations(sampler, run.grader, params, *asked, decoding='selection')
     weights = settings.reward_weights, settings.bonus
     return hosts.from_main('what the best is chosen by', lambda: figures(rows, *weights))
 
 
 def figures(rows: Sequence[Row], reward_weights: tuple[float, ...], bonus: tuple[float, ...]) -> Results:
-  """Returns what the best is chosen by, and what else these conversations tell.
+  """Returns what the best is chosen by, and more of these conversations.
 
-  Returns:
-    return: mean over rows of reward_weights_i r_i + bonus_i (r_i - r_{i-1}), all attempts added, each over the rows
-    where it is known; accuracy [A], answer_changed, text_changed: of rows.
+  `return` adds up each attempt's mean reward over rows where it is known.
   """
-  verdicts, changed_B2 = report_rows.verdicts(rows), report_rows.changed_in(rows)
-  parts = jnp.asarray(verdicts), jnp.array(reward_weights, jnp.float32), jnp.array(bonus, jnp.float32)
-  known_BA, reward_BA = rewards.reward_is_known(*parts), rewards.attempt_rewards(*parts)
+  verdicts = report_rows.verdicts(rows)
+  changed_B2 = report_rows.changed_in(rows)
+  weights = (jnp.array(reward_weights, jnp.float32), jnp.array(bonus, jnp.float32))
+  known_BA = rewards.reward_is_known(jnp.asarray(verdicts), *weights)
+  reward_BA = rewards.attempt_rewards(jnp.asarray(verdicts), *weights)
   return {
     'return': float(jnp.sum(reward_BA * rewards.shares(known_BA, reward_BA.dtype))),
-    'accuracy': (verdicts == core_types.Verdict.CORRECT).mean(axis=0).tolist(),
+    'accuracy': (verdicts == Verdict.CORRECT).mean(axis=0).tolist(),
     'answer_changed': float(changed_B2[:, 1].mean()),
     'text_changed': float(changed_B2[:, 0].mean()),
   }
@@ -141,23 +136,19 @@ def evaluate_folder(
 ) -> tuple[Results, list[Row]]:
   """Returns the ledgers of config.model.path by decoding, and their rows; host 0 alone has them.
 
-  Args:
-    config: of the run.
-    samples: K sampled conversations a problem.
-    temperature: of the sampled conversations.
-    scaling: K; above 0, 2K further conversations a problem at T=0.7 compare sequential with parallel sampling.
-    first_attempts: a file of first attempts; '': the model's own.
+  `scaling` = K above 0 compares sequential with parallel sampling on 2K conversations a problem at T=0.7.
+  `first_attempts` names a file; '': the model's own.
 
   Raises:
-    UserError: the model, the data or the file cannot be used, or `scaling` asks for a majority of programs.
+    UserError: model, data or file cannot be used, or `scaling` is asked of programs.
   """
   task, seed = tasks.open_task(config.task), config.eval.seed
   votes = GRADERS[task.verifier].votes
   if scaling and not votes:
-    raise ConfigError(f'scaling = {scaling} compares majorities, which programs do not have; use samples instead')
+    raise ConfigError(f'scaling = {scaling} needs majorities, which programs do not have; use samples instead')
   problems = tasks.heldout_problems(task, config.eval.problems, seed)
   problems = list({problem.id: problem for problem in problems}.values())
-  # Before the devices: grader processes begin with nothing of them.
+  # Before the devices, of which grader processes then have nothing.
   with contextlib.closing(pool.open_grader(task.verifier, config.grading)) as grader:
     preflight.check_hosts(config, task)
     mesh = meshes.make_mesh(**vars(config.mesh))
@@ -172,7 +163,8 @@ def evaluate_folder(
       asked = (sampler, grader, params, problems, sampler.spec(temperature), seed, config.rows)
       return conversations(*asked, decoding=decoding, samples=samples, first=first)
 
-    rows = dict(greedy=sampled('greedy', 0.0), sampled=sampled('sampled', temperature, samples))
+    rows = dict(greedy=sampled('greedy', 0.0))
+    rows['sampled'] = sampled('sampled', temperature, samples)
     if scaling:
       rows['scaling'] = sampled('scaling', _SCALING_TEMPERATURE, 2 * scaling)
   if not hosts.is_main():
@@ -188,29 +180,25 @@ def evaluate_folder(
 def evaluate(
   sampler: Sampler, task: tasks.Task, grader: pool.Grader, params: Any, *, problems: int, seed: int, rows: int
 ) -> tuple[Results, list[Row]]:
-  """Returns a policy's ledgers, {'greedy': ..., 'sampled': ...}, and their rows, which host 0 alone has.
+  """Returns a policy's ledgers, 'greedy' and 'sampled', and their rows, which host 0 alone has.
 
-  Args:
-    sampler, task, grader, params: of a run; the parameters in the sampling layout.
-    problems: how many held-out problems are used; 0: all.
-    seed: of the problems and the samples.
-    rows: conversations at a time; keys do not depend on it (logits do, in their last bits).
+  `params` are from `sampler.layout`; 0 problems are all; keys do not depend on `rows` at a time.
   """
   asked = tasks.heldout_problems(task, problems, seed)
   results = {
-    decoding: conversations(sampler, grader, params, asked, spec, seed, rows, decoding=decoding)
-    for decoding, spec in dict(greedy=sampler.spec(0.0), sampled=sampler.spec()).items()
+    decoding: conversations(sampler, grader, params, asked, sampler.spec(temperature), seed, rows, decoding=decoding)
+    for decoding, temperature in dict(greedy=0.0, sampled=1.0).items()
   }
   ledgers = hosts.from_main('an evaluation', lambda: {name: accounted(part) for name, part in results.items()})
   return ledgers, [row for part in results.values() for row in part]
 
 
 def accounted(rows: Sequence[Row]) -> Results:
-  """Returns the ledger of rows; TryAgainError if the grader itself failed in each of them."""
-  if all(any(attempt.verdict == core_types.Verdict.ERROR for attempt in row.attempts) for row in rows):
+  """Returns the ledger of rows; TryAgainError if the grader failed in each."""
+  if all(any(attempt.verdict == Verdict.ERROR for attempt in row.attempts) for row in rows):
     raise TryAgainError(
-      f'the grader failed on all {len(rows)} conversations of an evaluation: look at its messages above '
-      '(config.grading has what an answer may take), then run the same command again'
+      f'the grader failed on all {len(rows)} conversations of an evaluation: look at its messages and at '
+      'config.grading, then run the same command again'
     )
   return account(rows)
 
@@ -219,7 +207,7 @@ def conversations(
   sampler: Sampler,
   grader: pool.Grader,
   params: Any,
-  problems: Sequence[core_types.Problem],
+  problems: Sequence[Problem],
   spec: RolloutSpec,
   seed: int,
   rows: int,
@@ -230,22 +218,18 @@ def conversations(
 ) -> list[Row]:
   """Returns rows of `samples` conversations per problem, which host 0 alone has.
 
-  Args:
-    sampler, grader, params, seed, rows: as in `evaluate`.
-    problems, spec: what is asked, and how it is sampled.
-    decoding: the name that the rows give to `spec`.
-    samples: K, whose randomness does not depend on how many there are.
-    first: token ids [F] of a first attempt by problem, -1 behind them; None: the model's own.
+  More samples leave the first as they are. `first` is from `first_attempts.read`; None: the model's own.
   """
   key, kept = samplers.stream_key(seed, samplers.Stream.EVALUATION, 0), []
   for sample in range(samples):
-    number = sample * len(problems)  # of the first row: sample 0 is what one sample a problem would be
+    number = sample * len(problems)  # of the first row
     parts = rollouts(sampler, params, problems, key, spec, rows, first_row=number, first=first)
     for begin, mine, own, rollout in parts:
-      rollout, real = meshes.fetch_rows(rollout), int((mine < len(problems) - begin).sum())
+      rollout = meshes.fetch_rows(rollout)
+      real = int((mine < len(problems) - begin).sum())
       grades = grade(grader, own[:real], sampler.texts(rollout)[:real])
-      numbers = [sample] * real
-      part = report_rows.from_rollout(own, rollout, grades.texts, grades.graded, range(real), decoding, numbers)
+      graded, numbers = (grades.texts, grades.graded), [sample] * real
+      part = report_rows.from_rollout(own, rollout, *graded, range(real), decoding, numbers)
       kept += report_rows.from_all_hosts(f'rows {number + begin} and on of an evaluation', mine[:real], part)
   return kept
 
@@ -253,23 +237,18 @@ def conversations(
 def rollouts(
   sampler: Sampler,
   params: Any,
-  problems: Sequence[core_types.Problem],
+  problems: Sequence[Problem],
   key: jax.Array,
   spec: RolloutSpec,
   rows: int,
   *,
   first_row: int = 0,
   first: Mapping[str, np.ndarray] | None = None,
-) -> Iterator[tuple[int, np.ndarray, list[core_types.Problem], Rollout]]:
-  """Samples one conversation per problem, `rows` at a time; repeats of the last problem fill the last batch.
-
-  Args:
-    sampler, params, problems, spec, rows, first: as in `conversations`.
-    key: from `stream_key`.
-    first_row: global number of the first problem's conversation.
+) -> Iterator[tuple[int, np.ndarray, list[Problem], Rollout]]:
+  """Samples a conversation per problem, `rows` at a time; repeats of the last fill the last batch.
 
   Yields:
-    problems before the batch; which of its rows are this host's, i32; their problems; all hosts' rollout, on devices.
+    problems before the batch; this host's rows of it; their problems; all hosts' rollout.
   """
   mine = meshes.local_rows(sampler.mesh, rows)
   for begin in range(0, len(problems), rows):
@@ -277,14 +256,13 @@ def rollouts(
     part = list(problems[begin : begin + rows])
     part += [part[-1]] * (rows - len(part))
     own = [part[i] for i in mine]
-    forced = None if first is None else np.stack([first[problem.id] for problem in own])
+    forced = np.stack([first[problem.id] for problem in own]) if first else None
     prompts = sampler.encoded(own)
     yield begin, mine, own, sampler.sample(params, prompts, key, spec, first_row=first_row + begin, forced=forced)
 
 
-def grade(grader: pool.Grader, problems: Sequence[core_types.Problem], texts: list[list[str]]) -> Grades:
-  """Returns the verifier's verdict on every attempt."""
-  items = [(problem.reference, text) for problem, attempts in zip(problems, texts, strict=True) for text in attempts]
-  graded = grader.grade(items)
-  A = len(items) // max(1, len(problems))
-  return Grades(texts, [graded[i : i + A] for i in range(0, len(graded), A or 1)])
+def grade(grader: pool.Grader, problems: Sequence[Problem], texts: list[list[str]]) -> Grades:
+  """Returns the verifier's verdicts on texts [B][A]."""
+  pairs = zip(problems, texts, strict=True)
+  graded = iter(grader.grade([(problem.reference, text) for problem, attempts in pairs for text in attempts]))
+  return Grades(texts, [[next(graded) for _ in attempts] for attempts in texts])

@@ -14,16 +14,12 @@ from score_jax.tasks.chat import Chat
 
 
 def read(path: pathlib.Path, problems: Sequence[Problem], chat: Chat, budget: int) -> dict[str, np.ndarray]:
-  """Token ids [budget] of a first attempt for each problem, its end-of-turn included, -1 behind.
+  """Token ids [budget] of each problem's first attempt and its end-of-turn, then -1.
 
-  Args:
-    path: .jsonl or .jsonl.gz with rows {"id", "text"} or those of an evaluation. The first row of a problem counts.
-    problems: that need one.
-    chat: whose tokens they become.
-    budget: of the first attempt.
+  The file has rows {"id", "text"} or those of an evaluation; a problem's first row counts.
 
   Raises:
-    DataError: a problem has none, or one is too long or holds special tokens.
+    DataError: an attempt is missing, too long or holds special tokens.
   """
   texts: dict[str, str] = {}
   for row in rows.read_json(path):
@@ -37,8 +33,8 @@ def read(path: pathlib.Path, problems: Sequence[Problem], chat: Chat, budget: in
   missing = [problem.id for problem in problems if problem.id not in texts]
   if missing:
     raise DataError(
-      f'{path}: no first attempt for {len(missing)} of {len(problems)} problems, {missing[0]!r} the first; sample them '
-      'on the same held-out problems (config.eval.problems, config.eval.seed)'
+      f'{path}: no first attempt for {len(missing)} of {len(problems)} problems, such as {missing[0]!r}; '
+      'sample them with the same config.eval.problems and config.eval.seed'
     )
   return {problem.id: _ids(texts[problem.id], f'{path}, {problem.id}', chat, budget) for problem in problems}
 
@@ -49,11 +45,9 @@ def _ids(text: str, where: str, chat: Chat, budget: int) -> np.ndarray:
   special = {*chat.stops, *tokenizer.all_special_ids}
   if special & set(ids):
     token = tokenizer.convert_ids_to_tokens(next(id_ for id_ in ids if id_ in special))
-    raise DataError(f'{where}: the text holds {token!r}, which would end the attempt or begin another turn; drop it')
+    raise DataError(f'{where}: the text holds {token!r}, which would end the attempt or its turn; drop it')
   if len(ids) > budget:
-    raise DataError(
-      f'{where}: the text has {len(ids)} tokens, more than config.sampling.attempt_tokens[0] = {budget}; raise it'
-    )
+    raise DataError(f'{where}: {len(ids)} tokens, more than config.sampling.attempt_tokens[0] = {budget}; raise it')
   padded = np.full(budget, -1, np.int32)
-  padded[: len(ids) + 1] = [*ids, chat.end_of_turn][:budget]  # cut by the budget, as it was before
+  padded[: len(ids) + 1] = [*ids, chat.end_of_turn][:budget]
   return padded

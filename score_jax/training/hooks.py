@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens around the steps of a run: hooks in a list, each with one job."""
+"""What happens around the steps of a run."""
 
 from collections.abc import Callable, Sequence
 import contextlib
@@ -31,11 +31,11 @@ class Training:
   checkpoints: Checkpoints
   state: TrainState  # after the newest step; the next step consumes it
   progress: Progress
-  stage_run: stages.StageRun | None = None  # of the newest step; None before the first
+  stage_run: stages.StageRun | None = None  # of the newest step
   record: dict[str, Any] = dataclasses.field(default_factory=dict)  # the newest step's metrics
-  stop: errors.StoppedError | None = None  # set by a hook: ends the run, once the step is saved
-  say: Callable[[str], None] = print  # shows a line on the terminal of host 0
-  evaluations: dict[str, Any] = dataclasses.field(default_factory=dict)  # eval.json, once the run has ended
+  stop: errors.StoppedError | None = None  # ends the run once the step is saved
+  say: Callable[[str], None] = print  # on the terminal of host 0
+  evaluations: dict[str, Any] = dataclasses.field(default_factory=dict)  # eval.json, at the end
 
   def __post_init__(self):
     self.emergency = EmergencyCheckpointer(self)
@@ -44,39 +44,41 @@ class Training:
 class Hook:
   """What a run does around each step; a subclass overrides what it needs.
 
-  The thread that trains calls them, on every host: a hook that decides something must decide the same on all. After a
-  step they are called in the order of the list, before a step in reverse.
+  The thread that trains calls hooks on every host, and all must decide the same. After a step they come in the order
+  of the list, before it in reverse.
 
-  What a hook adds to `training.record` after a step, JSON values by name, is written to metrics.jsonl.
-  It may set `training.stop`. A resumed run is exact if the hooks that change `training.state` or `.progress` are.
+  A hook may set `training.stop`, and add JSON values to `training.record` for metrics.jsonl. A resumed run is exact if
+  the hooks that change `training.state` or `.progress` are.
   """
 
   def before_step(self, training: Training) -> None:
-    """Comes before each step; `training.progress.step` are done."""
+    """Comes before each step."""
 
   def after_step(self, training: Training) -> None:
-    """Comes after each step; `training.record` has its metrics and its evaluation, if any."""
+    """Comes after each step, of which `training.record` is."""
 
   def at_end(self, training: Training) -> None:
-    """Comes once, after the last step and before the final evaluation; not in a run that is stopped."""
+    """Comes once, before the final evaluation, unless the run is stopped."""
 
 
 def standard(training: Training, own: Sequence[Hook]) -> list[Hook]:
-  """Returns the hooks of a run, the innermost first; the user's `own` see a step's evaluation."""
+  """Returns a run's hooks; the user's `own` see a step's evaluation."""
   return [training.emergency, Evaluate(), *own, Report(), Limits(), Checkpoint()]
 
 
 class EmergencyCheckpointer(Hook):
-  """Holds the newest complete step, to save it from the main thread or one that a signal woke."""
+  """Holds the newest complete step, to save it at a signal."""
 
   def __init__(self, training: Training):
     self._run, self._checkpoints = training.run, training.checkpoints
-    self._lock, self._signals, self._defers = threading.Lock(), contextlib.ExitStack(), False
-    self._begun = training.progress.step  # what the run began or went on with, which needs no saving
+    self._lock = threading.RLock()
+    self._signals = contextlib.ExitStack()
+    self._defers = False
+    self._begun = training.progress.step  # is saved
     self.hold(training)
 
   def before_step(self, training: Training) -> None:
-    """From the first step on, signals wait for the end of a step."""
+    """Lets signals wait for the end of a step."""
     if not self._defers:
       self._defers = True
       self._signals.enter_context(signals.deferred(training.run.config.faults.grace_seconds, self.save_late))
@@ -86,39 +88,35 @@ class EmergencyCheckpointer(Hook):
     self._signals.close()
 
   def after_step(self, training: Training) -> None:
-    """Holds the step with its record, not written yet: an evaluation may still join it."""
+    """Holds the step; an evaluation may still join its record."""
     self.hold(training, dict(training.record))
 
   def hold(self, training: Training, unwritten: dict[str, Any] | None = None) -> None:
-    """Holds the newest step; `unwritten` is its record while metrics.jsonl lacks it."""
+    """Holds the newest step; `unwritten` is its record, if metrics.jsonl lacks it."""
     with self._lock:
       self._state, self._progress, self._unwritten = training.state, training.progress, unwritten
 
   def write(self, record: dict[str, Any]) -> None:
     """Adds the step's record to metrics.jsonl."""
     with self._lock:
-      self._write(record)
-
-  def _write(self, record: dict[str, Any]) -> None:
-    if hosts.is_main():
-      self._run.folder.add_metrics(record)
-    self._unwritten = None
+      if hosts.is_main():
+        self._run.folder.add_metrics(record)
+      self._unwritten = None
 
   def save(self) -> None:
-    """Saves the step that is held, if it is new; resuming adds an evaluation under way."""
+    """Saves the step that is held, if it is new."""
     with self._lock:
       if self._progress.step == self._begun:
         return
       if self._unwritten is not None:
-        self._write(self._unwritten)
+        self.write(self._unwritten)
       needed = stages.needed_checkpoints(self._run.config, self._progress.step)
       self._checkpoints.save_now(self._state, self._progress, needed)
 
   def save_late(self) -> None:
     """Saves from the thread that ends the process after the grace period.
 
-    The step under way may have consumed the state that is held. Several processes save together or not at all: one of
-    them only waits for a save that is under way.
+    The step under way may have consumed the state. One of several processes only waits for a save that is under way.
     """
     if hosts.count() > 1:
       with self._lock:
@@ -129,15 +127,15 @@ class EmergencyCheckpointer(Hook):
     self._checkpoints.wait()
     if self._progress.step not in (self._begun, *self._checkpoints.steps()):
       print(
-        f'\nwarning: step {self._progress.step} cannot be saved, the step under way has consumed it; '
-        f'{self._checkpoints.last_saved()}. Where steps take long, set a larger config.faults.grace_seconds',
+        f'\nwarning: step {self._progress.step} cannot be saved, the next one has consumed it; '
+        f'{self._checkpoints.last_saved()}. If steps take long, set a larger config.faults.grace_seconds',
         file=sys.stderr,
         flush=True,
       )
 
 
 class Evaluate(Hook):
-  """Evaluates the base first, and the policy when that falls due; measures it at checkpoints."""
+  """Evaluates the base, then the policy when that falls due."""
 
   _base_is_known = False
 
@@ -152,25 +150,31 @@ class Evaluate(Hook):
     training.record |= evaluation.due(training.run, training.state.params, training.record)
 
   def at_end(self, training: Training) -> None:
-    self.before_step(training)  # of a run that had no step left
+    self.before_step(training)  # if no step was left
 
 
 class Report(Hook):
-  """Writes the step's record; host 0 shows it. An alarm that config.report.stop_on names stops all hosts."""
+  """Writes and shows the step's record; alarms of config.report.stop_on stop all hosts."""
 
   _monitor: Monitor | None = None
 
   def before_step(self, training: Training) -> None:
     if self._monitor is None and hosts.is_main():
       config, folder = training.run.config, training.run.folder
-      steps = (stages.last_step(config), training.progress.step)
-      settings, write = configs.as_dict(config), lambda: report_page.write([folder.path], folder.report)
-      paths = (folder.path, folder.metrics)
-      self._monitor = Monitor(config.report, *paths, *steps, run_config=settings, write_report=write)
+      self._monitor = Monitor(
+        config.report,
+        folder.path,
+        folder.metrics,
+        stages.last_step(config),
+        training.progress.step,
+        run_config=configs.as_dict(config),
+        write_report=lambda: report_page.write([folder.path], folder.report),
+      )
       training.say = self._monitor.print
 
   def after_step(self, training: Training) -> None:
-    record, stopped, name = training.record, None, f'step {training.record["step"]}'
+    record, stopped = training.record, None
+    name = f'step {record["step"]}'
     training.emergency.write(record)
     if self._monitor:
       if 'eval' in record:
@@ -195,7 +199,7 @@ class Limits(Hook):
 
 
 class Checkpoint(Hook):
-  """Saves checkpoints, and the step after which a hook or a signal ends the run."""
+  """Saves checkpoints; ends the run if a hook or signal asks."""
 
   def after_step(self, training: Training) -> None:
     config, step = training.run.config, training.progress.step
@@ -219,7 +223,7 @@ class Checkpoint(Hook):
 
 
 def requested(step: int) -> bool:
-  """Whether all processes should end: one that was asked to is enough. All call it, at every step."""
+  """Whether all processes should end. All call it at every step."""
   # A signal that comes meanwhile is for the next step.
   asked = any(hosts.gather(f'whether to stop after step {step}', signals.requested()))
   if asked and not signals.requested():

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the host counts from step to step, and the limits that end a run.
 
-They are part of each checkpoint: a resumed run stops where the uninterrupted one would have.
+Checkpoints hold the counts: a resumed run stops at the same step.
 """
 
-from collections.abc import Iterator
 import dataclasses
 import math
 from typing import Any
@@ -20,13 +19,13 @@ _PATIENCE = 3  # steps in a row over a limit
 
 
 def kl_weights(stage: Stage, progress: Progress) -> tuple[float, ...]:
-  """Returns beta of each attempt in the next step: the stage's, scaled as its KL target asks (eq. 6)."""
+  """Returns beta of each attempt in the next step (eq. 6)."""
   scales = progress.kl_scale or (1.0,) * len(stage.kl_weights)
   return tuple(beta * scale for beta, scale in zip(stage.kl_weights, scales, strict=True))
 
 
 def after_step(config: RunConfig, stage_run: StageRun, progress: Progress, record: dict[str, Any]) -> Progress:
-  """Returns the progress after a step of `stage_run` whose metrics are `record`."""
+  """Returns the progress after a step of `stage_run`, of which `record` is."""
   limits = zip(progress.over_limit, _limits(config, record), strict=True)
   # NaN is over any limit.
   over = tuple(count + 1 if limit and not worst <= limit else 0 for count, (_, worst, limit) in limits)
@@ -44,19 +43,19 @@ def _next_scales(stage: Stage, progress: Progress, record: dict[str, Any]) -> tu
     return ()
   scales = progress.kl_scale or (1.0,) * len(stage.kl_weights)
   if record['rejected'] or not all(map(math.isfinite, record['kl'])):
-    return scales  # nothing was learnt of the policy
+    return scales
   return tuple(map(adaptive.next_scale, scales, record['kl'], stage.kl_target))
 
 
 def _limits(config: RunConfig, record: dict[str, Any]) -> tuple[tuple[str, float, float], ...]:
-  """Returns (field, the step's value, limit). A supervised step has neither a KL nor a sampler."""
+  """(field, value, limit). A supervised step has no values."""
   kl = max(record.get('kl', (0.0,)), key=lambda x: math.inf if math.isnan(x) else x)
   mismatch, faults = record.get('mismatch', 0.0), config.faults
   return ('kl_limit', kl, faults.kl_limit), ('mismatch_stop', mismatch, faults.mismatch_stop)
 
 
 _CAUSES = {
-  'kl_limit': "the policy has left the reference: raise the stage's kl_weights, give it a kl_target, "
+  'kl_limit': "the policy has left the reference: raise the stage's kl_weights, set its kl_target "
   'or lower the learning rate',
   'mismatch_stop': 'sampler and trainer disagree on the policy: look at model.dtype and sampling.cache_dtype',
 }
@@ -65,28 +64,25 @@ _CAUSES = {
 def check(
   config: RunConfig, progress: Progress, record: dict[str, Any], rejected_in_a_row: int, checkpoints: Any
 ) -> None:
-  """Raises NumericsError, which names limit and remedy, if the run is beyond its limits."""
-  for reason in _broken(config, progress, record, rejected_in_a_row):
-    raise NumericsError(
-      f'{reason}. The last good checkpoint is kept in {checkpoints}. Look at the last lines of metrics.jsonl, and '
-      'begin a new --workdir with a lower learning rate, from this run by --config.init_from if it is worth it'
-    )
-
-
-def _broken(config: RunConfig, progress: Progress, record: dict[str, Any], rejected_in_a_row: int) -> Iterator[str]:
-  """Yields which limits are broken, the gravest first."""
+  """Raises NumericsError if the run is beyond its limits."""
   share, most = config.faults.max_rejected, config.optim.max_rejected_in_a_row
+  rejected, reasons = len(progress.rejected), []
   if rejected_in_a_row >= most:
-    yield (
+    reasons.append(
       f'{rejected_in_a_row} steps in a row had a non-finite loss, gradient, log-probability, reward or parameter and '
       f'were rejected (config.optim.max_rejected_in_a_row = {most})'
     )
-  if share and progress.step >= REJECTED_WINDOW and len(progress.rejected) > share * REJECTED_WINDOW:
-    yield (
-      f'{len(progress.rejected)} of the newest {REJECTED_WINDOW} steps had non-finite numbers and were rejected '
+  if share and progress.step >= REJECTED_WINDOW and rejected > share * REJECTED_WINDOW:
+    reasons.append(
+      f'{rejected} of the newest {REJECTED_WINDOW} steps had non-finite numbers and were rejected '
       f'(config.faults.max_rejected = {share})'
     )
   for (field, worst, limit), count in zip(_limits(config, record), progress.over_limit, strict=True):
     if count >= _PATIENCE:
-      cause = _CAUSES[field]
-      yield f'{count} steps in a row were above config.faults.{field} = {limit} (the last: {worst:.4g}): {cause}'
+      above = f'above config.faults.{field} = {limit} (the last: {worst:.4g})'
+      reasons.append(f'{count} steps in a row were {above}: {_CAUSES[field]}')
+  if reasons:
+    raise NumericsError(
+      f'{reasons[0]}. The last good checkpoint is kept in {checkpoints}. Look at the end of metrics.jsonl, and begin a '
+      'new --workdir with a lower learning rate, perhaps from this run by --config.init_from'
+    )

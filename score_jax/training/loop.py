@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop: which step is next, what happens around it, and how the run ends.
+"""The training loop: which step is next, and how the run ends.
 
-Seed, step number and state decide a step, so a run that is killed and started again ends as it would have.
+Seed, step number and state decide a step, so a resumed run ends as it would have.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,20 +35,20 @@ def train(
   hooks: Sequence[Hook] = (),
   tracer: profile.Tracer = profile.NO_TRACE,
 ) -> Training:
-  """Trains from where the run folder stands to the end; then evaluates, exports and reports the best policy.
+  """Trains from where the run folder stands; evaluates, exports and reports the best policy.
 
   Args:
     run: opened.
-    method: how its steps are made; None: as config.mode says.
-    hooks: the user's, beside the run's own (`hooks.standard`).
+    method: None: as config.mode says.
+    hooks: the user's.
     tracer: of its first steps.
 
   Returns:
-    the run as it ended: state, progress, and `evaluations` of its policies.
+    the run as it ended.
 
   Raises:
     TryAgainError: it was asked to stop, or could not save; what is done is saved.
-    StoppedError: an alarm of config.report.stop_on or a hook stopped it; the step is saved.
+    StoppedError: an alarm or a hook stopped it; the step is saved.
     NumericsError: it left its limits.
   """
   with saving.open_checkpoints(run.config, run.folder) as checkpoints:
@@ -63,7 +63,6 @@ def train(
 
 
 def _make_steps(training: Training, method: Method, hooks: Sequence[Hook], tracer: profile.Tracer) -> None:
-  """Makes the steps that are left."""
   run, config = training.run, training.run.config
   last = stages.last_step(config)
   while training.progress.step < last:
@@ -84,7 +83,7 @@ def _make_steps(training: Training, method: Method, hooks: Sequence[Hook], trace
 
 
 def prefetched(make: Callable[[int], Any], first: int, end: int) -> Iterator[Any]:
-  """Yields make(first), ..., make(end - 1); a thread makes each while the one before it is used."""
+  """Yields make(first), ..., make(end - 1); a thread makes each while the one before is used."""
   with ThreadPoolExecutor(1, thread_name_prefix='inputs') as thread:
     inputs = make(first)
     for step in range(first + 1, end):
@@ -95,7 +94,7 @@ def prefetched(make: Callable[[int], Any], first: int, end: int) -> Iterator[Any
 
 
 def _resumed(run: runs.Run, checkpoints: saving.Checkpoints) -> Training:
-  """Returns the run: fresh, or as its newest whole checkpoint left it; evaluations that a stop cut off are made."""
+  """Returns the run, fresh or resumed; makes evaluations that a stop cut off."""
   config, folder = run.config, run.folder
   with watchdog.phase('restore'):
     abstract = specs.abstract_state_of(run.mesh, run.trained, run.optimizer)
@@ -120,14 +119,13 @@ def _resumed(run: runs.Run, checkpoints: saving.Checkpoints) -> Training:
 
 
 def _finish(training: Training) -> None:
-  """Evaluates `final` (the best) and `last`, exports the best, writes the report, prints the table."""
+  """Evaluates `final` (the best) and `last`; exports and reports the best."""
   run, progress, params = training.run, training.progress, training.state.params
   best, last = progress.final_step, progress.step
+  wanted = dict(final=(best, params))
   if best != last:
     best_params = training.checkpoints.params(best, saving.abstract_like(params))
     wanted = dict(final=(best, best_params), last=(last, params))
-  else:
-    wanted = dict(final=(best, params))
   training.evaluations = evaluation.evaluate_ends(run, wanted)
   with watchdog.phase('export'):
     hf_export.write_folder(
@@ -141,11 +139,10 @@ def _finish(training: Training) -> None:
     )
   if not hosts.is_main():
     return
-  folder = run.folder
+  folder, root = run.folder, run.folder.store.root
   print(f'\n{plain_text.table({name: training.evaluations[name] for name in ("base", *wanted)})}\n')
   size = report_page.write([folder.path], folder.report)
   with watchdog.phase('export'):
     folder.store.copy_results()
-  root = folder.store.root
   print(f'final is step {best}, in {root / "hf"}; {folder.metrics.name} and {folder.eval.name} beside it')
   print(f'{root / folder.report.name} shows all of it in a browser ({size / 2**20:.1f} MB)')

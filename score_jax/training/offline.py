@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Offline first attempts: sampled from the base as a stage begins, kept as token ids, never trained on.
+"""Offline first attempts: sampled from the base, never trained on.
 
-The paper adds first attempts of the base as prompts for the second turn (section 5.3). Here a fraction of each step's
-problems, whole groups of G rows, takes its first attempts from a pool.
+As in section 5.3 of the paper, they are prompts for the second turn, for a fraction of each step's problems.
 """
 
 import base64
@@ -12,7 +11,8 @@ import io
 
 import numpy as np
 
-from score_jax import core_types, files
+from score_jax import files
+from score_jax.core_types import Problem, Stage
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import sampler as samplers
@@ -24,28 +24,28 @@ from score_jax.training.run import Run
 class OfflinePool:
   """First attempts of the base on `problems`."""
 
-  problems: tuple[core_types.Problem, ...]
-  first: np.ndarray  # i32 [pool, G, F]  ids, stop included; -1 after the end
-  each_step: int  # how many of a step's problems are offline
+  problems: tuple[Problem, ...]
+  first: np.ndarray  # i32 [pool, G, F]  ids, stop included; then -1
+  each_step: int  # of a step's problems
 
-  def take(self, step_in_stage: int) -> tuple[list[core_types.Problem], np.ndarray]:
-    """Returns a step's problems and first attempts [each_step, G, F], going round the pool."""
+  def take(self, step_in_stage: int) -> tuple[list[Problem], np.ndarray]:
+    """Returns a step's problems and first attempts [each_step, G, F]."""
     first = step_in_stage * self.each_step
     chosen = [(first + i) % len(self.problems) for i in range(self.each_step)]
     return [self.problems[i] for i in chosen], self.first[chosen]
 
 
-def offline_count(stage: core_types.Stage, problems: int) -> int:
+def offline_count(stage: Stage, problems: int) -> int:
   """Returns how many of a step's problems are offline."""
   return round(stage.offline_first * problems)
 
 
-def open_pool(run: Run, stage_index: int, stage: core_types.Stage) -> OfflinePool | None:
-  """Returns the pool of a stage run, from the run folder, or sampled and written there; None: not needed."""
+def open_pool(run: Run, stage_index: int, stage: Stage) -> OfflinePool | None:
+  """Returns a stage run's pool, sampled and written if the run folder lacks it; None: not needed."""
   size, each_step = run.config.offline_pool, offline_count(stage, run.config.batch.problems)
   if not each_step:
     return None
-  # Indices below zero: problems that no training step draws.
+  # Below zero: problems that no training step draws.
   first = -1 - stage_index * size
   problems = tuple(run.task.problems(run.config.seed, 'train', range(first, first - size, -1)))
   path = run.folder.offline / f'stage{stage_index}.npy'
@@ -68,8 +68,8 @@ def open_pool(run: Run, stage_index: int, stage: core_types.Stage) -> OfflinePoo
   return OfflinePool(problems, first, each_step)
 
 
-def _sample_first(run: Run, problems: tuple[core_types.Problem, ...], stage_index: int) -> np.ndarray:
-  """Samples first attempts [pool, G, F] of the base, with the training step's program."""
+def _sample_first(run: Run, problems: tuple[Problem, ...], stage_index: int) -> np.ndarray:
+  """[pool, G, F], by the training step's program."""
   sampler, G = run.sampler, run.config.batch.samples
   spec, params = sampler.spec(), sampler.layout(run.base_policy())
   key = samplers.stream_key(run.config.seed, samplers.Stream.OFFLINE, stage_index)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The optimizer: clip, Adam or AdamW moments; the learning rate is given at each step."""
+"""The optimizer: clip, then Adam or AdamW; each step gives its learning rate."""
 
 import optax
 
@@ -9,7 +9,7 @@ from score_jax.models.weights import WeightTable
 
 
 def make_optimizer(config: OptimConfig, table: WeightTable) -> optax.GradientTransformation:
-  """Gradient -> direction. `update.apply` multiplies it by minus the learning rate."""
+  """Gradient -> direction, which `update.apply` multiplies by minus the rate."""
   parts = []
   if config.clip_norm:
     parts.append(optax.clip_by_global_norm(config.clip_norm))
@@ -20,14 +20,14 @@ def make_optimizer(config: OptimConfig, table: WeightTable) -> optax.GradientTra
 
 
 def learning_rate(stage: Stage, step_in_stage: int) -> float:
-  """The stage's learning rate at one of its steps: warm-up from 0, then its schedule down to 0."""
+  """The learning rate at a stage's step: warm-up from 0, then its schedule."""
   rate, warmup = stage.optim.learning_rate, stage.optim.warmup_steps
   if step_in_stage < warmup:
     return rate * (step_in_stage + 1) / warmup
   rest = max(1, stage.steps - warmup)
-  body = {
-    'constant': lambda: optax.constant_schedule(rate),
-    'linear': lambda: optax.linear_schedule(rate, 0.0, rest),
-    'cosine': lambda: optax.cosine_decay_schedule(rate, rest),
-  }[stage.optim.schedule]()
-  return float(body(step_in_stage - warmup))
+  schedules = dict(
+    constant=optax.constant_schedule(rate),
+    linear=optax.linear_schedule(rate, 0.0, rest),
+    cosine=optax.cosine_decay_schedule(rate, rest),
+  )
+  return float(schedules[stage.optim.schedule](step_in_stage - warmup))

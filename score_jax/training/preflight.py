@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks before a run begins: problems, hosts that agree, and the checkpoint that it begins from."""
+"""Checks before a run begins."""
 
 import contextlib
-import dataclasses
 import pathlib
 import platform
 from typing import Any
@@ -24,26 +23,18 @@ from score_jax.tasks import Task, heldout_problems
 _PACKAGE = pathlib.Path(__file__).parent.parent
 
 
-@dataclasses.dataclass(frozen=True)
-class ParentCheckpoint:
-  """A checkpoint of another run that this one began from."""
-
-  step: int
-  sha256: str  # of its manifest, and so of its bytes
-
-
 def check_task(config: RunConfig, task: Task) -> None:
-  """Checks that there are problems to train on, and enough to evaluate on."""
+  """Raises ConfigError unless there are problems to train and evaluate on."""
   if task.train.size == 0:
     raise ConfigError(
       f'config.task.data.train = {config.task.data.train}: task {config.task.name!r} has no training problems; name '
-      'files, folders or tfds:NAME/SPLIT of them (humaneval has none: it is for config.task.evaluate)'
+      'files, folders or tfds:NAME/SPLIT of them (humaneval is for config.task.evaluate alone)'
     )
   heldout_problems(task, config.eval.problems, config.eval.seed)
 
 
 def check_hosts(config: RunConfig, task: Task) -> None:
-  """Refuses hosts that would not run the same thing."""
+  """Refuses hosts that would not run the same."""
   if hosts.count() == 1:
     return
   settings = configs.as_dict(config)
@@ -62,26 +53,26 @@ def check_hosts(config: RunConfig, task: Task) -> None:
   hosts.agree('what it runs', parts)
 
 
-def choose_parent(config: RunConfig, folder: RunFolder, base: str) -> ParentCheckpoint | None:
-  """Returns the checkpoint to begin from: the best of config.init_from; None if that is not set.
+def choose_parent(config: RunConfig, folder: RunFolder, base: str) -> dict[str, Any] | None:
+  """Returns path, step and sha256 of the best checkpoint of config.init_from, if that is set.
 
-  A run in `folder` that has begun keeps its own, even if the other run has a new best. Else both must train the same
-  weights, adapters on the same `base`, a hash.
+  A run in `folder` that has begun keeps its own. Else both must train the same weights, adapters on one `base`.
   """
-  if not config.init_from:
+  path = config.init_from
+  if not path:
     return None
   if known := hosts.from_main('config.init_from', lambda: _noted(config, folder, base)):
-    return ParentCheckpoint(known['step'], known['sha256'])
-  with open_to_read(RunFolder(config.init_from)) as checkpoints:
+    return known
+  with open_to_read(RunFolder(path)) as checkpoints:
     step = chosen_step(checkpoints, 'best')
     checkpoints.check(step)
-    parent = ParentCheckpoint(step, checkpoints.digest(step))
-  hosts.agree('config.init_from', dataclasses.asdict(parent))
+    parent = dict(path=path, step=step, sha256=checkpoints.digest(step))
+  hosts.agree('config.init_from', parent)
   return parent
 
 
 def _noted(config: RunConfig, folder: RunFolder, base: str) -> dict[str, Any] | None:
-  """What a run under way has noted of its parent; one that has not begun is checked against it."""
+  """What a begun run has noted; checks a run that has not begun."""
   path, ours = config.init_from, config.lora
   if folder.has_begun():
     noted = folder.read_config()['identity'].get('init_from')
@@ -93,37 +84,38 @@ def _noted(config: RunConfig, folder: RunFolder, base: str) -> dict[str, Any] | 
   if written['identity'].get('model', {}).get('weights') != base:
     raise ConfigError(
       f'config.init_from = {path!r} was trained on another base than config.model.path = {config.model.path!r}; '
-      'adapters fit the base that they were trained on'
+      'use the base of its adapters'
     )
   if theirs != ours:
     raise ConfigError(
       f'config.init_from = {path!r} was trained with config.lora = {theirs}, this run has {ours}; use the same, or '
-      'export that run and name the folder as config.model.path'
+      'export that run as config.model.path'
     )
   return None
 
 
-def check_parent(parent: ParentCheckpoint, init_from: str) -> None:
-  """Raises DataError if the checkpoint is not there any more, or another one is in its place."""
-  with open_to_read(RunFolder(init_from)) as checkpoints:
-    checkpoints.check(parent.step)
-    if checkpoints.digest(parent.step) != parent.sha256:
+def check_parent(parent: dict[str, Any]) -> None:
+  """Raises DataError if the checkpoint is gone or replaced."""
+  path, step = parent['path'], parent['step']
+  with open_to_read(RunFolder(path)) as checkpoints:
+    checkpoints.check(step)
+    if checkpoints.digest(step) != parent['sha256']:
       raise DataError(
-        f'config.init_from = {init_from!r}: its checkpoint of step {parent.step} is not the one that this run began '
-        'from; restore that folder from a copy, or begin a new --workdir'
+        f'config.init_from = {path!r}: its checkpoint of step {step} is not the one that this run began from; '
+        'restore the folder from a copy, or begin a new --workdir'
       )
 
 
 def open_to_read(folder: RunFolder) -> contextlib.closing[Checkpoints]:
-  """Opens a run's checkpoints without changing anything. Raises ConfigError if it has none."""
+  """Opens a run's checkpoints to read them; ConfigError if it has none."""
   checkpoints = Checkpoints(folder.store, read_only=True)
   if not checkpoints.steps():
-    raise ConfigError(f'{folder.store.root} has no checkpoints; it is not a run folder, or the run has saved none yet')
+    raise ConfigError(f'{folder.store.root} has no checkpoints; it is not a run folder, or has saved none yet')
   return contextlib.closing(checkpoints)
 
 
 def chosen_step(checkpoints: Checkpoints, step: str) -> int:
-  """The number that 'best', 'last' or a number means there."""
+  """The step that 'best', 'last' or a number means."""
   if step.isdigit():
     return int(step)
   if step not in ('best', 'last'):

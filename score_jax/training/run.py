@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run, opened: all that stays the same from its first step to its last."""
+"""A run, opened: all that stays the same during it."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -49,25 +49,25 @@ class Run:
   task: tasks.Task
   grader: pool.Grader
   sampler: Sampler
-  trained: WeightTable  # the weights that training changes: all, or adapters
+  trained: WeightTable  # what training changes: all, or adapters
   optimizer: optax.GradientTransformation
   update_spec: UpdateSpec
-  base: Any  # model.path's parameters in the training layout and compute dtype; never donated
-  parent: preflight.ParentCheckpoint | None = None  # of config.init_from, as the run began
+  base: Any  # parameters in the training layout and compute dtype, never donated
+  parent: dict[str, Any] | None = None  # the run's checkpoint of config.init_from
 
   @property
   def frozen(self) -> Any:
-    """What policy and reference share: the base under adapters, else nothing."""
+    """The base under adapters; without them {}."""
     return self.base if self.config.lora.rank else {}
 
   @property
   def base_reference(self) -> Any:
-    """The base as a reference; {}: without adapters."""
+    """The base as a reference; {}: its adapters are off."""
     return {} if self.config.lora.rank else self.base
 
   @property
   def reference_dtype(self) -> Any:
-    """Of a reference copied from the policy: rounded adapters would differ from it."""
+    """Of a reference copied from the policy: adapters stay f32."""
     return jnp.float32 if self.config.lora.rank else self.sampler.dtype
 
   def policy(self, params: Any) -> Any:
@@ -75,20 +75,21 @@ class Run:
     return loras.joined(self.frozen, params, self.config.lora)
 
   def base_policy(self) -> Any:
-    """The base as a policy's tree, with adapters that add nothing: sampling needs no further program."""
+    """The base with adapters that add nothing, for the same programs."""
     return self.policy(fresh_adapters(self)) if self.config.lora.rank else self.base
 
 
 def check_base(folder: RunFolder, source: pathlib.Path) -> None:
-  """Raises ConfigError unless the run's adapters were trained on the weights in `source`."""
-  if folder.read_config()['identity']['model']['weights'] != files.hash_files(source, ('.safetensors',)):
-    raise ConfigError(f'{folder.path} was trained on other weights than those now in {source}; restore that folder')
+  """Raises ConfigError unless the run's adapters belong to the weights in `source`."""
+  weights = folder.read_config()['identity']['model']['weights']
+  if weights != files.hash_files(source, ('.safetensors',)):
+    raise ConfigError(f'{folder.path} was trained on other weights than those now in {source}; restore these')
 
 
 def compile_cache(setting: str, backend: str, environment: Mapping[str, str]) -> str | None:
-  """Returns the folder for compiled programs that config.compile_cache means; None: JAX's own variable, or none.
+  """Returns config.compile_cache's folder of compiled programs; None: JAX's variable, or none.
 
-  On CPU 'auto' is none: programs for one processor may fail on another that shares the home folder.
+  On CPU 'auto' is none: programs for one processor may fail on another.
   """
   if not setting or 'JAX_COMPILATION_CACHE_DIR' in environment:
     return None
@@ -101,7 +102,7 @@ def compile_cache(setting: str, backend: str, environment: Mapping[str, str]) ->
 
 
 def compute_dtype(name: str) -> Any:
-  """Returns the dtype of config.model.dtype; 'auto': bfloat16 on accelerators that have it, else float32."""
+  """Returns the dtype of config.model.dtype; 'auto': bfloat16 where devices have it."""
   if name == 'auto':
     name = 'bfloat16' if has_bfloat16(jax.devices()[0]) else 'float32'
   # Accelerators otherwise round the inputs of f32 products (TF32, bf16 passes).
@@ -110,15 +111,15 @@ def compute_dtype(name: str) -> Any:
 
 
 def has_bfloat16(device: Any) -> bool:
-  """Whether a device multiplies bfloat16. NVIDIA's, and Triton, do from compute capability 8 (Ampere) on."""
+  """Whether a device multiplies bfloat16. NVIDIA's do from compute capability 8 (Ampere) on."""
   if device.platform == 'gpu':
     major, _, minor = str(getattr(device, 'compute_capability', '')).partition('.')
-    return not (major.isdigit() and minor.isdigit()) or int(major) >= 8  # other makers' are named otherwise
+    return not (major.isdigit() and minor.isdigit()) or int(major) >= 8  # else another maker's
   return device.platform != 'cpu'
 
 
 def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> Sampler:
-  """Opens tokenizer, template proof and sampling settings of a model folder."""
+  """Opens a model folder to sample from it."""
   task, sampling = config.task, config.sampling
   tokenizer = load_tokenizer(model_folder, task.chat_template)
   decoder = hf.read_config(model_folder)
@@ -150,18 +151,18 @@ def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> S
   if longest > decoder.max_positions:
     raise ConfigError(
       f'a conversation may take {longest} tokens (config.sampling.prompt_tokens, attempt_tokens and instructions), '
-      f'but the model has {decoder.max_positions} positions; lower the budgets'
+      f'the model has {decoder.max_positions} positions; lower the budgets'
     )
   return sampler
 
 
 def open_run(config: RunConfig, workdir: str) -> Run:
-  """Checks everything that can be checked, then claims the run folder and loads the base.
+  """Checks all that can be checked, loads the base and claims the run folder.
 
   Raises:
-    UserError: what is wrong with the configuration, the model folder or the run folder; nothing has been written.
+    UserError: what is wrong; nothing is written.
   """
-  # Before the devices: grader processes begin with nothing of them, and bad data is told at once.
+  # Before the devices, of which grader processes then have nothing.
   task = tasks.open_task(config.task)
   preflight.check_task(config, task)
   grader = pool.open_grader(task.verifier, config.grading)
@@ -176,7 +177,6 @@ def open_run(config: RunConfig, workdir: str) -> Run:
 
 
 def _opened(config: RunConfig, workdir: str, task: tasks.Task, grader: pool.Grader) -> Run:
-  """The rest of `open_run`."""
   if cache := compile_cache(config.compile_cache, jax.default_backend(), os.environ):
     jax.config.update('jax_compilation_cache_dir', cache)
   mesh = meshes.make_mesh(**vars(config.mesh))
@@ -199,7 +199,7 @@ def _opened(config: RunConfig, workdir: str, task: tasks.Task, grader: pool.Grad
   parent = preflight.choose_parent(config, folder, model['weights'])
   identity = configs.identity(config) | dict(model=model, data=task.train.fingerprint)
   if parent:
-    identity['init_from'] = dict(path=config.init_from, **dataclasses.asdict(parent))
+    identity['init_from'] = parent
   start = hosts.from_main('the run folder', lambda: folder.claim(configs.as_dict(config), identity))
   if not hosts.is_main():
     folder.store.join(start)
@@ -222,23 +222,23 @@ def _opened(config: RunConfig, workdir: str, task: tasks.Task, grader: pool.Grad
 
 
 def put_params(mesh: Mesh, table: WeightTable, params: Any, dtype: Any) -> Any:
-  """Returns a copy of a tree of host or device arrays in the training layout, in `dtype`."""
+  """Returns a copy of a tree in the training layout and `dtype`."""
   copies = jax.tree.map(lambda p: jnp.array(p, dtype, copy=True), params)
   return meshes.put(copies, meshes.params(mesh, table, meshes.TRAINING_RULES))
 
 
 def initial_params(run: Run) -> Any:
-  """Returns f32 parameters at step 0: of `init_from`'s best policy if it is set, else the base's or fresh adapters.
+  """Returns f32 parameters at step 0: those of `init_from`, else the base's or fresh adapters.
 
   Raises:
-    DataError: `init_from` no longer has the checkpoint that the run began from.
+    DataError: `init_from` has lost the checkpoint that the run began from.
   """
   if run.parent:
-    preflight.check_parent(run.parent, run.config.init_from)
-    return best_params(RunFolder(run.config.init_from), run.mesh, run.trained, str(run.parent.step))
+    preflight.check_parent(run.parent)
+    return best_params(RunFolder(run.parent['path']), run.mesh, run.trained, str(run.parent['step']))
   if run.config.lora.rank:
     return fresh_adapters(run)
-  if run.sampler.dtype == jnp.float32:  # the base has been read as it is needed here
+  if run.sampler.dtype == jnp.float32:
     return put_params(run.mesh, run.trained, run.base, jnp.float32)
   return hf.read_params(run.model_folder, run.decoder, run.mesh, jnp.float32)
 
@@ -262,7 +262,7 @@ def fresh_state(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh
 
 
 def fresh_moments(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh, table: WeightTable) -> Any:
-  """Returns the optimizer's state before its first step, sharded like the parameters."""
+  """Returns the optimizer's first state, sharded like the parameters."""
   return jax.jit(optimizer.init, out_shardings=meshes.opt_state(mesh, optimizer, table))(params)
 
 
@@ -271,7 +271,7 @@ def best_params(folder: RunFolder, mesh: Mesh, table: WeightTable, step: str = '
 
   Raises:
     ConfigError: `step` is none of these, or the folder holds no checkpoints.
-    DataError: there is no such checkpoint, it is not whole, or it is of another model.
+    DataError: the checkpoint is missing, not whole or of another model.
   """
   with preflight.open_to_read(folder) as checkpoints:
     chosen = preflight.chosen_step(checkpoints, step)

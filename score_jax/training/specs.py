@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run's programs are compiled for, by its configuration alone."""
+"""What a run's programs are compiled for."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from score_jax.training.update import UpdateSpec
 
 
 def check_spread(config: RunConfig, mesh: Mesh) -> None:
-  """Raises ConfigError if a micro-batch is no multiple of the devices, or packing would cut a problem."""
+  """Raises ConfigError unless devices divide a micro-batch, and packing its problems."""
   batch, shards = config.batch, meshes.row_shards(mesh)
   part = batch.problems // batch.micro_batches * batch.samples
   if part % shards:
@@ -29,13 +29,13 @@ def check_spread(config: RunConfig, mesh: Mesh) -> None:
     )
   if batch.pack and batch.problems % (shards * batch.micro_batches):
     raise ConfigError(
-      f'config.batch.pack needs whole problems on each of {shards} devices in each of config.batch.micro_batches = '
-      f'{batch.micro_batches} parts; config.batch.problems = {batch.problems} is no multiple of their product'
+      f'config.batch.pack needs config.batch.problems = {batch.problems} to be a multiple of {shards} devices x '
+      f'config.batch.micro_batches = {batch.micro_batches}'
     )
 
 
 def update_spec(config: RunConfig, decoder: DecoderConfig, dtype: Any, mesh: Mesh) -> UpdateSpec:
-  """Returns what the update of a configuration is compiled for; without packing."""
+  """Returns what the update is compiled for, without packing."""
   batch, loss, model = config.batch, config.loss, config.model
   return UpdateSpec(
     config=decoder,
@@ -63,5 +63,5 @@ def abstract_state_of(mesh: Mesh, trained: WeightTable, optimizer: optax.Gradien
 
 
 def placed(shapes: Any, shardings: Any) -> Any:
-  """Returns a tree of shapes that says where each array lies."""
+  """Returns a tree of shapes with its arrays' shardings."""
   return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One update: loss, gradient and optimizer in one compiled, donated call; and the reference's scores before it.
+"""One update: loss, gradient and optimizer in one compiled, donated call.
 
-The reference scores a rollout while the host grades. The exact KL needs both distributions at the same prefix; there,
-and there alone, the update runs the reference too.
+The reference scores a rollout before, while the host grades; the exact KL needs it in the update.
 """
 
 from collections.abc import Callable
@@ -14,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from score_jax import states
 from score_jax.algorithm import losses, rewards
+from score_jax.algorithm.losses import TokenScores
 from score_jax.models import flash, packing, scoring
 from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
 from score_jax.models.flash import Attention
 from score_jax.models.lora import Lora
+from score_jax.states import Batch, StageValues, TrainState
 
 Metrics = dict[str, jax.Array]
 
@@ -32,12 +32,12 @@ class UpdateSpec:
   config: DecoderConfig
   dtype: Any  # compute dtype
   group: int  # G
-  micro_batches: int  # k parts of whole problems, whose gradients are added
+  micro_batches: int  # k parts of whole problems
   kl_form: str
   importance_cap: float
   remat: str  # a name of `decoder.REMATS`
   logits_mb: float  # f32 logits at a time, on each device
-  attempt_gradient_norms: bool  # one backward pass per attempt, not one in all
+  attempt_gradient_norms: bool  # one backward pass per attempt
   lora: Lora = loras.NONE
   attention: Attention = flash.PLAIN
   shards: int = 1  # devices that rows are spread over
@@ -45,12 +45,11 @@ class UpdateSpec:
 
   @property
   def reference_in_update(self) -> bool:
-    """Whether the update runs the reference itself."""
     return self.kl_form == 'exact'
 
 
 def micro_batched(tree: Any, parts: int, group: int) -> Any:
-  """[B, ...] -> [k, B/k, ...]. Part m takes problems m, m + k, ...: rows stay on their device."""
+  """[B, ...] -> [k, B/k, ...]. Part m takes problems m, m + k, ...; rows stay on their device."""
 
   def cut(x):
     problems = x.shape[0] // group
@@ -70,8 +69,8 @@ def whole(tree: Any, group: int) -> Any:
   return jax.tree.map(join, tree)
 
 
-def _streams(part: states.Batch, spec: UpdateSpec) -> tuple[jax.Array, packing.PackedRows, packing.Alignment]:
-  """tokens_XT, where its conversations lie, and the way back to [B, L]."""
+def _streams(part: Batch, spec: UpdateSpec) -> tuple[jax.Array, packing.PackedRows, packing.Alignment]:
+  """tokens_XT, where its rows lie, and the way back to [B, L]."""
   B, L = part.tokens.shape
   if not spec.packed_length:
     rows = packing.left_aligned(part.length, L)
@@ -81,8 +80,8 @@ def _streams(part: states.Batch, spec: UpdateSpec) -> tuple[jax.Array, packing.P
   return back.to_streams(part.tokens), rows, back
 
 
-def _scored(params: Any, reference: Any, part: states.Batch, spec: UpdateSpec, remat: str) -> tuple[jax.Array, ...]:
-  """f32 [B, L]: log-probabilities under `params`; with a reference also its own, and the exact KL."""
+def _scored(params: Any, reference: Any, part: Batch, spec: UpdateSpec, remat: str) -> tuple[jax.Array, ...]:
+  """f32 [B, L]: log-probabilities; with a reference its own and the exact KL."""
   tokens_XT, rows, back = _streams(part, spec)
   streams = max(1, tokens_XT.shape[0] // spec.shards)
   chunk = scoring.chunk_of(spec.logits_mb, spec.config.vocab, streams)
@@ -94,42 +93,38 @@ def _scored(params: Any, reference: Any, part: states.Batch, spec: UpdateSpec, r
   return tuple(map(back.to_rows, scores_XT))
 
 
-def scores(params: Any, reference: Any, part: states.Batch, spec: UpdateSpec) -> losses.TokenScores:
-  """Token scores of a micro-batch; the gradient flows through the policy alone."""
+def scores(params: Any, reference: Any, part: Batch, spec: UpdateSpec) -> TokenScores:
+  """Scores of a micro-batch, with the policy's gradient."""
   if spec.reference_in_update:
     logp, ref_logp, kl = _scored(params, reference, part, spec, spec.remat)
-    return losses.TokenScores(logp=logp, ref_logp=jax.lax.stop_gradient(ref_logp), kl=kl)
+    return TokenScores(logp=logp, ref_logp=jax.lax.stop_gradient(ref_logp), kl=kl)
   (logp,) = _scored(params, None, part, spec, spec.remat)
-  return losses.TokenScores(logp=logp, ref_logp=part.ref_logp, kl=jnp.zeros_like(logp))
+  return TokenScores(logp=logp, ref_logp=part.ref_logp, kl=jnp.zeros_like(logp))
 
 
 @functools.partial(jax.jit, static_argnames=('spec',))
-def reference_logps(frozen: Any, reference: Any, batch: states.Batch, *, spec: UpdateSpec) -> jax.Array:
-  """f32 [B, L]: log-probabilities of a batch's tokens under the reference.
-
-  Args are those of `update`; the batch is not graded or scored yet, its rows are in the update's order.
-  """
+def reference_logps(frozen: Any, reference: Any, batch: Batch, *, spec: UpdateSpec) -> jax.Array:
+  """f32 [B, L]: log-probabilities under the reference; args as of `update`."""
   params = loras.joined(frozen, reference, spec.lora)
   parts = micro_batched(batch, spec.micro_batches, spec.group)
   return whole(jax.lax.map(lambda part: _scored(params, None, part, spec, 'none')[0], parts), spec.group)
 
 
 def gradients(
-  params: Any, frozen: Any, reference: Any, batch: states.Batch, stage: states.StageValues, spec: UpdateSpec
+  params: Any, frozen: Any, reference: Any, batch: Batch, stage: StageValues, spec: UpdateSpec
 ) -> tuple[jax.Array, tuple[Any, ...], Metrics]:
   """Loss and gradient of a whole batch, accumulated over micro-batches.
 
   Args:
     params: what is trained: the whole model, or adapters.
-    frozen: with adapters the base's tree, which policy and reference share; else {}.
-    reference: as `params`; with adapters {} is the base. Read only where `spec.reference_in_update`.
-    batch: of a step, graded, and scored by `reference_logps` unless `spec.reference_in_update`.
-    stage: its numbers.
-    spec: what is compiled in.
+    frozen: the base under adapters; else {}.
+    reference: as `params`; with adapters {} is the base. Read if `spec.reference_in_update`.
+    batch: graded, and scored by `reference_logps` if `reference` is not read.
+    stage, spec: its numbers, and what is compiled in.
 
   Returns:
-    loss_A; gradient trees to be added (one per attempt if their norms are wanted, else one), in the compute dtype for
-    one micro-batch, f32 for more; metrics summed over rows.
+    loss_A; gradient trees to be added (per attempt if their norms are wanted), f32 for several micro-batches,
+    else in the compute dtype; metrics summed over rows.
   """
   advantage_BA, reward_share_BA = rewards.reward_credit(batch.verdict, batch.trained, stage, spec.group)
   reference_policy = loras.joined(frozen, reference, spec.lora) if spec.reference_in_update else None
@@ -151,26 +146,23 @@ def gradients(
         token_scores, part.attempt, importance, part_credit, stage, kl_form=spec.kl_form, group=spec.group
       )
       metrics = _row_metrics(token_scores, ratio_BA, part)
-      return (loss_A, metrics) if spec.attempt_gradient_norms else (jnp.sum(loss_A, keepdims=True), (loss_A, metrics))
+      terms = loss_A if spec.attempt_gradient_norms else jnp.sum(loss_A, keepdims=True)
+      return terms, (loss_A, metrics)
 
-    if spec.attempt_gradient_norms:
-      loss_A, pullback, metrics = jax.vjp(loss, cast, has_aux=True)
-    else:
-      _, pullback, (loss_A, metrics) = jax.vjp(loss, cast, has_aux=True)
-    terms = loss_A.shape[0] if spec.attempt_gradient_norms else 1
-    grads = tuple(pullback(row)[0] for row in jnp.eye(terms, dtype=loss_A.dtype))
+    terms, pullback, (loss_A, metrics) = jax.vjp(loss, cast, has_aux=True)
+    grads = tuple(pullback(row)[0] for row in jnp.eye(len(terms), dtype=terms.dtype))
     return loss_A, grads, metrics
 
   return _added_up(micro, (batch, credit), spec)
 
 
 def _cast(params: Any, spec: UpdateSpec) -> Any:
-  """Weights in the compute dtype: cast once a step, not in every layer; adapters stay f32."""
+  """Casts weights once a step, not in every layer; adapters stay f32."""
   return params if spec.lora.rank else jax.tree.map(lambda leaf: leaf.astype(spec.dtype), params)
 
 
 def _added_up(micro: Callable[[Any], Any], inputs: Any, spec: UpdateSpec) -> Any:
-  """The sum of `micro` over the micro-batches of `inputs`; f32 if there are several."""
+  """The sum of `micro` over micro-batches; f32 if there are several."""
   if spec.micro_batches == 1:
     return micro(inputs)
   parts = micro_batched(inputs, spec.micro_batches, spec.group)
@@ -183,10 +175,10 @@ def _added_up(micro: Callable[[Any], Any], inputs: Any, spec: UpdateSpec) -> Any
   return jax.lax.scan(add, zeros, parts)[0]
 
 
-def _row_metrics(token_scores: losses.TokenScores, ratio_BA: jax.Array, part: states.Batch) -> Metrics:
+def _row_metrics(token_scores: TokenScores, ratio_BA: jax.Array, part: Batch) -> Metrics:
   """Sums over a micro-batch's rows and sampled tokens."""
   trained_BA = part.trained.astype(ratio_BA.dtype)
-  attempt_trained_BA = jnp.pad(part.trained, ((0, 0), (1, 0)))  # column a: attempt a, 1-based; column 0: context
+  attempt_trained_BA = jnp.pad(part.trained, ((0, 0), (1, 0)))  # column 0: context
   counted_BL = jnp.take_along_axis(attempt_trained_BA, part.attempt.astype(jnp.int32), axis=1)
   gap_BL = jnp.where(counted_BL, jnp.abs(token_scores.logp - part.sampler_logp), 0)
   return dict(
@@ -198,18 +190,22 @@ def _row_metrics(token_scores: losses.TokenScores, ratio_BA: jax.Array, part: st
 
 
 def apply(
-  state: states.TrainState, grads: tuple[Any, ...], loss_A: jax.Array, learning_rate: jax.Array, optimizer, checked=()
-) -> tuple[states.TrainState, Metrics]:
-  """The optimizer's step, or none at all if any loss, gradient, parameter, moment or entry of `checked` is not finite.
+  state: TrainState,
+  grads: tuple[Any, ...],
+  loss_A: jax.Array,
+  learning_rate: jax.Array,
+  optimizer: optax.GradientTransformation,
+  checked: tuple[jax.Array, ...] = (),
+) -> tuple[TrainState, Metrics]:
+  """The optimizer's step, or none if loss, gradient, parameter, moment or `checked` is not finite.
 
-  `checked` are inputs of the loss that a zero weight could have masked. The step is worked out twice: once to see
-  whether it is finite, and once in place of the old state. Worked out once, it would stand beside the old state: three
-  more copies of the parameters.
+  A zero weight could have masked what is `checked`. The step is worked out twice, the second time in place of the old
+  state: beside it, it would take three more copies of the parameters.
   """
   norm = optax.tree.norm(_sum(grads))
 
   def stepped(params, opt_state, grads):
-    with jax.numpy_dtype_promotion('standard'):  # optax mixes floats with its integer step count
+    with jax.numpy_dtype_promotion('standard'):  # for optax's integer step count
       direction, opt_state = optimizer.update(_sum(grads), opt_state, params)
     return jax.tree.map(lambda p, d: p - learning_rate * d, params, direction), opt_state
 
@@ -223,7 +219,7 @@ def apply(
   params, opt_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, tuple(old))
   rejected = 1 - finite.astype(jnp.int32)
   in_a_row = (state.rejected_in_a_row + rejected) * rejected
-  new_state = states.TrainState(state.step + 1, params, opt_state, state.rejected + rejected, in_a_row)
+  new_state = TrainState(state.step + 1, params, opt_state, state.rejected + rejected, in_a_row)
   metrics = dict(gradient_norm=norm, rejected=rejected)
   if len(grads) > 1:
     metrics['gradient_norm_A'] = jnp.stack([optax.tree.norm(_sum((part,))) for part in grads])
@@ -231,31 +227,31 @@ def apply(
 
 
 def _sum(grads: tuple[Any, ...]) -> Any:
-  """The whole gradient, f32."""
+  """The whole gradient in f32."""
   return jax.tree.map(lambda *parts: functools.reduce(jnp.add, [part.astype(jnp.float32) for part in parts]), *grads)
 
 
 @functools.partial(jax.jit, static_argnames=('spec', 'optimizer'), donate_argnames=('state',))
 def update(
-  state: states.TrainState,
+  state: TrainState,
   frozen: Any,
   reference: Any,
-  batch: states.Batch,
-  stage: states.StageValues,
+  batch: Batch,
+  stage: StageValues,
   *,
   spec: UpdateSpec,
   optimizer: optax.GradientTransformation,
-) -> tuple[states.TrainState, Metrics]:
-  """One update per rollout; args are those of `gradients`. Donates `state`, never `frozen` or `reference`.
+) -> tuple[TrainState, Metrics]:
+  """One update per rollout; args are those of `gradients`. Donates `state` alone.
 
   Returns:
-    the new state, and metrics: reward_A, kl_A, loss_A, gradient_norm, gradient_norm_A, mismatch, rejected.
+    the state, and reward_A, kl_A, loss_A, gradient_norm, gradient_norm_A, mismatch, rejected.
   """
   loss_A, grads, sums = gradients(state.params, frozen, reference, batch, stage, spec)
   reward_BA = rewards.attempt_rewards(batch.verdict, stage.reward_weights, stage.bonus)
   checked = (sums['gap'], sums['kl_A'], reward_BA)
   state, metrics = apply(state, grads, loss_A, stage.learning_rate, optimizer, checked)
-  # A failed grader must not earn the next attempt a bonus here either: `best` is chosen by these rewards.
+  # A failed grader must not earn the next attempt a bonus: `best` is chosen by these rewards.
   known_BA = rewards.reward_is_known(batch.verdict, stage.reward_weights, stage.bonus)
   metrics |= dict(
     loss_A=loss_A,
@@ -268,7 +264,7 @@ def update(
 
 @jax.jit
 def checksum(tree: Any) -> jax.Array:
-  """u32 sum, modulo 2**32, of the bits of all leaves: the same on every mesh."""
+  """u32 sum of the bits of all leaves: the same on every mesh."""
 
   def bits(leaf: jax.Array) -> jax.Array:
     words = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f'uint{8 * leaf.dtype.itemsize}'))
@@ -279,29 +275,29 @@ def checksum(tree: Any) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=('spec', 'optimizer'), donate_argnames=('state',))
 def supervised_update(
-  state: states.TrainState,
+  state: TrainState,
   frozen: Any,
-  batch: states.Batch,
+  batch: Batch,
   learning_rate: jax.Array,
   *,
   spec: UpdateSpec,
   optimizer: optax.GradientTransformation,
-) -> tuple[states.TrainState, Metrics]:
-  """One supervised update: the mean negative log-probability of the tokens of attempts that are trained.
+) -> tuple[TrainState, Metrics]:
+  """One update on the mean negative log-probability of trained attempts' tokens.
 
-  Args are those of `update`; verdicts, reference scores and fields of the KL are not read.
+  Args are those of `update`.
 
   Returns:
-    the new state, and metrics: loss_A (attempts add up to the loss), gradient_norm, rejected, tokens (with loss).
+    the state, and loss_A, gradient_norm, rejected, tokens (with loss).
   """
   cast = _cast(state.params, spec)
 
-  def mask(part: states.Batch) -> jax.Array:
+  def mask(part: Batch) -> jax.Array:
     return losses.trained_mask(part.attempt, part.trained, jnp.float32)
 
   tokens = jnp.sum(mask(batch))
 
-  def micro(part: states.Batch):
+  def micro(part: Batch):
     def loss(params):
       (logp_BL,) = _scored(loras.joined(frozen, params, spec.lora), None, part, spec, spec.remat)
       loss_A = losses.supervised_losses(logp_BL, mask(part), tokens)

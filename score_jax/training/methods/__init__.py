@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a run's steps are made: one module a method, each of which implements `Method`."""
+"""How a run's steps are made: each module implements `Method`."""
 
 from typing import Any, Protocol
 
@@ -9,16 +9,16 @@ from score_jax.training.run import Run
 
 
 class Method(Protocol):
-  """What a module of this package offers; everything around the steps is the loop's."""
+  """What a module of this package offers."""
 
   def enter(self, training: Training) -> tuple[TrainState, Any]:
-    """Returns the state and what `training.stage_run` holds fixed, whether it begins now or is resumed."""
+    """Returns the state and what `training.stage_run`, begun or resumed, holds fixed."""
 
   def step_inputs(self, run: Run, context: Any, step: int) -> Any:
-    """Returns what the host can make ready for a step (0-based) before the state is known.
+    """Returns what the host can make ready for a step (0-based) before its state is known.
 
-    It is called by a thread, in the order of the steps, and must not talk to other hosts.
+    A thread calls it, in the order of the steps; it must not talk to other hosts.
     """
 
   def run_step(self, training: Training, context: Any, inputs: Any) -> tuple[TrainState, dict[str, Any]]:
-    """Returns the new state and the step's record, equal on all hosts but for `seconds`. Consumes the state."""
+    """Returns the new state and the record, equal on all hosts but for `seconds`; consumes the state."""

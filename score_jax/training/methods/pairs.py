@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs of attempts for supervision, made of sampled conversations and their verdicts. Pure functions of arrays.
+"""Pairs of attempts for supervision, made of sampled conversations and their verdicts.
 
-arXiv 2409.12917, first version, section 4.1: D_STaR holds (x, wrong y1, right y2) of one conversation; D_SFT holds
-(x, wrong y1, a random right answer to x), drawn from all attempts on x. '+' adds pairs whose first attempt is right.
+arXiv 2409.12917, first version, section 4.1: D_STaR holds (x, wrong y1, right y2) of a conversation; D_SFT holds
+(x, wrong y1, a random right answer to x). '+' adds pairs whose first attempt is right.
 """
 
 from collections.abc import Callable
@@ -11,16 +11,12 @@ import numpy as np
 
 
 def star(right_N2: np.ndarray, problem_N: np.ndarray, plus: bool, rng: np.random.Generator) -> np.ndarray:
-  """D_STaR, or D_STaR+: conversations as they are, whose second attempt is right.
+  """D_STaR, or D_STaR+: conversations whose second attempt is right.
 
-  Args:
-    right_N2: bool, whether each attempt of a conversation is right.
-    problem_N: which problem a conversation is on.
-    plus: whether right first attempts are taken too.
-    rng: not read; pairs are not drawn.
+  `right_N2` is of each attempt, `problem_N` of each conversation; `plus` takes right first attempts too.
 
   Returns:
-    i64 [n, 3]: conversations of the first and of the second attempt, and which attempt there (0 or 1) that is.
+    i64 [n, 3]: conversations of first and second attempt, and which of its attempts the second is.
   """
   del problem_N, rng
   row = np.flatnonzero(right_N2[:, 1] & (plus | ~right_N2[:, 0]))
@@ -28,9 +24,7 @@ def star(right_N2: np.ndarray, problem_N: np.ndarray, plus: bool, rng: np.random
 
 
 def sft(right_N2: np.ndarray, problem_N: np.ndarray, plus: bool, rng: np.random.Generator) -> np.ndarray:
-  """D_SFT, or D_SFT+: first attempts, each with a right answer to its problem, if there is one, drawn from all.
-
-  A right first attempt may draw itself.
+  """D_SFT, or D_SFT+: first attempts, each with a right answer drawn from all to its problem.
 
   Args, Returns: as `star`.
   """
