@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The decoder: one layer function, and the ways to run it (whole rows, prefill, one decode step).
 
-Parameters are a plain tree (`weights.py`). `scoring.py` has the log-probabilities of given tokens.
+Parameters are a plain tree (`weights.py`). `scoring.py` has log-probabilities.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,7 @@ from score_jax.models.attention import Cache, View
 from score_jax.models.families import DecoderConfig, LayerKind
 from score_jax.models.flash import Attention
 from score_jax.models.packing import PackedRows
-
-Params = dict[str, Any]
+from score_jax.models.weights import Params
 
 # Names of config.json -> functions; `families.ACTIVATIONS` lists them.
 _ACTIVATIONS = {
@@ -28,7 +27,7 @@ _ACTIVATIONS = {
   'gelu_pytorch_tanh': functools.partial(jax.nn.gelu, approximate=True),
 }
 
-# What the backward pass computes again: nothing; all but matrix products; layers.
+# What the backward pass computes again: nothing, all but matrix products, layers.
 REMATS: dict[str, Callable] = {
   'none': lambda layer: layer,
   'dots': functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
@@ -41,7 +40,7 @@ QKV, GATE_UP = ('q', 'k', 'v'), ('gate', 'up')
 
 def _rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Array:
   """Computes the RMS norm of the last axis in f32, times offset + scale."""
-  # The scale as the compute dtype holds it, which is all that the sampler's copy has.
+  # The sampler's copy of the scale has the compute dtype.
   x32, scale32 = x.astype(jnp.float32), scale.astype(x.dtype).astype(jnp.float32)
   normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + config.norm_eps)
   scale32 = scale32 + config.norm_offset if config.norm_offset else scale32
@@ -51,7 +50,7 @@ def _rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Arra
 def _product(x: jax.Array, weight: jax.Array, inputs: int) -> jax.Array:
   """Multiplies x [B, T, ...] by a weight whose first `inputs` axes are x's last.
 
-  As matrices: of einsums with more axes XLA:CPU makes a backward pass of twice the time.
+  As matrices: einsums with more axes take twice the time in XLA:CPU's backward pass.
   """
   inner, outputs = weight.shape[:inputs], weight.shape[inputs:]
   matrix = weight.astype(x.dtype).reshape(math.prod(inner), math.prod(outputs))
@@ -68,7 +67,7 @@ def _biased(w: Params, name: str, y: jax.Array) -> jax.Array:
 
 
 def _rounded(y: jax.Array) -> jax.Array:
-  """Rounds y to its dtype; a compiler that fuses may otherwise keep more digits."""
+  """Rounds y to its dtype; a compiler that fuses may keep more digits."""
   kind = jnp.finfo(y.dtype)
   return jax.lax.reduce_precision(y, kind.nexp, kind.nmant)
 
@@ -82,7 +81,6 @@ def _adapted(w: Params, name: str, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _project_all(w: Params, names: tuple[str, ...], x: jax.Array, sizes: tuple[int, ...]) -> tuple:
-  """Projects one input, in one product where weights lie together."""
   together = '+'.join(names)
   if together not in w:
     return tuple(_project(w, name, x) for name in names)
@@ -113,13 +111,13 @@ def _layer(w: Params, config: DecoderConfig, x_BTD: jax.Array, attend: Callable)
 
 def _embed(params: Params, config: DecoderConfig, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
   embedded = _lookup(params['embed'].astype(dtype), tokens)
-  # The scale is rounded to the compute dtype, as transformers does: sqrt(3072) is 55.5 in bfloat16.
+  # As transformers does it: sqrt(3072) is 55.5 in bfloat16.
   return embedded if config.embed_scale == 1 else embedded * jnp.asarray(config.embed_scale, dtype)
 
 
 @jax.custom_vjp
 def _lookup(table_VD: jax.Array, tokens: jax.Array) -> jax.Array:
-  """Returns table[tokens]; gradients are summed in f32, whatever the table's dtype."""
+  """Returns table[tokens]; gradients are summed in f32."""
   return table_VD[tokens]
 
 
@@ -144,7 +142,7 @@ def logits(hidden: jax.Array, head_VD: jax.Array, config: DecoderConfig) -> jax.
 
 @jax.custom_vjp
 def _head_product(hidden: jax.Array, head_VD: jax.Array) -> jax.Array:
-  """Returns f32 products of the compute dtype, in the backward pass too."""
+  """Returns f32 products of the compute dtype."""
   return jnp.einsum('...d,vd->...v', hidden, head_VD, preferred_element_type=jnp.float32)
 
 
@@ -220,9 +218,9 @@ def _row_attention(config: DecoderConfig, rows: PackedRows, packed_length: int, 
 
 
 def for_decoding(params: Params, config: DecoderConfig, *, together: bool) -> Params:
-  """Returns a policy's tree with a tuple of layers: slices of a stack would be copied at each step.
+  """Returns a policy's tree with a tuple of layers: a stack's slices would be copied each step.
 
-  `together` makes projections of one input one product. Not where heads are sharded.
+  `together` makes projections of one input one product, which sharded heads do not allow.
   """
 
   def layer(n: int) -> Params:
@@ -246,7 +244,7 @@ def _run(
   attend: Callable,
   dtype: jnp.dtype,
 ) -> tuple[jax.Array, Cache]:
-  """Runs T tokens of every row on the cache; returns the last one's logits [B, V].
+  """Runs T tokens of every row; returns the last one's logits [B, V], and the cache.
 
   Layers are unrolled: a scan would copy each layer's cache in and out of its carry.
   `attend(n, view, cache, q, k, v) -> (out, cache)`.
@@ -270,7 +268,7 @@ def prefill(
   cache_dtype: jnp.dtype | None = None,
   kernel: bool = False,
 ) -> tuple[jax.Array, Cache]:
-  """Fills a new cache of `slots` slots with left-padded prompts; returns the last f32 logits [B, V], and it.
+  """Fills a new cache with left-padded prompts; returns the last f32 logits [B, V], and it.
 
   `params` are from `for_decoding`. The cache is of `cache_dtype`, else of the compute dtype; with `kernel` decode
   steps attend by `decode_attention` (GPU).
@@ -296,9 +294,9 @@ def decode_step(
   *,
   dtype: jnp.dtype | None = None,
 ) -> tuple[jax.Array, Cache]:
-  """Feeds one token a row at `time` (i32 []); returns f32 logits [B, V] for the next, and the cache.
+  """Feeds one token a row at `time` (i32 []); returns the next f32 logits [B, V], and the cache.
 
-  `params` are from `for_decoding`; computes in `dtype`, None: the cache's.
+  `params` are from `for_decoding`; it computes in `dtype`, else in the cache's.
   """
   views = attentions.cache_views(config, cache.first, time[None], cache.slots)
 

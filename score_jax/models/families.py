@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model families as data: one frozen `DecoderConfig` for every model, and one row for what is special to a family.
+"""Model families as data: one `DecoderConfig` for every model, one row for what is special to a family.
 
-A row has the values that a config.json leaves implicit, those that the decoder implements alone, and other traits.
+A row has values that a config.json leaves implicit, those that the decoder implements alone, and other traits.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ class Family:
   architecture: str  # class of transformers
   implied: dict[str, Any]  # HF field -> value when config.json does not say (transformers' own default)
   fixed: dict[str, tuple]  # HF field -> the values that the decoder implements
-  sliding: str  # which layers slide where `layer_types` does not say: a name of `config_json.SLIDES`
+  sliding: str  # of `config_json.SLIDES`: which layers slide where `layer_types` does not say
   layer_types: bool = False  # whether config.json may list each layer's type
   rope_per_type: bool = False  # whether each layer type has its rope
   o_bias: bool = True  # whether attention_bias means the output projection as well
@@ -154,7 +154,7 @@ FAMILIES = {
       rope_local_base_freq=10_000.0,
       sliding_window_pattern=6,
     ),
-    # transformers reads attn_logit_softcapping for this family and then does not apply it.
+    # transformers reads attn_logit_softcapping and does not apply it.
     fixed=_CAUSAL | dict(mlp_bias=(False,), attn_logit_softcapping=(None,)),
     sliding='pattern',
     layer_types=True,

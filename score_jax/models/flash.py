@@ -65,7 +65,7 @@ PLAIN = Attention()
 
 
 def best(config: DecoderConfig, dtype: Any, mesh: Mesh) -> Attention:
-  """Chooses the implementation for a model on a mesh's devices."""
+  """Chooses the implementation for a mesh's devices."""
   platform = mesh.devices.flat[0].platform
   narrow = jnp.dtype(dtype).itemsize == 2
   if platform == 'gpu' and narrow and not config.attention_softcap and config.head_width % 8 == 0:
@@ -76,7 +76,7 @@ def best(config: DecoderConfig, dtype: Any, mesh: Mesh) -> Attention:
 
 
 def slots(longest: int, attention: Attention) -> int:
-  """Slots of left-aligned rows: kernels take whole blocks."""
+  """Returns the slots of left-aligned rows: kernels take whole blocks."""
   return longest if attention.kind == 'plain' else -(-longest // _BLOCK) * _BLOCK
 
 
@@ -129,8 +129,8 @@ def _splash(q_NLHC, k_NLKC, v_NLKC, attention: Attention, *, window: int, scale:
   rows = PartitionSpec(('data', 'fsdp'), None, 'tensor' if tensor > 1 else None)
 
   @functools.partial(jax.shard_map, mesh=attention.mesh, in_specs=(rows,) * 3, out_specs=rows, check_vma=False)
-  def local(q_NLHC, k_NLKC, v_NLKC):
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q_NLHC, k_NLKC, v_NLKC))
-    return jnp.swapaxes(jax.vmap(kernel)(q, k, v), 1, 2)
+  def local(*qkv):
+    out_NHLC = jax.vmap(kernel)(*(jnp.swapaxes(x, 1, 2) for x in qkv))
+    return jnp.swapaxes(out_NHLC, 1, 2)
 
   return local(q_NLHC * np.asarray(scale, q_NLHC.dtype), k_NLKC, v_NLKC)
