@@ -14,15 +14,14 @@ HIDDEN = -1e30
 
 @struct.dataclass
 class Cache:
-  """Keys and values, a buffer a layer, which decode steps update in place.
+  """Keys and values, a buffer a layer: a ring where time t is slot t mod S.
 
-  A ring: time t is slot t mod S; a row may be as long as the ring. Slots come before heads for the GPU kernel
-  (measured), after them elsewhere: XLA:CPU would else copy the cache each step.
+  Slots come before heads for the GPU kernel, after them elsewhere: XLA:CPU would copy the cache each step.
   """
 
   k: tuple[jax.Array, ...]  # N times [B, S, K, C] or [B, K, S, C]
   v: tuple[jax.Array, ...]
-  first: jax.Array  # i32 [B]  time of each row's first token; what is older is not the row's
+  first: jax.Array  # i32 [B]  time of each row's first token
   heads_first: bool = struct.field(pytree_node=False)
 
   @property
@@ -70,11 +69,11 @@ def insert(cache: Cache, row_R: jax.Array, prompts: Cache, time: jax.Array) -> C
 
 @struct.dataclass
 class View:
-  """How the layers of one kind look at rows."""
+  """How layers of one kind look at rows."""
 
   cos: jax.Array  # f32 [B, T, C/2]  rope's
   sin: jax.Array
-  visible: jax.Array | None = None  # bool [B, T, S]  key slots that a query may see; None: whole rows see to it
+  visible: jax.Array | None = None  # bool [B, T, S]  slots that a query sees; None: of whole rows
 
 
 def views(config: DecoderConfig, position_BT: jax.Array) -> tuple[View, ...]:

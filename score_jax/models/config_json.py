@@ -4,6 +4,7 @@
 A field that stands in no family's row, `_READ` or `_NO_EFFECT` is an error that names it.
 """
 
+from collections.abc import Callable
 import dataclasses
 import sys
 from typing import Any
@@ -19,7 +20,7 @@ from score_jax.models.rope import Rope
 _MOST_LAYERS, _MOST = 1000, 2**31 - 1
 _ORIGINAL = 'original_max_position_embeddings'
 
-# Fields of DecoderConfig that are whole numbers of config.json.
+# Fields of DecoderConfig that are whole numbers.
 _WHOLE = {
   'vocab': 'vocab_size',
   'width': 'hidden_size',
@@ -33,7 +34,7 @@ _SOFTCAPS = {
   'final_softcap': 'final_logit_softcapping',
 }
 
-# How a family's layers slide: (its fields, layer number) -> bool.
+# How layers slide: (fields, layer number) -> bool.
 SLIDES = {
   'never': lambda fields, n: False,
   'always': lambda fields, n: fields['sliding_window'] is not None,
@@ -41,7 +42,7 @@ SLIDES = {
   'pattern': lambda fields, n: (n + 1) % fields['sliding_window_pattern'] != 0,
 }
 
-# Fields that DecoderConfig is read from, beside those of a family's row.
+# Fields that are read, beside those of a family's row.
 _READ = frozenset([
   'model_type', 'vocab_size', 'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'num_key_value_heads',
   'head_dim', 'intermediate_size', 'rope_theta', 'rope_parameters', 'rope_scaling', 'rms_norm_eps',
@@ -85,28 +86,22 @@ class _Fields:
     return self.values.get(name)
 
   def whole(self, name: str, most: int = _MOST) -> int:
-    value = self._present(name)
-    if type(value) is not int:
-      raise self.wrong(name, 'must be of type int')
+    value = self._value(name, lambda value: type(value) is int, 'of type int')
     if not 1 <= value <= most:
       raise self.wrong(name, f'must lie in 1..{most}')
     return value
 
   def number(self, name: str) -> float:
-    value = self._present(name)
-    if not _is_positive(value):
-      raise self.wrong(name, 'must be a number above 0')
-    return float(value)
+    return float(self._value(name, _is_positive, 'a number above 0'))
 
   def flag(self, name: str) -> bool:
-    value = self._present(name)
-    if not isinstance(value, bool):
-      raise self.wrong(name, 'must be of type bool')
-    return value
+    return self._value(name, lambda value: isinstance(value, bool), 'of type bool')
 
-  def _present(self, name: str) -> Any:
+  def _value(self, name: str, fits: Callable[[Any], bool], kind: str) -> Any:
     if self[name] is None:
       raise self.error(f'field {name!r} is missing')
+    if not fits(self[name]):
+      raise self.wrong(name, f'must be {kind}')
     return self[name]
 
 

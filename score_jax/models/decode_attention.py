@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One decode step's attention as a GPU kernel (Pallas, Triton): rotate, write to the cache, attend.
 
-The plain path reads whole cache buffers in several kernels. At small batches their launches are most of the time. This
-one reads a row's live slots once, in equal parts that are joined at the end (flash decoding). The first part attends to
-the newest token from registers and writes it.
+Launches are most of the plain path's time at small batches. This kernel reads a row's live slots once, in parts that
+are joined at the end (flash decoding). The first part attends to the newest token and writes it.
 """
 
 import functools
@@ -46,9 +45,8 @@ def attend_live(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Attends from one token a row, at `time`, to the row's tokens in a ring of slots.
 
-  C is a power of two, H / K at most 16, S a multiple of BLOCK. It rotates queries and keys by `view` [B, 1, C/2]. Rows
-  began at i32 `first_B`, at most S tokens ago; the newest `window` tokens are seen (0: all). `softcap` 0 is off;
-  `interpret` runs as plain JAX, for tests.
+  C is a power of two, H / K at most 16, S a multiple of BLOCK. It rotates by `view` [B, 1, C/2]. Rows began at i32
+  `first_B`; a token sees the newest `window` (0: all). `softcap` 0 is off; `interpret` is for tests.
 
   Returns:
     out_BHC in the dtype of the queries; the caches, updated in place.

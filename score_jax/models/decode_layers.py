@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """One decode step's layers as a few GPU kernels (Pallas, Triton), for small batches.
 
-At 64 rows a library's kernels for norms, biases, activations and sums each take a tenth of the products. Here it is
+At 64 rows a library's kernels for norms, biases and sums each take a tenth of the products. Here it is
 
     parts of normed W_qkv | their sum + bias | attention | parts of out W_o | x + their sum, and its norm
     act(normed W_gate) * (normed W_up) | parts of hidden W_down | x + their sum, and the next layer's norm
 
-A product into few columns is cut along its inner axis too, for all multiprocessors to read. It rounds where the plain
-path does.
+A product into few columns is cut along its inner axis too. It rounds where the plain path does.
 """
 
 from collections.abc import Callable
@@ -56,9 +55,8 @@ def run(
 ) -> tuple[jax.Array, Cache]:
   """Runs one token of every row; returns hidden states [B, D] after the last norm, and the cache.
 
-  `layers` are of `decoder.for_decoding` and fit; x_BD are embedded tokens, B a power of two from 16 on; normed_BD is
-  x_BD after the first norm; `attend(layer, cache, q_B1HC, k_B1KC, v_B1KC) -> (out_B1HC, cache)` rotates; `interpret`
-  runs as plain JAX, for tests.
+  `layers` are of `decoder.for_decoding`, B a power of two from 16 on, normed_BD x_BD after the first norm;
+  `attend(layer, cache, q_B1HC, k_B1KC, v_B1KC) -> (out_B1HC, cache)` rotates; `interpret` is for tests.
   """
   (B, D), H, K = x_BD.shape, config.heads, config.kv_heads
   add = functools.partial(joined, eps=config.norm_eps, offset=config.norm_offset, interpret=interpret)
@@ -67,8 +65,8 @@ def run(
   for n, (w, next_norm_D) in enumerate(zip(layers, following, strict=True)):
     w_DN, bias = w['q+k+v'].reshape(D, -1), w.get('q+k+v_bias')
     qkv_BN = project(normed_BD, w_DN, bias if bias is None else bias.reshape(-1), interpret=interpret)
-    q_B1HC, k_B1KC, v_B1KC = jnp.split(qkv_BN.reshape(B, 1, H + 2 * K, -1), (H, H + K), axis=2)
-    out_B1HC, cache = attend(n, cache, q_B1HC, k_B1KC, v_B1KC)
+    qkv = jnp.split(qkv_BN.reshape(B, 1, H + 2 * K, -1), (H, H + K), axis=2)
+    out_B1HC, cache = attend(n, cache, *qkv)
     out_PBD = parts(out_B1HC.reshape(B, -1), w['o'].reshape(-1, D))
     x_BD, normed_BD = add(out_PBD, x_BD, w['ffn_norm'])
     hidden_BF = gated(normed_BD, w['gate+up'], activation, interpret=interpret)

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decoder: one layer function, and the ways to run it (whole rows, prefill, one decode step).
-
-Parameters are a plain tree (`weights.py`). `scoring.py` has log-probabilities.
-"""
+"""The decoder: one layer function, and the ways to run it (whole rows, prefill, one decode step)."""
 
 from collections.abc import Callable
 import functools
@@ -20,7 +17,7 @@ from score_jax.models.flash import Attention
 from score_jax.models.packing import PackedRows
 from score_jax.models.weights import Params
 
-# Names of config.json -> functions; `families.ACTIVATIONS` lists them.
+# By `families.ACTIVATIONS`.
 _ACTIVATIONS = {
   'silu': jax.nn.silu,
   'gelu': functools.partial(jax.nn.gelu, approximate=False),
@@ -34,7 +31,7 @@ REMATS: dict[str, Callable] = {
   'full': jax.checkpoint,
 }
 
-# Projections of one input, which decoding may hold side by side.
+# Projections of one input, which decoding may join.
 QKV, GATE_UP = ('q', 'k', 'v'), ('gate', 'up')
 
 
@@ -136,7 +133,7 @@ def head(params: Params, dtype: jnp.dtype) -> jax.Array:
 
 
 def logits(hidden: jax.Array, head_VD: jax.Array, config: DecoderConfig) -> jax.Array:
-  """Returns f32 logits [..., V] of final hidden states [..., D]."""
+  """Returns f32 logits [..., V] of hidden states [..., D]."""
   return attentions.softcapped(_head_product(hidden, head_VD), config.final_softcap)
 
 
@@ -172,7 +169,7 @@ def hidden_states(
   remat: str = 'none',
   attention: Attention = flash.PLAIN,
 ) -> jax.Array:
-  """Computes final hidden states [X, T, D] of the conversations at `rows` in i32 streams.
+  """Returns the final hidden states [X, T, D] of the conversations at `rows`.
 
   Layers are scanned; the backward pass computes again what `REMATS[remat]` says.
   """
@@ -218,9 +215,9 @@ def _row_attention(config: DecoderConfig, rows: PackedRows, packed_length: int, 
 
 
 def for_decoding(params: Params, config: DecoderConfig, *, together: bool) -> Params:
-  """Returns a policy's tree with a tuple of layers: a stack's slices would be copied each step.
+  """Returns a policy's tree with a tuple of layers: a stack's slices would be copied.
 
-  `together` makes projections of one input one product, which sharded heads do not allow.
+  `together` makes projections of one input one product; not for sharded heads.
   """
 
   def layer(n: int) -> Params:
@@ -246,8 +243,7 @@ def _run(
 ) -> tuple[jax.Array, Cache]:
   """Runs T tokens of every row; returns the last one's logits [B, V], and the cache.
 
-  Layers are unrolled: a scan would copy each layer's cache in and out of its carry.
-  `attend(n, view, cache, q, k, v) -> (out, cache)`.
+  Layers are unrolled: a scan would copy caches. `attend(n, view, cache, q, k, v) -> (out, cache)`.
   """
   x_BTD = _embed(params, config, tokens_BT, dtype)
   for n, kind in enumerate(config.kind_of_layer):
@@ -270,8 +266,8 @@ def prefill(
 ) -> tuple[jax.Array, Cache]:
   """Fills a new cache with left-padded prompts; returns the last f32 logits [B, V], and it.
 
-  `params` are from `for_decoding`. The cache is of `cache_dtype`, else of the compute dtype; with `kernel` decode
-  steps attend by `decode_attention` (GPU).
+  `params` are of `for_decoding`. The cache is of `cache_dtype` or else `dtype`; `kernel`: it is for
+  `decode_attention` (GPU).
   """
   P = tokens_BP.shape[1]
   cache = attentions.empty_cache(config, slots, cache_dtype or dtype, start_B, heads_first=not kernel)
@@ -296,7 +292,7 @@ def decode_step(
 ) -> tuple[jax.Array, Cache]:
   """Feeds one token a row at `time` (i32 []); returns the next f32 logits [B, V], and the cache.
 
-  `params` are from `for_decoding`; it computes in `dtype`, else in the cache's.
+  `params` are of `for_decoding`; it computes in `dtype`, else in the cache's.
   """
   views = attentions.cache_views(config, cache.first, time[None], cache.slots)
 

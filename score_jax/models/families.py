@@ -1,29 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model families as data: one `DecoderConfig` for every model, one row for what is special to a family.
-
-A row has values that a config.json leaves implicit, those that the decoder implements alone, and other traits.
-"""
+"""Model families as data: one `DecoderConfig` for every model, one row a family."""
 
 import dataclasses
 from typing import Any
 
 from score_jax.models.rope import Rope
 
-FULL, SLIDING = 'full_attention', 'sliding_attention'  # names of config.json
-ACTIVATIONS = ('silu', 'gelu', 'gelu_pytorch_tanh')  # names of config.json; decoder.py has the functions
+# Names of config.json.
+FULL, SLIDING = 'full_attention', 'sliding_attention'
+ACTIVATIONS = ('silu', 'gelu', 'gelu_pytorch_tanh')
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerKind:
   """What layers differ in."""
 
-  window: int  # newest positions that a query sees, its own included; 0: all
+  window: int  # newest positions that a query sees, with its own; 0: all
   rope: Rope
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-  """Everything that the decoder's shape and arithmetic depend on. Letters: `core_types.py`."""
+  """The decoder's shape and arithmetic. Letters: `core_types.py`."""
 
   family: str  # model_type of config.json
   vocab: int  # V
@@ -44,9 +42,9 @@ class DecoderConfig:
   o_bias: bool = False
   ffn_bias: bool = False
   qk_norm: bool = False  # RMS norm of each query and key head, before rope
-  post_norms: bool = False  # RMS norm of what attention and feed-forward add to the residual
+  post_norms: bool = False  # RMS norm of attention's and feed-forward's outputs
   norm_offset: float = 0.0  # norms multiply by offset + weight
-  embed_scale: float = 1.0  # on embeddings as they enter the first layer
+  embed_scale: float = 1.0  # on embeddings
   attention_softcap: float = 0.0  # c tanh(x / c) on query-key products; 0: off
   final_softcap: float = 0.0  # the same on logits
 
@@ -60,12 +58,12 @@ class Family:
   """How one model_type's config.json maps to the decoder."""
 
   architecture: str  # class of transformers
-  implied: dict[str, Any]  # HF field -> value when config.json does not say (transformers' own default)
+  implied: dict[str, Any]  # HF field -> transformers' default
   fixed: dict[str, tuple]  # HF field -> the values that the decoder implements
-  sliding: str  # of `config_json.SLIDES`: which layers slide where `layer_types` does not say
+  sliding: str  # of `config_json.SLIDES`, where `layer_types` does not say
   layer_types: bool = False  # whether config.json may list each layer's type
   rope_per_type: bool = False  # whether each layer type has its rope
-  o_bias: bool = True  # whether attention_bias means the output projection as well
+  o_bias: bool = True  # whether attention_bias is of the output projection too
   qk_norm: bool = False
   gemma: bool = False  # norms of 1 + weight, norms after each block, embeddings times sqrt(D)
 

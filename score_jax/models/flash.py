@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention of whole rows to themselves, by the implementation that suits the device.
+"""Attention of whole left-aligned rows to themselves, as suits the device.
 
-    plain   scores [L, L] in memory; any device, dtype and soft cap
-    cudnn   NVIDIA GPUs, 16-bit, no soft cap: never holds scores
-    splash  TPU (Pallas), heads of a multiple of 128: never holds scores
-
-All take left-aligned rows, so that causality alone hides the padding.
+plain   scores [L, L] in memory; any device, dtype and soft cap
+cudnn   NVIDIA GPUs, 16-bit, no soft cap: never holds scores
+splash  TPU (Pallas), heads of a multiple of 128: never holds scores
 """
 
 import dataclasses
@@ -29,11 +27,11 @@ _LANES = 128  # of a TPU: the smallest head width that splash takes
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-  """The implementation that whole rows attend with; compiled in."""
+  """The implementation, compiled in."""
 
   kind: str = 'plain'
-  mesh: Mesh | None = None  # rows lie on data and fsdp, heads on tensor; None: one device
-  interpret: bool = False  # splash alone: run as plain JAX, for tests without a TPU
+  mesh: Mesh | None = None  # rows lie on data and fsdp, heads on tensor
+  interpret: bool = False  # run splash as plain JAX, for tests
 
   def spread(self, x_X: jax.Array) -> jax.Array:
     """Keeps activations where their rows are, not as weights are cut."""
@@ -91,7 +89,7 @@ def attend(
   scale: float,
   softcap: float,
 ) -> jax.Array:
-  """Returns causal attention out_NLHC within left-aligned rows of `length_N` (i32) tokens.
+  """Returns causal attention out_NLHC within left-aligned rows of i32 `length_N` tokens.
 
   For kernels L is a multiple of 128. A query sees the newest `window` positions (0: all);
   `softcap` 0 is off. What stands after a row's end is finite.
@@ -113,7 +111,7 @@ def _splash(q_NLHC, k_NLKC, v_NLKC, attention: Attention, *, window: int, scale:
   L, H = q_NLHC.shape[1:3]
   tensor = attention.mesh.shape['tensor']
   shared_heads = H // k_NLKC.shape[2]
-  if k_NLKC.shape[2] % tensor:  # heads of a device may share keys with those of another
+  if k_NLKC.shape[2] % tensor:  # devices may share keys
     k_NLKC, v_NLKC = (jnp.repeat(x, shared_heads, axis=2) for x in (k_NLKC, v_NLKC))
   one = (L, L)
   mask = splash_attention.LocalMask(one, (window - 1, 0), 0) if window else splash_attention.CausalMask(one)

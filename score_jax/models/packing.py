@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The packing layout: where conversations lie in the streams that a whole-row pass computes.
 
-A pass works on X streams of T tokens, each of R conversations. Only attention depends on the layout; it looks at
-left-aligned rows, so that causality hides the padding. An `index` counts from the beginning of a stream, a `position`
-from a conversation's first token; a `slot` is a position of a left-aligned row.
+A pass works on X streams of T tokens, each of R conversations. Only attention depends on the layout: it sees rows
+left-aligned. An `index` is in a stream, a `position` in a conversation, a `slot` in a left-aligned row.
 """
 
 from flax import struct
@@ -13,11 +12,11 @@ import jax.numpy as jnp
 
 @struct.dataclass
 class PackedRows:
-  """The conversations of every stream, in their order; other tokens are padding."""
+  """The conversations of every stream, in order; other tokens are padding."""
 
   first: jax.Array | None  # i32 [X, R]  index of a first token; None: R is 1, all begin at index 0
   length: jax.Array  # i32 [X, R]  tokens; 0: there is none
-  longest: int = struct.field(pytree_node=False)  # tokens that a conversation may have
+  longest: int = struct.field(pytree_node=False)  # a conversation may have
 
 
 def left_aligned(length_B: jax.Array, slots: int) -> PackedRows:

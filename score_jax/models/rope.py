@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rotary position embeddings: one dataclass for each kind that a config.json can ask for.
-
-Its fields are those that config.json may give it. It has C/2 frequencies, and a factor on cosine and sine, in f64.
-"""
+"""Rotary position embeddings: a dataclass, by the fields of config.json, for each kind."""
 
 import dataclasses
 import math

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probabilities of given tokens, without ever holding logits for all of them.
+"""Log-probabilities of given tokens, without holding logits for all of them.
 
 `logp[b, t]` belongs to `tokens[b, t]`: the one shift between both is `_shifted`.
 """

@@ -124,42 +124,45 @@ class WeightTable:
 @functools.lru_cache
 def weight_table(config: DecoderConfig) -> WeightTable:
   """Returns every weight of the decoder, in the order of its forward pass."""
-  attention, ffn = 'model.layers.{n}.self_attn.', 'model.layers.{n}.mlp.'
 
   def norm(name: str, hf_name: str, ours: str = 'D') -> Weight:
     return Weight(('layers', name), ours, f'model.layers.{{n}}.{hf_name}.weight', ours, 'norm')
 
-  def matrix(name: str, ours: str, hf_module: str, hf: str) -> Weight:
-    return Weight(('layers', name), ours, f'{hf_module}.weight', hf, 'matrix')
+  def module(name: str) -> str:
+    block = 'mlp' if name in ('gate', 'up', 'down') else 'self_attn'
+    return f'model.layers.{{n}}.{block}.{name}_proj'
 
-  def bias(name: str, ours: str, hf_module: str) -> Weight:
-    return Weight(('layers', name + '_bias'), ours, f'{hf_module}.bias', f'({ours})', 'bias')
+  def matrix(name: str, ours: str, hf: str) -> Weight:
+    return Weight(('layers', name), ours, f'{module(name)}.weight', hf, 'matrix')
+
+  def bias(name: str, ours: str) -> Weight:
+    return Weight(('layers', name + '_bias'), ours, f'{module(name)}.bias', f'({ours})', 'bias')
 
   # transformers names the norm before the feed-forward by what precedes it, unless norms follow both.
   before_ffn = 'pre_feedforward_layernorm' if config.post_norms else 'post_attention_layernorm'
   rows = [
     (True, Weight(('embed',), 'V D', 'model.embed_tokens.weight', 'V D', 'matrix')),
     (True, norm('attention_norm', 'input_layernorm')),
-    (True, matrix('q', 'D H C', attention + 'q_proj', '(H C) D')),
-    (True, matrix('k', 'D K C', attention + 'k_proj', '(K C) D')),
-    (True, matrix('v', 'D K C', attention + 'v_proj', '(K C) D')),
+    (True, matrix('q', 'D H C', '(H C) D')),
+    (True, matrix('k', 'D K C', '(K C) D')),
+    (True, matrix('v', 'D K C', '(K C) D')),
     (config.qk_norm, norm('q_norm', 'self_attn.q_norm', 'C')),
     (config.qk_norm, norm('k_norm', 'self_attn.k_norm', 'C')),
-    (True, matrix('o', 'H C D', attention + 'o_proj', 'D (H C)')),
+    (True, matrix('o', 'H C D', 'D (H C)')),
     (config.post_norms, norm('post_attention_norm', 'post_attention_layernorm')),
     (True, norm('ffn_norm', before_ffn)),
-    (True, matrix('gate', 'D F', ffn + 'gate_proj', 'F D')),
-    (True, matrix('up', 'D F', ffn + 'up_proj', 'F D')),
-    (True, matrix('down', 'F D', ffn + 'down_proj', 'D F')),
+    (True, matrix('gate', 'D F', 'F D')),
+    (True, matrix('up', 'D F', 'F D')),
+    (True, matrix('down', 'F D', 'D F')),
     (config.post_norms, norm('post_ffn_norm', 'post_feedforward_layernorm')),
     (True, Weight(('final_norm',), 'D', 'model.norm.weight', 'D', 'norm')),
-    (config.qkv_bias, bias('q', 'H C', attention + 'q_proj')),
-    (config.qkv_bias, bias('k', 'K C', attention + 'k_proj')),
-    (config.qkv_bias, bias('v', 'K C', attention + 'v_proj')),
-    (config.o_bias, bias('o', 'D', attention + 'o_proj')),
-    (config.ffn_bias, bias('gate', 'F', ffn + 'gate_proj')),
-    (config.ffn_bias, bias('up', 'F', ffn + 'up_proj')),
-    (config.ffn_bias, bias('down', 'D', ffn + 'down_proj')),
+    (config.qkv_bias, bias('q', 'H C')),
+    (config.qkv_bias, bias('k', 'K C')),
+    (config.qkv_bias, bias('v', 'K C')),
+    (config.o_bias, bias('o', 'D')),
+    (config.ffn_bias, bias('gate', 'F')),
+    (config.ffn_bias, bias('up', 'F')),
+    (config.ffn_bias, bias('down', 'D')),
     (not config.tied, Weight(('head',), 'V D', 'lm_head.weight', 'V D', 'matrix')),
   ]
   return WeightTable(tuple(weight for present, weight in rows if present), config.sizes())

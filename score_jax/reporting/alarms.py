@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alarms: ways in which training to self-correct goes wrong without a number turning red.
+"""Alarms: ways in which training to self-correct goes wrong unseen.
 
-Each alarm is a pure function of a run's records of metrics, step by step, so that a report can tell when
-it sounded and a test can script its fault. `ALARMS` is the table; `sounding` evaluates it.
+Each alarm is a pure function of a run's records of metrics, step by step: a report can tell when it
+sounded, and a test can script its fault.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ Records = Sequence[dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Means:
-  """Figures of a run as means over the window of an alarm."""
+  """Figures of a run as means over an alarm's window."""
 
   records: Records
   window: int
 
   def __call__(self, name: str, attempt: int | None = None) -> np.ndarray:
-    """Returns the mean of a figure over the window that ends at each step; f64 [steps]."""
+    """Returns a figure's mean over the window that ends at each step; f64 [steps]."""
     return trailing_mean(column(self.records, name, attempt), self.window)
 
 
@@ -32,22 +32,22 @@ class Alarm:
 
   name: str
   message: str  # what is seen
-  cause: str  # what is behind it, most often
+  cause: str  # what is likely behind it
   field: str  # what to turn
-  window: int  # steps whose mean is looked at
+  window: int  # steps of the means
   sounds: Callable[[Means, float], np.ndarray]  # (means, config.report.kl_alarm) -> bool [steps]
 
 
 def sounding(records: Records, kl_alarm: float) -> dict[str, np.ndarray]:
   """Returns bool [steps] of each alarm: whether it sounds after that step.
 
-  `kl_alarm` is in nats that the KL of attempt 1 may reach.
+  `kl_alarm`, in nats, limits the KL of attempt 1.
   """
   return {name: alarm.sounds(Means(records, alarm.window), kl_alarm) for name, alarm in ALARMS.items()}
 
 
 def spells(records: Records, kl_alarm: float) -> list[tuple[Alarm, int, int]]:
-  """Returns alarms that sounded, with the first and the last step of each time, by first step."""
+  """Returns alarms that sounded, with first and last step of each time, in order."""
   result = []
   for name, on_T in sounding(records, kl_alarm).items():
     edges = np.flatnonzero(np.diff(np.pad(on_T, 1).astype(np.int8)))
@@ -57,14 +57,14 @@ def spells(records: Records, kl_alarm: float) -> list[tuple[Alarm, int, int]]:
 
 
 def column(records: Records, name: str, attempt: int | None = None) -> np.ndarray:
-  """Returns a figure of every record, f64 [steps]; NaN in records that lack it, as older ones do."""
+  """Returns a figure of every record, f64 [steps]; NaN where an older record lacks it."""
   figures = [record.get(name) for record in records]
   figures = [figure[attempt] if isinstance(figure, list) else figure for figure in figures]
   return np.array([np.nan if figure is None else figure for figure in figures], np.float64)
 
 
 def trailing_mean(value_T: np.ndarray, window: int) -> np.ndarray:
-  """Returns the mean of the last `window` values up to each; NaN where one is NaN or missing."""
+  """Returns the mean of `window` values up to each; NaN where one is NaN or missing."""
   means_T = np.full(len(value_T), np.nan)
   if len(value_T) >= window:
     windows = np.lib.stride_tricks.sliding_window_view(value_T, window)
@@ -78,7 +78,7 @@ def _sandbagged(mean: Means, _: float) -> np.ndarray:
   now_T = trailing_mean(first_T, mean.window)
   gain_T = trailing_mean(last_T - first_T, mean.window)
   best_T = np.fmax.accumulate(now_T)
-  # The gain at the window in which attempt 1 was at its best so far; index 0 before the first.
+  # The gain where attempt 1 was at its best so far; index 0 before the first.
   best_index_T = np.maximum.accumulate(np.where(now_T == best_T, np.arange(len(now_T)), 0))
   noise_T = np.nan_to_num(mean('accuracy_se', 0)) / np.sqrt(mean.window)
   fallen_T = best_T - now_T > np.maximum(0.05, 3 * np.sqrt(2) * noise_T)
@@ -101,7 +101,7 @@ def _reference_moved(mean: Means, _: float) -> np.ndarray:
   return np.array([now is not None and now != began[stage_run] for stage_run, now in sums], bool)
 
 
-_ALARMS = (
+_TABLE = (
   Alarm(
     'copies',
     'the second attempt copies the first, though many first ones are wrong',
@@ -176,4 +176,4 @@ _ALARMS = (
   ),
 )
 
-ALARMS: dict[str, Alarm] = {alarm.name: alarm for alarm in _ALARMS}
+ALARMS = {alarm.name: alarm for alarm in _TABLE}

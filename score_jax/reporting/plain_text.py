@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain text: the closing table, evaluations as lines, and conversations made harmless to look at.
+"""Plain text: the closing table, evaluations as lines, harmless conversations.
 
 What would steer a terminal or reorder a line is written out, as `<U+202E>`.
 """
@@ -29,7 +29,7 @@ _TRAINING = '/training'  # ends the names of rows of training steps
 
 
 def facts(rows: list[tuple[str, str]]) -> str:
-  """Returns labels with their texts wrapped beside them; a label that repeats is shown once."""
+  """Wraps texts beside their labels; a label that repeats is shown once."""
   margin = max(len(label) for label, _ in rows) + 2
   lines, before = [], ''
   for label, text in rows:
@@ -40,7 +40,7 @@ def facts(rows: list[tuple[str, str]]) -> str:
 
 
 def evaluation_line(name: str, evaluation: Evaluation) -> str:
-  """Returns 'base: sampled 34.6 -> 34.1 % (delta -0.5), greedy ...' for one evaluation."""
+  """Returns 'base: sampled 34.6 -> 34.1 % (delta -0.5), greedy ...'."""
   parts = []
   for decoding, ledger in evaluation.items():
     if isinstance(ledger, dict):
@@ -51,7 +51,7 @@ def evaluation_line(name: str, evaluation: Evaluation) -> str:
 
 
 def table(evaluations: dict[str, Evaluation]) -> str:
-  """Returns the closing table in percent of evaluations by name: a row per policy and decoding."""
+  """Returns the closing table, in percent: a row for each policy and decoding."""
   ledgers = [(name, *one) for name, e in evaluations.items() for one in e.items() if isinstance(one[1], dict)]
   accuracies = _accuracies(ledgers[0][2])
   heads = [key.replace('acc_', 'acc@') for key in accuracies]
@@ -68,7 +68,7 @@ def table(evaluations: dict[str, Evaluation]) -> str:
 
 
 def sample_lines(evaluation: Evaluation) -> list[str]:
-  """Returns a line for each figure of several samples (`test_time`) that an evaluation has."""
+  """Returns a line for each figure of several samples (`test_time`)."""
   lines = []
   for decoding, ledger in evaluation.items():
     for attempt, figures in ledger.get('at_k', {}).items():
@@ -97,7 +97,7 @@ def report_table(data: Json) -> str:
 
 
 def report_conversations(data: Json, count: int) -> str:
-  """Returns at most `count` conversations of every run, of each transition in turn."""
+  """Returns up to `count` conversations of every run, each transition in turn."""
   return '\n\n'.join(
     '\n'.join(_conversation(_name(data, run, row['source']), row))
     for run in data['runs']
@@ -114,7 +114,7 @@ def _percent(share: float) -> str:
 
 
 def _chosen(conversations: Json, count: int) -> list[Json]:
-  """Returns rows of an evaluation, the final sampled one or else the last, of each kind in turn."""
+  """Returns rows of the final sampled evaluation or else the last, each kind in turn."""
   names = list(conversations['counts'])
   evaluated = [name for name in names if not name.endswith(_TRAINING)]
   best = 'final/sampled' if 'final/sampled' in names else (evaluated or names or [''])[-1]
@@ -140,10 +140,7 @@ def _name(data: Json, run: Json, name: str) -> str:
 def sanitize(text: str, most: int = _MOST, keep: str = '') -> str:
   """Returns the text with characters without a shape as `<U+202E>`, cut with a note of its length.
 
-  Args:
-    text: not trusted.
-    most: characters of the text that are shown; 0: all.
-    keep: characters that stay though they steer: '\\n\\t' where lines are wanted.
+  `most` 0 shows all characters; those of `keep` stay though they steer: '\\n\\t' where lines are wanted.
   """
 
   def written(match: re.Match[str]) -> str:
@@ -155,12 +152,12 @@ def sanitize(text: str, most: int = _MOST, keep: str = '') -> str:
 
 
 def sanitize_line(text: str, most: int = 120) -> str:
-  """Returns text for a terminal, on one line and in ASCII, whose width in a terminal is known."""
+  """Returns one line in ASCII, whose width in a terminal is known."""
   return ''.join(c if c < '\x7f' else f'<U+{ord(c):04X}>' for c in sanitize(text, most))
 
 
 def sanitize_lines(text: str, most: int = _MOST, width: int = _WIDTH, margin: int = 0) -> list[str]:
-  """Returns indented lines for a terminal, in ASCII; `width` includes the margin, `most` 0 means all."""
+  """Returns indented lines in ASCII; `width` includes the margin, `most` 0 means all."""
   lines = []
   for line in sanitize(text, most, keep='\n\t').split('\n'):
     lines += textwrap.wrap(sanitize_line(line.expandtabs(4), 0), width - margin) or ['']

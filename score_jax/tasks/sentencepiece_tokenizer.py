@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tokenizer of a folder with a sentencepiece model alone, by that library.
 
-The class fits the library into transformers' interface; transformers itself converts such a model, and then loses or
-moves the space that it puts before a text. Importing this module imports transformers, which takes seconds.
+The class has transformers' interface; transformers itself converts such a model, and then loses or moves the space
+that it puts before a text. This module imports transformers, which takes seconds.
 """
 
 import pathlib
@@ -17,7 +17,7 @@ from score_jax.tasks.tokenizer import ADDED, SENTENCEPIECE, SETTINGS, read_setti
 
 
 def from_files(files: pathlib.Path, folder: pathlib.Path) -> Any:
-  """Returns the tokenizer of `folder`, from copies of its model and settings in `files`.
+  """Returns the tokenizer of `folder`, from copies of its files in `files`.
 
   Raises DataError: it is no such model, or the settings name tokens that it cannot have.
   """
@@ -28,7 +28,7 @@ def from_files(files: pathlib.Path, folder: pathlib.Path) -> Any:
       raise ValueError('it has no pieces')
     sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
   except Exception as error:  # protobuf's errors have no common base
-    raise DataError(f'{path}: is not a sentencepiece model; put the tokenizer.json of the model beside it') from error
+    raise DataError(f'{path}: is not a sentencepiece model; put the tokenizer.json beside it') from error
   tokenizer = SentencePieceTokenizer.from_pretrained(files, local_files_only=True)
   added = {token['content']: int(id_) for id_, token in settings.get('added_tokens_decoder', {}).items()}
   added |= read_settings(folder / ADDED)
@@ -36,8 +36,8 @@ def from_files(files: pathlib.Path, folder: pathlib.Path) -> Any:
   for token, id_ in added.items():
     if pieces[id_] != token if id_ < len(pieces) else id_ >= len(pieces) + len(added):
       raise DataError(
-        f'{path}: cannot have {token!r} as its token {id_}, which {SETTINGS} or {ADDED} asks for; put the '
-        'tokenizer.json of the model beside it'
+        f'{path}: cannot have {token!r} as its token {id_}, as {SETTINGS} or {ADDED} asks; '
+        'put the tokenizer.json beside it'
       )
   for role in ('bos_token', 'eos_token'):
     token = getattr(tokenizer, role)
