@@ -26,7 +26,6 @@ class Cache:
 
   @property
   def slots(self) -> int:
-    """Returns S."""
     return self.k[0].shape[2 if self.heads_first else 1]
 
 

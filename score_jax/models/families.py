@@ -49,7 +49,6 @@ class DecoderConfig:
   final_softcap: float = 0.0  # the same on logits
 
   def sizes(self) -> dict[str, int]:
-    """Returns the size of each shape letter."""
     return dict(V=self.vocab, D=self.width, N=self.layers, H=self.heads, K=self.kv_heads, C=self.head_width, F=self.ffn)
 
 

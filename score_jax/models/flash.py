@@ -63,7 +63,6 @@ PLAIN = Attention()
 
 
 def best(config: DecoderConfig, dtype: Any, mesh: Mesh) -> Attention:
-  """Chooses the implementation for a mesh's devices."""
   platform = mesh.devices.flat[0].platform
   narrow = jnp.dtype(dtype).itemsize == 2
   if platform == 'gpu' and narrow and not config.attention_softcap and config.head_width % 8 == 0:

@@ -71,7 +71,6 @@ def trained_table(config: DecoderConfig, lora: Lora) -> WeightTable:
 
 
 def policy_table(config: DecoderConfig, lora: Lora) -> WeightTable:
-  """Returns the decoder's weights, and adapters if any."""
   table = weights.weight_table(config)
   if not lora.rank:
     return table

@@ -68,7 +68,6 @@ class Alignment:
 
 
 def alignment(rows: PackedRows, packed_length: int, slots: int) -> Alignment:
-  """Returns the tables for streams of `packed_length` tokens and rows of `slots`."""
   if rows.first is None:
     return Alignment(None, None, packed_length, slots)
   row_XT, position_XT = row_and_position(rows, packed_length)

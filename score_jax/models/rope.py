@@ -96,5 +96,4 @@ KINDS: dict[str, type] = {'default': Plain, 'linear': Linear, 'llama3': Llama3, 
 
 
 def name_of(rope: Rope) -> str:
-  """Returns the rope_type of a kind."""
   return next(name for name, kind in KINDS.items() if type(rope) is kind)

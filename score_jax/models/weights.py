@@ -70,7 +70,6 @@ class WeightTable:
   sizes: dict[str, int]
 
   def tree(self, leaf) -> Params:
-    """Returns the tree with `leaf(weight)` for each weight."""
     tree = {}
     for weight in self.weights:
       node = tree
@@ -95,7 +94,6 @@ class WeightTable:
     return {name: (weight, n) for weight in self.weights for n, name in enumerate(self.hf_names(weight))}
 
   def hf_shapes(self) -> dict[str, tuple[int, ...]]:
-    """Returns the shape in the file of each HF name."""
     return {name: weight.hf_shape(self.sizes) for name, (weight, _) in self.by_hf_name().items()}
 
   def parameters(self) -> int:

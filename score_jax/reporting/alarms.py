@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Alarms: ways in which training to self-correct goes wrong unseen.
 
-Each alarm is a pure function of a run's records of metrics, step by step: a report can tell when it
-sounded, and a test can script its fault.
+Each is a pure function of the records of metrics, step by step, so that a report can tell when it sounded.
 """
 
 from collections.abc import Callable, Sequence
@@ -73,7 +72,7 @@ def trailing_mean(value_T: np.ndarray, window: int) -> np.ndarray:
 
 
 def _sandbagged(mean: Means, _: float) -> np.ndarray:
-  """Sounds when Acc@t1 has fallen while delta has risen: by 5 points and by three standard errors."""
+  """Sounds when Acc@t1 fell by 5 points and three standard errors, while delta rose by 5."""
   first_T, last_T = (column(mean.records, 'accuracy', attempt) for attempt in (0, -1))
   now_T = trailing_mean(first_T, mean.window)
   gain_T = trailing_mean(last_T - first_T, mean.window)
@@ -86,7 +85,7 @@ def _sandbagged(mean: Means, _: float) -> np.ndarray:
 
 
 def _unparsed(mean: Means, _: float) -> np.ndarray:
-  """Sounds while unparsed answers are 5 points above the run's best window, in some attempt."""
+  """Sounds while some attempt's unparsed answers are 5 points above the best window."""
   sounds_T = np.zeros(len(mean.records), bool)
   for attempt in range(len(mean.records[0]['accuracy']) if mean.records else 0):
     now_T = mean('unparsed', attempt)
@@ -95,7 +94,7 @@ def _unparsed(mean: Means, _: float) -> np.ndarray:
 
 
 def _reference_moved(mean: Means, _: float) -> np.ndarray:
-  """Sounds where the reference's checksum is not what it was as the stage run ("visit") began."""
+  """Sounds where the reference's checksum is not that of the stage run's ("visit") begin."""
   sums = [(r.get('visit', r['stage']), r.get('reference')) for r in mean.records]
   began = dict(reversed([one for one in sums if one[1] is not None]))
   return np.array([now is not None and now != began[stage_run] for stage_run, now in sums], bool)

@@ -18,23 +18,21 @@ from score_jax.reporting.rows import Json, Row, are_graded, changed_in, counts, 
 _Z = 1.959963984540054  # 95 % of a normal distribution
 _BOUNDS = (0.025, 0.975)
 _DRAWS = 2000  # of the bootstrap
-_PRIOR = 0.5  # problems that stand for what was not seen, in each of the four transitions
+_PRIOR = 0.5  # problems added to each transition
 _SEED = 20240919
 
 
 def ledger(verdict_BA: np.ndarray, problem_B: np.ndarray | None = None) -> Json:
   """Returns the accuracy of each attempt and the transitions from the first to the last.
 
-  Args:
-    verdict_BA: `core_types.Verdict`; rows with an ERROR are counted apart.
-    problem_B: number of each row's problem; None: each has another one.
+  `problem_B` numbers the rows' problems; None: each has another one.
 
   Returns:
     n, errors and the figures of docs/report.md (fix_rate, break_rate, mcnemar_p: None where unknown);
     between, counts [i_to_i, i_to_c, c_to_i, c_to_c] from each attempt to the next; `intervals`, 95 %
     [low, high] of each figure: Wilson's, or the bootstrap's over problems.
 
-  Raises ValueError: every row has a host failure.
+  Raises ValueError: every row has an ERROR, a host's failure, which are counted apart.
   """
   graded_B = are_graded(verdict_BA)
   correct_BA = verdict_BA[graded_B] == Verdict.CORRECT
@@ -136,9 +134,8 @@ def mean_interval(value_B: np.ndarray, problem_B: np.ndarray) -> list[float]:
 def _delta_interval(cell_BC: np.ndarray, problem_B: np.ndarray) -> list[float]:
   """Returns the interval of delta; columns are i_to_c, c_to_i, c_to_c, i_to_i.
 
-  The Bayesian bootstrap (Rubin 1981): problems get random weights. Half a problem is added to each
-  transition (Jeffreys' prior), so that no change seen is no proof that there is none. With one
-  conversation a problem: draws of Dirichlet(counts + 1/2).
+  The Bayesian bootstrap (Rubin 1981) weighs problems at random, with Jeffreys' prior: no change seen is no
+  proof that there is none. With one conversation a problem: draws of Dirichlet(counts + 1/2).
   """
   rng = np.random.default_rng(_SEED)
   if _are_independent(problem_B):
@@ -170,6 +167,5 @@ def _weights(problems: int) -> np.ndarray:
 
 
 def _summed(value_BC: np.ndarray, problem_B: np.ndarray) -> np.ndarray:
-  """Returns sums over the conversations of each problem."""
   _, index_B = np.unique(problem_B, return_inverse=True)
   return np.stack([np.bincount(index_B, column) for column in value_BC.T], axis=1)

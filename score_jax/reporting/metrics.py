@@ -36,8 +36,8 @@ def step_record(
 ) -> dict[str, Any]:
   """Returns the metrics of one step (from 1 on); lists have one entry per attempt.
 
-  `tokens_BA` are those sampled, `update` is what the update returned, on the host, `seconds` wall time by
-  phase, the one entry that differs between equal runs.
+  `update` is what the update returned, on the host. `seconds`, wall time by phase, is the one entry that
+  differs between equal runs.
   """
   correct_BA, graded_B = verdict_BA == Verdict.CORRECT, rows.are_graded(verdict_BA)
   first, last = correct_BA[graded_B, 0], correct_BA[graded_B, -1]
@@ -74,9 +74,8 @@ def changes(verdict_BA: np.ndarray, changed_B2: np.ndarray, samples: int) -> dic
   The `samples` conversations on one problem lie side by side; `changed_B2` is of `rows.changed`.
 
   Returns:
-    c_to_c, i_to_i_same (wrong twice, by one answer), answer_changed, text_changed: shares of graded
-    conversations; flat: the share of problems whose conversations did equally well; accuracy_se,
-    delta_se: standard errors over problems.
+    c_to_c, i_to_i_same (by one answer), answer_changed, text_changed: shares of graded conversations;
+    flat: share of problems whose conversations did equally well; accuracy_se, delta_se.
   """
   graded_B, correct_BA = rows.are_graded(verdict_BA), verdict_BA == Verdict.CORRECT
   first, last = correct_BA[:, 0], correct_BA[:, -1]

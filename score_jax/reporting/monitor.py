@@ -23,10 +23,7 @@ Send = Callable[[int, dict[str, float]], None]  # (step, scalars), to a tracker
 
 
 class Monitor:
-  """Follows a run: a live bar over the steps, and on a terminal ledger and alarms below it.
-
-  It reads all that it holds from metrics.jsonl again.
-  """
+  """Follows a run: a live bar over the steps, and on a terminal ledger and alarms below it."""
 
   def __init__(
     self,
@@ -39,10 +36,7 @@ class Monitor:
     run_config: dict[str, Any],
     write_report: Callable[[], Any],
   ):
-    """Shows the bar after `done` of `total` steps.
-
-    Raises ConfigError: `config` names an unknown alarm, or a tracker that is not installed.
-    """
+    """Raises ConfigError: `config` names an unknown alarm, or a tracker that is not installed."""
     for name in config.stop_on:
       if name not in alarms.ALARMS:
         raise ConfigError(f'config.report.stop_on names {name!r}; use {", ".join(alarms.ALARMS)}')
@@ -58,14 +52,10 @@ class Monitor:
     self._below = tqdm.tqdm(bar_format='{desc}', position=1, disable=quiet, dynamic_ncols=True, leave=False)
 
   def print(self, text: str) -> None:
-    """Prints a line above the bar."""
     self._bar.write(text)
 
   def after_step(self, record: dict[str, Any]) -> StoppedError | None:
-    """Takes the record of a step, and moves the bar one step on.
-
-    Returns what to raise once the step is saved, if an alarm ends the run; else None.
-    """
+    """Takes a step's record; returns what to raise once it is saved, if an alarm ends the run."""
     self._records.append(record)
     before, self._sounding = self._sounding, self._alarms()
     for name in sorted(self._sounding - before):
@@ -73,7 +63,8 @@ class Monitor:
     self._bar.set_description(record['stage'], refresh=False)
     self._bar.set_postfix_str(_figures(record), refresh=False)
     if 'i_to_c' in record:  # else nothing was sampled
-      self._below.set_description_str(ledger_line(self._records[-_WINDOW:], sorted(self._sounding)), refresh=True)
+      line = ledger_line(self._records[-_WINDOW:], sorted(self._sounding))
+      self._below.set_description_str(line, refresh=True)
     self._bar.update(1)
     for send in self._trackers:
       send(record['step'], scalars(record))
@@ -92,7 +83,6 @@ class Monitor:
     self._bar.close()
 
   def _alarms(self) -> set[str]:
-    """Returns the alarms that sound after the newest step."""
     sounding = alarms.sounding(self._records, self._config.kl_alarm)
     return {name for name, on_T in sounding.items() if on_T[-1:].any()}
 
@@ -111,7 +101,6 @@ def ledger_line(records: Sequence[dict[str, Any]], sounding: Sequence[str]) -> s
 
 
 def alarm_text(alarm: alarms.Alarm, step: int) -> str:
-  """Returns what is printed when an alarm begins to sound."""
   text = f'alarm {alarm.name} (step {step}): {alarm.message}. Likely: {alarm.cause}. Turn: {alarm.field}'
   return '\n'.join(textwrap.wrap(text, 110, subsequent_indent='  '))
 
@@ -128,10 +117,7 @@ def _figures(record: dict[str, Any]) -> str:
 
 
 def open_trackers(tensorboard: bool, wandb: str, folder: pathlib.Path, config: dict[str, Any]) -> list[Send]:
-  """Returns functions that take a step's scalars: for TensorBoard, and a W&B project unless ''.
-
-  Raises ConfigError: the package of a tracker is not installed.
-  """
+  """Returns what takes a step's scalars: for TensorBoard, and a W&B project unless ''."""
   trackers = []
   if tensorboard:
     writers = _package('tensorboardX', 'tensorboard', tensorboard)

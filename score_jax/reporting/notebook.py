@@ -34,8 +34,8 @@ def frame(path: pathlib.Path, height: int) -> str:
     raise DataError(f'{path} cannot be shown: {reason}') from error
   if len(page) > _MOST:
     raise DataError(f'{path} has {len(page) / 2**20:.0f} MB and is no report; open it in a browser')
-  # Unlike `srcdoc`, a data address keeps the page out of the notebook's markup, and its links in the
-  # frame. The <div> keeps IPython from recommending its IFrame, which has no sandbox.
+  # Unlike `srcdoc`, a data address keeps the page out of the notebook, and its links in the frame.
+  # The <div> keeps IPython from recommending its IFrame, which has no sandbox.
   address = f'data:text/html;base64,{base64.b64encode(page).decode()}'
   style = f'width: 100%; height: {int(height)}px; border: 1px solid #8888'
   settings = f'sandbox="allow-scripts" title="report of the run" style="{style}"'

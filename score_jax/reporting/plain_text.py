@@ -22,10 +22,9 @@ _KINDS = dict(
 )
 _WIDTH = 110  # of a line
 _TEXT = 1000  # characters of a question or an attempt
-_MOST = 4000  # characters shown of another text
-_MOST_LINES = 40  # of one text, so that one can't push the others away
+_MOST = 4000  # characters of another text
+_MOST_LINES = 40  # of one text
 _NOT_PLAIN = re.compile(r'[^ -~]')
-_TRAINING = '/training'  # ends the names of rows of training steps
 
 
 def facts(rows: list[tuple[str, str]]) -> str:
@@ -45,8 +44,7 @@ def evaluation_line(name: str, evaluation: Evaluation) -> str:
   for decoding, ledger in evaluation.items():
     if isinstance(ledger, dict):
       shares = [_percent(ledger[key]) for key in _accuracies(ledger)]
-      delta = f'{100 * ledger["delta"]:+.1f}'
-      parts.append(f'{decoding} {shares[0]} -> {shares[-1]} % (delta {delta})')
+      parts.append(f'{decoding} {shares[0]} -> {shares[-1]} % (delta {100 * ledger["delta"]:+.1f})')
   return f'{name}: ' + ', '.join(parts)
 
 
@@ -79,9 +77,8 @@ def sample_lines(evaluation: Evaluation) -> list[str]:
     for side in ('parallel', 'sequential') if curves else ():
       points = (f'{p["samples"]}: {_percent(p["accuracy"])} ({p["tokens"]:.0f} tokens)' for p in curves[side])
       lines.append(f'{decoding}, majority of {side} samples: ' + ', '.join(points))
-    for point in curves.get('equal_tokens', ()):
-      gain = f'sequential is {100 * point["gain"]:+.1f} ahead'
-      lines.append(f'{decoding}, at {point["tokens"]:.0f} tokens: {gain}')
+    for p in curves.get('equal_tokens', ()):
+      lines.append(f'{decoding}, at {p["tokens"]:.0f} tokens: sequential is {100 * p["gain"]:+.1f} ahead')
   return lines
 
 
@@ -116,13 +113,13 @@ def _percent(share: float) -> str:
 def _chosen(conversations: Json, count: int) -> list[Json]:
   """Returns rows of the final sampled evaluation or else the last, each kind in turn."""
   names = list(conversations['counts'])
-  evaluated = [name for name in names if not name.endswith(_TRAINING)]
+  evaluated = [name for name in names if not name.endswith('/training')]
   best = 'final/sampled' if 'final/sampled' in names else (evaluated or names or [''])[-1]
   rows = [row for row in conversations['rows'] if row['source'] == best]
-  of_kind = [[row for row in rows if row['kind'] == kind] for kind in _KINDS]
+  kinds = list(_KINDS)
+  of_kind = [[row for row in rows if row['kind'] == kind] for kind in kinds]
   turns = filter(None, itertools.chain(*itertools.zip_longest(*of_kind)))
-  order = list(_KINDS)
-  return sorted(itertools.islice(turns, count), key=lambda row: order.index(row['kind']))
+  return sorted(itertools.islice(turns, count), key=lambda row: kinds.index(row['kind']))
 
 
 def _conversation(name: str, row: Json) -> Iterator[str]:
@@ -144,8 +141,8 @@ def sanitize(text: str, most: int = _MOST, keep: str = '') -> str:
   """
 
   def written(match: re.Match[str]) -> str:
-    character = match[0]
-    return character if character in keep or character.isprintable() else f'<U+{ord(character):04X}>'
+    c = match[0]
+    return c if c in keep or c.isprintable() else f'<U+{ord(c):04X}>'
 
   shown = _NOT_PLAIN.sub(written, text[:most] if most else text)
   return shown if len(text) <= most or not most else f'{shown} [cut: {len(text):,} characters in all]'

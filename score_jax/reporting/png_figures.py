@@ -47,7 +47,7 @@ def draw(data: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
 def write(
   painters: Mapping[str, Callable[[Any], None]], folder: pathlib.Path, size: tuple[float, float]
 ) -> list[pathlib.Path]:
-  """Writes a PNG file for each painter of a figure of `size` inches; returns their paths.
+  """Writes a PNG file of `size` inches for each painter; returns their paths.
 
   Raises ConfigError: matplotlib is not installed.
   """
@@ -81,7 +81,6 @@ def _histograms(data: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _accuracy(shown: list[tuple[str, Any]], axes: Any) -> None:
-  """Draws accuracy of the first and last attempt over steps, with 95 % bands."""
   for (label, curves), color in zip(shown, itertools.cycle(_COLORS)):
     for attempt, dash in ((1, '--'), (curves['attempts'], '-')):
       share = [math.nan if y is None else y for y in curves[f'accuracy/{attempt}']]
@@ -94,7 +93,6 @@ def _accuracy(shown: list[tuple[str, Any]], axes: Any) -> None:
 
 
 def _transitions(shown: list[tuple[str, Any]], axes: Any) -> None:
-  """Draws what became of answers, as bars of the four transitions."""
   left = [0.0] * len(shown)
   for kind, name, color, hatch in (
     ('c_to_c', 'kept right', _KEPT, ''),
@@ -151,7 +149,6 @@ def _scaling(shown: list[tuple[str, Any]], axes: Any) -> None:
 
 
 def _band(axes: Any, x: Any, share: Any, bounds: Any, style: str, color: str, label: str, alpha: float) -> None:
-  """Draws shares in percent as a line in a band of their bounds."""
   low, high = ([100 * bound[i] for bound in bounds] for i in (0, 1))
   axes.plot(x, [100 * y for y in share], style, color=color, label=label)
   axes.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0)

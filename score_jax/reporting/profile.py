@@ -51,7 +51,7 @@ def summary(folder: pathlib.Path) -> dict[str, Any]:
 
   Returns:
     span_seconds, from the first kernel to the last; idle, the share of it in which a device ran nothing
-    (mean over devices); kernels, those of the most seconds, with their counts.
+    (mean over devices); kernels, the longest, with seconds and counts.
   """
   newest = max(folder.rglob('*.xplane.pb'), key=lambda path: path.stat().st_mtime)
   planes = [p for p in jax.profiler.ProfileData.from_file(str(newest)).planes if p.name.startswith('/device:')]

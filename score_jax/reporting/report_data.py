@@ -33,7 +33,7 @@ _PER_STEP = (
   *('i_to_c', 'c_to_i', 'c_to_c', 'i_to_i_same', 'answer_changed', 'text_changed'),
   *('gradient_norm', 'mismatch', 'learning_rate'),
 )
-_FACTS = {  # the settings that tell runs apart at a glance
+_FACTS = {  # that tell runs apart
   'model': 'model.path',
   'task': 'task.name',
   'problems a step': 'batch.problems',
@@ -98,8 +98,8 @@ def curves(records: Sequence[Json], points: int = _POINTS) -> Json:
   """Returns columns of figures, each point the mean of a few steps of one stage run.
 
   Returns:
-    step, attempts, and a list for each figure ('accuracy/1' of attempt 1, 'accuracy_se/1' and 'delta_se'
-    of standard errors); None where a figure is not known.
+    step, attempts, and lists by figure and attempt: 'accuracy/1', its standard error 'accuracy_se/1',
+    'delta_se'; None is unknown.
   """
   if not records:
     return {}
@@ -136,7 +136,7 @@ def _stage_runs(records: Sequence[Json]) -> list[list[Json]]:
 
 
 def histogram(ratios: Sequence[float]) -> Json:
-  """Returns shares of edit ratios: exact copies first, then equal bins of 0..1."""
+  """Returns shares of edit ratios: exact copies, and equal bins of 0..1."""
   ratio_N = np.array([ratio for ratio in ratios if not math.isnan(ratio)], np.float64)
   n = len(ratio_N)
   if not n:
@@ -152,7 +152,7 @@ def conversations(by_file: Sequence[tuple[str, Sequence[Row]]], most_bytes: int)
   Returns:
     rows, and counts: how many each transition has by 'file/decoding', shown or not.
   """
-  queues: dict[tuple[str, str], list[tuple[int, str, str, Row]]] = {}
+  queues: dict[tuple[str, str], list[tuple]] = {}
   counts: dict[str, dict[str, int]] = {}
   everything = ((f'{file}/{row.decoding}', row) for file, rows in by_file for row in rows)
   for number, (source, row) in enumerate(everything):
@@ -171,7 +171,7 @@ def conversations(by_file: Sequence[tuple[str, Sequence[Row]]], most_bytes: int)
 
 
 def _transition(row: Row) -> str:
-  """Returns 'i_to_c' and so on; 'error' where the grading host failed."""
+  """Returns 'i_to_c' and so on, or 'error'."""
   verdicts = [attempt.verdict for attempt in row.attempts]
   if Verdict.ERROR in verdicts:
     return 'error'
@@ -180,7 +180,7 @@ def _transition(row: Row) -> str:
 
 
 def _spread(rows: Sequence[Any]) -> list[Any]:
-  """Orders rows by steps of the golden ratio: every beginning is from all over the list."""
+  """Orders rows by steps of the golden ratio: the first are from all over the list."""
   order = sorted(range(len(rows)), key=lambda i: i * 0.6180339887498949 % 1)
   return [rows[i] for i in order[:_MOST_OF_KIND]]
 
@@ -212,7 +212,7 @@ def _row_files(folder: pathlib.Path, evaluations: Json) -> list[str]:
 
 
 def _ledgers(evaluation: Any, drop: Sequence[str] = ()) -> list[Json]:
-  """Returns an evaluation's ledgers with their decodings, without the entries `drop`."""
+  """Returns an evaluation's ledgers with their decodings, without `drop`."""
   by_decoding = evaluation.items() if isinstance(evaluation, dict) else ()
   return [
     dict(decoding=sanitize(name), ledger=_clean({key: ledger[key] for key in ledger if key not in drop}))
@@ -243,7 +243,7 @@ def _facts(config: Json) -> list[list[str]]:
 
 
 def _clean(value: Any) -> Any:
-  """Sanitizes texts of JSON data, and makes its numbers short and finite or None."""
+  """Sanitizes JSON data; its numbers become short, or None."""
   if isinstance(value, dict):
     return {sanitize(str(key), 200): _clean(inner) for key, inner in value.items()}
   if isinstance(value, list):

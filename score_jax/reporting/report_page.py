@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """report.html: one file that needs nothing else, with the data of `report_data` inside.
 
-Should a model's text ever reach the page as markup, its policy (CSP) allows no network, and no script but
-its own, known by hash. That writes text nodes alone.
+Its policy (CSP) allows no network, and no script but its own, by hash, which writes text nodes alone.
 """
 
 import base64

@@ -32,7 +32,7 @@ from score_jax.tasks.problems import collapsed
 Json = dict[str, Any]
 
 _LONGEST_LINE = 64 * 2**20  # bytes of a row that is read back
-_LONGEST_TEXT = 50_000  # characters of a text whose edit distance is computed
+_LONGEST_TEXT = 50_000  # characters that edit distances take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Attempt:
   verdict: Verdict
   stop: Stop
   tokens: int  # sampled, its end included
-  logp: float  # sum over its tokens, under the sampler at T=1
+  logp: float  # of all tokens, under the sampler at T=1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +55,10 @@ class Row:
   question: str
   tags: dict[str, str]
   attempts: tuple[Attempt, ...]
-  edit_ratio: float  # between the texts of the first attempt and the last; NaN: not measured
+  edit_ratio: float  # between first and last attempt; NaN: not measured
   decoding: str  # 'greedy', 'sampled', ...; the key "way" of the file
-  sample: int  # number among the conversations on this problem
-  step: int = 0  # the training step that sampled it; 0: an evaluation
+  sample: int  # number of the conversation on this problem
+  step: int = 0  # of training; 0: an evaluation
   stage: str = ''
 
   def to_json(self) -> Json:
@@ -66,7 +66,8 @@ class Row:
     row |= dict(step=self.step, stage=self.stage) if self.step else {}
     row |= dict(tags=self.tags, question=self.question)
     row['edit_ratio'] = None if np.isnan(self.edit_ratio) else self.edit_ratio
-    row['attempts'] = [dict(vars(a), verdict=a.verdict.name.lower(), stop=a.stop.name.lower()) for a in self.attempts]
+    names = [dict(verdict=a.verdict.name.lower(), stop=a.stop.name.lower()) for a in self.attempts]
+    row['attempts'] = [vars(a) | name for a, name in zip(self.attempts, names, strict=True)]
     return row
 
 
@@ -82,8 +83,8 @@ def from_rollout(
 ) -> list[Row]:
   """Returns the rows of the conversations `chosen` (indices below B) of a rollout on the host.
 
-  `problems` are [B], `texts` and `graded` [B][A]; the rollout may have more rows. `samples` [B] number the
-  conversations on a problem. `training` has step and stage, in training.
+  `problems` are [B], `texts` and `graded` [B][A]; the rollout may have more rows. `samples` [B] number a
+  problem's conversations. `training` may have step and stage.
   """
   rows = []
   for b in chosen:
@@ -133,7 +134,6 @@ def changed(texts: Sequence[Sequence[str]], graded: Sequence[Sequence[Graded | A
 
 
 def changed_in(rows: Sequence[Row]) -> np.ndarray:
-  """Returns `changed` of rows."""
   return changed([[a.text for a in row.attempts] for row in rows], [row.attempts for row in rows])
 
 
@@ -143,7 +143,6 @@ def are_graded(verdict_BA: np.ndarray) -> np.ndarray:
 
 
 def counts(kinds: type[enum.IntEnum], kind_BA: np.ndarray) -> dict[str, list[int]]:
-  """Counts each kind of verdict or stop, for each attempt."""
   return {kind.name.lower(): (kind_BA == kind).sum(axis=0).tolist() for kind in kinds}
 
 
@@ -194,7 +193,7 @@ def read_json(path: pathlib.Path) -> Iterator[Json]:
 
 
 def from_json(row: Json) -> Row:
-  """Returns the row that `to_json` wrote; raises KeyError, TypeError or ValueError for others."""
+  """Returns the row that `to_json` wrote; raises KeyError, TypeError, ValueError for others."""
   if not row['attempts']:
     raise ValueError('a row without attempts')
   ratio = row.get('edit_ratio')

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What several samples are worth at test time: avg@k, pass@k, majority, parallel against sequential.
 
-Answers differ by their text, white space aside: a vote must not know what is right. An answer that could
-not be read does not vote.
+Answers that differ in text, white space aside, are different votes; what could not be read is none.
 """
 
 from collections.abc import Callable, Sequence
@@ -95,12 +94,11 @@ def majority(answers: Sequence[str], correct: Sequence[bool]) -> float:
 def scaling(table: Samples, most: int) -> Json:
   """Compares majorities of 2K first attempts and of K corrected ones, 2K = 2, 4, .. `most` (paper, 6.2).
 
-  The sequential side's first attempts don't vote. Smaller budgets are averages over disjoint groups of
-  the samples. Tokens are those sampled.
+  Sequential first attempts don't vote. Smaller budgets are averages over disjoint groups of samples.
 
   Returns:
-    parallel, sequential: lists of {samples, tokens, accuracy, interval}; equal_tokens: for sequential
-    points, what parallel samples reach with as many tokens, on the line between points, and the gain.
+    parallel, sequential: lists of {samples, tokens, accuracy, interval}; equal_tokens: what parallel
+    samples reach with a sequential point's tokens, on the line between points, and the gain.
   """
   K = table.correct.shape[1]
   if most > K or most < 2:
@@ -128,7 +126,6 @@ def _voted(table: Samples, attempt: int, size: int, token_PK: np.ndarray) -> Jso
 
 
 def _mean(name: str, value_P: np.ndarray) -> Json:
-  """Returns a mean over problems under a name, and its interval."""
   interval = mean_interval(value_P, np.arange(len(value_P)))
   return {name: float(value_P.mean()), 'interval': interval}
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks: where problems come from, and which verifier grades answers.
 
-Each is a module, whose `open_task(task, data)` gets config.task and what to read.
+Each is a module with `open_task(config.task, data)`.
 """
 
 from collections.abc import Callable
@@ -41,9 +41,9 @@ def without_long(task: Task, tokens: Callable[[Problem], int], most: int) -> Tas
     return task
   kept = tuple(problem for problem in task.train.problems if tokens(problem) <= most)
   if not kept:
-    raise DataError(f'every training prompt has more than {most} tokens; raise config.sampling.prompt_tokens')
+    raise DataError(f'every training prompt has over {most} tokens; raise config.sampling.prompt_tokens')
   if left_out := len(task.train.problems) - len(kept):
-    logging.warning('%d training prompts have more than %d tokens and were left out', left_out, most)
+    logging.warning('%d training prompts have over %d tokens and were left out', left_out, most)
   return dataclasses.replace(task, train=ProblemList(kept, shuffled=True))
 
 
@@ -62,9 +62,7 @@ def heldout_problems(task: Task, count: int, seed: int) -> list[Problem]:
   if count == 0 and size is None:
     raise ConfigError('config.eval.problems = 0 means all, but this task has no end; give a number')
   if size is not None and count > size:
-    raise ConfigError(f'config.eval.problems = {count}, but there are {size} held out; lower it, or 0 for all')
+    raise ConfigError(f'config.eval.problems = {count}, but there are {size}; lower it, or 0 for all')
   if size == 0:
-    raise ConfigError(
-      'config.task.data.heldout = (): no problems are held out; name files, or a task in config.task.evaluate'
-    )
+    raise ConfigError('config.task.data.heldout = () has no problems; name files, or a config.task.evaluate')
   return task.problems(seed, 'heldout', range(count or size or 0))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversations as token ids: the chat template is rendered once per problem.
 
-Between two attempts every row has the same turn separator: end-of-turn, the instruction's turn, the beginning of the
-next answer. `turn_boundary.py` proves it, or refuses the template.
+Between two attempts every row has the same turn separator, from end-of-turn to the next answer, as `turn_boundary.py`
+proves.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ from score_jax.tasks.turn_boundary import PromptTemplate
 
 @dataclasses.dataclass(frozen=True)
 class Chat:
-  """A tokenizer, its chat template and what a rollout needs of them."""
+  """What a rollout needs of a tokenizer and its chat template."""
 
   prompt_template: PromptTemplate
   separators: tuple[tuple[int, ...], ...]  # [A - 1] ids between attempts, from end_of_turn on
   end_of_turn: int
-  stops: tuple[int, ...]  # end_of_turn and the generation config's stop ids
+  stops: tuple[int, ...]  # end_of_turn and the generation config's
   pad: int
   prompt_tokens: int  # P
 
@@ -35,21 +35,18 @@ class Chat:
     return self.prompt_template.tokenizer
 
   def check_vocabulary(self, vocab: int) -> None:
-    """Raises DataError if a model has no embedding for padding or what stands between attempts.
-
-    A gather would take another.
-    """
-    for name, ids in (('padding', (self.pad,)), *(('what stands between attempts', ids) for ids in self.separators)):
+    """Raises DataError if a model lacks an embedding that a gather would replace by another."""
+    between = [('what stands between attempts', ids) for ids in self.separators]
+    for name, ids in [('padding', (self.pad,)), *between]:
       highest = max(ids)
       if highest >= vocab:
         token = self.tokenizer.convert_ids_to_tokens(highest)
         raise DataError(
           f'{name} has token {highest} ({token!r}), but the model has {vocab} tokens; '
-          'take the tokenizer of the model, without tokens that were added to it alone'
+          "use the model's tokenizer, without tokens that were added to it alone"
         )
 
   def prompt_ids(self, problem: Problem) -> list[int]:
-    """Returns the ids before the first attempt."""
     return self.prompt_template.ids(self.prompt_template.text([problem.question]))
 
   def prompts(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
@@ -93,8 +90,8 @@ def open_chat(
 ) -> Chat:
   """Works out and proves the turn separators between attempts.
 
-  The HF `folder` may have a generation_config.json. `system` may be ''. `examples` (`read_examples`) stand before
-  every question, `instructions` [A - 1] before further attempts. Templates may write the `date`, YYYY-MM-DD.
+  `folder` may have a generation_config.json. `examples` (`read_examples`) stand before every question,
+  `instructions` [A - 1] before further attempts. Templates may write the `date`, YYYY-MM-DD.
 
   Raises DataError: the template, its end-of-turn, its words or the date do not serve.
   """
@@ -123,7 +120,7 @@ def _check_known(tokenizer: Any, separators: tuple[tuple[int, ...], ...]) -> Non
 def read_examples(path: str) -> tuple[dict[str, str], ...]:
   """Returns the messages of a JSONL file of worked examples; DataError if it is no such file.
 
-  A row is {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}, ...]}.
+  A row is {"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}, ...]}.
   """
   file = f'config.task.examples = {path!r}'
   try:

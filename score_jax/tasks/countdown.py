@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Countdown: reach a target with the given numbers, each used once, every step written out.
 
-A problem is a pure function of (seed, split, index). A hash of its numbers and target decides whether it is held out:
-no seed makes the sets share one.
+A problem is a pure function of (seed, split, index). A hash of numbers and target decides whether it is held out.
 """
 
 import dataclasses
@@ -32,7 +31,7 @@ class CountdownSpec:
   prompt: str
 
   def check(self) -> None:
-    """Raises ValueError with the field, its value and the remedy."""
+    """Raises ValueError: a field, its value and the remedy."""
     if self.numbers < 2:
       raise ValueError(f'numbers = {self.numbers}: a problem needs at least 2')
     if not self.operations or set(self.operations) - set('+-*/'):
@@ -54,7 +53,7 @@ Step = tuple[int, str, int, int]
 
 
 def random_chain(spec: CountdownSpec, numbers: list[int], rng: random.Random) -> list[Step] | None:
-  """Draws a chain of the numbers, or None if it leaves 0..max_value."""
+  """Draws a chain of the numbers; None if it leaves 0..max_value."""
   if spec.any_order:
     numbers = rng.sample(numbers, len(numbers))
   steps, total = [], numbers[0]
@@ -111,7 +110,6 @@ def problem(spec: CountdownSpec, seed: int, split: str, index: int) -> Problem:
 
 
 def open_task(task: Any, data: DataSpec) -> Task:
-  """Generates problems of `task.countdown`."""
   del data
 
   def generated(split: str) -> GeneratedProblems:

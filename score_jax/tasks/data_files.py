@@ -3,11 +3,11 @@
 
 A source is a string:
 
-  data/train.jsonl[.gz]    a file of one JSON object a line
+  data/train.jsonl[.gz]    a JSON object a line
   data/train.parquet       columns as fields
-  data/hendrycks_math      a folder, such as a hub repository: all such files below it, in order of name;
-                           `data/gsm8k:test`: those alone whose path has the word
-  tfds:gsm8k/train         a data set of tensorflow-datasets, prepared (or downloaded) in its own folder
+  data/hendrycks_math      a folder, such as a hub repository: all such files below it, by name
+  data/gsm8k:test          those alone whose path has the word
+  tfds:gsm8k/train         a prepared data set of tensorflow-datasets
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +32,6 @@ class Row:
   where: str  # 'data/train.jsonl, row 12' (1-based)
 
   def error(self, column: str, problem: str) -> DataError:
-    """Returns the error that a column has a problem."""
     return DataError(f'{self.where}: column {column!r} {problem}')
 
   def text(self, column: str) -> str:
@@ -45,7 +44,6 @@ class Row:
     return value
 
   def texts(self, column: str) -> list[str]:
-    """Returns the list of texts of a column, as `text` does."""
     value = self.value(column)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
       raise self.error(column, f'holds {_short(value)}, not a list of texts')
@@ -60,10 +58,7 @@ class Row:
 
 
 def read(source: str) -> list[Row]:
-  """Returns all rows of a source.
-
-  Raises DataError: there is no such source, it is empty, or a row is not an object.
-  """
+  """Returns a source's rows; DataError if there are none, or one is not an object."""
   if source.startswith('tfds:'):
     rows = _from_tfds(source)
   else:

@@ -11,7 +11,7 @@ from score_jax.tasks import data_files, problems
 
 @dataclasses.dataclass(frozen=True)
 class JsonlSpec:
-  """Which columns, and which verifier; configs/common.py documents the fields."""
+  """Columns and verifier; configs/common.py documents the fields."""
 
   question: str
   answer: str
@@ -21,7 +21,7 @@ class JsonlSpec:
   heldout_fraction: float
 
   def check(self) -> None:
-    """Raises ValueError with the field, its value and the remedy."""
+    """Raises ValueError: a field, its value and the remedy."""
     if self.verifier not in registry.GRADERS:
       raise ValueError(f'verifier = {self.verifier!r} is unknown; use one of {", ".join(registry.GRADERS)}')
     if not self.question or not self.answer:
@@ -31,7 +31,7 @@ class JsonlSpec:
 
 
 def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
-  """Reads the data; without `data.heldout` it holds out a fraction, by a hash of the question."""
+  """Reads the data; without `data.heldout` a hash of the question holds a fraction out."""
   spec: JsonlSpec = task.jsonl
   train, heldout = map(data_files.read_all, (data.train, data.heldout))
   if not data.heldout:

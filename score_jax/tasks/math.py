@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """MATH (Hendrycks et al., arXiv 2103.03874): 12,000 problems to train on, the 500 of MATH500 held out.
 
-As in the paper, the other 4,500 test problems are trained on too. A list of texts in assets/math500 decides what is
-held out, so no file can bring one into training.
+As in the paper, the other 4,500 test problems are trained on too. A list of hashes decides, so no file can bring a
+held-out problem into training.
 """
 
 import functools
@@ -44,9 +44,9 @@ def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
 
 
 def reference(row: data_files.Row) -> dict:
-  """Returns a row's `answer` (as in MATH500), or the last box of its `solution`.
+  """Returns a row's `answer` or the last box of its `solution`, and its problem.
 
-  The problem stands beside it, if known: to repeat an expression of it is no answer.
+  To repeat an expression of the problem is no answer.
   """
   problem = row.fields.get('problem')
   asked = dict(question=problem) if isinstance(problem, str) else {}
@@ -68,7 +68,6 @@ def _hash(row: data_files.Row) -> str:
 
 @functools.cache
 def heldout_hashes() -> frozenset[str]:
-  """Returns the hashes of the problems of MATH500."""
   return frozenset(line for line in _LIST.read_text().splitlines() if not line.startswith('#'))
 
 

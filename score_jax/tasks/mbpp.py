@@ -24,7 +24,7 @@ class MbppSpec:
   splits: tuple[str, ...]
 
   def check(self) -> None:
-    """Raises ValueError with the field, its value and the remedy."""
+    """Raises ValueError: a field, its value and the remedy."""
     if not self.splits or set(self.splits) - set(SPLITS):
       raise ValueError(f'splits = {self.splits}: name one or more of {", ".join(SPLITS)}')
 
@@ -62,7 +62,7 @@ def reference(row: data_files.Row) -> dict:
 
 
 def _question(row: data_files.Row) -> str:
-  """Returns the sentence: `text` in the whole set, `prompt` in the sanitized one."""
+  # `text` in the whole set, `prompt` in the sanitized one.
   return row.text('text' if 'text' in row.fields else 'prompt')
 
 

@@ -27,7 +27,7 @@ class DataSpec:
 class GeneratedProblems:
   """As many problems as are asked for, each a pure function of (seed, index)."""
 
-  take: Callable[[int, Sequence[int]], list[Problem]]  # the problems of a seed that have these numbers
+  take: Callable[[int, Sequence[int]], list[Problem]]  # (seed, indices)
   size: None = None
   fingerprint: str = ''  # the configuration has what they are like
 
@@ -97,12 +97,12 @@ def divided(train: Iterable[Row], heldout: Iterable[Row], problem: Callable[[Row
   if everything and not kept:
     raise DataError('config.task.data.train: every problem is held out as well; name other files')
   if len(kept) < len(everything):
-    logging.warning('%d training problems are held out as well and were left out', len(everything) - len(kept))
+    left_out = len(everything) - len(kept)
+    logging.warning('%d training problems are held out as well and were left out', left_out)
   return Task(ProblemList(kept, shuffled=True), ProblemList(held, shuffled=False), verifier)
 
 
 def collapsed(text: str) -> str:
-  """Writes white space as single spaces."""
   return ' '.join(text.split())
 
 

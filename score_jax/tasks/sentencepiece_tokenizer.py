@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tokenizer of a folder with a sentencepiece model alone, by that library.
 
-The class has transformers' interface; transformers itself converts such a model, and then loses or moves the space
-that it puts before a text. This module imports transformers, which takes seconds.
+transformers itself converts such a model, and then loses or moves the space that it puts before a text. This module
+imports transformers, which takes seconds.
 """
 
 import pathlib
@@ -17,10 +17,7 @@ from score_jax.tasks.tokenizer import ADDED, SENTENCEPIECE, SETTINGS, read_setti
 
 
 def from_files(files: pathlib.Path, folder: pathlib.Path) -> Any:
-  """Returns the tokenizer of `folder`, from copies of its files in `files`.
-
-  Raises DataError: it is no such model, or the settings name tokens that it cannot have.
-  """
+  """Returns the tokenizer of `folder`, from copies in `files`; DataError if they do not fit."""
   path, settings = folder / SENTENCEPIECE, read_settings(folder / SETTINGS)
   model = sentencepiece_model_pb2.ModelProto()
   try:
@@ -47,9 +44,9 @@ def from_files(files: pathlib.Path, folder: pathlib.Path) -> Any:
 
 
 class SentencePieceTokenizer(SentencePieceBackend):
-  """Gives each text between special tokens to sentencepiece, which finds user-defined symbols itself.
+  """Gives texts between special tokens to sentencepiece, which finds user-defined symbols itself.
 
-  With `legacy`, each of these texts has the space that the model puts before one; else only the first.
+  With `legacy` the model puts a space before each of these texts, else before the first.
   """
 
   def __init__(self, vocab_file: str, legacy: bool = True, add_prefix_space: bool | None = None, **named: Any):

@@ -31,7 +31,6 @@ _torch_is_excluded = False
 
 
 def exclude_torch() -> None:
-  """Makes this process read tokenizers without torch."""
   global _torch_is_excluded
   _torch_is_excluded = True
 
@@ -51,9 +50,9 @@ def without_torch() -> Iterator[None]:
 
 @without_torch()
 def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
-  """Loads the folder's HF tokenizer, of tokenizer.json or a sentencepiece model (tokenizer.model).
+  """Loads the folder's tokenizer, of tokenizer.json or tokenizer.model (sentencepiece).
 
-  `chat_template` is a .jinja file, 'bundled:NAME' of score_jax/assets/chat_templates, or '' for its own.
+  `chat_template` is a .jinja file, 'bundled:NAME' of assets/chat_templates, or '' for its own.
 
   Raises DataError: it cannot be read, it asks to run code, or there is no chat template.
   """
@@ -110,13 +109,13 @@ def _check_files(folder: pathlib.Path) -> None:
     settings = read_settings(folder / name)
     if name == SETTINGS and settings.get('auto_map'):
       raise DataError(
-        f'{folder / name}: auto_map = {str(settings["auto_map"])[:80]!r} asks to run code, which is never done; '
+        f'{folder / name}: auto_map = {str(settings["auto_map"])[:80]!r} asks to run code; '
         'remove auto_map if tokenizer.json is all that the tokenizer needs'
       )
 
 
 def read_settings(path: pathlib.Path) -> dict[str, Any]:
-  """Returns a file's JSON object; {} if there is no file, DataError if it holds something else."""
+  """Returns a file's JSON object; {} if there is no file, DataError if it holds no object."""
   if not path.is_file():
     return {}
   settings = files.read_json(path, MOST_BYTES)
@@ -150,5 +149,6 @@ def _own_template(folder: pathlib.Path, tokenizer: Any) -> str:
       "set config.task.chat_template to a .jinja file, or to 'bundled:plain' for a base model"
     )
   if not isinstance(template, str):
-    raise DataError(f'{folder}: its chat template is {str(template)[:60]!r}, not text; set config.task.chat_template')
+    held = f'its chat template is {str(template)[:60]!r}, not text'
+    raise DataError(f'{folder}: {held}; set config.task.chat_template')
   return template

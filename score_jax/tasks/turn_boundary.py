@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rendered conversations, and the proof of the ids between two attempts.
 
-The template is rendered with sentinel answers. As turns follow, text and ids up to an answer's end must stay. Then what
+Templates are rendered with sentinel answers. As turns follow, text and ids up to an answer's end must stay; what
 follows is the turn separator. No fragment is tokenized alone.
 """
 
@@ -14,7 +14,7 @@ from absl import logging
 
 from score_jax.errors import DataError
 
-# Answers no template should touch; some delete earlier reasoning. To trim them does no harm.
+# Answers no template should touch; some delete reasoning. To trim them does no harm.
 _SENTINELS = ('7*12=84', '<think>7*12</think>84')
 _QUESTION, _SYSTEM = 'question', 'System prompt.'
 _REMEDY = "config.task.chat_template='bundled:chatml' or a .jinja file"
@@ -27,7 +27,7 @@ class PromptTemplate:
 
   tokenizer: Any
   system: str  # the system turn, or ''
-  preamble: str  # the system prompt before the first user turn, where the template has no such role
+  preamble: str  # the system prompt in the first user turn, where there is no such role
   examples: tuple[dict[str, str], ...]  # messages, user and assistant in turn
   date: str  # the template's today, YYYY-MM-DD
 
@@ -52,10 +52,7 @@ class PromptTemplate:
 
 
 def prompt_template(tokenizer: Any, system: str, examples: tuple[dict[str, str], ...], date: str) -> PromptTemplate:
-  """Puts the system prompt in a turn, or in the first user's.
-
-  Raises DataError: the date is not one, or the template cannot be rendered.
-  """
+  """Puts the system prompt in a turn, or in the first user's; raises as `render` does."""
   plain = PromptTemplate(tokenizer, '', '', examples, date)
   plain.text([_QUESTION])  # the template's own faults show without a system turn
   if not system:
@@ -69,7 +66,7 @@ def prompt_template(tokenizer: Any, system: str, examples: tuple[dict[str, str],
 def separators_of(template: PromptTemplate, instructions: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
   """Returns the ids between attempts [A - 1], each proved with all earlier answers.
 
-  Raises DataError: the template rewrites history, or its tokens depend on the answers.
+  Raises DataError: the template rewrites history, or its tokens depend on answers.
   """
   return tuple(_separator(template, instructions[: i + 1]) for i in range(len(instructions)))
 
@@ -97,9 +94,9 @@ def end_of_turn(template: PromptTemplate, separators: tuple[tuple[int, ...], ...
 
 
 def render(tokenizer: Any, messages: list[dict[str, str]], answering: bool, date: str) -> str:
-  """Returns the template's text for messages, up to the next answer if `answering`.
+  """Returns the messages' text, with the beginning of an answer if `answering`.
 
-  Raises DataError: the template refuses the messages or fails, or the date is not YYYY-MM-DD.
+  Raises DataError: the template fails, or the date is not YYYY-MM-DD.
   """
   template = _dated(tokenizer.chat_template, _day(date))
   try:
@@ -111,7 +108,6 @@ def render(tokenizer: Any, messages: list[dict[str, str]], answering: bool, date
 
 
 def first_line(error: BaseException) -> str:
-  """Returns the first line of an error's message."""
   return str(error).strip().split('\n')[0]
 
 
@@ -136,7 +132,6 @@ def _dated(template: str, day: datetime.datetime) -> str:
 
 
 def _keeps_system(template: PromptTemplate) -> bool:
-  """Tells whether the template has a system turn and keeps it."""
   template = dataclasses.replace(template, system=_SYSTEM)
   try:
     short = template.text([_QUESTION])
