@@ -92,7 +92,7 @@ def _kernel(*refs, heads, slots, parts, scale, softcap):
   out_ref, most_ref, total_ref, k_out_ref, v_out_ref = refs[6:]
   (H, K), k_head, part = heads, pl.program_id(1), pl.program_id(2)
   C = qkv_ref.shape[-1]
-  begin, length, slot = scalars_ref[0], scalars_ref[1], scalars_ref[2]  # of the cached tokens; of the newest
+  begin, length, slot = (scalars_ref[i] for i in range(3))  # of cached tokens; of the newest
   left, right, all_of = pl.ds(0, C // 2), pl.ds(C // 2, C // 2), pl.ds(0, C)
   cos, sin = cos_ref[...][None], sin_ref[...][None]
 

@@ -200,15 +200,12 @@ def _row_attention(config: DecoderConfig, rows: PackedRows, packed_length: int, 
   table = packing.alignment(rows, packed_length, flash.slots(rows.longest, attention))
   products = dict(scale=config.query_scale, softcap=config.attention_softcap)
 
-  def of_kind(kind: LayerKind) -> Callable:
-    def attend(*qkv: jax.Array) -> jax.Array:
-      aligned = (table.to_rows(x) for x in qkv)
-      out_NLHC = flash.attend(*aligned, rows.length.reshape(-1), attention, window=kind.window, **products)
-      return table.to_streams(out_NLHC)
+  def attend(kind: LayerKind, *qkv: jax.Array) -> jax.Array:
+    aligned = (table.to_rows(x) for x in qkv)
+    out_NLHC = flash.attend(*aligned, rows.length.reshape(-1), attention, window=kind.window, **products)
+    return table.to_streams(out_NLHC)
 
-    return attend
-
-  branches = [of_kind(kind) for kind in config.kinds]
+  branches = [functools.partial(attend, kind) for kind in config.kinds]
   if len(branches) == 1:
     return lambda kind, *qkv: branches[0](*qkv)
   return lambda kind, *qkv: jax.lax.switch(kind, branches, *qkv)
@@ -229,7 +226,7 @@ def for_decoding(params: Params, config: DecoderConfig, *, together: bool) -> Pa
           w['+'.join(names) + ending] = jnp.concatenate(parts, axis=0 if ending else 1)
     return w
 
-  return {**params, 'layers': tuple(layer(n) for n in range(config.layers))}
+  return params | {'layers': tuple(layer(n) for n in range(config.layers))}
 
 
 def _run(

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): y = x W + (alpha / R) (x A) B; only A and B are trained.
-
-Adapters are leaves beside the weights that they adapt: a policy is the base's tree and they, joined.
-"""
+"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): y = x W + (alpha / R) (x A) B, as leaves beside W."""
 
 import dataclasses
 import re

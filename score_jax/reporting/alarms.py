@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Alarms: ways in which training to self-correct goes wrong unseen.
 
-Each is a pure function of the records of metrics, step by step, so that a report can tell when it sounded.
+Each is a pure function of metrics by step: a report can tell when it sounded.
 """
 
 from collections.abc import Callable, Sequence

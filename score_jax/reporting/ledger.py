@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The correction ledger: what attempts and their changes are worth.
 
-Shares are of all problems, as in the paper's tables, so delta = i_to_c - c_to_i; the fix rate is of
-those that were wrong at first, the break rate of those that were right (docs/report.md).
+Shares are of all problems, as in the paper's tables: delta = i_to_c - c_to_i. The fix rate is of those
+wrong at first, the break rate of those right.
 """
 
 from collections.abc import Sequence

@@ -36,25 +36,28 @@ def step_record(
 ) -> dict[str, Any]:
   """Returns the metrics of one step (from 1 on); lists have one entry per attempt.
 
-  `update` is what the update returned, on the host. `seconds`, wall time by phase, is the one entry that
-  differs between equal runs.
+  `update` is on the host. `seconds`, by phase, is the one entry that differs between equal runs.
   """
   correct_BA, graded_B = verdict_BA == Verdict.CORRECT, rows.are_graded(verdict_BA)
   first, last = correct_BA[graded_B, 0], correct_BA[graded_B, -1]
+
+  def shares(hit_BA: np.ndarray) -> list[float]:
+    return hit_BA.mean(axis=0).tolist()
+
   record = dict(
     step=step,
     stage=stage.name,
     reward=update['reward_A'].tolist(),
-    accuracy=correct_BA.mean(axis=0).tolist(),
+    accuracy=shares(correct_BA),
     i_to_c=float((~first & last).sum() / max(1, len(first))),
     c_to_i=float((first & ~last).sum() / max(1, len(first))),
     kl=update['kl_A'].tolist(),
-    truncated=(stop_BA == Stop.BUDGET).mean(axis=0).tolist(),
-    other_stop=(stop_BA == Stop.OTHER).mean(axis=0).tolist(),
+    truncated=shares(stop_BA == Stop.BUDGET),
+    other_stop=shares(stop_BA == Stop.OTHER),
     verdicts=rows.counts(Verdict, verdict_BA),
-    unparsed=(verdict_BA == Verdict.UNPARSED).mean(axis=0).tolist(),
-    timeouts=(verdict_BA == Verdict.TIMEOUT).mean(axis=0).tolist(),
-    errors=(verdict_BA == Verdict.ERROR).mean(axis=0).tolist(),
+    unparsed=shares(verdict_BA == Verdict.UNPARSED),
+    timeouts=shares(verdict_BA == Verdict.TIMEOUT),
+    errors=shares(verdict_BA == Verdict.ERROR),
     loss=update['loss_A'].tolist(),
     gradient_norm=float(update['gradient_norm']),
     mismatch=float(update['mismatch']),

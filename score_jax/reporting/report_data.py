@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a report shows, collected from run folders as plain, small, harmless data.
 
-A folder is of a run or an evaluation, of this version or an earlier one; any part may be missing. Texts
-go through `sanitize`; curves are thinned to a few hundred points, conversations to a budget of bytes.
+A folder is of a run or an evaluation, maybe of an earlier version; any part may be missing. Texts go
+through `sanitize`; curves have a few hundred points, conversations a budget of bytes.
 """
 
 from collections.abc import Sequence

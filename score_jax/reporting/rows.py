@@ -62,7 +62,7 @@ class Row:
   stage: str = ''
 
   def to_json(self) -> Json:
-    row: Json = dict(id=self.id, way=self.decoding, sample=self.sample)
+    row: Json = {'id': self.id, 'way': self.decoding, 'sample': self.sample}
     row |= dict(step=self.step, stage=self.stage) if self.step else {}
     row |= dict(tags=self.tags, question=self.question)
     row['edit_ratio'] = None if np.isnan(self.edit_ratio) else self.edit_ratio

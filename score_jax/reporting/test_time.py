@@ -97,8 +97,8 @@ def scaling(table: Samples, most: int) -> Json:
   Sequential first attempts don't vote. Smaller budgets are averages over disjoint groups of samples.
 
   Returns:
-    parallel, sequential: lists of {samples, tokens, accuracy, interval}; equal_tokens: what parallel
-    samples reach with a sequential point's tokens, on the line between points, and the gain.
+    parallel, sequential: lists of {samples, tokens, accuracy, interval}; equal_tokens: the gain over
+    parallel samples at a sequential point's tokens, on the line between points.
   """
   K = table.correct.shape[1]
   if most > K or most < 2:

@@ -16,7 +16,7 @@ from score_jax.core_types import Problem
 from score_jax.errors import DataError
 from score_jax.tasks import tokenizer as tokenizers
 from score_jax.tasks import turn_boundary
-from score_jax.tasks.turn_boundary import PromptTemplate
+from score_jax.tasks.turn_boundary import Ids, Messages, PromptTemplate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Chat:
   """What a rollout needs of a tokenizer and its chat template."""
 
   prompt_template: PromptTemplate
-  separators: tuple[tuple[int, ...], ...]  # [A - 1] ids between attempts, from end_of_turn on
+  separators: tuple[Ids, ...]  # [A - 1] ids between attempts, from end_of_turn on
   end_of_turn: int
-  stops: tuple[int, ...]  # end_of_turn and the generation config's
+  stops: Ids  # end_of_turn and the generation config's
   pad: int
   prompt_tokens: int  # P
 
@@ -83,7 +83,7 @@ def open_chat(
   tokenizer: Any,
   *,
   system: str,
-  examples: tuple[dict[str, str], ...],
+  examples: Messages,
   instructions: tuple[str, ...],
   prompt_tokens: int,
   date: str,
@@ -104,7 +104,7 @@ def open_chat(
   return Chat(template, separators, end_of_turn, tuple(sorted(stops)), pad, prompt_tokens)
 
 
-def _check_known(tokenizer: Any, separators: tuple[tuple[int, ...], ...]) -> None:
+def _check_known(tokenizer: Any, separators: tuple[Ids, ...]) -> None:
   unknown = tokenizer.unk_token_id
   if unknown in (None, tokenizer.eos_token_id, tokenizer.bos_token_id):  # it cannot occur
     return
@@ -117,7 +117,7 @@ def _check_known(tokenizer: Any, separators: tuple[tuple[int, ...], ...]) -> Non
       )
 
 
-def read_examples(path: str) -> tuple[dict[str, str], ...]:
+def read_examples(path: str) -> Messages:
   """Returns the messages of a JSONL file of worked examples; DataError if it is no such file.
 
   A row is {"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}, ...]}.

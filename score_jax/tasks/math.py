@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """MATH (Hendrycks et al., arXiv 2103.03874): 12,000 problems to train on, the 500 of MATH500 held out.
 
-As in the paper, the other 4,500 test problems are trained on too. A list of hashes decides, so no file can bring a
-held-out problem into training.
+As in the paper, the other 4,500 test problems are trained on. A list of hashes decides, whatever the file.
 """
 
 import functools

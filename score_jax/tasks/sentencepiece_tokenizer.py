@@ -8,8 +8,8 @@ imports transformers, which takes seconds.
 import pathlib
 from typing import Any
 
-import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
+from sentencepiece import SentencePieceProcessor
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
 from score_jax.errors import DataError
@@ -19,11 +19,11 @@ from score_jax.tasks.tokenizer import ADDED, SENTENCEPIECE, SETTINGS, read_setti
 def from_files(files: pathlib.Path, folder: pathlib.Path) -> Any:
   """Returns the tokenizer of `folder`, from copies in `files`; DataError if they do not fit."""
   path, settings = folder / SENTENCEPIECE, read_settings(folder / SETTINGS)
-  model = sentencepiece_model_pb2.ModelProto()
+  model = ModelProto()
   try:
     if not model.ParseFromString(path.read_bytes()) or not model.pieces:
       raise ValueError('it has no pieces')
-    sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+    _processor(model)
   except Exception as error:  # protobuf's errors have no common base
     raise DataError(f'{path}: is not a sentencepiece model; put the tokenizer.json beside it') from error
   tokenizer = SentencePieceTokenizer.from_pretrained(files, local_files_only=True)
@@ -43,6 +43,10 @@ def from_files(files: pathlib.Path, folder: pathlib.Path) -> Any:
   return tokenizer
 
 
+def _processor(model: ModelProto) -> SentencePieceProcessor:
+  return SentencePieceProcessor(model_proto=model.SerializeToString())
+
+
 class SentencePieceTokenizer(SentencePieceBackend):
   """Gives texts between special tokens to sentencepiece, which finds user-defined symbols itself.
 
@@ -50,11 +54,11 @@ class SentencePieceTokenizer(SentencePieceBackend):
   """
 
   def __init__(self, vocab_file: str, legacy: bool = True, add_prefix_space: bool | None = None, **named: Any):
-    model = sentencepiece_model_pb2.ModelProto.FromString(pathlib.Path(vocab_file).read_bytes())
+    model = ModelProto.FromString(pathlib.Path(vocab_file).read_bytes())
     model.normalizer_spec.add_dummy_prefix &= add_prefix_space is not False
-    self._first = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+    self._first = _processor(model)
     model.normalizer_spec.add_dummy_prefix &= legacy
-    self._later = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+    self._later = _processor(model)
     self._symbols = {piece.piece for piece in model.pieces if piece.type == piece.USER_DEFINED}
     self._at_start = True
     for role in ('bos', 'eos', 'unk', 'pad'):

@@ -14,6 +14,9 @@ from absl import logging
 
 from score_jax.errors import DataError
 
+Ids = tuple[int, ...]
+Messages = tuple[dict[str, str], ...]  # of worked examples, user and assistant in turn
+
 # Answers no template should touch; some delete reasoning. To trim them does no harm.
 _SENTINELS = ('7*12=84', '<think>7*12</think>84')
 _QUESTION, _SYSTEM = 'question', 'System prompt.'
@@ -28,7 +31,7 @@ class PromptTemplate:
   tokenizer: Any
   system: str  # the system turn, or ''
   preamble: str  # the system prompt in the first user turn, where there is no such role
-  examples: tuple[dict[str, str], ...]  # messages, user and assistant in turn
+  examples: Messages
   date: str  # the template's today, YYYY-MM-DD
 
   def text(self, users: list[str], answers: tuple[str, ...] = (), answering: bool = True) -> str:
@@ -51,7 +54,7 @@ class PromptTemplate:
       raise DataError(f'tokenizer: {reason}; restore tokenizer.json') from error
 
 
-def prompt_template(tokenizer: Any, system: str, examples: tuple[dict[str, str], ...], date: str) -> PromptTemplate:
+def prompt_template(tokenizer: Any, system: str, examples: Messages, date: str) -> PromptTemplate:
   """Puts the system prompt in a turn, or in the first user's; raises as `render` does."""
   plain = PromptTemplate(tokenizer, '', '', examples, date)
   plain.text([_QUESTION])  # the template's own faults show without a system turn
@@ -63,7 +66,7 @@ def prompt_template(tokenizer: Any, system: str, examples: tuple[dict[str, str],
   return dataclasses.replace(plain, preamble=system + '\n\n')
 
 
-def separators_of(template: PromptTemplate, instructions: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+def separators_of(template: PromptTemplate, instructions: tuple[str, ...]) -> tuple[Ids, ...]:
   """Returns the ids between attempts [A - 1], each proved with all earlier answers.
 
   Raises DataError: the template rewrites history, or its tokens depend on answers.
@@ -71,7 +74,7 @@ def separators_of(template: PromptTemplate, instructions: tuple[str, ...]) -> tu
   return tuple(_separator(template, instructions[: i + 1]) for i in range(len(instructions)))
 
 
-def end_of_turn(template: PromptTemplate, separators: tuple[tuple[int, ...], ...]) -> int:
+def end_of_turn(template: PromptTemplate, separators: tuple[Ids, ...]) -> int:
   """Returns the special token that ends an answer; DataError if there is none."""
   before = template.text([_QUESTION])
   after = template.text([_QUESTION], _SENTINELS[:1], answering=False)
@@ -143,7 +146,7 @@ def _keeps_system(template: PromptTemplate) -> bool:
   return bool(there) and long.startswith(before + there)
 
 
-def _separator(template: PromptTemplate, instructions: tuple[str, ...]) -> tuple[int, ...]:
+def _separator(template: PromptTemplate, instructions: tuple[str, ...]) -> Ids:
   users = [_QUESTION, *instructions]
   separators = []
   for sentinel in _SENTINELS:
@@ -169,7 +172,7 @@ def _space_between(before: str, answer: str, after: str) -> str:
   return space
 
 
-def _ids_after(template: PromptTemplate, before: str, answer: str, after: str) -> tuple[int, ...]:
+def _ids_after(template: PromptTemplate, before: str, answer: str, after: str) -> Ids:
   """Returns the ids of `after` behind the answer, proved apart from those before."""
   answered = before + _space_between(before, answer, after) + answer
   whole = template.ids(after)
