@@ -52,7 +52,7 @@ def write(cache: Cache, layer: int, k_BTKC: jax.Array, v_BTKC: jax.Array, slot: 
 
 
 def insert(cache: Cache, row_R: jax.Array, prompts: Cache, time: jax.Array) -> Cache:
-  """Lays R prompts of P slots into rows, at the P times before `time`; drops rows past the last."""
+  """Lays R prompts into rows, at the P times before `time`; drops rows past the last."""
   P = prompts.slots
   slot_P = (time - P + jnp.arange(P, dtype=jnp.int32)) % cache.slots
 
@@ -94,7 +94,7 @@ def cache_views(config: DecoderConfig, first_B: jax.Array, time_T: jax.Array, sl
 
 
 def visible(first_B: jax.Array, time_T: jax.Array, slots: int, window: int) -> jax.Array:
-  """Returns (bool [B, T, S]) which slots hold the newest `window` (0: all) tokens of a row."""
+  """Returns, bool [B, T, S], which slots hold a row's newest `window` (0: all) tokens."""
   slot_S = jnp.arange(slots, dtype=jnp.int32)
   age_TS = (time_T[:, None] - slot_S[None, :]) % slots
   length_BT = time_T[None] - first_B[:, None] + 1

@@ -104,7 +104,7 @@ def inner_parts(inner: int, programs: int) -> int:
 
 
 def gated(x_BK: jax.Array, w_KG: jax.Array, activation: Callable, *, interpret: bool = False) -> jax.Array:
-  """Returns act(x W_gate) * (x W_up) [B, F]; both lie side by side, G = 2 F."""
+  """Returns act(x W_gate) * (x W_up) [B, F]; both W lie side by side."""
   (B, K), F = x_BK.shape, w_KG.shape[1] // 2
   columns = 64
 

@@ -36,7 +36,7 @@ def module_of(weight: Weight) -> str:
 
 
 def targets(config: DecoderConfig, lora: Lora) -> list[Weight]:
-  """Returns the matrices that the pattern names; ValueError if it is broken or names none."""
+  """Returns the matrices that the pattern names; ValueError if it names none."""
   matrices = [w for w in weights.weight_table(config).weights if w.role == 'matrix' and w.per_layer]
   try:
     chosen = [w for w in matrices if re.fullmatch(lora.targets, module_of(w))]
@@ -86,7 +86,7 @@ def joined(frozen: Params, trained: Params, lora: Lora) -> Params:
 
 
 def scaled(trained: Params, lora: Lora) -> Params:
-  """Returns trained weights as a policy holds them: an adapter's B times alpha / R."""
+  """Returns trained weights as in a policy: an adapter's B times alpha / R."""
   if not lora.rank:
     return trained
   return {

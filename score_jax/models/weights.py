@@ -102,7 +102,7 @@ class WeightTable:
   def initial(self, key: jax.Array, scale: float = 0.02, norm: float = 1.0) -> Params:
     """Draws random f32 parameters; norms are `norm`.
 
-    Matrices have standard deviation `scale`, over sqrt(2N) where they write to the residual stream, as in GPT-2.
+    Matrices have standard deviation `scale`, over sqrt(2N) where they write to the residual, as in GPT-2.
     """
     keys = iter(jax.random.split(key, len(self.weights)))
 

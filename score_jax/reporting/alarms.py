@@ -56,7 +56,7 @@ def spells(records: Records, kl_alarm: float) -> list[tuple[Alarm, int, int]]:
 
 
 def column(records: Records, name: str, attempt: int | None = None) -> np.ndarray:
-  """Returns a figure of every record, f64 [steps]; NaN where an older record lacks it."""
+  """Returns a figure of every record, f64 [steps]; NaN where a record lacks it."""
   figures = [record.get(name) for record in records]
   figures = [figure[attempt] if isinstance(figure, list) else figure for figure in figures]
   return np.array([np.nan if figure is None else figure for figure in figures], np.float64)
@@ -72,7 +72,7 @@ def trailing_mean(value_T: np.ndarray, window: int) -> np.ndarray:
 
 
 def _sandbagged(mean: Means, _: float) -> np.ndarray:
-  """Sounds when Acc@t1 fell by 5 points and three standard errors, while delta rose by 5."""
+  """Sounds when Acc@t1 fell by 5 points and 3 standard errors, and delta rose by 5."""
   first_T, last_T = (column(mean.records, 'accuracy', attempt) for attempt in (0, -1))
   now_T = trailing_mean(first_T, mean.window)
   gain_T = trailing_mean(last_T - first_T, mean.window)
@@ -94,7 +94,7 @@ def _unparsed(mean: Means, _: float) -> np.ndarray:
 
 
 def _reference_moved(mean: Means, _: float) -> np.ndarray:
-  """Sounds where the reference's checksum is not that of the stage run's ("visit") begin."""
+  """Sounds where the reference's checksum has changed within a stage run ("visit")."""
   sums = [(r.get('visit', r['stage']), r.get('reference')) for r in mean.records]
   began = dict(reversed([one for one in sums if one[1] is not None]))
   return np.array([now is not None and now != began[stage_run] for stage_run, now in sums], bool)

@@ -180,7 +180,7 @@ def _transition(row: Row) -> str:
 
 
 def _spread(rows: Sequence[Any]) -> list[Any]:
-  """Orders rows by steps of the golden ratio: the first are from all over the list."""
+  """Takes rows by steps of the golden ratio, from all over the list."""
   order = sorted(range(len(rows)), key=lambda i: i * 0.6180339887498949 % 1)
   return [rows[i] for i in order[:_MOST_OF_KIND]]
 
@@ -203,7 +203,7 @@ def _shown(row: Row) -> Json:
 
 
 def _row_files(folder: pathlib.Path, evaluations: Json) -> list[str]:
-  """Returns files of rows: evaluations in their order, then others, training last."""
+  """Returns files of rows: evaluations in order, then others, training last."""
   paths = (folder / 'rows').glob('*.jsonl*')
   there = {path.name for path in paths if path.suffix != '.partial'}
   known = [name for name in (f'{one}.jsonl.gz' for one in evaluations) if name in there]

@@ -193,7 +193,7 @@ def read_json(path: pathlib.Path) -> Iterator[Json]:
 
 
 def from_json(row: Json) -> Row:
-  """Returns the row that `to_json` wrote; raises KeyError, TypeError, ValueError for others."""
+  """Returns the row of `to_json`; raises KeyError, TypeError, ValueError for others."""
   if not row['attempts']:
     raise ValueError('a row without attempts')
   ratio = row.get('edit_ratio')

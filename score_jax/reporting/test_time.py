@@ -78,7 +78,7 @@ def pass_at(n: int, correct: int, k: int) -> float:
 def majority(answers: Sequence[str], correct: Sequence[bool]) -> float:
   """Returns whether the most frequent answer is correct; of ties, the share that is.
 
-  A text that is graded differently in several conversations counts as correct in that share.
+  A text that is graded differently counts as correct in that share.
   """
   votes: dict[str, list[bool]] = {}
   for answer, right in zip(answers, correct, strict=True):

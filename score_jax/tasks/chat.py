@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversations as token ids: the chat template is rendered once per problem.
 
-Between two attempts every row has the same turn separator, from end-of-turn to the next answer, as `turn_boundary.py`
-proves.
+Between two attempts every row has the same turn separator, as `turn_boundary.py` proves.
 """
 
 import dataclasses

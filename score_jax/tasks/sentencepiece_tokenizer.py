@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tokenizer of a folder with a sentencepiece model alone, by that library.
 
-transformers itself converts such a model, and then loses or moves the space that it puts before a text. This module
-imports transformers, which takes seconds.
+transformers itself converts such a model, and then loses or moves the space before a text. This module imports
+transformers, which takes seconds.
 """
 
 import pathlib

@@ -2,7 +2,7 @@
 """Rendered conversations, and the proof of the ids between two attempts.
 
 Templates are rendered with sentinel answers. As turns follow, text and ids up to an answer's end must stay; what
-follows is the turn separator. No fragment is tokenized alone.
+follows is the separator. No fragment is tokenized alone.
 """
 
 import dataclasses
