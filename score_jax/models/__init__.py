@@ -1,1 +1,1 @@
-"""One decoder, many families: configuration as data, one weight table, pure functions."""
+"""One decoder of many families: data and pure functions."""

@@ -14,25 +14,22 @@ HIDDEN = -1e30
 
 @struct.dataclass
 class Cache:
-  """Keys and values of every layer; a buffer a layer, which decode steps update in place.
+  """Keys and values, a buffer a layer: a ring where time t is slot t mod S.
 
-  A ring: time t is slot t mod S; a row may be as long as the ring. Slots come before heads for the GPU kernel
-  (measured), after them elsewhere: XLA:CPU would else copy the cache each step.
+  Slots come before heads for the GPU kernel, after them elsewhere: XLA:CPU would copy the cache each step.
   """
 
   k: tuple[jax.Array, ...]  # N times [B, S, K, C] or [B, K, S, C]
   v: tuple[jax.Array, ...]
-  first: jax.Array  # i32 [B]  time of each row's first token; what is older is not the row's
+  first: jax.Array  # i32 [B]  time of each row's first token
   heads_first: bool = struct.field(pytree_node=False)
 
   @property
   def slots(self) -> int:
-    """Returns S."""
     return self.k[0].shape[2 if self.heads_first else 1]
 
 
 def empty_cache(config: DecoderConfig, slots: int, dtype: jnp.dtype, first_B: jax.Array, *, heads_first: bool) -> Cache:
-  """Returns a cache of zeros."""
   inner = (config.kv_heads, slots) if heads_first else (slots, config.kv_heads)
   shape = (first_B.shape[0], *inner, config.head_width)
   k, v = (tuple(jnp.zeros(shape, dtype) for _ in range(config.layers)) for _ in range(2))
@@ -45,7 +42,7 @@ def put(cache: Cache, layer: int, k: jax.Array, v: jax.Array) -> Cache:
 
 
 def write(cache: Cache, layer: int, k_BTKC: jax.Array, v_BTKC: jax.Array, slot: jax.Array) -> Cache:
-  """Writes T tokens of every row at slots [slot, slot + T), which do not wrap."""
+  """Writes T tokens of every row at slots from `slot` on, which do not wrap."""
 
   def updated(buffer, new_BTKC):
     new = (jnp.swapaxes(new_BTKC, 1, 2) if cache.heads_first else new_BTKC).astype(buffer.dtype)
@@ -55,7 +52,7 @@ def write(cache: Cache, layer: int, k_BTKC: jax.Array, v_BTKC: jax.Array, slot: 
 
 
 def insert(cache: Cache, row_R: jax.Array, prompts: Cache, time: jax.Array) -> Cache:
-  """Lays R prompts of P slots into rows, at the P times before `time`; drops rows past the last."""
+  """Lays R prompts into rows, at the P times before `time`; drops rows past the last."""
   P = prompts.slots
   slot_P = (time - P + jnp.arange(P, dtype=jnp.int32)) % cache.slots
 
@@ -71,26 +68,33 @@ def insert(cache: Cache, row_R: jax.Array, prompts: Cache, time: jax.Array) -> C
 
 @struct.dataclass
 class View:
-  """How the layers of one kind look at rows."""
+  """How layers of one kind look at rows."""
 
   cos: jax.Array  # f32 [B, T, C/2]  rope's
   sin: jax.Array
-  visible: jax.Array | None = None  # bool [B, T, S]  key slots that each query may see; None: whole rows see to it
+  visible: jax.Array | None = None  # bool [B, T, S]  slots that a query sees; None: of whole rows
 
 
 def views(config: DecoderConfig, position_BT: jax.Array) -> tuple[View, ...]:
   """Returns the view of each of `config.kinds`, for queries at these positions."""
-  return tuple(View(*_cos_sin(position_BT, kind.rope, config.head_width)) for kind in config.kinds)
+
+  def view(rope: Rope) -> View:
+    frequency_C = jnp.asarray(rope.frequencies(config.head_width), jnp.float32)
+    angle_BTC = position_BT.astype(jnp.float32)[..., None] * frequency_C[None, None]
+    factor = rope.factor_on_embedding()
+    return View(jnp.cos(angle_BTC) * factor, jnp.sin(angle_BTC) * factor)
+
+  return tuple(view(kind.rope) for kind in config.kinds)
 
 
 def cache_views(config: DecoderConfig, first_B: jax.Array, time_T: jax.Array, slots: int) -> tuple[View, ...]:
-  """Returns the same for queries at these times, with what they see of a cache."""
+  """Returns the same for queries at these times, which see a cache."""
   pairs = zip(views(config, positions(first_B, time_T)), config.kinds, strict=True)
   return tuple(view.replace(visible=visible(first_B, time_T, slots, kind.window)) for view, kind in pairs)
 
 
 def visible(first_B: jax.Array, time_T: jax.Array, slots: int, window: int) -> jax.Array:
-  """Returns (bool [B, T, S]) which slots hold the newest `window` (0: all) tokens of a row."""
+  """Returns, bool [B, T, S], which slots hold a row's newest `window` (0: all) tokens."""
   slot_S = jnp.arange(slots, dtype=jnp.int32)
   age_TS = (time_T[:, None] - slot_S[None, :]) % slots
   length_BT = time_T[None] - first_B[:, None] + 1
@@ -104,15 +108,8 @@ def positions(first_B: jax.Array, time_T: jax.Array) -> jax.Array:
   return jnp.maximum(time_T[None, :] - first_B[:, None], 0)
 
 
-def _cos_sin(position_BT: jax.Array, rope: Rope, head_width: int) -> tuple[jax.Array, jax.Array]:
-  frequency_C = jnp.asarray(rope.frequencies(head_width), jnp.float32)
-  angle_BTC = position_BT.astype(jnp.float32)[..., None] * frequency_C[None, None]
-  factor = rope.factor_on_embedding()
-  return jnp.cos(angle_BTC) * factor, jnp.sin(angle_BTC) * factor
-
-
 def rotate(x_BTHC: jax.Array, view: View) -> jax.Array:
-  """Applies the rotary embedding in f32, in the half-rotation layout of HF checkpoints."""
+  """Applies the rotary embedding in f32, in the half-rotation layout of HF."""
   cos, sin = view.cos[:, :, None], view.sin[:, :, None]
   first, second = jnp.split(x_BTHC.astype(jnp.float32), 2, axis=-1)
   rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -134,7 +131,7 @@ def attend(
   softcap: float,
   heads_first: bool = False,
 ) -> jax.Array:
-  """Returns grouped-query attention out_BTHC, softmax in f32; query head h reads key/value head h // (H/K).
+  """Returns attention out_BTHC, softmax in f32; query head h reads key/value head h // (H/K).
 
   Keys and values are [B, K, S, C] if `heads_first`.
   """

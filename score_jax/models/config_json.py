@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """config.json in and out: a Hugging Face configuration as a `DecoderConfig`.
 
-A field that is in no family's row, not in `_READ` and not in `_NO_EFFECT` is an error that names it.
+A field that stands in no family's row, `_READ` or `_NO_EFFECT` is an error that names it.
 """
 
+from collections.abc import Callable
 import dataclasses
 import sys
 from typing import Any
@@ -15,10 +16,11 @@ from score_jax.models import rope as ropes
 from score_jax.models.families import ACTIVATIONS, FAMILIES, FULL, SLIDING, DecoderConfig, Family, LayerKind
 from score_jax.models.rope import Rope
 
-# More than any model has; a config.json that claims more is broken, and must not cost memory.
+# More than any model has; a broken config.json must not cost memory.
 _MOST_LAYERS, _MOST = 1000, 2**31 - 1
+_ORIGINAL = 'original_max_position_embeddings'
 
-# Fields of DecoderConfig that are whole numbers of config.json.
+# Fields of DecoderConfig that are whole numbers.
 _WHOLE = {
   'vocab': 'vocab_size',
   'width': 'hidden_size',
@@ -32,7 +34,7 @@ _SOFTCAPS = {
   'final_softcap': 'final_logit_softcapping',
 }
 
-# How a family's layers slide: (its fields, layer number) -> bool.
+# How layers slide: (fields, layer number) -> bool.
 SLIDES = {
   'never': lambda fields, n: False,
   'always': lambda fields, n: fields['sliding_window'] is not None,
@@ -40,14 +42,14 @@ SLIDES = {
   'pattern': lambda fields, n: (n + 1) % fields['sliding_window_pattern'] != 0,
 }
 
-# Fields that DecoderConfig is read from, beside those of a family's row.
+# Fields that are read, beside those of a family's row.
 _READ = frozenset([
   'model_type', 'vocab_size', 'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'num_key_value_heads',
   'head_dim', 'intermediate_size', 'rope_theta', 'rope_parameters', 'rope_scaling', 'rms_norm_eps',
   'tie_word_embeddings', 'max_position_embeddings', 'layer_types',
 ])  # fmt: skip
 
-# Fields that change nothing in the forward pass: bookkeeping, defaults of generation and training.
+# Fields that change nothing in the forward pass.
 _NO_EFFECT = frozenset([
   '_name_or_path', 'architectures', 'attention_dropout', 'bos_token_id', 'cache_implementation',
   'chunk_size_feed_forward', 'dtype', 'eos_token_id', 'id2label', 'initializer_range', 'is_encoder_decoder',
@@ -60,7 +62,7 @@ _NO_EFFECT = frozenset([
 _SYNONYMS = {'sliding_window_size': 'sliding_window', '_sliding_window_pattern': 'sliding_window_pattern'}
 
 _REFUSED_FIELDS = {
-  'auto_map': 'it asks to run code from the folder, which is never done',
+  'auto_map': 'it asks to run code of the folder, which is never done',
   'quantization_config': 'the weights are quantized; save the model in bfloat16 first',
 }
 _REFUSED_TYPES = {'gemma3': 'it has a vision tower; save its language model alone, as gemma3_text'}
@@ -77,39 +79,36 @@ class _Fields:
   def error(self, message: str) -> DataError:
     return DataError(f'{self.where}: {message}')
 
+  def wrong(self, name: str, reason: str) -> DataError:
+    return self.error(f'{name} = {self[name]!r:.200} {reason}')
+
   def __getitem__(self, name: str) -> Any:
     return self.values.get(name)
 
   def whole(self, name: str, most: int = _MOST) -> int:
-    value = self._present(name)
-    if not isinstance(value, int) or isinstance(value, bool):
-      raise self.error(f'{name} = {value!r} must be of type int')
+    value = self._value(name, lambda value: type(value) is int, 'of type int')
     if not 1 <= value <= most:
-      raise self.error(f'{name} = {value} must lie in 1..{most}')
+      raise self.wrong(name, f'must lie in 1..{most}')
     return value
 
   def number(self, name: str) -> float:
-    value = self._present(name)
-    if not _is_positive(value):
-      raise self.error(f'{name} = {value!r:.80} must be a number above 0')
-    return float(value)
+    return float(self._value(name, _is_positive, 'a number above 0'))
 
   def flag(self, name: str) -> bool:
-    value = self._present(name)
-    if not isinstance(value, bool):
-      raise self.error(f'{name} = {value!r} must be of type bool')
-    return value
+    return self._value(name, lambda value: isinstance(value, bool), 'of type bool')
 
-  def _present(self, name: str) -> Any:
-    if self.values.get(name) is None:
+  def _value(self, name: str, fits: Callable[[Any], bool], kind: str) -> Any:
+    if self[name] is None:
       raise self.error(f'field {name!r} is missing')
-    return self.values[name]
+    if not fits(self[name]):
+      raise self.wrong(name, f'must be {kind}')
+    return self[name]
 
 
 def from_hf(config: dict[str, Any], where: str = 'config.json') -> DecoderConfig:
   """Reads a config.json, in the spelling of transformers 4 (`rope_theta`) or 5 (`rope_parameters`).
 
-  Raises DataError: unknown family, missing field, or a field whose value the decoder does not implement.
+  Raises DataError: unknown family, missing field, or a value that the decoder does not implement.
   """
   if not isinstance(config, dict):
     raise DataError(f'{where}: must hold a JSON object, not {type(config).__name__}')
@@ -118,15 +117,15 @@ def from_hf(config: dict[str, Any], where: str = 'config.json') -> DecoderConfig
     reason = _REFUSED_TYPES.get(str(name), f'known families: {", ".join(FAMILIES)}')
     raise DataError(f'{where}: model_type {name!r} is not supported; {reason}')
   family = FAMILIES[name]
-  values = {**family.implied, **config}
-  if 'use_sliding_window' in values and not values['use_sliding_window']:
+  values = family.implied | config
+  if not values.get('use_sliding_window', True):
     values['sliding_window'] = None
   fields = _Fields(values, where)
   _check_fields(config, name, fields)
   heads = fields.whole('num_attention_heads')
   kv_heads = heads if fields['num_key_value_heads'] is None else fields.whole('num_key_value_heads')
   if heads % kv_heads:
-    raise fields.error(f'num_key_value_heads = {kv_heads} must divide num_attention_heads = {heads}')
+    raise fields.wrong('num_key_value_heads', f'must divide num_attention_heads = {heads}')
   whole = {name: fields.whole(field) for name, field in _WHOLE.items()}
   width = whole['width']
   head_width = width // heads if fields['head_dim'] is None else fields.whole('head_dim')
@@ -137,7 +136,7 @@ def from_hf(config: dict[str, Any], where: str = 'config.json') -> DecoderConfig
   biased = fields.flag('attention_bias')
   gate = 'hidden_activation' if family.gemma else 'hidden_act'
   if fields[gate] not in ACTIVATIONS:
-    raise fields.error(f'{gate} = {fields[gate]!r} is not implemented; it must be one of {ACTIVATIONS}')
+    raise fields.wrong(gate, f'is not implemented; use one of {ACTIVATIONS}')
   return DecoderConfig(
     family=name,
     layers=len(types),
@@ -168,17 +167,15 @@ def _check_fields(config: dict[str, Any], name: str, fields: _Fields) -> None:
     if field in _REFUSED_FIELDS and value is not None:
       raise fields.error(f'field {field!r} is set: {_REFUSED_FIELDS[field]}')
     if field not in known and field not in _REFUSED_FIELDS:
-      raise fields.error(
-        f'field {field!r} = {value!r} is not honoured by the {name} decoder; if it changes nothing in the forward '
-        'pass, remove it from the file'
-      )
+      remedy = 'if it changes nothing in the forward pass, remove it from the file'
+      raise fields.wrong(field, f'is not honoured by the {name} decoder; {remedy}')
   for field, allowed in family.fixed.items():
     if field in fields.values and fields[field] not in allowed:
-      raise fields.error(f'{field} = {fields[field]!r} is not implemented for {name}; it must be one of {allowed}')
+      raise fields.wrong(field, f'is not implemented for {name}; use one of {allowed}')
   for field, meant in _SYNONYMS.items():
     settled = meant == 'sliding_window_pattern' and fields['layer_types'] is not None
     if field in config and not settled and fields[field] != fields[meant]:
-      raise fields.error(f'{field} = {fields[field]!r} contradicts {meant} = {fields[meant]!r}')
+      raise fields.wrong(field, f'contradicts {meant} = {fields[meant]!r}')
 
 
 def _layer_types(fields: _Fields, family: Family) -> list[str]:
@@ -188,20 +185,20 @@ def _layer_types(fields: _Fields, family: Family) -> list[str]:
     for name in ('max_window_layers', 'sliding_window_pattern'):
       value = fields[name]
       if name in family.implied and (type(value) is not int or value < (name != 'max_window_layers')):
-        raise fields.error(f'{name} = {value!r} must be a number of layers')
+        raise fields.wrong(name, 'must be a number of layers')
     derived = [SLIDING if SLIDES[family.sliding](fields, n) else FULL for n in range(layers)]
   if listed is None:
     return derived
   if not isinstance(listed, list) or len(listed) != layers or not all(kind in (FULL, SLIDING) for kind in listed):
-    raise fields.error(f'layer_types = {listed!r} must list {FULL} or {SLIDING} for each of {layers} layers')
+    raise fields.wrong('layer_types', f'must list {FULL} or {SLIDING} for each of {layers} layers')
   if not family.layer_types and listed != derived:
-    raise fields.error(f'layer_types = {listed!r} is not honoured by this family, whose layers are {derived[0]}')
+    raise fields.wrong('layer_types', f'is not honoured by this family, whose layers are {derived[0]}')
   return listed
 
 
 def _layer_kind(fields: _Fields, family: Family, kind: str) -> LayerKind:
   if kind == SLIDING and fields['sliding_window'] is None:
-    raise fields.error(f'sliding_window is missing or turned off, but there are layers of type {SLIDING}')
+    raise fields.error(f'sliding_window is missing or turned off, but layers are of type {SLIDING}')
   window = fields.whole('sliding_window') if kind == SLIDING else 0
   return LayerKind(window=window, rope=_rope(fields, family, kind))
 
@@ -215,17 +212,17 @@ def _rope(fields: _Fields, family: Family, kind: str) -> Rope:
     if section is None:
       continue
     if not isinstance(section, dict):
-      raise fields.error(f'{name} = {section!r} must be a section')
+      raise fields.wrong(name, 'must be a section')
     if family.rope_per_type and name == 'rope_parameters':
       if set(section) - {FULL, SLIDING}:
-        raise fields.error(f'{name} = {section!r} must have a section for {FULL} and for {SLIDING}')
+        raise fields.wrong(name, f'must have a section for {FULL} and for {SLIDING}')
       section = section.get(kind) or {}
       if not isinstance(section, dict) or section.get('truncate') is False:
         raise fields.error(f'{name}.{kind} = {section!r:.200} must be a section, without truncate = false')
     elif family.rope_per_type and kind == SLIDING:
       continue  # the older spelling scales full layers only
     elif family.rope_per_type and ('rope_type' not in section or section.get('truncate') is False):
-      raise fields.error(f'{name} = {section!r:.200} must name a rope_type, without truncate = false, for this family')
+      raise fields.wrong(name, 'must name a rope_type, without truncate = false, for this family')
     if section:
       ropes_given[name] = _rope_of(fields, name, section, theta)
   if len(set(ropes_given.values())) > 1:
@@ -235,33 +232,29 @@ def _rope(fields: _Fields, family: Family, kind: str) -> Rope:
 
 
 def _rope_of(fields: _Fields, name: str, section: dict[str, Any], theta: Any) -> Rope:
-
   def refuse(reason: str) -> DataError:
     return fields.error(f'{name} = {section or theta!r} is not implemented: {reason}')
 
   values = {'rope_theta': theta, **section}
   kind_name = values.pop('rope_type', values.pop('type', 'default'))
-  values.pop('type', None)
   if not isinstance(kind_name, str) or kind_name not in ropes.KINDS:
     raise refuse(f'rope_type {kind_name!r} is unknown; known: {", ".join(ropes.KINDS)}')
   if values.pop('partial_rotary_factor', 1.0) not in (1, None):
     raise refuse('partial_rotary_factor must be 1')
   known = {field.name: field for field in dataclasses.fields(ropes.KINDS[kind_name])}
-  if 'original_max_position_embeddings' in known and values.get('original_max_position_embeddings') is None:
-    values['original_max_position_embeddings'] = fields['max_position_embeddings']
-  if 'truncate' in values and values['truncate'] is None:
-    raise refuse('truncate = None must be of type bool')
-  values = {field: value for field, value in values.items() if value is not None or field not in known}
+  if _ORIGINAL in known and values.get(_ORIGINAL) is None:
+    values[_ORIGINAL] = fields['max_position_embeddings']
+  values = {f: value for f, value in values.items() if value is not None or f not in known or f == 'truncate'}
   for field, value in values.items():
     if field not in known:
       raise refuse(f'{field!r} is not a field of rope_type {kind_name!r}')
     if field == 'truncate':
       if not isinstance(value, bool):
         raise refuse(f'truncate = {value!r} must be of type bool')
-    elif not _is_positive(value) or (field == 'original_max_position_embeddings' and value != int(value)):
+    elif not _is_positive(value) or (field == _ORIGINAL and value != int(value)):
       raise refuse(f'{field} = {value!r:.80} must be a number above 0')
     else:
-      values[field] = int(value) if field == 'original_max_position_embeddings' else float(value)
+      values[field] = int(value) if field == _ORIGINAL else float(value)
   missing = [field for field, spec in known.items() if field not in values and spec.default is dataclasses.MISSING]
   if missing:
     raise refuse(f'{missing[0]!r} is missing')
@@ -269,7 +262,7 @@ def _rope_of(fields: _Fields, name: str, section: dict[str, Any], theta: Any) ->
     raise refuse('high_freq_factor must be above low_freq_factor')
   rope = ropes.KINDS[kind_name](**values)
   try:
-    usable = np.all(np.isfinite(rope.frequencies(64))) and 0 < rope.factor_on_embedding() < float('inf')
+    usable = np.all(np.isfinite(rope.frequencies(64))) and _is_positive(rope.factor_on_embedding())
   except (ArithmeticError, ValueError):
     usable = False
   if not usable:
@@ -278,7 +271,7 @@ def _rope_of(fields: _Fields, name: str, section: dict[str, Any], theta: Any) ->
 
 
 def to_hf(config: DecoderConfig) -> dict[str, Any]:
-  """Returns the config.json of a model made here, for transformers 4 and 5.
+  """Returns the config.json of a model made here.
 
   Ropes are spelled as in transformers 4, which 5 reads too; those of a layer type as in 5.
   """
@@ -315,15 +308,13 @@ def to_hf(config: DecoderConfig) -> dict[str, Any]:
 
 
 def _rope_fields(family: Family, by_type: dict[str, LayerKind]) -> dict[str, Any]:
-
   def section(rope: Rope) -> dict[str, Any]:
     given = {field: value for field, value in dataclasses.asdict(rope).items() if value is not None}
     return dict(rope_type=ropes.name_of(rope), **given)
 
   if not family.rope_per_type:
     rope = next(iter(by_type.values())).rope
-    scaled = section(rope) if type(rope) is not ropes.Plain else None
-    if scaled:
-      scaled.pop('rope_theta')
-    return dict(rope_theta=rope.rope_theta, rope_scaling=scaled)
+    scaled = section(rope)
+    theta = scaled.pop('rope_theta')
+    return dict(rope_theta=theta, rope_scaling=None if type(rope) is ropes.Plain else scaled)
   return dict(rope_parameters={kind: section(layer.rope) for kind, layer in by_type.items()})

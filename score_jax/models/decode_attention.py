@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One decode step's attention as a GPU kernel (Pallas, Triton): rotate, write to the cache, attend to what is live.
+"""One decode step's attention as a GPU kernel (Pallas, Triton): rotate, write to the cache, attend.
 
-The plain path reads whole cache buffers in several kernels, whose launches are most of the time at small batches. This
-one reads a row's live slots once, in equal parts that are joined at the end (flash decoding). The first part attends to
-the newest token from registers and writes it.
+Launches are most of the plain path's time at small batches. This kernel reads a row's live slots once, in parts that
+are joined at the end (flash decoding). The first part attends to the newest token and writes it.
 """
 
 import functools
@@ -18,13 +17,13 @@ from score_jax.models import attention
 from score_jax.models.attention import View
 from score_jax.models.families import DecoderConfig
 
-BLOCK = 64  # slots at a time, and what the slots of a cache are a multiple of
-_QUERIES = 16  # rows of the smallest matrix product there is
+BLOCK = 64  # slots at a time; it divides the slots of a cache
+_QUERIES = 16  # rows of the smallest matrix product
 _ENOUGH = 256  # programs that keep a large GPU busy
 
 
 def fits(config: DecoderConfig, dtype: jnp.dtype) -> bool:
-  """Tells whether the kernel can run a model: 16 bit, since it rounds, and fitting heads."""
+  """Tells whether the kernel can run a model: 16 bit (it rounds), and fitting heads."""
   width, queries = config.head_width, config.heads // config.kv_heads
   return dtype.itemsize == 2 and queries <= _QUERIES and width >= 2 * _QUERIES and width & (width - 1) == 0
 
@@ -46,9 +45,8 @@ def attend_live(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Attends from one token a row, at `time`, to the row's tokens in a ring of slots.
 
-  C is a power of two, H / K at most 16, S a multiple of BLOCK. The tokens' queries and keys are yet to be rotated, by
-  `view` [B, 1, C/2]. Rows began at i32 `first_B`, at most S tokens ago; the newest `window` tokens are seen (0: all).
-  `softcap` 0 is off; `interpret` runs as plain JAX, for tests.
+  C is a power of two, H / K at most 16, S a multiple of BLOCK. It rotates by `view` [B, 1, C/2]. Rows began at i32
+  `first_B`; a token sees the newest `window` (0: all). `softcap` 0 is off; `interpret` is for tests.
 
   Returns:
     out_BHC in the dtype of the queries; the caches, updated in place.
@@ -90,12 +88,11 @@ def attend_live(
 
 
 def _kernel(*refs, heads, slots, parts, scale, softcap):
-  """Computes output, maximum and sum of a softmax over part of a row."""
   qkv_ref, cos_ref, sin_ref, scalars_ref, k_ref, v_ref = refs[:6]
   out_ref, most_ref, total_ref, k_out_ref, v_out_ref = refs[6:]
   (H, K), k_head, part = heads, pl.program_id(1), pl.program_id(2)
   C = qkv_ref.shape[-1]
-  begin, length, slot = scalars_ref[0], scalars_ref[1], scalars_ref[2]  # of the cached tokens; of the newest
+  begin, length, slot = (scalars_ref[i] for i in range(3))  # of cached tokens; of the newest
   left, right, all_of = pl.ds(0, C // 2), pl.ds(C // 2, C // 2), pl.ds(0, C)
   cos, sin = cos_ref[...][None], sin_ref[...][None]
 

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One decode step's layers as a few GPU kernels (Pallas, Triton), for batches so small that weights are what counts.
+"""One decode step's layers as a few GPU kernels (Pallas, Triton), for small batches.
 
-At 64 rows a library's kernels for norms, biases, activations and sums each take a tenth of the products. Here it is
+At 64 rows a library's kernels for norms, biases and sums each take a tenth of the products. Here it is
 
     parts of normed W_qkv | their sum + bias | attention | parts of out W_o | x + their sum, and its norm
     act(normed W_gate) * (normed W_up) | parts of hidden W_down | x + their sum, and the next layer's norm
 
-where a product into few columns is cut along its inner axis too, for all multiprocessors to read. It rounds where the
-plain path does.
+A product into few columns is cut along its inner axis too. It rounds where the plain path does.
 """
 
 from collections.abc import Callable
@@ -23,15 +22,15 @@ import jax.numpy as jnp
 from score_jax.models.attention import Cache
 from score_jax.models.families import DecoderConfig
 
-ROWS = (64, 128)  # where it was measured; more make a product one of arithmetic, which libraries do better
+ROWS = (64, 128)  # as measured; with more, a library's product is faster
 _BLOCK = 64  # of the inner axis, at a time
 _PROGRAMS = 132  # that keep a large GPU busy
-_LARGEST = 2**24  # numbers of a weight; of larger ones a library's product is the faster reader
+_LARGEST = 2**24  # numbers of a weight; with more, a library's product is faster
 _WEIGHTS = {'attention_norm', 'q+k+v', 'o', 'ffn_norm', 'gate+up', 'down'}
 
 
 def fits(layers: tuple[dict[str, Any], ...], rows: int, dtype: jnp.dtype) -> bool:
-  """Tells whether layers are 16 bit, of common form and size, and rows as measured."""
+  """Tells whether layers and rows are of the form and size that the kernels take."""
   w = layers[0]
   if rows not in ROWS or dtype.itemsize != 2 or not _WEIGHTS <= w.keys() <= _WEIGHTS | {'q+k+v_bias'}:
     return False
@@ -56,9 +55,8 @@ def run(
 ) -> tuple[jax.Array, Cache]:
   """Runs one token of every row; returns hidden states [B, D] after the last norm, and the cache.
 
-  `layers` are of `decoder.for_decoding` and fit; x_BD are embedded tokens, B a power of two, 16 at least, and normed_BD
-  the same after the first norm; `attend(layer, cache, q_B1HC, k_B1KC, v_B1KC) -> (out_B1HC, cache)` rotates;
-  `interpret` runs as plain JAX, for tests.
+  `layers` are of `decoder.for_decoding`, B a power of two from 16 on, normed_BD x_BD after the first norm;
+  `attend(layer, cache, q_B1HC, k_B1KC, v_B1KC) -> (out_B1HC, cache)` rotates; `interpret` is for tests.
   """
   (B, D), H, K = x_BD.shape, config.heads, config.kv_heads
   add = functools.partial(joined, eps=config.norm_eps, offset=config.norm_offset, interpret=interpret)
@@ -67,8 +65,8 @@ def run(
   for n, (w, next_norm_D) in enumerate(zip(layers, following, strict=True)):
     w_DN, bias = w['q+k+v'].reshape(D, -1), w.get('q+k+v_bias')
     qkv_BN = project(normed_BD, w_DN, bias if bias is None else bias.reshape(-1), interpret=interpret)
-    q_B1HC, k_B1KC, v_B1KC = jnp.split(qkv_BN.reshape(B, 1, H + 2 * K, -1), (H, H + K), axis=2)
-    out_B1HC, cache = attend(n, cache, q_B1HC, k_B1KC, v_B1KC)
+    qkv = jnp.split(qkv_BN.reshape(B, 1, H + 2 * K, -1), (H, H + K), axis=2)
+    out_B1HC, cache = attend(n, cache, *qkv)
     out_PBD = parts(out_B1HC.reshape(B, -1), w['o'].reshape(-1, D))
     x_BD, normed_BD = add(out_PBD, x_BD, w['ffn_norm'])
     hidden_BF = gated(normed_BD, w['gate+up'], activation, interpret=interpret)
@@ -84,7 +82,7 @@ def project(x_BK: jax.Array, w_KN: jax.Array, bias_N: jax.Array | None, *, inter
 
 
 def partial_sums(x_BK: jax.Array, w_KN: jax.Array, *, interpret: bool = False) -> jax.Array:
-  """Returns x W in f32 [P, B, N], each part P over a share of the inner axis."""
+  """Returns x W as P parts of the inner axis, f32 [P, B, N]."""
   (B, K), N = x_BK.shape, w_KN.shape[1]
   columns = 32
   parts = inner_parts(K, N // columns)
@@ -100,13 +98,13 @@ def partial_sums(x_BK: jax.Array, w_KN: jax.Array, *, interpret: bool = False) -
 
 
 def inner_parts(inner: int, programs: int) -> int:
-  """Returns the number of parts of whole blocks that fill the GPU."""
+  """Returns how many parts of whole blocks fill the GPU."""
   blocks = inner // _BLOCK
   return max(n for n in range(1, blocks + 1) if blocks % n == 0 and (n == 1 or n * programs <= _PROGRAMS))
 
 
 def gated(x_BK: jax.Array, w_KG: jax.Array, activation: Callable, *, interpret: bool = False) -> jax.Array:
-  """Returns act(x W_gate) * (x W_up) [B, F]; G = 2 F: both lie side by side."""
+  """Returns act(x W_gate) * (x W_up) [B, F]; both W lie side by side."""
   (B, K), F = x_BK.shape, w_KG.shape[1] // 2
   columns = 64
 

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decoder: one layer function, and the ways to run it (whole rows, prefill, one decode step).
-
-Parameters are a plain tree (`weights.py`). `scoring.py` has the log-probabilities of given tokens.
-"""
+"""The decoder: one layer function, and the ways to run it (whole rows, prefill, one decode step)."""
 
 from collections.abc import Callable
 import functools
@@ -18,30 +15,29 @@ from score_jax.models.attention import Cache, View
 from score_jax.models.families import DecoderConfig, LayerKind
 from score_jax.models.flash import Attention
 from score_jax.models.packing import PackedRows
+from score_jax.models.weights import Params
 
-Params = dict[str, Any]
-
-# Names of config.json -> functions; `families.ACTIVATIONS` lists them.
+# By `families.ACTIVATIONS`.
 _ACTIVATIONS = {
   'silu': jax.nn.silu,
   'gelu': functools.partial(jax.nn.gelu, approximate=False),
   'gelu_pytorch_tanh': functools.partial(jax.nn.gelu, approximate=True),
 }
 
-# What the backward pass computes again: nothing; all but matrix products; layers.
+# What the backward pass computes again: nothing, all but matrix products, layers.
 REMATS: dict[str, Callable] = {
   'none': lambda layer: layer,
   'dots': functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
   'full': jax.checkpoint,
 }
 
-# Projections of one input, which decoding may hold side by side.
+# Projections of one input, which decoding may join.
 QKV, GATE_UP = ('q', 'k', 'v'), ('gate', 'up')
 
 
 def _rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Array:
   """Computes the RMS norm of the last axis in f32, times offset + scale."""
-  # The scale as the compute dtype holds it, which is all that the sampler's copy has.
+  # The sampler's copy of the scale has the compute dtype.
   x32, scale32 = x.astype(jnp.float32), scale.astype(x.dtype).astype(jnp.float32)
   normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + config.norm_eps)
   scale32 = scale32 + config.norm_offset if config.norm_offset else scale32
@@ -51,7 +47,7 @@ def _rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Arra
 def _product(x: jax.Array, weight: jax.Array, inputs: int) -> jax.Array:
   """Multiplies x [B, T, ...] by a weight whose first `inputs` axes are x's last.
 
-  As matrices: of einsums with more axes XLA:CPU makes a backward pass of twice the time.
+  As matrices: einsums with more axes take twice the time in XLA:CPU's backward pass.
   """
   inner, outputs = weight.shape[:inputs], weight.shape[inputs:]
   matrix = weight.astype(x.dtype).reshape(math.prod(inner), math.prod(outputs))
@@ -68,7 +64,7 @@ def _biased(w: Params, name: str, y: jax.Array) -> jax.Array:
 
 
 def _rounded(y: jax.Array) -> jax.Array:
-  """Rounds y to its dtype; a compiler that fuses may otherwise keep more digits."""
+  """Rounds y to its dtype; a compiler that fuses may keep more digits."""
   kind = jnp.finfo(y.dtype)
   return jax.lax.reduce_precision(y, kind.nexp, kind.nmant)
 
@@ -82,7 +78,6 @@ def _adapted(w: Params, name: str, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _project_all(w: Params, names: tuple[str, ...], x: jax.Array, sizes: tuple[int, ...]) -> tuple:
-  """Projects one input, in one product where weights lie together."""
   together = '+'.join(names)
   if together not in w:
     return tuple(_project(w, name, x) for name in names)
@@ -113,13 +108,13 @@ def _layer(w: Params, config: DecoderConfig, x_BTD: jax.Array, attend: Callable)
 
 def _embed(params: Params, config: DecoderConfig, tokens: jax.Array, dtype: jnp.dtype) -> jax.Array:
   embedded = _lookup(params['embed'].astype(dtype), tokens)
-  # The scale is rounded to the compute dtype, as transformers does: sqrt(3072) is 55.5 in bfloat16.
+  # As transformers does it: sqrt(3072) is 55.5 in bfloat16.
   return embedded if config.embed_scale == 1 else embedded * jnp.asarray(config.embed_scale, dtype)
 
 
 @jax.custom_vjp
 def _lookup(table_VD: jax.Array, tokens: jax.Array) -> jax.Array:
-  """Returns table[tokens]; gradients are summed in f32, whatever the table's dtype."""
+  """Returns table[tokens]; gradients are summed in f32."""
   return table_VD[tokens]
 
 
@@ -138,13 +133,13 @@ def head(params: Params, dtype: jnp.dtype) -> jax.Array:
 
 
 def logits(hidden: jax.Array, head_VD: jax.Array, config: DecoderConfig) -> jax.Array:
-  """Returns f32 logits [..., V] of final hidden states [..., D]."""
+  """Returns f32 logits [..., V] of hidden states [..., D]."""
   return attentions.softcapped(_head_product(hidden, head_VD), config.final_softcap)
 
 
 @jax.custom_vjp
 def _head_product(hidden: jax.Array, head_VD: jax.Array) -> jax.Array:
-  """Returns f32 products of the compute dtype, in the backward pass too."""
+  """Returns f32 products of the compute dtype."""
   return jnp.einsum('...d,vd->...v', hidden, head_VD, preferred_element_type=jnp.float32)
 
 
@@ -174,7 +169,7 @@ def hidden_states(
   remat: str = 'none',
   attention: Attention = flash.PLAIN,
 ) -> jax.Array:
-  """Computes final hidden states [X, T, D] of the conversations at `rows` in i32 streams.
+  """Returns the final hidden states [X, T, D] of the conversations at `rows`.
 
   Layers are scanned; the backward pass computes again what `REMATS[remat]` says.
   """
@@ -205,24 +200,21 @@ def _row_attention(config: DecoderConfig, rows: PackedRows, packed_length: int, 
   table = packing.alignment(rows, packed_length, flash.slots(rows.longest, attention))
   products = dict(scale=config.query_scale, softcap=config.attention_softcap)
 
-  def of_kind(kind: LayerKind) -> Callable:
-    def attend(*qkv: jax.Array) -> jax.Array:
-      aligned = (table.to_rows(x) for x in qkv)
-      out_NLHC = flash.attend(*aligned, rows.length.reshape(-1), attention, window=kind.window, **products)
-      return table.to_streams(out_NLHC)
+  def attend(kind: LayerKind, *qkv: jax.Array) -> jax.Array:
+    aligned = (table.to_rows(x) for x in qkv)
+    out_NLHC = flash.attend(*aligned, rows.length.reshape(-1), attention, window=kind.window, **products)
+    return table.to_streams(out_NLHC)
 
-    return attend
-
-  branches = [of_kind(kind) for kind in config.kinds]
+  branches = [functools.partial(attend, kind) for kind in config.kinds]
   if len(branches) == 1:
     return lambda kind, *qkv: branches[0](*qkv)
   return lambda kind, *qkv: jax.lax.switch(kind, branches, *qkv)
 
 
 def for_decoding(params: Params, config: DecoderConfig, *, together: bool) -> Params:
-  """Returns a policy's tree with a tuple of layers: slices of a stack would be copied at each step.
+  """Returns a policy's tree with a tuple of layers: a stack's slices would be copied.
 
-  `together` makes projections of one input one product. Not where heads are sharded.
+  `together` makes projections of one input one product; not for sharded heads.
   """
 
   def layer(n: int) -> Params:
@@ -234,7 +226,7 @@ def for_decoding(params: Params, config: DecoderConfig, *, together: bool) -> Pa
           w['+'.join(names) + ending] = jnp.concatenate(parts, axis=0 if ending else 1)
     return w
 
-  return {**params, 'layers': tuple(layer(n) for n in range(config.layers))}
+  return params | {'layers': tuple(layer(n) for n in range(config.layers))}
 
 
 def _run(
@@ -246,10 +238,9 @@ def _run(
   attend: Callable,
   dtype: jnp.dtype,
 ) -> tuple[jax.Array, Cache]:
-  """Runs T tokens of every row on the cache; returns the last one's logits [B, V].
+  """Runs T tokens of every row; returns the last one's logits [B, V], and the cache.
 
-  Layers are unrolled: a scan would copy each layer's cache in and out of its carry.
-  `attend(n, view, cache, q, k, v) -> (out, cache)`.
+  Layers are unrolled: a scan would copy caches. `attend(n, view, cache, q, k, v) -> (out, cache)`.
   """
   x_BTD = _embed(params, config, tokens_BT, dtype)
   for n, kind in enumerate(config.kind_of_layer):
@@ -270,10 +261,10 @@ def prefill(
   cache_dtype: jnp.dtype | None = None,
   kernel: bool = False,
 ) -> tuple[jax.Array, Cache]:
-  """Fills a new cache of `slots` slots with left-padded prompts; returns the last f32 logits [B, V], and it.
+  """Fills a new cache with left-padded prompts; returns the last f32 logits [B, V], and it.
 
-  `params` are from `for_decoding`. The cache is of `cache_dtype`, else of the compute dtype; with `kernel` decode
-  steps attend by `decode_attention` (GPU).
+  `params` are of `for_decoding`. The cache is of `cache_dtype` or else `dtype`; `kernel`: it is for
+  `decode_attention` (GPU).
   """
   P = tokens_BP.shape[1]
   cache = attentions.empty_cache(config, slots, cache_dtype or dtype, start_B, heads_first=not kernel)
@@ -296,9 +287,9 @@ def decode_step(
   *,
   dtype: jnp.dtype | None = None,
 ) -> tuple[jax.Array, Cache]:
-  """Feeds one token a row at `time` (i32 []); returns f32 logits [B, V] for the next, and the cache.
+  """Feeds one token a row at `time` (i32 []); returns the next f32 logits [B, V], and the cache.
 
-  `params` are from `for_decoding`; computes in `dtype`, None: the cache's.
+  `params` are of `for_decoding`; it computes in `dtype`, else in the cache's.
   """
   views = attentions.cache_views(config, cache.first, time[None], cache.slots)
 

@@ -1,29 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model families as data: one frozen `DecoderConfig` for every model, and one row for what is special to a family.
-
-A row has the values that a config.json leaves implicit, those that the decoder implements alone, and other traits.
-"""
+"""Model families as data: one `DecoderConfig` for every model, one row a family."""
 
 import dataclasses
 from typing import Any
 
 from score_jax.models.rope import Rope
 
-FULL, SLIDING = 'full_attention', 'sliding_attention'  # names of config.json
-ACTIVATIONS = ('silu', 'gelu', 'gelu_pytorch_tanh')  # names of config.json; decoder.py has the functions
+# Names of config.json.
+FULL, SLIDING = 'full_attention', 'sliding_attention'
+ACTIVATIONS = ('silu', 'gelu', 'gelu_pytorch_tanh')
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerKind:
   """What layers differ in."""
 
-  window: int  # newest positions that a query sees, its own included; 0: all
+  window: int  # newest positions that a query sees, with its own; 0: all
   rope: Rope
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-  """Everything that the decoder's shape and arithmetic depend on. Letters: `core_types.py`."""
+  """The decoder's shape and arithmetic. Letters: `core_types.py`."""
 
   family: str  # model_type of config.json
   vocab: int  # V
@@ -44,14 +42,13 @@ class DecoderConfig:
   o_bias: bool = False
   ffn_bias: bool = False
   qk_norm: bool = False  # RMS norm of each query and key head, before rope
-  post_norms: bool = False  # RMS norm of what attention and feed-forward add to the residual
+  post_norms: bool = False  # RMS norm of attention's and feed-forward's outputs
   norm_offset: float = 0.0  # norms multiply by offset + weight
-  embed_scale: float = 1.0  # on embeddings as they enter the first layer
+  embed_scale: float = 1.0  # on embeddings
   attention_softcap: float = 0.0  # c tanh(x / c) on query-key products; 0: off
   final_softcap: float = 0.0  # the same on logits
 
   def sizes(self) -> dict[str, int]:
-    """Returns the size of each shape letter."""
     return dict(V=self.vocab, D=self.width, N=self.layers, H=self.heads, K=self.kv_heads, C=self.head_width, F=self.ffn)
 
 
@@ -60,12 +57,12 @@ class Family:
   """How one model_type's config.json maps to the decoder."""
 
   architecture: str  # class of transformers
-  implied: dict[str, Any]  # HF field -> value when config.json does not say (transformers' own default)
+  implied: dict[str, Any]  # HF field -> transformers' default
   fixed: dict[str, tuple]  # HF field -> the values that the decoder implements
-  sliding: str  # which layers slide where `layer_types` does not say: a name of `config_json.SLIDES`
+  sliding: str  # of `config_json.SLIDES`, where `layer_types` does not say
   layer_types: bool = False  # whether config.json may list each layer's type
   rope_per_type: bool = False  # whether each layer type has its rope
-  o_bias: bool = True  # whether attention_bias means the output projection as well
+  o_bias: bool = True  # whether attention_bias is of the output projection too
   qk_norm: bool = False
   gemma: bool = False  # norms of 1 + weight, norms after each block, embeddings times sqrt(D)
 
@@ -154,7 +151,7 @@ FAMILIES = {
       rope_local_base_freq=10_000.0,
       sliding_window_pattern=6,
     ),
-    # transformers reads attn_logit_softcapping for this family and then does not apply it.
+    # transformers reads attn_logit_softcapping and does not apply it.
     fixed=_CAUSAL | dict(mlp_bias=(False,), attn_logit_softcapping=(None,)),
     sliding='pattern',
     layer_types=True,

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention of whole rows to themselves, by the implementation that suits the device.
+"""Attention of whole left-aligned rows to themselves, as suits the device.
 
-    plain   scores [L, L] in memory; any device, dtype and soft cap
-    cudnn   NVIDIA GPUs, 16-bit, no soft cap: never holds scores
-    splash  TPU (Pallas), heads of a multiple of 128: never holds scores
-
-All take left-aligned rows, so that causality alone hides the padding.
+plain   scores [L, L] in memory; any device, dtype and soft cap
+cudnn   NVIDIA GPUs, 16-bit, no soft cap: never holds scores
+splash  TPU (Pallas), heads of a multiple of 128: never holds scores
 """
 
 import dataclasses
@@ -29,11 +27,11 @@ _LANES = 128  # of a TPU: the smallest head width that splash takes
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-  """The implementation that whole rows attend with; compiled in."""
+  """The implementation, compiled in."""
 
   kind: str = 'plain'
-  mesh: Mesh | None = None  # rows lie on data and fsdp, heads on tensor; None: one device
-  interpret: bool = False  # splash alone: run as plain JAX, for tests without a TPU
+  mesh: Mesh | None = None  # rows lie on data and fsdp, heads on tensor
+  interpret: bool = False  # run splash as plain JAX, for tests
 
   def spread(self, x_X: jax.Array) -> jax.Array:
     """Keeps activations where their rows are, not as weights are cut."""
@@ -65,7 +63,6 @@ PLAIN = Attention()
 
 
 def best(config: DecoderConfig, dtype: Any, mesh: Mesh) -> Attention:
-  """Chooses the implementation for a model on a mesh's devices."""
   platform = mesh.devices.flat[0].platform
   narrow = jnp.dtype(dtype).itemsize == 2
   if platform == 'gpu' and narrow and not config.attention_softcap and config.head_width % 8 == 0:
@@ -76,7 +73,7 @@ def best(config: DecoderConfig, dtype: Any, mesh: Mesh) -> Attention:
 
 
 def slots(longest: int, attention: Attention) -> int:
-  """Slots of left-aligned rows: kernels take whole blocks."""
+  """Returns the slots of left-aligned rows: kernels take whole blocks."""
   return longest if attention.kind == 'plain' else -(-longest // _BLOCK) * _BLOCK
 
 
@@ -91,7 +88,7 @@ def attend(
   scale: float,
   softcap: float,
 ) -> jax.Array:
-  """Returns causal attention out_NLHC within left-aligned rows of `length_N` (i32) tokens.
+  """Returns causal attention out_NLHC within left-aligned rows of i32 `length_N` tokens.
 
   For kernels L is a multiple of 128. A query sees the newest `window` positions (0: all);
   `softcap` 0 is off. What stands after a row's end is finite.
@@ -113,7 +110,7 @@ def _splash(q_NLHC, k_NLKC, v_NLKC, attention: Attention, *, window: int, scale:
   L, H = q_NLHC.shape[1:3]
   tensor = attention.mesh.shape['tensor']
   shared_heads = H // k_NLKC.shape[2]
-  if k_NLKC.shape[2] % tensor:  # heads of a device may share keys with those of another
+  if k_NLKC.shape[2] % tensor:  # devices may share keys
     k_NLKC, v_NLKC = (jnp.repeat(x, shared_heads, axis=2) for x in (k_NLKC, v_NLKC))
   one = (L, L)
   mask = splash_attention.LocalMask(one, (window - 1, 0), 0) if window else splash_attention.CausalMask(one)
@@ -129,8 +126,8 @@ def _splash(q_NLHC, k_NLKC, v_NLKC, attention: Attention, *, window: int, scale:
   rows = PartitionSpec(('data', 'fsdp'), None, 'tensor' if tensor > 1 else None)
 
   @functools.partial(jax.shard_map, mesh=attention.mesh, in_specs=(rows,) * 3, out_specs=rows, check_vma=False)
-  def local(q_NLHC, k_NLKC, v_NLKC):
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q_NLHC, k_NLKC, v_NLKC))
-    return jnp.swapaxes(jax.vmap(kernel)(q, k, v), 1, 2)
+  def local(*qkv):
+    out_NHLC = jax.vmap(kernel)(*(jnp.swapaxes(x, 1, 2) for x in qkv))
+    return jnp.swapaxes(out_NHLC, 1, 2)
 
   return local(q_NLHC * np.asarray(scale, q_NLHC.dtype), k_NLKC, v_NLKC)

@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): y = x W + (alpha / R) (x A) B, with A and B trained, W not.
-
-Adapters are leaves beside the weights that they adapt: a policy is the base's tree and they, joined.
-"""
+"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): y = x W + (alpha / R) (x A) B, as leaves beside W."""
 
 import dataclasses
 import re
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from score_jax.models import weights
 from score_jax.models.families import DecoderConfig
-from score_jax.models.weights import Weight, WeightTable
+from score_jax.models.weights import Params, Weight, WeightTable
 
-A, B = '_lora_a', '_lora_b'  # endings of the adapters' names in the tree
+A, B = '_lora_a', '_lora_b'  # endings of names in the tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,23 +20,23 @@ class Lora:
 
   rank: int  # R; 0: no adapters, the whole model is trained
   alpha: float
-  targets: str  # regular expression on the whole name of a module, e.g. 'q_proj|v_proj'
+  targets: str  # regular expression of whole names of modules: 'q_proj|v_proj'
 
   @property
   def scale(self) -> float:
     return self.alpha / self.rank
 
 
-NONE = Lora(rank=0, alpha=1.0, targets='')  # the whole model is trained
+NONE = Lora(rank=0, alpha=1.0, targets='')
 
 
 def module_of(weight: Weight) -> str:
-  """Returns the HF module of a weight, without its layer: 'q_proj'."""
+  """Returns a weight's HF module: 'q_proj'."""
   return weight.hf_name.split('.')[-2]
 
 
 def targets(config: DecoderConfig, lora: Lora) -> list[Weight]:
-  """Returns the matrices that the pattern names; ValueError if it is malformed or names none."""
+  """Returns the matrices that the pattern names; ValueError if it names none."""
   matrices = [w for w in weights.weight_table(config).weights if w.role == 'matrix' and w.per_layer]
   try:
     chosen = [w for w in matrices if re.fullmatch(lora.targets, module_of(w))]
@@ -52,7 +48,7 @@ def targets(config: DecoderConfig, lora: Lora) -> list[Weight]:
 
 
 def adapter_table(config: DecoderConfig, lora: Lora) -> WeightTable:
-  """Returns the weights that are trained: two per target, under the names and layouts of PEFT."""
+  """Returns two weights for each target, under PEFT's names and layouts."""
   rows = []
   for weight in targets(config, lora):
     out_letters, in_letters = weight.hf_groups
@@ -67,12 +63,11 @@ def adapter_table(config: DecoderConfig, lora: Lora) -> WeightTable:
 
 
 def trained_table(config: DecoderConfig, lora: Lora) -> WeightTable:
-  """Returns the weights that training changes: the adapters, else the decoder's."""
+  """Returns the weights that are trained: the adapters, else the decoder's."""
   return adapter_table(config, lora) if lora.rank else weights.weight_table(config)
 
 
 def policy_table(config: DecoderConfig, lora: Lora) -> WeightTable:
-  """Returns all weights of a policy's tree: the decoder's, and adapters if any."""
   table = weights.weight_table(config)
   if not lora.rank:
     return table
@@ -80,18 +75,18 @@ def policy_table(config: DecoderConfig, lora: Lora) -> WeightTable:
   return WeightTable(table.weights + adapters.weights, adapters.sizes)
 
 
-def joined(frozen: dict[str, Any], trained: dict[str, Any], lora: Lora) -> dict[str, Any]:
+def joined(frozen: Params, trained: Params, lora: Lora) -> Params:
   """Returns the policy's tree: the leaves of `frozen` and the trained ones.
 
   Without adapters it is `trained`; an empty `trained` turns adapters off.
   """
   if not lora.rank:
     return trained
-  return {**frozen, 'layers': {**frozen['layers'], **scaled(trained, lora).get('layers', {})}}
+  return frozen | {'layers': frozen['layers'] | scaled(trained, lora).get('layers', {})}
 
 
-def scaled(trained: dict[str, Any], lora: Lora) -> dict[str, Any]:
-  """Returns the trained weights of a policy's tree: adapters' B times alpha / R."""
+def scaled(trained: Params, lora: Lora) -> Params:
+  """Returns trained weights as in a policy: an adapter's B times alpha / R."""
   if not lora.rank:
     return trained
   return {
@@ -100,8 +95,8 @@ def scaled(trained: dict[str, Any], lora: Lora) -> dict[str, Any]:
   }
 
 
-def leaves_of(policy: dict[str, Any], weight: Weight) -> dict[str, Any]:
-  """Returns the leaves of one weight of a policy: itself, and its adapters if any."""
+def leaves_of(policy: Params, weight: Weight) -> Params:
+  """Returns a weight of a policy, and its adapters if any, by their endings."""
   *sections, name = weight.path
   node = policy
   for section in sections:
@@ -113,7 +108,7 @@ def merged(weight: Weight, leaves: dict[str, jax.Array]) -> jax.Array:
   """Returns a layer's W + A B in f32, or W where there are no adapters."""
   if A not in leaves:
     return leaves['']
-  out_letters, in_letters = ((''.join(group)).lower() for group in weight.hf_groups)
+  out_letters, in_letters = (''.join(group).lower() for group in weight.hf_groups)
   ours = ''.join(weight.ours.split()).lower()
   a, b = (leaves[ending].astype(jnp.float32) for ending in (A, B))
   return leaves[''].astype(jnp.float32) + jnp.einsum(f'{in_letters}r,r{out_letters}->{ours}', a, b)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The packing layout: where conversations lie in the streams that a whole-row pass computes.
 
-A pass works on X streams of T tokens, each of R conversations. Only attention depends on the layout; it looks at
-left-aligned rows, so that causality hides the padding after them. An `index` counts from the beginning of a stream, a
-`position` from a conversation's first token; a `slot` is a position of a left-aligned row.
+A pass works on X streams of T tokens, each of R conversations. Only attention depends on the layout: it sees rows
+left-aligned. An `index` is in a stream, a `position` in a conversation, a `slot` in a left-aligned row.
 """
 
 from flax import struct
@@ -13,31 +12,31 @@ import jax.numpy as jnp
 
 @struct.dataclass
 class PackedRows:
-  """The conversations of every stream, in their order; other tokens are padding."""
+  """The conversations of every stream, in order; other tokens are padding."""
 
-  first: jax.Array | None  # i32 [X, R]  index of a conversation's first token; None: R is 1, all begin at index 0
+  first: jax.Array | None  # i32 [X, R]  index of a first token; None: R is 1, all begin at index 0
   length: jax.Array  # i32 [X, R]  tokens; 0: there is none
-  longest: int = struct.field(pytree_node=False)  # tokens that a conversation may have
+  longest: int = struct.field(pytree_node=False)  # a conversation may have
 
 
 def left_aligned(length_B: jax.Array, slots: int) -> PackedRows:
-  """Returns the layout of one conversation a stream, before its padding."""
+  """Lays one conversation in each stream, before its padding."""
   return PackedRows(first=None, length=length_B[:, None], longest=slots)
 
 
 def left_padded(start_B: jax.Array, slots: int) -> PackedRows:
-  """Returns the layout of one conversation a stream, after its padding."""
+  """Lays one conversation in each stream, after its padding."""
   first_XR = jnp.asarray(start_B, jnp.int32)[:, None]
   return PackedRows(first=first_XR, length=slots - first_XR, longest=slots)
 
 
 def end_to_end(length_XR: jax.Array, longest: int) -> PackedRows:
-  """Returns the layout of conversations laid one after another from index 0 on."""
+  """Lays conversations one after another, from index 0 on."""
   return PackedRows(first=jnp.cumsum(length_XR, axis=1) - length_XR, length=length_XR, longest=longest)
 
 
 def row_and_position(rows: PackedRows, packed_length: int) -> tuple[jax.Array, jax.Array]:
-  """Returns, i32 [X, T] each, a token's conversation (-1: padding) and position."""
+  """Returns a token's conversation (-1: padding) and position, i32 [X, T] each."""
   index_XT = jnp.arange(packed_length, dtype=jnp.int32)[None]
   first_XR = jnp.zeros_like(rows.length) if rows.first is None else rows.first
   begun_XT = jnp.sum((first_XR[:, None] <= index_XT[..., None]).astype(jnp.int32), axis=-1) - 1
@@ -51,7 +50,7 @@ def row_and_position(rows: PackedRows, packed_length: int) -> tuple[jax.Array, j
 class Alignment:
   """Tables from streams to left-aligned rows and back; -1 where nothing is."""
 
-  index: jax.Array | None  # i32 [X, R * L]  index of each slot of each row; None: the rows are aligned as they are
+  index: jax.Array | None  # i32 [X, R * L]  index of each slot; None: rows are aligned as they are
   slot: jax.Array | None  # i32 [X, T]  slot (row * L + position) of each index
   packed_length: int = struct.field(pytree_node=False)  # T
   slots: int = struct.field(pytree_node=False)  # L
@@ -69,7 +68,6 @@ class Alignment:
 
 
 def alignment(rows: PackedRows, packed_length: int, slots: int) -> Alignment:
-  """Returns the tables for streams of `packed_length` tokens and rows of `slots`."""
   if rows.first is None:
     return Alignment(None, None, packed_length, slots)
   row_XT, position_XT = row_and_position(rows, packed_length)

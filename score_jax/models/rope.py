@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rotary position embeddings: one frozen dataclass per kind that a config.json can ask for.
-
-Its fields are those that config.json may give it, from which reading, writing and refusing follow. It has C/2
-frequencies, and a factor on cosine and sine, in f64.
-"""
+"""Rotary position embeddings: a dataclass, by the fields of config.json, for each kind."""
 
 import dataclasses
 import math
@@ -47,7 +43,7 @@ class Llama3(Plain):
 
   def frequencies(self, width: int) -> np.ndarray:
     frequency = super().frequencies(width)
-    # Turns that a frequency makes over the original context; between the bounds, 0 is stretched, 1 kept.
+    # Turns over the original context; between the bounds, 0 is stretched, 1 kept.
     turns = self.original_max_position_embeddings * frequency / (2 * np.pi)
     kept = np.clip((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor), 0, 1)
     return frequency * ((1 - kept) / self.factor + kept)
@@ -78,7 +74,7 @@ class Yarn(Plain):
       low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, width - 1)
     if low == high:
-      high += 0.001  # as the reference implementation does, against a division by 0
+      high += 0.001  # as the reference does, against a division by 0
     stretched = np.clip((np.arange(width // 2) - low) / (high - low), 0, 1)
     return frequency * (stretched / self.factor + (1 - stretched))
 
@@ -100,5 +96,4 @@ KINDS: dict[str, type] = {'default': Plain, 'linear': Linear, 'llama3': Llama3, 
 
 
 def name_of(rope: Rope) -> str:
-  """Returns the rope_type of a kind."""
   return next(name for name, kind in KINDS.items() if type(rope) is kind)

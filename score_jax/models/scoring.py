@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probabilities of given tokens, without ever holding logits for all of them.
+"""Log-probabilities of given tokens, without holding logits for all of them.
 
-`logp[b, t]` belongs to `tokens[b, t]`: the one shift between a token and its prediction is `_shifted`.
+`logp[b, t]` belongs to `tokens[b, t]`: the one shift between both is `_shifted`.
 """
 
 import functools
@@ -18,7 +18,7 @@ from score_jax.models.packing import PackedRows
 
 
 def chunk_of(megabytes: float, vocab: int, streams: int) -> int:
-  """Returns the tokens of each stream whose f32 logits fit; at least 1."""
+  """Returns how many tokens of each stream have f32 logits that fit; at least 1."""
   return max(1, int(megabytes * 1e6 / 4 / vocab / streams))
 
 
@@ -33,9 +33,9 @@ def token_logps(
   chunk: int = 512,
   attention: Attention = flash.PLAIN,
 ) -> jax.Array:
-  """Returns logp_XT (f32): the log-probability of tokens[x, t] given those of its row before it; 0 at t = 0.
+  """Returns logp_XT (f32) of tokens[x, t] given those of its row before it; 0 at t = 0.
 
-  Of a row's first token the number means nothing. Logits exist for `chunk` tokens of every stream at a time.
+  A row's first number means nothing. Logits exist for `chunk` tokens of every stream at a time.
   """
   hidden_XTD = decoder.hidden_states(params, config, tokens_XT, rows, dtype=dtype, remat=remat, attention=attention)
   head_VD = decoder.head(params, dtype)
@@ -54,9 +54,9 @@ def token_logps_and_kl(
   chunk: int = 512,
   attention: Attention = flash.PLAIN,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Returns policy logp_XT, reference logp_XT, and the full-vocabulary KL(policy || reference) of prefixes.
+  """Returns policy logp_XT, reference logp_XT, and the exact KL(policy || reference) of prefixes.
 
-  Both models go through the same chunk, for the exact KL without [X, T, V].
+  Both models go through the same chunk: nothing is [X, T, V].
   """
   reference = jax.lax.stop_gradient(reference)
   settings = dict(dtype=dtype, attention=attention)
@@ -81,7 +81,7 @@ def _next(tokens_XT: jax.Array) -> jax.Array:
 
 
 def _shifted(score_XT: jax.Array) -> jax.Array:
-  """Shifts scores from the index that predicts to the token that is predicted."""
+  """Shifts scores from the index that predicts to the token predicted."""
   return jnp.pad(score_XT[:, :-1], ((0, 0), (1, 0)))
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight tables, from which initialization, shardings, HF import and HF export follow.
 
-A row spells a weight's shape in letters (`core_types.py`; R is an adapter's rank), in our order and the HF file's:
-`ours='D H C', hf='(H C) D'` reads "the file holds [H*C, D], we hold [D, H, C]". Layers are stacked on a leading N.
+A row spells a weight's shape in letters (`core_types.py`), in our order and the HF file's: `ours='D H C', hf='(H C) D'`
+reads "the file holds [H*C, D], we hold [D, H, C]". Layers are stacked on a leading N.
 """
 
 import dataclasses
@@ -16,6 +16,8 @@ import jax.numpy as jnp
 
 from score_jax.models.families import DecoderConfig
 
+Params = dict[str, Any]
+
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
@@ -25,7 +27,7 @@ class Weight:
   ours: str  # shape in letters, without N
   hf_name: str
   hf: str  # the file's layout of the same letters; brackets are flattened axes
-  role: str  # a name of `_INITIAL`; 'matrix' and the adapters' roles are what weight decay applies to
+  role: str  # 'matrix', 'norm', 'bias', 'lora_a' or 'lora_b'
 
   @property
   def per_layer(self) -> bool:
@@ -45,11 +47,11 @@ class Weight:
     return tuple(sizes[letter] for letter in self.letters)
 
   def hf_shape(self, sizes: dict[str, int]) -> tuple[int, ...]:
-    """Returns the shape of the array (one layer's) in the HF file."""
+    """Returns the shape of one layer's array in the HF file."""
     return tuple(math.prod(sizes[letter] for letter in group) for group in self.hf_groups)
 
   def from_hf(self, array: Any, sizes: dict[str, int]) -> Any:
-    """Brings one layer's array (numpy or JAX) from the file's layout to ours."""
+    """Brings one layer's array from the file's layout to ours."""
     flat = [letter for group in self.hf_groups for letter in group]
     spread = array.reshape([sizes[letter] for letter in flat])
     return spread.transpose([flat.index(letter) for letter in self.ours.split()])
@@ -67,8 +69,7 @@ class WeightTable:
   weights: tuple[Weight, ...]
   sizes: dict[str, int]
 
-  def tree(self, leaf) -> dict[str, Any]:
-    """Returns the parameter tree with `leaf(weight)` for each weight."""
+  def tree(self, leaf) -> Params:
     tree = {}
     for weight in self.weights:
       node = tree
@@ -77,32 +78,31 @@ class WeightTable:
       node[weight.path[-1]] = leaf(weight)
     return tree
 
-  def abstract(self, dtype: jnp.dtype) -> dict[str, Any]:
+  def abstract(self, dtype: jnp.dtype) -> Params:
     return self.tree(lambda weight: jax.ShapeDtypeStruct(weight.shape(self.sizes), dtype))
 
-  def decay_mask(self) -> dict[str, Any]:
-    """Tells which weights AdamW decays: matrices, neither norms nor biases."""
+  def decay_mask(self) -> Params:
+    """Tells which weights AdamW decays: neither norms nor biases."""
     return self.tree(lambda weight: weight.role not in ('norm', 'bias'))
 
   def hf_names(self, weight: Weight) -> list[str]:
-    """Returns the HF names of a weight, one per layer if it has one per layer."""
+    """Returns the HF names of a weight, one for each layer that has it."""
     return [weight.hf_name.format(n=n) for n in range(self.sizes['N'])] if weight.per_layer else [weight.hf_name]
 
   def by_hf_name(self) -> dict[str, tuple[Weight, int]]:
-    """Returns weight and layer (0: one for all) of each HF name."""
+    """Returns the weight and layer of each HF name; 0 where one is for all."""
     return {name: (weight, n) for weight in self.weights for n, name in enumerate(self.hf_names(weight))}
 
   def hf_shapes(self) -> dict[str, tuple[int, ...]]:
-    """Returns the shape in the file of each HF name."""
     return {name: weight.hf_shape(self.sizes) for name, (weight, _) in self.by_hf_name().items()}
 
   def parameters(self) -> int:
     return sum(math.prod(weight.shape(self.sizes)) for weight in self.weights)
 
-  def initial(self, key: jax.Array, scale: float = 0.02, norm: float = 1.0) -> dict[str, Any]:
+  def initial(self, key: jax.Array, scale: float = 0.02, norm: float = 1.0) -> Params:
     """Draws random f32 parameters; norms are `norm`.
 
-    Matrices have standard deviation `scale`, times 1/sqrt(2N) where they write to the residual stream, as in GPT-2.
+    Matrices have standard deviation `scale`, over sqrt(2N) where they write to the residual, as in GPT-2.
     """
     keys = iter(jax.random.split(key, len(self.weights)))
 
@@ -122,51 +122,54 @@ class WeightTable:
 @functools.lru_cache
 def weight_table(config: DecoderConfig) -> WeightTable:
   """Returns every weight of the decoder, in the order of its forward pass."""
-  attention, ffn = 'model.layers.{n}.self_attn.', 'model.layers.{n}.mlp.'
 
   def norm(name: str, hf_name: str, ours: str = 'D') -> Weight:
     return Weight(('layers', name), ours, f'model.layers.{{n}}.{hf_name}.weight', ours, 'norm')
 
-  def matrix(name: str, ours: str, hf_module: str, hf: str) -> Weight:
-    return Weight(('layers', name), ours, f'{hf_module}.weight', hf, 'matrix')
+  def module(name: str) -> str:
+    block = 'mlp' if name in ('gate', 'up', 'down') else 'self_attn'
+    return f'model.layers.{{n}}.{block}.{name}_proj'
 
-  def bias(name: str, ours: str, hf_module: str) -> Weight:
-    return Weight(('layers', name + '_bias'), ours, f'{hf_module}.bias', f'({ours})', 'bias')
+  def matrix(name: str, ours: str, hf: str) -> Weight:
+    return Weight(('layers', name), ours, f'{module(name)}.weight', hf, 'matrix')
 
-  # transformers names the norm before the feed-forward by what stands before it, unless there are norms after both.
+  def bias(name: str, ours: str) -> Weight:
+    return Weight(('layers', name + '_bias'), ours, f'{module(name)}.bias', f'({ours})', 'bias')
+
+  # transformers names the norm before the feed-forward by what precedes it, unless norms follow both.
   before_ffn = 'pre_feedforward_layernorm' if config.post_norms else 'post_attention_layernorm'
   rows = [
     (True, Weight(('embed',), 'V D', 'model.embed_tokens.weight', 'V D', 'matrix')),
     (True, norm('attention_norm', 'input_layernorm')),
-    (True, matrix('q', 'D H C', attention + 'q_proj', '(H C) D')),
-    (True, matrix('k', 'D K C', attention + 'k_proj', '(K C) D')),
-    (True, matrix('v', 'D K C', attention + 'v_proj', '(K C) D')),
+    (True, matrix('q', 'D H C', '(H C) D')),
+    (True, matrix('k', 'D K C', '(K C) D')),
+    (True, matrix('v', 'D K C', '(K C) D')),
     (config.qk_norm, norm('q_norm', 'self_attn.q_norm', 'C')),
     (config.qk_norm, norm('k_norm', 'self_attn.k_norm', 'C')),
-    (True, matrix('o', 'H C D', attention + 'o_proj', 'D (H C)')),
+    (True, matrix('o', 'H C D', 'D (H C)')),
     (config.post_norms, norm('post_attention_norm', 'post_attention_layernorm')),
     (True, norm('ffn_norm', before_ffn)),
-    (True, matrix('gate', 'D F', ffn + 'gate_proj', 'F D')),
-    (True, matrix('up', 'D F', ffn + 'up_proj', 'F D')),
-    (True, matrix('down', 'F D', ffn + 'down_proj', 'D F')),
+    (True, matrix('gate', 'D F', 'F D')),
+    (True, matrix('up', 'D F', 'F D')),
+    (True, matrix('down', 'F D', 'D F')),
     (config.post_norms, norm('post_ffn_norm', 'post_feedforward_layernorm')),
     (True, Weight(('final_norm',), 'D', 'model.norm.weight', 'D', 'norm')),
-    (config.qkv_bias, bias('q', 'H C', attention + 'q_proj')),
-    (config.qkv_bias, bias('k', 'K C', attention + 'k_proj')),
-    (config.qkv_bias, bias('v', 'K C', attention + 'v_proj')),
-    (config.o_bias, bias('o', 'D', attention + 'o_proj')),
-    (config.ffn_bias, bias('gate', 'F', ffn + 'gate_proj')),
-    (config.ffn_bias, bias('up', 'F', ffn + 'up_proj')),
-    (config.ffn_bias, bias('down', 'D', ffn + 'down_proj')),
+    (config.qkv_bias, bias('q', 'H C')),
+    (config.qkv_bias, bias('k', 'K C')),
+    (config.qkv_bias, bias('v', 'K C')),
+    (config.o_bias, bias('o', 'D')),
+    (config.ffn_bias, bias('gate', 'F')),
+    (config.ffn_bias, bias('up', 'F')),
+    (config.ffn_bias, bias('down', 'D')),
     (not config.tied, Weight(('head',), 'V D', 'lm_head.weight', 'V D', 'matrix')),
   ]
   return WeightTable(tuple(weight for present, weight in rows if present), config.sizes())
 
 
-def initial_params(config: DecoderConfig, key: jax.Array, scale: float = 0.02) -> dict[str, Any]:
-  """Draws random f32 parameters of a decoder; its norms multiply by 1."""
+def initial_params(config: DecoderConfig, key: jax.Array, scale: float = 0.02) -> Params:
+  """Draws random f32 parameters; norms multiply by 1."""
   return weight_table(config).initial(key, scale, norm=1.0 - config.norm_offset)
 
 
-def leaf_at(tree: dict[str, Any], weight: Weight) -> Any:
+def leaf_at(tree: Params, weight: Weight) -> Any:
   return functools.reduce(lambda node, name: node[name], weight.path, tree)

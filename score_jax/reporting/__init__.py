@@ -1,1 +1,1 @@
-"""What people read of a run: ledger, alarms, conversations, metrics, the live monitor, the report page."""
+"""What people read of a run, from its metrics to the report page."""

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alarms: ways in which training to self-correct goes wrong without a number turning red.
+"""Alarms: ways in which training to self-correct goes wrong unseen.
 
-Each alarm is a pure function of a run's records of metrics, step by step, so that a report can tell when
-it sounded and a test can script its fault. `ALARMS` is the table; `sounding` evaluates it.
+Each is a pure function of metrics by step: a report can tell when it sounded.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +15,13 @@ Records = Sequence[dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Means:
-  """Figures of a run as means over the window of an alarm."""
+  """Figures of a run as means over an alarm's window."""
 
   records: Records
   window: int
 
   def __call__(self, name: str, attempt: int | None = None) -> np.ndarray:
-    """Returns the mean of a figure over the window that ends at each step; f64 [steps]."""
+    """Returns a figure's mean over the window that ends at each step; f64 [steps]."""
     return trailing_mean(column(self.records, name, attempt), self.window)
 
 
@@ -32,22 +31,22 @@ class Alarm:
 
   name: str
   message: str  # what is seen
-  cause: str  # what is behind it, most often
+  cause: str  # what is likely behind it
   field: str  # what to turn
-  window: int  # steps whose mean is looked at
+  window: int  # steps of the means
   sounds: Callable[[Means, float], np.ndarray]  # (means, config.report.kl_alarm) -> bool [steps]
 
 
 def sounding(records: Records, kl_alarm: float) -> dict[str, np.ndarray]:
   """Returns bool [steps] of each alarm: whether it sounds after that step.
 
-  `kl_alarm` is in nats that the KL of attempt 1 may reach.
+  `kl_alarm`, in nats, limits the KL of attempt 1.
   """
   return {name: alarm.sounds(Means(records, alarm.window), kl_alarm) for name, alarm in ALARMS.items()}
 
 
 def spells(records: Records, kl_alarm: float) -> list[tuple[Alarm, int, int]]:
-  """Returns alarms that sounded, with the first and the last step of each time, by first step."""
+  """Returns alarms that sounded, with first and last step of each time, in order."""
   result = []
   for name, on_T in sounding(records, kl_alarm).items():
     edges = np.flatnonzero(np.diff(np.pad(on_T, 1).astype(np.int8)))
@@ -57,14 +56,14 @@ def spells(records: Records, kl_alarm: float) -> list[tuple[Alarm, int, int]]:
 
 
 def column(records: Records, name: str, attempt: int | None = None) -> np.ndarray:
-  """Returns a figure of every record, f64 [steps]; NaN in records that lack it, as older ones do."""
+  """Returns a figure of every record, f64 [steps]; NaN where a record lacks it."""
   figures = [record.get(name) for record in records]
   figures = [figure[attempt] if isinstance(figure, list) else figure for figure in figures]
   return np.array([np.nan if figure is None else figure for figure in figures], np.float64)
 
 
 def trailing_mean(value_T: np.ndarray, window: int) -> np.ndarray:
-  """Returns the mean of the last `window` values up to each; NaN where one is NaN or missing."""
+  """Returns the mean of `window` values up to each; NaN where one is NaN or missing."""
   means_T = np.full(len(value_T), np.nan)
   if len(value_T) >= window:
     windows = np.lib.stride_tricks.sliding_window_view(value_T, window)
@@ -73,12 +72,12 @@ def trailing_mean(value_T: np.ndarray, window: int) -> np.ndarray:
 
 
 def _sandbagged(mean: Means, _: float) -> np.ndarray:
-  """Sounds when Acc@t1 has fallen while delta has risen: by 5 points and by three standard errors."""
+  """Sounds when Acc@t1 fell by 5 points and 3 standard errors, and delta rose by 5."""
   first_T, last_T = (column(mean.records, 'accuracy', attempt) for attempt in (0, -1))
   now_T = trailing_mean(first_T, mean.window)
   gain_T = trailing_mean(last_T - first_T, mean.window)
   best_T = np.fmax.accumulate(now_T)
-  # The gain at the window in which attempt 1 was at its best so far; index 0 before the first.
+  # The gain where attempt 1 was at its best so far; index 0 before the first.
   best_index_T = np.maximum.accumulate(np.where(now_T == best_T, np.arange(len(now_T)), 0))
   noise_T = np.nan_to_num(mean('accuracy_se', 0)) / np.sqrt(mean.window)
   fallen_T = best_T - now_T > np.maximum(0.05, 3 * np.sqrt(2) * noise_T)
@@ -86,7 +85,7 @@ def _sandbagged(mean: Means, _: float) -> np.ndarray:
 
 
 def _unparsed(mean: Means, _: float) -> np.ndarray:
-  """Sounds while unparsed answers are 5 points above the run's best window, in some attempt."""
+  """Sounds while some attempt's unparsed answers are 5 points above the best window."""
   sounds_T = np.zeros(len(mean.records), bool)
   for attempt in range(len(mean.records[0]['accuracy']) if mean.records else 0):
     now_T = mean('unparsed', attempt)
@@ -95,13 +94,13 @@ def _unparsed(mean: Means, _: float) -> np.ndarray:
 
 
 def _reference_moved(mean: Means, _: float) -> np.ndarray:
-  """Sounds where the reference's checksum is not what it was as the stage run ("visit") began."""
+  """Sounds where the reference's checksum has changed within a stage run ("visit")."""
   sums = [(r.get('visit', r['stage']), r.get('reference')) for r in mean.records]
   began = dict(reversed([one for one in sums if one[1] is not None]))
   return np.array([now is not None and now != began[stage_run] for stage_run, now in sums], bool)
 
 
-_ALARMS = (
+_TABLE = (
   Alarm(
     'copies',
     'the second attempt copies the first, though many first ones are wrong',
@@ -176,4 +175,4 @@ _ALARMS = (
   ),
 )
 
-ALARMS: dict[str, Alarm] = {alarm.name: alarm for alarm in _ALARMS}
+ALARMS = {alarm.name: alarm for alarm in _TABLE}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records of metrics.jsonl: all that a training step is known by, as plain numbers."""
+"""Records of metrics.jsonl: a training step as plain numbers."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from score_jax.reporting import rows
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the records of a metrics.jsonl up to the first broken one; none if there is no file."""
+  """Returns the records of a file up to the first broken one; none without a file."""
   records = []
   with contextlib.suppress(FileNotFoundError, ValueError):
     for line in path.read_text().splitlines():
@@ -34,32 +34,30 @@ def step_record(
   learning_rate: float,
   seconds: dict[str, float],
 ) -> dict[str, Any]:
-  """Returns the metrics of one step; lists have one entry per attempt.
+  """Returns the metrics of one step (from 1 on); lists have one entry per attempt.
 
-  Args:
-    step: 1-based number of the step just done.
-    stage: the stage it belongs to.
-    verdict_BA, stop_BA, tokens_BA: of its rollout, with the tokens sampled in each attempt.
-    update: metrics that the update returned, on the host.
-    learning_rate: the rate that the update used.
-    seconds: wall time by phase, the one entry that differs between equal runs.
+  `update` is on the host. `seconds`, by phase, is the one entry that differs between equal runs.
   """
   correct_BA, graded_B = verdict_BA == Verdict.CORRECT, rows.are_graded(verdict_BA)
   first, last = correct_BA[graded_B, 0], correct_BA[graded_B, -1]
+
+  def shares(hit_BA: np.ndarray) -> list[float]:
+    return hit_BA.mean(axis=0).tolist()
+
   record = dict(
     step=step,
     stage=stage.name,
     reward=update['reward_A'].tolist(),
-    accuracy=correct_BA.mean(axis=0).tolist(),
+    accuracy=shares(correct_BA),
     i_to_c=float((~first & last).sum() / max(1, len(first))),
     c_to_i=float((first & ~last).sum() / max(1, len(first))),
     kl=update['kl_A'].tolist(),
-    truncated=(stop_BA == Stop.BUDGET).mean(axis=0).tolist(),
-    other_stop=(stop_BA == Stop.OTHER).mean(axis=0).tolist(),
+    truncated=shares(stop_BA == Stop.BUDGET),
+    other_stop=shares(stop_BA == Stop.OTHER),
     verdicts=rows.counts(Verdict, verdict_BA),
-    unparsed=(verdict_BA == Verdict.UNPARSED).mean(axis=0).tolist(),
-    timeouts=(verdict_BA == Verdict.TIMEOUT).mean(axis=0).tolist(),
-    errors=(verdict_BA == Verdict.ERROR).mean(axis=0).tolist(),
+    unparsed=shares(verdict_BA == Verdict.UNPARSED),
+    timeouts=shares(verdict_BA == Verdict.TIMEOUT),
+    errors=shares(verdict_BA == Verdict.ERROR),
     loss=update['loss_A'].tolist(),
     gradient_norm=float(update['gradient_norm']),
     mismatch=float(update['mismatch']),
@@ -76,14 +74,11 @@ def step_record(
 def changes(verdict_BA: np.ndarray, changed_B2: np.ndarray, samples: int) -> dict[str, Any]:
   """Returns what changed between attempts, and standard errors; lists have one entry per attempt.
 
-  Args:
-    verdict_BA: with the G = `samples` conversations on one problem side by side.
-    changed_B2: `rows.changed`.
+  The `samples` conversations on one problem lie side by side; `changed_B2` is of `rows.changed`.
 
   Returns:
-    c_to_c, i_to_i_same (wrong twice, with the same answer), answer_changed, text_changed: shares of
-    graded conversations; flat: the share of problems whose conversations did equally well;
-    accuracy_se, delta_se: standard errors over problems.
+    c_to_c, i_to_i_same (by one answer), answer_changed, text_changed: shares of graded conversations;
+    flat: share of problems whose conversations did equally well; accuracy_se, delta_se.
   """
   graded_B, correct_BA = rows.are_graded(verdict_BA), verdict_BA == Verdict.CORRECT
   first, last = correct_BA[:, 0], correct_BA[:, -1]
@@ -102,6 +97,6 @@ def changes(verdict_BA: np.ndarray, changed_B2: np.ndarray, samples: int) -> dic
 
 
 def _standard_error(value_P: np.ndarray) -> np.ndarray:
-  """Returns the standard error of means over problems; 0.5 where there is a single problem."""
+  """Returns the standard error of means over problems; 0.5 of a single one."""
   problems = len(value_P)
   return value_P.std(axis=0, ddof=1) / np.sqrt(problems) if problems > 1 else np.full(value_P.shape[1:], 0.5)

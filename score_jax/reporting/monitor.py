@@ -23,10 +23,7 @@ Send = Callable[[int, dict[str, float]], None]  # (step, scalars), to a tracker
 
 
 class Monitor:
-  """Follows a run: a live bar over the steps, and on a terminal ledger and alarms below it.
-
-  All that it holds can be read again from metrics.jsonl.
-  """
+  """Follows a run: a live bar over the steps, and on a terminal ledger and alarms below it."""
 
   def __init__(
     self,
@@ -39,11 +36,7 @@ class Monitor:
     run_config: dict[str, Any],
     write_report: Callable[[], Any],
   ):
-    """Shows the bar and continues after `done` of `total` steps, with the records of metrics.jsonl.
-
-    Raises:
-      ConfigError: `config` names an unknown alarm, or a tracker whose package is not installed.
-    """
+    """Raises ConfigError: `config` names an unknown alarm, or a tracker that is not installed."""
     for name in config.stop_on:
       if name not in alarms.ALARMS:
         raise ConfigError(f'config.report.stop_on names {name!r}; use {", ".join(alarms.ALARMS)}')
@@ -51,7 +44,7 @@ class Monitor:
     self._records = metrics.read(metrics_path)
     self._trackers = open_trackers(config.tensorboard, config.wandb, folder, run_config)
     self._sounding = self._alarms()
-    # TERM=dumb is a terminal, as a notebook's is, whose lines may be long and whose cursor can't go up.
+    # TERM=dumb, as a notebook's is, may have long lines; its cursor can't go up.
     dumb = os.environ.get('TERM') == 'dumb'
     width = dict(ncols=_DUMB_WIDTH) if dumb else dict(dynamic_ncols=True)
     self._bar = tqdm.tqdm(total=total, initial=done, unit='step', smoothing=0.1, **width)
@@ -59,15 +52,10 @@ class Monitor:
     self._below = tqdm.tqdm(bar_format='{desc}', position=1, disable=quiet, dynamic_ncols=True, leave=False)
 
   def print(self, text: str) -> None:
-    """Prints a line above the bar."""
     self._bar.write(text)
 
   def after_step(self, record: dict[str, Any]) -> StoppedError | None:
-    """Takes the record of a step, which is written already, and moves the bar one step on.
-
-    Returns:
-      what to raise once the step is saved, if an alarm ends the run; else None.
-    """
+    """Takes a step's record; returns what to raise once it is saved, if an alarm ends the run."""
     self._records.append(record)
     before, self._sounding = self._sounding, self._alarms()
     for name in sorted(self._sounding - before):
@@ -75,7 +63,8 @@ class Monitor:
     self._bar.set_description(record['stage'], refresh=False)
     self._bar.set_postfix_str(_figures(record), refresh=False)
     if 'i_to_c' in record:  # else nothing was sampled
-      self._below.set_description_str(ledger_line(self._records[-_WINDOW:], sorted(self._sounding)), refresh=True)
+      line = ledger_line(self._records[-_WINDOW:], sorted(self._sounding))
+      self._below.set_description_str(line, refresh=True)
     self._bar.update(1)
     for send in self._trackers:
       send(record['step'], scalars(record))
@@ -90,12 +79,10 @@ class Monitor:
     )
 
   def close(self) -> None:
-    """Leaves the bar as it stands."""
     self._below.close()
     self._bar.close()
 
   def _alarms(self) -> set[str]:
-    """Returns the names of the alarms that sound after the newest step."""
     sounding = alarms.sounding(self._records, self._config.kl_alarm)
     return {name for name, on_T in sounding.items() if on_T[-1:].any()}
 
@@ -114,13 +101,12 @@ def ledger_line(records: Sequence[dict[str, Any]], sounding: Sequence[str]) -> s
 
 
 def alarm_text(alarm: alarms.Alarm, step: int) -> str:
-  """Returns what is printed when an alarm begins to sound."""
   text = f'alarm {alarm.name} (step {step}): {alarm.message}. Likely: {alarm.cause}. Turn: {alarm.field}'
   return '\n'.join(textwrap.wrap(text, 110, subsequent_indent='  '))
 
 
 def _figures(record: dict[str, Any]) -> str:
-  """Returns a step in short: how its conversations went, or its loss if it is supervised."""
+  """Returns a step in short: its conversations, or its loss if it is supervised."""
   if 'i_to_c' not in record:
     return f'loss {sum(record["loss"]):.3f}, epoch {record["epoch"]:.2f} of {record["pairs"]} pairs'
   arrow = ' -> '.join(f'{100 * a:.1f}' for a in record['accuracy'])
@@ -131,15 +117,11 @@ def _figures(record: dict[str, Any]) -> str:
 
 
 def open_trackers(tensorboard: bool, wandb: str, folder: pathlib.Path, config: dict[str, Any]) -> list[Send]:
-  """Returns functions that take a step's scalars: for TensorBoard, and for a project of W&B unless ''.
-
-  Raises:
-    ConfigError: the package of a tracker is not installed.
-  """
+  """Returns what takes a step's scalars: for TensorBoard, and a W&B project unless ''."""
   trackers = []
   if tensorboard:
     writers = _package('tensorboardX', 'tensorboard', tensorboard)
-    # Another thread writes; the writer's flush() does not wait for what is queued for it.
+    # Another thread writes; flush() does not wait for its queue.
     writer = writers.SummaryWriter(str(folder / 'tensorboard'), flush_secs=1)
     atexit.register(writer.close)
 
@@ -156,7 +138,7 @@ def open_trackers(tensorboard: bool, wandb: str, folder: pathlib.Path, config: d
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
-  """Returns the numbers of a metrics record by name, as 'accuracy/1' or 'eval/greedy/delta'."""
+  """Returns the numbers of a record by name, as 'accuracy/1' or 'eval/greedy/delta'."""
   shown = ((name, value) for name, value in record.items() if name not in ('step', 'reference'))
   result = {name: number for field in shown for name, number in _numbers(*field)}
   accuracy = record['accuracy']
@@ -166,7 +148,6 @@ def scalars(record: dict[str, Any]) -> dict[str, float]:
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
-  """Yields the numbers of JSON data by the names of their places."""
   if isinstance(value, int | float) and not isinstance(value, bool):
     yield name, float(value)
   parts = enumerate(value, 1) if isinstance(value, list) else ()
@@ -176,11 +157,8 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
 
 
 def _package(package: str, field: str, value: bool | str) -> Any:
-  """Returns the package that config.report.`field` needs, which the extra of that name has."""
   try:
     return importlib.import_module(package)
   except ImportError as error:
-    raise ConfigError(
-      f'config.report.{field} = {value!r} needs {package}: '
-      f"pip install 'score_jax[{field}]', or set it to {type(value)()!r}"
-    ) from error
+    remedy = f"pip install 'score_jax[{field}]', or set it to {type(value)()!r}"
+    raise ConfigError(f'config.report.{field} = {value!r} needs {package}: {remedy}') from error

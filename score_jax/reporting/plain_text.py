@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain text: the closing table, evaluations as lines, and conversations made harmless to look at.
+"""Plain text: the closing table, evaluations as lines, harmless conversations.
 
 What would steer a terminal or reorder a line is written out, as `<U+202E>`.
 """
@@ -22,14 +22,13 @@ _KINDS = dict(
 )
 _WIDTH = 110  # of a line
 _TEXT = 1000  # characters of a question or an attempt
-_MOST = 4000  # characters shown of another text
-_MOST_LINES = 40  # of one text, so that one can't push the others away
+_MOST = 4000  # characters of another text
+_MOST_LINES = 40  # of one text
 _NOT_PLAIN = re.compile(r'[^ -~]')
-_TRAINING = '/training'  # ends the names of rows of training steps
 
 
 def facts(rows: list[tuple[str, str]]) -> str:
-  """Returns labels with their texts wrapped beside them; a label that repeats is shown once."""
+  """Wraps texts beside their labels; a label that repeats is shown once."""
   margin = max(len(label) for label, _ in rows) + 2
   lines, before = [], ''
   for label, text in rows:
@@ -40,18 +39,17 @@ def facts(rows: list[tuple[str, str]]) -> str:
 
 
 def evaluation_line(name: str, evaluation: Evaluation) -> str:
-  """Returns 'base: sampled 34.6 -> 34.1 % (delta -0.5), greedy ...' for one evaluation."""
+  """Returns 'base: sampled 34.6 -> 34.1 % (delta -0.5), greedy ...'."""
   parts = []
   for decoding, ledger in evaluation.items():
     if isinstance(ledger, dict):
       shares = [_percent(ledger[key]) for key in _accuracies(ledger)]
-      delta = f'{100 * ledger["delta"]:+.1f}'
-      parts.append(f'{decoding} {shares[0]} -> {shares[-1]} % (delta {delta})')
+      parts.append(f'{decoding} {shares[0]} -> {shares[-1]} % (delta {100 * ledger["delta"]:+.1f})')
   return f'{name}: ' + ', '.join(parts)
 
 
 def table(evaluations: dict[str, Evaluation]) -> str:
-  """Returns the closing table in percent of evaluations by name: a row per policy and decoding."""
+  """Returns the closing table, in percent: a row for each policy and decoding."""
   ledgers = [(name, *one) for name, e in evaluations.items() for one in e.items() if isinstance(one[1], dict)]
   accuracies = _accuracies(ledgers[0][2])
   heads = [key.replace('acc_', 'acc@') for key in accuracies]
@@ -68,7 +66,7 @@ def table(evaluations: dict[str, Evaluation]) -> str:
 
 
 def sample_lines(evaluation: Evaluation) -> list[str]:
-  """Returns a line for each figure of several samples (`test_time`) that an evaluation has."""
+  """Returns a line for each figure of several samples (`test_time`)."""
   lines = []
   for decoding, ledger in evaluation.items():
     for attempt, figures in ledger.get('at_k', {}).items():
@@ -79,9 +77,8 @@ def sample_lines(evaluation: Evaluation) -> list[str]:
     for side in ('parallel', 'sequential') if curves else ():
       points = (f'{p["samples"]}: {_percent(p["accuracy"])} ({p["tokens"]:.0f} tokens)' for p in curves[side])
       lines.append(f'{decoding}, majority of {side} samples: ' + ', '.join(points))
-    for point in curves.get('equal_tokens', ()):
-      gain = f'sequential is {100 * point["gain"]:+.1f} ahead'
-      lines.append(f'{decoding}, at {point["tokens"]:.0f} tokens: {gain}')
+    for p in curves.get('equal_tokens', ()):
+      lines.append(f'{decoding}, at {p["tokens"]:.0f} tokens: sequential is {100 * p["gain"]:+.1f} ahead')
   return lines
 
 
@@ -97,7 +94,7 @@ def report_table(data: Json) -> str:
 
 
 def report_conversations(data: Json, count: int) -> str:
-  """Returns at most `count` conversations of every run, of each transition in turn."""
+  """Returns up to `count` conversations of every run, each transition in turn."""
   return '\n\n'.join(
     '\n'.join(_conversation(_name(data, run, row['source']), row))
     for run in data['runs']
@@ -114,15 +111,15 @@ def _percent(share: float) -> str:
 
 
 def _chosen(conversations: Json, count: int) -> list[Json]:
-  """Returns rows of an evaluation, the final sampled one or else the last, of each kind in turn."""
+  """Returns rows of the final sampled evaluation or else the last, each kind in turn."""
   names = list(conversations['counts'])
-  evaluated = [name for name in names if not name.endswith(_TRAINING)]
+  evaluated = [name for name in names if not name.endswith('/training')]
   best = 'final/sampled' if 'final/sampled' in names else (evaluated or names or [''])[-1]
   rows = [row for row in conversations['rows'] if row['source'] == best]
-  of_kind = [[row for row in rows if row['kind'] == kind] for kind in _KINDS]
+  kinds = list(_KINDS)
+  of_kind = [[row for row in rows if row['kind'] == kind] for kind in kinds]
   turns = filter(None, itertools.chain(*itertools.zip_longest(*of_kind)))
-  order = list(_KINDS)
-  return sorted(itertools.islice(turns, count), key=lambda row: order.index(row['kind']))
+  return sorted(itertools.islice(turns, count), key=lambda row: kinds.index(row['kind']))
 
 
 def _conversation(name: str, row: Json) -> Iterator[str]:
@@ -140,27 +137,24 @@ def _name(data: Json, run: Json, name: str) -> str:
 def sanitize(text: str, most: int = _MOST, keep: str = '') -> str:
   """Returns the text with characters without a shape as `<U+202E>`, cut with a note of its length.
 
-  Args:
-    text: not trusted.
-    most: characters of the text that are shown; 0: all.
-    keep: characters that stay though they steer: '\\n\\t' where lines are wanted.
+  `most` 0 shows all characters; those of `keep` stay though they steer: '\\n\\t' where lines are wanted.
   """
 
   def written(match: re.Match[str]) -> str:
-    character = match[0]
-    return character if character in keep or character.isprintable() else f'<U+{ord(character):04X}>'
+    c = match[0]
+    return c if c in keep or c.isprintable() else f'<U+{ord(c):04X}>'
 
   shown = _NOT_PLAIN.sub(written, text[:most] if most else text)
   return shown if len(text) <= most or not most else f'{shown} [cut: {len(text):,} characters in all]'
 
 
 def sanitize_line(text: str, most: int = 120) -> str:
-  """Returns text for a terminal, on one line and in ASCII, whose width in a terminal is known."""
+  """Returns one line in ASCII, whose width in a terminal is known."""
   return ''.join(c if c < '\x7f' else f'<U+{ord(c):04X}>' for c in sanitize(text, most))
 
 
 def sanitize_lines(text: str, most: int = _MOST, width: int = _WIDTH, margin: int = 0) -> list[str]:
-  """Returns indented lines for a terminal, in ASCII; `width` includes the margin, `most` 0 means all."""
+  """Returns indented lines in ASCII; `width` includes the margin, `most` 0 means all."""
   lines = []
   for line in sanitize(text, most, keep='\n\t').split('\n'):
     lines += textwrap.wrap(sanitize_line(line.expandtabs(4), 0), width - margin) or ['']

@@ -17,17 +17,18 @@ _SETTINGS = {
   'axes.spines.right': False,
   'axes.edgecolor': _QUIET,
   'text.color': INK,
-  'text.parse_math': False,  # the name of a model or a folder is no formula, whatever dollars it holds
+  'text.parse_math': False,  # a name with dollars is no formula
   'font.size': 10,
 }
 
 
 def draw(data: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
-  """Writes the figures that collected data has, and returns their paths; raises as `write` does."""
+  """Writes the figures that collected data has, as `write` does."""
   named = ((run, one) for run in data['runs'] for one in run['evaluations'])
   ledgers = [(_name(data, run, f'{e["name"]}, {e["decoding"]}'), e['ledger']) for run, e in named]
   scaled = [(label, ledger['curves']) for label, ledger in ledgers if 'curves' in ledger]
-  trained = [run for run in data['runs'] if any(map(_known, run['curves'].get('accuracy/1', ())))]
+  # A step that sampled nothing has None.
+  trained = [run for run in data['runs'] if any(y is not None for y in run['curves'].get('accuracy/1', ()))]
   figures = {
     'accuracy': (_accuracy, [(_name(data, run, ''), run['curves']) for run in trained]),
     'transitions': (_transitions, ledgers),
@@ -46,17 +47,16 @@ def draw(data: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
 def write(
   painters: Mapping[str, Callable[[Any], None]], folder: pathlib.Path, size: tuple[float, float]
 ) -> list[pathlib.Path]:
-  """Writes a PNG file for each painter of a figure of `size` inches, and returns their paths.
+  """Writes a PNG file of `size` inches for each painter; returns their paths.
 
-  Raises:
-    ConfigError: matplotlib is not installed.
+  Raises ConfigError: matplotlib is not installed.
   """
   try:
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
   except ImportError as error:
-    raise ConfigError("figures need matplotlib: pip install 'score_jax[report]', or leave --png away") from error
+    raise ConfigError("--png needs matplotlib: pip install 'score_jax[report]'") from error
   folder.mkdir(parents=True, exist_ok=True)
   paths = {name: folder / f'{name}.png' for name in painters}
   with rc_context(_SETTINGS):
@@ -72,12 +72,8 @@ def _name(data: dict[str, Any], run: dict[str, Any], name: str) -> str:
   return ', '.join(filter(None, (run['name'] * (len(data['runs']) > 1), name)))
 
 
-def _known(value: float | None) -> bool:
-  return value is not None  # as it is in a step that sampled nothing
-
-
 def _histograms(data: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-  """Returns edit ratios of sampled evaluations; of all evaluations, where nothing was sampled."""
+  """Returns edit ratios of sampled evaluations, or of all."""
   histograms = ((run, *one) for run in data['runs'] for one in run['edit_ratios'].items())
   named = [(_name(data, run, name), one) for run, name, one in histograms if one['n']]
   named = [one for one in named if not one[0].endswith('/training')]
@@ -85,10 +81,9 @@ def _histograms(data: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _accuracy(shown: list[tuple[str, Any]], axes: Any) -> None:
-  """Draws the accuracy of the first and the last attempt over steps, with 95 % bands."""
   for (label, curves), color in zip(shown, itertools.cycle(_COLORS)):
     for attempt, dash in ((1, '--'), (curves['attempts'], '-')):
-      share = [y if _known(y) else math.nan for y in curves[f'accuracy/{attempt}']]
+      share = [math.nan if y is None else y for y in curves[f'accuracy/{attempt}']]
       error = [1.96 * (e or 0) for e in curves[f'accuracy_se/{attempt}']]
       bounds = [(y - e, y + e) for y, e in zip(share, error, strict=True)]
       name = ', '.join(filter(None, (label, f'attempt {attempt}')))
@@ -98,7 +93,6 @@ def _accuracy(shown: list[tuple[str, Any]], axes: Any) -> None:
 
 
 def _transitions(shown: list[tuple[str, Any]], axes: Any) -> None:
-  """Draws what became of answers, as bars of the four transitions."""
   left = [0.0] * len(shown)
   for kind, name, color, hatch in (
     ('c_to_c', 'kept right', _KEPT, ''),
@@ -115,13 +109,12 @@ def _transitions(shown: list[tuple[str, Any]], axes: Any) -> None:
 
 
 def _delta(shown: list[tuple[str, Any]], axes: Any) -> None:
-  """Draws delta of every evaluation with its 95 % interval."""
   intervals = [(label, ledger['delta'], ledger['intervals']['delta']) for label, ledger in shown]
   draw_intervals(axes, intervals, 'delta = fixed - broken, points')
 
 
 def draw_intervals(axes: Any, intervals: Sequence[tuple[str, float, Sequence[float]]], xlabel: str) -> None:
-  """Draws labelled shares and intervals in percent, colored by the side of zero that they are on."""
+  """Draws labelled shares and intervals in percent, colored by their side of zero."""
   for label, mean, bounds in intervals:
     low, high = (100 * bound for bound in bounds)
     color = FIXED if low > 0 else _BROKEN if high < 0 else _QUIET
@@ -133,7 +126,6 @@ def draw_intervals(axes: Any, intervals: Sequence[tuple[str, float, Sequence[flo
 
 
 def _edit_ratios(shown: list[tuple[str, Any]], axes: Any) -> None:
-  """Draws shares of conversations by edit ratio; exact copies left of 0."""
   for (label, histogram), color, dash in zip(shown, itertools.cycle(_COLORS), itertools.cycle(_DASHES)):
     draw_histogram(axes, histogram, color=color, linestyle=dash, label=label)
   axes.set(xlabel='edit ratio (copies left of 0)', ylabel='conversations, %')
@@ -148,7 +140,6 @@ def draw_histogram(axes: Any, histogram: dict[str, Any], **style: Any) -> None:
 
 
 def _scaling(shown: list[tuple[str, Any]], axes: Any) -> None:
-  """Draws the majority of parallel and of sequential samples over tokens."""
   for (label, curves), color in zip(shown, itertools.cycle(_COLORS)):
     for side, dash in (('parallel', 'o--'), ('sequential', 'o-')):
       tokens, share, bounds = ([point[key] for point in curves[side]] for key in ('tokens', 'accuracy', 'interval'))
@@ -158,7 +149,6 @@ def _scaling(shown: list[tuple[str, Any]], axes: Any) -> None:
 
 
 def _band(axes: Any, x: Any, share: Any, bounds: Any, style: str, color: str, label: str, alpha: float) -> None:
-  """Draws shares in percent as a line, and their bounds as a band around it."""
   low, high = ([100 * bound[i] for bound in bounds] for i in (0, 1))
   axes.plot(x, [100 * y for y in share], style, color=color, label=label)
   axes.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0)

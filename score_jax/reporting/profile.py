@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traces of this process for TensorBoard's profiler and XProf, and a summary of the newest."""
+"""Traces of this process for TensorBoard's profiler and XProf, and a summary."""
 
 import collections
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _SETTLING = 2  # steps that are not traced: they compile
 
 @contextlib.contextmanager
 def traced(folder: pathlib.Path) -> Iterator[None]:
-  """Writes a trace of what runs inside to `folder`: devices and their calls, not Python's."""
+  """Traces what runs inside, to `folder`: devices and their calls, not Python's."""
   options = jax.profiler.ProfileOptions()
   options.python_tracer_level = 0
   with jax.profiler.trace(str(folder), profiler_options=options):
@@ -51,7 +51,7 @@ def summary(folder: pathlib.Path) -> dict[str, Any]:
 
   Returns:
     span_seconds, from the first kernel to the last; idle, the share of it in which a device ran nothing
-    (mean over devices); kernels, the longest by total seconds, with their counts.
+    (mean over devices); kernels, the longest, with seconds and counts.
   """
   newest = max(folder.rglob('*.xplane.pb'), key=lambda path: path.stat().st_mtime)
   planes = [p for p in jax.profiler.ProfileData.from_file(str(newest)).planes if p.name.startswith('/device:')]
@@ -59,7 +59,7 @@ def summary(folder: pathlib.Path) -> dict[str, Any]:
   for plane in planes:
     intervals = []
     for line in plane.lines:
-      if 'Stream' in line.name or line.name == 'XLA Ops':  # other lines are derived, and repeat the same time
+      if 'Stream' in line.name or line.name == 'XLA Ops':  # other lines repeat the same time
         for event in line.events:
           intervals.append((event.start_ns, event.start_ns + event.duration_ns))
           total[event.name] += event.duration_ns
@@ -78,7 +78,7 @@ def summary(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def covered(intervals: list[tuple[float, float]]) -> tuple[float, float]:
-  """Returns the length of the union of intervals, and the length from the first to the last."""
+  """Returns the length of the union of intervals, and from the first to the last."""
   first = end = min(intervals)[0]
   busy = 0
   for begin, stop in sorted(intervals):

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a report shows, collected from run folders as plain, small, harmless data.
 
-A folder is what a run or an evaluation wrote, of this version or an earlier one; any part of it may be
-missing. Texts and names go through `sanitize`; curves are thinned to a few hundred points, conversations
-to a budget of bytes.
+A folder is of a run or an evaluation, maybe of an earlier version; any part may be missing. Texts go
+through `sanitize`; curves have a few hundred points, conversations a budget of bytes.
 """
 
 from collections.abc import Sequence
@@ -20,15 +19,13 @@ from score_jax.errors import ConfigError, DataError
 from score_jax.reporting import alarms, metrics
 from score_jax.reporting import rows as report_rows
 from score_jax.reporting.plain_text import sanitize
-from score_jax.reporting.rows import Row
-
-Json = dict[str, Any]
+from score_jax.reporting.rows import Json, Row
 
 _POINTS = 300  # of a curve
 _ROW_BYTES = 2_500_000  # of conversations in a report
 _TEXT = 3000  # characters of an attempt or a question
 _MOST_READ = 200_000  # rows of a file
-_MOST_OF_KIND = 150  # conversations of a source and transition that may be shown
+_MOST_OF_KIND = 150  # conversations of a source and transition
 _BINS = 20  # of edit ratios above 0
 _TRANSITIONS = ('i_to_i', 'i_to_c', 'c_to_i', 'c_to_c')
 _PER_ATTEMPT = ('accuracy', 'kl', 'reward', 'truncated', 'unparsed', 'flat')
@@ -36,7 +33,7 @@ _PER_STEP = (
   *('i_to_c', 'c_to_i', 'c_to_c', 'i_to_i_same', 'answer_changed', 'text_changed'),
   *('gradient_norm', 'mismatch', 'learning_rate'),
 )
-_FACTS = {  # the settings that tell runs apart at a glance
+_FACTS = {  # that tell runs apart
   'model': 'model.path',
   'task': 'task.name',
   'problems a step': 'batch.problems',
@@ -50,9 +47,7 @@ _FACTS = {  # the settings that tell runs apart at a glance
 def collect(folders: Sequence[pathlib.Path]) -> Json:
   """Returns the report's data.
 
-  Raises:
-    ConfigError: a folder holds nothing to report.
-    DataError: a file in one of them cannot be read.
+  Raises ConfigError: a folder holds nothing to report; DataError: a file cannot be read.
   """
   named = zip(folders, _names(folders), strict=True)
   return dict(runs=[_run(*one, _ROW_BYTES // len(folders)) for one in named])
@@ -64,15 +59,15 @@ def _run(folder: pathlib.Path, name: str, most_bytes: int) -> Json:
   kl_alarm = limits.get('kl_alarm', limits.get('kl_budget', math.inf))
   records, evaluations = metrics.read(folder / 'metrics.jsonl'), _json(folder / 'eval.json')
   if not records and not evaluations:
-    raise ConfigError(f'{folder} holds neither metrics.jsonl nor eval.json; name the folder of a run')
+    raise ConfigError(f'{folder} holds neither metrics.jsonl nor eval.json; name a run folder')
   by_file: list[tuple[str, list[Row]]] = []
   ratios: dict[str, list[float]] = {}
   for file in _row_files(folder, evaluations):
     rows = list(itertools.islice(report_rows.read(folder / 'rows' / file), _MOST_READ))
-    by_file.append((file.split('.')[0], rows))
+    name_of_file = file.split('.')[0]
+    by_file.append((name_of_file, rows))
     for row in rows:
-      source = sanitize(f'{by_file[-1][0]}/{row.decoding}')
-      ratios.setdefault(source, []).append(row.edit_ratio)
+      ratios.setdefault(sanitize(f'{name_of_file}/{row.decoding}'), []).append(row.edit_ratio)
   return dict(
     name=sanitize(name),
     facts=_facts(config),
@@ -103,8 +98,8 @@ def curves(records: Sequence[Json], points: int = _POINTS) -> Json:
   """Returns columns of figures, each point the mean of a few steps of one stage run.
 
   Returns:
-    step, attempts, and a list for each figure, by attempt as 'accuracy/1', standard errors as
-    'accuracy_se/1' and 'delta_se'; None where a figure is not known.
+    step, attempts, and lists by figure and attempt: 'accuracy/1', its standard error 'accuracy_se/1',
+    'delta_se'; None is unknown.
   """
   if not records:
     return {}
@@ -135,29 +130,29 @@ def curves(records: Sequence[Json], points: int = _POINTS) -> Json:
 
 
 def _stage_runs(records: Sequence[Json]) -> list[list[Json]]:
-  """Returns the records of each stage run, whose number in them is "visit"."""
+  """Returns the records of each stage run, whose number is "visit"."""
   parts = itertools.groupby(records, lambda record: (record['stage'], record.get('visit')))
   return [list(part) for _, part in parts]
 
 
 def histogram(ratios: Sequence[float]) -> Json:
-  """Returns shares of edit ratios: exact copies first, then equal bins of 0..1."""
+  """Returns shares of edit ratios: exact copies, and equal bins of 0..1."""
   ratio_N = np.array([ratio for ratio in ratios if not math.isnan(ratio)], np.float64)
   n = len(ratio_N)
   if not n:
     return dict(n=0, copies=0.0, bins=[])
   counts, _ = np.histogram(ratio_N[ratio_N > 0], bins=_BINS, range=(0, 1))
-  copies = _number((ratio_N == 0).mean())
-  return dict(n=n, copies=copies, bins=[_number(count / n) for count in counts])
+  copies, *bins = (_number(count / n) for count in ((ratio_N == 0).sum(), *counts))
+  return dict(n=n, copies=copies, bins=bins)
 
 
 def conversations(by_file: Sequence[tuple[str, Sequence[Row]]], most_bytes: int) -> Json:
-  """Returns some rows of every file, decoding and transition in turn, until the budget is spent.
+  """Returns rows of every file, decoding and transition in turn, until the budget is spent.
 
   Returns:
-    rows, and counts: how many there are of each transition by 'file/decoding', shown or not.
+    rows, and counts: how many each transition has by 'file/decoding', shown or not.
   """
-  queues: dict[tuple[str, str], list[tuple[int, str, str, Row]]] = {}
+  queues: dict[tuple[str, str], list[tuple]] = {}
   counts: dict[str, dict[str, int]] = {}
   everything = ((f'{file}/{row.decoding}', row) for file, rows in by_file for row in rows)
   for number, (source, row) in enumerate(everything):
@@ -176,7 +171,7 @@ def conversations(by_file: Sequence[tuple[str, Sequence[Row]]], most_bytes: int)
 
 
 def _transition(row: Row) -> str:
-  """Returns 'i_to_c' and so on; 'error' where the grading host failed."""
+  """Returns 'i_to_c' and so on, or 'error'."""
   verdicts = [attempt.verdict for attempt in row.attempts]
   if Verdict.ERROR in verdicts:
     return 'error'
@@ -185,13 +180,12 @@ def _transition(row: Row) -> str:
 
 
 def _spread(rows: Sequence[Any]) -> list[Any]:
-  """Returns rows in steps of the golden ratio: every beginning is from all over the list."""
+  """Takes rows by steps of the golden ratio, from all over the list."""
   order = sorted(range(len(rows)), key=lambda i: i * 0.6180339887498949 % 1)
   return [rows[i] for i in order[:_MOST_OF_KIND]]
 
 
 def _shown(row: Row) -> Json:
-  """Returns a conversation as the report shows it."""
   tags = itertools.islice(row.tags.items(), 8)
   attempts = row.to_json()['attempts'][:16]
   for attempt in attempts:
@@ -209,7 +203,7 @@ def _shown(row: Row) -> Json:
 
 
 def _row_files(folder: pathlib.Path, evaluations: Json) -> list[str]:
-  """Returns names of files of rows: evaluations in their order, then others, training last."""
+  """Returns files of rows: evaluations in order, then others, training last."""
   paths = (folder / 'rows').glob('*.jsonl*')
   there = {path.name for path in paths if path.suffix != '.partial'}
   known = [name for name in (f'{one}.jsonl.gz' for one in evaluations) if name in there]
@@ -218,7 +212,7 @@ def _row_files(folder: pathlib.Path, evaluations: Json) -> list[str]:
 
 
 def _ledgers(evaluation: Any, drop: Sequence[str] = ()) -> list[Json]:
-  """Returns the ledgers of an evaluation with their decodings, without the entries `drop`."""
+  """Returns an evaluation's ledgers with their decodings, without `drop`."""
   by_decoding = evaluation.items() if isinstance(evaluation, dict) else ()
   return [
     dict(decoding=sanitize(name), ledger=_clean({key: ledger[key] for key in ledger if key not in drop}))
@@ -228,18 +222,16 @@ def _ledgers(evaluation: Any, drop: Sequence[str] = ()) -> list[Json]:
 
 
 def _phases(records: Sequence[Json]) -> dict[str, dict[str, float | None]]:
-  """Returns seconds by phase: in all, and the median of a step. A first step compiles."""
+  """Returns seconds by phase, in all and in the median: a first step compiles."""
   steps = [record.get('seconds', {}) for record in records]
   result = {}
   for name in dict.fromkeys(itertools.chain(*steps)):
     seconds_T = np.array([step.get(name, 0.0) for step in steps])
-    median = _number(np.median(seconds_T))
-    result[sanitize(name)] = dict(total=_number(seconds_T.sum()), median=median)
+    result[sanitize(name)] = dict(total=_number(seconds_T.sum()), median=_number(np.median(seconds_T)))
   return result
 
 
 def _facts(config: Json) -> list[list[str]]:
-  """Returns labels and texts of the settings that are known."""
   result = []
   for label, path in _FACTS.items():
     value: Any = config
@@ -251,7 +243,7 @@ def _facts(config: Json) -> list[list[str]]:
 
 
 def _clean(value: Any) -> Any:
-  """Returns JSON data with its texts sanitized, its numbers short and no NaN."""
+  """Sanitizes JSON data; its numbers become short, or None."""
   if isinstance(value, dict):
     return {sanitize(str(key), 200): _clean(inner) for key, inner in value.items()}
   if isinstance(value, list):

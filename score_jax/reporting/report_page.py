@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """report.html: one file that needs nothing else, with the data of `report_data` inside.
 
-The page's policy (CSP) lets it run its script, known by hash, and nothing more: no network, no other
-script, should a text of a model ever reach the page as markup. The script writes text nodes alone.
+Its policy (CSP) allows no network, and no script but its own, by hash, which writes text nodes alone.
 """
 
 import base64
@@ -29,10 +28,8 @@ def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> int:
 
 def page(data: dict[str, Any]) -> str:
   """Returns the HTML of collected data, in ASCII."""
-  style, text, *scripts = (
-    (_ASSETS / name).read_text(encoding='ascii')
-    for name in ('style.css', 'page.html', *(f'{name}.js' for name in _SCRIPTS))
-  )
+  names = ('style.css', 'page.html', *(f'{name}.js' for name in _SCRIPTS))
+  style, text, *scripts = ((_ASSETS / name).read_text(encoding='ascii') for name in names)
   script = '\n'.join(["'use strict';", *scripts])
   allowed = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
   title = html.escape(', '.join(run['name'] for run in data['runs']))
@@ -49,7 +46,7 @@ def page(data: dict[str, Any]) -> str:
 
 
 def _embedded(data: Any) -> str:
-  """Returns JSON in ASCII without a character that HTML gives a meaning, as a <script> may hold."""
+  """Returns JSON as a <script> may hold it: ASCII, without characters that mean HTML."""
   text = json.dumps(data, separators=(',', ':'), allow_nan=False)
   for character in '<>&':
     text = text.replace(character, f'\\u{ord(character):04x}')

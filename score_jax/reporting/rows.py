@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations as rows of a file, from which every figure of an evaluation can be counted again.
+"""Conversations as rows of a file, from which every figure can be counted again.
 
 WORKDIR/rows/<name>.jsonl.gz has a row per problem, decoding and sample; rows/train.jsonl has some of
 every training step. Texts are a model's and not trusted:
@@ -29,8 +29,10 @@ from score_jax.parallel import hosts
 from score_jax.states import Rollout
 from score_jax.tasks.problems import collapsed
 
+Json = dict[str, Any]
+
 _LONGEST_LINE = 64 * 2**20  # bytes of a row that is read back
-_LONGEST_TEXT = 50_000  # characters of a text whose edit distance is computed
+_LONGEST_TEXT = 50_000  # characters that edit distances take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Attempt:
   verdict: Verdict
   stop: Stop
   tokens: int  # sampled, its end included
-  logp: float  # sum over its tokens, under the sampler at T=1
+  logp: float  # of all tokens, under the sampler at T=1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,19 +55,19 @@ class Row:
   question: str
   tags: dict[str, str]
   attempts: tuple[Attempt, ...]
-  edit_ratio: float  # between the texts of the first attempt and the last; NaN: not measured
+  edit_ratio: float  # between first and last attempt; NaN: not measured
   decoding: str  # 'greedy', 'sampled', ...; the key "way" of the file
-  sample: int  # number among the conversations on this problem
-  step: int = 0  # the training step that sampled it; 0: an evaluation
+  sample: int  # number of the conversation on this problem
+  step: int = 0  # of training; 0: an evaluation
   stage: str = ''
 
-  def to_json(self) -> dict[str, Any]:
-    """Returns the row of the file."""
-    row: dict[str, Any] = {'id': self.id, 'way': self.decoding, 'sample': self.sample}
+  def to_json(self) -> Json:
+    row: Json = {'id': self.id, 'way': self.decoding, 'sample': self.sample}
     row |= dict(step=self.step, stage=self.stage) if self.step else {}
     row |= dict(tags=self.tags, question=self.question)
     row['edit_ratio'] = None if np.isnan(self.edit_ratio) else self.edit_ratio
-    row['attempts'] = [dict(vars(a), verdict=a.verdict.name.lower(), stop=a.stop.name.lower()) for a in self.attempts]
+    names = [dict(verdict=a.verdict.name.lower(), stop=a.stop.name.lower()) for a in self.attempts]
+    row['attempts'] = [vars(a) | name for a, name in zip(self.attempts, names, strict=True)]
     return row
 
 
@@ -79,13 +81,10 @@ def from_rollout(
   samples: Sequence[int],
   **training: Any,
 ) -> list[Row]:
-  """Returns the rows of the conversations `chosen`, indices in 0 .. B - 1, of a rollout on the host.
+  """Returns the rows of the conversations `chosen` (indices below B) of a rollout on the host.
 
-  Args:
-    problems: [B]; the rollout may have more rows.
-    texts, graded: [B][A].
-    samples: [B] number of each conversation among its problem's.
-    training: step and stage, for conversations of training.
+  `problems` are [B], `texts` and `graded` [B][A]; the rollout may have more rows. `samples` [B] number a
+  problem's conversations. `training` may have step and stage.
   """
   rows = []
   for b in chosen:
@@ -104,17 +103,17 @@ def from_rollout(
 def edit_ratio(a: str, b: str) -> float:
   """Returns the paper's ratio: Levenshtein distance over the total length of both texts.
 
-  It is 0 for equal texts, 1 if one is empty, and NaN for texts that are too long to compare.
+  It is 0 for equal texts, 1 if one is empty, NaN if one is too long to compare.
   """
   if a == b:
     return 0.0
   if max(len(a), len(b)) > _LONGEST_TEXT:
-    return float('nan')
+    return math.nan
   return Levenshtein.distance(a, b) / (len(a) + len(b))
 
 
 def from_all_hosts(what: str, numbers: Sequence[int], rows: Sequence[Row]) -> list[Row]:
-  """Returns the rows of all hosts by number on host 0, nothing elsewhere; `what` names them."""
+  """Returns the rows of all hosts by number, on host 0 alone; `what` names them."""
   if hosts.count() == 1:
     return list(rows)
   parts = hosts.to_main(what, [[int(n), row.to_json()] for n, row in zip(numbers, rows, strict=True)])
@@ -128,14 +127,13 @@ def verdicts(rows: Sequence[Row]) -> np.ndarray:
 
 
 def changed(texts: Sequence[Sequence[str]], graded: Sequence[Sequence[Graded | Attempt]]) -> np.ndarray:
-  """Returns bool [B, 2]: whether text and answer, of [B][A], are others in the last attempt."""
+  """Returns bool [B, 2]: whether the last attempt has another text, another answer."""
   answers = [[collapsed(grade.answer) for grade in row] for row in graded]
   pairs = [[kind[0] != kind[-1] for kind in row] for row in zip(texts, answers, strict=True)]
   return np.array(pairs, bool).reshape(-1, 2)
 
 
 def changed_in(rows: Sequence[Row]) -> np.ndarray:
-  """Returns `changed` of rows."""
   return changed([[a.text for a in row.attempts] for row in rows], [row.attempts for row in rows])
 
 
@@ -145,7 +143,6 @@ def are_graded(verdict_BA: np.ndarray) -> np.ndarray:
 
 
 def counts(kinds: type[enum.IntEnum], kind_BA: np.ndarray) -> dict[str, list[int]]:
-  """Returns how often each kind of verdict or stop is there, for each attempt."""
   return {kind.name.lower(): (kind_BA == kind).sum(axis=0).tolist() for kind in kinds}
 
 
@@ -164,7 +161,7 @@ def lines(rows: Iterable[Row]) -> str:
 
 
 def read(path: pathlib.Path) -> Iterator[Row]:
-  """Yields the rows of a file, .jsonl or .jsonl.gz; raises as `read_json` does."""
+  """Yields the rows of a file; raises as `read_json` does."""
   for number, value in enumerate(read_json(path), 1):
     try:
       row = from_json(value)
@@ -173,11 +170,10 @@ def read(path: pathlib.Path) -> Iterator[Row]:
     yield row
 
 
-def read_json(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-  """Yields the objects of a file of JSON lines, but for a half-written last line.
+def read_json(path: pathlib.Path) -> Iterator[Json]:
+  """Yields the objects of a .jsonl or .jsonl.gz file, but for a half-written last line.
 
-  Raises:
-    DataError: the file cannot be read, or holds something else.
+  Raises DataError: the file cannot be read, or holds something else.
   """
   number = 0
   try:
@@ -196,8 +192,8 @@ def read_json(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     raise DataError(f'{path}, line {number}: cannot be read as JSON lines ({error!r:.200})') from error
 
 
-def from_json(row: dict[str, Any]) -> Row:
-  """Returns the row that `to_json` wrote; raises KeyError, TypeError or ValueError for others."""
+def from_json(row: Json) -> Row:
+  """Returns the row of `to_json`; raises KeyError, TypeError, ValueError for others."""
   if not row['attempts']:
     raise ValueError('a row without attempts')
   ratio = row.get('edit_ratio')
@@ -205,8 +201,7 @@ def from_json(row: dict[str, Any]) -> Row:
   return _read(Row, dict(question='', tags={}, sample=0, step=0, stage='') | row | given)
 
 
-def _read(kind: type, values: dict[str, Any]) -> Any:
-  """Returns a dataclass of values of JSON."""
+def _read(kind: type, values: Json) -> Any:
   fields = {field.name: _READERS[field.type] for field in dataclasses.fields(kind)}
   return kind(**{name: reader(values[name]) for name, reader in fields.items()})
 

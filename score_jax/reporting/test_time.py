@@ -1,21 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What several samples are worth at test time: avg@k, pass@k, majority, parallel against sequential.
 
-Answers are told apart by their text, white space aside: a vote must not know what is right. An answer
-that could not be read does not vote.
+Answers that differ in text, white space aside, are different votes; what could not be read is none.
 """
 
 from collections.abc import Callable, Sequence
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 
 from score_jax.core_types import Verdict
-from score_jax.reporting import rows as report_rows
 from score_jax.reporting.ledger import mean_interval
-from score_jax.reporting.rows import Row
+from score_jax.reporting.rows import Attempt, Json, Row, are_graded, verdicts
 from score_jax.tasks.problems import collapsed
 
 
@@ -31,22 +28,22 @@ class Samples:
 def samples(rows: Sequence[Row]) -> Samples:
   """Returns the table of rows, without problems where the grading host failed on any sample.
 
-  Raises:
-    ValueError: problems differ in their number of samples, or none is graded.
+  Raises ValueError: problems differ in their number of samples, or none is graded.
   """
   by_problem: dict[str, list[Row]] = {}
   for row in rows:
     by_problem.setdefault(row.id, []).append(row)
   if len(set(map(len, by_problem.values()))) > 1:
     raise ValueError('problems differ in how many samples they have')
-  groups = [group for group in by_problem.values() if report_rows.are_graded(report_rows.verdicts(group)).all()]
+  groups = [group for group in by_problem.values() if are_graded(verdicts(group)).all()]
   if not groups:
     raise ValueError('no graded problems: a verdict of each is a host failure')
 
-  groups = [[row.attempts for row in sorted(group, key=lambda row: row.sample)] for group in groups]
+  for group in groups:
+    group.sort(key=lambda row: row.sample)
 
-  def table(value: Callable[[report_rows.Attempt], Any]) -> np.ndarray:
-    return np.array([[[value(a) for a in attempts] for attempts in group] for group in groups])
+  def table(value: Callable[[Attempt], object]) -> np.ndarray:
+    return np.array([[[value(a) for a in row.attempts] for row in group] for group in groups])
 
   return Samples(
     correct=table(lambda a: a.verdict == Verdict.CORRECT),
@@ -55,15 +52,13 @@ def samples(rows: Sequence[Row]) -> Samples:
   )
 
 
-def at_k(table: Samples, votes: bool = True) -> dict[str, Any]:
+def at_k(table: Samples, votes: bool = True) -> Json:
   """Returns avg@K, maj@K and pass@k for k = 1, 2, 4, .. K of the first and the last attempt.
 
-  Args:
-    table: of K samples.
-    votes: whether answers can be equal, as a majority needs; programs cannot.
+  Without `votes` there is no majority: programs are hardly ever equal.
   """
   K = table.correct.shape[1]
-  result: dict[str, Any] = dict(k=K, problems=len(table.correct))
+  result: Json = dict(k=K, problems=len(table.correct))
   for name, attempt in (('t1', 0), (f't{table.correct.shape[2]}', -1)):
     correct_PK, answer_PK = table.correct[:, :, attempt], table.answer[:, :, attempt]
     figures = dict(avg=correct_PK.mean(axis=1))
@@ -81,9 +76,9 @@ def pass_at(n: int, correct: int, k: int) -> float:
 
 
 def majority(answers: Sequence[str], correct: Sequence[bool]) -> float:
-  """Returns whether the most frequent answer is correct; of answers that tie, the share that is.
+  """Returns whether the most frequent answer is correct; of ties, the share that is.
 
-  A text that is graded differently in several conversations counts as correct in that share.
+  A text that is graded differently counts as correct in that share.
   """
   votes: dict[str, list[bool]] = {}
   for answer, right in zip(answers, correct, strict=True):
@@ -96,19 +91,18 @@ def majority(answers: Sequence[str], correct: Sequence[bool]) -> float:
   return sum(leaders) / len(leaders)
 
 
-def scaling(table: Samples, most: int) -> dict[str, Any]:
+def scaling(table: Samples, most: int) -> Json:
   """Compares majorities of 2K first attempts and of K corrected ones, 2K = 2, 4, .. `most` (paper, 6.2).
 
-  The K first attempts of the sequential side don't vote. Smaller budgets are averages over disjoint
-  groups of the samples. Tokens are those sampled.
+  Sequential first attempts don't vote. Smaller budgets are averages over disjoint groups of samples.
 
   Returns:
-    parallel, sequential: lists of {samples, tokens, accuracy, interval}; equal_tokens: for sequential
-    points, what parallel samples reach with as many tokens, on the line between points, and the gain.
+    parallel, sequential: lists of {samples, tokens, accuracy, interval}; equal_tokens: the gain over
+    parallel samples at a sequential point's tokens, on the line between points.
   """
   K = table.correct.shape[1]
   if most > K or most < 2:
-    raise ValueError(f'{most} samples asked for, {K} there; give 2 or more, and no more than there are')
+    raise ValueError(f'{most} samples asked for; give 2 or more, and at most {K}')
   parallel, sequential = [], []
   for budget in _doublings(most)[1:]:
     parallel.append(dict(samples=budget) | _voted(table, 0, budget, table.tokens[:, :, 0]))
@@ -122,8 +116,8 @@ def scaling(table: Samples, most: int) -> dict[str, Any]:
   return dict(problems=len(table.correct), parallel=parallel, sequential=sequential, equal_tokens=equal)
 
 
-def _voted(table: Samples, attempt: int, size: int, token_PK: np.ndarray) -> dict[str, Any]:
-  """Returns tokens and accuracy of majorities of `size` conversations, over disjoint groups of them."""
+def _voted(table: Samples, attempt: int, size: int, token_PK: np.ndarray) -> Json:
+  """Returns tokens and accuracy of majorities of disjoint groups of `size` conversations."""
   ends = range(size, table.correct.shape[1] + 1, size)
   groups = [slice(end - size, end) for end in ends]
   pairs = zip(table.answer[:, :, attempt], table.correct[:, :, attempt], strict=True)
@@ -131,8 +125,7 @@ def _voted(table: Samples, attempt: int, size: int, token_PK: np.ndarray) -> dic
   return dict(tokens=float(token_PK.mean() * size)) | _mean('accuracy', won_PG.mean(axis=1))
 
 
-def _mean(name: str, value_P: np.ndarray) -> dict[str, Any]:
-  """Returns a mean over problems under a name, and its interval."""
+def _mean(name: str, value_P: np.ndarray) -> Json:
   interval = mean_interval(value_P, np.arange(len(value_P)))
   return {name: float(value_P.mean()), 'interval': interval}
 

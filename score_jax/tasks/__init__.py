@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks: where problems come from, and which verifier grades their answers.
+"""Tasks: where problems come from, and which verifier grades answers.
 
-Each is a module, whose `open_task(task, data)` gets config.task and what to read.
+Each is a module with `open_task(config.task, data)`.
 """
 
 from collections.abc import Callable
@@ -21,9 +21,7 @@ TASKS = ('countdown', 'gsm8k', 'math', 'mbpp', 'humaneval', 'jsonl')  # values o
 def open_task(task: Any) -> Task:
   """Opens config.task; held-out problems are of `task.evaluate`, if named.
 
-  Raises:
-    ConfigError: an unknown name, or two tasks that are graded differently.
-    DataError: its data cannot be read.
+  Raises ConfigError: an unknown name, or two verifiers; DataError: its data cannot be read.
   """
   if not task.evaluate or task.evaluate == task.name:
     return _open(task.name, 'name', task, task.data)
@@ -31,21 +29,21 @@ def open_task(task: Any) -> Task:
   other = _open(task.evaluate, 'evaluate', task, dataclasses.replace(task.data, train=()))
   if other.verifier != opened.verifier:
     raise ConfigError(
-      f'config.task.evaluate = {task.evaluate!r} is graded by verifier {other.verifier!r}, config.task.name = '
-      f'{task.name!r} by {opened.verifier!r}; a run has one'
+      f'config.task.evaluate = {task.evaluate!r} has verifier {other.verifier!r}, '
+      f'config.task.name = {task.name!r} has {opened.verifier!r}; a run has one'
     )
   return dataclasses.replace(opened, heldout=other.heldout)
 
 
 def without_long(task: Task, tokens: Callable[[Problem], int], most: int) -> Task:
-  """Returns the task without training prompts of more than `most` tokens; DataError if none is left."""
+  """Drops training prompts of more than `most` tokens; DataError if none is left."""
   if isinstance(task.train, GeneratedProblems):
     return task
   kept = tuple(problem for problem in task.train.problems if tokens(problem) <= most)
   if not kept:
-    raise DataError(f'no training problem has a prompt of {most} tokens or less; raise config.sampling.prompt_tokens')
+    raise DataError(f'every training prompt has over {most} tokens; raise config.sampling.prompt_tokens')
   if left_out := len(task.train.problems) - len(kept):
-    logging.warning('%d training problems have a prompt of more than %d tokens and were left out', left_out, most)
+    logging.warning('%d training prompts have over %d tokens and were left out', left_out, most)
   return dataclasses.replace(task, train=ProblemList(kept, shuffled=True))
 
 
@@ -60,15 +58,11 @@ def heldout_problems(task: Task, count: int, seed: int) -> list[Problem]:
 
   Raises ConfigError: there are fewer, or any number of them.
   """
-  if count == 0 and task.heldout.size is None:
-    raise ConfigError('config.eval.problems = 0 means all, but this task makes as many as are asked for; give a number')
-  if task.heldout.size is not None and count > task.heldout.size:
-    raise ConfigError(
-      f'config.eval.problems = {count}, but there are {task.heldout.size} held-out problems; lower it, or 0 for all'
-    )
-  if task.heldout.size == 0:
-    raise ConfigError(
-      'config.task.data.heldout = (): there are no held-out problems; name files of them, or a task in '
-      'config.task.evaluate'
-    )
-  return task.problems(seed, 'heldout', range(count or task.heldout.size or 0))
+  size = task.heldout.size
+  if count == 0 and size is None:
+    raise ConfigError('config.eval.problems = 0 means all, but this task has no end; give a number')
+  if size is not None and count > size:
+    raise ConfigError(f'config.eval.problems = {count}, but there are {size}; lower it, or 0 for all')
+  if size == 0:
+    raise ConfigError('config.task.data.heldout = () has no problems; name files, or a config.task.evaluate')
+  return task.problems(seed, 'heldout', range(count or size or 0))

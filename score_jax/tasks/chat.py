@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversations as token ids: the chat template is rendered once per problem.
 
-Between two attempts stands the same turn separator in every row: end-of-turn, the instruction's turn, the beginning of
-the next answer. `turn_boundary.py` proves it, or refuses the template.
+Between two attempts every row has the same turn separator, as `turn_boundary.py` proves.
 """
 
 import dataclasses
@@ -16,43 +15,41 @@ from score_jax.core_types import Problem
 from score_jax.errors import DataError
 from score_jax.tasks import tokenizer as tokenizers
 from score_jax.tasks import turn_boundary
-from score_jax.tasks.turn_boundary import PromptTemplate
+from score_jax.tasks.turn_boundary import Ids, Messages, PromptTemplate
 
 
 @dataclasses.dataclass(frozen=True)
 class Chat:
-  """A tokenizer, its chat template and what a rollout needs of them."""
+  """What a rollout needs of a tokenizer and its chat template."""
 
-  prompt_template: PromptTemplate  # the chat template, system prompt and examples before every question
-  separators: tuple[tuple[int, ...], ...]  # [A - 1] ids between attempts; each begins with end_of_turn
+  prompt_template: PromptTemplate
+  separators: tuple[Ids, ...]  # [A - 1] ids between attempts, from end_of_turn on
   end_of_turn: int
-  stops: tuple[int, ...]  # end_of_turn and the generation config's stop ids
+  stops: Ids  # end_of_turn and the generation config's
   pad: int
   prompt_tokens: int  # P
 
   @property
   def tokenizer(self) -> Any:
-    """Returns the HF tokenizer."""
     return self.prompt_template.tokenizer
 
   def check_vocabulary(self, vocab: int) -> None:
-    """Refuses ids that a model has no embedding for: a gather would take another.
-
-    Raises DataError: padding, or a token that stands between attempts, is such an id.
-    """
-    for name, ids in (('padding', (self.pad,)), *(('what stands between attempts', ids) for ids in self.separators)):
-      if max(ids) >= vocab:
+    """Raises DataError if a model lacks an embedding that a gather would replace by another."""
+    between = [('what stands between attempts', ids) for ids in self.separators]
+    for name, ids in [('padding', (self.pad,)), *between]:
+      highest = max(ids)
+      if highest >= vocab:
+        token = self.tokenizer.convert_ids_to_tokens(highest)
         raise DataError(
-          f'{name} has token {max(ids)} ({self.tokenizer.convert_ids_to_tokens(max(ids))!r}), but the model has '
-          f'{vocab} tokens; the tokenizer is of another model, or has tokens that were added to it alone'
+          f'{name} has token {highest} ({token!r}), but the model has {vocab} tokens; '
+          "use the model's tokenizer, without tokens that were added to it alone"
         )
 
   def prompt_ids(self, problem: Problem) -> list[int]:
-    """Returns the ids up to where the first attempt begins."""
     return self.prompt_template.ids(self.prompt_template.text([problem.question]))
 
   def prompts(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns left-padded prompt_BP and start_B (i32), a row a problem; DataError if one is longer than P."""
+    """Returns left-padded prompt_BP and start_B (i32); DataError if one is longer than P."""
     prompt_BP = np.full((len(problems), self.prompt_tokens), self.pad, np.int32)
     start_B = np.zeros(len(problems), np.int32)
     known: dict[str, list[int]] = {}
@@ -60,8 +57,8 @@ class Chat:
       ids = known.get(problem.question) or known.setdefault(problem.question, self.prompt_ids(problem))
       if len(ids) > self.prompt_tokens:
         raise DataError(
-          f'problem {problem.id}: its prompt has {len(ids)} tokens, but config.sampling.prompt_tokens = '
-          f'{self.prompt_tokens}; raise it'
+          f'problem {problem.id}: its prompt has {len(ids)} tokens; '
+          f'raise config.sampling.prompt_tokens = {self.prompt_tokens}'
         )
       start_B[row] = self.prompt_tokens - len(ids)
       prompt_BP[row, start_B[row] :] = ids
@@ -85,24 +82,17 @@ def open_chat(
   tokenizer: Any,
   *,
   system: str,
-  examples: tuple[dict[str, str], ...],
+  examples: Messages,
   instructions: tuple[str, ...],
   prompt_tokens: int,
   date: str,
 ) -> Chat:
   """Works out and proves the turn separators between attempts.
 
-  Args:
-    folder: the HF folder, for its generation_config.json.
-    tokenizer: from `tokenizer.load_tokenizer`.
-    system: system prompt, or ''.
-    examples: from `read_examples`; before every question.
-    instructions: [A - 1] the user turns before further attempts.
-    prompt_tokens: P.
-    date: YYYY-MM-DD, for templates that write today's.
+  `folder` may have a generation_config.json. `examples` (`read_examples`) stand before every question,
+  `instructions` [A - 1] before further attempts. Templates may write the `date`, YYYY-MM-DD.
 
-  Raises:
-    DataError: the template, its end-of-turn or its words do not serve, or the date is not one.
+  Raises DataError: the template, its end-of-turn, its words or the date do not serve.
   """
   template = turn_boundary.prompt_template(tokenizer, system, tuple(examples), date)
   separators = turn_boundary.separators_of(template, instructions)
@@ -113,26 +103,23 @@ def open_chat(
   return Chat(template, separators, end_of_turn, tuple(sorted(stops)), pad, prompt_tokens)
 
 
-def _check_known(tokenizer: Any, separators: tuple[tuple[int, ...], ...]) -> None:
+def _check_known(tokenizer: Any, separators: tuple[Ids, ...]) -> None:
   unknown = tokenizer.unk_token_id
-  if unknown in (None, tokenizer.eos_token_id, tokenizer.bos_token_id):  # some tokenizers name one that cannot occur
+  if unknown in (None, tokenizer.eos_token_id, tokenizer.bos_token_id):  # it cannot occur
     return
   for separator in separators:
     if unknown in separator:
+      text = tokenizer.decode(separator)[:200]
       raise DataError(
-        'chat template: the tokenizer does not know what stands between attempts, '
-        f'{tokenizer.decode(separator)[:200]!r}; '
+        f'chat template: the tokenizer does not know what stands between attempts, {text!r}; '
         'use config.task.chat_template and config.task.instruction in words that it has'
       )
 
 
-def read_examples(path: str) -> tuple[dict[str, str], ...]:
-  """Returns the messages of a JSONL file of worked examples, for `open_chat`.
+def read_examples(path: str) -> Messages:
+  """Returns the messages of a JSONL file of worked examples; DataError if it is no such file.
 
-  A row is {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}, ...]}.
-
-  Raises:
-    DataError: the file cannot be read, or a row is not such a conversation.
+  A row is {"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}, ...]}.
   """
   file = f'config.task.examples = {path!r}'
   try:
@@ -157,11 +144,12 @@ def _example(line: str, row: str) -> list[dict[str, str]]:
     role = ('user', 'assistant')[i % 2]
     if not isinstance(message, dict) or message.get('role') != role or set(message) != {'role', 'content'}:
       raise DataError(
-        f'{row}: messages[{i}] = {str(message)[:60]!r} must have role {role!r} and content, and nothing else (the '
-        'system prompt is config.task.system)'
+        f'{row}: messages[{i}] = {str(message)[:60]!r} must have role {role!r} and content, nothing else '
+        '(the system prompt is config.task.system)'
       )
-    if not isinstance(message['content'], str) or not message['content'].strip():
-      raise DataError(f'{row}: messages[{i}].content = {str(message["content"])[:60]!r} is no text; write some')
+    content = message['content']
+    if not isinstance(content, str) or not content.strip():
+      raise DataError(f'{row}: messages[{i}].content = {str(content)[:60]!r} is no text; write some')
   return messages
 
 
@@ -170,7 +158,5 @@ def _generation_stops(folder: pathlib.Path) -> list[int]:
   eos = tokenizers.read_settings(path).get('eos_token_id')
   ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
   if not all(type(id_) is int and 0 <= id_ < 2**31 for id_ in ids):
-    raise DataError(
-      f'{path}: eos_token_id = {str(eos)[:60]!r} is neither a token id nor a list of them; fix or drop it'
-    )
+    raise DataError(f'{path}: eos_token_id = {str(eos)[:60]!r} must be token ids; fix or drop it')
   return ids

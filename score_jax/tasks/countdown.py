@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Countdown: reach a target with the given numbers, each used once, every step written out.
 
-A problem is a pure function of (seed, split, index). A hash of its numbers and target decides whether it is held out,
-so no seed or size makes the sets share one.
+A problem is a pure function of (seed, split, index). A hash of numbers and target decides whether it is held out.
 """
 
-from collections.abc import Sequence
 import dataclasses
 import hashlib
 import random
@@ -22,7 +20,7 @@ _MOST_TRIES = 100_000  # about a second; ordinary settings need a few
 
 @dataclasses.dataclass(frozen=True)
 class CountdownSpec:
-  """The kind of problems. Its fields are documented in configs/common.py."""
+  """The kind of problems; configs/common.py documents the fields."""
 
   numbers: int
   max_number: int
@@ -33,7 +31,7 @@ class CountdownSpec:
   prompt: str
 
   def check(self) -> None:
-    """Raises ValueError with the field, its value and the remedy."""
+    """Raises ValueError: a field, its value and the remedy."""
     if self.numbers < 2:
       raise ValueError(f'numbers = {self.numbers}: a problem needs at least 2')
     if not self.operations or set(self.operations) - set('+-*/'):
@@ -55,7 +53,7 @@ Step = tuple[int, str, int, int]
 
 
 def random_chain(spec: CountdownSpec, numbers: list[int], rng: random.Random) -> list[Step] | None:
-  """Draws a chain of the numbers, or None if it leaves 0..max_value."""
+  """Draws a chain of the numbers; None if it leaves 0..max_value."""
   if spec.any_order:
     numbers = rng.sample(numbers, len(numbers))
   steps, total = [], numbers[0]
@@ -75,15 +73,15 @@ def chain_text(steps: list[Step]) -> str:
 
 
 def is_heldout(spec: CountdownSpec, numbers: list[int], target: int) -> bool:
-  """Decides by a hash of a problem's numbers, in any order, and its target."""
+  """Decides by a hash of the numbers, in any order, and the target."""
   key = f'{sorted(numbers)}->{target}'.encode()
   return int.from_bytes(hashlib.sha256(key).digest()[:4], 'big') < spec.heldout_fraction * 2**32
 
 
 def draw(spec: CountdownSpec, split: str, rng: random.Random) -> tuple[list[int], list[Step]]:
-  """Draws numbers and one solution of the next problem of the split.
+  """Draws numbers and one solution of a split's next problem.
 
-  Raises DataError: the settings allow no such problem, or next to none.
+  Raises DataError: the settings allow next to none.
   """
   for _ in range(_MOST_TRIES):
     numbers = [rng.randint(1, spec.max_number) for _ in range(spec.numbers)]
@@ -91,8 +89,8 @@ def draw(spec: CountdownSpec, split: str, rng: random.Random) -> tuple[list[int]
     if steps and steps[-1][-1] > 0 and is_heldout(spec, numbers, steps[-1][-1]) == (split == 'heldout'):
       return numbers, steps
   raise DataError(
-    f'config.task.countdown: {_MOST_TRIES} draws gave no {split} problem with a target above 0; raise max_number, '
-    'max_value or the number of operations'
+    f'config.task.countdown: {_MOST_TRIES} draws gave no {split} problem with a target above 0; '
+    'raise max_number, max_value or the number of operations'
   )
 
 
@@ -101,7 +99,7 @@ def question(spec: CountdownSpec, numbers: list[int], target: int) -> str:
 
 
 def problem(spec: CountdownSpec, seed: int, split: str, index: int) -> Problem:
-  """Returns problem number `index` of 'train' or 'heldout', the same on every machine."""
+  """Returns problem `index` of 'train' or 'heldout', the same on every machine."""
   numbers, steps = draw(spec, split, random.Random(f'{seed}/{split}/{index}'))
   target = steps[-1][-1]
   return Problem(
@@ -111,15 +109,10 @@ def problem(spec: CountdownSpec, seed: int, split: str, index: int) -> Problem:
   )
 
 
-def problems(spec: CountdownSpec, seed: int, split: str, indices: Sequence[int]) -> list[Problem]:
-  return [problem(spec, seed, split, index) for index in indices]
-
-
 def open_task(task: Any, data: DataSpec) -> Task:
-  """Generates problems of `task.countdown`."""
   del data
 
   def generated(split: str) -> GeneratedProblems:
-    return GeneratedProblems(lambda seed, indices: problems(task.countdown, seed, split, indices))
+    return GeneratedProblems(lambda seed, indices: [problem(task.countdown, seed, split, i) for i in indices])
 
   return Task(generated('train'), generated('heldout'), 'countdown')

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readers of published data: JSON lines, Parquet, downloaded hub folders, and prepared TFDS data sets.
+"""Readers of published data: JSON lines, Parquet, hub folders, TFDS data sets.
 
 A source is a string:
 
-  data/train.jsonl[.gz]    a file of one JSON object a line
+  data/train.jsonl[.gz]    a JSON object a line
   data/train.parquet       columns as fields
-  data/hendrycks_math      a folder, such as a downloaded hub repository: all such files below it, in order of name;
-                           only those whose path has the word, with `:WORD` behind it (`data/gsm8k:test`)
-  tfds:gsm8k/train         a data set of tensorflow-datasets, prepared (or downloaded) in its own folder
+  data/hendrycks_math      a folder, such as a hub repository: all such files below it, by name
+  data/gsm8k:test          those alone whose path has the word
+  tfds:gsm8k/train         a prepared data set of tensorflow-datasets
 """
 
 from collections.abc import Callable, Iterator
@@ -26,10 +26,13 @@ _LONGEST_LINE = 16 * 2**20  # bytes of a line of JSON
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One row and where it is, for messages."""
+  """One row, and where it is."""
 
   fields: dict[str, Any]
   where: str  # 'data/train.jsonl, row 12' (1-based)
+
+  def error(self, column: str, problem: str) -> DataError:
+    return DataError(f'{self.where}: column {column!r} {problem}')
 
   def text(self, column: str) -> str:
     """Returns the text of a column; DataError if there is none."""
@@ -37,30 +40,25 @@ class Row:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
       value = str(value)
     if not isinstance(value, str) or not value.strip():
-      raise DataError(f'{self.where}: column {column!r} holds {_short(value)}, not a text')
+      raise self.error(column, f'holds {_short(value)}, not a text')
     return value
 
   def texts(self, column: str) -> list[str]:
-    """Returns the list of texts of a column."""
     value = self.value(column)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-      raise DataError(f'{self.where}: column {column!r} holds {_short(value)}, not a list of texts')
+      raise self.error(column, f'holds {_short(value)}, not a list of texts')
     return value
 
   def value(self, column: str) -> Any:
     """Returns what a column holds; DataError if there is none."""
     if column not in self.fields:
       known = ', '.join(map(repr, list(self.fields)[:12])) or 'none'
-      raise DataError(f'{self.where}: column {column!r} is missing; there are: {known}')
+      raise self.error(column, f'is missing; there are: {known}')
     return self.fields[column]
 
 
 def read(source: str) -> list[Row]:
-  """Returns all rows of a source.
-
-  Raises:
-    DataError: there is no such source, it is empty, or a row is not an object.
-  """
+  """Returns a source's rows; DataError if there are none, or one is not an object."""
   if source.startswith('tfds:'):
     rows = _from_tfds(source)
   else:
@@ -71,7 +69,6 @@ def read(source: str) -> list[Row]:
 
 
 def read_all(names: tuple[str, ...]) -> list[Row]:
-  """Returns the rows of several sources, as `read` does."""
   return [row for name in names for row in read(name)]
 
 
@@ -150,11 +147,11 @@ def _from_tfds(source: str) -> list[Row]:
 
   try:
     data = tfds.data_source(name, split=split)
-  except Exception as error:  # a folder, a network, an unknown name: each kind has its own exception
+  except Exception as error:  # a folder, a network, an unknown name: each has its own
     reason = ' '.join(str(error).split())[:300]
     raise DataError(
-      f'{source}: tensorflow-datasets could not open it ({type(error).__name__}: {reason}); prepare it once where '
-      "there is a network, with file_format='array_record', and point TFDS_DATA_DIR to it"
+      f'{source}: tensorflow-datasets could not open it ({type(error).__name__}: {reason}); prepare it '
+      "where there is a network, with file_format='array_record', and point TFDS_DATA_DIR to it"
     ) from error
   return [Row({k: _plain(v) for k, v in fields.items()}, f'{source}, row {i}') for i, fields in enumerate(data, 1)]
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GSM8K (Cobbe et al., arXiv 2110.14168): word problems of grade-school arithmetic; gold numbers behind `####`."""
+"""GSM8K (Cobbe et al., arXiv 2110.14168): word problems of arithmetic; gold numbers behind `####`."""
 
 from typing import Any
 
 from score_jax.core_types import Problem
-from score_jax.errors import DataError
 from score_jax.tasks import data_files, problems, prompts
 
 
@@ -27,6 +26,6 @@ def reference(row: data_files.Row) -> dict:
   """Returns a row's gold number, and its question, which is no answer."""
   _, mark, gold = row.text('answer').rpartition('####')
   if not mark or not gold.strip():
-    raise DataError(f"{row.where}: column 'answer' has no gold behind ####")
+    raise row.error('answer', 'has no gold behind ####')
   question = row.fields.get('question')
   return dict(answer=gold.strip()) | (dict(question=question) if isinstance(question, str) else {})

@@ -2,7 +2,6 @@
 """The user's task: rows of a file, with columns and verifier of config.task.jsonl."""
 
 import dataclasses
-import hashlib
 from typing import Any
 
 from score_jax.core_types import Problem
@@ -12,7 +11,7 @@ from score_jax.tasks import data_files, problems
 
 @dataclasses.dataclass(frozen=True)
 class JsonlSpec:
-  """Which columns, and which verifier. Documented in configs/common.py."""
+  """Columns and verifier; configs/common.py documents the fields."""
 
   question: str
   answer: str
@@ -22,7 +21,7 @@ class JsonlSpec:
   heldout_fraction: float
 
   def check(self) -> None:
-    """Raises ValueError with the field, its value and the remedy."""
+    """Raises ValueError: a field, its value and the remedy."""
     if self.verifier not in registry.GRADERS:
       raise ValueError(f'verifier = {self.verifier!r} is unknown; use one of {", ".join(registry.GRADERS)}')
     if not self.question or not self.answer:
@@ -32,7 +31,7 @@ class JsonlSpec:
 
 
 def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
-  """Reads `data.train` and `data.heldout`, or holds a fraction out by a hash of the question."""
+  """Reads the data; without `data.heldout` a hash of the question holds a fraction out."""
   spec: JsonlSpec = task.jsonl
   train, heldout = map(data_files.read_all, (data.train, data.heldout))
   if not data.heldout:
@@ -52,7 +51,7 @@ def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
 
 
 def reference(row: data_files.Row, spec: JsonlSpec) -> dict:
-  """Returns what the verifier needs; for math with the question, which is no answer."""
+  """Returns what the verifier needs; for math the question too, which is no answer."""
   value, where = row.value(spec.answer), f'{row.where}: column {spec.answer!r}'
   if spec.verifier == 'math' and not isinstance(value, dict):
     value = dict(answer=value, question=row.text(spec.question))
@@ -60,5 +59,5 @@ def reference(row: data_files.Row, spec: JsonlSpec) -> dict:
 
 
 def _is_heldout(row: data_files.Row, spec: JsonlSpec) -> bool:
-  key = problems.collapsed(row.text(spec.question)).encode('utf-8', 'surrogatepass')
-  return int.from_bytes(hashlib.sha256(key).digest()[:4], 'big') < spec.heldout_fraction * 2**32
+  first_32_bits = int(problems.text_hash(row.text(spec.question))[:8], 16)
+  return first_32_bits < spec.heldout_fraction * 2**32

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """MATH (Hendrycks et al., arXiv 2103.03874): 12,000 problems to train on, the 500 of MATH500 held out.
 
-As in the paper, the 4,500 test problems that are not in MATH500 are trained on too. What is held out is decided by a
-problem's text, from a list in assets/math500, so no file can bring one into training.
+As in the paper, the other 4,500 test problems are trained on. A list of hashes decides, whatever the file.
 """
 
 import functools
@@ -26,17 +25,16 @@ def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
   heldout = {_hash(row): row for row in test_rows if is_heldout(row)}.values()
   if test_rows and not heldout:
     raise DataError(
-      f'config.task.data: none of the problems of MATH500 is in {", ".join(data.heldout or data.train)}; name the '
-      'test file of MATH, or MATH500 itself'
+      f'config.task.data: none of the problems of MATH500 is in {", ".join(data.heldout or data.train)}; '
+      'name the test file of MATH, or MATH500 itself'
     )
   if test_rows and len(heldout) != len(heldout_hashes()):
     logging.warning('%d of the %d problems of MATH500 were found', len(heldout), len(heldout_hashes()))
 
   def of(row: data_files.Row) -> Problem:
-    prompt = task.prompt or prompts.MATH_QUESTION
     return Problem(
       id=f'math/{_hash(row)}',
-      question=problems.asked(prompt, question=row.text('problem')),
+      question=problems.asked(task.prompt or prompts.MATH_QUESTION, question=row.text('problem')),
       reference=reference(row),
       tags=_tags(row),
     )
@@ -45,9 +43,9 @@ def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
 
 
 def reference(row: data_files.Row) -> dict:
-  """Returns a row's `answer` (as in MATH500), or the last box of its `solution`.
+  """Returns a row's `answer` or the last box of its `solution`, and its problem.
 
-  With the problem, where the row has it: repeating an expression of it is no answer.
+  To repeat an expression of the problem is no answer.
   """
   problem = row.fields.get('problem')
   asked = dict(question=problem) if isinstance(problem, str) else {}
@@ -55,12 +53,11 @@ def reference(row: data_files.Row) -> dict:
     return dict(answer=row.text('answer')) | asked
   boxes = last_boxes(row.text('solution'))
   if not boxes or not boxes[1].strip():
-    raise DataError(f"{row.where}: column 'solution' has no gold in a \\boxed{{...}}")
+    raise row.error('solution', 'has no gold in a \\boxed{...}')
   return dict(answer=boxes[1]) | asked
 
 
 def is_heldout(row: data_files.Row) -> bool:
-  """Tells whether a row's problem is one of MATH500."""
   return _hash(row) in heldout_hashes()
 
 
@@ -70,7 +67,6 @@ def _hash(row: data_files.Row) -> str:
 
 @functools.cache
 def heldout_hashes() -> frozenset[str]:
-  """Returns the hashes of the problems of MATH500."""
   return frozenset(line for line in _LIST.read_text().splitlines() if not line.startswith('#'))
 
 

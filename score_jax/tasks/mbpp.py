@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """MBPP (Austin et al., arXiv 2108.07732): short Python programs from a sentence and three tests.
 
-First attempts are asked for with the three solved problems of its paper, as in SCoRe.
+First attempts see the three solved problems of its paper, as in SCoRe.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ _SHOWN = (2, 3, 4)  # similar_elements, is_not_prime, heap_queue_largest
 
 @dataclasses.dataclass(frozen=True)
 class MbppSpec:
-  """Which problems are trained on. Documented in configs/common.py."""
+  """Which problems are trained on; configs/common.py documents the field."""
 
   splits: tuple[str, ...]
 
   def check(self) -> None:
-    """Raises ValueError with the field, its value and the remedy."""
+    """Raises ValueError: a field, its value and the remedy."""
     if not self.splits or set(self.splits) - set(SPLITS):
       raise ValueError(f'splits = {self.splits}: name one or more of {", ".join(SPLITS)}')
 
@@ -38,7 +38,7 @@ def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
   heldout = [row for number, row in rows.items() if _split(number) == 'test' and 'test' not in spec.splits]
   if data.train and not train:
     raise DataError(
-      f'config.task.mbpp.splits = {spec.splits}: the files of config.task.data.train hold no problem of them; '
+      f'config.task.mbpp.splits = {spec.splits}: config.task.data.train has no problem of them; '
       f'their task_id is that of {SPLITS}'
     )
 
@@ -55,21 +55,21 @@ def reference(row: data_files.Row) -> dict:
   """Returns the tests of a row, and what runs before them."""
   tests = row.texts('test_list')
   if not tests:
-    raise DataError(f"{row.where}: column 'test_list' is empty: there is nothing to grade by")
+    raise row.error('test_list', 'is empty: there is nothing to grade by')
   imports = row.texts('test_imports') if 'test_imports' in row.fields else []
   setup = row.fields.get('test_setup_code') or ''
   return references.make('code', dict(setup='\n'.join([*imports, setup]).strip(), tests=tests), row.where)
 
 
 def _question(row: data_files.Row) -> str:
-  """Returns the sentence: `text` in the whole set, `prompt` in the sanitized one."""
+  # `text` in the whole set, `prompt` in the sanitized one.
   return row.text('text' if 'text' in row.fields else 'prompt')
 
 
 def _task_id(row: data_files.Row) -> int:
   value = row.value('task_id')
   if not isinstance(value, int):
-    raise DataError(f"{row.where}: column 'task_id' holds {value!r}, not a number")
+    raise row.error('task_id', f'holds {value!r}, not a number')
   return value
 
 
@@ -80,8 +80,8 @@ def _split(number: int) -> str:
 def _solved(rows: dict[int, data_files.Row], number: int) -> str:
   if number not in rows:
     raise DataError(
-      f'config.task.data.train: task {number} of MBPP is missing, which is shown solved before every problem; name the '
-      'whole data set (mbpp.jsonl, or the hub folder with its prompt split)'
+      f'config.task.data.train: task {number} of MBPP is missing, which every problem shows solved; '
+      'name the whole data set (mbpp.jsonl, or the hub folder with its prompt split)'
     )
   row = rows[number]
   code = row.text('code').replace('\r\n', '\n').strip()

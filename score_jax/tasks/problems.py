@@ -17,7 +17,7 @@ from score_jax.tasks.data_files import Row
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-  """Where problems come from. Its fields are documented in configs/common.py."""
+  """Where problems come from; configs/common.py documents the fields."""
 
   train: tuple[str, ...]
   heldout: tuple[str, ...]
@@ -27,9 +27,9 @@ class DataSpec:
 class GeneratedProblems:
   """As many problems as are asked for, each a pure function of (seed, index)."""
 
-  take: Callable[[int, Sequence[int]], list[Problem]]  # the problems of a seed that have these numbers
+  take: Callable[[int, Sequence[int]], list[Problem]]  # (seed, indices)
   size: None = None
-  fingerprint: str = ''  # what they are like is in the configuration
+  fingerprint: str = ''  # the configuration has what they are like
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class ProblemList:
 
   @property
   def fingerprint(self) -> str:
-    """Returns the SHA-256 of the problems, which a resumed run must have again."""
+    """Returns a SHA-256, which a resumed run must have again."""
     digest = hashlib.sha256()
     for problem in self.problems:
       digest.update(json.dumps([problem.question, problem.reference], sort_keys=True).encode())
@@ -86,28 +86,28 @@ def _order(seed: int, round_: int, size: int) -> tuple[int, ...]:
 
 
 def divided(train: Iterable[Row], heldout: Iterable[Row], problem: Callable[[Row], Problem], verifier: str) -> Task:
-  """Makes a task of rows; training problems that are held out too are left out.
+  """Makes a task of rows, without training problems that are held out too.
 
-  Raises DataError: a row lacks what a problem needs, or no problem is left to train on.
+  Raises DataError: a row lacks something, or no problem is left to train on.
   """
   held = tuple(problem(row) for row in heldout)
   questions = {collapsed(p.question) for p in held}
   everything = [problem(row) for row in train]
   kept = tuple(p for p in everything if collapsed(p.question) not in questions)
   if everything and not kept:
-    raise DataError('config.task.data.train: every problem is held out as well; name a file of other problems')
+    raise DataError('config.task.data.train: every problem is held out as well; name other files')
   if len(kept) < len(everything):
-    logging.warning('%d training problems are held out as well and were left out', len(everything) - len(kept))
+    left_out = len(everything) - len(kept)
+    logging.warning('%d training problems are held out as well and were left out', left_out)
   return Task(ProblemList(kept, shuffled=True), ProblemList(held, shuffled=False), verifier)
 
 
 def collapsed(text: str) -> str:
-  """Writes white space as single spaces."""
   return ' '.join(text.split())
 
 
 def text_hash(text: str) -> str:
-  """Returns 16 hexadecimal digits of a problem's text, whatever its white space."""
+  """Returns 16 hexadecimal digits of a text's SHA-256, white space aside."""
   return hashlib.sha256(collapsed(text).encode('utf-8', 'surrogatepass')).hexdigest()[:16]
 
 

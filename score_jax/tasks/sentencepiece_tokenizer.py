@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tokenizer of a folder with a sentencepiece model alone, by that library.
 
-The class fits the library into transformers' interface; transformers itself converts such a model, and then loses or
-moves the space that it puts before a text. Importing this module imports transformers, which takes seconds.
+transformers itself converts such a model, and then loses or moves the space before a text. This module imports
+transformers, which takes seconds.
 """
 
 import pathlib
 from typing import Any
 
-import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
+from sentencepiece import SentencePieceProcessor
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
 from score_jax.errors import DataError
@@ -17,18 +17,15 @@ from score_jax.tasks.tokenizer import ADDED, SENTENCEPIECE, SETTINGS, read_setti
 
 
 def from_files(files: pathlib.Path, folder: pathlib.Path) -> Any:
-  """Returns the tokenizer of `folder`, from copies of its model and settings in `files`.
-
-  Raises DataError: it is no such model, or the settings name tokens that it cannot have.
-  """
+  """Returns the tokenizer of `folder`, from copies in `files`; DataError if they do not fit."""
   path, settings = folder / SENTENCEPIECE, read_settings(folder / SETTINGS)
-  model = sentencepiece_model_pb2.ModelProto()
+  model = ModelProto()
   try:
     if not model.ParseFromString(path.read_bytes()) or not model.pieces:
       raise ValueError('it has no pieces')
-    sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+    _processor(model)
   except Exception as error:  # protobuf's errors have no common base
-    raise DataError(f'{path}: is not a sentencepiece model; put the tokenizer.json of the model beside it') from error
+    raise DataError(f'{path}: is not a sentencepiece model; put the tokenizer.json beside it') from error
   tokenizer = SentencePieceTokenizer.from_pretrained(files, local_files_only=True)
   added = {token['content']: int(id_) for id_, token in settings.get('added_tokens_decoder', {}).items()}
   added |= read_settings(folder / ADDED)
@@ -36,8 +33,8 @@ def from_files(files: pathlib.Path, folder: pathlib.Path) -> Any:
   for token, id_ in added.items():
     if pieces[id_] != token if id_ < len(pieces) else id_ >= len(pieces) + len(added):
       raise DataError(
-        f'{path}: cannot have {token!r} as its token {id_}, which {SETTINGS} or {ADDED} asks for; put the '
-        'tokenizer.json of the model beside it'
+        f'{path}: cannot have {token!r} as its token {id_}, as {SETTINGS} or {ADDED} asks; '
+        'put the tokenizer.json beside it'
       )
   for role in ('bos_token', 'eos_token'):
     token = getattr(tokenizer, role)
@@ -46,18 +43,22 @@ def from_files(files: pathlib.Path, folder: pathlib.Path) -> Any:
   return tokenizer
 
 
-class SentencePieceTokenizer(SentencePieceBackend):
-  """Gives each text between special tokens to sentencepiece, which finds user-defined symbols itself.
+def _processor(model: ModelProto) -> SentencePieceProcessor:
+  return SentencePieceProcessor(model_proto=model.SerializeToString())
 
-  With `legacy`, each of these texts has the space that the model puts before one; else only the first.
+
+class SentencePieceTokenizer(SentencePieceBackend):
+  """Gives texts between special tokens to sentencepiece, which finds user-defined symbols itself.
+
+  With `legacy` the model puts a space before each of these texts, else before the first.
   """
 
   def __init__(self, vocab_file: str, legacy: bool = True, add_prefix_space: bool | None = None, **named: Any):
-    model = sentencepiece_model_pb2.ModelProto.FromString(pathlib.Path(vocab_file).read_bytes())
+    model = ModelProto.FromString(pathlib.Path(vocab_file).read_bytes())
     model.normalizer_spec.add_dummy_prefix &= add_prefix_space is not False
-    self._first = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+    self._first = _processor(model)
     model.normalizer_spec.add_dummy_prefix &= legacy
-    self._later = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+    self._later = _processor(model)
     self._symbols = {piece.piece for piece in model.pieces if piece.type == piece.USER_DEFINED}
     self._at_start = True
     for role in ('bos', 'eos', 'unk', 'pad'):

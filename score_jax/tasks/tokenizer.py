@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer of an HF folder, with its chat template or another. No code of the folder is ever run.
+"""The tokenizer of an HF folder, with its chat template or another. No code of the folder is run.
 
-Commands exclude torch, which transformers takes seconds to import for nothing.
+Commands exclude torch, which takes seconds to import for nothing.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,6 @@ _torch_is_excluded = False
 
 
 def exclude_torch() -> None:
-  """Makes this process read tokenizers without torch from here on."""
   global _torch_is_excluded
   _torch_is_excluded = True
 
@@ -51,16 +50,13 @@ def without_torch() -> Iterator[None]:
 
 @without_torch()
 def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
-  """Loads the folder's HF tokenizer, with another chat template if one is named.
+  """Loads the folder's tokenizer, of tokenizer.json or tokenizer.model (sentencepiece).
 
-  Args:
-    folder: holds tokenizer.json or a sentencepiece model, tokenizer.model.
-    chat_template: a .jinja file, 'bundled:NAME' for one of score_jax/assets/chat_templates, or '' for its own.
+  `chat_template` is a .jinja file, 'bundled:NAME' of assets/chat_templates, or '' for its own.
 
-  Raises:
-    DataError: it cannot be read, it asks to run code, or there is no chat template.
+  Raises DataError: it cannot be read, it asks to run code, or there is no chat template.
   """
-  os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')  # it announces that there is no torch, which is as intended
+  os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')  # else it announces that there is no torch
   import transformers  # takes seconds
 
   transformers.utils.logging.set_verbosity_error()
@@ -69,11 +65,10 @@ def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
     tokenizer = _from_files(folder)
   except (DataError, KeyboardInterrupt, SystemExit):
     raise
-  except BaseException as error:  # the file is a program's input: tokenizers' panics are not even Exceptions
-    raise DataError(
-      f'{folder}: its tokenizer cannot be read: {type(error).__name__}: {turn_boundary.first_line(error)}; restore '
-      'tokenizer.json and tokenizer_config.json'
-    ) from error
+  except BaseException as error:  # tokenizers' panics are not even Exceptions
+    reason = f'{type(error).__name__}: {turn_boundary.first_line(error)}'
+    remedy = 'restore tokenizer.json and tokenizer_config.json'
+    raise DataError(f'{folder}: its tokenizer cannot be read: {reason}; {remedy}') from error
   tokenizer.chat_template = _named_template(chat_template) if chat_template else _own_template(folder, tokenizer)
   return tokenizer
 
@@ -102,26 +97,25 @@ def _from_files(folder: pathlib.Path) -> Any:
 
 
 def _check_files(folder: pathlib.Path) -> None:
-  """Refuses code to run, and files that are too large or not JSON."""
+  """Refuses code, and files that are too large or not JSON."""
   vocabularies = [folder / name for name in _VOCABULARIES if (folder / name).is_file()]
   if not vocabularies:
     raise DataError(f'{folder}: has no tokenizer; put the tokenizer.json of the model there')
   for path in vocabularies:
-    if path.stat().st_size > MOST_BYTES:
-      raise DataError(
-        f'{path}: has {path.stat().st_size} bytes, and no tokenizer has more than {MOST_BYTES}; restore the file'
-      )
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+      raise DataError(f'{path}: has {size} bytes, and tokenizers at most {MOST_BYTES}; restore the file')
   for name in ('config.json', SETTINGS, SPECIALS, ADDED):
     settings = read_settings(folder / name)
     if name == SETTINGS and settings.get('auto_map'):
       raise DataError(
-        f'{folder / name}: auto_map = {str(settings["auto_map"])[:80]!r} asks to run code of the folder, which is '
-        'never done; remove auto_map if tokenizer.json is all that the tokenizer needs'
+        f'{folder / name}: auto_map = {str(settings["auto_map"])[:80]!r} asks to run code; '
+        'remove auto_map if tokenizer.json is all that the tokenizer needs'
       )
 
 
 def read_settings(path: pathlib.Path) -> dict[str, Any]:
-  """Returns what a JSON file of the folder says; {} if there is none, DataError if it is no object."""
+  """Returns a file's JSON object; {} if there is no file, DataError if it holds no object."""
   if not path.is_file():
     return {}
   settings = files.read_json(path, MOST_BYTES)
@@ -135,9 +129,8 @@ def _named_template(name: str) -> str:
   if name.startswith(_BUNDLED):
     known = {f'{_BUNDLED}{file.stem}': file for file in sorted(_TEMPLATES.glob('*.jinja'))}
     if name not in known:
-      raise DataError(
-        f'config.task.chat_template = {name!r} is unknown; use a .jinja file or one of {", ".join(known)}'
-      )
+      remedy = f'use a .jinja file or one of {", ".join(known)}'
+      raise DataError(f'config.task.chat_template = {name!r} is unknown; {remedy}')
     path = known[name]
   try:
     return path.read_text(encoding='utf-8')
@@ -152,9 +145,10 @@ def _own_template(folder: pathlib.Path, tokenizer: Any) -> str:
   if not template:
     several = f' but {", ".join(own)}' if own else ''
     raise DataError(
-      f'{folder}: the tokenizer has no chat template{several}; set config.task.chat_template to a .jinja file, or to '
-      "'bundled:plain' for a base model"
+      f'{folder}: there is no chat template{several}; '
+      "set config.task.chat_template to a .jinja file, or to 'bundled:plain' for a base model"
     )
   if not isinstance(template, str):
-    raise DataError(f'{folder}: its chat template is {str(template)[:60]!r}, not text; set config.task.chat_template')
+    held = f'its chat template is {str(template)[:60]!r}, not text'
+    raise DataError(f'{folder}: {held}; set config.task.chat_template')
   return template

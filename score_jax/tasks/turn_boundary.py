@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rendered conversations, and the proof of the ids between two attempts.
 
-The template is rendered with sentinel answers. As turns follow, the text up to an answer's end must stay, and so must
-its ids. Then what follows is the turn separator. No fragment is tokenized alone.
+Templates are rendered with sentinel answers. As turns follow, text and ids up to an answer's end must stay; what
+follows is the separator. No fragment is tokenized alone.
 """
 
 import dataclasses
@@ -14,7 +14,10 @@ from absl import logging
 
 from score_jax.errors import DataError
 
-# Answers no template should touch; some delete reasoning from earlier turns. To trim them does no harm.
+Ids = tuple[int, ...]
+Messages = tuple[dict[str, str], ...]  # of worked examples, user and assistant in turn
+
+# Answers no template should touch; some delete reasoning. To trim them does no harm.
 _SENTINELS = ('7*12=84', '<think>7*12</think>84')
 _QUESTION, _SYSTEM = 'question', 'System prompt.'
 _REMEDY = "config.task.chat_template='bundled:chatml' or a .jinja file"
@@ -27,12 +30,12 @@ class PromptTemplate:
 
   tokenizer: Any
   system: str  # the system turn, or ''
-  preamble: str  # the system prompt, where the template has no such role: opens the first user turn
-  examples: tuple[dict[str, str], ...]  # messages of worked examples, user and assistant in turn
-  date: str  # what the template is told for today, YYYY-MM-DD
+  preamble: str  # the system prompt in the first user turn, where there is no such role
+  examples: Messages
+  date: str  # the template's today, YYYY-MM-DD
 
   def text(self, users: list[str], answers: tuple[str, ...] = (), answering: bool = True) -> str:
-    """Returns the text up to the next answer; not `answering`, to the last one's end."""
+    """Returns the text up to the next answer; not `answering`: to the last one's end."""
     messages = [*self.examples]
     for i, user in enumerate(users):
       messages.append(dict(role='user', content=user))
@@ -43,20 +46,18 @@ class PromptTemplate:
     return render(self.tokenizer, turn + messages, answering, self.date)
 
   def ids(self, text: str) -> list[int]:
-    """Returns the ids of a rendered text, which holds its special tokens."""
+    """Returns the ids of a rendered text, special tokens included."""
     try:
       return self.tokenizer(text, add_special_tokens=False)['input_ids']
-    except Exception as error:  # the tokenizer's file is a program's input
-      raise DataError(f'tokenizer: cannot encode {text[:60]!r}: {first_line(error)}; restore tokenizer.json') from error
+    except Exception as error:  # the file may be broken in any way
+      reason = f'cannot encode {text[:60]!r}: {first_line(error)}'
+      raise DataError(f'tokenizer: {reason}; restore tokenizer.json') from error
 
 
-def prompt_template(tokenizer: Any, system: str, examples: tuple[dict[str, str], ...], date: str) -> PromptTemplate:
-  """Puts the system prompt in a turn, or in the first user's.
-
-  Raises DataError: the date is not one, or the template cannot be rendered.
-  """
+def prompt_template(tokenizer: Any, system: str, examples: Messages, date: str) -> PromptTemplate:
+  """Puts the system prompt in a turn, or in the first user's; raises as `render` does."""
   plain = PromptTemplate(tokenizer, '', '', examples, date)
-  plain.text([_QUESTION])  # what is wrong with the template itself shows without a system turn
+  plain.text([_QUESTION])  # the template's own faults show without a system turn
   if not system:
     return plain
   if _keeps_system(plain):
@@ -65,21 +66,21 @@ def prompt_template(tokenizer: Any, system: str, examples: tuple[dict[str, str],
   return dataclasses.replace(plain, preamble=system + '\n\n')
 
 
-def separators_of(template: PromptTemplate, instructions: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+def separators_of(template: PromptTemplate, instructions: tuple[str, ...]) -> tuple[Ids, ...]:
   """Returns the ids between attempts [A - 1], each proved with all earlier answers.
 
-  Raises DataError: the template rewrites history, or its text cannot be told apart from answers as tokens.
+  Raises DataError: the template rewrites history, or its tokens depend on answers.
   """
   return tuple(_separator(template, instructions[: i + 1]) for i in range(len(instructions)))
 
 
-def end_of_turn(template: PromptTemplate, separators: tuple[tuple[int, ...], ...]) -> int:
-  """Returns the one special token that ends an answer; DataError if there is none."""
+def end_of_turn(template: PromptTemplate, separators: tuple[Ids, ...]) -> int:
+  """Returns the special token that ends an answer; DataError if there is none."""
   before = template.text([_QUESTION])
   after = template.text([_QUESTION], _SENTINELS[:1], answering=False)
   space = _space_between(before, _SENTINELS[0], after)
   if space:
-    logging.info('the chat template writes %r before an answer; it is for the model to generate', space)
+    logging.info('the chat template writes %r before an answer, which the model has to generate', space)
   endings = [_ids_after(template, before, _SENTINELS[0], after), *separators]
   if not endings[0]:
     raise DataError(f'chat template writes no end of turn after {after[-40:]!r}; use {_REMEDY}')
@@ -87,18 +88,18 @@ def end_of_turn(template: PromptTemplate, separators: tuple[tuple[int, ...], ...
   special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
   for ending in endings:
     if ending[:1] != endings[0][:1] or ending[0] not in special:
+      text, token = tokenizer.decode(ending)[:40], tokenizer.convert_ids_to_tokens(ending[0])
       raise DataError(
-        f'chat template: an answer must end in one special token, but {tokenizer.decode(ending)[:40]!r} follows it, '
-        f'whose first token is {tokenizer.convert_ids_to_tokens(ending[0])!r}; use a template with a special token of '
-        'this tokenizer (config.task.chat_template)'
+        f'chat template: an answer must end in one special token, but {text!r} follows, which begins with {token!r}; '
+        'use a config.task.chat_template with a special token of this tokenizer'
       )
   return endings[0][0]
 
 
 def render(tokenizer: Any, messages: list[dict[str, str]], answering: bool, date: str) -> str:
-  """Returns the template's text for messages, up to where the next answer begins.
+  """Returns the messages' text, with the beginning of an answer if `answering`.
 
-  Raises DataError: the template refuses the messages or fails, or the date is not YYYY-MM-DD.
+  Raises DataError: the template fails, or the date is not YYYY-MM-DD.
   """
   template = _dated(tokenizer.chat_template, _day(date))
   try:
@@ -110,7 +111,6 @@ def render(tokenizer: Any, messages: list[dict[str, str]], answering: bool, date
 
 
 def first_line(error: BaseException) -> str:
-  """Returns an error's message, cut to one line."""
   return str(error).strip().split('\n')[0]
 
 
@@ -125,17 +125,16 @@ def _day(date: str) -> datetime.datetime:
 
 
 def _dated(template: str, day: datetime.datetime) -> str:
-  """Hides strftime_now by a macro of one day: a resumed run sees the same prompts."""
+  """Makes strftime_now a macro of one day: a resumed run sees the same prompts."""
   if 'strftime_now' not in template:
     return template
   directives = [f'%{letter}' for letter in _DIRECTIVES] + [f'%-{letter}' for letter in 'dmyHIMSj']
   replaced = ''.join(f'|replace({it!r}, {day.strftime(it)!r})' for it in directives)
-  # The renderer drops the newline after a block, so the template itself begins a line as it did before.
+  # The renderer drops the newline after a block, so the template still begins a line.
   return '{% macro strftime_now(format) %}{{ format' + replaced + ' }}{% endmacro %}\n' + template
 
 
 def _keeps_system(template: PromptTemplate) -> bool:
-  """Tells whether the template has a system turn, and keeps it in place."""
   template = dataclasses.replace(template, system=_SYSTEM)
   try:
     short = template.text([_QUESTION])
@@ -147,7 +146,7 @@ def _keeps_system(template: PromptTemplate) -> bool:
   return bool(there) and long.startswith(before + there)
 
 
-def _separator(template: PromptTemplate, instructions: tuple[str, ...]) -> tuple[int, ...]:
+def _separator(template: PromptTemplate, instructions: tuple[str, ...]) -> Ids:
   users = [_QUESTION, *instructions]
   separators = []
   for sentinel in _SENTINELS:
@@ -156,24 +155,24 @@ def _separator(template: PromptTemplate, instructions: tuple[str, ...]) -> tuple
     separators.append(_ids_after(template, before, sentinel, template.text(users, answers)))
   if separators[0] != separators[1]:
     first, second = (template.tokenizer.decode(ids) for ids in separators)
-    raise DataError(
-      f'chat template: what follows an answer depends on it: {_difference(first, second, ("is", "or"))}; use {_REMEDY}'
-    )
+    difference = _difference(first, second, ('is', 'or'))
+    raise DataError(f'chat template: what follows an answer depends on it: {difference}; use {_REMEDY}')
   return separators[0]
 
 
 def _space_between(before: str, answer: str, after: str) -> str:
-  """Returns the white space between prompt and answer, proved to stand in `after`."""
+  """Returns the white space between prompt and answer in `after`."""
   space, there, _ = after[len(before) :].partition(answer)
   if not after.startswith(before) or not there or space.strip():
+    difference = _difference(before + answer, after)
     raise DataError(
-      f'chat template rewrites history: as turns follow, {_difference(before + answer, after)}; use a template that '
-      f'keeps prompts and answers as they were: {_REMEDY}'
+      f'chat template rewrites history: as turns follow, {difference}; '
+      f'use a template that keeps prompts and answers: {_REMEDY}'
     )
   return space
 
 
-def _ids_after(template: PromptTemplate, before: str, answer: str, after: str) -> tuple[int, ...]:
+def _ids_after(template: PromptTemplate, before: str, answer: str, after: str) -> Ids:
   """Returns the ids of `after` behind the answer, proved apart from those before."""
   answered = before + _space_between(before, answer, after) + answer
   whole = template.ids(after)
@@ -182,14 +181,14 @@ def _ids_after(template: PromptTemplate, before: str, answer: str, after: str) -
     if whole[: len(ids)] != ids:
       alone, within = (template.tokenizer.convert_ids_to_tokens(some)[-4:] for some in (ids, whole[: len(ids)]))
       raise DataError(
-        f'chat template: the tokens of {what} depend on what follows it: {alone} became {within}; use a template with '
-        f'special tokens around answers: {_REMEDY}'
+        f'chat template: the tokens of {what} depend on what follows: {alone} became {within}; '
+        f'use a template with special tokens around answers: {_REMEDY}'
       )
   return tuple(whole[len(ids) :])
 
 
 def _difference(expected: str, actual: str, words: tuple[str, str] = ('', 'became')) -> str:
-  """Returns about 40 characters of each around where two texts part."""
+  """Shows about 40 characters of each from where two texts part."""
   at = len(os.path.commonprefix([expected, actual]))
   around = slice(max(0, at - 12), at + 28)
   return f'{words[0]} {expected[around]!r} {words[1]} {actual[around]!r}'.strip()
