@@ -3,7 +3,7 @@
 
   python -m experiments.countdown_base.main --config=experiments/countdown_base/bundled.py --workdir=DIR
 
-DIR/hf is the base, DIR/metrics.jsonl and DIR/eval.json tell how good it is. It is not resumable: it takes minutes.
+DIR/hf is the base; DIR/metrics.jsonl and DIR/eval.json tell how good it is. It cannot be resumed.
 """
 
 from absl import flags
