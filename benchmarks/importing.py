@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Host memory and time of importing an HF folder of random weights of a published shape.
 
-The kernel's own high-water mark is read (VmHWM), so no peak is missed. It counts pages of mapped files as well.
+The kernel's high-water mark (VmHWM) misses no peak. It counts pages of mapped files as well.
 """
 
 import json
@@ -28,8 +28,8 @@ def measure(setting: Setting) -> dict[str, Any]:
   """Measures one import into the training layout on all devices; memory in MB.
 
   Returns:
-    the result; `extra_host_mb` is the peak beyond what a small import leaves, without the parameters of CPU devices;
-    `bound_mb` is 1.3 times the largest tensor and 300 MB.
+    the result; `extra_host_mb` is the peak beyond a small import's, without parameters on CPU devices; `bound_mb` is
+    1.3 times the largest tensor and 300 MB.
   """
   folder, shape, dtype = pathlib.Path(setting.folder), SHAPES[setting.shape], np.dtype(setting.dtype)
   if not (folder / 'config.json').exists():
@@ -58,7 +58,7 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 
 def _load_libraries(settings: dict[str, Any], mesh: Mesh, dtype: np.dtype) -> None:
-  """Imports a small model, so that the memory of a device's libraries is not counted."""
+  """Imports a small model first: a device's libraries are not counted."""
   small = settings | dict(num_hidden_layers=2, vocab_size=128, intermediate_size=128)
   with tempfile.TemporaryDirectory() as parent:
     folder = pathlib.Path(parent) / 'small'

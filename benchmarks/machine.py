@@ -30,7 +30,7 @@ class Compiles:
 
 
 def timed(call: Callable[[], Any], repeats: int) -> tuple[float, list[float]]:
-  """Returns the seconds of a first call, which compiles, and of `repeats` further ones."""
+  """Returns the seconds of a first call, which compiles, and of `repeats` more."""
   seconds = []
   for _ in range(repeats + 1):
     begun = time.perf_counter()
@@ -47,7 +47,7 @@ def matmul_rate(dtype: Any, size: int = 8192) -> float:
 
 
 def copy_rate(megabytes: int = 1024) -> float:
-  """Returns the bytes per second, read and written, of the fastest of three copies on a device."""
+  """Returns the bytes per second, read and written, of the fastest of three copies."""
   elements = megabytes * 1_000_000 // 4
   x = jnp.ones((elements,), jnp.float32)
   copies = [jax.jit(copy) for copy in (lambda x: x + 1, lambda x: -x, lambda x: jnp.flip(x))]

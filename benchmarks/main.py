@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures the package on this machine, one JSON line a result: `python -m benchmarks.main NAME --shape=...`.
+"""Measures the package, one JSON line a result: `python -m benchmarks.main NAME --shape=...`.
 
 import     host memory and seconds of reading an HF folder of that shape (Linux; --folder)
 numerics   errors of this machine's fast paths, and of the plain ones (--shape, --layers)
@@ -48,9 +48,10 @@ def main(name: str) -> None:
     raise ConfigError(f'--shape={setting.shape} is unknown; use one of {", ".join(SHAPES)}')
   module = importlib.import_module(f'benchmarks.{_MODULES[name]}')
   if _PROFILE.value:
-    with profile.traced(pathlib.Path(_PROFILE.value)):
+    folder = pathlib.Path(_PROFILE.value)
+    with profile.traced(folder):
       result = module.measure(setting)
-    result |= profile.summary(pathlib.Path(_PROFILE.value))
+    result |= profile.summary(folder)
   else:
     result = module.measure(setting)
   print(json.dumps({'bench': name} | {field: getattr(setting, field) for field in module.FIELDS} | result))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors of this machine's fast paths, on random weights.
 
-Every error is against f32, of the fast path and of the plain one in the same dtype, which is what rounding alone costs.
+Every error is against f32: of the fast path, and of the plain one in the same dtype, which is rounding's.
 """
 
 import functools
@@ -44,7 +44,6 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 
 def _decode_attention(config: DecoderConfig, dtype: Any) -> dict[str, float]:
-  """Returns the largest errors around the end of a ring, with and without a window."""
   if not decode_attention.fits(config, dtype):
     return {}
   B, S, time = 8, 256, 700
@@ -78,7 +77,6 @@ def _decode_attention(config: DecoderConfig, dtype: Any) -> dict[str, float]:
 
 
 def _decode_step(params: Any, config: DecoderConfig, dtype: Any) -> dict[str, float]:
-  """Returns the largest mean errors of a step's logits, of all batch sizes."""
   if not decode_kernel(config, dtype):
     return {}
   P, slots, errors = 16, 64, dict(fast=0.0, plain=0.0)
@@ -102,7 +100,7 @@ def _decode_step(params: Any, config: DecoderConfig, dtype: Any) -> dict[str, fl
 
 
 def _scores(params: Any, config: DecoderConfig, dtype: Any, attention: flash.Attention) -> dict[str, Any]:
-  """Returns the mean error of log-probabilities, and their gradient's as a share of its norm."""
+  """Returns mean errors of log-probabilities, and their gradient's as shares of its norm."""
   rows = end_to_end(jnp.asarray(_LENGTHS), int(_LENGTHS.max()))
   tokens = jax.random.randint(jax.random.key(1), (1, int(_LENGTHS.sum())), 0, config.vocab)
 

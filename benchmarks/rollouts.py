@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Speed of the compiled rollout on random weights, beside the floor that memory sets.
 
-A random model does not stop by itself here: a row takes its whole budget, or stops where it is told to.
+A row takes its whole budget, or stops where it is told to: a random model does not.
 """
 
 import functools
@@ -91,7 +91,6 @@ def decode_kernel(config: DecoderConfig, dtype: Any) -> bool:
 def _full(
   setting: Setting, rows: int, spec: RolloutSpec, config: DecoderConfig, dtype: Any, seconds: float
 ) -> dict[str, Any]:
-  """Measures rows that take their whole budget, `rows` a device."""
   decode_slots = setting.decode_slots or rows
   steps = spec.growth * -(-rows // decode_slots)
   floor = _bytes_per_step(config, decode_slots, setting.prompt + spec.growth / 2, dtype) / machine.copy_rate()
@@ -132,7 +131,7 @@ def _ragged(setting: Setting, spec: RolloutSpec, stop: int, seconds_of: Any, not
 
 
 def useful_share(length_B: np.ndarray, decode_slots: int) -> float:
-  """Returns the share of slot-steps that sample a token, if a free slot takes the next row at no cost."""
+  """Returns the share of slot-steps that sample, if a free slot takes the next row at no cost."""
   free_at = [0] * decode_slots
   for length in length_B:
     heapq.heappush(free_at, heapq.heappop(free_at) + int(length))

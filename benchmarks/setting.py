@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured: one frozen dataclass whose fields are the flags of `benchmarks.main`."""
+"""What is measured: a dataclass whose fields are the flags of `benchmarks.main`."""
 
 import dataclasses
 from typing import Any
@@ -35,8 +35,8 @@ class Setting:
   remat: str = _field('dots', 'config.model.remat', choices=['none', 'dots', 'full'])
   logits_mb: float = _field(1024.0, 'config.model.logits_mb', lower_bound=1)
   attempt_gradient_norms: bool = _field(False, 'config.loss.attempt_gradient_norms')
-  layers: int = _field(0, "update, numerics: layers instead of the shape's own", lower_bound=0)
-  vocab: int = _field(0, "update: vocabulary instead of the shape's own", lower_bound=0)
+  layers: int = _field(0, "update, numerics: instead of the shape's own", lower_bound=0)
+  vocab: int = _field(0, "update: instead of the shape's own", lower_bound=0)
   mesh: tuple[int, int, int] = _field((-1, 1, 1), 'data,fsdp,tensor')
   verifier: str = _field('math', 'verify: which', choices=['text', 'countdown', 'math', 'code'])
   workers: int = _field(0, 'verify: processes; 0: one for each core', lower_bound=0)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole training steps on random weights: seconds by phase, and the devices' idle share.
 
-The loop's own step runs, on Countdown problems. A random model all but never ends a turn: attempts take their budgets.
+The loop's own step runs, on Countdown. A random model all but never ends a turn: attempts take their budgets.
 """
 
 import functools
@@ -85,7 +85,7 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 
 def _planned_mb(config: configs.RunConfig) -> float | None:
-  """Returns the peak that `score_jax.doctor` foresees; None if the run does not fit."""
+  """Returns what `score_jax.doctor` foresees; None if the run does not fit."""
   asked = machine_checks.memory_here(config, tries=0).asked
   return asked and round(asked.peak / 1e6, 1)
 

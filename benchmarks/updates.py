@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Speed and memory of the compiled update on random weights, beside the machine's matmul rate.
 
-FLOPs are counted from the shape, whatever is computed twice: 6 a token and parameter, and attention's own under its
-mask. The reference's pass (2 a token and parameter) is timed apart.
+FLOPs are counted from the shape: 6 a token and parameter, and attention's own under its mask. The reference's pass (2 a
+token and parameter) is timed apart.
 """
 
 import dataclasses

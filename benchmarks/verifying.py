@@ -58,7 +58,7 @@ def _countdown(count: int) -> list[pools.Item]:
 
 
 def _math(count: int) -> list[pools.Item]:
-  """Makes answers of the kinds that MATH has, three quarters of them right."""
+  """Makes answers of MATH's kinds, three quarters of them right."""
   rng = random.Random(0)
   kinds = (
     ('{a}', '{a}.0'),
@@ -79,7 +79,6 @@ def _math(count: int) -> list[pools.Item]:
 
 
 def _code(count: int) -> list[pools.Item]:
-  """Makes functions of one line with three tests, as in MBPP."""
   tests = ['assert add(1, 2) == 3', 'assert add(-1, 1) == 0', 'assert add(10, 5) == 15']
   text = '```python\ndef add(a, b):\n  return a + b\n```'
   return [(dict(setup='', tests=tests), text) for _ in range(count)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts the figures of a suite: means over seeds, 95 % intervals over seeds and problems, paired differences.
+"""Counts the figures of a suite: means over seeds, 95 % intervals, paired differences.
 
 Methods are compared problem by problem. A draw of the bootstrap weighs problems, the same for all methods (Bayesian
 bootstrap), and draws seeds for each method apart.

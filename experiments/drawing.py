@@ -39,7 +39,6 @@ def draw(summary: Data, folder: pathlib.Path) -> list[str]:
 
 
 def _deltas(_: Data, methods: list[Data], figure: Any) -> None:
-  """Draws delta of every method with its interval."""
   figure.set_size_inches(8, 1.2 + 0.25 * len(methods))
   axes = figure.add_subplot()
   deltas = [(method['title'], method['greedy']['delta']) for method in methods]
@@ -74,7 +73,7 @@ def _panels(
   xlabel: str,
   ylabel: str,
 ) -> None:
-  """Draws a panel for each method, with the reference in it, pale."""
+  """Draws a panel for each method, with the reference pale."""
   columns = math.ceil(math.sqrt(len(methods)))
   rows = math.ceil(len(methods) / columns)
   figure.set_size_inches(max(8, 2 * columns), 0.6 + 1.5 * rows)
@@ -116,7 +115,7 @@ def _scaling(_: Data, curves: list[tuple[str, Data]], figure: Any) -> None:
 
 
 def _three(summary: Data, methods: list[Data], figure: Any) -> None:
-  """Draws the accuracy of each attempt, beside the reference asked for as many."""
+  """Draws the accuracy of each attempt, beside the reference's."""
   axes = figure.add_subplot()
   for method, (color, dash) in zip(methods, _styles(), strict=False):
     for decoding, marker in (('greedy', 'o'), ('sampled', 's')):

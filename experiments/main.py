@@ -20,13 +20,13 @@ from score_jax.errors import ConfigError, DataError, TryAgainError
 _SUITE = flags.DEFINE_string('suite', 'experiments/suites/countdown.py', 'a suite file')
 _OUT = flags.DEFINE_string('out', 'experiments/results/countdown', 'folder of results; runs are in its work/')
 _BASE = flags.DEFINE_string('base', '', 'an HF folder to start from; default: the suite makes it')
-_JOBS = flags.DEFINE_integer('jobs', 1, 'processes at once on the device', lower_bound=1)
+_JOBS = flags.DEFINE_integer('jobs', 1, 'processes at once', lower_bound=1)
 _GPUS = flags.DEFINE_list('gpus', '', 'numbers of the GPUs that jobs are spread over')
 _BUDGET = flags.DEFINE_float('budget_seconds', 0.0, 'stop all jobs then; 0: never', 0.0)
 _ONLY = flags.DEFINE_list('only', '', 'methods; default: all of the suite')
 _SEEDS = flags.DEFINE_list('seeds', '', "seeds; default: the suite's")
 _FIELDS = flags.DEFINE_multi_string('field', [], "NAME=VALUE: a field of every run, over the suite's")
-_EXTRAS = flags.DEFINE_bool('extras', True, 'also the further evaluations')
+_EXTRAS = flags.DEFINE_bool('extras', True, 'also further evaluations')
 _DRY = flags.DEFINE_bool('dry_run', False, 'show jobs and budgets; run nothing')
 _REDRAW = flags.DEFINE_bool('redraw', False, 'figures and page again; run nothing')
 _PAGE = flags.DEFINE_string('page', '', 'the page of results; default: OUT/results.md')
@@ -43,7 +43,7 @@ def main() -> None:
     _write_page(files.read_json(written, 1 << 26), out)
     return
   if _BASE.value and not (pathlib.Path(_BASE.value) / 'config.json').is_file():
-    raise ConfigError(f'--base={_BASE.value} is no HF folder; name one, or leave it out')
+    raise ConfigError(f'--base={_BASE.value} is no HF folder; name one, or none')
   suite = plan.read(_SUITE.value, _FIELDS.value)
   spent = plan.budgets(suite)
   only = plan.chosen(suite, _ONLY.value)
@@ -96,7 +96,6 @@ def _show(suite, jobs, spent) -> None:
 
 
 def _summarize(suite, out: pathlib.Path) -> None:
-  """Writes all that is made of the runs that are done, now or earlier."""
   from experiments import counting, plan, results, summary
 
   work = out / 'work'
@@ -117,7 +116,7 @@ def _summarize(suite, out: pathlib.Path) -> None:
 
 
 def _write_page(summary: dict[str, Any], out: pathlib.Path) -> None:
-  """Writes the page, and its figures beside it in figures/<name of the page>."""
+  """Writes the page, and its figures in figures/<name of the page>."""
   from experiments import drawing, results
 
   page = pathlib.Path(_PAGE.value) if _PAGE.value else out / 'results.md'
@@ -134,7 +133,7 @@ def _write_page(summary: dict[str, Any], out: pathlib.Path) -> None:
 
 
 def _machine(work: pathlib.Path) -> str:
-  """Names what the jobs ran on; another process asks, so that this one holds no device."""
+  """Names the machine, in another process: this one holds no device."""
   known = work / 'machine.txt'
   if not known.exists():
     code = (

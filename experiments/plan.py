@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans a suite: which command makes which folder, after which others, and what it may spend.
+"""Plans a suite: which command makes which folder, and what it may spend.
 
 A suite file has `get_suite()`, which returns a `Suite`.
 """
@@ -7,6 +7,7 @@ A suite file has `get_suite()`, which returns a `Suite`.
 import ast
 from collections.abc import Iterable, Mapping
 import dataclasses
+import operator
 import pathlib
 import runpy
 import shlex
@@ -17,7 +18,7 @@ from score_jax.config import RunConfig, from_config_dict, load_config
 from score_jax.core_types import Stage
 from score_jax.errors import ConfigError
 
-Fields = Mapping[str, Any]  # by name, as flags have them: 'optim.learning_rate'
+Fields = Mapping[str, Any]  # as of flags: 'optim.learning_rate'
 KINDS = ('train', 'evaluate')
 _EVALUATED = ('eval.json', 'rows/final.jsonl.gz')
 
@@ -34,7 +35,7 @@ class Method:
   instruction: str = ''  # of an evaluation; '': the task's
   shown: bool = True  # False: others begin from it, and it has no row
   note: str = ''  # why its budget is another one
-  paper: tuple[float, ...] = ()  # Acc@t1, Acc@t2, delta in the paper's table, in percent
+  paper: tuple[float, ...] = ()  # the paper's Acc@t1, Acc@t2, delta, in percent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +68,14 @@ class Job:
   name: str
   command: tuple[str, ...]
   folder: pathlib.Path
-  outputs: tuple[str, ...]  # files in it; all are there once the job is done
+  outputs: tuple[str, ...]  # files in it that the job makes
   needs: tuple[str, ...] = ()  # names of jobs
   fresh: bool = False  # it cannot be resumed: its folder is deleted first
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-  """Cost of a method's training, without evaluation and selection."""
+  """Cost of a method's training alone."""
 
   conversations: int  # sampled
   attempts: int  # sampled
@@ -83,7 +84,7 @@ class Budget:
   trained: int  # attempts in them that carry a gradient
 
   def __add__(self, other: 'Budget') -> 'Budget':
-    return Budget(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+    return Budget(*map(operator.add, dataclasses.astuple(self), dataclasses.astuple(other)))
 
 
 def read(path: str, fields: Iterable[str] = ()) -> Suite:
@@ -187,7 +188,7 @@ def differing(one: Budget, other: Budget) -> list[str]:
 
 
 def chosen(suite: Suite, only: Iterable[str]) -> tuple[str, ...]:
-  """Returns the methods of `only` and those they begin from, in the suite's order; () means all.
+  """Returns the methods of `only` and those they begin from; () means all.
 
   Raises:
     ConfigError: one is unknown.
@@ -211,7 +212,6 @@ def folder_of(work: pathlib.Path, method: str, seed: int) -> pathlib.Path:
 
 
 def extra_folder(work: pathlib.Path, extra: str, method: str, seed: int) -> pathlib.Path:
-  """Returns the folder of a further evaluation."""
   return work / 'extras' / extra / method / f'seed{seed}'
 
 
@@ -270,7 +270,6 @@ class _Planner:
   def _evaluation(
     self, name: str, config: str, fields: Fields, folder: pathlib.Path, *flags: str, run: str = ''
   ) -> Job:
-    """Evaluates the policy of a run (METHOD/seedN); '': the base."""
     model = self.work / 'runs' / run / 'hf' if run else self._base_hf()
     needs = (run,) if run else self._needs()
     flags = (f'--model={model}', '--name=final', *flags)

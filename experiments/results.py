@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the page of results, e.g. docs/results.md, from a suite's summary alone."""
+"""Writes the page of results from a suite's summary alone."""
 
 from collections.abc import Sequence
 import itertools

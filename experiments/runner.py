@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs jobs as processes, several at once, in pieces: what is stopped is resumed by the same command.
+"""Runs jobs as processes, several at once; what is stopped is resumed by the same command.
 
-A job is done when its command has ended with 0 and its outputs are there; a record beside its log says so. When a job
-fails, the others go on, but for those that need it.
+A job is done when its command has ended with 0 and its outputs are there. When one fails, all go on but those that
+need it.
 """
 
 import collections
@@ -65,7 +65,7 @@ class Records:
 
 
 def is_done(job: Job, records: Records) -> bool:
-  """Returns whether a job has ended well and its outputs are there.
+  """Returns whether a job has ended well, with its outputs.
 
   Raises:
     ConfigError: another command began it.

@@ -45,7 +45,7 @@ def summary(
     work: folder of its runs.
     done: seeds that are done.
     jobs: of the suite, for their commands.
-    machine: what they ran on, in words.
+    machine: what they ran on.
 
   Returns:
     plain JSON data; the answers of every method, by decoding.
@@ -124,7 +124,6 @@ def _rows(folder: pathlib.Path) -> dict[str, list[Row]]:
 
 
 def _curve(folders: Sequence[pathlib.Path]) -> dict[str, list[float]]:
-  """Returns the share of answers changed over training, mean over seeds."""
   curves = []
   for folder in folders:
     records = metrics.read(folder / 'metrics.jsonl')
@@ -141,7 +140,7 @@ def _curve(folders: Sequence[pathlib.Path]) -> dict[str, list[float]]:
 
 
 def _extra(suite: Suite, extra: str, work: pathlib.Path, shown: Seeds, records: Records) -> dict[str, Any]:
-  """Returns means over seeds, by method: accuracy of every attempt, curves of --scaling."""
+  """Returns means over seeds, by method."""
   figures = {}
   for name in suite.extras[extra].methods:
     ledgers = [

@@ -3,16 +3,16 @@
 
   python -m experiments.countdown_base.main --config=experiments/countdown_base/benchmark.py --workdir=runs/bench_base
 
-Most errors of the bundled base are sampling noise. This one is larger, of a harder task, and sharpened: greedy and
-sampled answers are about equally good, most second attempts copy and few look back. metrics.jsonl tells how good the
-base is after each phase. Every field of config.pretrain and config.task.countdown is a flag.
+It is larger than the bundled base, of a harder task, and sharpened: greedy and sampled answers are about equally good,
+most second attempts copy and few look back. metrics.jsonl tells after each phase how good it is. Fields of
+config.pretrain are flags.
 """
 
 from ml_collections import ConfigDict
 
 from experiments.countdown_base import settings
 
-# Self-Refine asks this; to this base it is another wording of the request.
+# What Self-Refine asks; to this base it is another wording.
 REVIEW = 'Review your answer step by step and say what is wrong, if anything. Then write an improved answer.'
 
 

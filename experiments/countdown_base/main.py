@@ -11,7 +11,7 @@ from absl import flags
 from score_jax import cli
 
 _CONFIG = cli.define_config()
-_WORKDIR = flags.DEFINE_string('workdir', '', 'the folder to make; default: runs/<name of the config file>_base')
+_WORKDIR = flags.DEFINE_string('workdir', '', 'the folder to make; default: runs/CONFIG_base')
 
 
 def main() -> None:

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the bundled base policy is pretrained on: its tokenizer, and a mixture of conversations.
+"""What a base policy is pretrained on: its tokenizer, and a mixture of conversations.
 
-It makes the base behave as a real one does (docs/architecture.md). First attempts are supervised on solutions alone:
-what the base gets wrong, it cannot do in one pass. Second attempts mostly copy; some wander off or answer afresh; a few
-look back: they say whether the first attempt was right, and repeat or correct it. Training has to turn that rare skill
-into a habit.
+It makes the base behave as a real one does (docs/architecture.md). First attempts are supervised on solutions alone.
+Second attempts mostly copy; some wander off or answer afresh; a few look back: they say whether the first attempt was
+right, and repeat or correct it.
 """
 
 import dataclasses
@@ -38,13 +37,12 @@ class Mixture:
   first_forced: float = 0.5  # of those: write the target down regardless
   look_back: float = 0.25  # second attempts that judge the first
   wander: float = 0.08  # second attempts that are a wrong chain
-  # Second attempts as if there were no first one: a solution; in sharpening, the model's own. The rest are copies.
-  afresh: float = 0.0
+  afresh: float = 0.0  # second attempts as if there were no first one; the rest are copies
 
 
 @tokenizer_files.without_torch()
 def build_tokenizer(spec: CountdownSpec, *instructions: str):
-  """Builds a fast HF tokenizer: one token per number 0..max_value, operation and word of the prompts."""
+  """Builds a fast HF tokenizer: a token per number, operation and word of the prompts."""
   import tokenizers
   from tokenizers import decoders, models, pre_tokenizers
   import transformers
@@ -71,10 +69,7 @@ def build_tokenizer(spec: CountdownSpec, *instructions: str):
 
 
 def wrong_chain(spec: CountdownSpec, numbers: list[int], target: int, forced: float, rng: random.Random) -> str:
-  """Draws a legal chain that misses the target, or (share `forced`) writes it down regardless; '' if there is none.
-
-  The second kind is what a model trained on solutions does when it finds none.
-  """
+  """Draws a legal chain that misses the target, or (share `forced`) writes it down regardless; '' if none."""
   for _ in range(100):
     steps = countdown.random_chain(spec, numbers, rng)
     if steps and steps[-1][-1] != target:
@@ -98,12 +93,12 @@ def further_attempt(
 
   Args:
     spec, mixture, numbers, target, solution: of the conversation.
-    fresh: an answer given afresh, and whether it is right; ('', _): there is none.
+    fresh: an answer given afresh, and whether it is right; ('', _): none.
     solved: whether the attempt before is right.
     rng: draws.
 
   Returns:
-    its remark; its steps, None if they are those of the one before; whether they are right.
+    its remark; its steps, None if they are as before; whether they are right.
   """
   kind = rng.random()
   if kind < mixture.look_back:
@@ -204,7 +199,7 @@ def supervised_rows(
   count: int,
   seed: str,
 ) -> Padded:
-  """Makes `count` conversations. All attempts but wrong first ones carry loss, end-of-turn included."""
+  """Makes conversations, in which all attempts but wrong first ones carry loss."""
   writer, rng = Writer(vocabulary, instructions), random.Random(seed)
   rows = []
   for _ in range(count):

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes a base policy for Countdown: supervised training from scratch on the mixture, sharpening, then an HF folder.
-
-Many steps run in one compiled call: a call would cost more than a step of so small a model.
+"""Makes a base policy for Countdown: supervised training from scratch, sharpening, then an HF folder.
 
 After the supervised phase the model errs by noise: its greedy answer is far better than its samples, and reinforcement
 would only take the noise away. A round of sharpening trains on the model's own first attempts, right or wrong, at a low
-temperature: its samples come near its greedy answer, as a real base model's do. Second attempts follow them, and so
-know the model's errors.
+temperature: its samples come near its greedy answer. Second attempts follow them, and so know the model's errors.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,7 +42,7 @@ from score_jax.training import evaluation, optim, specs
 from score_jax.training import run as runs
 from score_jax.training.update import supervised_update
 
-_STEPS_A_CALL = 100
+_STEPS_A_CALL = 100  # a call costs more than a step
 _PART = 500_000  # conversations that one process makes
 
 
@@ -75,7 +72,7 @@ def decoder_config(shape: PretrainConfig, vocab: int) -> DecoderConfig:
 def pretrain(config: RunConfig, settings: PretrainConfig, workdir: str) -> None:
   """Trains and writes `workdir`/hf, with metrics.jsonl and eval.json beside it. It cannot be resumed.
 
-  A line of metrics.jsonl with a `phase` ends each phase, and tells what the base is worth then.
+  A line of metrics.jsonl with a `phase` ends each phase, and tells what the base is worth.
   """
   folder, own = RunFolder(workdir), dict(mode='pretrain', pretrain=dataclasses.asdict(settings))
   folder.claim(configs.as_dict(config) | own, configs.identity(config) | own)
@@ -116,7 +113,7 @@ def skill(rows: Sequence[Row]) -> dict[str, float | None]:
   """Counts how often sampled second attempts look back, and what it is worth.
 
   Returns:
-    says_wrong, says_right: after a wrong first attempt; missed: `wrong:` after a right one; fixed: right answers, of
+    shares: says_wrong, says_right after a wrong first attempt; missed: `wrong:` after a right one; fixed: right, of
     says_wrong; copies: of all. None where nothing was sampled.
   """
   sampled = [row for row in rows if row.decoding == 'sampled']
@@ -152,19 +149,17 @@ def _export(trainer: '_Trainer', tokenizer: Any) -> None:
 
 
 def _instructions(config: RunConfig, settings: PretrainConfig) -> tuple[str, ...]:
-  """Returns the wordings of the instruction, the run's own first."""
   return (config.task.instruction, *settings.rewordings)
 
 
 def _supervised(config: RunConfig, settings: PretrainConfig, vocabulary: dict[str, int]) -> countdown_base.Padded:
-  """Makes the mixture's conversations, in as many processes as there are cores."""
   count = settings.conversations
   sizes = [min(_PART, count - begin) for begin in range(0, count, _PART)]
   seeds = [f'pretrain/{config.seed}', *(f'pretrain/{config.seed}/{part}' for part in range(1, len(sizes)))]
   same = (config.task.countdown, settings.mixture, vocabulary, _instructions(config, settings), settings.attempts)
   if len(sizes) == 1:
     return countdown_base.supervised_rows(*same, count, seeds[0])
-  # Started anew, not forked: this process has threads, and may hold a device.
+  # Not forked: this process has threads, and may hold a device.
   context = multiprocessing.get_context('spawn')
   with concurrent.futures.ProcessPoolExecutor(mp_context=context) as pool:
     parts = [*pool.map(functools.partial(countdown_base.supervised_rows, *same), sizes, seeds)]
@@ -183,7 +178,7 @@ def _sharpening(
   vocabulary: dict[str, int],
   number: int,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-  """Makes a round's conversations; also returns the share of first attempts that are right."""
+  """Makes a round's conversations, as `sharpening_rows` returns them."""
   spec = config.task.countdown
   rng = random.Random(f'sharpen/{config.seed}/{number}')
   draws = [countdown.draw(spec, 'train', rng) for _ in range(settings.sharpen_conversations)]
@@ -228,7 +223,6 @@ class _Trainer:
     self.state = runs.fresh_state(params, self._optimizer, mesh, table)
 
   def train(self, rows: Sequence[np.ndarray], steps: int, peak: float) -> None:
-    """Takes steps on rows drawn with replacement, at a rate that warms up to `peak`."""
     static = dict(spec=self._spec, optimizer=self._optimizer, rows=self._rows)
     data = jax.device_put(tuple(rows), meshes.replicated(self._mesh))
     rates = _rates(self._config, steps, peak)
@@ -248,7 +242,6 @@ class _Trainer:
 
 
 def _rates(config: RunConfig, steps: int, peak: float) -> jax.Array:
-  """Returns the learning rate of every step: the run's schedule, with another peak."""
   settings = config.optim
   stage_optim = StageOptim(peak, settings.schedule, min(settings.warmup_steps, steps - 1), False)
   stage = Stage('pretrain', steps, (), (), (), 0.0, 'base', 0.0, stage_optim)

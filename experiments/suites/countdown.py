@@ -116,7 +116,7 @@ def supervised(iterations: int, steps: int) -> dict[str, Any]:
 
 
 def held(beta1: float) -> dict[str, Any]:
-  """Returns the KL's weights of SCoRe's stages; as in the paper, Stage I holds attempt 1 with ten times beta1."""
+  """Returns the KL's weights; as in the paper, Stage I holds attempt 1 with ten times beta1."""
   return {'stages.stage1.kl_weights': (10 * beta1, beta1), 'stages.stage2.kl_weights': (beta1, beta1)}
 
 
@@ -146,7 +146,6 @@ def multi_turn(beta1: float) -> dict[str, Method]:
 
 
 def variants() -> dict[str, Method]:
-  """Returns variants of SCoRe."""
   first_budget, *_, last_budget = countdown_base.get_config().sampling.attempt_tokens
   return dict(
     star_stage2=Method(

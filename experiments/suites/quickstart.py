@@ -4,8 +4,8 @@
   python -m experiments.main --suite=experiments/suites/quickstart.py --base=score_jax/assets/countdown_base \
     --out=experiments/results/quickstart --jobs=2
 
-Most errors of this base are noise of sampling at T=1. The paper's collapse goes through it, and the benchmark's base no
-longer has it: read the tables of sampled answers. KL weights are the paper's; one learning rate serves all.
+Most errors of this base are noise of sampling at T=1, through which the paper's collapse goes: read the tables of
+sampled answers. KL weights are the paper's; one learning rate serves all.
 """
 
 import dataclasses
