@@ -1,1 +1,1 @@
-"""Measurements of the package on the machine at hand; `benchmarks.main` runs them."""
+"""Measurements of the package on this machine; `benchmarks.main` runs them."""

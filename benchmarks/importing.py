@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Host memory and time of importing an HF folder: random weights of a published shape, written once, read back.
+"""Host memory and time of importing an HF folder of random weights of a published shape.
 
-The kernel's own high-water mark is read (VmHWM, reset before the import), so no peak is missed between samples. It
-counts pages of mapped files as well.
+The kernel's high-water mark (VmHWM) misses no peak. It counts pages of mapped files as well.
 """
 
 import json
@@ -29,8 +28,8 @@ def measure(setting: Setting) -> dict[str, Any]:
   """Measures one import into the training layout on all devices; memory in MB.
 
   Returns:
-    the result; `extra_host_mb` is the peak beyond what the process held after a small import, less the parameters where
-    they lie in host memory themselves (CPU devices); `bound_mb` is 1.3 times the largest tensor and 300 MB.
+    the result; `extra_host_mb` is the peak beyond a small import's, without parameters on CPU devices; `bound_mb` is
+    1.3 times the largest tensor and 300 MB.
   """
   folder, shape, dtype = pathlib.Path(setting.folder), SHAPES[setting.shape], np.dtype(setting.dtype)
   if not (folder / 'config.json').exists():
@@ -41,7 +40,7 @@ def measure(setting: Setting) -> dict[str, Any]:
   stored = hf.open_weights(folder, config)
   sizes = {name: file.entries[name].nbytes for name, file in stored.where.items()}
   before = _status('VmRSS')
-  pathlib.Path('/proc/self/clear_refs').write_text('5')  # VmHWM begins again at what is resident now
+  pathlib.Path('/proc/self/clear_refs').write_text('5')  # VmHWM begins again
   begun = time.perf_counter()
   params = jax.block_until_ready(hf.read_params(folder, config, mesh, dtype))
   seconds = time.perf_counter() - begun
@@ -59,7 +58,7 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 
 def _load_libraries(settings: dict[str, Any], mesh: Mesh, dtype: np.dtype) -> None:
-  """Imports a small model of the family, so that what a device's libraries take is not counted as the import's."""
+  """Imports a small model first: a device's libraries are not counted."""
   small = settings | dict(num_hidden_layers=2, vocab_size=128, intermediate_size=128)
   with tempfile.TemporaryDirectory() as parent:
     folder = pathlib.Path(parent) / 'small'
@@ -68,7 +67,7 @@ def _load_libraries(settings: dict[str, Any], mesh: Mesh, dtype: np.dtype) -> No
 
 
 def write_random_folder(settings: dict[str, Any], folder: pathlib.Path) -> None:
-  """Writes an HF folder with random bf16 weights for a config.json, in files of at most 1 GB; no tokenizer."""
+  """Writes an HF folder with random bf16 weights for a config.json; no tokenizer."""
   table = weights.weight_table(config_json.from_hf(settings))
   entries = {name: Entry(hf.DTYPES['bfloat16'], shape) for name, shape in table.hf_shapes().items()}
   rng = np.random.default_rng(0)
@@ -83,7 +82,6 @@ def write_random_folder(settings: dict[str, Any], folder: pathlib.Path) -> None:
 
 
 def _status(field: str) -> int:
-  """Returns a field of this process's status, in bytes."""
   lines = pathlib.Path('/proc/self/status').read_text().splitlines()
   return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field + ':'))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the machine itself can do, measured in the same run as what is compared with it."""
+"""What the machine itself can do, measured in the same run."""
 
 from collections.abc import Callable
 import functools
@@ -11,13 +11,13 @@ import jax.numpy as jnp
 
 
 def peak_mb() -> float | None:
-  """Returns the most memory in MB that the first device has held; None where it does not tell."""
+  """Returns the peak memory of the first device in MB; None if unknown."""
   stats = jax.devices()[0].memory_stats() or {}
   return round(stats['peak_bytes_in_use'] / 1e6, 1) if 'peak_bytes_in_use' in stats else None
 
 
 class Compiles:
-  """Counts programs that XLA compiles in this process, and its seconds, from when it is made."""
+  """Counts XLA's compilations in this process, and their seconds."""
 
   def __init__(self):
     self.count, self.seconds = 0, 0.0
@@ -30,7 +30,7 @@ class Compiles:
 
 
 def timed(call: Callable[[], Any], repeats: int) -> tuple[float, list[float]]:
-  """Returns the seconds of a first call, which compiles, and of `repeats` further ones; results are waited for."""
+  """Returns the seconds of a first call, which compiles, and of `repeats` more."""
   seconds = []
   for _ in range(repeats + 1):
     begun = time.perf_counter()
@@ -40,14 +40,14 @@ def timed(call: Callable[[], Any], repeats: int) -> tuple[float, list[float]]:
 
 
 def matmul_rate(dtype: Any, size: int = 8192) -> float:
-  """Returns the FLOP/s of the fastest of ten square products on one device."""
+  """Returns the FLOP/s of one device: the fastest of ten square products."""
   a, b = (jax.random.normal(key, (size, size), dtype) for key in jax.random.split(jax.random.key(0)))
   product = jax.jit(jnp.matmul)
   return 2 * size**3 / min(timed(lambda: product(a, b), 10)[1])
 
 
 def copy_rate(megabytes: int = 1024) -> float:
-  """Returns the bytes per second of the fastest of three copies on one device, reads and writes counted."""
+  """Returns the bytes per second, read and written, of the fastest of three copies."""
   elements = megabytes * 1_000_000 // 4
   x = jnp.ones((elements,), jnp.float32)
   copies = [jax.jit(copy) for copy in (lambda x: x + 1, lambda x: -x, lambda x: jnp.flip(x))]

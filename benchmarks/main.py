@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures the package on this machine, one JSON line a result: `python -m benchmarks.main NAME --shape=...`.
+"""Measures the package, one JSON line a result: `python -m benchmarks.main NAME --shape=...`.
 
-import     host memory and seconds of reading an HF folder of that shape into device arrays (Linux; --folder)
-numerics   the fast paths of this machine against the plain ones, in numbers (--shape, --layers)
-rollout    tokens per second of the compiled rollout with random weights (--rows, --prompt, --attempts, --instruction)
-step       seconds by phase of whole training steps, and the devices' idle share (--problems, --folder, ...)
-update     seconds, share of the matmul rate and memory of the compiled update (--rows, --slots, --remat, ...)
+import     host memory and seconds of reading an HF folder of that shape (Linux; --folder)
+numerics   errors of this machine's fast paths, and of the plain ones (--shape, --layers)
+rollout    tokens per second of the compiled rollout (--rows, --prompt, --attempts, --instruction)
+step       seconds by phase of training steps, and the devices' idle share (--problems, --folder, ...)
+update     seconds, memory and share of the matmul rate of the update (--rows, --slots, --remat, ...)
 verify     answers graded per second, and the time of one (--verifier, --rows, --workers)
 """
 
@@ -27,7 +27,7 @@ _MODULES = {
   'update': 'updates',
   'verify': 'verifying',
 }
-_PROFILE = flags.DEFINE_string('profile', '', 'a folder: trace the benchmark into it, and print where the time went')
+_PROFILE = flags.DEFINE_string('profile', '', 'a folder for a trace, whose summary is printed')
 settings.define_flags()
 
 
@@ -35,11 +35,11 @@ def main(name: str) -> None:
   setting = settings.from_flags()
   if name not in _MODULES:
     hint = '; score_jax.doctor --topology compiles for TPUs that are not here' if name == 'compile' else ''
-    raise ConfigError(f'benchmark {name!r} is unknown; there are: {", ".join(_MODULES)}{hint}')
+    raise ConfigError(f'benchmark {name!r} is unknown; use one of {", ".join(_MODULES)}{hint}')
   if name in ('import', 'step') and not setting.folder:
     raise ConfigError('give --folder=DIR, with room for the weights')
   if _PROFILE.value and name == 'step':
-    raise ConfigError('the benchmark `step` traces its last step into --folder by itself; leave --profile out')
+    raise ConfigError('`step` traces its last step into --folder; leave --profile out')
 
   from score_jax.models.shapes import SHAPES
   from score_jax.reporting import profile
@@ -48,9 +48,10 @@ def main(name: str) -> None:
     raise ConfigError(f'--shape={setting.shape} is unknown; use one of {", ".join(SHAPES)}')
   module = importlib.import_module(f'benchmarks.{_MODULES[name]}')
   if _PROFILE.value:
-    with profile.traced(pathlib.Path(_PROFILE.value)):
+    folder = pathlib.Path(_PROFILE.value)
+    with profile.traced(folder):
       result = module.measure(setting)
-    result |= profile.summary(pathlib.Path(_PROFILE.value))
+    result |= profile.summary(folder)
   else:
     result = module.measure(setting)
   print(json.dumps({'bench': name} | {field: getattr(setting, field) for field in module.FIELDS} | result))

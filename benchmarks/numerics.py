@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fast paths of this machine against the plain ones, on random weights: numbers, not speed.
+"""Errors of this machine's fast paths, on random weights.
 
-Every error is given twice, of the fast path and of the plain path in the same dtype, both against f32: what rounding
-alone costs is the second.
+Every error is against f32: of the fast path, and of the plain one in the same dtype, which is rounding's.
 """
 
 import functools
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.rollouts import random_params
+from benchmarks.rollouts import decode_kernel, random_params
 from benchmarks.setting import Setting
 from benchmarks.updates import decoder_config
 from score_jax.models import attention as attentions
@@ -24,13 +23,11 @@ from score_jax.sampling import rollout as rollouts
 from score_jax.sampling.rollout import RolloutSpec
 
 _LENGTHS = np.array([[384, 1, 200, 300]], np.int32)  # of the scored conversations, end to end
-
-
 FIELDS = ('shape', 'layers', 'dtype')
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-  """Returns the errors of each fast path, its plain path beside it."""
+  """Returns the errors of each fast path, and of its plain one."""
   config, dtype = decoder_config(setting.shape, setting.layers), jnp.dtype(setting.dtype)
   mesh = meshes.make_mesh(1, 1, 1, jax.devices()[:1])
   params = random_params(config, jnp.float32)
@@ -38,7 +35,7 @@ def measure(setting: Setting) -> dict[str, Any]:
   return dict(
     device=jax.devices()[0].device_kind,
     attention=attention.kind,
-    decode_kernel=decode_attention.fits(config, dtype) and jax.default_backend() == 'gpu',
+    decode_kernel=decode_kernel(config, dtype),
     decode_attention=_decode_attention(config, dtype),
     decode_step=_decode_step(params, config, dtype),
     scores=_scores(params, config, dtype, attention),
@@ -47,7 +44,6 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 
 def _decode_attention(config: DecoderConfig, dtype: Any) -> dict[str, float]:
-  """Largest errors of one step's attention around the end of a ring, with a window in half of the cases."""
   if not decode_attention.fits(config, dtype):
     return {}
   B, S, time = 8, 256, 700
@@ -59,7 +55,8 @@ def _decode_attention(config: DecoderConfig, dtype: Any) -> dict[str, float]:
   first_B = time - jnp.arange(B, dtype=jnp.int32) * (S - 1) // (B - 1)
   errors = dict(fast=0.0, plain=0.0)
   for window in (0, 100):
-    view = attentions.View(jnp.cos(angle), jnp.sin(angle), attentions.visible(first_B, jnp.array([time]), S, window))
+    visible = attentions.visible(first_B, jnp.array([time]), S, window)
+    view = attentions.View(jnp.cos(angle), jnp.sin(angle), visible)
     settings = dict(scale=config.query_scale, softcap=config.attention_softcap)
 
     def plain(kind: Any, view: attentions.View = view, settings: Any = settings) -> jax.Array:
@@ -74,13 +71,13 @@ def _decode_attention(config: DecoderConfig, dtype: Any) -> dict[str, float]:
     )
     exact = plain(jnp.float32)
     for name, results in (('fast', fast), ('plain', plain(dtype))):
-      errors[name] = max(errors[name], float(jnp.max(jnp.abs(results.astype(jnp.float32) - exact))))
+      error = jnp.max(jnp.abs(results.astype(jnp.float32) - exact))
+      errors[name] = max(errors[name], float(error))
   return {name: round(error, 6) for name, error in errors.items()}
 
 
 def _decode_step(params: Any, config: DecoderConfig, dtype: Any) -> dict[str, float]:
-  """Mean errors of the logits of a step after a prompt, through a GPU's kernels and not; of all batch sizes."""
-  if jax.default_backend() != 'gpu' or not decode_attention.fits(config, dtype):
+  if not decode_kernel(config, dtype):
     return {}
   P, slots, errors = 16, 64, dict(fast=0.0, plain=0.0)
 
@@ -96,14 +93,14 @@ def _decode_step(params: Any, config: DecoderConfig, dtype: Any) -> dict[str, fl
     tokens = jax.random.randint(jax.random.key(B), (B, P + 1), 0, config.vocab)
     with jax.default_matmul_precision('highest'):
       exact = logits(params, tokens, jnp.dtype('float32'), False)
-    results = dict(fast=logits(params, tokens, dtype, True), plain=logits(params, tokens, dtype, False))
-    for name, x in results.items():
-      errors[name] = max(errors[name], float(jnp.mean(jnp.abs(x - exact))))
+    for name, kernel in (('fast', True), ('plain', False)):
+      error = jnp.mean(jnp.abs(logits(params, tokens, dtype, kernel) - exact))
+      errors[name] = max(errors[name], float(error))
   return {name: round(error, 6) for name, error in errors.items()}
 
 
 def _scores(params: Any, config: DecoderConfig, dtype: Any, attention: flash.Attention) -> dict[str, Any]:
-  """Mean error of log-probabilities, and error of the gradient of their sum as a share of its norm."""
+  """Returns mean errors of log-probabilities, and their gradient's as shares of its norm."""
   rows = end_to_end(jnp.asarray(_LENGTHS), int(_LENGTHS.max()))
   tokens = jax.random.randint(jax.random.key(1), (1, int(_LENGTHS.sum())), 0, config.vocab)
 
@@ -119,27 +116,32 @@ def _scores(params: Any, config: DecoderConfig, dtype: Any, attention: flash.Att
   exact_logp, exact_grad = run(jnp.dtype('float32'), flash.PLAIN)
   size = _norm(exact_grad)
   results = {}
-  for name, (logp, grad) in (('fast', run(dtype, attention)), ('plain', run(dtype, flash.PLAIN))):
-    difference = jax.tree.map(np.subtract, grad, exact_grad)
-    results[name] = dict(
-      logp=round(float(np.mean(np.abs(logp - exact_logp))), 6), gradient=round(_norm(difference) / size, 6)
-    )
+  for name, kind in (('fast', attention), ('plain', flash.PLAIN)):
+    logp, grad = run(dtype, kind)
+    difference = _norm(jax.tree.map(np.subtract, grad, exact_grad))
+    error = float(np.mean(np.abs(logp - exact_logp)))
+    results[name] = dict(logp=round(error, 6), gradient=round(difference / size, 6))
   return results
 
 
 def _norm(tree: Any) -> float:
-  return float(np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(tree))))
+  squares = (np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(tree))
+  return float(np.sqrt(sum(squares)))
 
 
 def _sampler_and_trainer(
   params: Any, config: DecoderConfig, dtype: Any, mesh: Any, attention: flash.Attention
 ) -> float:
-  """Mean absolute difference of log-probabilities, sampler against trainer, on decode slots that are refilled."""
+  """Returns the mean difference of log-probabilities, on decode slots that are refilled."""
   rows, prompt = 80, 32
-  kernel = jax.default_backend() == 'gpu' and decode_attention.fits(config, dtype)
-  stop = tuple(range(config.vocab // 64))
   spec = RolloutSpec(
-    budgets=(96, 96), separators=((0, 1, 2),), end_of_turn=0, stops=stop, pad=0, decode_slots=64, kernel=kernel
+    budgets=(96, 96),
+    separators=((0, 1, 2),),
+    end_of_turn=0,
+    stops=tuple(range(config.vocab // 64)),
+    pad=0,
+    decode_slots=64,
+    kernel=decode_kernel(config, dtype),
   )
   tokens = jax.random.randint(jax.random.key(2), (rows, prompt), 0, config.vocab)
   start = jnp.arange(rows, dtype=jnp.int32)
@@ -159,4 +161,5 @@ def _sampler_and_trainer(
   layout: PackedRows = left_padded(out.start, out.tokens.shape[1])
   logp = scoring.token_logps(cast, config, out.tokens, layout, dtype=dtype, chunk=64, attention=attention)
   sampled = out.attempt > 0
-  return round(float(jnp.sum(jnp.where(sampled, jnp.abs(logp - out.logp), 0)) / jnp.sum(sampled)), 6)
+  total = jnp.sum(jnp.where(sampled, jnp.abs(logp - out.logp), 0))
+  return round(float(total / jnp.sum(sampled)), 6)

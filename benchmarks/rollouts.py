@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed of the compiled rollout on random weights of a published shape, beside the floor that memory sets.
+"""Speed of the compiled rollout on random weights, beside the floor that memory sets.
 
-A random model never stops by itself here: every row takes its whole budget, or stops where it is told to.
+A row takes its whole budget, or stops where it is told to: a random model does not.
 """
 
 import functools
@@ -24,8 +24,6 @@ from score_jax.sampling import rollout as rollouts
 from score_jax.sampling.rollout import RolloutSpec
 
 _NO_STOP = -1  # an id that is never sampled
-
-
 FIELDS = (
   *('shape', 'rows', 'decode_slots', 'prompt', 'attempts', 'instruction', 'mean_length'),
   *('dtype', 'mesh', 'repeats'),
@@ -33,7 +31,7 @@ FIELDS = (
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-  """Measures a rollout; times are medians over `repeats` whole ones, host work included.
+  """Measures a rollout; times are medians over `repeats`, host work included.
 
   Raises:
     ConfigError: lengths are ragged and there are several attempts.
@@ -52,14 +50,13 @@ def measure(setting: Setting) -> dict[str, Any]:
     stops=(stop,),
     pad=0,
     decode_slots=setting.decode_slots,
-    kernel=jax.default_backend() == 'gpu' and decode_attention.fits(config, dtype),
+    kernel=decode_kernel(config, dtype),
   )
   rng = np.random.default_rng(0)
   prompt_BP = rng.integers(0, config.vocab, (setting.rows, setting.prompt)).astype(np.int32)
   start_B, row_B = np.zeros(setting.rows, np.int32), np.arange(setting.rows, dtype=np.int32)
 
   def seconds_of(forced: Any) -> tuple[float, float]:
-    """Returns the seconds of the first call, and the median of the others."""
     inputs = meshes.put_rows(mesh, (prompt_BP, start_B, row_B, np.asarray(forced)))
 
     def run() -> Any:
@@ -86,10 +83,14 @@ def measure(setting: Setting) -> dict[str, Any]:
   )
 
 
+def decode_kernel(config: DecoderConfig, dtype: Any) -> bool:
+  """Returns whether this machine decodes through the GPU's kernel."""
+  return jax.default_backend() == 'gpu' and decode_attention.fits(config, dtype)
+
+
 def _full(
   setting: Setting, rows: int, spec: RolloutSpec, config: DecoderConfig, dtype: Any, seconds: float
 ) -> dict[str, Any]:
-  """Results of `rows` rows a device that all take their whole budget, in as many rounds as they need."""
   decode_slots = setting.decode_slots or rows
   steps = spec.growth * -(-rows // decode_slots)
   floor = _bytes_per_step(config, decode_slots, setting.prompt + spec.growth / 2, dtype) / machine.copy_rate()
@@ -103,7 +104,7 @@ def _full(
 
 
 def _ragged(setting: Setting, spec: RolloutSpec, stop: int, seconds_of: Any, nothing_forced: Any) -> dict[str, Any]:
-  """Results of rows of geometric lengths, beside rows of their mean length in the same program."""
+  """Measures rows of geometric lengths, and rows of their mean length."""
   draws = np.random.default_rng(0).geometric(1 / setting.mean_length, setting.rows)
   length_B = np.clip(draws, 1, setting.attempts[0])
   equal_B = np.full(setting.rows, round(length_B.mean()))
@@ -130,7 +131,7 @@ def _ragged(setting: Setting, spec: RolloutSpec, stop: int, seconds_of: Any, not
 
 
 def useful_share(length_B: np.ndarray, decode_slots: int) -> float:
-  """Returns the share of slot-steps that sample a token if a slot takes the next row at no cost once it is free."""
+  """Returns the share of slot-steps that sample, if a free slot takes the next row at no cost."""
   free_at = [0] * decode_slots
   for length in length_B:
     heapq.heappush(free_at, heapq.heappop(free_at) + int(length))
@@ -150,6 +151,6 @@ def random_params(config: DecoderConfig, dtype: Any, shardings: Any = None) -> d
 
 
 def _bytes_per_step(config: DecoderConfig, decode_slots: int, live: float, dtype: Any) -> float:
-  """Counts the weights once and the `live` tokens of every decode slot's cache; nothing else has to move."""
-  weight_bytes = weights.weight_table(config).parameters() * dtype.itemsize
-  return weight_bytes + decode_slots * live * 2 * config.layers * config.kv_heads * config.head_width * dtype.itemsize
+  """Counts the weights and the `live` tokens of every cache: nothing else has to move."""
+  cached = 2 * config.layers * config.kv_heads * config.head_width  # of a token
+  return (weights.weight_table(config).parameters() + decode_slots * live * cached) * dtype.itemsize

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured: one frozen dataclass whose fields are the flags of `benchmarks.main`."""
+"""What is measured: a dataclass whose fields are the flags of `benchmarks.main`."""
 
 import dataclasses
 from typing import Any
@@ -10,22 +10,22 @@ from score_jax.errors import ConfigError
 
 
 def _field(default: Any, doc: str, **options: Any) -> Any:
-  """A field that is a flag; `options` are absl's, or the `choices` of an enum."""
+  """`options` are absl's, or the `choices` of an enum."""
   return dataclasses.field(default=default, metadata=dict(doc=doc, **options))
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """Sizes and paths of a measurement; each benchmark names those that it reads in its `FIELDS`."""
+  """Sizes and paths of a measurement; a benchmark reads those in its `FIELDS`."""
 
   shape: str = _field('qwen2.5-0.5b', 'a name of score_jax.models.shapes.SHAPES')
   dtype: str = _field('bfloat16', 'of the parameters on the devices', choices=['bfloat16', 'float32'])
-  folder: str = _field('', 'import, step: folder of the random model, written where there is none')
+  folder: str = _field('', 'import, step: of the random model, written if missing')
   rows: int = _field(64, 'conversations in all', lower_bound=1)
   prompt: int = _field(256, 'tokens of a prompt', lower_bound=1)
   attempts: tuple[int, ...] = _field((512,), 'sampled tokens of each attempt, e.g. 512,512')
   instruction: int = _field(64, 'tokens fed between attempts', lower_bound=1)
-  decode_slots: int = _field(0, 'conversations at a time on each device; 0: all', lower_bound=0)
+  decode_slots: int = _field(0, 'conversations at a time on a device; 0: all', lower_bound=0)
   problems: int = _field(128, 'step: problems', lower_bound=1)
   samples: int = _field(4, 'step: samples of a problem', lower_bound=2)
   slots: int = _field(2048, 'update: slots of a row', lower_bound=2)
@@ -35,15 +35,15 @@ class Setting:
   remat: str = _field('dots', 'config.model.remat', choices=['none', 'dots', 'full'])
   logits_mb: float = _field(1024.0, 'config.model.logits_mb', lower_bound=1)
   attempt_gradient_norms: bool = _field(False, 'config.loss.attempt_gradient_norms')
-  layers: int = _field(0, "update, numerics: layers instead of the shape's own", lower_bound=0)
-  vocab: int = _field(0, "update: vocabulary instead of the shape's own", lower_bound=0)
+  layers: int = _field(0, "update, numerics: instead of the shape's own", lower_bound=0)
+  vocab: int = _field(0, "update: instead of the shape's own", lower_bound=0)
   mesh: tuple[int, int, int] = _field((-1, 1, 1), 'data,fsdp,tensor')
   verifier: str = _field('math', 'verify: which', choices=['text', 'countdown', 'math', 'code'])
   workers: int = _field(0, 'verify: processes; 0: one for each core', lower_bound=0)
   repeats: int = _field(3, 'the median of this many is given', lower_bound=1)
 
 
-flags.disclaim_key_flags()  # they are those of `benchmarks.main`, which --help shows
+flags.disclaim_key_flags()  # --help shows them with benchmarks.main
 _DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_bool, str: flags.DEFINE_string}
 
 
@@ -61,23 +61,18 @@ def define_flags() -> None:
 
 
 def from_flags() -> Setting:
-  """Returns the setting of the command line.
-
-  Raises:
-    ConfigError: --attempts or --mesh does not hold the numbers that it should.
-  """
+  """Returns the setting of the command line. Raises ConfigError."""
   values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Setting)}
   attempts = _numbers(values['attempts'])
   mesh = _numbers(values['mesh'])
   if min(attempts, default=0) < 1:
-    raise ConfigError(f'--attempts={",".join(values["attempts"])} must be numbers of tokens, e.g. 512,512')
+    raise ConfigError(f'--attempts={",".join(values["attempts"])} must be counts of tokens, e.g. 512,512')
   if len(mesh) != 3:
     raise ConfigError(f'--mesh={",".join(values["mesh"])} must be three numbers: data,fsdp,tensor')
   return Setting(**values | dict(attempts=attempts, mesh=mesh))
 
 
 def _numbers(text: list[str]) -> tuple[int, ...]:
-  """Returns the integers of a list flag; () where one is none."""
   try:
     return tuple(map(int, text))
   except ValueError:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole training steps on random weights of a published shape: seconds by phase, and how long the devices are idle.
+"""Whole training steps on random weights: seconds by phase, and the devices' idle share.
 
-The loop's own step runs, on Countdown problems with the bundled tokenizer. A random model all but never ends a turn, so
-that every attempt takes its budget.
+The loop's own step runs, on Countdown. A random model all but never ends a turn: attempts take their budgets.
 """
 
 import functools
@@ -30,8 +29,6 @@ from score_jax.training.hooks import Training
 from score_jax.training.methods import score
 
 _SETTLING = 2  # steps before those that count
-
-
 FIELDS = (
   *('shape', 'problems', 'samples', 'prompt', 'attempts', 'decode_slots', 'micro_batches', 'pack'),
   *('remat', 'mesh', 'repeats'),
@@ -39,7 +36,7 @@ FIELDS = (
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-  """Measures whole steps; seconds are medians of the `repeats` steps that count, but for the last, which is traced."""
+  """Measures steps; seconds are medians of `repeats`, but for the last, which is traced."""
   folder = pathlib.Path(setting.folder)
   model = folder / 'model'
   if not (model / 'config.json').exists():
@@ -88,13 +85,12 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 
 def _planned_mb(config: configs.RunConfig) -> float | None:
-  """Returns the peak on a device that `score_jax.doctor` foresees; None if it says that the run does not fit."""
+  """Returns what `score_jax.doctor` foresees; None if the run does not fit."""
   asked = machine_checks.memory_here(config, tries=0).asked
   return asked and round(asked.peak / 1e6, 1)
 
 
 def run_config(setting: Setting, model: pathlib.Path) -> configs.RunConfig:
-  """Returns the defaults of configs/common.py, at the size of the benchmark."""
   config = common.get_config()
   config.model.path = str(model)
   config.model.remat = setting.remat

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed and memory of the compiled update on random weights of a published shape, beside the machine's matmul rate.
+"""Speed and memory of the compiled update on random weights, beside the machine's matmul rate.
 
-FLOPs are counted from the shape, whatever is computed twice: 6 a token for each parameter that a token meets in a
-product, and attention's own under its causal mask. The reference's pass (2 a token and parameter) is timed apart.
+FLOPs are counted from the shape: 6 a token and parameter, and attention's own under its mask. The reference's pass (2 a
+token and parameter) is timed apart.
 """
 
 import dataclasses
@@ -37,11 +37,12 @@ FIELDS = (
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-  """Measures updates; seconds are medians over `repeats` of them, each waited for."""
+  """Measures updates; seconds are medians over `repeats`."""
   config = decoder_config(setting.shape, setting.layers, setting.vocab)
   mesh = meshes.make_mesh(*setting.mesh)
   dtype = jnp.dtype(setting.dtype)
-  optimizer = optim.make_optimizer(from_config_dict(load_config('score')).optim, weights.weight_table(config))
+  settings = from_config_dict(load_config('score')).optim
+  optimizer = optim.make_optimizer(settings, weights.weight_table(config))
   state, reference = placed(config, optimizer, mesh, dtype)
   spec = update_spec(setting, config, mesh)
   batch = _random_batch(setting, config)
@@ -49,7 +50,8 @@ def measure(setting: Setting) -> dict[str, Any]:
     parts = (GROUP, spec.shards, spec.micro_batches)
     order = batches.balanced_order(batch.length, *parts)
     batch = jax.tree.map(lambda x: x[order], batch)
-    spec = dataclasses.replace(spec, packed_length=batches.packed_length(batch.length, setting.slots, *parts))
+    packed = batches.packed_length(batch.length, setting.slots, *parts)
+    spec = dataclasses.replace(spec, packed_length=packed)
   batch = meshes.put_rows(mesh, batch)
   compiles = machine.Compiles()
   reference_seconds, update_seconds = [], []
@@ -64,7 +66,8 @@ def measure(setting: Setting) -> dict[str, Any]:
     update_seconds.append(time.perf_counter() - middle)
   if int(state.rejected):
     raise ValueError('an update of the benchmark was not finite')
-  seconds, ref_seconds = (statistics.median(times[1:]) for times in (update_seconds, reference_seconds))
+  seconds = statistics.median(update_seconds[1:])
+  ref_seconds = statistics.median(reference_seconds[1:])
   lengths = np.asarray(batch.length)
   flops, rate = costs.update_flops(config, lengths), machine.matmul_rate(dtype)
   return dict(
@@ -88,7 +91,7 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 
 def decoder_config(shape: str, layers: int = 0, vocab: int = 0) -> DecoderConfig:
-  """Returns a published shape, with another number of layers or vocabulary if these are not 0."""
+  """Returns a published shape, with other layers or vocabulary if not 0."""
   config = config_json.from_hf(SHAPES[shape], shape)
   if layers:
     config = dataclasses.replace(config, layers=layers, kind_of_layer=config.kind_of_layer[:1] * layers)
@@ -96,7 +99,6 @@ def decoder_config(shape: str, layers: int = 0, vocab: int = 0) -> DecoderConfig
 
 
 def update_spec(setting: Setting, config: DecoderConfig, mesh: Mesh) -> updates.UpdateSpec:
-  """Returns what the update is compiled for."""
   return updates.UpdateSpec(
     config=config,
     dtype=jnp.dtype(setting.dtype),
@@ -113,12 +115,12 @@ def update_spec(setting: Setting, config: DecoderConfig, mesh: Mesh) -> updates.
 
 
 def placed(config: DecoderConfig, optimizer: Any, mesh: Mesh, dtype: Any) -> tuple[Any, Any]:
-  """Returns a random f32 state, and its copy in `dtype` as the reference, in the training layout."""
+  """Returns a random f32 state, and its parameters in `dtype` as the reference."""
   table = weights.weight_table(config)
   shardings = meshes.params(mesh, table, meshes.TRAINING_RULES)
   params = random_params(config, jnp.float32, shardings)
-  reference = jax.jit(lambda p: jax.tree.map(lambda x: x.astype(dtype), p), out_shardings=shardings)(params)
-  return runs.fresh_state(params, optimizer, mesh, table), reference
+  cast = jax.jit(lambda tree: jax.tree.map(lambda x: x.astype(dtype), tree), out_shardings=shardings)
+  return runs.fresh_state(params, optimizer, mesh, table), cast(params)
 
 
 def _random_batch(setting: Setting, config: DecoderConfig) -> Batch:

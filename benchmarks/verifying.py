@@ -14,14 +14,12 @@ from benchmarks.setting import Setting
 from score_jax.graders import pool as pools
 from score_jax.graders import registry
 
-_ALONE = 200  # answers that are sent one by one, for the time of one
-
-
+_ALONE = 200  # answers that are sent one by one
 FIELDS = ('verifier', 'rows', 'workers')
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-  """Grades the answers one by one and together; `workers` of the result are those that ran."""
+  """Grades answers one by one and together."""
   spec = dataclasses.replace(registry.DEFAULT, workers=setting.workers)
   items = _ITEMS[setting.verifier](setting.rows)
   begun = time.perf_counter()
@@ -60,7 +58,7 @@ def _countdown(count: int) -> list[pools.Item]:
 
 
 def _math(count: int) -> list[pools.Item]:
-  """Makes answers of the kinds that MATH has, three quarters of them right."""
+  """Makes answers of MATH's kinds, three quarters of them right."""
   rng = random.Random(0)
   kinds = (
     ('{a}', '{a}.0'),
@@ -81,7 +79,6 @@ def _math(count: int) -> list[pools.Item]:
 
 
 def _code(count: int) -> list[pools.Item]:
-  """Makes answers that are a function of one line with three tests, as in MBPP."""
   tests = ['assert add(1, 2) == 3', 'assert add(-1, 1) == 0', 'assert add(10, 5) == 15']
   text = '```python\ndef add(a, b):\n  return a + b\n```'
   return [(dict(setup='', tests=tests), text) for _ in range(count)]

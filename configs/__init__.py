@@ -1,1 +1,1 @@
-"""What a run is: one small file each. `common.py` has every field once; the others change a few."""
+"""What a run is: `common.py` has every field once; the other files change a few."""

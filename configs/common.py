@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every field of a run, once, with its unit and meaning. Other files of this folder change a few of them.
+"""Every field of a run, once, with its unit and meaning.
 
 On the command line: `--config.optim.learning_rate=1e-4 --config.sampling.attempt_tokens='(24,24)'`.
 """
@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
   config.mode = 'score'
   config.seed = 0  # of problems, samples and initialization
   config.max_steps = 0  # stops cleanly after this many steps; 0: after all stages
-  # Where compiled programs are kept for later runs. 'auto': ~/.cache/score_jax if there is an accelerator; '': nowhere.
+  # Where compiled programs are kept. 'auto': ~/.cache/score_jax if there is an accelerator; '': nowhere.
   config.compile_cache = 'auto'
   config.init_from = ''  # a run folder: start from its best policy, with a fresh optimizer
   config.model = model()
@@ -23,9 +23,9 @@ def get_config() -> ConfigDict:
   config.grading = grading()
   config.batch = batch()
   config.sampling = sampling()
-  config.schedule = ('stage1', 'stage2')  # the run: names of config.stages; name them again to interleave
+  config.schedule = ('stage1', 'stage2')  # names of config.stages; name them again to interleave
   config.stages = ConfigDict(dict(stage1=stage1(), stage2=stage2()))
-  config.offline_pool = 64  # problems whose first attempts the base samples for a stage with offline_first > 0
+  config.offline_pool = 64  # problems of the base's first attempts for stages with offline_first > 0
   config.loss = loss()
   config.optim = optim()
   config.eval = evaluation()
@@ -42,59 +42,58 @@ def get_config() -> ConfigDict:
 def model() -> ConfigDict:
   """What is trained."""
   model = ConfigDict()
-  model.path = 'bundled:countdown_base'  # any HF folder; 'bundled:NAME' is a model shipped in score_jax/assets
-  # Compute dtype: 'float32', 'bfloat16', 'auto' (bfloat16 on accelerators that have it; a T4 has not). Weights: f32
+  model.path = 'bundled:countdown_base'  # any HF folder; 'bundled:NAME' is in score_jax/assets
+  # Compute dtype: 'float32', 'bfloat16', 'auto' (bfloat16 where the accelerator has it). Weights: f32
   model.dtype = 'auto'
   model.remat = 'none'  # what the backward pass repeats: 'none'; 'dots', all but products; 'full', whole layers
-  model.logits_mb = 1024.0  # MB of f32 logits that exist at a time, on each device
+  model.logits_mb = 1024.0  # MB of f32 logits at a time, on each device
   return model
 
 
 def lora() -> ConfigDict:
-  """Low-rank adapters beside a frozen model, which then is the reference as well."""
+  """Low-rank adapters beside a frozen model, which then is the reference."""
   lora = ConfigDict()
   lora.rank = 0  # R; 0: no adapters, all weights are trained
   lora.alpha = 32.0  # an adapter's output is multiplied by alpha / rank
-  lora.targets = '[qkvo]_proj|(gate|up|down)_proj'  # regular expression on the whole names of projections
+  lora.targets = '[qkvo]_proj|(gate|up|down)_proj'  # regular expression on names of projections
   return lora
 
 
 def task() -> ConfigDict:
   """Problems and prompts. docs/tasks.md says what each task reads."""
   task = ConfigDict()
-  task.name = 'countdown'  # a name of score_jax.tasks.TASKS: countdown, gsm8k, math, mbpp, humaneval, jsonl
+  task.name = 'countdown'  # countdown, gsm8k, math, mbpp, humaneval, jsonl
   task.evaluate = ''  # the task whose held-out problems are evaluated; '': the same. For mbpp: 'humaneval'
   task.data = ConfigDict()
-  # Each a tuple of files (.jsonl, .jsonl.gz, .parquet), folders (of a hub repository; 'DIR:test' for files whose path
-  # has the word) or 'tfds:NAME/SPLIT'.
+  # Tuples of files (.jsonl, .jsonl.gz, .parquet), hub folders ('DIR:test' for files with the word in their path) or
+  # 'tfds:NAME/SPLIT'.
   task.data.train = ()
   task.data.heldout = ()
-  task.prompt = ''  # the first user turn around {question}; '': the task's own (score_jax/tasks/prompts.py)
-  # Training problems whose prompt does not fit sampling.prompt_tokens are an 'error', or are left out and counted:
-  # 'drop'. Held-out ones must fit.
+  task.prompt = ''  # the first user turn around {question}; '': the task's own
+  # Training problems whose prompt exceeds sampling.prompt_tokens: an 'error', or 'drop'. Held-out ones must fit.
   task.long_prompts = 'error'
-  task.system = ''  # system prompt; joins the first user turn where the template has no such role
+  task.system = ''  # system prompt; joins the first user turn if the template has no such role
   task.instruction = 'Check and retry.'  # the user turn before every further attempt; never says if one was right
   # Instead of the tokenizer's own template: a .jinja file, 'bundled:chatml', or 'bundled:plain' for a base model.
   task.chat_template = ''
-  task.examples = ''  # few-shot: a .jsonl file of {"messages": [...]}, turns that stand before every question
-  task.date = '2024-07-26'  # what a template that writes today's date is told: the same when a run is resumed
+  task.examples = ''  # few-shot: a .jsonl file of {"messages": [...]}, before every question
+  task.date = '2024-07-26'  # told to a template that writes today's date
   task.countdown = ConfigDict()
   task.countdown.numbers = 4  # numbers a problem gives
   task.countdown.max_number = 10  # numbers are 1..max_number
   task.countdown.max_value = 50  # results stay in 0..max_value
   task.countdown.operations = '+-*'  # what a solution may use, of + - * /
-  task.countdown.any_order = True  # whether a solution may need the numbers in another order than shown
+  task.countdown.any_order = True  # whether a solution may need the numbers in another order
   task.countdown.heldout_fraction = 0.1  # of all problems, by hash; never trained on
   task.countdown.prompt = 'reach {target} with {numbers}'  # the first user turn
   task.mbpp = ConfigDict()
-  task.mbpp.splits = ('train',)  # published splits that are trained on: 'train' (374), 'validation' (90), 'test' (500)
+  task.mbpp.splits = ('train',)  # trained on: 'train' (374), 'validation' (90), 'test' (500)
   task.jsonl = ConfigDict()  # a file of your own
   task.jsonl.question = 'question'  # name of the column
-  task.jsonl.answer = 'answer'  # name of the column: an answer, or for code a list of `assert` lines
+  task.jsonl.answer = 'answer'  # name of the column: an answer, or `assert` lines
   task.jsonl.id = ''  # name of the column; '': a hash of the question
   task.jsonl.tags = ()  # names of columns by which results are split
-  task.jsonl.verifier = 'math'  # a name of score_jax.graders.registry.GRADERS: text, math, code, countdown
+  task.jsonl.verifier = 'math'  # text, math, code, countdown
   task.jsonl.heldout_fraction = 0.1  # held out by hash where task.data.heldout names nothing
   return task
 
@@ -103,9 +102,9 @@ def grading() -> ConfigDict:
   """Processes that grade answers, and what one answer may take."""
   grading = ConfigDict()
   grading.workers = 0  # processes; 0: one for each core. Countdown and exact text need none
-  grading.cpu_seconds = 5.0  # own time of an answer (math), or of a program; more is the verdict `timeout`
+  grading.cpu_seconds = 5.0  # own time of an answer or a program; then the verdict is `timeout`
   grading.memory_mb = 512  # of an answer or a program
-  # Runs model-written programs even where the sandbox is incomplete: unsafe, for machines that are thrown away.
+  # Runs programs even where the sandbox is incomplete: unsafe, for machines that are thrown away.
   grading.unsafe_code = False
   return grading
 
@@ -116,7 +115,7 @@ def batch() -> ConfigDict:
   batch.problems = 64  # problems a step
   batch.samples = 8  # G: conversations a problem, 2 or more
   batch.micro_batches = 1  # parts of whole problems whose gradients are added; lowers memory
-  batch.pack = False  # lays conversations end to end in the update, without padding; one program per sixteenth of fill
+  batch.pack = False  # conversations end to end in the update, without padding
   return batch
 
 
@@ -125,9 +124,9 @@ def sampling() -> ConfigDict:
   sampling = ConfigDict()
   sampling.prompt_tokens = 10  # slots for the prompt; a longer one is an error
   sampling.attempt_tokens = (18, 20)  # budget of each attempt, its end-of-turn included; its length is A
-  sampling.decode_slots = 0  # conversations decoded at a time on each device; the others wait for one to end. 0: all
-  # Of cached keys and values: 'auto' (the compute dtype), 'float32', 'bfloat16', 'float8_e4m3fn'. Others than the
-  # compute dtype take less memory, and on a GPU more time: the decode kernel reads its own dtype alone.
+  sampling.decode_slots = 0  # conversations decoded at a time on a device; 0: all
+  # Of cached keys and values: 'auto' (the compute dtype), 'float32', 'bfloat16', 'float8_e4m3fn'. A smaller one takes
+  # less memory, and on a GPU more time: the decode kernel reads the compute dtype alone.
   sampling.cache_dtype = 'auto'
   return sampling
 
@@ -137,7 +136,7 @@ def loss() -> ConfigDict:
   loss = ConfigDict()
   loss.kl_form = 'k1_togo'  # 'k1_togo', 'k1', 'k2_seq': unbiased; 'k2_token', 'exact': prefixes held fixed
   loss.importance_cap = 0.0  # cap of the trainer/sampler weight of a token; 0: no such weight
-  loss.attempt_gradient_norms = True  # log each attempt's gradient norm; costs a backward pass per attempt
+  loss.attempt_gradient_norms = True  # log each attempt's gradient norm; costs a backward pass each
   return loss
 
 
@@ -152,28 +151,28 @@ def optim() -> ConfigDict:
   optim.eps = 1e-8
   optim.weight_decay = 0.0  # AdamW, of matrices; 0: Adam
   optim.clip_norm = 1.0  # global gradient norm; 0: no clipping
-  optim.max_rejected_in_a_row = 5  # stops after this number of steps with non-finite numbers in a row
+  optim.max_rejected_in_a_row = 5  # steps in a row with non-finite numbers
   return optim
 
 
 def evaluation() -> ConfigDict:
   """Two-attempt evaluation on held-out problems."""
   evaluation = ConfigDict()
-  evaluation.problems = 2048  # held-out problems; 0: all there are
+  evaluation.problems = 2048  # held-out problems; 0: all
   evaluation.seed = 1  # of the held-out problems and their samples
   evaluation.every = 0  # steps between evaluations during training; 0: before and after only
   return evaluation
 
 
 def report() -> ConfigDict:
-  """What is shown of a run; it changes nothing of the run itself. docs/report.md says how to read it."""
+  """What is shown of a run. docs/report.md says how to read it."""
   report = ConfigDict()
-  report.rows = 4  # conversations of each step kept in rows/train.jsonl; 0: none
-  report.every = 0  # steps between two writings of report.html; 0: at the end only
-  report.kl_alarm = 10.0  # nats: KL of attempt 1 to the reference above which an alarm is raised
-  report.stop_on = ()  # names of alarms (score_jax.reporting.alarms.ALARMS) that end the run, e.g. ('sandbagged',)
-  report.tensorboard = False  # write scalars to WORKDIR/tensorboard; needs the extra `tensorboard`
-  report.wandb = ''  # project on Weights & Biases that scalars are sent to; '': none. Needs the extra `wandb`
+  report.rows = 4  # conversations of a step kept in rows/train.jsonl
+  report.every = 0  # steps between writings of report.html; 0: at the end only
+  report.kl_alarm = 10.0  # nats: KL of attempt 1 to the reference that raises an alarm
+  report.stop_on = ()  # names of alarms (reporting/alarms.py) that end the run, e.g. ('sandbagged',)
+  report.tensorboard = False  # scalars to WORKDIR/tensorboard; needs the extra `tensorboard`
+  report.wandb = ''  # project on Weights & Biases; '': none. Needs the extra `wandb`
   return report
 
 
@@ -181,15 +180,15 @@ def checkpoint() -> ConfigDict:
   """What is kept."""
   checkpoint = ConfigDict()
   checkpoint.every = 10  # steps between checkpoints
-  checkpoint.keep = 2  # newest checkpoints kept, beside the best
-  checkpoint.best_window = 10  # steps of the last stage whose mean training return decides the best
+  checkpoint.keep = 2  # newest ones kept, beside the best
+  checkpoint.best_window = 10  # steps whose mean training return decides the best
   return checkpoint
 
 
 def selection() -> ConfigDict:
-  """What the best checkpoint is chosen by where methods are compared: the same for each, whatever it trains with."""
+  """What the best checkpoint is chosen by where methods are compared, the same for each."""
   selection = ConfigDict()
-  # Training problems that the policy answers at every checkpoint of the last stage. 0: the training return decides.
+  # Training problems answered at every checkpoint of the last stage. 0: the training return decides.
   selection.problems = 0
   selection.reward_weights = (1.0, 1.0)  # as a stage's: Stage II of the paper
   selection.bonus = (0.0, 10.0)
@@ -199,19 +198,19 @@ def selection() -> ConfigDict:
 def faults() -> ConfigDict:
   """What ends a run early, and when. docs/faults.md has the exit codes."""
   faults = ConfigDict()
-  # Seconds that a step may still take after SIGTERM or Ctrl-C; then the state before it is saved. A save comes on top.
+  # Seconds that a step may take after SIGTERM or Ctrl-C; then the state before it is saved, which comes on top.
   faults.grace_seconds = 25.0
-  faults.max_failed_saves = 3  # checkpoints in a row that may fail to be saved; then exit code 75
+  faults.max_failed_saves = 3  # saves in a row that may fail; then exit code 75
   faults.forget_best = False  # go on, once, from a run whose best checkpoint is damaged
-  # A phase of a step (sample, reference, grade, update, save, evaluate, ...) that takes longer than `stuck_factor`
-  # times its slowest so far, and than `stuck_seconds`, is stuck: stacks to WORKDIR/stuck-*.txt, exit code 75.
+  # A phase of a step (sample, grade, update, save, ...) that takes longer than `stuck_factor` times its slowest so far,
+  # and than `stuck_seconds`, is stuck: stacks to WORKDIR/stuck-*.txt, exit code 75.
   faults.stuck_factor = 5.0  # 0: wait for ever
   faults.stuck_seconds = 300.0
   faults.stuck_first_seconds = 3600.0  # instead, the first time: programs are compiled
-  faults.max_rejected = 0.01  # share of the newest 200 steps that may be rejected; 0: no such limit
+  faults.max_rejected = 0.01  # share of the newest 200 steps that may be rejected; 0: any
   # Limits that stop a run (exit code 70) when three steps in a row are above them. 0: none.
   faults.kl_limit = 0.0  # nats of an attempt's KL to the reference, mean over rows
-  faults.mismatch_stop = 0.0  # nats between sampler and trainer in a token's log-probability, mean of the absolute
+  faults.mismatch_stop = 0.0  # nats between sampler and trainer: mean |difference| of a token's log-probability
   return faults
 
 
@@ -219,26 +218,26 @@ def mesh() -> ConfigDict:
   """Devices."""
   mesh = ConfigDict()
   mesh.data = -1  # copies of the model; -1: all devices that fsdp and tensor leave
-  mesh.fsdp = 1  # devices over which parameters and optimizer are spread
-  mesh.tensor = 1  # devices over which heads, feed-forward and vocabulary are spread
+  mesh.fsdp = 1  # devices that share parameters and optimizer
+  mesh.tensor = 1  # devices that share heads, feed-forward and vocabulary
   return mesh
 
 
 def hosts() -> ConfigDict:
-  """How long processes wait for each other, where a run has several (--distributed)."""
+  """How long the processes of a run wait for each other (--distributed)."""
   hosts = ConfigDict()
   hosts.init_seconds = 300  # until all are there
   hosts.heartbeat_seconds = 100  # without a sign of life after which one is lost
-  hosts.barrier_seconds = 1800  # until one comes where the others are; longer than to export or compile takes
+  hosts.barrier_seconds = 1800  # until one comes where the others are; an export or compilation must fit
   return hosts
 
 
 def supervised() -> ConfigDict:
-  """Only mode 'supervised' reads it: configs/pair_sft.py, configs/star.py. docs/baselines.md has the definitions."""
+  """Of mode 'supervised': pair_sft.py, star.py. docs/baselines.md has the definitions."""
   supervised = ConfigDict()
-  supervised.dataset = 'star'  # pairs: 'star', of one conversation; 'sft', with a random right answer to the problem
+  supervised.dataset = 'star'  # pairs: 'star', of one conversation; 'sft', with a random right answer
   supervised.plus = False  # also pairs whose first attempt is right: the paper's D+
-  supervised.iterations = 3  # each from where the run began, on conversations of the model before it
+  supervised.iterations = 3  # each from the run's start, on conversations of the model before it
   supervised.steps = 20  # updates in each, of batch.problems x batch.samples pairs
   supervised.problems = 1280  # training problems that are answered for each
   supervised.samples = 8  # conversations on each of them
@@ -253,12 +252,12 @@ def stage1() -> ConfigDict:
   stage.reward_weights = (0.0, 1.0)  # weight of each attempt's own correctness
   stage.bonus = (0.0, 0.0)  # alpha: weight of the gain over the attempt before
   stage.kl_weights = (0.1, 0.01)  # beta of each attempt: (beta2, beta1) of the paper
-  # KL in nats that each attempt is steered to, its beta multiplied up or down a little every step: e.g. (0.05, 0.0); 0
-  # leaves an attempt's beta as it is, () all of them.
+  # KL in nats that each attempt is steered to by its beta, a little every step: e.g. (0.05, 0.0); 0 leaves an attempt's
+  # beta as it is, () all of them.
   stage.kl_target = ()
   stage.gamma = 0.0  # how far an attempt answers for the rewards of later ones
-  stage.reference = 'base'  # what the KL is to: 'base' (model.path), or 'stage_start', the policy as the stage begins
-  stage.offline_first = 0.0  # fraction of problems whose first attempts come from the base and are not trained
+  stage.reference = 'base'  # what the KL is to: 'base', or 'stage_start', the policy as the stage begins
+  stage.offline_first = 0.0  # fraction of problems with first attempts of the base, not trained
   stage.optim = ConfigDict()
   stage.optim.learning_rate = 0.0  # peak; 0: config.optim's
   stage.optim.schedule = ''  # '': config.optim's
@@ -268,11 +267,11 @@ def stage1() -> ConfigDict:
 
 
 def stage2() -> ConfigDict:
-  """Stage II: both attempts are rewarded, the second with a bonus alpha for improving on the first."""
+  """Stage II: both attempts are rewarded, the second with a bonus alpha for improving."""
   stage = stage1()
   stage.steps = 30
   stage.reward_weights = (1.0, 1.0)
   stage.bonus = (0.0, 10.0)
   stage.kl_weights = (0.01, 0.01)
-  stage.optim.learning_rate = 2e-4  # lower: the bonus moves the policy faster, and the first attempt with it
+  stage.optim.learning_rate = 2e-4  # lower: the bonus moves the policy faster
   return stage

@@ -3,8 +3,8 @@
 
   python -m score_jax.main --config=configs/countdown.py --config.model.path=DIR
 
-As it stands it runs on the bundled base, for longer than the quickstart, with evaluations on the way. For an HF chat
-model add plain words and room for reasoning, for example:
+Without a path it runs on the bundled base, for longer than the quickstart. For an HF chat model add plain words and
+room for reasoning, for example:
 
   --config.task.countdown.prompt='Using {numbers}, each once, reach {target}. Write only steps like 7*12=84;84-3=81.'
   --config.task.instruction='There might be an error in the steps above. Correct it, if any; write all steps again.'

@@ -4,8 +4,8 @@ r"""SCoRe on GSM8K with Qwen2.5-0.5B-Instruct: one GPU, or a small pod.
   python -m score_jax.main --config=configs/gsm8k_qwen25_0p5b.py --config.model.path=DIR \
       --config.task.data.train="('tfds:gsm8k/train',)" --config.task.data.heldout="('tfds:gsm8k/test',)"
 
-DIR is a downloaded Qwen/Qwen2.5-0.5B-Instruct. The data may as well be the published .jsonl files or a hub folder. The
-paper has no GSM8K: its settings for MATH, but shorter answers, fewer steps and a higher rate for a smaller model.
+DIR is a downloaded Qwen/Qwen2.5-0.5B-Instruct. The published .jsonl files or a hub folder do as well. The paper has no
+GSM8K: its settings for MATH, but shorter answers, fewer steps and a higher rate for a smaller model.
 """
 
 from ml_collections import ConfigDict

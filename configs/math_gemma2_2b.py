@@ -17,7 +17,7 @@ from score_jax.tasks import prompts
 
 def get_config() -> ConfigDict:
   config = common.get_config()
-  config.model.path = 'gemma-2-2b-it'  # chosen: the paper does not say whether base or instruction-tuned
+  config.model.path = 'gemma-2-2b-it'  # chosen: the paper does not say if instruction-tuned
   config.model.remat = 'full'
   config.task.name = 'math'
   config.task.instruction = prompts.MATH_AGAIN
@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
   config.batch.micro_batches = 16
   config.batch.pack = True
   config.optim.learning_rate = 5e-6
-  config.optim.warmup_steps = 20  # chosen, like schedule, Adam's betas and clipping of configs/common.py
+  config.optim.warmup_steps = 20  # chosen, like schedule, Adam's betas and clipping
   config.stages.stage1.steps = 1500  # 3,000 in all; how they are divided is chosen
   config.stages.stage2.steps = 1500
   config.stages.stage1.kl_weights = (0.1, 0.01)  # beta2, beta1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""SCoRe on MATH with Qwen2.5-1.5B-Instruct: the paper's settings on a model that others have published results of.
+r"""SCoRe on MATH with Qwen2.5-1.5B-Instruct: the paper's settings on a model with published results.
 
   python -m score_jax.main --config=configs/math_qwen25_1p5b.py --config.model.path=DIR \
       --config.task.data.train="('data/math_train.jsonl','data/math_test.jsonl')"

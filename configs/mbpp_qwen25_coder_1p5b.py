@@ -5,8 +5,8 @@ r"""SCoRe on MBPP, evaluated on HumanEval, with Qwen2.5-Coder-1.5B-Instruct (the
       --config.task.data.train="('data/mbpp.jsonl',)" --config.task.data.heldout="('data/HumanEval.jsonl.gz',)"
 
 DIR is a downloaded Qwen/Qwen2.5-Coder-1.5B-Instruct. From the paper: learning rate, steps, conversations a step, alpha,
-betas, the 3-shot prompt of MBPP for training and zero-shot evaluation on HumanEval, the instruction. Programs of the
-model are run in a sandbox (docs/sandbox.md); the run does not start where too little of it holds.
+betas, the 3-shot prompt of MBPP for training and zero-shot evaluation on HumanEval, the instruction. Programs run in a
+sandbox (docs/sandbox.md), without which the run does not start.
 """
 
 from ml_collections import ConfigDict

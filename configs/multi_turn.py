@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Naive multi-turn RL: both attempts are sampled, and nothing keeps the second from becoming a copy of the first.
+"""Naive multi-turn RL: both attempts are sampled, and nothing keeps the second from copying the first.
 
   python -m score_jax.main --config=configs/multi_turn.py --config.schedule="('final',)"
   python -m score_jax.main --config=configs/multi_turn.py --config.schedule="('sum',)"
-
   python -m score_jax.main --config=configs/multi_turn.py --config.schedule="('episode',)"
 
 The paper can be read in several ways. 'final': the reward of the second attempt alone, on its own tokens; the first is
-sampled from the policy and not trained (figures 5 and 6, and equation 1 of the first version). 'sum': both attempts are
-rewarded for being right, each on its own tokens (equation 1 of the second version), which is Stage II without its bonus
-and without a Stage I. 'episode': the reward of the second attempt alone, and both attempts answer for it (gamma 1), as
-in any policy gradient on the reward at the end of an episode. KL beta1 on what is trained; learning rate as in
-Stage II (chosen).
+sampled and not trained (figures 5 and 6, and equation 1 of the first version). 'sum': both attempts are rewarded, each
+on its own tokens (equation 1 of the second version): Stage II without its bonus and without Stage I. 'episode': the
+reward of the second attempt alone, for which both answer (gamma 1), as in any policy gradient on an episode's reward.
+KL beta1 on what is trained; learning rate as in Stage II (chosen).
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pair-SFT: supervised on wrong first attempts, each with a random right answer to its problem.
+"""Pair-SFT: supervised on wrong first attempts, each with a random right answer.
 
   python -m score_jax.main --config=configs/pair_sft.py
-  python -m score_jax.main --config=configs/pair_sft.py --config.supervised.plus=True        # D_SFT+
+  python -m score_jax.main --config=configs/pair_sft.py --config.supervised.plus=True  # D_SFT+
 
-One round on conversations of the base. Samples and updates are as many as those of configs/quickstart.py, where the
-paper has one epoch: the best checkpoint may be an earlier one. docs/baselines.md says what else the paper leaves open.
+One round on conversations of the base, with the samples and updates of configs/quickstart.py, where the paper has one
+epoch: the best checkpoint may be an earlier one. docs/baselines.md says what else the paper leaves open.
 """
 
 from ml_collections import ConfigDict

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small base model learns to correct itself, on a laptop's CPU, in a few minutes.
+"""A small base model learns to correct itself, on a CPU, in a few minutes.
 
   python -m score_jax.main --config=configs/quickstart.py
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SCoRe as the first version of the paper describes it: Stage I and Stage II, interleaved (I, II, I, II).
+"""SCoRe as the paper's first version describes it: Stages I and II, interleaved (I, II, I, II).
 
 python -m score_jax.main --config=configs/score.py --config.model.path=DIR
 """

@@ -3,9 +3,9 @@
 
   python -m score_jax.main --config=configs/single_turn.py
 
-The second attempt is sampled, so that the run can be evaluated and its best checkpoint chosen as any other's, and is
-not trained: its reward weight, bonus and KL weight are 0. A step so trains half as many attempts; with twice the
-problems it trains as many as SCoRe does. Left open by the paper and chosen here: KL and learning rate as in Stage II.
+The second attempt is sampled, so that the run is evaluated as any other, and not trained: its reward, bonus and KL
+weights are 0. With twice the problems, a step trains as many attempts as SCoRe's. Left open by the paper and chosen
+here: KL and learning rate as in Stage II.
 """
 
 from ml_collections import ConfigDict

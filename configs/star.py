@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""STaR: supervised on its own conversations whose second attempt is right and whose first is wrong, three times over.
+"""STaR: supervised on its own conversations that go from wrong to right, three times over.
 
   python -m score_jax.main --config=configs/star.py
-  python -m score_jax.main --config=configs/star.py --config.supervised.plus=True            # D_STaR+
-  python -m score_jax.main --config=configs/star.py --config.init_from=runs/stage1           # in the place of Stage II
+  python -m score_jax.main --config=configs/star.py --config.supervised.plus=True  # D_STaR+
+  python -m score_jax.main --config=configs/star.py --config.init_from=runs/stage1  # in place of Stage II
 
 Each iteration trains from the base (or init_from) on conversations of the model before it. Samples and updates add up
-to those of configs/quickstart.py. docs/baselines.md says what the paper leaves open.
+to configs/quickstart.py's. docs/baselines.md says what the paper leaves open.
 """
 
 from ml_collections import ConfigDict

@@ -4,9 +4,8 @@
   python -m score_jax.main --config=configs/three_attempts.py
 
 I(a) rewards the second attempt and holds the first near the base; I(b) rewards the third and holds the first two near
-the policy that I(a) has made: the reference changes. II rewards all, each further one with a bonus for improving on the
-one before. Left open by the paper and chosen here: the small KL of rewarded attempts (beta1), KL on the third attempt
-in I(a) (none: it is neither rewarded nor held), and steps.
+the policy of I(a): the reference changes. II rewards all, each further one with a bonus for improving. Left open by the
+paper and chosen here: the KL of rewarded attempts (beta1), none on the third attempt in I(a), and steps.
 """
 
 from ml_collections import ConfigDict

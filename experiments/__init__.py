@@ -1,1 +1,1 @@
-"""Many runs that are compared: planned as data, run side by side and in pieces, counted together."""
+"""Many runs that are compared: planned as data, run side by side, counted together."""

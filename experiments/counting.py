@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts the figures of a suite: means over seeds, 95 % intervals over seeds and problems, paired differences.
+"""Counts the figures of a suite: means over seeds, 95 % intervals, paired differences.
 
-Every method answers the same held-out problems, so that methods are compared problem by problem. A draw of the
-bootstrap weighs problems, the same for all methods (Bayesian bootstrap), and draws seeds for each method apart.
+Methods are compared problem by problem. A draw of the bootstrap weighs problems, the same for all methods (Bayesian
+bootstrap), and draws seeds for each method apart.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from score_jax.errors import DataError
 from score_jax.reporting.rows import Row
 
 _DRAWS = 2000
-_PRIOR = 0.5  # problems that stand for what was not seen, in each of the four transitions
+_PRIOR = 0.5  # problems added to each of the four transitions
 _SEED = 20240919
 
 
@@ -26,7 +26,7 @@ _SEED = 20240919
 class Answers:
   """Answers of one method, one conversation a problem."""
 
-  right: np.ndarray  # bool [S, P, A]  seeds, problems in a common order
+  right: np.ndarray  # bool [S, P, A]: seeds, problems, attempts
 
   def figures(self) -> dict[str, np.ndarray]:
     """Returns f32 [S, P] by name: acc_t1 .. acc_tA, delta, i_to_c, c_to_i."""
@@ -37,7 +37,7 @@ class Answers:
 
 
 def answers(rows: Mapping[str, Sequence[Sequence[Row]]]) -> tuple[dict[str, Answers], int, int]:
-  """Returns the answers of every method to the problems that all were asked.
+  """Returns the answers of every method.
 
   Args:
     rows: method -> for each seed its rows of one decoding.
@@ -52,11 +52,11 @@ def answers(rows: Mapping[str, Sequence[Sequence[Row]]]) -> tuple[dict[str, Answ
     method: [{row.id: [a.verdict for a in row.attempts] for row in one} for one in seeds]
     for method, seeds in rows.items()
   }
-  every = [(method, table) for method, seeds in tables.items() for table in seeds]
+  every = [(method, table) for method in tables for table in tables[method]]
   ids = sorted(every[0][1]) if every else []
   for method, table in every:
     if table.keys() != set(ids):
-      raise DataError(f'{method} was asked other problems than the first method: {len(table)} and {len(ids)} of them')
+      raise DataError(f'{method} was asked other problems than the first method: {len(table)}, not {len(ids)}')
   kept = [id_ for id_ in ids if not any(Verdict.ERROR in table[id_] for _, table in every)]
   if not kept:
     raise DataError('no problem was graded for all methods')
@@ -68,13 +68,15 @@ def answers(rows: Mapping[str, Sequence[Sequence[Row]]]) -> tuple[dict[str, Answ
 
 
 def write(path: pathlib.Path, by_decoding: Mapping[str, Mapping[str, Answers]]) -> None:
-  """Writes decoding -> method -> answers as one .npz of bool [S, P, A], from which `count` makes every figure again."""
-  arrays = {f'{name}/{method}': one.right for name, methods in by_decoding.items() for method, one in methods.items()}
+  """Writes decoding -> method -> answers as one .npz of bool [S, P, A]."""
+  arrays = {}
+  for name, methods in by_decoding.items():
+    arrays |= {f'{name}/{method}': one.right for method, one in methods.items()}
   np.savez_compressed(path, **arrays)
 
 
 def read(path: pathlib.Path) -> dict[str, dict[str, Answers]]:
-  """Returns what `write` was given: decoding -> method -> answers."""
+  """Returns what `write` was given."""
   by_decoding: dict[str, dict[str, Answers]] = {}
   with np.load(path, allow_pickle=False) as arrays:
     for name, right in arrays.items():
@@ -84,10 +86,10 @@ def read(path: pathlib.Path) -> dict[str, dict[str, Answers]]:
 
 
 def count(methods: Mapping[str, Answers], reference: str) -> dict[str, dict[str, Any]]:
-  """Counts every figure of every method, and its difference to the reference.
+  """Counts every figure of every method.
 
   Returns:
-    method -> figure -> {mean, interval [low, high], by_seed}; and, but for the reference, `difference`: figure ->
+    method -> figure -> {mean, interval [low, high], by_seed}; but for the reference also `difference`: figure ->
     {mean, interval} of the method minus the reference.
   """
   problems = next(iter(methods.values())).right.shape[1]
@@ -121,8 +123,8 @@ def count(methods: Mapping[str, Answers], reference: str) -> dict[str, dict[str,
 def _draws(answers: Answers, weight_RP: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
   """Draws each figure R times.
 
-  Half a problem is added to each transition, seen or not, so that no change at all is not taken for proof that there is
-  none. S seeds drawn with replacement spread by too little, (S - 1) / S of the variance, which is corrected.
+  Half a problem is added to each transition, so that no change seen is no proof that there is none. Seeds drawn with
+  replacement have (S - 1) / S of the variance, which is corrected.
   """
   S, R = len(answers.right), len(weight_RP)
   prior_RC = rng.standard_gamma(_PRIOR, (R, 4)).astype(np.float32)

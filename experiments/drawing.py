@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of a suite, drawn from its summary; needs the extra `report`."""
+"""Figures of a suite, drawn from its summary."""
 
 from collections.abc import Callable, Iterator
 import functools
@@ -11,16 +11,17 @@ from typing import Any
 
 from score_jax.reporting import png_figures
 
+Data = dict[str, Any]  # of summary.json
 _PALE = '#c4c5c1'
 _COLORS = ('#1d5fb0', '#8a4b08', '#7a3fa0', '#00695a', '#a8275f', '#55585e', '#b08d1d', '#0f7f8f')
 _DASHES = ('-', '--', ':', '-.')
 
 
-def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[str]:
-  """Writes the figures for which there is data, and returns their names, without ending.
+def draw(summary: Data, folder: pathlib.Path) -> list[str]:
+  """Writes the figures for which there is data, and returns their names.
 
   Raises:
-    ConfigError: matplotlib is not installed; the message names the extra.
+    ConfigError: matplotlib is not installed.
   """
   methods = summary['methods']
   extras = [(methods[name]['title'], one) for extra in summary['extras'].values() for name, one in extra.items()]
@@ -37,30 +38,28 @@ def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[str]:
   return list(painters)
 
 
-def _deltas(_: dict[str, Any], methods: list[dict[str, Any]], figure: Any) -> None:
-  """Draws delta of every method with its interval."""
+def _deltas(_: Data, methods: list[Data], figure: Any) -> None:
   figure.set_size_inches(8, 1.2 + 0.25 * len(methods))
   axes = figure.add_subplot()
-  intervals = [(m['title'], m['greedy']['delta']['mean'], m['greedy']['delta']['interval']) for m in methods]
+  deltas = [(method['title'], method['greedy']['delta']) for method in methods]
+  intervals = [(title, delta['mean'], delta['interval']) for title, delta in deltas]
   png_figures.draw_intervals(axes, intervals, 'delta = fixed - broken, points, greedy (ticks: seeds)')
-  for method in methods:
-    by_seed = [100 * value for value in method['greedy']['delta']['by_seed']]
-    axes.plot(by_seed, [method['title']] * len(by_seed), '|', color=png_figures.INK)
+  for title, delta in deltas:
+    by_seed = [100 * value for value in delta['by_seed']]
+    axes.plot(by_seed, [title] * len(by_seed), '|', color=png_figures.INK)
 
 
-def _edit_ratios(summary: dict[str, Any], methods: dict[str, dict[str, Any]], figure: Any) -> None:
-  """Draws shares of greedy conversations by edit ratio; exact copies left of 0."""
+def _edit_ratios(summary: Data, methods: dict[str, Data], figure: Any) -> None:
 
-  def paint(axes: Any, method: dict[str, Any], color: str) -> None:
+  def paint(axes: Any, method: Data, color: str) -> None:
     png_figures.draw_histogram(axes, method['edits'], color=color)
 
   _panels(figure, summary['reference'], methods, paint, 'edit ratio (copies left of 0)', 'conversations, %')
 
 
-def _changes(summary: dict[str, Any], methods: dict[str, dict[str, Any]], figure: Any) -> None:
-  """Draws the share of answers that the second attempt changes, over training."""
+def _changes(summary: Data, methods: dict[str, Data], figure: Any) -> None:
 
-  def paint(axes: Any, method: dict[str, Any], color: str) -> None:
+  def paint(axes: Any, method: Data, color: str) -> None:
     axes.plot(method['curve']['step'], [100 * y for y in method['curve']['answer_changed']], color=color)
 
   _panels(figure, summary['reference'], methods, paint, 'step', 'answers changed, % (sampled)')
@@ -69,12 +68,12 @@ def _changes(summary: dict[str, Any], methods: dict[str, dict[str, Any]], figure
 def _panels(
   figure: Any,
   reference: str,
-  methods: dict[str, dict[str, Any]],
-  paint: Callable[[Any, dict[str, Any], str], None],
+  methods: dict[str, Data],
+  paint: Callable[[Any, Data, str], None],
   xlabel: str,
   ylabel: str,
 ) -> None:
-  """Draws a panel for each method, and in each of them the reference, pale, to compare with."""
+  """Draws a panel for each method, with the reference pale."""
   columns = math.ceil(math.sqrt(len(methods)))
   rows = math.ceil(len(methods) / columns)
   figure.set_size_inches(max(8, 2 * columns), 0.6 + 1.5 * rows)
@@ -87,36 +86,36 @@ def _panels(
     axis.tick_params(labelsize=7)
   for axis in axes[len(methods) :]:
     axis.set_axis_off()
-  axes[0].set_ylim(bottom=0)  # shared, and only now is it known how high they all are
+  axes[0].set_ylim(bottom=0)  # shared; only now are all heights known
   figure.supxlabel(xlabel, fontsize=9)
   figure.supylabel(ylabel, fontsize=9)
 
 
-def _attempts(_: dict[str, Any], lines: list[tuple[str, list[float]]], figure: Any) -> None:
-  """Draws the accuracy of each of many attempts, trained on two."""
+def _attempts(_: Data, lines: list[tuple[str, list[float]]], figure: Any) -> None:
   axes = figure.add_subplot()
   for (title, accuracy), (color, dash) in zip(lines, _styles(), strict=False):
-    axes.plot(range(1, len(accuracy) + 1), [100 * a for a in accuracy], f'o{dash}', color=color, label=title)
+    at, percent = range(1, len(accuracy) + 1), [100 * a for a in accuracy]
+    axes.plot(at, percent, f'o{dash}', color=color, label=title)
   axes.set(xlabel='attempt', ylabel='accuracy, %, greedy')
   axes.legend(frameon=False, fontsize=8)
 
 
-def _scaling(_: dict[str, Any], curves: list[tuple[str, dict[str, Any]]], figure: Any) -> None:
-  """Draws the majority of parallel samples, and of as many sampled attempts in sequence."""
+def _scaling(_: Data, curves: list[tuple[str, Data]], figure: Any) -> None:
   axes = figure.add_subplot()
   lines = [(title, side, one[side]) for title, one in curves for side in ('parallel', 'sequential')]
   for (title, side, points), (color, _) in zip(lines, _styles(), strict=False):
     dash = '--' if side == 'parallel' else '-'
     accuracy = [100 * point['accuracy'] for point in points]
-    axes.plot([point['samples'] for point in points], accuracy, f'o{dash}', color=color, label=f'{title}, {side}')
+    samples = [point['samples'] for point in points]
+    axes.plot(samples, accuracy, f'o{dash}', color=color, label=f'{title}, {side}')
     axes.set_xscale('log', base=2)
-    axes.set_xticks([point['samples'] for point in points], [f'{point["samples"]:g}' for point in points])
+    axes.set_xticks(samples, [f'{number:g}' for number in samples])
   axes.set(xlabel='sampled attempts a problem', ylabel='majority is right, %')
   axes.legend(frameon=False, fontsize=8)
 
 
-def _three(summary: dict[str, Any], methods: list[dict[str, Any]], figure: Any) -> None:
-  """Draws the accuracy of each attempt where training has more than two, beside the reference asked for as many."""
+def _three(summary: Data, methods: list[Data], figure: Any) -> None:
+  """Draws the accuracy of each attempt, beside the reference's."""
   axes = figure.add_subplot()
   for method, (color, dash) in zip(methods, _styles(), strict=False):
     for decoding, marker in (('greedy', 'o'), ('sampled', 's')):
@@ -125,15 +124,17 @@ def _three(summary: dict[str, Any], methods: list[dict[str, Any]], figure: Any) 
       error = [[100 * abs(one['mean'] - one['interval'][i]) for one in figures] for i in (0, 1)]
       label = f'{method["title"]}, {decoding}'
       axes.errorbar(at, mean, error, fmt=f'{marker}{dash}', color=color, capsize=3, label=label)
-  longest, title = max(m['attempts'] for m in methods), summary['methods'][summary['reference']]['title']
+  reference = summary['reference']
+  longest = max(m['attempts'] for m in methods)
+  label = f'{summary["methods"][reference]["title"]}, trained on two, greedy'
   for extra in summary['extras'].values():
-    if len(more := extra.get(summary['reference'], {}).get('accuracy', ())) >= longest:
+    if len(more := extra.get(reference, {}).get('accuracy', ())) >= longest:
       points = [100 * a for a in more[:longest]]
-      axes.plot(range(1, longest + 1), points, 'o--', color=_COLORS[1], label=f'{title}, trained on two, greedy')
+      axes.plot(range(1, longest + 1), points, 'o--', color=_COLORS[1], label=label)
   axes.set(xlabel='attempt', ylabel='accuracy, %', xticks=range(1, longest + 1))
   axes.legend(frameon=False, fontsize=8)
 
 
 def _styles() -> Iterator[tuple[str, str]]:
-  """Yields a color and a dash for each line; all pairs of them before one comes again."""
+  """Yields color and dash of a line; no pair comes again before all have."""
   return itertools.cycle((color, _DASHES[(i + turn) % 4]) for turn in range(4) for i, color in enumerate(_COLORS))

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the page of results, e.g. docs/results.md, from a suite's summary alone."""
+"""Writes the page of results from a suite's summary alone."""
 
 from collections.abc import Sequence
 import itertools
 import textwrap
 from typing import Any
+
+Summary = dict[str, Any]  # or a part of it
 
 CAPTIONS = {
   'deltas': 'Delta of every method, greedy, with 95 % intervals.',
@@ -16,12 +18,12 @@ CAPTIONS = {
 }
 
 
-def page(summary: dict[str, Any], figures: str, drawn: Sequence[str], remarks: str = '') -> str:
+def page(summary: Summary, figures: str, drawn: Sequence[str], remarks: str = '') -> str:
   """Returns the page as Markdown.
 
   Args:
     summary: of a suite.
-    figures: address of the folder of figures, relative to the page.
+    figures: their folder, relative to the page.
     drawn: names of figures.
     remarks: Markdown that is copied into the page.
   """
@@ -55,8 +57,8 @@ def page(summary: dict[str, Any], figures: str, drawn: Sequence[str], remarks: s
   return '\n\n'.join(part for part in parts if part) + '\n'
 
 
-def table(summary: dict[str, Any], decoding: str) -> str:
-  """Returns a row a method; the last attempt's accuracy stands under Acc@t2 where there are three."""
+def table(summary: Summary, decoding: str) -> str:
+  """Returns a row a method; Acc@t2 is of the last attempt."""
   head = ('method', 'Acc@t1', 'Acc@t2', 'delta', '95 %', 'i->c', 'c->i', 'seeds')
   rows = []
   for method in summary['methods'].values():
@@ -70,7 +72,7 @@ def table(summary: dict[str, Any], decoding: str) -> str:
   return _markdown(head, rows)
 
 
-def _about(summary: dict[str, Any]) -> str:
+def _about(summary: Summary) -> str:
   problems, left_out = summary['problems']['counted'], summary['problems']['left_out']
   without = f' {left_out} more were left out because the grader failed on them.' if left_out else ''
   return _paragraph(
@@ -81,18 +83,19 @@ def _about(summary: dict[str, Any]) -> str:
   )
 
 
-def _incomplete(summary: dict[str, Any]) -> str:
+def _incomplete(summary: Summary) -> str:
   if not summary['missing']:
     return ''
   missing = '; '.join(f'{name}: seeds {", ".join(map(str, seeds))}' for name, seeds in summary['missing'].items())
   return f'**Incomplete.** Not run yet: {missing}.'
 
 
-def _differences(summary: dict[str, Any], decoding: str) -> str:
+def _differences(summary: Summary, decoding: str) -> str:
   rows = []
   for method in summary['methods'].values():
     if difference := method[decoding].get('difference'):
-      cells = [_points(difference[name]) if name in difference else ('', '') for name in ('delta', 'acc_t1', 'acc_t2')]
+      shown = (difference.get(name) for name in ('delta', 'acc_t1', 'acc_t2'))
+      cells = [_points(one) if one else ('', '') for one in shown]
       rows.append((method['title'], *itertools.chain(*cells)))
   if not rows:
     return ''
@@ -101,7 +104,7 @@ def _differences(summary: dict[str, Any], decoding: str) -> str:
   return f'Differences to {title} on the same problems, in points, {decoding}:\n\n{_markdown(head, rows)}'
 
 
-def _paper(summary: dict[str, Any]) -> str:
+def _paper(summary: Summary) -> str:
   rows = []
   for method in (method for method in summary['methods'].values() if method['paper']):
     first, last, delta = method['paper']
@@ -118,16 +121,17 @@ def _paper(summary: dict[str, Any]) -> str:
   return f'## Beside the paper\n\n{about}\n\n{_markdown(head, rows)}'
 
 
-def _budgets(summary: dict[str, Any]) -> str:
+def _budgets(summary: Summary) -> str:
   head = ('method', 'conversations', 'attempts sampled', 'updates', 'attempts trained', 'chosen step', 'seconds a run')
   rows = []
   for method in summary['methods'].values():
     spent = method['budget']
     seconds = [value for value in method['seconds'] if value is not None]
+    names = ('conversations', 'attempts', 'updates', 'trained')
     rows.append(
       (
         method['title'],
-        *((f'{spent[name]:,}' for name in ('conversations', 'attempts', 'updates', 'trained')) if spent else [''] * 4),
+        *(f'{spent[name]:,}' if spent else '' for name in names),
         ', '.join(str(step) for step in method['chosen_step'] if step is not None),
         f'{sum(seconds) / len(seconds):.0f}' if seconds else '',
       )
@@ -136,15 +140,15 @@ def _budgets(summary: dict[str, Any]) -> str:
   return _markdown(head, rows) + ('\n\n' + _paragraph(' '.join(notes)) if notes else '')
 
 
-def _attempts(summary: dict[str, Any], extra: dict[str, Any]) -> str:
+def _attempts(summary: Summary, extra: Summary) -> str:
   longest = max(len(one['accuracy']) for one in extra.values())
   head = ('method', *(f't{i + 1}' for i in range(longest)))
-  return _markdown(
-    head, [(summary['methods'][name]['title'], *map(_share, one['accuracy'])) for name, one in extra.items()]
-  )
+  titles = (summary['methods'][name]['title'] for name in extra)
+  rows = [(title, *map(_share, one['accuracy'])) for title, one in zip(titles, extra.values(), strict=True)]
+  return _markdown(head, rows)
 
 
-def _made(summary: dict[str, Any]) -> str:
+def _made(summary: Summary) -> str:
   versions = ', '.join(f'{name} {version}' for name, version in summary['versions'].items())
   about = _paragraph(
     f"This command and those of `commands.txt`, which has every job's, are of score_jax "
@@ -156,8 +160,8 @@ def _made(summary: dict[str, Any]) -> str:
   return f'```\n{summary["command"]}\n```\n\n{about}'
 
 
-def commands(summary: dict[str, Any]) -> str:
-  """Returns the text of commands.txt, a line for every job."""
+def commands(summary: Summary) -> str:
+  """Returns commands.txt, a line for every job."""
   return ''.join(f'{name}: {text}\n' for name, text in summary['commands'].items())
 
 
@@ -173,7 +177,6 @@ def _share(value: float) -> str:
   return f'{100 * value:.1f}'
 
 
-def _points(figure: dict[str, Any]) -> tuple[str, str]:
-  """Returns a difference and its interval, in points."""
+def _points(figure: Summary) -> tuple[str, str]:
   low, high = figure['interval']
   return f'{100 * figure["mean"]:+.1f}', f'{100 * low:+.1f} .. {100 * high:+.1f}'

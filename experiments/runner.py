@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs jobs as processes, several at once, in pieces: what is stopped is resumed by the same command.
+"""Runs jobs as processes, several at once; what is stopped is resumed by the same command.
 
-A job is done when its command has ended with 0 and its outputs are there; a record beside its log says so, with the
-command and the seconds it took. A job that fails is named, and the others go on, but for those that need it.
+A job is done when its command has ended with 0 and its outputs are there. When one fails, all go on but those that
+need it.
 """
 
 import collections
@@ -22,9 +22,9 @@ from score_jax.errors import ConfigError
 from score_jax.faults import signals
 
 _AGAIN = 75
-_LOOK = 0.1  # seconds between two looks at the processes
-_GRACE = 180.0  # seconds that jobs have to save when they are asked to stop
-_TRIES = 3  # of a job that was hindered from outside without being asked to stop
+_LOOK = 0.1  # seconds between looks at the processes
+_GRACE = 180.0  # seconds to save in when asked to stop
+_TRIES = 3  # of a job that was hindered from outside
 
 
 @dataclasses.dataclass
@@ -32,7 +32,7 @@ class _Active:
   job: Job
   process: subprocess.Popen
   begun: float
-  gpu: str  # the only one that it sees; '': it sees all
+  gpu: str  # the only one that it sees; '': all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Outcome:
 
 
 class Records:
-  """Records of jobs that have begun, and their logs: WORK/jobs/NAME.json and NAME.log."""
+  """Records of jobs that have begun: WORK/jobs/NAME.json, beside NAME.log."""
 
   def __init__(self, work: pathlib.Path):
     self._folder = work / 'jobs'
@@ -65,7 +65,7 @@ class Records:
 
 
 def is_done(job: Job, records: Records) -> bool:
-  """Returns whether a job has ended well and its outputs are there.
+  """Returns whether a job has ended well, with its outputs.
 
   Raises:
     ConfigError: another command began it.
@@ -73,10 +73,10 @@ def is_done(job: Job, records: Records) -> bool:
   record = records.read(job.name)
   if record and record['command'] != list(job.command)[1:]:
     theirs, ours = set(record['command']), set(job.command[1:])
+    before, now = (' '.join(sorted(more)) or 'less' for more in (theirs - ours, ours - theirs))
     raise ConfigError(
-      f'job {job.name} in {job.folder} was begun with {" ".join(sorted(theirs - ours)) or "less"}, and the suite now '
-      f'has {" ".join(sorted(ours - theirs)) or "less"}; undo that, choose another --out, or delete that folder and '
-      f'{records.path(job.name, "json")}'
+      f'job {job.name} in {job.folder} was begun with {before}, and the suite now has {now}; undo that, choose '
+      f'another --out, or delete that folder and {records.path(job.name, "json")}'
     )
   return bool(record.get('done')) and all((job.folder / name).exists() for name in job.outputs)
 
@@ -97,9 +97,9 @@ def run(
     jobs: each after those it needs.
     work: folder of records and logs.
     at_once: processes.
-    seconds: after which all are asked to stop; 0: never.
+    seconds: until all are asked to stop; 0: never.
     environment: of the processes.
-    gpus: numbers of the devices that jobs are spread over, each job on one; (): every job sees all.
+    gpus: numbers of the devices, of which each job gets one; (): all.
     say: called with a line at each event.
   """
   records, tries = Records(work), collections.Counter()
@@ -136,7 +136,6 @@ def run(
 
 
 def _outcome(jobs: Sequence[Job], done: set[str], failed: set[str]) -> Outcome:
-  """Sorts jobs; blocked are those that need a failed one, or one that does."""
   kinds: dict[str, list[str]] = dict(done=[], failed=[], blocked=[], left=[])
   for job in jobs:
     ended = 'done' if job.name in done else 'failed' if job.name in failed else ''
@@ -146,7 +145,6 @@ def _outcome(jobs: Sequence[Job], done: set[str], failed: set[str]) -> Outcome:
 
 
 def _start(job: Job, records: Records, environment: dict[str, str], gpu: str) -> _Active:
-  """Starts a job's process, from the beginning if it cannot be resumed."""
   if job.fresh and job.folder.exists():
     shutil.rmtree(job.folder)
   job.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +152,7 @@ def _start(job: Job, records: Records, environment: dict[str, str], gpu: str) ->
   record |= dict(command=list(job.command)[1:], done=False, pieces=record['pieces'] + 1)
   records.write(job.name, record)
   with records.path(job.name, 'log').open('ab') as log:
-    # In another process group, so that Ctrl-C comes to the suite alone, which passes it on once.
+    # In another process group: Ctrl-C comes to the suite alone, which passes it on.
     process = subprocess.Popen(
       job.command,
       stdout=log,
@@ -167,7 +165,7 @@ def _start(job: Job, records: Records, environment: dict[str, str], gpu: str) ->
 
 
 def _ended(one: _Active, records: Records) -> int:
-  """Records how a process has ended, and returns its exit code; 75 for a signal's."""
+  """Records the end of a process; returns its exit code, 75 after a signal."""
   code = one.process.returncode
   record = records.read(one.job.name)
   seconds = round(record['seconds'] + time.monotonic() - one.begun, 1)
@@ -176,7 +174,6 @@ def _ended(one: _Active, records: Records) -> int:
 
 
 def _stop(active: Sequence[_Active]) -> None:
-  """Asks processes to stop, waits for them, and kills those that do not."""
   for one in active:
     one.process.send_signal(signal.SIGTERM)
   until = time.monotonic() + _GRACE
@@ -194,12 +191,12 @@ def _kill(active: Sequence[_Active]) -> None:
 
 
 def _last_line(log: pathlib.Path) -> str:
-  lines = [line for line in log.read_text(errors='replace').replace('\r', '\n').splitlines() if line.strip()]
+  lines = [line for line in log.read_text(errors='replace').splitlines() if line.strip()]
   return f'{lines[-1].strip()[:300]} (the rest: {log})' if lines else f'its log is empty ({log})'
 
 
 def environment(at_once: int, inherited: dict[str, str]) -> dict[str, str]:
-  """Returns the environment of jobs that share a device: none takes all of its memory. What is set stays."""
+  """Returns the environment of jobs that share a device's memory. What is set stays."""
   if at_once == 1:
     return dict(inherited)
   share = f'{0.9 / at_once:.3f}'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds `summary.json`, what a suite shows, counted from the rows and metrics of its runs."""
+"""Builds `summary.json` from the rows and metrics of a suite's runs."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -22,9 +22,10 @@ from score_jax.storage.run_folder import RunFolder
 DECODINGS = ('greedy', 'sampled')
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'transformers')
 _WINDOW = 10  # steps that a point of a curve is a mean of
+Seeds = Mapping[str, tuple[int, ...]]  # by method
 
 
-def finished(suite: Suite, work: pathlib.Path, jobs: Sequence[plan.Job]) -> dict[str, tuple[int, ...]]:
+def finished(suite: Suite, work: pathlib.Path, jobs: Sequence[plan.Job]) -> Seeds:
   """Returns the seeds of every method whose jobs are done."""
   records = Records(work)
   names = {job.name for job in jobs if is_done(job, records)}
@@ -35,26 +36,27 @@ def finished(suite: Suite, work: pathlib.Path, jobs: Sequence[plan.Job]) -> dict
 
 
 def summary(
-  suite: Suite, work: pathlib.Path, done: Mapping[str, tuple[int, ...]], jobs: Sequence[plan.Job], machine: str
+  suite: Suite, work: pathlib.Path, done: Seeds, jobs: Sequence[plan.Job], machine: str
 ) -> tuple[dict[str, Any], dict[str, Mapping[str, counting.Answers]]]:
-  """Counts everything that tables, figures and the page of results are made of.
+  """Counts all that tables, figures and page are made of.
 
   Args:
     suite: what is compared.
     work: folder of its runs.
-    done: seeds of every method that are done.
+    done: seeds that are done.
     jobs: of the suite, for their commands.
-    machine: what they ran on, in words.
+    machine: what they ran on.
 
   Returns:
-    plain JSON data; and, by decoding, the answers of every method that its figures are counted from.
+    plain JSON data; the answers of every method, by decoding.
 
   Raises:
     DataError: rows cannot be read, or methods were asked different problems.
   """
   records, spent = Records(work), plan.budgets(suite)
   shown = {name: seeds for name, seeds in done.items() if seeds and suite.methods[name].shown}
-  rows = {name: [_rows(plan.folder_of(work, name, seed)) for seed in seeds] for name, seeds in shown.items()}
+  folders = {name: [plan.folder_of(work, name, seed) for seed in seeds] for name, seeds in shown.items()}
+  rows = {name: [_rows(folder) for folder in folders[name]] for name in shown}
   missing = {
     name: [seed for seed in plan.seeds_of(suite, name, suite.seeds) if seed not in done.get(name, ())]
     for name in suite.methods
@@ -69,7 +71,7 @@ def summary(
     paper=suite.paper,
     missing={name: seeds for name, seeds in missing.items() if seeds},
     methods={
-      name: _method(suite.methods[name], [plan.folder_of(work, name, seed) for seed in seeds], rows[name])
+      name: _method(suite.methods[name], folders[name], rows[name])
       | dict(
         seeds=list(seeds),
         budget=dataclasses.asdict(spent[name]) if name in spent else None,
@@ -93,7 +95,6 @@ def summary(
 
 
 def _method(method: plan.Method, folders: Sequence[pathlib.Path], rows: Sequence[dict[str, list[Row]]]) -> dict:
-  """Returns what is shown of a method beside the figures of its answers."""
   greedy = [row for one in rows for row in one['greedy']]
   return {
     'title': method.title,
@@ -106,8 +107,8 @@ def _method(method: plan.Method, folders: Sequence[pathlib.Path], rows: Sequence
   }
 
 
-def evaluations(work: pathlib.Path, done: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-  """Returns every ledger of every run, as eval.json has it: method/seed -> policy -> decoding -> ledger."""
+def evaluations(work: pathlib.Path, done: Seeds) -> dict[str, Any]:
+  """Returns every eval.json: method/seed -> policy -> decoding -> ledger."""
   return {
     f'{name}/seed{seed}': RunFolder(plan.folder_of(work, name, seed)).read_eval()
     for name, seeds in done.items()
@@ -116,7 +117,6 @@ def evaluations(work: pathlib.Path, done: Mapping[str, tuple[int, ...]]) -> dict
 
 
 def _rows(folder: pathlib.Path) -> dict[str, list[Row]]:
-  """Returns the rows of a run's final policy, by decoding."""
   rows: dict[str, list[Row]] = {decoding: [] for decoding in DECODINGS}
   for row in report_rows.read(folder / 'rows/final.jsonl.gz'):
     rows[row.decoding].append(row)
@@ -124,25 +124,23 @@ def _rows(folder: pathlib.Path) -> dict[str, list[Row]]:
 
 
 def _curve(folders: Sequence[pathlib.Path]) -> dict[str, list[float]]:
-  """Returns the share of answers that changed over training, mean over seeds; of a step's rows, or measured."""
   curves = []
   for folder in folders:
     records = metrics.read(folder / 'metrics.jsonl')
-    points = {one['step']: one.get('answer_changed', one.get('selection', {}).get('answer_changed')) for one in records}
-    curves.append({step: value for step, value in points.items() if value is not None})
+    points = {one['step']: one.get('selection', {}) | one for one in records}
+    values = {step: one.get('answer_changed') for step, one in points.items()}
+    curves.append({step: value for step, value in values.items() if value is not None})
   steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
   size = _WINDOW if len(steps) > 10 * _WINDOW else 1
   groups = [steps[i : i + size] for i in range(0, len(steps), size)]
   return dict(
     step=[float(np.mean(group)) for group in groups],
-    answer_changed=[float(np.mean([curve[step] for curve in curves for step in group])) for group in groups],
+    answer_changed=[float(np.mean([one[step] for one in curves for step in group])) for group in groups],
   )
 
 
-def _extra(
-  suite: Suite, extra: str, work: pathlib.Path, shown: Mapping[str, tuple[int, ...]], records: Records
-) -> dict[str, Any]:
-  """Returns means over seeds of an extra evaluation, by method: accuracy of every attempt, the curves of --scaling."""
+def _extra(suite: Suite, extra: str, work: pathlib.Path, shown: Seeds, records: Records) -> dict[str, Any]:
+  """Returns means over seeds, by method."""
   figures = {}
   for name in suite.extras[extra].methods:
     ledgers = [

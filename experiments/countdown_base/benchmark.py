@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the base policy of the Countdown benchmark (experiments/suites/countdown.py).
+"""The base policy of the Countdown benchmark (experiments/suites/countdown.py).
 
   python -m experiments.countdown_base.main --config=experiments/countdown_base/benchmark.py --workdir=runs/bench_base
 
-The bundled base is for minutes on a CPU, and most of its errors are sampling noise. This one is larger, of a harder
-task, and sharpened: its greedy and sampled answers are about equally good, most second attempts copy and few look back.
-Its metrics.jsonl tells after each phase how good it is and what its skill of looking back is worth, so that
-settings can be compared: every field of config.pretrain and config.task.countdown is a flag.
+It is larger than the bundled base, of a harder task, and sharpened: greedy and sampled answers are about equally good,
+most second attempts copy and few look back. metrics.jsonl tells after each phase how good it is. Fields of
+config.pretrain are flags.
 """
 
 from ml_collections import ConfigDict
 
 from experiments.countdown_base import settings
 
-# What Self-Refine asks this base, to which it is another wording of the same request.
+# What Self-Refine asks; to this base it is another wording.
 REVIEW = 'Review your answer step by step and say what is wrong, if anything. Then write an improved answer.'
 
 
@@ -27,7 +26,7 @@ def get_config() -> ConfigDict:
     heads=4,
     ffn=512,
     max_positions=512,  # ten attempts
-    attempts=3,  # or a third attempt would never have been seen
+    attempts=3,  # so that a third one is no novelty
     rewordings=(REVIEW,),
     conversations=1_500_000,
     rows=512,
@@ -41,7 +40,7 @@ def get_config() -> ConfigDict:
     sharpen_afresh=0.3,
     sharpen_attempts=10,
   )
-  config.batch.problems = 2048  # with batch.samples, conversations at a time in its evaluation
+  config.batch.problems = 2048  # evaluated at a time, times batch.samples
   config.batch.samples = 2
   config.optim.learning_rate = 2e-3
   config.eval.problems = 4096

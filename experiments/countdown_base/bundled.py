@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes score_jax/assets/countdown_base, the base policy that the presets start from.
+"""score_jax/assets/countdown_base, the base policy that the presets start from.
 
   python -m experiments.countdown_base.main --config=experiments/countdown_base/bundled.py --workdir=runs/countdown_base
   cp runs/countdown_base/hf/* score_jax/assets/countdown_base/
 
-The folder's README.md has the hardware, the time and the result.
+The folder's README.md has hardware, time and result.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 
   python -m experiments.countdown_base.main --config=experiments/countdown_base/bundled.py --workdir=DIR
 
-DIR/hf is the base, DIR/metrics.jsonl and DIR/eval.json tell how good it is. It is not resumable: it takes minutes.
+DIR/hf is the base; DIR/metrics.jsonl and DIR/eval.json tell how good it is. It cannot be resumed.
 """
 
 from absl import flags
@@ -11,7 +11,7 @@ from absl import flags
 from score_jax import cli
 
 _CONFIG = cli.define_config()
-_WORKDIR = flags.DEFINE_string('workdir', '', 'the folder to make; default: runs/<name of the config file>_base')
+_WORKDIR = flags.DEFINE_string('workdir', '', 'the folder to make; default: runs/CONFIG_base')
 
 
 def main() -> None:

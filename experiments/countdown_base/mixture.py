@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the bundled base policy is pretrained on: its tokenizer, and a mixture of conversations.
+"""What a base policy is pretrained on: its tokenizer, and a mixture of conversations.
 
-The mixture makes the base behave as a real base model does (docs/architecture.md). First attempts are supervised on
-solutions only, so what it gets wrong is what it can't do in one pass. Second attempts mostly copy, some wander off or
-answer afresh as if there were no first one, and a few look back: they say whether the first attempt was right or wrong,
-and repeat or correct it. Training has to turn that rare skill into a habit.
+It makes the base behave as a real one does (docs/architecture.md). First attempts are supervised on solutions alone.
+Second attempts mostly copy; some wander off or answer afresh; a few look back: they say whether the first attempt was
+right, and repeat or correct it.
 """
 
 import dataclasses
@@ -26,27 +25,24 @@ CHAT_TEMPLATE = (
   "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
   "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-
-
 RIGHT, WRONG = 'right:', 'wrong:'  # the first word of a second attempt that looks back
+Padded = tuple[np.ndarray, np.ndarray]  # right-padded ids (i32 [n, L]), loss weights (bool [n, L])
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
   """Shares of the kinds of conversations."""
 
-  first_wrong: float = 0.6  # conversations whose first attempt is wrong (context without loss)
-  first_forced: float = 0.5  # of those: chains that write the target down regardless
-  look_back: float = 0.25  # second attempts that judge the first, then repeat or correct it
+  first_wrong: float = 0.6  # first attempts that are wrong (without loss)
+  first_forced: float = 0.5  # of those: write the target down regardless
+  look_back: float = 0.25  # second attempts that judge the first
   wander: float = 0.08  # second attempts that are a wrong chain
-  # Second attempts that answer as if there were no first one: a solution here, another attempt of the model's own in
-  # sharpening. The rest copies the first.
-  afresh: float = 0.0
+  afresh: float = 0.0  # second attempts as if there were no first one; the rest are copies
 
 
 @tokenizer_files.without_torch()
 def build_tokenizer(spec: CountdownSpec, *instructions: str):
-  """Builds a fast HF tokenizer with one token per number 0..max_value, operation and word of the prompts."""
+  """Builds a fast HF tokenizer: a token per number, operation and word of the prompts."""
   import tokenizers
   from tokenizers import decoders, models, pre_tokenizers
   import transformers
@@ -58,7 +54,8 @@ def build_tokenizer(spec: CountdownSpec, *instructions: str):
   vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
   core = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token='<|unk|>'))
   spaces = pre_tokenizers.Split(tokenizers.Regex(r'\s+'), 'removed')
-  core.pre_tokenizer = pre_tokenizers.Sequence([spaces, pre_tokenizers.Split(tokenizers.Regex(_PIECE), 'isolated')])
+  words = pre_tokenizers.Split(tokenizers.Regex(_PIECE), 'isolated')
+  core.pre_tokenizer = pre_tokenizers.Sequence([spaces, words])
   core.decoder = decoders.Fuse()
   return transformers.PreTrainedTokenizerFast(
     tokenizer_object=core,
@@ -72,10 +69,7 @@ def build_tokenizer(spec: CountdownSpec, *instructions: str):
 
 
 def wrong_chain(spec: CountdownSpec, numbers: list[int], target: int, forced: float, rng: random.Random) -> str:
-  """Draws a wrong attempt: a legal chain that misses the target, or (share `forced`) writes it down regardless.
-
-  The second kind is what a model trained on solutions does when it finds none. Returns '' if the numbers allow neither.
-  """
+  """Draws a legal chain that misses the target, or (share `forced`) writes it down regardless; '' if none."""
   for _ in range(100):
     steps = countdown.random_chain(spec, numbers, rng)
     if steps and steps[-1][-1] != target:
@@ -95,22 +89,22 @@ def further_attempt(
   solved: bool,
   rng: random.Random,
 ) -> tuple[str, str | None, bool]:
-  """Draws an attempt after another from the mixture, given whether that one is right.
+  """Draws an attempt after another.
 
   Args:
     spec, mixture, numbers, target, solution: of the conversation.
-    fresh: the answer of one who has not read the attempt before, and whether it is right; ('', _): there is none.
+    fresh: an answer given afresh, and whether it is right; ('', _): none.
     solved: whether the attempt before is right.
     rng: draws.
 
   Returns:
-    its remark; its steps, None if they are those of the one before; whether they are right.
+    its remark; its steps, None if they are as before; whether they are right.
   """
   kind = rng.random()
   if kind < mixture.look_back:
     return (RIGHT, None, True) if solved else (WRONG, solution, True)
   if kind < mixture.look_back + mixture.wander:
-    # In another order, as one who starts afresh would: its first number already tells it from a repetition.
+    # In another order: its first number already tells it from a repetition.
     shuffled = rng.sample(numbers, len(numbers))
     wrong = wrong_chain(spec, shuffled, target, mixture.first_forced, rng)
     return ('', wrong, False) if wrong else ('', None, solved)
@@ -122,7 +116,7 @@ def further_attempt(
 def conversation(
   spec: CountdownSpec, mixture: Mixture, rng: random.Random, attempts: int = 2
 ) -> tuple[str, str, list[str], bool]:
-  """Draws a training conversation: (question, first attempt, further attempts, first attempt is a solution)."""
+  """Draws (question, first attempt, further attempts, whether the first is a solution)."""
   numbers, steps = countdown.draw(spec, 'train', rng)
   target, solution = steps[-1][-1], countdown.chain_text(steps)
   wrong = ''
@@ -139,21 +133,20 @@ def conversation(
 
 @dataclasses.dataclass(frozen=True)
 class Writer:
-  """Writes conversations as token ids, by the tokenizer's words alone: a hundred times as fast as the tokenizer."""
+  """Writes conversations as token ids, a hundred times as fast as the tokenizer."""
 
   vocabulary: dict[str, int]
-  instructions: tuple[str, ...]  # the user turn before a further attempt, in one of these wordings
+  instructions: tuple[str, ...]  # wordings of the user turn before a further attempt
 
   def ids(self, text: str) -> list[int]:
     """Returns the ids of a text without special tokens."""
     return [self.vocabulary[piece] for piece in re.findall(_PIECE, text)]
 
   def text(self, ids: list[int]) -> str:
-    """Returns the words of ids in a row."""
     return ''.join(self._words.get(number, '') for number in ids)
 
   def rewritable(self, ids: list[int]) -> str:
-    """Returns the text of ids if it gives the same ids again; '' if not."""
+    """Returns the text of ids if that gives the same ids; else ''."""
     text = self.text(ids)
     return text if [self.vocabulary.get(piece) for piece in re.findall(_PIECE, text)] == ids else ''
 
@@ -172,10 +165,10 @@ class Writer:
 
     Args:
       question: the first user turn.
-      first: ids of the first attempt, with its end-of-turn if it reached it; else that is fed, without loss.
-      further: of those after it, without end-of-turn.
-      counts: whether the first attempt carries loss. Further ones always do.
-      rng: draws the wording, where there are several.
+      first: ids of the first attempt; where its end-of-turn is missing, that is fed without loss.
+      further: ids of those after it, without end-of-turn; they carry loss.
+      counts: whether the first attempt carries loss.
+      rng: draws the wording.
     """
     instruction = self.instructions[0] if len(self.instructions) == 1 else rng.choice(self.instructions)
     user, assistant = self.vocabulary[USER], self.vocabulary[ASSISTANT]
@@ -187,8 +180,8 @@ class Writer:
     return [i for ids, _ in parts for i in ids], [loss for ids, loss in parts for _ in ids]
 
 
-def padded(rows: list[tuple[list[int], list[bool]]], pad: int) -> tuple[np.ndarray, np.ndarray]:
-  """Returns rows of `Writer.row` as right-padded ids (i32 [n, L]) and loss weights (bool [n, L])."""
+def padded(rows: list[tuple[list[int], list[bool]]], pad: int) -> Padded:
+  """Pads rows of `Writer.row`."""
   longest = max(len(ids) for ids, _ in rows)
   tokens = np.full((len(rows), longest), pad, np.int32)
   weight = np.zeros((len(rows), longest), bool)
@@ -205,11 +198,8 @@ def supervised_rows(
   attempts: int,
   count: int,
   seed: str,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Makes `count` conversations as right-padded ids (i32 [count, L]) and loss weights (bool [count, L]).
-
-  A wrong first attempt is context without loss; a solution and every further attempt carry loss, end-of-turn included.
-  """
+) -> Padded:
+  """Makes conversations, in which all attempts but wrong first ones carry loss."""
   writer, rng = Writer(vocabulary, instructions), random.Random(seed)
   rows = []
   for _ in range(count):
@@ -230,18 +220,18 @@ def sharpening_rows(
   fresh: list[list[int]] | None,
   seed: str,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-  """Makes conversations whose first attempts are a model's own, right or wrong, with loss on all attempts.
+  """Makes conversations whose first attempts are a model's own, with loss on all attempts.
 
   Args:
     spec, vocabulary, instructions, attempts: as of `supervised_rows`.
-    mixture: shares of further attempts, given whether the one before is in truth right.
+    mixture: shares of further attempts.
     draws: numbers and a solution of each problem, from `countdown.draw`.
-    first: ids of the model's attempts at them, their end-of-turn included where they reached it.
-    fresh: other attempts at the same problems, alike: what answering afresh gives; None: there are none.
+    first: ids of the model's attempts, with the end-of-turn that they reached.
+    fresh: ids of other attempts at the same problems; None: there are none.
     seed: of the further attempts.
 
   Returns:
-    tokens and weights as `supervised_rows`; the share of first attempts that are right.
+    tokens and weights as `Padded`; the share of first attempts that are right.
   """
   writer, rng = Writer(vocabulary, instructions), random.Random(seed)
   rows, count = [], 0

@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes a base policy for Countdown: supervised training from scratch on the mixture, sharpening, then an HF folder.
+"""Makes a base policy for Countdown: supervised training from scratch, sharpening, then an HF folder.
 
-`experiments.countdown_base.main` is the command. Many steps run in one compiled call: the model is so small that
-calling the device once a step would cost more than the step.
-
-What comes out of the supervised phase errs by noise: its greedy answer is far better than its samples, and
-reinforcement would only take the noise away. A round of sharpening trains on the model's own first attempts, sampled at
-a low temperature and right or wrong, so that its samples come near its greedy answer, as a real base model's do; and on
-second attempts that see them, so that these know the errors that the model makes.
+After the supervised phase the model errs by noise: its greedy answer is far better than its samples, and reinforcement
+would only take the noise away. A round of sharpening trains on the model's own first attempts, right or wrong, at a low
+temperature: its samples come near its greedy answer. Second attempts follow them, and so know the model's errors.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,15 +42,14 @@ from score_jax.training import evaluation, optim, specs
 from score_jax.training import run as runs
 from score_jax.training.update import supervised_update
 
-_STEPS_A_CALL = 100
+_STEPS_A_CALL = 100  # a call costs more than a step
 _PART = 500_000  # conversations that one process makes
 
 
 def decoder_config(shape: PretrainConfig, vocab: int) -> DecoderConfig:
-  """Returns a Llama-shaped decoder of the configured size.
+  """Returns a Llama of the configured size.
 
-  It is not Qwen2, since transformers 5 gives every Qwen2 folder Qwen's own pre-tokenizer, whatever its tokenizer.json
-  says.
+  transformers 5 would give a Qwen2 folder Qwen's own pre-tokenizer, whatever its tokenizer.json says.
   """
   return DecoderConfig(
     family='llama',
@@ -77,8 +72,7 @@ def decoder_config(shape: PretrainConfig, vocab: int) -> DecoderConfig:
 def pretrain(config: RunConfig, settings: PretrainConfig, workdir: str) -> None:
   """Trains and writes `workdir`/hf, with metrics.jsonl and eval.json beside it. It cannot be resumed.
 
-  A line of metrics.jsonl with a `phase` ends the supervised phase and each round of sharpening, and tells what the base
-  is worth then.
+  A line of metrics.jsonl with a `phase` ends each phase, and tells what the base is worth.
   """
   folder, own = RunFolder(workdir), dict(mode='pretrain', pretrain=dataclasses.asdict(settings))
   folder.claim(configs.as_dict(config) | own, configs.identity(config) | own)
@@ -86,28 +80,30 @@ def pretrain(config: RunConfig, settings: PretrainConfig, workdir: str) -> None:
   tokenizer = countdown_base.build_tokenizer(config.task.countdown, *_instructions(config, settings))
   task = open_task(config.task)
   grader = open_grader(task.verifier, config.grading)
-  trainer = _Trainer(config, settings.init_scale, folder, decoder_config(settings, len(tokenizer)), mesh)
+  trainer = _Trainer(config, settings, folder, decoder_config(settings, len(tokenizer)), mesh)
   vocabulary = tokenizer.get_vocab()
   _export(trainer, tokenizer)  # samplers read the tokenizer there
   sampler = runs.open_sampler(config, folder.hf, mesh)
-  first_alone = dataclasses.replace(config.sampling, attempt_tokens=config.sampling.attempt_tokens[:1])
-  first_sampler = runs.open_sampler(dataclasses.replace(config, sampling=first_alone), folder.hf, mesh)
+  sampling = dataclasses.replace(config.sampling, attempt_tokens=config.sampling.attempt_tokens[:1])
+  first_alone = dataclasses.replace(config, sampling=sampling)
+  first_sampler = runs.open_sampler(first_alone, folder.hf, mesh)
 
   def judged(phase: str, **more: Any) -> None:
-    params, size = sampler.layout(trainer.state.params), dict(problems=config.eval.problems, rows=config.rows)
-    result, rows = evaluation.evaluate(sampler, task, grader, params, seed=config.eval.seed, **size)
+    size = dict(seed=config.eval.seed, problems=config.eval.problems, rows=config.rows)
+    params = sampler.layout(trainer.state.params)
+    result, rows = evaluation.evaluate(sampler, task, grader, params, **size)
     names = ('acc_t1', 'acc_t2', 'delta', 'i_to_c', 'c_to_i')
-    brief = {decoding: {name: round(ledger[name], 4) for name in names} for decoding, ledger in result.items()}
+    brief = {kind: {name: round(ledger[name], 4) for name in names} for kind, ledger in result.items()}
     folder.add_metrics(dict(step=trainer.step, phase=phase, **more, base=brief, skill=skill(rows)))
     print(folder.last_metrics(), flush=True)
     files.write_json(folder.eval, dict(base=result))
     report_rows.write(folder.rows / 'base.jsonl.gz', rows)
 
-  trainer.train(*_supervised(config, settings, vocabulary), settings.steps, config.optim.learning_rate, settings.rows)
+  trainer.train(_supervised(config, settings, vocabulary), settings.steps, config.optim.learning_rate)
   judged('supervised')
   for number in range(1, settings.sharpen_rounds + 1):
-    tokens, weight, right = _sharpening(config, settings, trainer, first_sampler, vocabulary, number)
-    trainer.train(tokens, weight, settings.sharpen_steps, settings.sharpen_learning_rate, settings.rows)
+    *rows, right = _sharpening(config, settings, trainer, first_sampler, vocabulary, number)
+    trainer.train(rows, settings.sharpen_steps, settings.sharpen_learning_rate)
     judged(f'sharpened {number}', sampled_right=right)
   _export(trainer, tokenizer)
   print(plain_text.table(dict(base=folder.read_eval()['base'])))
@@ -117,8 +113,8 @@ def skill(rows: Sequence[Row]) -> dict[str, float | None]:
   """Counts how often sampled second attempts look back, and what it is worth.
 
   Returns:
-    says_wrong and says_right after a wrong first attempt; missed, `wrong:` after a right one; fixed, the share of
-    `wrong:` after a wrong one that is then right; copies, of all. None where there was nothing to look back at.
+    shares: says_wrong, says_right after a wrong first attempt; missed: `wrong:` after a right one; fixed: right, of
+    says_wrong; copies: of all. None where nothing was sampled.
   """
   sampled = [row for row in rows if row.decoding == 'sampled']
   right = [row for row in sampled if row.attempts[0].verdict == Verdict.CORRECT]
@@ -153,24 +149,20 @@ def _export(trainer: '_Trainer', tokenizer: Any) -> None:
 
 
 def _instructions(config: RunConfig, settings: PretrainConfig) -> tuple[str, ...]:
-  """Returns the wordings of the instruction, the run's own first."""
   return (config.task.instruction, *settings.rewordings)
 
 
-def _supervised(
-  config: RunConfig, settings: PretrainConfig, vocabulary: dict[str, int]
-) -> tuple[np.ndarray, np.ndarray]:
-  """Makes the mixture's conversations, in as many processes as there are cores."""
+def _supervised(config: RunConfig, settings: PretrainConfig, vocabulary: dict[str, int]) -> countdown_base.Padded:
   count = settings.conversations
   sizes = [min(_PART, count - begin) for begin in range(0, count, _PART)]
   seeds = [f'pretrain/{config.seed}', *(f'pretrain/{config.seed}/{part}' for part in range(1, len(sizes)))]
   same = (config.task.countdown, settings.mixture, vocabulary, _instructions(config, settings), settings.attempts)
   if len(sizes) == 1:
     return countdown_base.supervised_rows(*same, count, seeds[0])
-  # Started anew, not forked: this process has threads, and may hold a device.
-  with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn')) as pool:
-    jobs = [pool.submit(countdown_base.supervised_rows, *same, *job) for job in zip(sizes, seeds, strict=True)]
-    parts = [job.result() for job in jobs]
+  # Not forked: this process has threads, and may hold a device.
+  context = multiprocessing.get_context('spawn')
+  with concurrent.futures.ProcessPoolExecutor(mp_context=context) as pool:
+    parts = [*pool.map(functools.partial(countdown_base.supervised_rows, *same), sizes, seeds)]
   longest = max(tokens.shape[1] for tokens, _ in parts)
   pad = vocabulary[countdown_base.PAD]
   tokens = [np.pad(tokens, ((0, 0), (0, longest - tokens.shape[1])), constant_values=pad) for tokens, _ in parts]
@@ -186,11 +178,12 @@ def _sharpening(
   vocabulary: dict[str, int],
   number: int,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-  """Makes a round's conversations around the model's own first attempts; also returns the share that are right."""
+  """Makes a round's conversations, as `sharpening_rows` returns them."""
   spec = config.task.countdown
   rng = random.Random(f'sharpen/{config.seed}/{number}')
   draws = [countdown.draw(spec, 'train', rng) for _ in range(settings.sharpen_conversations)]
-  params, rollout_spec = sampler.layout(trainer.state.params), sampler.spec(temperature=settings.sharpen_temperature)
+  params = sampler.layout(trainer.state.params)
+  rollout_spec = sampler.spec(temperature=settings.sharpen_temperature)
 
   def answers(key: jax.Array) -> list[list[int]]:
     sampled_ids: list[list[int]] = []
@@ -199,8 +192,8 @@ def _sharpening(
       part += part[-1:] * (settings.sharpen_rows - len(part))
       problems = [Problem('', countdown.question(spec, numbers, steps[-1][-1]), {}) for numbers, steps in part]
       sampled = sampler.sample(params, sampler.encoded(problems), key, rollout_spec, first_row=begin)
-      tokens_BL, attempt_BL = meshes.fetch_rows((sampled.tokens, sampled.attempt))
-      sampled_ids += [tokens[labels == 1].tolist() for tokens, labels in zip(tokens_BL, attempt_BL, strict=True)]
+      rows = zip(*meshes.fetch_rows((sampled.tokens, sampled.attempt)), strict=True)
+      sampled_ids += [tokens[labels == 1].tolist() for tokens, labels in rows]
     return sampled_ids[: len(draws)]
 
   key = stream_key(config.seed, Stream.OFFLINE, number)
@@ -218,22 +211,20 @@ def _sharpening(
 
 
 class _Trainer:
-  """The model in training, and how many steps it has had."""
-
-  def __init__(self, config: RunConfig, init_scale: float, folder: RunFolder, decoder: DecoderConfig, mesh: Any):
+  def __init__(self, config: RunConfig, settings: PretrainConfig, folder: RunFolder, decoder: DecoderConfig, mesh: Any):
     self.folder, self.decoder, self.step = folder, decoder, 0
-    self._config, self._mesh = config, mesh
+    self._config, self._mesh, self._rows = config, mesh, settings.rows
     table = weights.weight_table(decoder)
     self._optimizer = optim.make_optimizer(config.optim, table)
     self._spec = specs.update_spec(config, decoder, runs.compute_dtype(config.model.dtype), mesh)
     self._spec = dataclasses.replace(self._spec, group=1, micro_batches=1)
-    params = weights.initial_params(decoder, jax.random.key(config.seed), init_scale)
-    self.state = runs.fresh_state(runs.put_params(mesh, table, params, jnp.float32), self._optimizer, mesh, table)
+    params = weights.initial_params(decoder, jax.random.key(config.seed), settings.init_scale)
+    params = runs.put_params(mesh, table, params, jnp.float32)
+    self.state = runs.fresh_state(params, self._optimizer, mesh, table)
 
-  def train(self, tokens: np.ndarray, weight: np.ndarray, steps: int, peak: float, rows: int) -> None:
-    """Takes steps on rows drawn with replacement, at a rate that warms up to `peak` and follows the run's schedule."""
-    many = functools.partial(_many_steps, spec=self._spec, optimizer=self._optimizer, rows=rows)
-    data = jax.device_put((tokens, weight), meshes.replicated(self._mesh))
+  def train(self, rows: Sequence[np.ndarray], steps: int, peak: float) -> None:
+    static = dict(spec=self._spec, optimizer=self._optimizer, rows=self._rows)
+    data = jax.device_put(tuple(rows), meshes.replicated(self._mesh))
     rates = _rates(self._config, steps, peak)
     key = jax.random.key(self._config.seed)
     if self.step:
@@ -241,16 +232,16 @@ class _Trainer:
     begun = time.perf_counter()
     for first in range(0, steps, _STEPS_A_CALL):
       rate = rates[first : first + _STEPS_A_CALL]
-      self.state, loss = many(self.state, *data, jax.random.fold_in(key, first), rate)
+      self.state, loss = _many_steps(self.state, *data, jax.random.fold_in(key, first), rate, **static)
       self.step += len(rate)
-      line = dict(step=self.step, loss=float(loss), seconds=round(time.perf_counter() - begun, 1))
+      seconds = round(time.perf_counter() - begun, 1)
+      line = dict(step=self.step, loss=float(loss), seconds=seconds)
       self.folder.add_metrics(line)
       if first % (10 * _STEPS_A_CALL) == 0:
         print(line, flush=True)
 
 
 def _rates(config: RunConfig, steps: int, peak: float) -> jax.Array:
-  """Returns the learning rate of every step: the run's optimizer settings as one stage, with another peak."""
   settings = config.optim
   stage_optim = StageOptim(peak, settings.schedule, min(settings.warmup_steps, steps - 1), False)
   stage = Stage('pretrain', steps, (), (), (), 0.0, 'base', 0.0, stage_optim)
@@ -259,7 +250,7 @@ def _rates(config: RunConfig, steps: int, peak: float) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=('spec', 'optimizer', 'rows'), donate_argnames=('state',))
 def _many_steps(state, tokens, weight, key, rates, *, spec, optimizer, rows):
-  """Takes steps with the given learning rates, each on rows drawn with replacement; returns the mean loss."""
+  """Takes a step for each of `rates`; returns the mean loss."""
 
   def step(state, inputs):
     number, rate = inputs

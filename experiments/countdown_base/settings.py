@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes a base policy: the section `config.pretrain` beside the fields of a run, with its checks."""
+"""`config.pretrain`, the fields of a base policy, with their checks."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from score_jax.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
-  """Size, data and length of a pretraining; the defaults are those of the bundled base."""
+  """Fields of a pretraining; the defaults are the bundled base's."""
 
   conversations: int = 500_000  # made once, then drawn from
   rows: int = 256  # conversations a step
@@ -24,14 +24,12 @@ class PretrainConfig:
   heads: int = 4  # H = K
   ffn: int = 192  # F
   max_positions: int = 256  # most tokens of a conversation
-  attempts: int = 2  # in a conversation; further ones are drawn as the second is
-  # Other wordings of task.instruction, each as frequent as that: a base cannot be asked what it has never read.
+  attempts: int = 2  # in a conversation
+  # Other wordings of task.instruction, each as frequent as that.
   rewordings: tuple[str, ...] = ()
   init_scale: float = 0.05  # standard deviation of initial matrices
   mixture: Mixture = Mixture()
-  # Rounds of training on the model's own first attempts, right or wrong, so that its samples come near its greedy
-  # answer. 0: none.
-  sharpen_rounds: int = 0
+  sharpen_rounds: int = 0  # of training on the model's own first attempts (pretrain.py)
   sharpen_temperature: float = 0.3  # of those attempts
   sharpen_conversations: int = 200_000  # sampled in each round
   sharpen_rows: int = 4096  # of them at a time
@@ -40,14 +38,10 @@ class PretrainConfig:
   sharpen_look_back: float = 0.1  # replaces mixture.look_back
   sharpen_wander: float = 0.08  # replaces mixture.wander
   sharpen_afresh: float = 0.0  # replaces mixture.afresh
-  sharpen_attempts: int = 2  # replaces attempts: the most that a policy made of this base may be asked for
+  sharpen_attempts: int = 2  # replaces attempts: the most that may be asked of a policy
 
   def check(self, warmup_steps: int) -> None:
-    """Checks the bounds of every field.
-
-    Raises:
-      ConfigError: one is outside; the message names it, its value and the remedy.
-    """
+    """Raises ConfigError for a field out of bounds."""
     sizes = ('conversations', 'rows', 'steps', 'width', 'layers', 'heads', 'ffn')
     sizes += ('sharpen_conversations', 'sharpen_rows', 'sharpen_steps')
     least = dict.fromkeys(sizes, 1) | dict(attempts=2, sharpen_attempts=2, sharpen_rounds=0, sharpen_temperature=0)
@@ -65,8 +59,8 @@ class PretrainConfig:
     ):
       _require(
         min(shares) >= 0 and sum(shares) <= 1,
-        f'{prefix}look_back = {shares[0]}, {prefix}wander = {shares[1]} and {prefix}afresh = {shares[2]} are shares of '
-        'second attempts: 0 or more, 1 at most together',
+        f'{prefix}look_back = {shares[0]}, {prefix}wander = {shares[1]}, {prefix}afresh = {shares[2]} must be '
+        '0 or more, and 1 at most together',
       )
 
 
@@ -76,23 +70,19 @@ def _require(condition: bool, message: str) -> None:
 
 
 def defaults() -> ConfigDict:
-  """Returns the fields of a run and of `config.pretrain`, whose fields are flags as any other's."""
+  """Returns the fields of a run, and `config.pretrain`."""
   config = common.get_config()
   config.pretrain = ConfigDict(dataclasses.asdict(PretrainConfig()))
   config.optim.schedule = 'cosine'
   config.optim.warmup_steps = 200
   config.optim.b2 = 0.99
   for stage in config.stages.values():
-    stage.optim.warmup_steps = 0  # stages are not trained here, so config.optim.warmup_steps need not suit them
+    stage.optim.warmup_steps = 0  # stages are not trained here
   return config
 
 
 def from_config_dict(config: ConfigDict) -> tuple[RunConfig, PretrainConfig]:
-  """Returns the checked fields of a run, and those of the pretraining.
-
-  Raises:
-    ConfigError: a field is wrong.
-  """
+  """Returns the checked fields of a run and of the pretraining. Raises ConfigError."""
   values = config.pretrain.to_dict()
   pretrain = PretrainConfig(**values | dict(mixture=Mixture(**values['mixture'])))
   run = configs.from_config_dict(ConfigDict({name: config[name] for name in config if name != 'pretrain'}))

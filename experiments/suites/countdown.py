@@ -4,11 +4,10 @@
   python -m experiments.main --suite=experiments/suites/countdown.py --out=experiments/results/countdown --jobs=4
   python -m experiments.main --suite=experiments/suites/countdown.py --dry_run
 
-A task harder than the quickstart's, from its own base (experiments/countdown_base/benchmark.py), with 4,096 problems
-held out. Fields here hold for every run; a method has those in which it differs. docs/baselines.md says what each is.
+A task harder than the quickstart's, from its own base (countdown_base/benchmark.py). docs/baselines.md has the methods.
 
-Answers are of 20 tokens here, and reinforcement moves them by 2 to 5 nats, so the KL's weight is larger than the
-paper's. What is decided by it is run with the paper's as well.
+Answers have 20 tokens, and reinforcement moves them by 2 to 5 nats, so the KL's weight is larger than the paper's. What
+it decides is run with the paper's as well.
 """
 
 import dataclasses
@@ -17,7 +16,7 @@ from typing import Any
 from experiments.countdown_base import benchmark as countdown_base
 from experiments.plan import Extra, Method, Suite
 
-STEPS = 102  # of Stage I, and of Stage II; a third of it is an iteration of STaR
+STEPS = 102  # of each stage; a third of it is an iteration of STaR
 PROBLEMS, SAMPLES = 128, 8  # of a step
 SELECTION = 2048
 ALL = 2 * STEPS  # steps
@@ -70,7 +69,6 @@ def methods() -> dict[str, Method]:
 
 
 def baselines() -> dict[str, Method]:
-  """Returns methods by prompting, supervised, or of one attempt."""
   return dict(
     base=Method(title='Base', kind='evaluate', paper=(52.6, 41.4, -11.2)),
     self_refine=Method(
@@ -108,7 +106,7 @@ def baselines() -> dict[str, Method]:
 
 
 def supervised(iterations: int, steps: int) -> dict[str, Any]:
-  """Returns fields for as many samples and updates in all as `steps` steps of reinforcement."""
+  """Returns fields for the samples and updates of `steps` steps of reinforcement."""
   return {
     'supervised.iterations': iterations,
     'supervised.steps': steps // iterations,
@@ -118,12 +116,12 @@ def supervised(iterations: int, steps: int) -> dict[str, Any]:
 
 
 def held(beta1: float) -> dict[str, Any]:
-  """Returns the KL's weights of SCoRe's stages; as in the paper, the attempt that Stage I holds has ten times that."""
+  """Returns the KL's weights; as in the paper, Stage I holds attempt 1 with ten times beta1."""
   return {'stages.stage1.kl_weights': (10 * beta1, beta1), 'stages.stage2.kl_weights': (beta1, beta1)}
 
 
 def multi_turn(beta1: float) -> dict[str, Method]:
-  """Returns SCoRe, and reinforcement of both attempts without one or all of its parts."""
+  """Returns SCoRe, and reinforcement without one or all of its parts."""
 
   def naive(stage: str, title: str, kl_weights: tuple[float, float]) -> Method:
     fields = {'schedule': (stage,), f'stages.{stage}.steps': ALL, f'stages.{stage}.kl_weights': kl_weights}
@@ -148,7 +146,6 @@ def multi_turn(beta1: float) -> dict[str, Method]:
 
 
 def variants() -> dict[str, Method]:
-  """Returns variants of SCoRe."""
   first_budget, *_, last_budget = countdown_base.get_config().sampling.attempt_tokens
   return dict(
     star_stage2=Method(
@@ -181,11 +178,11 @@ def variants() -> dict[str, Method]:
       },
       note='as many conversations, of three attempts',
     ),
-    # Saved at its end alone, so that its best is its last, as the policy that Stage II begins with is.
+    # Saved at its end alone: its best is its last, with which Stage II begins.
     stage1=Method(
       title='Stage I',
       config='stage1',
-      fields={'checkpoint.every': STEPS, 'stages.stage1.kl_weights': held(BETA1)['stages.stage1.kl_weights']},
+      fields={'checkpoint.every': STEPS, 'stages.stage1.kl_weights': (10 * BETA1, BETA1)},
       shown=False,
     ),
   )

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SCoRe's parts from the bundled base, which has not been sharpened: three seeds, minutes on a GPU, an hour on a CPU.
+"""SCoRe's parts from the bundled base: three seeds, minutes on a GPU, an hour on a CPU.
 
   python -m experiments.main --suite=experiments/suites/quickstart.py --base=score_jax/assets/countdown_base \
     --out=experiments/results/quickstart --jobs=2
 
-Most errors of this base are noise of sampling at T=1, and its attempts share the skill of sampling less widely. That is
-what the paper's collapse goes through, and what the benchmark's base (countdown_base/benchmark.py) no longer has: read
-the tables of sampled answers. The KL's weight is the paper's, and one learning rate serves all.
+Most errors of this base are noise of sampling at T=1, through which the paper's collapse goes: read the tables of
+sampled answers. KL weights are the paper's; one learning rate serves all.
 """
 
+import dataclasses
 from typing import Any
 
 from experiments.plan import Method, Suite
+from experiments.suites import countdown
 
-STEPS = 30  # of Stage I, and of Stage II
+STEPS = 30  # of each stage
 ALL = 2 * STEPS
 LEARNING_RATE = 4e-4
 
@@ -41,33 +42,26 @@ def get_suite() -> Suite:
 
 
 def methods() -> dict[str, Method]:
-  """Returns all methods by name, in the order of the table."""
-
-  def one_stage(stage: str, title: str, config: str = 'quickstart', **more: Any) -> Method:
-    rate = {f'stages.{stage}.optim.learning_rate': LEARNING_RATE}
-    fields = {'schedule': (stage,), f'stages.{stage}.steps': ALL} | rate | more.pop('fields', {})
-    return Method(title, config, fields, **more)
-
-  return dict(
-    base=Method(title='Base', kind='evaluate', paper=(52.6, 41.4, -11.2)),
-    single_turn=one_stage(
-      'single_turn',
-      'Single-turn RL',
-      'single_turn',
-      note='it trains one attempt of a conversation; with twice the problems a step it trains as many attempts',
-      paper=(61.8, 59.4, -2.4),
-    ),
-    multi_turn_final=one_stage('final', 'Multi-turn RL, second reward only', 'multi_turn'),
-    multi_turn_sum=one_stage('sum', 'Multi-turn RL, both rewards', 'multi_turn'),
-    multi_turn_episode=one_stage('episode', 'Multi-turn RL, one reward for both', 'multi_turn'),
-    score=Method(title='SCoRe', paper=(60.0, 64.4, 4.4)),
-    no_stage1=one_stage('stage2', 'SCoRe without Stage I', paper=(59.2, 61.4, 2.2)),
-    no_shaping=Method(
-      title='SCoRe without shaping', fields={'stages.stage2.bonus': (0.0, 0.0)}, paper=(60.0, 62.6, 2.6)
-    ),
-    offline_first=Method(
-      title='SCoRe without on-policy first attempts',
-      fields={'stages.stage2.offline_first': 1.0, 'offline_pool': 1024},
-      paper=(60.4, 60.6, 0.2),
-    ),
+  """Returns methods of the benchmark, with fields of their own."""
+  fields: dict[str, dict[str, Any]] = dict(
+    base={},
+    single_turn=alone('single_turn'),
+    multi_turn_final=alone('final'),
+    multi_turn_sum=alone('sum'),
+    multi_turn_episode=alone('episode'),
+    score={},
+    no_stage1=alone('stage2'),
+    no_shaping={'stages.stage2.bonus': (0.0, 0.0)},
+    offline_first={'stages.stage2.offline_first': 1.0, 'offline_pool': 1024},
   )
+  shared = countdown.methods()
+  return {name: dataclasses.replace(shared[name], fields=own) for name, own in fields.items()}
+
+
+def alone(stage: str) -> dict[str, Any]:
+  """Returns fields of a run that is one stage."""
+  return {
+    'schedule': (stage,),
+    f'stages.{stage}.steps': ALL,
+    f'stages.{stage}.optim.learning_rate': LEARNING_RATE,
+  }

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Graders: from what a problem's solution is known by, and an attempt's text, to a verdict. Nothing here imports jax.
+"""Graders: from a problem's reference and an attempt's text to a verdict. Nothing here imports jax.
 
-Each kind is a module with a function or class that works alone; the pool runs any of them in separate processes:
+Each kind is a module that works alone; the pool runs any of them in separate processes:
 
     from score_jax.graders import math
     math.grade({'answer': '1/2'}, r'Thus $\\boxed{0.5}$.').verdict  # Verdict.CORRECT
@@ -11,7 +11,7 @@ Each kind is a module with a function or class that works alone; the pool runs a
     grader.grade([({'answer': '1/2'}, r'\\boxed{0.5}'), ({'answer': '7'}, '#### 8')])  # a list of Graded
     grader.close()
 
-text.py, countdown.py  answers that are compared letter by letter, and chains of arithmetic
+text.py, countdown.py  answers compared letter by letter, and chains of arithmetic
 math/                  mathematical answers, compared by value
 code/                  programs, run on unit tests in a sandbox
 registry.py            the graders by name, and the settings of grading

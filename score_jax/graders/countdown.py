@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grades a Countdown answer by parsing it. Nothing in a model's text is ever evaluated as code.
 
-An answer is a chain of steps, `7*12=84;84-3=81`, separated by `;` or line ends. What stands before its last `:`
-is a remark (`Answer: ...`, `wrong: ...`) and is not graded. Each step takes two numbers that are still there and puts
-its result back. It is correct when every step's arithmetic is right, every number was used once, and the last result
-is the target.
+An answer is a chain of steps, `7*12=84;84-3=81`, separated by `;` or line ends. What stands before its last `:` is a
+remark (`Answer: ...`, `wrong: ...`). Each step takes two numbers that are still there and puts its result back. The
+answer is correct when every step is right, every number was used once, and the last result is the target.
 """
 
 import re
@@ -12,7 +11,7 @@ import re
 from score_jax.core_types import Graded, Verdict
 
 _STEP = re.compile(r'\s*([0-9]{1,9})\s*([-+*/])\s*([0-9]{1,9})\s*=\s*([0-9]{1,9})\s*')  # ASCII digits alone
-_LONGEST = 4096  # characters; a longer answer is not an answer to this task
+_LONGEST = 4096  # characters of an answer
 
 
 def grade(reference: dict, text: str) -> Graded:

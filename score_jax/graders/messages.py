@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages over pipes and sockets, which all processes of graders exchange: a length in four bytes, then the bytes."""
+"""Messages that processes of graders exchange: a length in four bytes, then the bytes."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import struct
 import time
 from typing import Any
 
-NO_LIMIT = (1 << 32) - 1  # bytes: for what comes from a process that is trusted
+NO_LIMIT = (1 << 32) - 1  # bytes: from a process that is trusted
 _LENGTH = struct.Struct('!I')
 
 
@@ -43,12 +43,12 @@ def send(fd: int, payload: bytes) -> None:
 
 
 def receive(fd: int, limit: int = NO_LIMIT, seconds: float | None = None) -> bytes:
-  """Reads one message, and nothing of what stands behind it.
+  """Reads one message, and nothing behind it.
 
   Args:
     fd: of the pipe or socket.
     limit: most bytes.
-    seconds: how long to wait for the whole of it; None: as long as it takes.
+    seconds: to wait for all of it; None: as long as it takes.
 
   Raises:
     Closed, Late, TooLong: there is no such message.
@@ -61,7 +61,7 @@ def receive(fd: int, limit: int = NO_LIMIT, seconds: float | None = None) -> byt
 
 
 def send_json(fd: int, message: Any) -> None:
-  """Writes one message as JSON, in ASCII: lone surrogates of a model's text are escaped. Raises Closed."""
+  """Writes one message as ASCII JSON, which escapes lone surrogates. Raises Closed."""
   send(fd, json.dumps(message).encode())
 
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs graders in separate processes, which are bounded, replaced when they die, and never waited for without end.
+"""Runs graders in separate processes, which are bounded, and replaced when they die or stick.
 
-A verdict must not depend on how busy the machine is. So a worker counts its own CPU time, and the cause of a worker's
-death decides: by its own limit, the answer is at fault (TIMEOUT); otherwise the host is, which gets one more try in a
-fresh process (then ERROR).
+A verdict must not depend on how busy the machine is. So a worker counts its own CPU time. If it dies by that limit, the
+answer is at fault (TIMEOUT); otherwise the host is, which gets one more try in a fresh process (then ERROR).
 """
 
 import atexit
@@ -30,7 +29,7 @@ from score_jax.graders.registry import GradingSpec
 _PACKAGE = pathlib.Path(__file__).parent.parent.parent
 _MOST_WORKERS = 64
 _START_SECONDS = 120.0  # to import the grader on a busy machine
-_PATIENCE_SECONDS = 120.0  # beyond the limits of an answer: a worker that is silent for longer is stuck
+_PATIENCE_SECONDS = 120.0  # beyond an answer's limits; then a worker is stuck
 
 Item = tuple[dict, str]  # reference, an attempt's text
 
@@ -48,7 +47,7 @@ class Grader(Protocol):
 
 
 def open_grader(name: str, spec: GradingSpec = registry.DEFAULT) -> Grader:
-  """Opens a grader: in this process where the length of its input bounds it, else as a pool.
+  """Opens a grader: in this process where its input bounds it, else as a pool.
 
   Raises:
     ConfigError: there is no grader of this name.
@@ -79,11 +78,7 @@ class Pool:
   """Hands answers to a fixed number of workers, one at a time to each."""
 
   def __init__(self, name: str, spec: GradingSpec):
-    """Starts the workers, the first of which reports whether the grader can run on this machine.
-
-    Raises:
-      UserError: it cannot.
-    """
+    """Starts the workers. Raises UserError if the grader cannot run on this machine."""
     count = min(spec.workers or os.cpu_count() or 1, _MOST_WORKERS)
     self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
     self._workers = []
@@ -135,14 +130,13 @@ def command(name: str, spec: GradingSpec) -> list[str]:
 
 
 def _user_error(message: dict) -> UserError:
-  """Returns the error that a worker reports where the input or the machine is at fault."""
   error = UserError(message['error'])
   error.exit_code = message['exit_code']
   return error
 
 
 class _Died(Exception):
-  """A worker ended in the middle of an answer, failed at it, or was silent for too long."""
+  """A worker ended or failed at an answer, or was silent for too long."""
 
   def __init__(self, reason: str, own_limit: bool = False):
     super().__init__(reason)
@@ -154,7 +148,7 @@ class _Worker:
 
   def __init__(self, name: str, spec: GradingSpec):
     self._command = command(name, spec)
-    # Each of many tests may run a program up to its limit; the patience covers them together.
+    # Each of many tests may run a program up to its limit.
     self._patience = _PATIENCE_SECONDS + 10 * spec.cpu_seconds
     self._start()
 
@@ -204,10 +198,10 @@ class _Worker:
     self._process.stdout.close()
 
   def _start(self) -> None:
-    # The worker inherits nothing of this process's environment: no tokens, proxies or settings of libraries.
+    # A worker inherits no environment: no tokens, proxies or settings of libraries.
     clean = dict(PYTHONPATH=os.fspath(_PACKAGE), PYTHONHASHSEED='0', PATH=os.defpath, LANG='C.UTF-8')
-    # Standard error is the run's until the worker can grade, so that a broken installation is seen.
-    # A new session: a signal to the run's group (Ctrl-C) must not end graders before the run has saved.
+    # Standard error is the run's until the worker can grade: a broken installation is seen.
+    # A new session: Ctrl-C must not end graders before the run has saved.
     self._process = subprocess.Popen(
       self._command,
       stdin=subprocess.PIPE,

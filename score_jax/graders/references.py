@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""References: what each grader needs to know of a problem, made from a user's data and checked."""
+"""References: what graders know of a problem, made from a user's data and checked."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from score_jax.graders.code import unit_tests
 
 
 def make(grader: str, value: Any, where: str) -> dict:
-  """Makes a grader's reference from what a row holds: an answer, a list of tests, or the reference itself.
+  """Makes a grader's reference from what a row holds.
 
   Args:
     grader: a name of registry.GRADERS.
-    value: an answer (text, math), a list of `assert` lines (code), or an object of the grader's fields.
+    value: an answer (text, math), `assert` lines (code), or the grader's fields.
     where: names the row in messages, e.g. "data.jsonl, row 3: column 'answer'".
 
   Raises:
@@ -67,7 +67,7 @@ def _read(reference: dict, where: str) -> dict:
   return reference
 
 
-_FIELDS = {  # grader -> (fields it needs, the first of which a bare value stands for; check)
+_FIELDS = {  # grader -> (fields, the first of which a bare value is; check)
   'text': (('answer',), _answer),
   'math': (('answer',), _answer),
   'countdown': (('numbers', 'target'), _numbers),

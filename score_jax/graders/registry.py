@@ -12,7 +12,7 @@ Grade = Callable[[dict, str], Graded]  # (reference, an attempt's text) -> verdi
 
 @dataclasses.dataclass(frozen=True)
 class GradingSpec:
-  """What grading may use. configs/common.py documents the fields."""
+  """What grading may use; configs/common.py has the fields."""
 
   workers: int
   cpu_seconds: float
@@ -20,7 +20,7 @@ class GradingSpec:
   unsafe_code: bool
 
   def check(self) -> None:
-    """Raises ValueError with the field, its value and the remedy."""
+    """Raises ValueError."""
     if self.workers < 0:
       raise ValueError(f'workers = {self.workers} must be 0 (one for each core) or more')
     if not 0 < self.cpu_seconds <= 600:
@@ -42,15 +42,14 @@ class LoadedGrader:
 
 @dataclasses.dataclass(frozen=True)
 class GraderEntry:
-  """One grader of the table: how it is loaded, and whether it needs separate processes to be bounded."""
+  """How a grader is loaded, and whether it takes separate processes to bound it."""
 
-  load: Callable[[GradingSpec], LoadedGrader]  # raises UserError where this machine cannot run it safely
+  load: Callable[[GradingSpec], LoadedGrader]  # raises UserError where it is not safe
   out_of_process: bool
-  votes: bool = True  # whether answers can be equal, so that a majority of them means something
+  votes: bool = True  # whether a majority of answers means something
 
 
 def _function(module: str) -> Callable[[GradingSpec], LoadedGrader]:
-  """Loads a module's `grade`, which needs no settings."""
   return lambda spec: LoadedGrader(importlib.import_module(f'score_jax.graders.{module}').grade)
 
 

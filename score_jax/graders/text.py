@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The grader of exact text: the answer is what follows the last `Answer:`, or else the whole attempt."""
+"""The grader of exact text: what follows the last `Answer:`, or else the whole attempt."""
 
 import re
 import unicodedata
 
 from score_jax.core_types import Graded, Verdict
 
-_LONGEST = 65_536  # characters of an attempt; a longer one is no answer
+_LONGEST = 65_536  # characters of an attempt
 _MARK = re.compile(r'answer\s*:', re.IGNORECASE)
 
 
 def grade(reference: dict, text: str) -> Graded:
-  """Returns CORRECT where the answer is the reference, up to white space and Unicode's normal form (NFC).
+  """Returns CORRECT where the answer is the reference, up to blanks and NFC.
 
   Args:
     reference: {'answer': str}.

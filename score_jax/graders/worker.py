@@ -2,8 +2,7 @@
 """A grader process, which pool.py starts, feeds and replaces: `python -m score_jax.graders.worker NAME SPEC`.
 
 It reads {reference, text} from standard input and answers {verdict, answer, seconds, last}. It ends with its input, so
-it never outlives the run. An answer's cost is counted in this process's own CPU time: a busy machine makes grading
-slower and changes no verdict.
+it never outlives the run. An answer's cost is this process's own CPU time.
 """
 
 import contextlib
@@ -20,12 +19,12 @@ from score_jax.errors import UserError
 from score_jax.graders import messages, registry
 from score_jax.graders.registry import Grade, GradingSpec
 
-_ANSWERS = 20_000  # before a process is replaced, so that nothing can pile up in one
-_SLACK = 2  # seconds of CPU between the limit that is caught and the one that kills
+_ANSWERS = 20_000  # before a process is replaced
+_SLACK = 2  # seconds between the limit that is caught and the one that kills
 
 
 class _OverLimit(BaseException):
-  """The answer has used up its own CPU time. It is no Exception, so that no grader catches it."""
+  """The answer has used up its CPU time. It is no Exception: no grader catches it."""
 
 
 def main(name: str, spec: GradingSpec) -> None:
@@ -50,7 +49,7 @@ def main(name: str, spec: GradingSpec) -> None:
       except UserError as error:  # a bad reference, in data that nobody has read before
         messages.send_json(answers, dict(error=str(error), exit_code=error.exit_code))
         continue
-      except Exception as error:  # a fault of the grader or of this host; the run tries once more
+      except Exception as error:  # the grader's or this host's fault: the run tries again
         messages.send_json(answers, dict(raised=f'{type(error).__name__}: {error}'[:500]))
         return
       last = not whole or count == _ANSWERS
@@ -60,7 +59,7 @@ def main(name: str, spec: GradingSpec) -> None:
 
 
 def _own_output() -> int:
-  """Keeps standard output for the answers, and sends what a library prints to nowhere."""
+  """Keeps standard output for answers alone; what a library prints is lost."""
   answers = os.dup(sys.stdout.fileno())
   nowhere = os.open(os.devnull, os.O_WRONLY)
   os.dup2(nowhere, sys.stdout.fileno())
@@ -72,9 +71,9 @@ def _over_limit(signum: int, frame: object) -> None:
 
 
 def _bounded(grade: Grade, spec: GradingSpec, reference: dict, text: str) -> tuple[Graded, bool]:
-  """Returns a verdict within the limits of one answer, and whether this process is still sound."""
+  """Returns a verdict, and whether this process is still sound."""
   begun = time.process_time()
-  # Code that does not come back to the interpreter ignores the first limit; the second ends the process.
+  # Code outside of the interpreter ignores the first limit; the second ends the process.
   hard = int(begun + spec.cpu_seconds + _SLACK) + 1
   resource.setrlimit(resource.RLIMIT_CPU, (hard, resource.getrlimit(resource.RLIMIT_CPU)[1]))
   signal.setitimer(signal.ITIMER_PROF, spec.cpu_seconds)
@@ -84,7 +83,7 @@ def _bounded(grade: Grade, spec: GradingSpec, reference: dict, text: str) -> tup
     graded, whole = Graded(Verdict.TIMEOUT), False
   finally:
     signal.setitimer(signal.ITIMER_PROF, 0)
-  # The grader of programs knows the time that its own processes took.
+  # The grader of programs knows its own processes' time.
   seconds = graded.seconds or time.process_time() - begun
   return dataclasses.replace(graded, seconds=round(seconds, 6)), whole
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The grader of programs: finds the program in a text, and runs the problem's unit tests on it in a sandbox.
+"""The grader of programs: runs unit tests in a sandbox on the program in a text.
 
     from score_jax.graders import code
 
@@ -9,7 +9,7 @@
 extract.py     which part of a text is the program         grader.py   from a text to a verdict
 unit_tests.py  what the tests of a problem need and check  sandbox/    processes that hold untrusted programs
 
-The names below are loaded when they are first used: the sandbox's own processes import this package, too.
+Names are loaded when first used: the sandbox's own processes import this package, too.
 """
 
 import importlib
@@ -19,7 +19,6 @@ __all__ = list(_NAMES)
 
 
 def __getattr__(name: str) -> object:
-  """Loads one of `__all__` from its module."""
   if name not in _NAMES:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
   return getattr(importlib.import_module(f'{__name__}.{_NAMES[name]}'), name)

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the program in what a model wrote. It reads lines and compiles nothing: the process that runs it does that.
+"""Finds the program in what a model wrote. It compiles nothing: the process that runs it does.
 
 It looks in this order:
 
-1. Between [BEGIN] and [DONE] (a text that was prompted with [BEGIN] starts inside). What is inside may be fenced.
-2. In fenced blocks (``` or ~~~) that are unmarked or marked as Python. A block that the text ends without closing
-   counts only where no other is complete.
-3. In the text itself: the whole of it, or what is left when prose around the code is cut off.
+1. Between [BEGIN] and [DONE] (a text that was prompted with [BEGIN] starts inside), with or without a fence.
+2. In fenced blocks (``` or ~~~) that are unmarked or marked as Python. An open last block counts only where no other
+   is complete.
+3. In the text itself: all of it, or what is left without the prose around it.
 
-Of several, the last that defines one of the wanted names is taken; if none does, the last. Where there is a prompt to
-complete, the program may be the body of the prompt's function, with or without its indentation.
+Of several, the last that defines a wanted name is taken; if none does, the last. Where there is a prompt to complete,
+the program may be the body of the prompt's function, indented or not.
 
 The result is a list of candidates, the most literal first, of which the first that compiles is run.
 """
@@ -32,12 +32,12 @@ _INDENT = '    '
 
 
 def extract(text: str, names: tuple[str, ...], prompt: str = '') -> list[str]:
-  """Returns candidates for the program in `text`; none if there is no program.
+  """Returns candidates for the program in `text`; [] if there is none.
 
   Args:
     text: what a model wrote.
     names: names that the tests call.
-    prompt: source that ends in the head of a function, which the program may complete.
+    prompt: source that ends in the head of a function.
   """
   text = text.replace('\r\n', '\n').replace('\r', '\n').removeprefix('\ufeff')
   sections = _between_markers(text)
@@ -70,7 +70,7 @@ def _choose(parts: list[str], names: tuple[str, ...]) -> str:
 
 
 def _between_markers(text: str) -> list[str]:
-  """Returns the text before each [DONE], from the last [BEGIN] on; or, without a [DONE], what follows [BEGIN]."""
+  """Returns the text from [BEGIN] to each [DONE]; without a [DONE], to the end."""
   if _BEGIN not in text and _DONE not in text:
     return []
   closed = [part.rpartition(_BEGIN)[2] for part in text.split(_DONE)[:-1]]
@@ -79,7 +79,7 @@ def _between_markers(text: str) -> list[str]:
 
 
 def _fenced(text: str) -> list[str]:
-  """Returns the fenced blocks that may be Python; only the marked ones if there are any."""
+  """Returns the blocks marked as Python; if there are none, the unmarked ones."""
   unmarked, python, block, fence, mark = [], [], None, '', ''
   for line in text.split('\n'):
     bare = line.strip()
@@ -98,7 +98,6 @@ def _fenced(text: str) -> list[str]:
 
 
 def _whole(text: str, marked: bool) -> list[str]:
-  """Returns the text as a program, then without what surrounds it."""
   lines = text.split('\n')
   first = next((i for i, line in enumerate(lines) if _STARTS.match(line)), None)
   if first is None:
@@ -109,14 +108,14 @@ def _whole(text: str, marked: bool) -> list[str]:
 
 
 def _bodies(text: str, prompt: str, marked: bool) -> list[str]:
-  """Returns the prompt with the text as its function's body: as it is, cut where it leaves it, and indented."""
+  """Returns the prompt with the text as its body: as it is, cut, and indented."""
   lines = text.split('\n')
   while lines and not lines[0].strip():
     del lines[0]
   if not marked and not any(line[:1].isspace() and line.strip() for line in lines) and not _STATEMENT.match(lines[0]):
     return []
   candidates = [lines, lines[: _end(lines)]]
-  if lines[0][:1].strip():  # the margin was stripped with the text's own: from all lines, or from the first
+  if lines[0][:1].strip():  # the margin was stripped: from all lines, or the first
     kept = candidates[1]
     inside = next((i for i, line in enumerate(kept) if i and line[:1].strip()), len(kept))
     indented = [[_INDENT + line if line.strip() else line for line in part] for part in candidates]
@@ -128,7 +127,7 @@ def _bodies(text: str, prompt: str, marked: bool) -> list[str]:
 
 
 def _end(lines: list[str]) -> int:
-  """Returns the index of the first line, after a first, that stands at the margin and cannot be code."""
+  """Returns the index of the first line, but for line 0, that cannot be code."""
   for number, line in enumerate(lines[1:], start=1):
     if line[:1].strip() and not _GOES_ON.match(line):
       return number

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a text to a verdict: the program in it is run on the tests of its problem, in a sandbox. See docs/sandbox.md."""
+"""From a text to a verdict: its program is run on tests, in a sandbox. See docs/sandbox.md."""
 
 import time
 
@@ -23,9 +23,9 @@ _VERDICTS = {
 
 
 class CodeGrader:
-  """Grades one program at a time; it lives in a grader process, never in the trainer's.
+  """Grades one program at a time, in a grader process, never in the trainer's.
 
-  The sandbox ends with the thread that started it; a grader that is used from another thread starts it anew.
+  The sandbox ends with the thread that started it; use from another thread starts it anew.
   """
 
   def __init__(self, limits: Limits = _LIMITS, unsafe: bool = False, use: tuple[str, ...] = sandbox_layers.CHOICES):
@@ -33,11 +33,11 @@ class CodeGrader:
 
     Args:
       limits: of each program.
-      unsafe: run programs even where the layers that hold them are missing.
+      unsafe: run programs even where layers are missing.
       use: the layers to try; only tests pass fewer.
 
     Raises:
-      SandboxError: too few layers hold on this host, or the sandbox does not start.
+      SandboxError: too few layers hold, or the sandbox does not start.
     """
     self._limits = limits
     self._unsafe = unsafe
@@ -63,9 +63,8 @@ class CodeGrader:
   def grade(self, reference: dict, text: str) -> Graded:
     """Returns CORRECT if the program in `text` passes all tests of `reference`.
 
-    Otherwise WRONG, UNPARSED without a program in the text, TIMEOUT when the program used up its time, or ERROR when
-    the host failed twice; `answer` is then the reason, up to 200 characters. The same program has the same verdict
-    every time, unless it reads a clock.
+    Otherwise WRONG, UNPARSED (no program), TIMEOUT, or ERROR (the host failed twice); `answer` is then the reason, up
+    to 200 characters. A program has the same verdict every time, unless it reads a clock.
 
     Raises:
       DataError: the reference is not one (see unit_tests.py).
@@ -104,12 +103,12 @@ class CodeGrader:
 
 
 def _shown(reason: str) -> str:
-  """Returns the reason for a log without what moves a cursor or cannot be encoded: the program wrote some of it."""
+  """Returns the reason, of which the program wrote some, as a log may show it."""
   return ''.join(character if character.isprintable() else ' ' for character in reason[:_SHOWN])
 
 
 def layers() -> sandbox_layers.Layers:
-  """Tries which layers hold on this host; print it where programs are graded."""
+  """Tries which layers hold on this host."""
   sandbox = client.Sandbox(Limits(), sandbox_layers.CHOICES)
   sandbox.close()
   return sandbox.layers

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""References of coding problems, read: which names the program must define, and what the tests define themselves.
+"""Reads references of coding problems: which names the program must define, and which the tests.
 
 A name in a test means, in this order: what the test binds; what the reference's source defines, run on the judge's
-side; a built-in; a module of the standard library that is only used for its attributes; and otherwise the program's.
+side; a built-in; a module of the standard library, used for its attributes alone; otherwise the program's.
 """
 
 import ast
@@ -25,7 +25,7 @@ class UnitTests:
 
   names: tuple[str, ...]  # what the program is expected to define
   prompt: str  # what the program may complete
-  before: tuple[str, ...]  # code that the program's process runs before the program
+  before: tuple[str, ...]  # code to run before the program
   after: tuple[str, ...]  # and after it
   tests: dict  # for judge.py
   seed: int  # of the program
@@ -81,7 +81,7 @@ def _asserts(setup: str, tests: list[str], seeds: tuple[int, int]) -> UnitTests:
 
 
 def _tests(setup: str, tests: list[str], seed: int, entry: str | None = None) -> dict:
-  """Makes the judge's part: `setup` is what the reference defines, `entry` what a check() is called with."""
+  """Makes the judge's part; `entry` is what a check() is called with."""
   trusted = _trusted(ast.parse(setup))
   trees = [ast.parse(test) for test in tests]
   known = _bound(trusted) | {name for tree in trees for name in _bound(tree)}
@@ -102,7 +102,7 @@ def _tests(setup: str, tests: list[str], seed: int, entry: str | None = None) ->
 
 
 def _trusted(tree: ast.Module) -> ast.Module:
-  """Keeps what the judge runs of a setup: imports, constants, and functions that need nothing else."""
+  """Keeps imports, constants, and functions that need nothing else."""
   kept = []
   for node in tree.body:
     plain = isinstance(node, ast.Assign) and _literal(node.value) and all(isinstance(t, ast.Name) for t in node.targets)
@@ -125,7 +125,7 @@ def _literal(node: ast.expr) -> bool:
 
 
 def _bound(tree: ast.AST) -> set[str]:
-  """Returns the names that a module's statements, but not those inside its functions and classes, give a value."""
+  """Returns the names that statements outside of functions and classes give a value."""
   bound, waiting = set(), [tree]
   while waiting:
     node = waiting.pop()
@@ -141,7 +141,7 @@ def _bound(tree: ast.AST) -> set[str]:
 
 
 def _free(tree: ast.AST) -> set[str]:
-  """Returns the names that are read and nowhere given a value; all scopes are taken as one."""
+  """Returns the names that are read and given no value, in any scope."""
   read, given = set(), set()
   for node in ast.walk(tree):
     if isinstance(node, ast.Name):

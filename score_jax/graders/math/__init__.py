@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The grader of mathematical answers: finds the answer in a text and compares its value with the reference's.
+"""The grader of mathematical answers: compares the value of a text's answer with the reference's.
 
     from score_jax.graders import math
 

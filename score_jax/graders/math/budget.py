@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one grading may cost, counted in steps and sizes and not by a clock: a text costs the same on any machine.
+"""What one grading may cost, in steps and sizes: the same on any machine.
 
-A step is about one product of two terms. Where a size exceeds its limit, a value stays unevaluated or an answer is
-unreadable; where the steps do, the grading ends with Verdict.TIMEOUT.
+A step is about one product of two terms. Beyond a size, a value stays unevaluated or an answer is unreadable; beyond
+the steps, the grading ends with Verdict.TIMEOUT.
 """
 
 import dataclasses

@@ -2,12 +2,12 @@
 """Finds where a response gives its answer. The last statement counts: a response may correct itself.
 
 It reads what follows the last </think>, and in it the last <answer> element. In that text it takes the last of
-- \\boxed{...} or \\fbox{...}, braces balanced; boxes joined by nothing but commas, `and`, `or` and blanks are one list;
+- \\boxed{...} or \\fbox{...}, braces balanced; boxes joined by commas, `and`, `or` and blanks alone are one list;
 - "Final Answer: The final answer is $...$. I hope it is correct." (Lewkowycz et al. 2022, appendix D.2);
 - `#### ...` (GSM8K).
 Without one of these, it takes "answer is ...", the last $...$, \\(...\\), \\[...\\], a text that is nothing but a short
-answer, or a number that its sentence ends on ("so it is 28 percent"). A box that is cut off is no box; an empty last
-box is an answer that says nothing.
+answer, or a number that its sentence ends on ("so it is 28 percent"). A cut-off box is none; an empty last box is an
+answer that says nothing.
 """
 
 import re
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from score_jax.graders.math import budget
 
-_TAIL = 8_000  # characters from the end in which looser forms are looked for
+_TAIL = 8_000  # characters from the end with looser forms
 _BOXES = 40  # boxes from the end that are looked at
 _SHORT = 120  # characters of a text that is an answer by itself
 _BOX = re.compile(r'\\(?:boxed|fbox) *\{')
@@ -53,8 +53,8 @@ _NEGATED = re.compile(r'\W*(?:not|wrong|incorrect|correct|unknown|unclear|unchan
 class Extracted(NamedTuple):
   """An answer as it stands in the text.
 
-  `texts` holds one answer, or for looser forms several readings, of which the first that can be read counts. `parts`
-  joins the boxes of one sentence, for references that are lists.
+  `texts` holds one answer, or several looser readings, of which the first readable one counts. `parts` joins the boxes
+  of a sentence, for references that are lists.
   """
 
   texts: tuple[str, ...]
@@ -96,18 +96,18 @@ def scope(text: str) -> str:
 
 
 def last_boxes(text: str) -> tuple[int, str] | None:
-  """Returns position and content of the last complete box, or of the last boxes that only `,` and `and` join."""
+  """Returns position and content of the last box, or of the last boxes that `,` and `and` join."""
   return joined_boxes(text, _JOINT)
 
 
 def boxes_of_sentence(text: str) -> str:
-  """Lists the last boxes of one sentence (`\\boxed{1} for (a) and \\boxed{2} for (b)`); "" for a single one."""
+  """Lists a last sentence's boxes (`\\boxed{1} for (a) and \\boxed{2} for (b)`); "" for one."""
   boxes = joined_boxes(text, _JOINT, _LIST_JOINT)
   return boxes[1] if boxes else ''
 
 
 def joined_boxes(text: str, *joints: re.Pattern) -> tuple[int, str] | None:
-  """Returns the last box with those before it, as far as one of `joints` matches all of the text between two."""
+  """Returns the last box with those before it, as far as a joint matches the text between."""
   boxes = []  # last first: (start, end, content)
   at = len(text)
   for _ in range(_BOXES):
@@ -148,7 +148,7 @@ def closing(text: str, at: int) -> int | None:
 
 
 def final_answer(text: str) -> tuple[int, str] | None:
-  """Returns the last "final answer is X"; X ends at "I hope it is correct", a line's or a sentence's end."""
+  """Returns the X of the last "final answer is X"."""
   start = max(0, len(text) - _TAIL)
   last = next(reversed(list(_FINAL.finditer(text, start))), None)
   if not last:
@@ -162,7 +162,7 @@ def final_answer(text: str) -> tuple[int, str] | None:
 
 
 def sentence(text: str) -> str:
-  """Returns what follows a statement's lead, up to the sentence's end."""
+  """Returns the text up to "I hope it is correct", a line's or a sentence's end."""
   text = text[: 4 * budget.ANSWER_CHARS].lstrip(' *:\n\t"')
   hope = _HOPE.search(text)
   if hope:
@@ -178,7 +178,7 @@ def sentence(text: str) -> str:
 
 
 def within(segment: str) -> str | None:
-  """Returns the answer in a statement: all of it if it is mathematics or short; else its last formula or number."""
+  """Returns a statement if it is mathematics or short; else its last formula or number."""
   box = last_boxes(segment)
   if box:
     return box[1]
@@ -249,7 +249,7 @@ def last_math(text: str) -> tuple[int, str] | None:
 
 
 def last_number(text: str) -> tuple[int, str] | None:
-  """Returns the last number outside of formulas, if its sentence leads to it and names no other beside it."""
+  """Returns the last number outside of formulas, if its sentence leads to it alone."""
   skipped = max(0, len(text) - 2000)
   tail = _MATH.sub(lambda match: '$' * len(match[0]), text[skipped:])
   numbers = list(_NUMBER.finditer(tail))

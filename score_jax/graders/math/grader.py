@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a text to a verdict. Nothing is ever evaluated as code.
 
-`grade` is a pure function of its arguments: it uses no clock, no signal, and no global state but a cache of values that
-were read. `budget.py` bounds what a text may cost; docs/math.md lists what counts as the same answer.
+`grade` is a pure function: it uses no clock, no signal, and no global state but a cache. `budget.py` bounds what a text
+may cost; docs/math.md lists what counts as the same answer.
 """
 
 import functools
@@ -23,7 +23,7 @@ _WORK = re.compile(r'[-+*/^!]|\\(?:[dtc]?frac|sqrt|d?binom|cdot|times|sin|cos|ta
 
 
 def grade(reference: dict, text: str) -> Graded:
-  """Returns CORRECT, WRONG, UNPARSED (no answer that can be read), or TIMEOUT (it used up its budget of steps).
+  """Returns CORRECT, WRONG, UNPARSED (no readable answer), or TIMEOUT (no steps left).
 
   Args:
     reference: {'answer': the reference as LaTeX or a number}; with 'question' (the problem's text) an answer that
@@ -66,7 +66,7 @@ def judge(gold: str, answer: str, question: str = '') -> Verdict:
 
 
 def _readings(gold: str, answer: str, wanted, given):
-  """Yields the two values, then other readings of a comma: decimal beside a decimal, separating beside a list."""
+  """Yields the two values, then other readings of a comma: as decimal, as separator."""
   yield wanted, given
   gold, answer = clean(gold), clean(answer)
   if '.' in gold and decimal_comma(answer) != answer:
@@ -82,7 +82,6 @@ def _is_list(value) -> bool:
 
 
 def _value(text: str):
-  """Returns the value of an answer, or None if it has none here."""
   try:
     return _read(text) if len(text) <= 4 * budget.ANSWER_CHARS else None
   except (budget.Unreadable, budget.Exhausted):
@@ -95,16 +94,12 @@ def _read(text: str):
 
 
 def readable(reference: dict) -> bool:
-  """Returns True if a reference has a value here; others are compared by spelling alone.
-
-  Args:
-    reference: as in `grade`.
-  """
+  """Returns True if a reference has a value here; others are compared by spelling alone."""
   return _value(gold_text(str(reference['answer']))) is not None
 
 
 def gold_text(gold: str) -> str:
-  """Returns the answer of a reference, which may be boxed, after ####, or a whole solution."""
+  """Returns the answer of a reference: boxed, after ####, of a solution, or all."""
   if '\\boxed' in gold or '\\fbox' in gold:
     boxed = last_boxes(gold)
     return boxes_of_sentence(gold) or (boxed[1] if boxed else gold)
@@ -115,12 +110,12 @@ def gold_text(gold: str) -> str:
 
 
 def spelling(text: str) -> str:
-  """Returns an answer's text without blanks and without brackets that group nothing."""
+  """Returns an answer's text without blanks and braces."""
   return re.sub(r'[\s{}]', '', clean(text[:2000]))
 
 
 def echoes(question: str, gold: str, answer: str) -> bool:
-  """Returns True if the answer repeats an unevaluated expression of the question, and the reference is another."""
+  """Returns True if the answer repeats work of the question, and the reference does not."""
   ours, theirs = spelling(answer), spelling(gold)
   if ours == theirs or len(ours) < 2 or not _WORK.search(ours.lstrip('-')):
     return False

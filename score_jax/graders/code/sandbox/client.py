@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The grader's side of the sandbox: starts the zygote, hands it one job after another, holds the clock."""
+"""The grader's side of the sandbox: starts the zygote, hands it jobs, holds the clock."""
 
 import dataclasses
 import json
@@ -22,24 +22,23 @@ from score_jax.graders.code.sandbox.zygote import PIDS
 TIMEOUT, HOST = 'timeout', 'host'  # verdicts beside those of the judge
 
 _ROOT = pathlib.Path(__file__).resolve().parents[4]
-# The hooks that random, threading, logging and others run after a fork would cost every process a third of its time;
-# they replace locks, of which a single thread holds none, and a seed that is set anyway.
+# Hooks that modules run after a fork would cost every process a third of its time. They replace locks, of which a
+# single thread holds none, and a seed that is set anyway.
 _START = (
   'import os, sys; os.register_at_fork = lambda **_: None; sys.path.append({root!r}); '
   'from score_jax.graders.code.sandbox import zygote; zygote.main()'
 )
-# Hashes, and with them the order of sets, are the same in every run. -E would ignore this, so the environment holds
-# nothing else.
+# The order of sets is the same in every run. -E would ignore this, so the environment holds nothing else.
 _ENVIRONMENT = {'PYTHONHASHSEED': '0', 'TZ': 'UTC'}
 _FLAGS = ('-P', '-s', '-S', '-B', '-X', 'utf8')
 _PATIENCE = 60.0  # seconds for the zygote to say anything
 _LONGEST_WORD = 1 << 16  # bytes of a judge's verdict and reason
-_UNHEARD = 4  # where the kernel does not tell waiting from sleeping, this many times the limit on the clock
+_UNHEARD = 4  # limits on the clock, where waiting is not told from sleeping
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """The result of a job: a word of the judge or of this module, the reason, and seconds of wall time."""
+  """The result of a job: a word of the judge or this module, and wall time."""
 
   word: str
   reason: str
@@ -79,7 +78,7 @@ class Sandbox:
     return Layers(**message)
 
   def run(self, program: dict, tests: dict) -> Outcome:
-    """Runs one job in a fresh pair. The word is HOST when the host, not the program, failed: start another Sandbox.
+    """Runs one job in a fresh pair. After HOST, for the host failed, start another Sandbox.
 
     Args:
       program: what the program's process receives: 'programs', 'before', 'after', 'seed' (program.py).
@@ -137,7 +136,7 @@ class Sandbox:
 def _net_seconds(pair: tuple[int, int], wall: float) -> float:
   """Returns the job's seconds so far, without those in which judge or program waited for a processor.
 
-  They take turns, so their waits add up. What the pair waited before it got its job counts too: some milliseconds.
+  They take turns, so their waits add up.
   """
   waits = [layers.waited(pid) for pid in pair]
   if None not in waits:
@@ -147,7 +146,6 @@ def _net_seconds(pair: tuple[int, int], wall: float) -> float:
 
 
 def _conclude(word: str, reason: str, judged: int, ran: int, used_up: bool) -> tuple[str, str]:
-  """Returns the last word, once it is known how both processes ended."""
   if word == HOST and os.WIFSIGNALED(judged) and os.WTERMSIG(judged) == signal.SIGXCPU:
     return TIMEOUT, 'the tests used up their processor time on what the program returned'
   if word != judge.GONE:

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plain data as JSON: the only thing that crosses between a program and those who judge it.
 
-None, bool, float, str, list and short ints are JSON's own. Everything else is an object of one member, whose name says
-the type: {"tuple": [1, 2]}, {"set": [1]}, {"dict": [key, value, ...]}, {"int": hexadecimal}, {"bytes": base64}. The
-exact built-in types are plain data, and a defaultdict, Counter or OrderedDict is written as the dict that it equals.
-Whatever else a program returns stays with it, and a `Ref` to it is written. Reading builds these types and nothing
-else, whatever the bytes say; depth, size and the bits of an int are bounded while reading as well as while writing.
-
-pickle and marshal can be made to run code or to crash.
+None, bool, float, str, list and short ints are JSON's own. All else is an object whose one member names the type:
+{"tuple": [1, 2]}, {"set": [1]}, {"dict": [key, value, ...]}, {"int": hexadecimal}, {"bytes": base64}. Exact built-in
+types are plain data; a defaultdict, Counter or OrderedDict is written as a dict. Whatever else a program returns stays
+with it, and a `Ref` to it is written. Reading builds these types alone; depth, size and the bits of an int are bounded
+both ways. pickle and marshal can be made to run code or to crash.
 """
 
 import base64
@@ -21,19 +19,19 @@ from score_jax.graders.messages import NO_LIMIT
 
 MAX_DEPTH = 64
 MAX_INT_BITS = 1 << 17  # 39,000 digits
-_SHORT = 1 << 60  # an int below it is a number of JSON; the rest of Python's JSON is limited to 4,300 digits
+_SHORT = 1 << 60  # below it an int is JSON's; Python reads no more than 4,300 digits
 _COLLECTIONS = {kind.__name__: kind for kind in (tuple, set, frozenset)}
 _DICTS = (dict, collections.defaultdict, collections.Counter, collections.OrderedDict)
 _SIZED = (list, tuple, set, frozenset, *_DICTS)
 _KINDS = (bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict, type(None), object)
 _TYPES = {kind.__name__: kind for kind in _KINDS}
-# Made here, so that a program that patches the module json keeps to its own answers.
+# Made here, before a program can patch the module json.
 _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(',', ':')).encode
 _decode = json.JSONDecoder().decode
 
 
 class CodecError(Exception):
-  """The value is not plain data, or is too large or too deep; or the bytes are not what this codec writes."""
+  """No plain data, too large or too deep; or not what this codec writes."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,7 +60,7 @@ def dumps(value: object, limit: int = NO_LIMIT, refer: Callable[[object], Ref] |
 
 
 class _Writer:
-  """Makes a tree that JSON can hold; `left` counts down with every value, each of which takes a byte at least."""
+  """Makes a tree for JSON; `left` counts bytes down, one at least for a value."""
 
   def __init__(self, limit: int, refer: Callable[[object], Ref] | None):
     self.limit = self.left = limit
@@ -113,7 +111,7 @@ def loads(data: bytes, revive: Callable[[Ref], object] = lambda ref: ref) -> typ
     if type(tree) is not list or len(tree) != 1:
       raise CodecError('not one value')
     return _value(tree[0], revive, 0)
-  except (TypeError, ValueError, RecursionError) as error:  # unhashable, not JSON, not UTF-8, nested too deep
+  except (TypeError, ValueError, RecursionError) as error:  # unhashable, no JSON or UTF-8, too deep
     raise CodecError(f'not plain data: {type(error).__name__}') from None
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The judge's side: runs the tests of the data set, in which the program's names are calls of another process.
+"""The judge's side: runs the tests, in which the program's names are calls of another process.
 
-Tests are trusted; what the program returns is data. The judge runs behind the same layers and limits as the program,
-because a test may do with that data whatever it likes: hash it, multiply it, loop over it.
+Tests are trusted; what the program returns is data. The judge runs behind the same layers and limits, because a test
+may do with that data whatever it likes: hash it, multiply it, loop over it.
 """
 
 import builtins
@@ -66,7 +66,7 @@ class Remote:
 
 
 class Session:
-  """The calls to the program, one after another, within limits on bytes and calls. It ends at the first breach."""
+  """Calls to the program within limits on bytes and calls; it ends at the first breach."""
 
   def __init__(self, fd: int, limits: dict):
     self.fd = fd
@@ -76,7 +76,7 @@ class Session:
     self._bytes_left = limits['output_bytes']
 
   def call(self, ref: Ref, arguments: tuple, named: dict) -> object:
-    """Calls what `ref` names in the program's process. Raises Gone, Unfit, or the program's exception."""
+    """Calls what `ref` names. Raises Gone, Unfit, or the program's exception."""
     self.calls += 1
     if self.calls > self._most_calls:
       raise self._lose(f'more than {self._most_calls} calls')
@@ -168,7 +168,7 @@ def _judge(session: Session, tests: dict) -> tuple[str, str]:
 
 
 def _own_names(tests: dict) -> dict:
-  """Returns what the tests define themselves. Raises Unfit where it does not run, whatever the program is."""
+  """Returns what the tests define themselves. Raises Unfit where that does not run."""
   random.seed(tests['seed'])
   names = {'__builtins__': builtins, '__name__': 'tests'}
   try:
@@ -180,7 +180,7 @@ def _own_names(tests: dict) -> dict:
 
 
 def _line(tests: dict, where: str) -> str:
-  """Returns the line of the test that is being run, from the traceback of the exception being handled."""
+  """Returns the line of the test from the traceback of the handled exception."""
   frame, number = sys.exc_info()[2], 0
   while frame is not None:
     if frame.tb_frame.f_code.co_filename == where:

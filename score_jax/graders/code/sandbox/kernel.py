@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of Linux that Python's standard library does not have, through the C library."""
+"""Calls of Linux that the standard library does not have."""
 
 import ctypes
 import os

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Landlock (linux/landlock.h): the file system, TCP, abstract Unix sockets and signals, all denied.
 
-The domain has no rules: nothing is allowed. It stands behind the system call filter, which refuses the same calls
-earlier; either of them alone keeps a program from files.
+The domain has no rules: nothing is allowed. The system call filter refuses the same calls earlier; either of them alone
+keeps a program from files.
 """
 
 import ctypes
@@ -35,7 +35,7 @@ def version() -> int:
 
 
 def create(abi: int) -> int:
-  """Returns the descriptor of a ruleset that handles all that `abi` knows and allows none of it."""
+  """Returns the descriptor of a ruleset that allows nothing that `abi` knows."""
   columns = [sum(bits for since, bits in rights.items() if since <= abi) for rights in (_FILES, _NETWORK, _SCOPES)]
   size = 8 if abi < 4 else 16 if abi < 6 else 24
   return kernel.syscall(_CREATE, ctypes.byref(_Ruleset(*columns)), ctypes.c_size_t(size), ctypes.c_uint32(0))

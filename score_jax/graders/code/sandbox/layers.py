@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers around a program: which of them hold on this kernel, and how a process puts them on."""
+"""The layers around a program: which hold on this kernel, and how a process puts them on."""
 
 from collections.abc import Callable
 import dataclasses
@@ -14,9 +14,9 @@ from score_jax.graders.code.sandbox import kernel, landlock, seccomp
 from score_jax.graders.code.sandbox.limits import Limits
 
 CHOICES = ('landlock', 'seccomp')
-_OWN_UIDS = 1 << 30  # the first of the uids that belong to no one; a user namespace may not map them
+_OWN_UIDS = 1 << 30  # the first uid of no one; a user namespace may not map it
 _NOBODY = 65534
-_ABOVE = 64  # descriptors are moved out of the way before they are moved into place
+_ABOVE = 64  # descriptors are moved here before they are moved into place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +30,9 @@ class Layers:
 
   @property
   def enough(self) -> bool:
-    """Whether programs may run: whether the system call filter, which refuses every open and socket, holds.
+    """Whether programs may run: whether the system call filter holds.
 
-    Landlock alone is not enough. It leaves UDP and netlink sockets, io_uring, processes and most of the kernel within
-    reach.
+    Landlock alone leaves UDP and netlink sockets, io_uring, processes and most of the kernel within reach.
     """
     return self.seccomp
 
@@ -49,7 +48,7 @@ class Layers:
 
 
 class Armour:
-  """The layers, prepared once by the zygote, which wears what it can; every process that it forks puts them on."""
+  """The layers, which the zygote prepares and every process that it forks puts on."""
 
   def __init__(self, limits: Limits, use: tuple[str, ...]):
     self.limits = limits
@@ -59,7 +58,7 @@ class Armour:
     self.parent = os.getpid()
 
   def wear(self) -> None:
-    """Puts on what the zygote can live with and its children inherit: another user, no privileges, most limits."""
+    """Puts on what the zygote itself can bear: another user, no privileges, most limits."""
     user = spare_user()
     limits = self.limits
     for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
@@ -79,13 +78,13 @@ class Armour:
         kernel.drop_capabilities()
 
   def put_on(self, keep: tuple[int, ...]) -> None:
-    """Sandboxes this process: descriptors 3, 4, ... are those of `keep`, and nothing else is open."""
+    """Sandboxes this process: descriptors 3, 4, ... are `keep`, and no others are open."""
     seconds = self.limits.cpu_seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))  # SIGXCPU can be ignored; what comes next cannot
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))  # SIGXCPU can be ignored, the next not
     self.enclose(keep)
 
   def enclose(self, keep: tuple[int, ...], limited: bool = True) -> None:
-    """Shuts the process in, for `put_on`. `limited=False` leaves out limits on descriptors and processes."""
+    """Shuts the process in. `limited`: with limits on descriptors and processes."""
     os.setsid()
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, _ABOVE) for fd in (*keep, *self.ruleset)]
     for number, fd in enumerate(moved, start=3):
@@ -123,7 +122,7 @@ def _address_space() -> int:
 
 
 def spare_user() -> int | None:
-  """Returns an unused uid to drop to; nobody's where none is to be had; None for an ordinary user."""
+  """Returns an unused uid to drop to, or else nobody's; None for an ordinary user."""
   if os.getuid() != 0:
     return None
   for uid in (_OWN_UIDS + os.getpid(), _NOBODY):
@@ -140,7 +139,7 @@ def become(uid: int) -> None:
 
 
 def probe(limits: Limits, use: tuple[str, ...]) -> Layers:
-  """Tries each layer alone, without limits, in a separate process: what the kernel reports is not trusted."""
+  """Tries each layer alone in a separate process: the kernel's word is not trusted."""
   alone = {name: Armour(limits, (name,) if name in use else ()) for name in CHOICES}
   layers = Layers(
     seccomp=alone['seccomp'].filter is not None and _tried(lambda: _filter_holds(alone['seccomp'])),
@@ -172,7 +171,7 @@ def _denied(call: Callable[[], object]) -> bool:
 
 
 def _tried(attempt: Callable[[], object]) -> bool:
-  """Runs `attempt` in a separate process, and returns whether its result is anything but False."""
+  """Runs `attempt` in a separate process; returns whether it is not False."""
   child = os.fork()
   if not child:
     code = 1
@@ -184,7 +183,7 @@ def _tried(attempt: Callable[[], object]) -> bool:
 
 
 def waited(pid: int) -> float | None:
-  """Returns the seconds in which a process was ready and did not run (/proc/PID/schedstat); None if unknown."""
+  """Returns the seconds in which a process was ready and did not run; None if unknown."""
   try:
     with open(f'/proc/{pid}/schedstat') as file:
       ran, queued, _ = file.read().split()

@@ -10,16 +10,16 @@ from score_jax.errors import ConfigError
 class Limits:
   """Limits of one job: a program and the tests that call it.
 
-  The job's net time is the wall time less the time in which its processes were ready to run and other processes had
-  the processor, so that a loaded host does not turn a pass into a timeout. Sleeping is net time.
+  Net time is wall time less the time in which the job's processes were ready and others had the processor: a loaded
+  host turns no pass into a timeout. Sleeping is net time.
   """
 
   seconds: float = 5.0  # net time; beyond it: TIMEOUT
-  wall_seconds: float = 60.0  # on the clock on the wall; beyond it the host was too slow: ERROR
+  wall_seconds: float = 60.0  # on the clock; beyond it the host was too slow: ERROR
   memory_mb: int = 512  # address space of each process, beyond the interpreter's own
   stack_mb: int = 64
   source_bytes: int = 100_000  # of the program; a longer one is WRONG
-  output_bytes: int = 2_000_000  # of all that the program returns, together, as codec.py writes it
+  output_bytes: int = 2_000_000  # of all that the program returns, as codec.py writes it
   calls: int = 10_000  # of the program by its tests
 
   def __post_init__(self):
@@ -31,5 +31,5 @@ class Limits:
 
   @property
   def cpu_seconds(self) -> int:
-    """The kernel's limit for each process (RLIMIT_CPU counts whole seconds), in case the client's clock fails."""
+    """RLIMIT_CPU of each process, in case the client's clock fails."""
     return int(self.seconds) + 2

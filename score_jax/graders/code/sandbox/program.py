@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program's side: compiles the program, runs it, answers calls. Nothing here is trusted.
 
-A program that patches this file's functions changes its answers and nothing else: there is no expected value, no
-verdict and no descriptor but the one on which the calls arrive.
+A program that patches this file changes its answers and nothing else: there is no expected value, no verdict and no
+descriptor but the one on which calls arrive.
 """
 
 import builtins

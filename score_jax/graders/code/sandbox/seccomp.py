@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The system calls that a judge and a program may make; every other one fails with EPERM.
 
-A process that is forked from an interpreter with its modules loaded needs memory, clocks, locks and two open
-descriptors. It needs no files: opening, and even asking whether a path exists, is refused. So are new processes,
-threads, descriptors and executable memory. Filters are classic BPF (linux/seccomp.h, linux/filter.h); this one is small
-enough to be written out here, where libseccomp would have to be installed on every host.
+A process forked from an interpreter with its modules loaded needs memory, clocks, locks and two open descriptors. It
+needs no files: even asking whether a path exists is refused. So are new processes, threads, descriptors and executable
+memory. The filter is classic BPF (linux/seccomp.h, linux/filter.h), written out: libseccomp is not on every host.
 """
 
 import ctypes
@@ -14,7 +13,7 @@ import struct
 
 from score_jax.graders.code.sandbox import kernel
 
-# Numbers from asm/unistd_64.h and asm-generic/unistd.h. What is called most stands first: the filter is read in order.
+# Numbers from asm/unistd_64.h and asm-generic/unistd.h, the most frequent first: the filter is read in order.
 _X86_64 = {
   'read': 0, 'write': 1, 'munmap': 11, 'brk': 12, 'madvise': 28, 'mremap': 25, 'rt_sigaction': 13, 'rt_sigprocmask': 14,
   'rt_sigreturn': 15, 'sigaltstack': 131, 'clock_gettime': 228, 'clock_getres': 229, 'clock_nanosleep': 230,
@@ -33,9 +32,9 @@ _MACHINES = {
   'aarch64': (0xC00000B7, _AARCH64, 222, 226, 98),
 }
 _CLONE3 = 435  # on every machine
-_X32 = 0x40000000  # numbers from here on are x32's, which the kernel runs under x86_64's AUDIT_ARCH
+_X32 = 0x40000000  # from here on numbers are x32's, of the same AUDIT_ARCH
 _PROT_EXEC = 4
-_FUTEX_OPERATIONS = (0, 1, 9, 10)  # wait, wake, and both with a bit set; no priority inheritance, no requeueing
+_FUTEX_OPERATIONS = (0, 1, 9, 10)  # wait, wake, and both with a bit set; no priority inheritance
 
 _KILL_PROCESS = 0x80000000
 _ALLOW = 0x7FFF0000
@@ -59,7 +58,7 @@ class _Program(ctypes.Structure):
 
 
 def assemble(machine: str) -> list[tuple[int, int, int, int]]:
-  """Returns the filter as rows of (code, jump if true, jump if false, k). Raises KeyError for an unknown machine."""
+  """Returns rows of (code, jump if true, jump if false, k). Raises KeyError for an unknown machine."""
   arch, allowed, mmap, mprotect, futex = _MACHINES[machine]
   permit, refuse = (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _ERRNO | errno.EPERM)
   lines = [(_LOAD, 0, 0, _ARCH_AT), (_EQUAL, 1, 0, arch), (_RETURN, 0, 0, _KILL_PROCESS), (_LOAD, 0, 0, _NUMBER_AT)]
@@ -73,7 +72,7 @@ def assemble(machine: str) -> list[tuple[int, int, int, int]]:
   for operation in _FUTEX_OPERATIONS:
     lines += [(_EQUAL, 0, 1, operation), permit]
   lines.append(refuse)
-  # glibc tries clone3 first and falls back to clone, which is refused below, only where it is told ENOSYS.
+  # glibc falls back from clone3 to clone, which is refused, only at ENOSYS.
   return [*lines, (_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS), refuse]
 
 
@@ -82,7 +81,7 @@ def _load_argument(index: int) -> tuple[int, int, int, int]:
 
 
 def build() -> _Program | None:
-  """Returns the filter of this machine, ready to install; None where there is no table for it."""
+  """Returns the filter of this machine; None where there is no table for it."""
   machine = platform.machine()
   if not kernel.LINUX or machine not in _MACHINES:
     return None

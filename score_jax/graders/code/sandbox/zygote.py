@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Forks a judge and a program for every job, out of an interpreter in which no job has ever run.
 
-It is started with nothing but a socket to its client: no environment, no files, its own session. Modules that programs
-import are imported here, once; afterwards nothing needs a file. It never reads a test or a program, so a forked process
-finds no trace of earlier ones. It reports which layers hold. Then, again and again, it sends two processes and the
-judge's socket, waits for a byte from the client (the job is over), and sends how the processes ended.
+It has nothing but a socket to its client: no environment, no files, its own session. Modules that programs import are
+imported here; afterwards nothing needs a file. It never reads a test or a program, so a forked process finds no trace
+of earlier ones. It reports which layers hold. Then, again and again, it sends two pids and the judge's socket, waits
+for a byte (the job is over), and sends how the processes ended.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ encodings.utf_32_le encodings.utf_8_sig
 
 
 def main() -> None:
-  """Serves jobs. Arguments: the control socket's descriptor, the client's pid, limits and layers to use as JSON."""
+  """Serves jobs. Arguments: the control socket, the client's pid, limits and layers as JSON."""
   control = socket.socket(fileno=int(sys.argv[1]))
   try:
     limits, armour, held = _prepare(int(sys.argv[2]), json.loads(sys.argv[3]))
@@ -60,10 +60,10 @@ def _prepare(client: int, settings: dict) -> tuple[Limits, layers.Armour, layers
   os.chdir('/')
   warnings.simplefilter('ignore')
   if kernel.LINUX:
-    kernel.prctl(kernel.CHILD_SUBREAPER, 1)  # a process that outlives its parent becomes the zygote's, who ends it
+    kernel.prctl(kernel.CHILD_SUBREAPER, 1)  # orphans become the zygote's, who ends them
     with contextlib.suppress(OSError), open('/proc/self/oom_score_adj', 'w') as file:
-      file.write('1000')  # where memory runs out, the kernel takes these processes first
-  sys.modules['_hashlib'] = None  # hashlib then does without OpenSSL, whose 4 MB every fork would pay for
+      file.write('1000')  # without memory, the kernel ends these first
+  sys.modules['_hashlib'] = None  # without OpenSSL's 4 MB in every fork
   for name in MODULES:
     importlib.import_module(name)
   limits, use = Limits(**settings['limits']), tuple(settings['use'])
@@ -77,7 +77,7 @@ def _prepare(client: int, settings: dict) -> tuple[Limits, layers.Armour, layers
   sys.argv = ['']
   gc.collect()
   gc.disable()
-  gc.freeze()  # a collection in a child would touch, and so copy, every page
+  gc.freeze()  # or a collection in a child would copy every page
   return limits, armour, held
 
 
@@ -114,7 +114,7 @@ def _fork(armour: layers.Armour, keep: tuple[socket.socket, ...], serve) -> int:
 
 
 def _end_strays() -> None:
-  """Ends what a program left behind, which takes missing layers (`unsafe`)."""
+  """Ends what a program left behind where layers are missing."""
   with contextlib.suppress(ChildProcessError):
     while True:
       if os.waitpid(-1, os.WNOHANG)[0]:

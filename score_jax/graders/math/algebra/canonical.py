@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Brings an expression tree to its canonical form: the same number, written as the ring's `Value`.
 
-Roots of rationals, i, symbols, powers and the trigonometric values at multiples of pi/6 and pi/4 come out exact. What
-has no closed form becomes a generator named after its argument; `Ring.meanings` keeps what it stands for.
+Roots of rationals, i, symbols, powers and trigonometric values at multiples of pi/6 and pi/4 are exact. What has no
+closed form becomes a generator named after its argument; `Ring.meanings` keeps what it stands for.
 """
 
 from fractions import Fraction
@@ -15,10 +15,10 @@ from score_jax.graders.math.parser.values import Node, infinite
 
 
 def canonical(ring: Ring, node: Node) -> Value:
-  """Returns the canonical form. Raises Unreadable where it has no value (1/0, infinity in arithmetic)."""
+  """Returns the canonical form. Raises Unreadable without one (1/0, infinity in arithmetic)."""
   ring.budget.spend()
   if node.kind not in ('const', 'neg') and any(isinstance(arg, Node) and infinite(arg) for arg in node.args):
-    raise budget.Unreadable  # infinity is a bound or an answer, not a number to reckon with
+    raise budget.Unreadable  # infinity is a bound or an answer, no number
   return _RULES[node.kind](ring, *node.args)
 
 

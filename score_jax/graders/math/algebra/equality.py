@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decides whether two scalar expressions are equal.
 
-The difference is brought to canonical form. Zero is a proof of equality. Without opaque generators anything else is
-a proof of the contrary (for numbers whose factors over 1000 are prime). With them, certified values decide: apart at a
-point is a proof of the contrary; equality is assumed if the difference vanishes to 60 digits of its largest term at
-every sample point that is defined (one for a constant, at least two with symbols), while every number written and
-every generator's magnitude lies between 2^-80 and 2^80 and no term of any sum is 2^80 times smaller than another.
-So no small number hides in a large one.
+The difference is brought to canonical form. Zero proves equality. Without opaque generators anything else disproves it
+(for numbers whose factors over 1000 are prime). With them, certified values decide: apart at a point disproves it;
+equality is assumed if the difference vanishes to 60 digits of its largest term at every sample point that is defined
+(one for a constant, at least two with symbols), while every number written and every generator's magnitude lies
+between 2^-80 and 2^80 and no term of a sum is 2^80 times smaller than another: no small number hides in a large one.
 """
 
 from fractions import Fraction
@@ -22,11 +21,11 @@ from score_jax.graders.math.parser.values import Node
 _AGREE = arb(2) ** -200  # 60 digits
 _SMALLEST = arb(2) ** -375  # of a largest term
 _EXACT = ('p:', 's:', 'vec ')
-DIGITS = 8  # significant digits from which a decimal is taken for the number that it rounds
+DIGITS = 8  # significant digits of a decimal that may stand for the number that it rounds
 
 
 class Scalars:
-  """Compares expressions of one grading; canonical forms are computed once."""
+  """Compares expressions of one grading."""
 
   def __init__(self, budget: Budget):
     self.ring = Ring(budget)
@@ -103,7 +102,7 @@ class Scalars:
       return None
 
   def rounds_to(self, exact: Node, decimal: Node) -> bool:
-    """Returns True if `decimal` has DIGITS significant digits or more and is `exact`, rounded or cut off there."""
+    """Returns True if `decimal` has DIGITS digits or more and is `exact`, rounded or cut off."""
     value, digits = _decimal(decimal)
     if digits < DIGITS or not self.constant(exact):
       return False
@@ -125,7 +124,6 @@ def _decimal(node: Node) -> tuple[Fraction, int]:
 
 
 def _decimals(value: Fraction) -> int:
-  """Returns the number of digits after the point of a decimal."""
   count = 0
   while value.denominator != 1 and count < 400:
     value *= 10

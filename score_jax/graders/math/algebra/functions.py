@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Roots, powers, logarithms, trigonometry and absolute values of canonical forms: exact where a closed form exists."""
+"""Roots, powers, logarithms, sines and absolute values of canonical forms, exact where possible."""
 
 from fractions import Fraction
 import math
@@ -48,7 +48,7 @@ def _whole_root(number: int) -> tuple[int, int]:
 
 
 def root_of_rational(ring: Ring, value: Fraction, exponent: Fraction) -> Value:
-  """Returns value ** exponent for a rational value and a fractional exponent. Odd roots of negatives are real."""
+  """Returns value ** exponent for a fractional exponent. Odd roots of negatives are real."""
   result = ring.constant(1)
   if value == 0:
     if exponent < 0:
@@ -68,7 +68,6 @@ def root_of_rational(ring: Ring, value: Fraction, exponent: Fraction) -> Value:
 
 
 def power_by_rational(ring: Ring, base: Value, exponent: Fraction) -> Value:
-  """Returns base ** exponent for a rational exponent."""
   if exponent.denominator == 1:
     return ring.power(base, int(exponent))
   if base.den != ONE:
@@ -101,7 +100,7 @@ def _power_of_term(ring: Ring, base: Value, exponent: Fraction) -> Value:
 
 
 def _power_of_sum(ring: Ring, base: Value, exponent: Fraction) -> Value:
-  """Returns a generator for the sum without its rational content, to the exponent."""
+  """Returns a generator, for the sum without its rational content."""
   fractions = base.num.values()
   content = Fraction(math.gcd(*(c.numerator for c in fractions)), math.lcm(*(c.denominator for c in fractions)))
   primitive = Value(ring.scaled(base.num, 1 / content), ONE)
@@ -158,7 +157,7 @@ def _generator_power(ring: Ring, generator: str, exponent: Fraction) -> Value:
 
 
 def log_of(ring: Ring, value: Value) -> Value:
-  """Returns the natural logarithm: a sum over the primes of a constant, otherwise a generator."""
+  """Returns the natural logarithm: a sum over primes, or a generator."""
   if value.single:
     [(key, coefficient)] = value.num.items()
     if coefficient > 0 and all(g.startswith('p:') or g == 'e' for g, _ in key):
@@ -230,7 +229,7 @@ _QUOTIENTS = {'tan': ('sin', 'cos'), 'cot': ('cos', 'sin'), 'sec': ('1', 'cos'),
 
 
 def sine(ring: Ring, value: Value, name: str) -> Value:
-  """Returns sin or cos: exact at multiples of pi/6 and pi/4; arguments differing in sign share a generator."""
+  """Returns sin or cos: exact at multiples of pi/6 and pi/4; x and -x share a generator."""
   if not value.num:
     return ring.constant(name == 'cos')
   turns = value.num.get((('pi', Fraction(1)),)) if value.single else None

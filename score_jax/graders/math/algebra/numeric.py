@@ -2,8 +2,8 @@
 """Computes certified real values of canonical forms, at sample points where there are symbols.
 
 The values are balls of FLINT's `arb` (Johansson, "Arb: efficient arbitrary-precision midpoint-radius interval
-arithmetic", IEEE Trans. Comput. 66(8), 2017): a ball holds the exact result for every choice of operands in theirs, so
-two values whose balls are apart are proven different. Comparisons of balls are true only if they hold for all points.
+arithmetic", IEEE Trans. Comput. 66(8), 2017): a ball holds the exact result, so values whose balls are apart are proven
+different. Comparisons of balls are true only if they hold for all points.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from score_jax.graders.math.algebra.polynomials import Ring, Terms, Value
 
 ROUNDS = 8
 SPREAD = 80  # bits between the largest and the smallest term of a sum, and of the numbers in it
-_PRECISION = 800  # bits of a ball's middle; over twice LARGEST, so that 2^-400 is seen beside the largest value
+_PRECISION = 800  # bits of a ball's middle; over twice _LARGEST, so that 2^-400 is seen beside it
 _SPREAD = arb(2) ** SPREAD
 _LARGEST = arb(2) ** 384  # magnitudes over it are not followed, nor are balls wider than 1
 _WHOLE_RADIUS = arb(2) ** -364  # of a ball that may stand for the whole number in it
@@ -42,7 +42,7 @@ class Undefined(Exception):
 
 @contextlib.contextmanager
 def precision() -> Iterator[None]:
-  """Sets FLINT's working precision, which belongs to the whole process: one thread at a time, and back again after."""
+  """Sets FLINT's working precision, which is the whole process's: one thread at a time."""
   with _lock, ctx.workprec(_PRECISION):
     yield
 
@@ -65,7 +65,7 @@ def _checked(value: arb) -> arb:
 
 
 class Sampler:
-  """Evaluates at one sample point. `tame` turns False when a value is met that is too large, too small or maybe 0.
+  """Evaluates at one sample point; `tame` is False after a value too large, too small or maybe 0.
 
   All of it runs under `precision()`.
   """
@@ -86,7 +86,7 @@ class Sampler:
     return _checked(num / den)
 
   def parts(self, terms: Terms) -> tuple[arb, arb | None, list[arb]]:
-    """Returns the real part, the imaginary part (None without i), and the magnitude of each term."""
+    """Returns the real part, the imaginary part (None without i), and each term's magnitude."""
     parts: list[arb | None] = [arb(0), None]
     sizes = []
     for key, coefficient in terms.items():
@@ -130,7 +130,7 @@ class Sampler:
     return self.function(kind, [self.value(argument) for argument in arguments])
 
   def sample(self, name: str) -> Fraction:
-    """Draws a number by the name and the round alone: small positive, of either sign, or larger."""
+    """Draws a number by name and round: small positive, of either sign, or larger."""
     drawn = zlib.crc32(f'{name} {self.round}'.encode())
     if self.whole:
       return Fraction(3 + drawn % 13)
@@ -159,7 +159,7 @@ class Sampler:
     return ball(_whole_function(kind, [_integer(argument) for argument in arguments], first))
 
   def power(self, base: arb, exponent: Fraction) -> arb:
-    """Returns base ** exponent; a fractional exponent needs a base that is proven positive."""
+    """Returns base ** exponent; a fractional one needs a base proven positive."""
     if exponent.denominator == 1:
       if abs(exponent) > _LARGEST_EXPONENT:
         raise Undefined
@@ -183,7 +183,6 @@ class Sampler:
 
 
 def _integer(x: arb) -> int | None:
-  """Returns the whole number in a ball of rounding errors."""
   whole = x.unique_fmpz() if x.rad() < _WHOLE_RADIUS else None
   return None if whole is None else int(whole)
 
@@ -200,5 +199,5 @@ def _whole_function(kind: str, values: list[int | None], first: arb) -> int:
 
 
 def needs_whole(ring: Ring, generators: set[str]) -> bool:
-  """Returns True if some function among these, or in their arguments, is defined on whole numbers alone."""
+  """Returns True if some function in these is defined on whole numbers alone."""
   return any(mark in generator for generator in generators for mark in _WHOLE_ONLY)

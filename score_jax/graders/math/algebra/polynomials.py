@@ -2,12 +2,12 @@
 """Exact arithmetic on sums of products of generators with rational coefficients and exponents.
 
 A generator is a name: 'p:3' (a prime, with exponents in [0, 1): sqrt(3) is p:3 to 1/2), 'i', 'pi', 'e', 's:x' (a
-symbol), or one made by `functions.py` for a value that has no closed form here (sin of something, a root of a sum).
+symbol), or one made by `functions.py` for a value without a closed form (sin of something, a root of a sum).
 Real roots of different square-free products of primes are linearly independent over Q (Besicovitch, J. London Math.
 Soc. 15, 1940), so a sum over 'p:' and 'i' alone is zero only if every coefficient is.
 
-A term's key is a sorted tuple of (generator, exponent). `Ring.relations` says which power of a generator is a sum
-of other terms, as sin^2 = 1 - cos^2.
+A term's key is a sorted tuple of (generator, exponent). `Ring.relations` has powers that are sums of other terms, as
+sin^2 = 1 - cos^2.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class Value:
 
   @property
   def rational(self) -> Fraction | None:
-    """The value, if it is a rational number without generators; else None."""
+    """The value, if it is rational; else None."""
     if self.den == ONE and not self.num:
       return Fraction(0)
     return self.num.get(()) if self.den == ONE and len(self.num) == 1 else None
@@ -44,7 +44,7 @@ class Value:
 
 @dataclasses.dataclass
 class Ring:
-  """One grading's budget, the relations of its generators, and what each stands for."""
+  """One grading's budget and generators."""
 
   budget: budget.Budget
   relations: dict[str, tuple[int, Terms]] = dataclasses.field(default_factory=dict)
@@ -94,7 +94,7 @@ class Ring:
     return total
 
   def reduced(self, left: tuple, right: tuple, coefficient: Fraction) -> Terms:
-    """Returns coefficient * left * right with every generator's exponent in its range."""
+    """Returns coefficient * left * right, exponents in their ranges."""
     exponents = dict(left)
     for generator, exponent in right:
       exponents[generator] = exponents.get(generator, 0) + exponent
@@ -143,7 +143,7 @@ class Ring:
     return self.add(left, self.negate(right))
 
   def inverse(self, value: Value) -> Value:
-    """Returns 1 / value; a single term turns into negative exponents. Raises Unreadable for 1 / 0."""
+    """Returns 1 / value. Raises Unreadable for 1 / 0."""
     if not value.num:
       raise budget.Unreadable
     if len(value.num) > 1:
@@ -156,7 +156,6 @@ class Ring:
     return self.multiply(left, self.inverse(right))
 
   def power(self, value: Value, exponent: int) -> Value:
-    """Returns value ** exponent for a whole exponent, by squaring."""
     if exponent < 0:
       return self.power(self.inverse(value), -exponent)
     if value.single:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decides whether an answer's value is the reference's, by type. docs/math.md lists the disputed cases."""
+"""Decides whether two values are the same answer, by type. docs/math.md has the disputed cases."""
 
 import dataclasses
 from fractions import Fraction
@@ -18,7 +18,7 @@ _UNORDERED = ('list', 'set')
 
 @dataclasses.dataclass
 class Comparison:
-  """One grading's comparisons. `percents` and `bases`: the question asks for a percentage, for a numeral in a base."""
+  """One grading's comparisons. `percents`, `bases`: the question asks for a percentage, a base."""
 
   scalars: Scalars
   percents: bool = False
@@ -49,7 +49,7 @@ class Comparison:
     return False
 
   def equal(self, gold: Node, answer: Node) -> bool:
-    """Returns True if both are equal, and the answer is worked out as far; decimals of many digits may be rounded."""
+    """Returns True if both are equal, and the answer worked out as far; long decimals may be rounded."""
     scalars = self.scalars
     if scalars.equal(gold, answer):
       return not scalars.constant(gold) or undone(scalars, answer) <= undone(scalars, gold)
@@ -68,7 +68,7 @@ class Comparison:
     return False
 
   def percent_and_number(self, gold: values.Scalar, answer: values.Scalar) -> bool:
-    """Takes 28% for 0.28; 28 stands for 28% where the reference or the question says percent."""
+    """Takes 28% for 0.28, and 28 for 28% where reference or question says percent."""
     if (gold.percent or self.percents) and self.equal(gold.node, answer.node):
       return True
     nodes = [Node('percent', (one.node,)) if one.percent else one.node for one in (gold, answer)]
@@ -91,7 +91,7 @@ class Comparison:
     return len(golds) == len(answers) and all(self.same(g, a) for g, a in zip(golds, answers, strict=True))
 
   def matched(self, golds: list, answers: list) -> bool:
-    """Matches one to one in any order; an answer may be repeated, but no value of the reference may be missing."""
+    """Matches in any order; an answer may be repeated, but none of the reference may be missing."""
     if len(answers) < len(golds):
       return False
     left = list(golds)
@@ -150,7 +150,6 @@ class Comparison:
 
 
 def _alone(value):
-  """Takes a set or list of one for its member."""
   if isinstance(value, values.Sequence) and value.kind in _UNORDERED and len(value.items) == 1:
     return value.items[0]
   return value

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares sets of real numbers made of intervals, points and inequalities.
 
-All bounds that occur are put in order; two sets are equal if they agree on every bound and on every gap between
-neighbours.
+All bounds are put in order; two sets are equal if they agree on every bound and on every gap between neighbours.
 """
 
 import dataclasses
@@ -48,7 +47,6 @@ def same_set(scalars: Scalars, gold, answer) -> bool:
 
 
 def _insert(scalars: Scalars, bounds: list[Value], bound: Value) -> None:
-  """Puts a bound into its place in the order, unless an equal one is there."""
   for index, other in enumerate(bounds):
     order = scalars.sign_of(scalars.ring.subtract(bound, other))
     if order is None:
@@ -68,7 +66,7 @@ def _bounds(one) -> list[Value]:
 
 
 def _inside(scalars: Scalars, one, bounds: list[Value]) -> set[int]:
-  """Returns which of gap 0, bound 0, gap 1, bound 1, ..., counted from 0, lie in a region."""
+  """Returns which of gap 0, bound 0, gap 1, bound 1, ... lie in a region."""
   if isinstance(one, Joined):
     left, right = _inside(scalars, one.left, bounds), _inside(scalars, one.right, bounds)
     return {'cup': left | right, 'cap': left & right, 'setminus': left - right}[one.kind]

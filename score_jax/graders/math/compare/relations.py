@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares answers with relation signs: x = 5, chains, equations, inequalities.
 
-A chain `name = a = b` is its last value if all values agree; a chain with a false step is no answer. An equation is
-equal to another one that differs by moving terms and by a constant factor, unless the reference is solved for a number:
-then the answer must be solved, too.
+A chain `name = a = b` is its last value if all values agree; with a false step it is no answer. An equation equals
+another with terms moved and a constant factor, unless the reference is solved for a number: then so must the answer be.
 """
 
 import dataclasses
@@ -17,7 +16,7 @@ from score_jax.graders.math.parser import values
 from score_jax.graders.math.parser.values import Node
 
 _FLIPPED = {'<': '>', '>': '<', '<=': '>=', '>=': '<=', '=': '=', '!=': '!='}
-_NEAR = Fraction(1, 100)  # an approximation after an exact value may be off by this part of it
+_NEAR = Fraction(1, 100)  # part of an exact value that its approximation may be off
 
 
 class FalseStep(Exception):
@@ -26,7 +25,7 @@ class FalseStep(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Named:
-  """What a chain ends in: its name (None without one), its value, and an approximation of it given after it."""
+  """What a chain ends in: its name (or None), its value, and an approximation after it."""
 
   name: object
   value: object
@@ -66,7 +65,7 @@ def _any_value_same(comparison, gold: Named, answer: Named) -> bool:
 
 
 def ending(comparison, value) -> Named | None:
-  """Returns what a chain ends in; None for an equation or inequality. Raises FalseStep."""
+  """Returns a chain's end; None for an equation or inequality. Raises FalseStep."""
   if not isinstance(value, values.Relation):
     return Named(None, value)
   if value.ops == ('in',) and is_name(value.parts[0]):
@@ -114,7 +113,7 @@ def _near(scalars: Scalars, exact, rounded) -> bool:
 
 
 def is_name(part) -> bool:
-  """Returns True for a letter, f(x), AB, |z|, NO/BO, (x, y), a word: what stands left of = and is not a value."""
+  """Returns True for a letter, f(x), AB, |z|, NO/BO, (x, y), a word."""
   if isinstance(part, values.Text):
     return True
   if isinstance(part, values.Scalar):
@@ -145,7 +144,7 @@ def _is_number(scalars: Scalars, value) -> bool:
 def named_items(golds: list, answers: list) -> tuple[list, list, bool]:
   """Brings the items of two lists together by their names.
 
-  Returns the items, and whether their order counts: it does where the reference names several different things.
+  Returns the items, and whether their order counts, as where the reference names several things.
   """
   names = [_label(item) for item in golds]
   if _enumerated(names):
@@ -178,12 +177,11 @@ def _label(item) -> object:
 
 
 def _bare(item):
-  """Returns the value of `name = value`."""
   return item.parts[-1] if _label(item) is not None and len(item.parts) == 2 else item
 
 
 def _same_relation(comparison, gold: values.Relation, answer: values.Relation) -> bool:
-  """Compares relations: as sets of reals, then up to moving terms and scaling, then part by part."""
+  """Compares as sets of reals, then up to moving terms and scaling, then part by part."""
   scalars = comparison.scalars
   if '=' not in gold.ops + answer.ops:
     try:
@@ -207,7 +205,7 @@ def _part_by_part(comparison, gold: values.Relation, answer: values.Relation) ->
 
 
 def _scaled(scalars: Scalars, gold: values.Relation, answer: values.Relation) -> bool:
-  """Returns True if left - right of one is a constant times that of the other, turned if the constant is negative."""
+  """Returns True if left - right of one is a constant times the other's, turned if it is negative."""
   first, second = (_difference(scalars, relation) for relation in (gold, answer))
   lead, other = (_leading(difference) for difference in (first, second))
   if lead is None or other is None or lead[0] != other[0]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds arithmetic that an answer leaves undone.
 
-An expression that repeats the question has the right value: 1/2 + 1/3 for 5/6, sin 60 degrees for sqrt(3)/2. It
-counts as an answer only if the reference leaves the same kind of work undone. Closed forms that stand for a number by
-custom are finished: fractions (reduced or not), powers, roots, factorials, binomials, a x 10^n.
+An expression that repeats the question has the right value: 1/2 + 1/3 for 5/6, sin 60 degrees for sqrt(3)/2. It is an
+answer only if the reference leaves the same kind of work undone. Closed forms by custom are finished: fractions
+(reduced or not), powers, roots, factorials, binomials, a x 10^n.
 """
 
 from score_jax.graders.math.algebra.equality import Scalars
@@ -12,7 +12,7 @@ from score_jax.graders.math.parser.values import Node
 
 
 def undone(scalars: Scalars, node: Node) -> set[str]:
-  """Returns the kinds of work left in an expression: 'sum', 'product', 'quotient', 'function', 'big'."""
+  """Returns the kinds of work left: 'sum', 'product', 'quotient', 'function', 'big'."""
   kinds = set()
   children = [arg for arg in node.args if isinstance(arg, Node)]
   for child in children:

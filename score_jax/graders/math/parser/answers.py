@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the value of an answer from its text: lists, relations, units, words; one scalar at the end of each branch."""
+"""Reads an answer's value: lists, relations, units, words; a scalar at the end of each branch."""
 
 import functools
 import re
@@ -72,7 +72,7 @@ def _in_words(source: str) -> values.Text:
 
 
 def split(tokens: list[Token], *, kinds: tuple = (), texts: tuple = ()) -> tuple[list[list[Token]], list[Token]]:
-  """Cuts at the separators that stand outside all brackets: the pieces, and the separators."""
+  """Cuts at separators outside of brackets: the pieces, and the separators."""
   pieces, separators = [[]], []
   depth = 0
   for token in tokens:
@@ -154,7 +154,6 @@ def item(tokens: list[Token], depth: int = 0):
 
 
 def _named(tokens: list[Token], depth: int):
-  """Reads a part that others follow: a value, or else the name of one."""
   try:
     return value(tokens, depth)
   except budget.Unreadable:
@@ -180,7 +179,7 @@ def value(tokens: list[Token], depth: int = 0):
   result = parser.sets()
   unit = _unit(tokens[parser.at :])
   if len(tokens) > parser.at and not unit and not (isinstance(result, Node) and values.numeral_like(result)):
-    raise budget.Unreadable  # words of no known unit after something that is no number
+    raise budget.Unreadable  # no known unit after what is no number
   return lift(result, unit)
 
 
@@ -204,7 +203,7 @@ def _text_of(tokens: list[Token]) -> values.Text:
 
 
 def _unit(tokens: list[Token]) -> str:
-  """Reads what follows a number: a unit, or words without meaning for it. Raises Unreadable for anything else."""
+  """Reads a unit, or words without meaning for a number. Raises Unreadable."""
   if not tokens:
     return ''
   if tokens[0].kind != 'word' or (tokens[0].glued and tokens[0].text.isalpha() and not words.unit_name(tokens[0].text)):
@@ -249,7 +248,7 @@ def lift(result, unit: str = ''):
 
 
 def _scalar(node: Node, unit: str) -> values.Scalar:
-  """Takes a unit that the parser read as an operation (degrees, percent) off the top."""
+  """Takes a unit that was read as an operation (degrees, percent) off the top."""
   negative = node.kind == 'neg'
   inner = node.args[0] if negative else node
   if inner.kind in ('deg', 'percent'):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parses what stands in brackets or environments, and products with it: the second half of the parser's rules."""
+"""Parses what stands in brackets or environments, and products with it."""
 
 from fractions import Fraction
 
@@ -48,7 +48,7 @@ def product(left, right):
 
 
 def repeating(parser, mantissa: str) -> Node | None:
-  """Reads the rest of 0.1\\overline{6}, 0.\\dot{3} or 0.333...; None if the numeral ends here."""
+  """Reads the rest of 0.1\\overline{6}, 0.\\dot{3} or 0.333...; None if there is none."""
   token = parser.peek()
   whole, _, fixed = mantissa.partition('.')
   period = ''
@@ -94,7 +94,7 @@ def subscript(parser) -> str:
 
 
 def listed(parser, *closings: str) -> list:
-  """Reads values up to a closing bracket, which is stepped over and kept in `parser.closed_by`."""
+  """Reads values up to a closing bracket, which `parser.closed_by` keeps."""
   items = []
   while True:
     items.append(parser.deeper(parser.sets))
@@ -156,7 +156,7 @@ def between(opening: str, items: list, closing: str):
 
 
 def braces(parser):
-  """Reads \\{1, 2\\}, or \\{x | condition\\} with a condition that `parser.relation` reads."""
+  """Reads \\{1, 2\\}, or \\{x | condition\\}."""
   if parser.takes(r'\}'):
     return values.Sequence('set', ())
   depth = 0

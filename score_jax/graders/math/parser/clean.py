@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Brings what has many spellings to one: unicode, spacing, delimiters, separators of thousands.
 
-Text comes in as a model wrote it and leaves as plain ASCII LaTeX; characters without an ASCII meaning stay, and the
-tokenizer refuses them.
+Text leaves as ASCII LaTeX; characters without an ASCII meaning stay, and the tokenizer refuses them.
 """
 
 import re
@@ -48,7 +47,7 @@ _WRAPPERS = (('$$', '$$'), ('$', '$'), (r'\(', r'\)'), (r'\[', r'\]'), ('**', '*
 
 
 def to_ascii(text: str) -> str:
-  """Writes signs and digits of all scripts in ASCII; format characters (zero-width, direction) taken out."""
+  """Writes signs and digits of all scripts in ASCII, without format characters."""
   if text.isascii():
     return text
   text = _RAISED.sub(lambda m: '^{' + ''.join(_SUPER[c] for c in m[0]) + '}', text)
@@ -70,7 +69,7 @@ def _plain(char: str) -> str:
 
 
 def unwrap(text: str) -> str:
-  """Takes delimiters of mathematics, emphasis and quotation off both ends, and a full stop."""
+  """Takes delimiters, emphasis, quotation marks and a full stop off."""
   while True:
     before = text
     text = text.strip().rstrip('.,;:!?' if not text.endswith('!') else '.,;:?').strip()

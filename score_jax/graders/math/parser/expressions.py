@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parses tokens by recursive descent to one scalar expression, or to a bracketed value (tuple, set, interval, matrix).
+"""Parses tokens by recursive descent to a scalar expression or a bracketed value.
 
 Precedence, loosest first: cup cap setminus; + -; * / and juxtaposition, left to right; sign; ^ and postfixes.
 `2\\frac13` and `2 1/3` are mixed numbers when the fraction is proper; two numerals side by side are refused.
@@ -120,7 +120,7 @@ class Parser:
     return self.power()
 
   def juxtaposed(self, left):
-    """Joins `left` and what follows it without a sign: a mixed number or a product."""
+    """Joins `left` and what follows: a mixed number or a product."""
     token = self.peek()
     if isinstance(left, Node) and left.kind == 'num' and left.args[1] == 0 and left.args[0].denominator == 1:
       fraction = self.proper_fraction()
@@ -193,7 +193,7 @@ class Parser:
     return False
 
   def argument(self, signed: bool = False):
-    """Reads what a macro or ^ takes: a group, or one digit, letter or macro. A plain `^` takes a whole numeral."""
+    """Reads what a macro takes: a group, or one digit, letter or macro; `^` takes a whole numeral."""
     if self.takes('{'):
       value = self.deeper(self.sets)
       self.expect('}')
@@ -212,7 +212,7 @@ class Parser:
     return self.deeper(self.atom)
 
   def numeral(self) -> Node:
-    """Reads a numeral as written: exact, with its significant digits when it has a decimal point."""
+    """Reads a numeral: exact, with significant digits if it has a point."""
     text = self.next().text
     value = text.lower().rstrip('.')
     mantissa, _, exponent = value.partition('e')
@@ -237,7 +237,7 @@ class Parser:
     raise budget.Unreadable
 
   def name(self) -> Node:
-    """Reads a letter with its subscript and primes; e and i are the constants; f(x) is one value."""
+    """Reads a letter with subscript and primes; e and i are constants; f(x) is one value."""
     token = self.next()
     if token.text in ('e', 'i') and self.peek().text != '_':
       return values.const(token.text)
@@ -282,7 +282,7 @@ class Parser:
     return Node('root', (self.numeral() if whole else scalar(self.argument()), degree))
 
   def function(self, name: str) -> Node:
-    """Reads sin x, sin^2 x, sin^{-1} x, log_2 x, ln(x), whose argument is a bracket or the factors up to a sign."""
+    """Reads sin x, sin^2 x, sin^{-1} x, log_2 x, ln(x): of a bracket, or of factors up to a sign."""
     base = None
     exponent = None
     if name == 'log' and self.takes('_'):
@@ -315,7 +315,7 @@ class Parser:
     return value
 
   def big(self, name: str) -> Node:
-    """Keeps a sum, product, integral or limit as written: it is equal only to itself."""
+    """Keeps a sum, product, integral or limit as written."""
     bounds = []
     while self.peek().text in ('_', '^'):
       bounds.append(self.next().text + brackets.raw_group(self))

@@ -44,7 +44,7 @@ _AS_OP = {'|', '*', '/', '[', ']', ':', "'", r'\{', r'\}'}
 
 
 def tokenize(text: str) -> list[Token]:
-  """Returns the tokens of a clean answer. Raises Unreadable at a character that has no meaning here."""
+  """Returns the tokens of a clean answer. Raises Unreadable."""
   tokens = []
   position = 0
   depth = 0
@@ -114,7 +114,7 @@ def _text(macro: str, inside: str, glued: bool) -> list[Token]:
 
 
 def letters(run: str, glued: bool) -> list[Token]:
-  """Reads a run of letters: a known name, a word (4 letters and more, or a unit), or one symbol a letter."""
+  """Reads a known name, a word (4 letters and more, or a unit), or one symbol a letter."""
   lower = run.lower()
   if lower in words.SEPARATORS:
     return [Token('sep', lower, glued)]

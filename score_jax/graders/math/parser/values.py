@@ -102,7 +102,7 @@ class Clock:
 
 
 def number(value: Fraction | int, digits: int = 0) -> Node:
-  """Returns a number, with its significant digits if it was written as a decimal."""
+  """Returns a number, with the significant digits of a decimal."""
   return Node('num', (Fraction(value), digits))
 
 

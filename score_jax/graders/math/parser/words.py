@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words of answers: units, functions written without a backslash, separators; and text compared as text."""
+"""The words of answers: units, functions without a backslash, separators, plain text."""
 
 import re
 
@@ -63,7 +63,7 @@ def unit_name(words: str) -> str:
 
 
 def plain_text(text: str) -> str:
-  """Returns text as it is compared: letters and digits, lower case; articles and LaTeX macros taken out."""
+  """Returns text as it is compared: lower case, without articles, macros and punctuation."""
   text = re.sub(r'\\[a-zA-Z]+', ' ', text.lower())
   words = re.findall(r'[^\W_]+|[-+]', text)
   return ' '.join(word for word in words if word not in ('the', 'a', 'an') or len(words) == 1)
