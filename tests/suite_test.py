@@ -120,13 +120,13 @@ def test_a_piece_ends_in_time_and_the_next_goes_on(tmp_path):
 import signal
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
 out.mkdir(exist_ok=True)
-(out / 'begun.txt').open('a').write('x')
-while len((out / 'begun.txt').read_text()) < 2: time.sleep(0.05)
+while not (out.parent / 'second').exists(): time.sleep(0.05)
 (out / 'done.txt').write_text('')
 """
   jobs = [job('slow', tmp_path / 'slow', waits), job('then', tmp_path / 'then', WRITES, 'slow')]
   outcome, lines = run(jobs, tmp_path, seconds=2.0)
   assert outcome.left == ('slow', 'then') and not outcome.failed and 'slow was stopped' in lines
+  (tmp_path / 'second').touch()
   outcome, _ = run(jobs, tmp_path)
   assert outcome.done == ('slow', 'then')
   record = runner.Records(tmp_path).read('slow')

@@ -185,6 +185,7 @@ class Report(Hook):
       training.stop = errors.StoppedError(message)
 
   def at_end(self, training: Training) -> None:
+    self.before_step(training)  # of a run that had no step left
     if self._monitor:
       self._monitor.close()
       training.say = print
