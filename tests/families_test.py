@@ -105,7 +105,13 @@ def random_model(name):
   return model
 
 
-@pytest.fixture(scope='module', params=CASES)
+# A second Qwen 2 and a second Llama, but for tied weights and a window that other families have as well.
+SLOW = ('qwen2_tied', 'mistral')
+
+
+@pytest.fixture(
+  scope='module', params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CASES]
+)
 def case(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp('families') / request.param
   model = random_model(request.param)

@@ -158,5 +158,7 @@ def _generation_stops(folder: pathlib.Path) -> list[int]:
   eos = tokenizers.read_settings(path).get('eos_token_id')
   ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
   if not all(type(id_) is int and 0 <= id_ < 2**31 for id_ in ids):
-    raise DataError(f'{path}: eos_token_id = {str(eos)[:60]!r} must be token ids; fix or drop it')
+    raise DataError(
+      f'{path}: eos_token_id = {str(eos)[:60]!r} is neither a token id nor a list of them; fix or drop it'
+    )
   return ids

@@ -145,7 +145,7 @@ def evaluate_folder(
   task, seed = tasks.open_task(config.task), config.eval.seed
   votes = GRADERS[task.verifier].votes
   if scaling and not votes:
-    raise ConfigError(f'scaling = {scaling} needs majorities, which programs do not have; use samples instead')
+    raise ConfigError(f'scaling = {scaling} compares majorities, which programs do not have; use samples instead')
   problems = tasks.heldout_problems(task, config.eval.problems, seed)
   problems = list({problem.id: problem for problem in problems}.values())
   # Before the devices, of which grader processes then have nothing.
