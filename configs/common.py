@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
 def model() -> ConfigDict:
   """What is trained."""
   model = ConfigDict()
-  model.path = 'bundled:countdown_base'  # any HF folder; 'bundled:NAME' is in score_jax/assets
+  model.path = 'bundled:countdown_base'  # an HF folder, a hub id, or 'bundled:NAME'
   # Compute dtype: 'float32', 'bfloat16', 'auto' (bfloat16 where the accelerator has it). Weights: f32
   model.dtype = 'auto'
   model.remat = 'none'  # what the backward pass repeats: 'none'; 'dots', all but products; 'full', whole layers
@@ -64,9 +64,9 @@ def task() -> ConfigDict:
   task = ConfigDict()
   task.name = 'countdown'  # countdown, gsm8k, math, mbpp, humaneval, jsonl
   task.evaluate = ''  # the task whose held-out problems are evaluated; '': the same. For mbpp: 'humaneval'
-  task.data = ConfigDict()
-  # Tuples of files (.jsonl, .jsonl.gz, .parquet), hub folders ('DIR:test' for files with the word in their path) or
-  # 'tfds:NAME/SPLIT'.
+  task.data = ConfigDict(type_safe=False)  # a name, or a tuple of names:
+  # files (.jsonl, .jsonl.gz, .parquet), folders ('DIR:test' for files with the word in their path),
+  # 'hf:OWNER/NAME[/CONFIG]:SPLIT[@REVISION]' or 'tfds:NAME/SPLIT'
   task.data.train = ()
   task.data.heldout = ()
   task.prompt = ''  # the first user turn around {question}; '': the task's own

@@ -106,7 +106,7 @@ def train(
   Args:
     config: a preset's name, the path of a file, or a ConfigDict.
     workdir: the run folder, or an address gs://BUCKET/NAME.
-    model: the HF folder to begin from; None: config.model.path.
+    model: the HF folder or hub id to begin from; None: config.model.path.
     hooks: called around each step.
     profile: steps to trace into WORKDIR/profile, from the third on.
     distributed: as the flag --distributed.

@@ -4,6 +4,7 @@
 from collections.abc import Callable, Sequence
 import errno
 import functools
+import os
 import pathlib
 import runpy
 import sys
@@ -28,6 +29,7 @@ COMMANDS = {
 }
 # Errors that are fixed outside.
 _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
+_PATHS = ('workdir', 'model', 'run', 'out', 'output', 'input', 'json', 'png', 'first_attempts')  # flags
 
 
 def main() -> None:
@@ -89,6 +91,8 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
     except BaseException as error:
       if isinstance(error, OSError) and error.errno in _MACHINE:
         error = TryAgainError(f'{error}; fix that, then run the same command again')
+      elif isinstance(error, NotADirectoryError | IsADirectoryError | PermissionError) and error.filename:
+        error = ConfigError(f'{error.filename}: {error.strerror}; name a path that can be used')
       if 'score_jax.parallel.hosts' in sys.modules:  # else this process is not one of several
         sys.modules['score_jax.parallel.hosts'].end(error)
       if isinstance(error, UserError):
@@ -117,6 +121,8 @@ def _parse(argv: Sequence[str], arguments: tuple[str, ...]) -> Sequence[str]:
     if 'config' in flags.FLAGS and not any(arg.startswith(('--help', '-help')) for arg in argv):
       argv = _with_config_file(argv)
     rest = flags.FLAGS(argv)
+    for flag in (flags.FLAGS[name] for name in _PATHS if name in flags.FLAGS):
+      flag.value = flag.value and os.path.expanduser(flag.value)
     if arguments[-1:] == ('...',):
       arguments = arguments[:-1] + ('',) * (len(rest) - len(arguments))
     if len(rest) - 1 > len(arguments):
@@ -145,7 +151,10 @@ def _with_config_file(argv: Sequence[str]) -> list[str]:
   if path is None:
     raise ConfigError('no --config=NAME given; for example --config=quickstart')
   config = load.load_config(path)
-  for arg in argv:
+  for i, arg in enumerate(argv):
     if arg.startswith('--config.'):
-      load.check_field(config, arg.removeprefix('--config.').partition('=')[0])
+      field, _, value = arg.removeprefix('--config.').partition('=')
+      load.check_field(config, field)
+      if field.startswith('task.data.') and value[:1] not in ('', '(', '[', '"', "'") and ',' not in value:
+        argv[i] = f'--config.{field}={value!r}'  # a name alone, which may be a number or hold blanks
   return argv

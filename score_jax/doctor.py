@@ -22,7 +22,7 @@ from score_jax.errors import ConfigError
 _CONFIG = cli.define_config()
 _TOPOLOGY = flags.DEFINE_string('topology', '', 'TPUs, e.g. v5e:4x4; default: the devices here')
 _MODEL = flags.DEFINE_string(
-  'model', '', "an HF folder or, with --topology, a shape's name; default: config.model.path"
+  'model', '', "an HF folder, a hub id or, with --topology, a shape's name; default: config.model.path"
 )
 _WORKDIR = flags.DEFINE_string('workdir', '', 'the run folder; default: runs/<name of the config>')
 _INSTRUCTION = flags.DEFINE_integer('instruction', 64, 'tokens between attempts, without a tokenizer', lower_bound=1)

@@ -15,7 +15,7 @@ from score_jax import cli
 from score_jax.errors import ConfigError
 
 _CONFIG = cli.define_config()
-_MODEL = flags.DEFINE_string('model', '', 'an HF folder; default: config.model.path')
+_MODEL = flags.DEFINE_string('model', '', 'an HF folder or hub id; default: config.model.path')
 _DISTRIBUTED = cli.define_distributed()
 _OUTPUT = flags.DEFINE_string('output', '', 'also write the result to this JSON file; must not exist')
 _WORKDIR = flags.DEFINE_string('workdir', '', 'also write eval.json and rows/NAME.jsonl.gz here, for reports')

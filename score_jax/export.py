@@ -22,9 +22,10 @@ def main() -> None:
   if not _RUN.value or not _OUT.value:
     raise ConfigError('give --run=RUN_FOLDER and --out=DIR')
 
+  from score_jax import hub
   from score_jax.models import lora as loras
   from score_jax.parallel import mesh as meshes
-  from score_jax.storage import hf, hf_export
+  from score_jax.storage import hf, hf_export, pins
   from score_jax.storage.run_folder import RunFolder
   from score_jax.tasks.tokenizer import load_tokenizer
   from score_jax.training import run
@@ -37,13 +38,13 @@ def main() -> None:
       f'--format=peft writes f32 adapters: config.lora.rank = {lora.rank}, --dtype={_DTYPE.value!r}; '
       'leave out --dtype, or use --format=hf'
     )
-  source = hf.folder_of(config['model']['path'])
+  source = pins.model_folder(folder)
   if lora.rank:
     run.check_base(folder, source)
   decoder = hf.read_config(source)
   params = run.best_params(folder, meshes.make_mesh(-1, 1, 1), loras.trained_table(decoder, lora), _STEP.value)
   if _FORMAT.value == 'peft':
-    hf_export.write_adapter(out, params, decoder, lora, base=source)
+    hf_export.write_adapter(out, params, decoder, lora, base=hub.model(config['model']['path']) or source)
   else:
     template = config['task']['chat_template']
     hf_export.write_folder(

@@ -202,8 +202,8 @@ def cut_off(folder):
 
 
 def loop_of_links(folder):
-  (folder / 'a').symlink_to(folder / 'b')
-  (folder / 'b').symlink_to(folder / 'a')
+  (folder / 'a.json').symlink_to(folder / 'b.json')
+  (folder / 'b.json').symlink_to(folder / 'a.json')
 
 
 def two_models(folder):

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / 'score_jax'
 LAYERS = {
   'errors': 0, 'core_types': 0, 'states': 0,
-  'faults': 1, 'files': 1, 'algorithm': 1, 'models': 1, 'graders': 1,
+  'faults': 1, 'files': 1, 'hub': 1, 'algorithm': 1, 'models': 1, 'graders': 1,
   'tasks': 2, 'parallel': 2,
   'config': 3, 'sampling': 3,
   'storage': 4, 'reporting': 4,

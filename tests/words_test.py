@@ -27,7 +27,19 @@ ALLOWED = {
   'lanes': re.compile(r'128 lanes|NUM_LANES|num_lanes|sublane'),
 }
 # Names of other libraries and of the files that keep their keys.
-LIBRARIES = {'safe_open', 'safe_load', 'safe_substitute', 'SafeLoader', 'is_safe', 'data_sources', *dir(builtins)}
+LIBRARIES = {
+  'safe_open',
+  'safe_load',
+  'safe_substitute',
+  'SafeLoader',
+  'is_safe',
+  'type_safe',
+  'EntryNotFoundError',
+  'RevisionNotFoundError',
+  'RepositoryNotFoundError',
+  'data_sources',
+  *dir(builtins),
+}
 
 
 def files(*endings: str) -> list[pathlib.Path]:

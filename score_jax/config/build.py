@@ -2,6 +2,8 @@
 """From the ConfigDict of a config file to frozen dataclasses."""
 
 import dataclasses
+import os
+import re
 import typing
 from typing import Any
 
@@ -11,6 +13,8 @@ from score_jax import core_types
 from score_jax.config import checks, load
 from score_jax.config.fields import OptimConfig, RunConfig, SupervisedConfig
 from score_jax.errors import ConfigError
+
+_PATHS = re.compile(r'config\.(compile_cache|init_from|model\.path|task\.(chat_template|examples|data\..*))')
 
 
 def from_config_dict(config: ConfigDict) -> RunConfig:
@@ -53,12 +57,16 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
   if dataclasses.is_dataclass(hint):
     return _built(hint, value, where)
   if typing.get_origin(hint) is tuple:
+    if isinstance(value, str):
+      value = (value,)  # one name needs no brackets
     if not isinstance(value, (tuple, list)):
       raise ConfigError(f'{where} = {value!r} must be a tuple')
     inner = typing.get_args(hint)[0]
     return tuple(_typed(inner, item, f'{where}[{i}]') for i, item in enumerate(value))
   if hint is float and isinstance(value, int) and not isinstance(value, bool):
     value = float(value)
+  if isinstance(value, str) and _PATHS.fullmatch(where):
+    value = os.path.expanduser(value)
   if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
     raise ConfigError(f'{where} = {value!r} must be of type {hint.__name__}, not {type(value).__name__}')
   return value

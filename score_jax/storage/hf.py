@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
-from score_jax import files
+from score_jax import files, hub
 from score_jax.errors import DataError
 from score_jax.models import config_json, weights
 from score_jax.models.families import DecoderConfig
@@ -36,13 +37,20 @@ _BLOCK = 1 << 26  # bytes of rows on the host at a time
 DTYPES = {dtype.name: dtype for dtype in tensor_files.DTYPES.values()}  # by 'float32' ...
 
 
-def folder_of(path: str) -> pathlib.Path:
+def folder_of(path: str, field: str = 'config.model.path') -> pathlib.Path:
   """Returns the folder that config.model.path names; 'bundled:NAME' is one of the package.
 
+  An existing folder wins over a hub id, whose files are downloaded unless the cache has them.
+
   Raises:
-    DataError: it is missing, has no config.json, or links to files elsewhere.
+    UserError: it is missing, has no config.json, or links to files elsewhere.
   """
-  folder = _ASSETS / path.removeprefix(BUNDLED) if path.startswith(BUNDLED) else pathlib.Path(path)
+  if repo := hub.model(path, field):
+    folder = hub.snapshot(repo)
+  elif path.startswith(BUNDLED):
+    folder = _ASSETS / path.removeprefix(BUNDLED)
+  else:
+    folder = hub.current(pathlib.Path(path).expanduser())
   try:
     if (folder / 'config.json').is_file():
       _check_links(folder)
@@ -50,17 +58,27 @@ def folder_of(path: str) -> pathlib.Path:
   except (OSError, RuntimeError) as error:  # either comes of links in a loop
     raise DataError(f'model folder {path!r:.200} cannot be read: {error!s:.200}') from error
   known = ', '.join(BUNDLED + config.parent.name for config in sorted(_ASSETS.glob('*/config.json')))
-  raise DataError(f'model folder {path!r}: no config.json in {folder}; name an HF folder or one of {known}')
+  where = f'model folder {path!r}: no config.json in {folder.absolute()}'
+  raise DataError(f'{where}; name an HF folder, a hub id OWNER/NAME[@REVISION] or one of {known}')
 
 
 def _check_links(folder: pathlib.Path) -> None:
-  """Refuses links out of the folder, but those of the Hugging Face cache to its blobs."""
-  home = folder.resolve()
-  blobs = home.parents[1] / 'blobs' if home.parent.name == 'snapshots' else home
+  """Refuses links out of the folder by which something is read."""
   for path in folder.iterdir():
-    target = path.resolve()
-    if path.is_symlink() and not (target.is_relative_to(home) or target.is_relative_to(blobs)):
-      raise DataError(f'{path}: is a link to {target}, outside the folder; copy the file if you trust it')
+    if (path.suffix in hub.READ or path.is_dir()) and leads_outside(path):
+      where = f'{path}: is a link to {path.resolve()}'
+      raise DataError(f'{where}, outside the folder; copy the file if you trust it')
+
+
+def leads_outside(path: pathlib.Path) -> bool:
+  """Whether a file is a link out of its folder, or of the hub's cache, whose blobs may lie elsewhere."""
+  target, home = path.resolve(), path.parent.resolve()
+  if not path.is_symlink() or target.is_relative_to(home):
+    return False
+  blobs = home.parent.parent / 'blobs'
+  hashed = re.fullmatch('[0-9a-f]{40}|[0-9a-f]{64}', target.name)
+  moved = hashed and target.parent == blobs.resolve()
+  return home.parent.name != 'snapshots' or not (moved or target.is_relative_to(blobs))
 
 
 def read_config(folder: pathlib.Path) -> DecoderConfig:

@@ -13,7 +13,7 @@ import huggingface_hub
 import jax
 import numpy as np
 
-from score_jax import files
+from score_jax import files, hub
 from score_jax.errors import DataError
 from score_jax.models import config_json, weights
 from score_jax.models import lora as loras
@@ -21,7 +21,7 @@ from score_jax.models.families import DecoderConfig
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.storage import tensor_files
-from score_jax.storage.hf import DTYPES, INDEX, PICKLES, open_weights
+from score_jax.storage.hf import DTYPES, INDEX, PICKLES, leads_outside, open_weights
 from score_jax.storage.tensor_files import Entry
 
 # Not copied from a source: weights, their indices, and the README of the base.
@@ -57,7 +57,7 @@ def write_folder(
     if folder:
       if source:
         for file in source.iterdir():
-          if file.is_file() and not file.name.endswith(_NOT_COPIED):
+          if file.is_file() and not file.name.endswith(_NOT_COPIED) and not leads_outside(file):
             shutil.copyfile(file, folder / file.name)
       else:
         files.write_json(folder / 'config.json', config_json.to_hf(config))
@@ -73,7 +73,7 @@ def write_folder(
 
 
 def write_adapter(
-  out: pathlib.Path, adapters: dict[str, Any], config: DecoderConfig, lora: loras.Lora, *, base: pathlib.Path
+  out: pathlib.Path, adapters: dict[str, Any], config: DecoderConfig, lora: loras.Lora, *, base: pathlib.Path | hub.Repo
 ) -> None:
   """Writes a trained tree of adapters as a PEFT folder, in f32, for `base`.
 
@@ -82,10 +82,12 @@ def write_adapter(
   """
   table = loras.adapter_table(config, lora)
   names = table.by_hf_name()
+  from_hub = isinstance(base, hub.Repo)
   settings = dict(
     peft_type='LORA',
     task_type='CAUSAL_LM',
-    base_model_name_or_path=str(base),
+    base_model_name_or_path=base.name if from_hub else str(base.absolute()),
+    revision=base.revision if from_hub else None,
     r=lora.rank,
     lora_alpha=lora.alpha,
     target_modules=[loras.module_of(weight) for weight in loras.targets(config, lora)],

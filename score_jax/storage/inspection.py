@@ -24,12 +24,12 @@ def inspect_folder(path: str, *, chat_template: str, instruction: str, date: str
   """Returns facts of a folder as (label, text), and what keeps it from being trained, or ''.
 
   Args:
-    path: the folder, or 'bundled:NAME'.
+    path: the folder, a hub id, or 'bundled:NAME'.
     chat_template, instruction, date: as in config.task.
   """
   facts, obstacles = [], []
   try:
-    folder = hf.folder_of(path)
+    folder = hf.folder_of(path, 'DIR')
     facts.append(('folder', str(folder)))
     config = hf.read_config(folder)
     facts += _model(config)

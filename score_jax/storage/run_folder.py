@@ -73,8 +73,9 @@ class RunFolder:
 
   def _check_claim(self, ours: dict[str, Any]) -> None:
     root = self.store.root
-    if self.path.exists() and not self.path.is_dir():
-      raise ConfigError(f'--workdir={self.path} is a file; name a folder')
+    for path in (self.path, *self.path.parents):
+      if path.exists() and not path.is_dir():
+        raise ConfigError(f'--workdir={path} is a file; name a folder')
     names = self.store.names(root)
     if 'config.json' in names:
       written, begun = self.read_config(), self.has_begun()

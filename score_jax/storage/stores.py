@@ -52,7 +52,7 @@ _STATUS = re.compile(
 
 def store_of(path: os.PathLike | str) -> 'FolderStore':
   """Returns the store of a --workdir; ConfigError for another kind of address."""
-  text = os.fspath(path)
+  text = os.path.expanduser(os.fspath(path))
   if '://' not in text:
     return FolderStore(text)
   if not _ADDRESS.fullmatch(text):

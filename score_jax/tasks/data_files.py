@@ -7,6 +7,7 @@ A source is a string:
   data/train.parquet       columns as fields
   data/hendrycks_math      a folder, such as a hub repository: all such files below it, by name
   data/gsm8k:test          those alone whose path has the word
+  hf:OWNER/NAME[/CONFIG]:SPLIT[@REVISION]  Parquet of the hub
   tfds:gsm8k/train         a prepared data set of tensorflow-datasets
 """
 
@@ -18,6 +19,7 @@ import pathlib
 import re
 from typing import Any
 
+from score_jax import hub
 from score_jax.errors import DataError
 
 _ENDINGS = ('.jsonl', '.jsonl.gz', '.parquet')
@@ -61,6 +63,8 @@ def read(source: str) -> list[Row]:
   """Returns a source's rows; DataError if there are none, or one is not an object."""
   if source.startswith('tfds:'):
     rows = _from_tfds(source)
+  elif source.startswith(hub.DATA):
+    rows = [row for path in hub.data(source)[1] for row in _from_file(path)]
   else:
     rows = [row for path in _files(source) for row in _from_file(path)]
   if not rows:
@@ -82,7 +86,9 @@ def _files(source: str) -> list[pathlib.Path]:
       return [path]
     if not path.is_dir():
       raise DataError(f'{source}: there is no such file or folder')
+    path = hub.current(path)
     data = sorted(file for file in path.rglob('*') if file.is_file() and file.name.endswith(_ENDINGS))
+    data = [file for file in data if not any(part.startswith('.') for part in file.relative_to(path).parts)]
   except OSError as error:
     raise DataError(f'{source}: {error.strerror}') from error
   words = {file: re.split(r'[^A-Za-z0-9]+', str(file.relative_to(path))) for file in data}

@@ -29,7 +29,7 @@ from score_jax.sampling import sampler as samplers
 from score_jax.sampling.rollout import RolloutSpec
 from score_jax.sampling.sampler import Sampler
 from score_jax.states import Rollout
-from score_jax.storage import hf
+from score_jax.storage import hf, pins
 from score_jax.training import first_attempts as given_attempts
 from score_jax.training import preflight, stages
 from score_jax.training import run as runs
@@ -142,6 +142,7 @@ def evaluate_folder(
   Raises:
     UserError: model, data or file cannot be used, or `scaling` is asked of programs.
   """
+  config = pins.pinned(config)
   task, seed = tasks.open_task(config.task), config.eval.seed
   votes = GRADERS[task.verifier].votes
   if scaling and not votes:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 import optax
 
 from score_jax import config as configs
-from score_jax import files, tasks
+from score_jax import files, hub, tasks
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
 from score_jax.graders import pool
@@ -26,7 +26,7 @@ from score_jax.parallel import mesh as meshes
 from score_jax.sampling import sampler as samplers
 from score_jax.sampling.sampler import Sampler
 from score_jax.states import TrainState
-from score_jax.storage import hf
+from score_jax.storage import hf, pins
 from score_jax.storage.run_folder import RunFolder
 from score_jax.tasks import chat as chats
 from score_jax.tasks.tokenizer import load_tokenizer
@@ -162,6 +162,7 @@ def open_run(config: RunConfig, workdir: str) -> Run:
   Raises:
     UserError: what is wrong; nothing is written.
   """
+  config = pins.pinned(config, workdir)
   # Before the devices, of which grader processes then have nothing.
   task = tasks.open_task(config.task)
   preflight.check_task(config, task)
@@ -194,6 +195,8 @@ def _opened(config: RunConfig, workdir: str, task: tasks.Task, grader: pool.Grad
     chat_template=hashlib.sha256(chat.tokenizer.chat_template.encode()).hexdigest(),
     compute_dtype=dtype.name,
   )
+  if repo := hub.model(config.model.path):
+    model['commit'] = repo.revision
   hosts.agree('the model folder', model)
   base = hf.read_params(source, decoder, mesh, dtype)
   parent = preflight.choose_parent(config, folder, model['weights'])
