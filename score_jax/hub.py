@@ -83,14 +83,14 @@ def data(source: str) -> tuple[pathlib.Path, list[pathlib.Path]]:
         raise
       break
     if files := [file for each in wanted for file in sorted(home.glob(each))]:
-      _check(files, repo, config)
+      _check(files, home, repo, config)
       return home, files
   raise DataError(f'{asked}: no Parquet of config {config!r}, split {split!r}; see {repo.page}/tree/{at or "main"}')
 
 
-def _check(files: list[pathlib.Path], repo: Repo, config: str) -> None:
+def _check(files: list[pathlib.Path], home: pathlib.Path, repo: Repo, config: str) -> None:
   """Refuses two configs as one, and part of a split."""
-  tops = sorted({file.parent.name for file in files})
+  tops = sorted({str(file.parent.relative_to(home)) for file in files})
   if not config and len(tops) > 1:
     raise DataError(f'{repo.asked}: {", ".join(tops)} have it; write {DATA}{repo.name}/CONFIG:SPLIT')
   of = re.search(r'-of-(\d{5})', files[0].name)

@@ -178,7 +178,7 @@ def test_splits_are_read_and_what_is_not_one_is_refused(cache):
   assert questions(f'hf:org/sums/other:train@{commit}') == ['d']
   fake_hub.cached(cache, 'org/half', dict(list(SHARDS.items())[:1]), 'main', kind='dataset')
   for source, words in {
-    'hf:org/sums:train': 'main, train have it; write hf:org/sums/CONFIG:SPLIT',
+    'hf:org/sums:train': 'main, other/train have it; write hf:org/sums/CONFIG:SPLIT',
     'hf:org/sums/main:tset@main': "no Parquet of config 'main', split 'tset'; see ",
     'hf:org/half/main:train': 'has 1 of 2 files; run once with a network',
     'hf:org/sums': 'write hf:OWNER/NAME',
@@ -199,6 +199,11 @@ def test_the_hub_s_conversion_serves_where_there_is_no_parquet(site):
   assert questions('hf:org/lines:train') == ['a']
   assert hub.commit('hf:org/lines:train') == commit
   assert questions(f'hf:org/lines:train@{commit}') == ['a']
+  files = {f'{config}/test/0000.parquet': table(config) for config in ('one', 'two')}
+  site.push('org/lines', files, 'refs/convert/parquet', 'dataset')
+  assert questions('hf:org/lines/two:test') == ['two']
+  with pytest.raises(errors.DataError, match='one/test, two/test have it'):
+    data_files.read('hf:org/lines:test')
   with pytest.raises(errors.DataError, match='has no such dataset'):
     data_files.read('hf:org/nothing:train')
 
