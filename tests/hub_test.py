@@ -405,7 +405,7 @@ def test_host_0_says_which_commit_all_hosts_train(tmp_path, monkeypatch):
     monkeypatch.setenv('HF_HUB_CACHE', str(cache))
     settings = ('--config.model.path=org/base', '--config.max_steps=1')
     processes.append(rig.start(f'local:127.0.0.1:{port},2,{i}', tmp_path / 'run', *settings))
-  codes, _ = hosts_rig.ended(processes, 300)
+  codes, _ = hosts_rig.ended(processes, 900)
   assert codes == [0, 0], rig.printed(tmp_path / 'run')
   written = json.loads((tmp_path / 'run/config.json').read_text())
   assert written['config']['model']['path'] == f'org/base@{commit}'
