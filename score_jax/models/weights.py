@@ -179,8 +179,7 @@ def weight_table(config: DecoderConfig) -> WeightTable:
     (config.ffn_bias, bias('down', 'D')),
     (not config.tied, Weight(('head',), 'V D', 'lm_head.weight', 'V D', 'matrix')),
   ]
-  present = (weight for has, weight in rows if has)
-  named = (dataclasses.replace(w, hf_name=re.sub(r'^model\.', prefix, w.hf_name)) for w in present)
+  named = (dataclasses.replace(w, hf_name=re.sub(r'^model\.', prefix, w.hf_name)) for has, w in rows if has)
   return WeightTable(tuple(named), config.sizes())
 
 
