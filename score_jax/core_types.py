@@ -10,6 +10,7 @@ Glossary of shape letters, in names (`logp_BL`), einsum strings and comments (`#
   S  slots of the key/value cache               K  key/value heads
   P  prompt slots                               C  head width
   T  tokens processed in one call               F  feed-forward width
+                                                E  experts of a layer
                                                 R  rank of an adapter
 """
 

@@ -625,6 +625,35 @@ def test_stops_are_end_of_turn_and_the_generation_configs_eos_ids(eos, extra, tm
 
 
 @pytest.mark.parametrize(
+  ('config', 'generation', 'extra'),
+  [
+    (dict(eos_token_id=[5, 7]), None, {5, 7}),
+    (dict(eos_token_id=[5, 7]), {}, {5, 7}),
+    (dict(eos_token_id=5), dict(eos_token_id=9), {9}),
+    (dict(text_config=dict(eos_token_id=5)), None, {5}),
+    (dict(eos_token_id=7, text_config=dict(eos_token_id=5)), None, {7}),
+    (dict(text_config=5), None, set()),
+  ],
+)
+def test_stops_are_those_of_transformers_and_the_tokenizers_own(config, generation, extra, tmp_path):
+  for name, content in (('config', config), ('generation_config', generation)):
+    if content is not None:
+      (tmp_path / f'{name}.json').write_text(json.dumps(content))
+  tokenizer = chatml_tokenizer()
+  assert opened(tokenizer, tmp_path).stops == tuple(sorted({1} | extra))
+  tokenizer.eos_token = tokenizer.convert_ids_to_tokens(30)
+  assert opened(tokenizer, tmp_path).stops == tuple(sorted({1, 30} | extra))
+
+
+def test_a_gemma_folder_without_a_generation_config_stops_at_both_of_its_ends(tmp_path):
+  tokenizer = gemma_tokenizer(GEMMA3)
+  end, turn = tokenizer.convert_tokens_to_ids(['<eos>', '<end_of_turn>'])
+  assert opened(tokenizer, tmp_path).stops == (turn,)
+  (tmp_path / 'config.json').write_text(json.dumps(dict(model_type='gemma3_text', eos_token_id=[end, turn])))
+  assert opened(tokenizer, tmp_path).stops == (end, turn)
+
+
+@pytest.mark.parametrize(
   'content',
   ['{', '[]', '[' * 100_000, *(json.dumps(dict(eos_token_id=eos)) for eos in ('5', 5.0, True, -1, [5, '7'], {'a': 1}))],
 )

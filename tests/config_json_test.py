@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from score_jax.errors import DataError
@@ -111,6 +112,47 @@ PUBLISHED = {
     ),
     999_885_952,
   ),
+  # The text alone: a vision tower and projector of 419,816,304 stand beside it, 4,300,079,472 in all.
+  'gemma-3-4b': (
+    dict(
+      architectures=['X'], boi_token_index=255999, eoi_token_index=256000, eos_token_id=[1, 106],
+      image_token_index=262144, initializer_range=0.02, mm_tokens_per_image=256, model_type='gemma3',
+      torch_dtype='bfloat16', transformers_version='4.50.0.dev0', vision_config=dict(model_type='siglip_vision_model'),
+      text_config=dict(
+        hidden_size=2560, intermediate_size=10240, model_type='gemma3_text', num_hidden_layers=34,
+        rope_scaling=dict(factor=8.0, rope_type='linear'), sliding_window=1024,
+      ),
+    ),
+    3_880_263_168,
+  ),
+  'OLMo-2-1124-7B': (
+    published(
+      'olmo2', 32, 4096, 32, 32, 11008, 100352,
+      attention_bias=False, hidden_act='silu', max_position_embeddings=4096, pad_token_id=100277, rms_norm_eps=1e-6,
+      rope_scaling=None, rope_theta=500000, tie_word_embeddings=False,
+    ),
+    7_298_617_344,
+  ),
+  'SmolLM3-3B': (
+    published(
+      'smollm3', 36, 2048, 16, 4, 11008, 128256,
+      attention_bias=False, hidden_act='silu', layer_types=[FULL] * 36, max_position_embeddings=65536,
+      max_window_layers=28, mlp_bias=False, no_rope_layer_interval=4, no_rope_layers=[1, 1, 1, 0] * 9,
+      pretraining_tp=2, rms_norm_eps=1e-6, rope_scaling=None, rope_theta=5000000.0, sliding_window=None,
+      use_sliding_window=False,
+    ),
+    3_075_098_624,
+  ),
+  'Qwen3-30B-A3B': (
+    published(
+      'qwen3_moe', 48, 2048, 32, 4, 6144, 151936,
+      attention_bias=False, decoder_sparse_step=1, head_dim=128, hidden_act='silu', max_position_embeddings=40960,
+      max_window_layers=48, mlp_only_layers=[], moe_intermediate_size=768, norm_topk_prob=True, num_experts=128,
+      num_experts_per_tok=8, output_router_logits=False, rms_norm_eps=1e-6, rope_scaling=None, rope_theta=1000000.0,
+      router_aux_loss_coef=0.001, sliding_window=None, tie_word_embeddings=False, use_sliding_window=False,
+    ),
+    30_532_122_624,
+  ),
 }  # fmt: skip
 
 
@@ -134,6 +176,12 @@ def test_layer_kinds_of_published_models():
   assert gemma3.kinds == (families.LayerKind(512, rope.Plain(1e4)), families.LayerKind(0, rope.Plain(1e6)))
   assert gemma3.kind_of_layer == ((0,) * 5 + (1,)) * 4 + (0, 0)
   assert config('Llama-3.2-1B').kinds[0].rope == rope.Llama3(5e5, 32.0, 1.0, 4.0, 8192)
+  larger = config('gemma-3-4b')
+  assert larger.kinds == (families.LayerKind(1024, rope.Plain(1e4)), families.LayerKind(0, rope.Linear(1e6, 8.0)))
+  smollm3 = config('SmolLM3-3B')
+  assert smollm3.kinds == (families.LayerKind(0, rope.Plain(5e6)), families.LayerKind(0, rope.Absent()))
+  assert smollm3.kind_of_layer == (0, 0, 0, 1) * 9
+  assert not np.any(rope.Absent().frequencies(8)) and rope.Absent().factor_on_embedding() == 1
 
 
 def test_traits_of_published_models():
@@ -144,6 +192,38 @@ def test_traits_of_published_models():
   assert qwen3.qk_norm and not qwen3.qkv_bias and qwen3.head_width == 128 and qwen3.query_scale == 128**-0.5
   assert qwen2.qkv_bias and not qwen2.o_bias and qwen2.head_width == 64
   assert config('gemma-3-1b').final_softcap == 0.0
+  olmo2, moe = config('OLMo-2-1124-7B'), config('Qwen3-30B-A3B')
+  assert olmo2.qk_norm_whole and olmo2.post_norms and not olmo2.pre_norms and not gemma2.qk_norm_whole
+  assert (moe.experts, moe.experts_per_token, moe.normed_experts, moe.ffn) == (128, 8, True, 768)
+  renamed = {field: value for field, value in PUBLISHED['Qwen3-30B-A3B'][0].items() if field != 'num_experts'}
+  assert config_json.from_hf(renamed | dict(num_local_experts=16)).experts == 16
+
+
+# What the library that wrote a file, generation, training or another task leaves in it.
+LEFT = dict(
+  _attn_implementation_autoset=True, _flash_attn_2_enabled=True, unk_token_id=0, sep_token_id=None,
+  decoder_start_token_id=1, keys_to_ignore_at_inference=['past_key_values'], max_length=20, max_sequence_length=2048,
+  do_sample=True, temperature=0.6, top_k=50, top_p=0.95, typical_p=1.0, repetition_penalty=1.05, penalty_alpha=0.6,
+  num_beams=1, early_stopping=False, no_repeat_ngram_size=0, bad_words_ids=None, forced_eos_token_id=None,
+  pruned_heads={}, torchscript=False, use_bfloat16=False, attn_implementation='eager', neftune_noise_alpha=5,
+  num_labels=2, model_name='x', output_scores=False, return_dict_in_generate=False, tf_legacy_loss=False,
+  add_cross_attention=False, cross_attention_hidden_size=None, is_decoder=False, tie_encoder_decoder=False,
+  finetuning_task=None, task_specific_params=None, prefix=None, gradient_checkpointing=False, max_new_tokens=64,
+  **{'transformers.js_config': {}},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_bookkeeping_changes_nothing(name):
+  assert config(name, **LEFT) == config(name)
+
+
+def test_a_factor_that_transformers_ignores_is_ignored_with_a_warning(caplog):
+  scaling = dict(rope_type='yarn', factor=4.0, original_max_position_embeddings=32768)
+  with caplog.at_level('WARNING'):
+    actual = config('Qwen3-0.6B', rope_scaling=scaling | dict(attn_factor=0.8782488562869419))
+  assert actual == config('Qwen3-0.6B', rope_scaling=scaling)
+  assert 'rope_scaling.attn_factor = 0.87' in caplog.text and 'ignored, as transformers does' in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -207,7 +287,28 @@ def test_sliding_layers_of_qwen_are_the_late_ones_or_those_listed():
   ('name', 'changes', 'message'),
   [
     ('Qwen2.5-0.5B', dict(model_type='mamba'), "model_type 'mamba' is not supported; known families: qwen2"),
-    ('Qwen2.5-0.5B', dict(model_type='gemma3'), "model_type 'gemma3' .* vision tower; save its language model alone"),
+    ('Qwen2.5-0.5B', dict(pruned_heads={0: [1]}), "'pruned_heads' is set: heads are missing"),
+    ('Qwen2.5-0.5B', dict(num_local_experts=8), 'num_local_experts = 8 contradicts num_experts = None'),
+    ('gemma-3-4b', dict(model_type='gemma3n'), "model_type 'gemma3n' is not supported"),
+    ('gemma-3-4b', dict(text_config=None), 'text_config = None must be a section of model_type gemma3_text'),
+    ('gemma-3-4b', dict(text_config=dict(model_type='llama')), 'must be a section of model_type gemma3_text'),
+    ('gemma-3-4b', dict(quantization_config=dict(bits=4)), "'quantization_config' is set: the weights are quantized"),
+    ('gemma-3-4b', dict(audio_config={}), 'audio_config = {} is not honoured by the gemma3 decoder'),
+    ('gemma-3-4b', dict(tie_word_embeddings=False), 'tie_word_embeddings = False is not implemented for gemma3'),
+    (
+      'gemma-3-4b',
+      dict(text_config=PUBLISHED['gemma-3-4b'][0]['text_config'] | dict(final_logit_softcapping=30.0)),
+      'final_logit_softcapping = 30.0 is not implemented for gemma3',
+    ),
+    ('OLMo-2-1124-7B', dict(sliding_window=64), 'sliding_window = 64 is not implemented for olmo2'),
+    ('SmolLM3-3B', dict(no_rope_layers=[1, 0]), r'no_rope_layers = \[1, 0\] must list 1 .* each of 36 layers'),
+    ('SmolLM3-3B', dict(no_rope_layers=[2] * 36), 'no_rope_layers = .* must list 1'),
+    ('SmolLM3-3B', dict(no_rope_layers=None, no_rope_layer_interval=0), 'no_rope_layer_interval = 0 must lie in'),
+    ('Qwen3-30B-A3B', dict(mlp_only_layers=[0]), r'mlp_only_layers = \[0\] is not implemented for qwen3_moe'),
+    ('Qwen3-30B-A3B', dict(decoder_sparse_step=2), 'decoder_sparse_step = 2 is not implemented'),
+    ('Qwen3-30B-A3B', dict(num_experts_per_tok=129), r'num_experts_per_tok = 129 must lie in 1\.\.128'),
+    ('Qwen3-30B-A3B', dict(num_local_experts=64), 'num_local_experts = 64 contradicts num_experts = 128'),
+    ('Qwen3-30B-A3B', dict(norm_topk_prob=1), 'norm_topk_prob = 1 must be of type bool'),
     ('Qwen2.5-0.5B', dict(model_type=None), 'model_type None is not supported'),
     ('Qwen2.5-0.5B', dict(model_type=['qwen2']), r"model_type \['qwen2'\] is not supported"),
     ('Qwen2.5-0.5B', dict(auto_map=dict(AutoModel='x.py')), "'auto_map' is set: it asks to run code"),

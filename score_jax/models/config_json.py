@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """config.json in and out: a Hugging Face configuration as a `DecoderConfig`.
 
-A field that stands in no family's row, `_READ` or `_NO_EFFECT` is an error that names it.
+A field that is in no family's row, not in `_READ` and no bookkeeping is an error that names it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 import dataclasses
+import re
 import sys
 from typing import Any
 
+from absl import logging
 import numpy as np
 
 from score_jax.errors import DataError
 from score_jax.models import rope as ropes
-from score_jax.models.families import ACTIVATIONS, FAMILIES, FULL, SLIDING, DecoderConfig, Family, LayerKind
-from score_jax.models.rope import Rope
+from score_jax.models.families import ACTIVATIONS, FAMILIES, FULL, SLIDING, DecoderConfig, Family, LayerKind, Wrapper
+from score_jax.models.rope import Absent, Rope
 
 # More than any model has; a broken config.json must not cost memory.
 _MOST_LAYERS, _MOST = 1000, 2**31 - 1
@@ -37,6 +39,7 @@ _SOFTCAPS = {
 # How layers slide: (fields, layer number) -> bool.
 SLIDES = {
   'never': lambda fields, n: False,
+  'no_rope': lambda fields, n: fields['sliding_window'] is not None and not fields['no_rope_layers'][n],
   'always': lambda fields, n: fields['sliding_window'] is not None,
   'late': lambda fields, n: fields['sliding_window'] is not None and n >= fields['max_window_layers'],
   'pattern': lambda fields, n: (n + 1) % fields['sliding_window_pattern'] != 0,
@@ -50,22 +53,30 @@ _READ = frozenset([
 ])  # fmt: skip
 
 # Fields that change nothing in the forward pass.
-_NO_EFFECT = frozenset([
-  '_name_or_path', 'architectures', 'attention_dropout', 'bos_token_id', 'cache_implementation',
-  'chunk_size_feed_forward', 'dtype', 'eos_token_id', 'id2label', 'initializer_range', 'is_encoder_decoder',
-  'is_llama_config', 'label2id', 'name_or_path', 'output_attentions', 'output_hidden_states', 'pad_token_id',
-  'problem_type', 'return_dict', 'tokenizer_class', 'torch_dtype', 'transformers.js_config', 'transformers_version',
-  'unsloth_fixed', 'unsloth_version', 'use_cache',
-])  # fmt: skip
+_BOOKKEEPING = re.compile(
+  r"""_.+|transformers.+|unsloth.+|name_or_path|model_name|architectures|tokenizer_class
+  |(torch_)?dtype|use_bfloat16|torchscript|attn_implementation|use_cache|cache_.+
+  |output_.+|return_dict.*|keys_to_ignore_.+|tf_legacy_loss|chunk_size_.+|prefix
+  |attention_dropout|initializer_range|neftune_.+|gradient_checkpointing
+  |id2label|label2id|num_labels|problem_type|finetuning_task|task_specific_params
+  |is_(encoder_)?decoder|is_llama_config|add_cross_attention|cross_attention_hidden_size
+  |tie_encoder_decoder|.+_token_ids?|.+_words_ids|.+_decoder_ids|(.+_)?suppress_tokens
+  |do_sample|temperature|(top|min|typical)_[hkp]|.+_cutoff|(.+_)?penalty(_alpha)?
+  |(max|min)_(sequence_)?length|(max|min)_new_tokens|max_time|early_stopping
+  |stop_strings|num_beam.+|num_return_.+|(.+_)?ngram_size|guidance_scale|sequence_bias
+  |remove_invalid_values|renormalize_logits|token_healing|(watermarking|compile)_config""",
+  re.VERBOSE,
+)
 
 # Another name for a field, which must then say the same.
 _SYNONYMS = {'sliding_window_size': 'sliding_window', '_sliding_window_pattern': 'sliding_window_pattern'}
+_SYNONYMS['num_local_experts'] = 'num_experts'
 
 _REFUSED_FIELDS = {
   'auto_map': 'it asks to run code of the folder, which is never done',
+  'pruned_heads': 'heads are missing from the weights',
   'quantization_config': 'the weights are quantized; save the model in bfloat16 first',
 }
-_REFUSED_TYPES = {'gemma3': 'it has a vision tower; save its language model alone, as gemma3_text'}
 
 
 def _is_positive(value: Any) -> bool:
@@ -114,10 +125,14 @@ def from_hf(config: dict[str, Any], where: str = 'config.json') -> DecoderConfig
     raise DataError(f'{where}: must hold a JSON object, not {type(config).__name__}')
   name = config.get('model_type')
   if not isinstance(name, str) or name not in FAMILIES:
-    reason = _REFUSED_TYPES.get(str(name), f'known families: {", ".join(FAMILIES)}')
-    raise DataError(f'{where}: model_type {name!r} is not supported; {reason}')
+    known = ', '.join(FAMILIES)
+    raise DataError(f'{where}: model_type {name!r} is not supported; known families: {known}')
   family = FAMILIES[name]
+  if family.wrapper.section:
+    config = _unwrapped(config, family.wrapper, where)
   values = family.implied | config
+  if family.experts and 'num_experts' not in config:  # as transformers 5 writes it
+    values['num_experts'] = config.get('num_local_experts', values['num_experts'])
   if not values.get('use_sliding_window', True):
     values['sliding_window'] = None
   fields = _Fields(values, where)
@@ -126,13 +141,15 @@ def from_hf(config: dict[str, Any], where: str = 'config.json') -> DecoderConfig
   kv_heads = heads if fields['num_key_value_heads'] is None else fields.whole('num_key_value_heads')
   if heads % kv_heads:
     raise fields.wrong('num_key_value_heads', f'must divide num_attention_heads = {heads}')
-  whole = {name: fields.whole(field) for name, field in _WHOLE.items()}
+  whole = {name: fields.whole(field) for name, field in (_WHOLE | {'ffn': family.ffn}).items()}
   width = whole['width']
   head_width = width // heads if fields['head_dim'] is None else fields.whole('head_dim')
   if head_width < 2 or head_width % 2:
     raise fields.error(f'head_dim = {head_width} must be even for rope')
-  types = _layer_types(fields, family)
-  kinds = {kind: _layer_kind(fields, family, kind) for kind in dict.fromkeys(types)}
+  values['no_rope_layers'] = roped = _roped(fields, family)
+  types = list(zip(_layer_types(fields, family), roped, strict=True))
+  kinds = {kind: _layer_kind(fields, family, *kind) for kind in dict.fromkeys(types)}
+  experts = fields.whole('num_experts') if family.experts else 0
   biased = fields.flag('attention_bias')
   gate = 'hidden_activation' if family.gemma else 'hidden_act'
   if fields[gate] not in ACTIVATIONS:
@@ -152,23 +169,41 @@ def from_hf(config: dict[str, Any], where: str = 'config.json') -> DecoderConfig
     o_bias=biased and family.o_bias,
     ffn_bias=fields.flag('mlp_bias'),
     qk_norm=family.qk_norm,
-    post_norms=family.gemma,
+    qk_norm_whole=family.olmo,
+    pre_norms=not family.olmo,
+    post_norms=family.gemma or family.olmo,
     norm_offset=1.0 if family.gemma else 0.0,
     embed_scale=width**0.5 if family.gemma else 1.0,
     **whole,
+    experts=experts,
+    experts_per_token=fields.whole('num_experts_per_tok', experts) if experts else 1,
+    normed_experts=bool(experts) and fields.flag('norm_topk_prob'),
     **{name: 0.0 if fields[f] is None else fields.number(f) for name, f in _SOFTCAPS.items()},
   )
 
 
+def _unwrapped(config: dict[str, Any], wrapper: Wrapper, where: str) -> dict[str, Any]:
+  section, fields = config.get(wrapper.section), _Fields(config, where)
+  if not isinstance(section, dict) or section.get('model_type', wrapper.model_type) != wrapper.model_type:
+    raise fields.error(f'{wrapper.section} = {section!r:.80} must be a section of model_type {wrapper.model_type}')
+  _check_known(config, {'model_type', 'tie_word_embeddings', wrapper.section, *wrapper.fields}, fields)
+  tied = config.get('tie_word_embeddings', True) and section.get('tie_word_embeddings', True)
+  return {**section, 'model_type': config['model_type'], 'tie_word_embeddings': tied}
+
+
+def _check_known(config: dict[str, Any], known: Collection[str], fields: _Fields) -> None:
+  for field, value in config.items():
+    if field in _REFUSED_FIELDS:
+      if value not in (None, {}):
+        raise fields.error(f'field {field!r} is set: {_REFUSED_FIELDS[field]}')
+    elif field not in known and not _BOOKKEEPING.fullmatch(field):
+      remedy = 'if it changes nothing in the forward pass, remove it from the file'
+      raise fields.wrong(field, f'is not honoured by the {config["model_type"]} decoder; {remedy}')
+
+
 def _check_fields(config: dict[str, Any], name: str, fields: _Fields) -> None:
   family = FAMILIES[name]
-  known = _READ | _NO_EFFECT | set(family.implied) | set(family.fixed) | set(_SYNONYMS)
-  for field, value in config.items():
-    if field in _REFUSED_FIELDS and value is not None:
-      raise fields.error(f'field {field!r} is set: {_REFUSED_FIELDS[field]}')
-    if field not in known and field not in _REFUSED_FIELDS:
-      remedy = 'if it changes nothing in the forward pass, remove it from the file'
-      raise fields.wrong(field, f'is not honoured by the {name} decoder; {remedy}')
+  _check_known(config, _READ | set(family.implied) | set(family.fixed) | set(_SYNONYMS), fields)
   for field, allowed in family.fixed.items():
     if field in fields.values and fields[field] not in allowed:
       raise fields.wrong(field, f'is not implemented for {name}; use one of {allowed}')
@@ -196,11 +231,22 @@ def _layer_types(fields: _Fields, family: Family) -> list[str]:
   return listed
 
 
-def _layer_kind(fields: _Fields, family: Family, kind: str) -> LayerKind:
+def _roped(fields: _Fields, family: Family) -> list[bool]:
+  layers = fields.whole('num_hidden_layers', _MOST_LAYERS)
+  listed = fields['no_rope_layers'] if family.no_rope else [1] * layers
+  if listed is None:
+    interval = fields.whole('no_rope_layer_interval')
+    listed = [int((n + 1) % interval > 0) for n in range(layers)]
+  if not isinstance(listed, list) or len(listed) != layers or not all(has in (0, 1) for has in listed):
+    raise fields.wrong('no_rope_layers', f'must list 1 (rope) or 0 for each of {layers} layers')
+  return [bool(has) for has in listed]
+
+
+def _layer_kind(fields: _Fields, family: Family, kind: str, roped: bool) -> LayerKind:
   if kind == SLIDING and fields['sliding_window'] is None:
     raise fields.error(f'sliding_window is missing or turned off, but layers are of type {SLIDING}')
   window = fields.whole('sliding_window') if kind == SLIDING else 0
-  return LayerKind(window=window, rope=_rope(fields, family, kind))
+  return LayerKind(window=window, rope=_rope(fields, family, kind) if roped else Absent())
 
 
 def _rope(fields: _Fields, family: Family, kind: str) -> Rope:
@@ -237,6 +283,9 @@ def _rope_of(fields: _Fields, name: str, section: dict[str, Any], theta: Any) ->
 
   values = {'rope_theta': theta, **section}
   kind_name = values.pop('rope_type', values.pop('type', 'default'))
+  if 'attn_factor' in values:  # of some published models
+    ignored = f'{name}.attn_factor = {values.pop("attn_factor")!r:.40} is ignored, as transformers does'
+    logging.log_first_n(logging.WARNING, '%s: %s', 1, fields.where, ignored)
   if not isinstance(kind_name, str) or kind_name not in ropes.KINDS:
     raise refuse(f'rope_type {kind_name!r} is unknown; known: {", ".join(ropes.KINDS)}')
   if values.pop('partial_rotary_factor', 1.0) not in (1, None):
@@ -277,8 +326,9 @@ def to_hf(config: DecoderConfig) -> dict[str, Any]:
   """
   family = FAMILIES[config.family]
   types = [SLIDING if kind.window else FULL for kind in config.kinds]
-  by_type = dict(zip(types, config.kinds, strict=True))
-  window = by_type[SLIDING].window if SLIDING in by_type else None
+  roped = [kind.rope != Absent() for kind in config.kinds]
+  by_type = {type_: kind for type_, kind, has in zip(types, config.kinds, roped, strict=True) if has}
+  window = max(kind.window for kind in config.kinds) or None
   values = dict(
     architectures=[family.architecture],
     model_type=config.family,
@@ -287,7 +337,7 @@ def to_hf(config: DecoderConfig) -> dict[str, Any]:
     head_dim=config.head_width,
     rms_norm_eps=config.norm_eps,
     tie_word_embeddings=config.tied,
-    **{field: getattr(config, name) for name, field in _WHOLE.items()},
+    **{field: getattr(config, name) for name, field in (_WHOLE | {'ffn': family.ffn}).items()},
     **_rope_fields(family, by_type),
   )
   values['hidden_activation' if family.gemma else 'hidden_act'] = config.activation
@@ -304,6 +354,14 @@ def to_hf(config: DecoderConfig) -> dict[str, Any]:
   if family.gemma:
     values['query_pre_attn_scalar'] = round(config.query_scale**-2)  # transformers takes whole numbers alone
     values |= {field: getattr(config, name) or None for name, field in _SOFTCAPS.items()}
+  if family.no_rope:
+    values['no_rope_layers'] = [int(roped[kind]) for kind in config.kind_of_layer]
+  if family.experts:
+    values |= dict(num_experts=config.experts, num_experts_per_tok=config.experts_per_token)
+    values['norm_topk_prob'] = config.normed_experts
+  if family.wrapper.section:
+    inner = {**values, 'model_type': family.wrapper.model_type}
+    return dict(model_type=config.family, architectures=inner.pop('architectures')) | {family.wrapper.section: inner}
   return values
 
 
@@ -313,7 +371,7 @@ def _rope_fields(family: Family, by_type: dict[str, LayerKind]) -> dict[str, Any
     return dict(rope_type=ropes.name_of(rope), **given)
 
   if not family.rope_per_type:
-    rope = next(iter(by_type.values())).rope
+    rope = next((kind.rope for kind in by_type.values()), ropes.Plain(family.implied['rope_theta']))
     scaled = section(rope)
     theta = scaled.pop('rope_theta')
     return dict(rope_theta=theta, rope_scaling=None if type(rope) is ropes.Plain else scaled)

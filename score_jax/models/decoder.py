@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from score_jax.models import attention as attentions
-from score_jax.models import decode_attention, decode_layers, flash, lora, packing
+from score_jax.models import decode_attention, decode_layers, experts, flash, lora, packing
 from score_jax.models.attention import Cache, View
 from score_jax.models.families import DecoderConfig, LayerKind
 from score_jax.models.flash import Attention
@@ -36,12 +36,13 @@ QKV, GATE_UP = ('q', 'k', 'v'), ('gate', 'up')
 
 
 def _rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Array:
-  """Computes the RMS norm of the last axis in f32, times offset + scale."""
+  """Computes the RMS norm of the scale's axes, the last, in f32, times offset + scale."""
   # The sampler's copy of the scale has the compute dtype.
   x32, scale32 = x.astype(jnp.float32), scale.astype(x.dtype).astype(jnp.float32)
-  normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + config.norm_eps)
+  axes = tuple(range(-scale.ndim, 0))
+  normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=axes, keepdims=True) + config.norm_eps)
   scale32 = scale32 + config.norm_offset if config.norm_offset else scale32
-  return (normed * scale32.reshape((1,) * (x.ndim - 1) + scale32.shape)).astype(x.dtype)
+  return (normed * scale32.reshape((1,) * (x.ndim - scale.ndim) + scale.shape)).astype(x.dtype)
 
 
 def _product(x: jax.Array, weight: jax.Array, inputs: int) -> jax.Array:
@@ -87,8 +88,8 @@ def _project_all(w: Params, names: tuple[str, ...], x: jax.Array, sizes: tuple[i
   return tuple(_adapted(w, name, x, part) for name, part in zip(names, parts, strict=True))
 
 
-def _layer(w: Params, config: DecoderConfig, x_BTD: jax.Array, attend: Callable) -> tuple[jax.Array, Any]:
-  """Runs one layer; `attend(q, k, v) -> (out, aux)` rotates."""
+def _layer(w: Params, config: DecoderConfig, x_BTD: jax.Array, attend: Callable, mesh=None) -> tuple[jax.Array, Any]:
+  """Runs one layer; `attend(q, k, v) -> (out, aux)` rotates; rows lie on `mesh`, None: here."""
 
   def norm(x, name):
     return _rms_norm(x, w[name], config) if name in w else x
@@ -99,10 +100,13 @@ def _layer(w: Params, config: DecoderConfig, x_BTD: jax.Array, attend: Callable)
     out_BTHC, aux = attend(norm(q_BTHC, 'q_norm'), norm(k_BTKC, 'k_norm'), v_BTKC)
     x_BTD = x_BTD + norm(_project(w, 'o', out_BTHC), 'post_attention_norm')
   with jax.named_scope('ffn'):
-    normed = norm(x_BTD, 'ffn_norm')
-    gate_BTF, up_BTF = _project_all(w, GATE_UP, normed, (config.ffn, config.ffn))
-    hidden_BTF = _ACTIVATIONS[config.activation](gate_BTF) * up_BTF
-    x_BTD = x_BTD + norm(_project(w, 'down', hidden_BTF), 'post_ffn_norm')
+    normed, activation = norm(x_BTD, 'ffn_norm'), _ACTIVATIONS[config.activation]
+    if config.experts:
+      out_BTD = experts.feed_forward(w, config, normed, activation, mesh)
+    else:
+      gate_BTF, up_BTF = _project_all(w, GATE_UP, normed, (config.ffn, config.ffn))
+      out_BTD = _project(w, 'down', activation(gate_BTF) * up_BTF)
+    x_BTD = x_BTD + norm(out_BTD, 'post_ffn_norm')
   return x_BTD, aux
 
 
@@ -186,7 +190,7 @@ def hidden_states(
     def attend_rows(q, k, v):
       return attend(kind, attentions.rotate(q, view), attentions.rotate(k, view), v), None
 
-    x_XTD, _ = _layer(w, config, x_XTD, attend_rows)
+    x_XTD, _ = _layer(w, config, x_XTD, attend_rows, attention.mesh)
     return attention.spread(x_XTD), None
 
   embedded_XTD = attention.spread(_embed(params, config, tokens_XT, dtype))

@@ -38,10 +38,15 @@ class DecoderConfig:
   kind_of_layer: tuple[int, ...]  # [N] index into `kinds`
   query_scale: float  # on query-key products
   activation: str = 'silu'  # of the feed-forward gate; one of ACTIVATIONS
+  experts: int = 0  # E; 0: one feed-forward for all tokens
+  experts_per_token: int = 1
+  normed_experts: bool = False  # a token's weights add up to 1
   qkv_bias: bool = False
   o_bias: bool = False
   ffn_bias: bool = False
   qk_norm: bool = False  # RMS norm of each query and key head, before rope
+  qk_norm_whole: bool = False  # of all heads together
+  pre_norms: bool = True  # RMS norm of what enters blocks
   post_norms: bool = False  # RMS norm of attention's and feed-forward's outputs
   norm_offset: float = 0.0  # norms multiply by offset + weight
   embed_scale: float = 1.0  # on embeddings
@@ -49,7 +54,24 @@ class DecoderConfig:
   final_softcap: float = 0.0  # the same on logits
 
   def sizes(self) -> dict[str, int]:
-    return dict(V=self.vocab, D=self.width, N=self.layers, H=self.heads, K=self.kv_heads, C=self.head_width, F=self.ffn)
+    sizes = dict(V=self.vocab, D=self.width, N=self.layers, H=self.heads, K=self.kv_heads)
+    return sizes | dict(C=self.head_width, F=self.ffn, E=self.experts)
+
+  @property
+  def wrapper(self) -> 'Wrapper':
+    return FAMILIES[self.family].wrapper
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrapper:
+  """Where a larger model has its language model; a model alone has it everywhere."""
+
+  section: str = ''  # of config.json
+  model_type: str = ''  # of the section
+  fields: tuple[str, ...] = ()  # of other parts
+  prefix: str = 'model.'  # of weights
+  module: str = 'model.'  # the same in transformers
+  others: tuple[str, ...] = ()  # prefixes of other parts' weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +86,12 @@ class Family:
   rope_per_type: bool = False  # whether each layer type has its rope
   o_bias: bool = True  # whether attention_bias is of the output projection too
   qk_norm: bool = False
+  olmo: bool = False  # norms after blocks alone, and of whole queries and keys
   gemma: bool = False  # norms of 1 + weight, norms after each block, embeddings times sqrt(D)
+  no_rope: bool = False  # whether layers may do without
+  experts: bool = False  # whether feed-forwards are mixtures
+  ffn: str = 'intermediate_size'
+  wrapper: Wrapper = Wrapper()
 
 
 _IMPLIED = dict(
@@ -96,6 +123,8 @@ _QWEN = _IMPLIED | dict(
   sliding_window=4096,
   use_sliding_window=False,
 )
+_MOE = dict(decoder_sparse_step=1, mlp_only_layers=None, moe_intermediate_size=768, norm_topk_prob=False)
+_MOE |= dict(num_experts=128, num_experts_per_tok=8, router_aux_loss_coef=0.0)  # a loss that is not trained with
 _NO_MROPE = dict(use_mrope=(False, None))
 _CAUSAL = dict(use_bidirectional_attention=(False, None))
 
@@ -116,6 +145,15 @@ FAMILIES = {
     layer_types=True,
     qk_norm=True,
   ),
+  'qwen3_moe': Family(
+    architecture='Qwen3MoeForCausalLM',
+    implied=_QWEN | _MOE | dict(head_dim=None, num_key_value_heads=4),
+    fixed=_NO_MROPE | dict(mlp_bias=(False,), mlp_only_layers=(None, []), decoder_sparse_step=(1,)),
+    sliding='always',
+    qk_norm=True,
+    experts=True,
+    ffn='moe_intermediate_size',
+  ),
   'llama': Family(
     architecture='LlamaForCausalLM',
     implied=_IMPLIED | dict(max_position_embeddings=2048),
@@ -127,6 +165,33 @@ FAMILIES = {
     implied=_IMPLIED | dict(max_position_embeddings=131072, num_key_value_heads=8, sliding_window=4096),
     fixed=dict(attention_bias=(False,), mlp_bias=(False,)),
     sliding='always',
+  ),
+  'olmo2': Family(
+    architecture='Olmo2ForCausalLM',
+    implied=_IMPLIED | dict(max_position_embeddings=2048, rms_norm_eps=1e-5),
+    fixed=dict(mlp_bias=(False,), sliding_window=(None,)),
+    sliding='never',
+    qk_norm=True,
+    olmo=True,
+  ),
+  'smollm3': Family(
+    architecture='SmolLM3ForCausalLM',
+    implied=_IMPLIED
+    | dict(
+      max_position_embeddings=32768,
+      max_window_layers=28,  # transformers does not read it
+      no_rope_layer_interval=4,
+      no_rope_layers=None,
+      num_key_value_heads=4,
+      pretraining_tp=1,  # nor this
+      rope_theta=2_000_000.0,
+      tie_word_embeddings=True,
+      use_sliding_window=False,
+    ),
+    fixed={},
+    sliding='no_rope',
+    layer_types=True,
+    no_rope=True,
   ),
   'gemma2': Family(
     architecture='Gemma2ForCausalLM',
@@ -160,3 +225,18 @@ FAMILIES = {
     gemma=True,
   ),
 }
+# The text of Gemma 3 4B and larger.
+FAMILIES['gemma3'] = dataclasses.replace(
+  FAMILIES['gemma3_text'],
+  architecture='Gemma3ForConditionalGeneration',
+  implied=FAMILIES['gemma3_text'].implied | dict(num_attention_heads=8, vocab_size=262208),
+  fixed=FAMILIES['gemma3_text'].fixed | dict(final_logit_softcapping=(None,), tie_word_embeddings=(True,)),
+  wrapper=Wrapper(
+    section='text_config',
+    model_type='gemma3_text',
+    fields=('boi_token_index', 'eoi_token_index', 'image_token_index', 'mm_tokens_per_image', 'vision_config'),
+    prefix='language_model.model.',
+    module='model.language_model.',
+    others=('vision_tower.', 'multi_modal_projector.'),
+  ),
+)

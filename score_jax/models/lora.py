@@ -47,13 +47,20 @@ def targets(config: DecoderConfig, lora: Lora) -> list[Weight]:
   return chosen
 
 
+def peft_targets(config: DecoderConfig, lora: Lora) -> list[str] | str:
+  """Returns names of modules, or a pattern where other parts have them too."""
+  names, wrapper = [module_of(weight) for weight in targets(config, lora)], config.wrapper
+  return rf'{re.escape(wrapper.module)}.*\.({"|".join(names)})' if wrapper.section else names
+
+
 def adapter_table(config: DecoderConfig, lora: Lora) -> WeightTable:
   """Returns two weights for each target, under PEFT's names and layouts."""
   rows = []
   for weight in targets(config, lora):
     out_letters, in_letters = weight.hf_groups
     hf_out, hf_in = (f'({" ".join(group)})' if len(group) > 1 else group[0] for group in weight.hf_groups)
-    stem = 'base_model.model.' + weight.hf_name.removesuffix('.weight')
+    module = config.wrapper.module + weight.hf_name.removeprefix(config.wrapper.prefix)
+    stem = 'base_model.model.' + module.removesuffix('.weight')
     section, name = weight.path
     rows += [
       Weight((section, name + A), f'{" ".join(in_letters)} R', f'{stem}.lora_A.weight', f'R {hf_in}', 'lora_a'),

@@ -89,11 +89,22 @@ class Yarn(Plain):
     return temperature(1.0)
 
 
-Rope = Plain | Linear | Llama3 | Yarn
+@dataclasses.dataclass(frozen=True)
+class Absent:
+  """No rotation, exactly: cosine 1 and sine 0 at every position."""
+
+  def frequencies(self, width: int) -> np.ndarray:
+    return np.zeros(width // 2)
+
+  def factor_on_embedding(self) -> float:
+    return 1.0
+
+
+Rope = Plain | Linear | Llama3 | Yarn | Absent
 
 # rope_type of config.json -> its kind.
 KINDS: dict[str, type] = {'default': Plain, 'linear': Linear, 'llama3': Llama3, 'yarn': Yarn}
 
 
 def name_of(rope: Rope) -> str:
-  return next(name for name, kind in KINDS.items() if type(rope) is kind)
+  return next((name for name, kind in KINDS.items() if type(rope) is kind), 'absent')

@@ -2,11 +2,12 @@
 """Weight tables, from which initialization, shardings, HF import and HF export follow.
 
 A row spells a weight's shape in letters (`core_types.py`), in our order and the HF file's: `ours='D H C', hf='(H C) D'`
-reads "the file holds [H*C, D], we hold [D, H, C]". Layers are stacked on a leading N.
+reads "the file holds [H*C, D], we hold [D, H, C]". Layers are stacked on a leading N, their experts on an E after it.
 """
 
 import dataclasses
 import functools
+import itertools
 import math
 import re
 from typing import Any
@@ -21,22 +22,26 @@ Params = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-  """One weight of the model, or one per layer when the HF name holds `{n}`."""
+  """One weight of the model, or one per layer (and expert) when the HF name holds `{n}` (and `{e}`)."""
 
   path: tuple[str, ...]  # where it sits in our tree
-  ours: str  # shape in letters, without N
+  ours: str  # shape in letters, without N and E
   hf_name: str
   hf: str  # the file's layout of the same letters; brackets are flattened axes
-  role: str  # 'matrix', 'norm', 'bias', 'lora_a' or 'lora_b'
+  role: str  # 'matrix', 'expert' (a matrix without adapters), 'norm', 'bias', 'lora_a' or 'lora_b'
 
   @property
   def per_layer(self) -> bool:
     return '{n}' in self.hf_name
 
   @property
+  def stacked(self) -> list[str]:
+    return [letter for letter, mark in (('N', '{n}'), ('E', '{e}')) if mark in self.hf_name]
+
+  @property
   def letters(self) -> list[str]:
-    """Returns our axes as letters, the stacked N first."""
-    return (['N'] if self.per_layer else []) + self.ours.split()
+    """Returns our axes as letters, the stacked ones first."""
+    return self.stacked + self.ours.split()
 
   @property
   def hf_groups(self) -> list[list[str]]:
@@ -85,13 +90,14 @@ class WeightTable:
     """Tells which weights AdamW decays: neither norms nor biases."""
     return self.tree(lambda weight: weight.role not in ('norm', 'bias'))
 
-  def hf_names(self, weight: Weight) -> list[str]:
-    """Returns the HF names of a weight, one for each layer that has it."""
-    return [weight.hf_name.format(n=n) for n in range(self.sizes['N'])] if weight.per_layer else [weight.hf_name]
+  def hf_names(self, weight: Weight) -> dict[str, tuple[int, ...]]:
+    """Returns the HF names of a weight, and where each lies on its stacked axes."""
+    indices = itertools.product(*(range(self.sizes[letter]) for letter in weight.stacked))
+    return {weight.hf_name.format(**dict(zip('ne', index, strict=False))): index for index in indices}
 
-  def by_hf_name(self) -> dict[str, tuple[Weight, int]]:
-    """Returns the weight and layer of each HF name; 0 where one is for all."""
-    return {name: (weight, n) for weight in self.weights for n, name in enumerate(self.hf_names(weight))}
+  def by_hf_name(self) -> dict[str, tuple[Weight, tuple[int, ...]]]:
+    """Returns the weight of each HF name, and where it lies on its stacked axes."""
+    return {name: (weight, index) for weight in self.weights for name, index in self.hf_names(weight).items()}
 
   def hf_shapes(self) -> dict[str, tuple[int, ...]]:
     return {name: weight.hf_shape(self.sizes) for name, (weight, _) in self.by_hf_name().items()}
@@ -108,8 +114,8 @@ class WeightTable:
 
     def leaf(weight: Weight) -> jax.Array:
       shape, leaf_key = weight.shape(self.sizes), next(keys)
-      if weight.role == 'matrix':
-        spread = scale / math.sqrt(2 * self.sizes['N']) if weight.path[-1] in ('o', 'down') else scale
+      if weight.role in ('matrix', 'expert'):
+        spread = scale / math.sqrt(2 * self.sizes['N']) if weight.path[-1] in ('o', 'down', 'expert_down') else scale
         return spread * jax.random.normal(leaf_key, shape, jnp.float32)
       if weight.role == 'lora_a':  # uniform, as torch's Linear and PEFT have it
         fan_in = math.prod(self.sizes[letter] for letter in weight.ours.split()[:-1])
@@ -124,7 +130,8 @@ def weight_table(config: DecoderConfig) -> WeightTable:
   """Returns every weight of the decoder, in the order of its forward pass."""
 
   def norm(name: str, hf_name: str, ours: str = 'D') -> Weight:
-    return Weight(('layers', name), ours, f'model.layers.{{n}}.{hf_name}.weight', ours, 'norm')
+    hf = f'({ours})' if ' ' in ours else ours
+    return Weight(('layers', name), ours, f'model.layers.{{n}}.{hf_name}.weight', hf, 'norm')
 
   def module(name: str) -> str:
     block = 'mlp' if name in ('gate', 'up', 'down') else 'self_attn'
@@ -136,22 +143,31 @@ def weight_table(config: DecoderConfig) -> WeightTable:
   def bias(name: str, ours: str) -> Weight:
     return Weight(('layers', name + '_bias'), ours, f'{module(name)}.bias', f'({ours})', 'bias')
 
+  def expert(name: str, ours: str, hf: str, module: str) -> Weight:
+    return Weight(('layers', name), ours, f'model.layers.{{n}}.mlp.{module}.weight', hf, 'expert')
+
   # transformers names the norm before the feed-forward by what precedes it, unless norms follow both.
   before_ffn = 'pre_feedforward_layernorm' if config.post_norms else 'post_attention_layernorm'
+  heads = ('H C', 'K C') if config.qk_norm_whole else ('C', 'C')
+  dense, prefix = not config.experts, config.wrapper.prefix
   rows = [
     (True, Weight(('embed',), 'V D', 'model.embed_tokens.weight', 'V D', 'matrix')),
-    (True, norm('attention_norm', 'input_layernorm')),
+    (config.pre_norms, norm('attention_norm', 'input_layernorm')),
     (True, matrix('q', 'D H C', '(H C) D')),
     (True, matrix('k', 'D K C', '(K C) D')),
     (True, matrix('v', 'D K C', '(K C) D')),
-    (config.qk_norm, norm('q_norm', 'self_attn.q_norm', 'C')),
-    (config.qk_norm, norm('k_norm', 'self_attn.k_norm', 'C')),
+    (config.qk_norm, norm('q_norm', 'self_attn.q_norm', heads[0])),
+    (config.qk_norm, norm('k_norm', 'self_attn.k_norm', heads[1])),
     (True, matrix('o', 'H C D', 'D (H C)')),
     (config.post_norms, norm('post_attention_norm', 'post_attention_layernorm')),
-    (True, norm('ffn_norm', before_ffn)),
-    (True, matrix('gate', 'D F', 'F D')),
-    (True, matrix('up', 'D F', 'F D')),
-    (True, matrix('down', 'F D', 'D F')),
+    (config.pre_norms, norm('ffn_norm', before_ffn)),
+    (dense, matrix('gate', 'D F', 'F D')),
+    (dense, matrix('up', 'D F', 'F D')),
+    (dense, matrix('down', 'F D', 'D F')),
+    (not dense, expert('router', 'D E', 'E D', 'gate')),
+    (not dense, expert('expert_gate', 'D F', 'F D', 'experts.{e}.gate_proj')),
+    (not dense, expert('expert_up', 'D F', 'F D', 'experts.{e}.up_proj')),
+    (not dense, expert('expert_down', 'F D', 'D F', 'experts.{e}.down_proj')),
     (config.post_norms, norm('post_ffn_norm', 'post_feedforward_layernorm')),
     (True, Weight(('final_norm',), 'D', 'model.norm.weight', 'D', 'norm')),
     (config.qkv_bias, bias('q', 'H C')),
@@ -163,7 +179,8 @@ def weight_table(config: DecoderConfig) -> WeightTable:
     (config.ffn_bias, bias('down', 'D')),
     (not config.tied, Weight(('head',), 'V D', 'lm_head.weight', 'V D', 'matrix')),
   ]
-  return WeightTable(tuple(weight for present, weight in rows if present), config.sizes())
+  named = (dataclasses.replace(w, hf_name=re.sub(r'^model\.', prefix, w.hf_name)) for has, w in rows if has)
+  return WeightTable(tuple(named), config.sizes())
 
 
 def initial_params(config: DecoderConfig, key: jax.Array, scale: float = 0.02) -> Params:

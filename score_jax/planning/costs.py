@@ -127,7 +127,7 @@ def estimated(plan: Plan, name: str) -> tuple[int, int]:
   tensor, itemsize = plan.mesh.shape['tensor'], plan.dtype.itemsize
   slots, tokens = plan.decode_slots, plan.local_rows // spec.micro_batches * plan.length
   # Of a device: numbers per token, in the head, in a chunk of logits, in plain attention.
-  ffn, width = config.ffn // tensor, config.width
+  ffn, width = config.ffn * config.experts_per_token // tensor, config.width
   heads, inner = max(1, config.heads // tensor), config.heads * config.head_width // tensor
   head, logits = config.vocab * width // tensor, spec.logits_mb * 1e6 / tensor
   scores = 2 * tokens * plan.length * heads * 4 if spec.attention.kind == 'plain' else 0
@@ -181,9 +181,10 @@ def link_seconds(plan: Plan, program: programs.Program, chip: Chip) -> float:
 def update_flops(config: DecoderConfig, length_B: np.ndarray) -> float:
   """Returns the policy's FLOPs, forward and backward: 6 a token and parameter, and causal attention's."""
   lengths = length_B.astype(np.float64)
-  looked_up = 0 if config.tied else config.vocab * config.width  # in no product
-  parameters = weights.weight_table(config).parameters() - looked_up
   attention = config.layers * config.heads * config.head_width * np.sum(lengths**2)
+  looked_up = 0 if config.tied else config.vocab * config.width  # in no product
+  idle = 3 * config.layers * max(0, config.experts - config.experts_per_token) * config.width * config.ffn
+  parameters = weights.weight_table(config).parameters() - looked_up - idle
   return 6 * (parameters * lengths.sum() + attention)
 
 

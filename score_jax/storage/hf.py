@@ -102,21 +102,22 @@ def open_weights(folder: pathlib.Path, config: DecoderConfig) -> WeightFiles:
   Raises:
     DataError: a file is missing or of another kind; a weight is missing, unknown, doubled or mis-shaped.
   """
-  shapes, where = weights.weight_table(config).hf_shapes(), {}
+  shapes, where, others = weights.weight_table(config).hf_shapes(), {}, config.wrapper.others
   for path in _weight_files(folder, len(shapes)):
-    file = tensor_files.open_file(path, max_tensors=len(shapes) + config.layers + 1)
+    file = tensor_files.open_file(path, max_tensors=len(shapes) + config.layers + 1 + 1000 * len(others))
     for name in file.entries:
       if name in where:
         raise DataError(f'{path}: weight {name} is also in another file')
       if not name.endswith(_UNUSED):
         where[name] = file
   missing = set(shapes) - set(where)
-  unknown = set(where) - set(shapes) - ({_HEAD} if config.tied else set())
+  kept = {name for name in where if name.startswith(others)}
+  unknown = set(where) - set(shapes) - kept - ({_HEAD} if config.tied and _EMBED in shapes else set())
   for names, fault in ((missing, 'missing'), (unknown, f'unknown to {config.family}')):
     if names:
       raise DataError(f'{folder}: {len(names)} weights are {fault}, the first is {min(names)}')
-  for name, file in where.items():
-    shape, expected = file.entries[name].shape, shapes.get(name, shapes[_EMBED])
+  for name in set(where) - kept:
+    shape, expected = where[name].entries[name].shape, shapes.get(name) or shapes[_EMBED]
     if shape != expected:
       raise DataError(f'{folder}: weight {name} has shape {shape}, but config.json asks for {expected}')
   return WeightFiles(where)
@@ -166,9 +167,9 @@ def read_params(
     sharding = weights.leaf_at(shardings, weight)
     stack = jnp.zeros(weight.shape(table.sizes), dtype, device=sharding)
     write_layer = _layer_writer(weight, tuple(table.sizes.items()), sharding)
-    for n, name in enumerate(table.hf_names(weight)):
+    for name, index in table.hf_names(weight).items():
       file = where[name]
-      stack, finite = write_layer(stack, _on_devices(file, name, layout), n)
+      stack, finite = write_layer(stack, _on_devices(file, name, layout), index)
       if not finite:  # which also keeps the host from reading ahead
         raise DataError(f'{file.path}: weight {name} holds numbers that are not finite')
     return stack
@@ -216,11 +217,12 @@ def _with_rows(whole: jax.Array, rows: jax.Array, first: jax.Array) -> jax.Array
 
 @functools.lru_cache(maxsize=256)
 def _layer_writer(weight: weights.Weight, sizes: tuple[tuple[str, int], ...], sharding: NamedSharding) -> Callable:
-  """Compiles (stack, layer n of the file, n) -> (stack with it, is finite), in place."""
+  """Compiles (stack, layer of the file, index) -> (stack with it, is finite), in place."""
 
-  def write(stack, layer, n):
+  def write(stack, layer, index):
     ours = weight.from_hf(layer, dict(sizes)).astype(stack.dtype)
-    updated = jax.lax.dynamic_update_index_in_dim(stack, ours, n, 0) if weight.per_layer else ours
+    first = *index, *(0,) * ours.ndim
+    updated = jax.lax.dynamic_update_slice(stack, ours[(None,) * len(index)], first)
     return updated, jnp.all(jnp.isfinite(ours))
 
   return jax.jit(write, donate_argnums=0, out_shardings=(sharding, None))

@@ -90,7 +90,7 @@ def write_adapter(
     revision=base.revision if from_hub else None,
     r=lora.rank,
     lora_alpha=lora.alpha,
-    target_modules=[loras.module_of(weight) for weight in loras.targets(config, lora)],
+    target_modules=loras.peft_targets(config, lora),
     lora_dropout=0.0,
     bias='none',
     fan_in_fan_out=False,
@@ -98,8 +98,8 @@ def write_adapter(
   )
 
   def array_of(name: str) -> np.ndarray:
-    weight, n = names[name]
-    layer = weights.leaf_at(adapters, weight)[n]
+    weight, index = names[name]
+    layer = weights.leaf_at(adapters, weight)[index]
     return np.ascontiguousarray(weight.to_hf(np.asarray(layer, np.float32), table.sizes))
 
   entries = {name: Entry(DTYPES['float32'], shape) for name, shape in table.hf_shapes().items()}
@@ -145,13 +145,20 @@ def _tensors(
   dtypes = dict.fromkeys(shapes, dtype) if isinstance(dtype, np.dtype) else dtype
   entries = {name: Entry(dtypes[name], shape) for name, shape in shapes.items()}
   given = {weight: loras.leaves_of(params, weight) for weight in table.weights}
-  stored = open_weights(source, config) if source and any('' not in leaves for leaves in given.values()) else None
+  others = config.wrapper.others
+  needed = others or any('' not in leaves for leaves in given.values())
+  stored = open_weights(source, config) if source and needed else None
+  for name, file in stored.where.items() if stored else ():
+    if name.startswith(others):
+      entries[name] = file.entries[name]
 
   def array_of(name: str) -> np.ndarray:
-    weight, n = names[name]
+    if name not in names:  # of another part
+      return stored.where[name].read(name)
+    weight, index = names[name]
     own = None if '' in given[weight] else stored.where[name].read(name)
     if given[weight]:
-      array = meshes.fetch_whole(_layer_maker(weight, sizes, dtypes[name])(given[weight], n, own))
+      array = meshes.fetch_whole(_layer_maker(weight, sizes, dtypes[name])(given[weight], index, own))
     else:
       array = own.astype(dtypes[name])
     if not np.all(np.isfinite(array)):  # float16 ends at 65,504
@@ -190,10 +197,10 @@ def write_shards(
 
 @functools.lru_cache(maxsize=256)
 def _layer_maker(weight: weights.Weight, sizes: tuple[tuple[str, int], ...], dtype: np.dtype) -> Callable:
-  """Compiles (leaves of a weight, n, the source's layer n or None) -> layer n of the file."""
+  """Compiles (leaves of a weight, index, the source's layer or None) -> a layer of the file."""
 
-  def make(leaves, n, own):
-    if weight.per_layer:
+  def make(leaves, index, own):
+    for n in index:
       leaves = {end: jax.lax.dynamic_index_in_dim(leaf, n, 0, keepdims=False) for end, leaf in leaves.items()}
     if own is not None:
       leaves = {'': weight.from_hf(own, dict(sizes)), **leaves}

@@ -50,19 +50,22 @@ def _model(config: DecoderConfig) -> Facts:
   layers = f'{config.layers} layers of width {config.width:,}'
   heads = f'{config.heads} query and {config.kv_heads} key/value heads of {config.head_width}'
   ffn = f'feed-forward {config.ffn:,} ({config.activation})'
+  if config.experts:
+    ffn += f', {config.experts_per_token} of {config.experts} experts a token'
   yield 'shape', f'{layers}; {heads}; {ffn}; vocabulary {config.vocab:,}'
   for index, kind in enumerate(config.kinds):
     sees = f'the newest {kind.window:,} positions' if kind.window else 'the whole row'
     settings = dataclasses.asdict(kind.rope).items()
     shown = ', '.join(f'{name} {value:g}' for name, value in settings if value is not None)
     count = config.kind_of_layer.count(index)
-    yield 'layers', f'{count} see {sees}; rope {rope.name_of(kind.rope)} ({shown})'
+    yield 'layers', f'{count} see {sees}; rope {rope.name_of(kind.rope)}' + (f' ({shown})' if shown else '')
   traits = {
     'biases of q, k, v': config.qkv_bias,
     'bias of o': config.o_bias,
     'biases of the feed-forward': config.ffn_bias,
     'norms of queries and keys': config.qk_norm,
     'norms after each block': config.post_norms,
+    'none before, and of all heads together': not config.pre_norms,
     f'norms of {config.norm_offset:g} + weight': config.norm_offset,
     f'embeddings times {config.embed_scale:g}': config.embed_scale != 1,
     f'attention soft cap {config.attention_softcap:g}': config.attention_softcap,

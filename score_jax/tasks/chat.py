@@ -25,7 +25,7 @@ class Chat:
   prompt_template: PromptTemplate
   separators: tuple[Ids, ...]  # [A - 1] ids between attempts, from end_of_turn on
   end_of_turn: int
-  stops: Ids  # end_of_turn and the generation config's
+  stops: Ids  # end_of_turn, and where transformers stops
   pad: int
   prompt_tokens: int  # P
 
@@ -89,7 +89,7 @@ def open_chat(
 ) -> Chat:
   """Works out and proves the turn separators between attempts.
 
-  `folder` may have a generation_config.json. `examples` (`read_examples`) stand before every question,
+  `folder` may have a generation_config.json, config.json. `examples` (`read_examples`) stand before every question,
   `instructions` [A - 1] before further attempts. Templates may write the `date`, YYYY-MM-DD.
 
   Raises DataError: the template, its end-of-turn, its words or the date do not serve.
@@ -98,7 +98,7 @@ def open_chat(
   separators = turn_boundary.separators_of(template, instructions)
   end_of_turn = turn_boundary.end_of_turn(template, separators)
   _check_known(tokenizer, separators)
-  stops = {end_of_turn, *_generation_stops(folder)}
+  stops = {end_of_turn, *_generation_stops(folder, tokenizer)}
   pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_of_turn
   return Chat(template, separators, end_of_turn, tuple(sorted(stops)), pad, prompt_tokens)
 
@@ -153,9 +153,17 @@ def _example(line: str, row: str) -> list[dict[str, str]]:
   return messages
 
 
-def _generation_stops(folder: pathlib.Path) -> list[int]:
-  path = folder / 'generation_config.json'
-  eos = tokenizers.read_settings(path).get('eos_token_id')
+def _generation_stops(folder: pathlib.Path, tokenizer: Any) -> set[int]:
+  """Returns where transformers stops, and the tokenizer's own end."""
+  ids = _stop_ids(folder / 'generation_config.json') or _stop_ids(folder / 'config.json')
+  return {*ids, tokenizer.eos_token_id} - {None}
+
+
+def _stop_ids(path: pathlib.Path) -> list[int]:
+  settings = tokenizers.read_settings(path)
+  eos, inner = settings.get('eos_token_id'), settings.get('text_config')
+  if eos is None and isinstance(inner, dict):  # of a larger model
+    eos = inner.get('eos_token_id')
   ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
   if not all(type(id_) is int and 0 <= id_ < 2**31 for id_ in ids):
     raise DataError(
