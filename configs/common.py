@@ -62,7 +62,9 @@ def lora() -> ConfigDict:
 def task() -> ConfigDict:
   """Problems and prompts. docs/tasks.md says what each task reads."""
   task = ConfigDict()
-  task.name = 'countdown'  # countdown, gsm8k, math, mbpp, humaneval, jsonl
+  # A name of score_jax.tasks.TASKS: countdown, gsm8k, math, mbpp, humaneval, jsonl; or FILE.py:FUNCTION, a function
+  # (split, seed) -> problems of 'train' or 'heldout' (docs/rewards.md).
+  task.name = 'countdown'
   task.evaluate = ''  # the task whose held-out problems are evaluated; '': the same. For mbpp: 'humaneval'
   task.data = ConfigDict(type_safe=False)  # a name, or a tuple of names:
   # files (.jsonl, .jsonl.gz, .parquet), folders ('DIR:test' for files with the word in their path),
@@ -76,8 +78,14 @@ def task() -> ConfigDict:
   task.instruction = 'Check and retry.'  # the user turn before every further attempt; never says if one was right
   # Instead of the tokenizer's own template: a .jinja file, 'bundled:chatml', or 'bundled:plain' for a base model.
   task.chat_template = ''
-  task.examples = ''  # few-shot: a .jsonl file of {"messages": [...]}, before every question
-  task.date = '2024-07-26'  # told to a template that writes today's date
+  task.examples = ''  # few-shot: a .jsonl file of {"messages": [...]}, turns that stand before every question
+  # A reward of your own, FILE.py:FUNCTION (docs/rewards.md), or a name of score_jax.graders.registry.GRADERS; '': the
+  # task's own verifier, and the reward is 1 for a correct attempt.
+  task.reward = ''
+  task.rewards = ''  # several with weights, instead: "{'math': 1.0, 'my_rewards.py:brevity': 0.1}"
+  task.correct_at = 1.0  # score from which an attempt is correct; a built-in verifier among the rewards decides itself
+  task.reward_format = 'text'  # what functions of TRL's form get: 'text', or lists of 'messages'
+  task.date = '2024-07-26'  # what a template that writes today's date is told: the same when a run is resumed
   task.countdown = ConfigDict()
   task.countdown.numbers = 4  # numbers a problem gives
   task.countdown.max_number = 10  # numbers are 1..max_number
@@ -104,7 +112,9 @@ def grading() -> ConfigDict:
   grading.workers = 0  # processes; 0: one for each core. Countdown and exact text need none
   grading.cpu_seconds = 5.0  # own time of an answer or a program; then the verdict is `timeout`
   grading.memory_mb = 512  # of an answer or a program
-  # Runs programs even where the sandbox is incomplete: unsafe, for machines that are thrown away.
+  grading.wall_seconds = 60.0  # that a reward function of yours may take in all, waiting for a service included
+  grading.environment = ()  # names of environment variables that it sees, such as ('JUDGE_KEY',); it sees no others
+  # Runs model-written programs even where the sandbox is incomplete: unsafe, for machines that are thrown away.
   grading.unsafe_code = False
   return grading
 

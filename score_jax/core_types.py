@@ -25,11 +25,12 @@ class Problem:
   id: str
   question: str  # the first user turn, in full
   reference: dict  # the verifier's; never part of a prompt
-  tags: dict[str, str] = dataclasses.field(default_factory=dict)  # that split results: level, subject
+  tags: dict[str, str] = dataclasses.field(default_factory=dict)  # what results are split by: level, subject
+  row: dict = dataclasses.field(default_factory=dict)  # the data it was made of, which reward functions get
 
 
 class Verdict(enum.IntEnum):
-  """What a verifier says of one attempt. Only CORRECT is rewarded."""
+  """What a verifier says of one attempt. Without a reward function, CORRECT has the score 1 and the others 0."""
 
   WRONG = 0
   CORRECT = 1
@@ -43,8 +44,15 @@ class Graded:
   """A verdict, and what it was reached from."""
 
   verdict: Verdict
-  answer: str = ''  # what was read out of the text, cut to 200 characters
+  answer: str = ''  # what was read out of the text, cut to 200 characters; for ERROR, what failed
   seconds: float = 0.0  # of the grading process
+  score: float | None = None  # the reward; None: 1 for CORRECT, else 0
+  parts: dict[str, float] = dataclasses.field(default_factory=dict)  # the score that each reward function gave
+
+  @property
+  def reward(self) -> float:
+    """The score, or what the verdict stands for."""
+    return float(self.verdict == Verdict.CORRECT) if self.score is None else self.score
 
 
 class Stop(enum.IntEnum):

@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Grades answers in a file: `python -m score_jax.grade --task=math --input=IN.jsonl --output=OUT.jsonl`.
 
-A row of the input is {"id", "response"} and "reference", or the task's own fields as published (gsm8k: answer; math:
-answer or solution; mbpp: test_list, test_setup_code; humaneval: prompt, entry_point, test; countdown: numbers, target).
-A row of the output is {"id", "verdict", "answer", "seconds"}, in the input's order.
+A row of the input is {"id", "response"} and what the answer is known by: "reference", or the task's own fields as
+published (gsm8k: answer; math: answer or solution; mbpp: test_list, test_setup_code; humaneval: prompt, entry_point,
+test; countdown: numbers, target). A row of the output is {"id", "verdict", "answer", "seconds"}, in the input's order.
+
+`--task=my_rewards.py:grade` tries a reward function: it gets all columns of a row, in TRL's form also "prompt" as the
+prompt, in verl's "answer" as the gold. Rows of the output have its "score" as well.
 """
 
 import collections
 from collections.abc import Callable
 import json
 import pathlib
+import statistics
 
 from absl import flags
 
 from score_jax import cli
 from score_jax.errors import ConfigError, DataError
-from score_jax.graders import references, registry
+from score_jax.graders import references, registry, user_file, weighted
 from score_jax.graders.pool import open_grader
 from score_jax.graders.registry import GradingSpec
 from score_jax.tasks import data_files, gsm8k, humaneval, math, mbpp
@@ -33,7 +37,7 @@ _TASKS: dict[str, tuple[str, Callable[[Row], dict]]] = {
   'text': ('text', lambda row: references.make('text', row.fields, row.where)),
 }
 
-_TASK = flags.DEFINE_enum('task', None, sorted(_TASKS), 'whose answers they are')
+_TASK = flags.DEFINE_string('task', '', f'whose answers they are: {", ".join(sorted(_TASKS))}, or FILE.py:FUNCTION')
 _INPUT = flags.DEFINE_string('input', '', 'a .jsonl, .jsonl.gz or .parquet file')
 _OUTPUT = flags.DEFINE_string('output', '', 'a .jsonl file, new or empty unless --overwrite')
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'replace the output')
@@ -44,22 +48,23 @@ _UNSAFE_CODE = flags.DEFINE_bool('unsafe_code', False, 'run programs where too l
 
 
 def main() -> None:
-  if not _TASK.value:
-    raise ConfigError(f'--task is missing; use one of {", ".join(sorted(_TASKS))}')
+  own = user_file.is_user_function(_TASK.value)
+  if not own and _TASK.value not in _TASKS:
+    raise ConfigError(f'--task={_TASK.value}: use one of {", ".join(sorted(_TASKS))}, or FILE.py:FUNCTION')
   spec = GradingSpec(_WORKERS.value, _CPU_SECONDS.value, _MEMORY_MB.value, _UNSAFE_CODE.value)
   try:
     spec.check()
   except ValueError as error:
     raise ConfigError(f'--{error}') from error
   output = _output()
-  verifier, _ = _TASKS[_TASK.value]
   rows = data_files.read(_INPUT.value)
   ids = [row.value('id') for row in rows]
-  items = [(_reference(row), _response(row)) for row in rows]  # bad ones fail first
-  grader = open_grader(verifier, spec)
+  # All of them, before the first is graded.
+  items = [(_given(row) if own else _reference(row), _response(row)) for row in rows]
+  grader = weighted.open_grader('', {_TASK.value: 1.0}, spec) if own else open_grader(_TASKS[_TASK.value][0], spec)
   if grader.description:
     print(grader.description)
-  counts = collections.Counter()
+  counts, scores, seconds = collections.Counter(), [], []
   partial = output.with_name(output.name + '.partial')
   with partial.open('w') as file:
     for first in range(0, len(items), _AT_A_TIME):
@@ -67,11 +72,21 @@ def main() -> None:
         verdict = graded.verdict.name.lower()
         counts[verdict] += 1
         line = dict(id=id_, verdict=verdict, answer=graded.answer, seconds=graded.seconds)
+        if own:
+          line['score'] = graded.score
+          scores += [] if graded.score is None else [graded.score]
+          seconds.append(graded.seconds)
         file.write(json.dumps(line) + '\n')
       file.flush()
   partial.replace(output)
   grader.close()
   print(f'{len(rows)} graded: ' + ', '.join(f'{count} {name}' for name, count in sorted(counts.items())))
+  if scores:
+    outside = sum(not 0 <= score <= 1 for score in scores)
+    print(
+      f'scores: mean {statistics.mean(scores):.4g}, from {min(scores):.4g} to {max(scores):.4g}, {outside} outside 0..1'
+    )
+    print(f'seconds a row: median {statistics.median(seconds):.3g}, most {max(seconds):.3g}')
 
 
 def _output() -> pathlib.Path:
@@ -94,6 +109,14 @@ def _reference(row: Row) -> dict:
   if _TASK.value == 'gsm8k' and isinstance(value, str) and '####' in value:
     return gsm8k.reference(Row(dict(answer=value), row.where))
   return references.make(verifier, value, f"{row.where}: column 'reference'")
+
+
+def _given(row: Row) -> dict:
+  """Returns what a reward function gets beside the response."""
+  columns = {name: value for name, value in row.fields.items() if name != 'response'}
+  columns = json.loads(json.dumps(columns, default=str))
+  gold = columns.get('answer', columns.get('reference'))
+  return dict(row=columns, gold=gold, source='', prompt=columns.get('prompt', ''), completion_ids=[])
 
 
 def _response(row: Row) -> str:

@@ -29,7 +29,8 @@ class Batch:
   length: jax.Array  # i32 [B]  tokens of a row; padding stands after them
   verdict: jax.Array | None  # i8 [B, A]  core_types.Verdict; None: not graded yet
   trained: jax.Array  # bool [B, A]  False: an offline first attempt, context only
-  ref_logp: jax.Array | None = None  # f32 [B, L]  under the reference; None: not scored yet, or by the update
+  ref_logp: jax.Array | None = None  # f32 [B, L]  under the reference; None: not scored yet, or scored by the update
+  score: jax.Array | None = None  # f32 [B, A]  of reward functions; None: 1 for CORRECT, else 0
 
 
 @struct.dataclass

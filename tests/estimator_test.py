@@ -68,7 +68,7 @@ def by_attempt(x_NL):
 
 
 @functools.partial(jax.jit, static_argnames='kl_form')
-def loss_gradient(stage, kl_form):
+def loss_gradient(stage, kl_form, score_NA=None):
   """[A, X, V]: gradient of each attempt's loss, expected over groups of two independent conversations."""
   _, _, correct_NA, policy_XV, reference_XV = world()
   group_PB = np.array(list(np.ndindex(N, N)))
@@ -81,7 +81,8 @@ def loss_gradient(stage, kl_form):
     chance_N = jax.lax.stop_gradient(jnp.exp(jnp.sum(logp_NL, axis=1)))
 
     def loss(group_B):
-      advantage_BA, share_BA = rewards.reward_credit(verdict_NA[group_B], everything_BA, stage, 2)
+      score_BA = None if score_NA is None else score_NA[group_B]
+      advantage_BA, share_BA = rewards.reward_credit(verdict_NA[group_B], everything_BA, stage, 2, score_BA)
       credit = losses.Credit(
         advantage=advantage_BA,
         reward_share=share_BA,
@@ -98,9 +99,9 @@ def loss_gradient(stage, kl_form):
   return jax.jacrev(expected_loss)(jnp.asarray(policy_XV))
 
 
-def reward_table(stage):
+def reward_table(stage, score_NA=None):
   """reward_NA, spelled out for two attempts."""
-  r1_N, r2_N = world()[2].T
+  r1_N, r2_N = (world()[2] if score_NA is None else score_NA).T
   (pays_1, pays_2), (_, alpha) = stage['reward_weights'], stage['bonus']
   return np.stack([pays_1 * r1_N, pays_2 * r2_N + alpha * (r2_N - r1_N)], axis=1).astype(np.float64)
 
@@ -172,6 +173,23 @@ def test_each_attempt_follows_its_own_return_and_the_kl_of_the_whole_attempt(kl_
 def test_the_forms_by_token_follow_the_kl_with_prefixes_held_fixed(kl_form, name, gamma):
   stage = STAGES[name]
   assert_same(loss_gradient(stage_values(**stage, gamma=gamma), kl_form), -field(stage, gamma, frozen_prefixes=True))
+
+
+@pytest.mark.parametrize('name', STAGES)
+def test_scores_of_any_size_are_followed_as_correctness_is(name):
+  stage, score_NA = STAGES[name], world_scores()
+  got_AXV = loss_gradient(stage_values(**stage, gamma=0.6), 'k1_togo', jnp.asarray(score_NA))
+  assert_same(got_AXV, -_field(reward_table(stage, score_NA), np.array(stage['kl_weights']), 0.6, False))
+  shifted_AXV = loss_gradient(stage_values(**stage, gamma=0.6), 'k1_togo', jnp.asarray(score_NA + 5.0))
+  assert_same(got_AXV, shifted_AXV)  # what all scores share is no reward
+
+
+@functools.cache
+def world_scores():
+  """score_NA, any numbers; that of attempt 1 depends on its own tokens alone."""
+  rng = np.random.default_rng(8)
+  first_N = np.arange(N) // V**SPAN
+  return np.stack([rng.normal(size=V**SPAN)[first_N], 3 * rng.normal(size=N)], axis=1)
 
 
 @pytest.mark.parametrize('kl_form', ['k2_token', 'exact'])

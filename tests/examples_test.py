@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from score_jax.reporting import metrics
+
 EXAMPLES = pathlib.Path(__file__).parent.parent / 'examples'
 BASE = EXAMPLES.parent / 'score_jax/assets/countdown_base'
 
@@ -20,6 +22,13 @@ def test_from_python_trains_and_shows(tmp_path, capsys):
   shown = capsys.readouterr().out
   assert 'step 1: fixed' in shown and 'step 2: fixed' in shown and 'final' in shown
   assert (tmp_path / 'run/hf/config.json').is_file()
+
+
+def test_own_reward_trains(tmp_path, capsys):
+  runpy.run_path(str(EXAMPLES / 'own_reward.py'))['main'](str(tmp_path / 'run'))
+  assert 'final' in capsys.readouterr().out
+  record = metrics.read(tmp_path / 'run/metrics.jsonl')[-1]
+  assert set(record['rewards']) == {'countdown', 'own_reward.py:brevity'}
 
 
 def test_the_two_turn_client_gives_what_the_rollout_gives(capsys):

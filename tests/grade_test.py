@@ -104,3 +104,14 @@ def test_outputs_are_not_overwritten_unless_asked(tmp_path):
     code, output, _ = grade(tmp_path, 'text', rows, '--overwrite', flag)
     assert code in (65, 78) and message in output
   assert 'cpu_seconds = -1.0' in grade(tmp_path, 'text', rows, '--overwrite', '--cpu_seconds=-1')[1]
+
+
+def test_a_reward_function_is_tried_alone(tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text("def grade(response, row):\n  print('noise')\n  return len(response) / row['most']\n")
+  rows = [dict(id=1, response='abcd', most=4), dict(id=2, response='a', most=2), dict(id=3, response='a', most=0)]
+  code, output, written = grade(tmp_path, f'{path}:grade', rows)
+  assert code == 0 and '3 graded: 1 correct, 1 error, 1 wrong' in output and 'noise' not in output
+  assert 'scores: mean 0.75, from 0.5 to 1, 0 outside 0..1' in output and 'seconds a row: median' in output
+  assert [row['score'] for row in written] == [1.0, 0.5, None]
+  assert written[2]['answer'] == 'mine.py:grade raised ZeroDivisionError: division by zero (line 3), twice'

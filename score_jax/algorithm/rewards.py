@@ -11,24 +11,34 @@ from score_jax.core_types import Verdict
 from score_jax.states import StageValues
 
 
-def attempt_rewards(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array) -> jax.Array:
-  """reward_BA (eq. 1), in the dtype of `pays_A`: pays_i r_i + bonus_i (r_i - r_{i-1}), r = 1 if correct.
+def attempt_rewards(
+  verdict_BA: jax.Array, weight_A: jax.Array, bonus_A: jax.Array, score_BA: jax.Array | None = None
+) -> jax.Array:
+  """Reward of each attempt (eq. 1): weight_i r_i + bonus_i (r_i - r_{i-1}).
 
-  `bonus_A` is the paper's alpha; bonus_A[0] must be 0.
+  Args:
+    verdict_BA: i8, `core_types.Verdict`.
+    weight_A: weight of an attempt's own score.
+    bonus_A: the paper's alpha; bonus_A[0] must be 0, since no attempt comes before the first.
+    score_BA: r, of reward functions; None: 1 for a correct attempt, else 0.
+
+  Returns:
+    reward_BA in the dtype of `weight_A`.
   """
-  correct_BA = (verdict_BA == Verdict.CORRECT).astype(pays_A.dtype)
-  before_BA = jnp.pad(correct_BA, ((0, 0), (1, 0)))[:, :-1]
-  return pays_A[None] * correct_BA + bonus_A[None] * (correct_BA - before_BA)
+  score_BA = verdict_BA == Verdict.CORRECT if score_BA is None else score_BA
+  score_BA = score_BA.astype(weight_A.dtype)
+  before_BA = jnp.pad(score_BA, ((0, 0), (1, 0)))[:, :-1]
+  return weight_A[None] * score_BA + bonus_A[None] * (score_BA - before_BA)
 
 
-def reward_is_known(verdict_BA: jax.Array, pays_A: jax.Array, bonus_A: jax.Array) -> jax.Array:
-  """bool [B, A]: whether every verdict that the reward reads was given.
+def reward_is_known(verdict_BA: jax.Array, weight_A: jax.Array, bonus_A: jax.Array) -> jax.Array:
+  """bool [B, A]: whether every verdict that the attempt's reward reads was really given.
 
   Verdict.ERROR hides an attempt's reward and the next one's bonus, where they have a weight.
   """
   graded_BA = verdict_BA != Verdict.ERROR
   before_BA = jnp.pad(graded_BA, ((0, 0), (1, 0)), constant_values=True)[:, :-1]
-  reads_own_A = (pays_A != 0) | (bonus_A != 0)
+  reads_own_A = (weight_A != 0) | (bonus_A != 0)
   reads_before_A = bonus_A != 0
   return (graded_BA | ~reads_own_A[None]) & (before_BA | ~reads_before_A[None])
 
@@ -74,7 +84,7 @@ def leave_one_out(value_BA: jax.Array, counted_BA: jax.Array, group: int) -> tup
 
 
 def reward_credit(
-  verdict_BA: jax.Array, trained_BA: jax.Array, stage: StageValues, group: int
+  verdict_BA: jax.Array, trained_BA: jax.Array, stage: StageValues, group: int, score_BA: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
   """The reward's part of every attempt's credit; 0 for an untrained attempt.
 
@@ -82,7 +92,7 @@ def reward_credit(
     advantage_BA: leave-one-out, of the discounted rewards.
     weight_BA: `shares` of usable rows.
   """
-  reward_BA = attempt_rewards(verdict_BA, stage.reward_weights, stage.bonus)
+  reward_BA = attempt_rewards(verdict_BA, stage.reward_weights, stage.bonus, score_BA)
   known_BA = reward_is_known(verdict_BA, stage.reward_weights, stage.bonus)
   counted_BA = return_is_known(known_BA, stage.gamma) & trained_BA
   advantage_BA, usable_BA = leave_one_out(discounted(reward_BA, stage.gamma), counted_BA, group)

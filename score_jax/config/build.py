@@ -13,6 +13,7 @@ from score_jax import core_types
 from score_jax.config import checks, load
 from score_jax.config.fields import OptimConfig, RunConfig, SupervisedConfig
 from score_jax.errors import ConfigError
+from score_jax.graders import user_file, weighted
 
 _PATHS = re.compile(r'config\.(compile_cache|init_from|model\.path|task\.(chat_template|examples|data\..*))')
 
@@ -99,6 +100,13 @@ def _iterations(settings: SupervisedConfig, optim: OptimConfig) -> tuple[core_ty
   )
 
 
+def _reward_identity(name: str, weight: float) -> dict[str, Any]:
+  """A reward's weight, and for a file of the user's its hash, wherever it lies."""
+  if not user_file.is_user_function(name):
+    return dict(weight=float(weight))
+  return dict(weight=float(weight), sha256=user_file.find(name, 'config.task.rewards').sha256)
+
+
 def as_dict(run: RunConfig) -> dict[str, Any]:
   """The configuration as plain JSON data."""
   return dataclasses.asdict(run)
@@ -114,11 +122,16 @@ def identity(run: RunConfig) -> dict[str, Any]:
   chosen = {name: everything[name] for name in kept.split()}
   chosen['optim'].pop('max_rejected_in_a_row')
   # Where and in what order the same sums are made, like the mesh.
-  for section, field in (('batch', 'pack'), ('sampling', 'decode_slots'), ('grading', 'workers')):
+  elsewhere = [('batch', 'pack'), ('sampling', 'decode_slots')]
+  elsewhere += [('grading', field) for field in ('workers', 'wall_seconds', 'environment')]
+  for section, field in elsewhere:
     chosen[section].pop(field)
   # What is trained on is known by its hash, wherever its files lie; held-out problems decide nothing.
-  for field in ('data', 'evaluate'):
+  for field in ('data', 'evaluate', 'reward', 'rewards'):
     chosen['task'].pop(field)
+  if user_file.is_user_function(run.task.name):
+    chosen['task']['name'] = 'own'
+  chosen['rewards'] = {weighted.label(name): _reward_identity(name, w) for name, w in run.task.reward_weights.items()}
   if not run.lora.rank:
     chosen['lora'] = dict(rank=0)  # the rest means nothing then
   chosen['best'] = dict(window=run.checkpoint.best_window, every=run.checkpoint.every)

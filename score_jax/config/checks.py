@@ -16,6 +16,7 @@ _CHOICES = {
   'model.remat': fields.REMATS,
   'sampling.cache_dtype': fields.CACHE_DTYPES,
   'task.long_prompts': fields.LONG_PROMPTS,
+  'task.reward_format': fields.REWARD_FORMATS,
   'loss.kl_form': core_types.KL_FORMS,
   'optim.schedule': core_types.SCHEDULES,
   'supervised.dataset': fields.DATASETS,
@@ -73,6 +74,7 @@ def _values(run: fields.RunConfig) -> Iterator[str]:
   parts, problems = run.batch.micro_batches, run.batch.problems
   if problems % parts:
     yield f'config.batch.micro_batches = {parts} must divide config.batch.problems = {problems}'
+  yield from _rewards(run.task)
   prompt = run.task.prompt
   if prompt and (run.task.name == 'countdown' or '{question}' not in prompt):
     yield f'config.task.prompt = {prompt!r} must hold {{question}}; countdown has config.task.countdown.prompt'
@@ -81,6 +83,20 @@ def _values(run: fields.RunConfig) -> Iterator[str]:
       operator.attrgetter(section)(run).check()
     except ValueError as error:
       yield f'config.{section}.{error}'
+
+
+def _rewards(task: fields.TaskConfig) -> Iterator[str]:
+  if task.reward and task.rewards:
+    yield f'config.task.reward = {task.reward!r} and config.task.rewards are both set; name all in rewards'
+  try:
+    weights = task.reward_weights
+    numbers = [isinstance(name, str) and math.isfinite(weight) for name, weight in weights.items()]
+  except (ValueError, SyntaxError, TypeError, AttributeError):
+    numbers = [False]
+  if not all(numbers):
+    yield f'config.task.rewards = {task.rewards}: write {{"math": 1.0, "my.py:f": 0.1}}, a number for each name'
+  if not math.isfinite(task.correct_at):
+    yield f'config.task.correct_at = {task.correct_at} must be a finite score'
 
 
 def _one_of(where: str, value: str, known: tuple[str, ...]) -> Iterator[str]:

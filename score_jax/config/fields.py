@@ -4,6 +4,7 @@
 `configs/common.py` documents every field, once, with its unit and default; nothing here has a default of its own.
 """
 
+import ast
 import dataclasses
 
 from score_jax.core_types import Stage
@@ -19,6 +20,7 @@ DATASETS = ('star', 'sft')  # names of training.methods.pairs.DATASETS
 DTYPES = ('auto', 'float32', 'bfloat16')
 CACHE_DTYPES = ('auto', 'float32', 'bfloat16', 'float8_e4m3fn')
 LONG_PROMPTS = ('error', 'drop')
+REWARD_FORMATS = ('text', 'messages')
 REMATS = ('none', 'dots', 'full')  # names of models.decoder.REMATS
 
 
@@ -42,9 +44,18 @@ class TaskConfig:
   chat_template: str
   examples: str
   date: str
+  reward: str
+  rewards: str
+  correct_at: float
+  reward_format: str
   countdown: CountdownSpec
   mbpp: MbppSpec
   jsonl: JsonlSpec
+
+  @property
+  def reward_weights(self) -> dict[str, float]:
+    """Returns the weight of each reward, by name; {}: the task's own verifier decides alone."""
+    return ast.literal_eval(self.rewards) if self.rewards else {self.reward: 1.0} if self.reward else {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,7 +59,9 @@ def set_field(config: ConfigDict, field: str, value: Any) -> None:
   for part in field.split('.')[:-1]:
     section = section[part]
   try:
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and isinstance(section[name], str):
+      section[name] = repr(dict(value))  # config.task.rewards
+    elif isinstance(value, Mapping):
       section[name].update(value)
     else:
       section[name] = value

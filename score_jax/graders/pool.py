@@ -22,7 +22,7 @@ from typing import Protocol
 from absl import logging
 
 from score_jax.core_types import Graded, Verdict
-from score_jax.errors import ConfigError, UserError
+from score_jax.errors import UserError
 from score_jax.graders import messages, registry
 from score_jax.graders.registry import GradingSpec
 
@@ -53,9 +53,7 @@ def open_grader(name: str, spec: GradingSpec = registry.DEFAULT) -> Grader:
     ConfigError: there is no grader of this name.
     UserError: this machine cannot run it safely.
   """
-  if name not in registry.GRADERS:
-    raise ConfigError(f'grader {name!r} is unknown; use one of {", ".join(registry.GRADERS)}')
-  entry = registry.GRADERS[name]
+  entry = registry.entry(name)
   return Pool(name, spec) if entry.out_of_process else InProcess(entry.load(spec).grade)
 
 
@@ -138,9 +136,10 @@ def _user_error(message: dict) -> UserError:
 class _Died(Exception):
   """A worker ended or failed at an answer, or was silent for too long."""
 
-  def __init__(self, reason: str, own_limit: bool = False):
+  def __init__(self, reason: str, own_limit: bool = False, sound: bool = False):
     super().__init__(reason)
-    self.own_limit = own_limit
+    self.own_limit = own_limit  # of the answer
+    self.sound = sound  # the process can go on
 
 
 class _Worker:
@@ -148,8 +147,9 @@ class _Worker:
 
   def __init__(self, name: str, spec: GradingSpec):
     self._command = command(name, spec)
-    # Each of many tests may run a program up to its limit.
-    self._patience = _PATIENCE_SECONDS + 10 * spec.cpu_seconds
+    # Each of many tests may run a program up to its limit; the patience covers them together.
+    self._patience = _PATIENCE_SECONDS + 10 * spec.cpu_seconds + spec.wall_seconds
+    self._environment = spec.environment
     self._start()
 
   @property
@@ -182,12 +182,15 @@ class _Worker:
       try:
         return self._grade_once(reference, text)
       except _Died as death:
+        reason = f'{death}, twice'
+        if death.sound:  # a function of the user's, which the run reports
+          continue
         self._restart()
         if death.own_limit:
           return Graded(Verdict.TIMEOUT)
         logging.warning('a grader process %s; %s', death, 'trying again' if retry else 'verdict: error')
-        reason = str(death)
-    return Graded(Verdict.ERROR, f'the grader {reason}, twice')
+        reason = f'the grader {reason}'
+    return Graded(Verdict.ERROR, reason[:500])
 
   def kill(self) -> None:
     """Ends the process, whatever it is doing."""
@@ -198,10 +201,13 @@ class _Worker:
     self._process.stdout.close()
 
   def _start(self) -> None:
-    # A worker inherits no environment: no tokens, proxies or settings of libraries.
+    # The worker inherits nothing of this process's environment but what config.grading names: no tokens, proxies or
+    # settings of libraries. One thread each: there is a worker for every core.
     clean = dict(PYTHONPATH=os.fspath(_PACKAGE), PYTHONHASHSEED='0', PATH=os.defpath, LANG='C.UTF-8')
-    # Standard error is the run's until the worker can grade: a broken installation is seen.
-    # A new session: Ctrl-C must not end graders before the run has saved.
+    clean |= dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
+    clean |= {name: os.environ[name] for name in self._environment}
+    # Standard error is the run's until the worker can grade, so that a broken installation is seen.
+    # A new session: a signal to the run's group (Ctrl-C) must not end graders before the run has saved.
     self._process = subprocess.Popen(
       self._command,
       stdin=subprocess.PIPE,
@@ -232,7 +238,7 @@ class _Worker:
     if 'error' in message:
       raise _user_error(message)
     if 'raised' in message:
-      raise _Died(f'raised {message["raised"]}')
-    if message['last']:
+      raise _Died(message['raised'], sound=message['sound'])
+    if message.pop('last'):
       self._restart()
-    return Graded(Verdict(message['verdict']), message['answer'], message['seconds'])
+    return Graded(Verdict(message.pop('verdict')), **message)

@@ -4,8 +4,11 @@
 from collections.abc import Callable
 import dataclasses
 import importlib
+import os
 
 from score_jax.core_types import Graded
+from score_jax.errors import ConfigError
+from score_jax.graders import user_file
 
 Grade = Callable[[dict, str], Graded]  # (reference, an attempt's text) -> verdict
 
@@ -18,6 +21,8 @@ class GradingSpec:
   cpu_seconds: float
   memory_mb: int
   unsafe_code: bool
+  wall_seconds: float = 60.0
+  environment: tuple[str, ...] = ()  # names of variables that workers see
 
   def check(self) -> None:
     """Raises ValueError."""
@@ -25,6 +30,10 @@ class GradingSpec:
       raise ValueError(f'workers = {self.workers} must be 0 (one for each core) or more')
     if not 0 < self.cpu_seconds <= 600:
       raise ValueError(f'cpu_seconds = {self.cpu_seconds} must lie in 0..600')
+    if not 0 < self.wall_seconds <= 3600:
+      raise ValueError(f'wall_seconds = {self.wall_seconds} must lie in 0..3600')
+    if unset := [name for name in self.environment if name not in os.environ]:
+      raise ValueError(f'environment = {self.environment}: {unset[0]} is not set; set it, or leave it out')
     if not 64 <= self.memory_mb <= 2**20:
       raise ValueError(f'memory_mb = {self.memory_mb} must lie in 64..{2**20}')
 
@@ -68,3 +77,19 @@ GRADERS: dict[str, GraderEntry] = {
   'math': GraderEntry(_function('math'), out_of_process=True),
   'code': GraderEntry(_code, out_of_process=True, votes=False),
 }
+
+
+def entry(name: str) -> GraderEntry:
+  """Returns a grader of the table, or of a reward function 'FILE.py:FUNCTION'; ConfigError if there is none."""
+  if user_file.is_user_function(name):
+    source = user_file.find(name, 'reward')
+    return GraderEntry(lambda spec: _reward_function(source, spec), out_of_process=True, votes=False)
+  if name not in GRADERS:
+    raise ConfigError(f'grader {name!r} is unknown; use one of {", ".join(GRADERS)}, or FILE.py:FUNCTION')
+  return GRADERS[name]
+
+
+def _reward_function(source: user_file.UserFunction, spec: GradingSpec) -> LoadedGrader:
+  from score_jax.graders import reward_function
+
+  return LoadedGrader(reward_function.load(source, spec.wall_seconds))

@@ -18,6 +18,7 @@ from score_jax.core_types import Graded, Verdict
 from score_jax.errors import UserError
 from score_jax.graders import messages, registry
 from score_jax.graders.registry import Grade, GradingSpec
+from score_jax.graders.reward_function import RewardError
 
 _ANSWERS = 20_000  # before a process is replaced
 _SLACK = 2  # seconds between the limit that is caught and the one that kills
@@ -35,7 +36,7 @@ def main(name: str, spec: GradingSpec) -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's to handle
   signal.signal(signal.SIGPROF, _over_limit)
   try:
-    loaded = registry.GRADERS[name].load(spec)
+    loaded = registry.entry(name).load(spec)
   except UserError as error:
     messages.send_json(answers, dict(error=str(error), exit_code=error.exit_code))
     return
@@ -49,8 +50,11 @@ def main(name: str, spec: GradingSpec) -> None:
       except UserError as error:  # a bad reference, in data that nobody has read before
         messages.send_json(answers, dict(error=str(error), exit_code=error.exit_code))
         continue
-      except Exception as error:  # the grader's or this host's fault: the run tries again
-        messages.send_json(answers, dict(raised=f'{type(error).__name__}: {error}'[:500]))
+      except RewardError as error:  # the user's function failed; it may ask a service, so the run tries once more
+        messages.send_json(answers, dict(raised=str(error), sound=True))
+        continue
+      except Exception as error:  # a fault of the grader or of this host; the run tries once more
+        messages.send_json(answers, dict(raised=f'raised {type(error).__name__}: {error}'[:500], sound=False))
         return
       last = not whole or count == _ANSWERS
       messages.send_json(answers, dataclasses.asdict(graded) | dict(last=last))

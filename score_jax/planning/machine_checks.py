@@ -18,7 +18,6 @@ from packaging.requirements import Requirement
 
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError, UserError
-from score_jax.graders.pool import open_grader
 from score_jax.models import lora as loras
 from score_jax.models import weights
 from score_jax.parallel import mesh as meshes
@@ -26,7 +25,7 @@ from score_jax.planning import costs, report, search
 from score_jax.sampling.sampler import Sampler
 from score_jax.storage import hf, stores
 from score_jax.tasks import heldout_problems, open_task
-from score_jax.training import loop, specs
+from score_jax.training import grading, loop, specs
 from score_jax.training import run as runs
 
 _CHECKPOINTS = 3  # two kept, one being written
@@ -124,9 +123,10 @@ def _data(config: RunConfig) -> str:
 
 
 def _grading(config: RunConfig) -> str:
-  verifier = open_task(config.task).verifier
-  with contextlib.closing(open_grader(verifier, config.grading)) as grader:
-    return '; '.join(filter(None, [f'verifier {verifier!r} opens', grader.description]))
+  task = open_task(config.task)
+  graders = list(config.task.reward_weights) or [task.verifier]
+  with contextlib.closing(grading.open_grader(config, task)) as grader:
+    return f'grader {", ".join(graders)} opens{grader.description and f"; {grader.description}"}'
 
 
 def _model(config: RunConfig) -> str:

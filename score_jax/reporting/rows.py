@@ -5,7 +5,7 @@ WORKDIR/rows/<name>.jsonl.gz has a row per problem, decoding and sample; rows/tr
 every training step. Texts are a model's and not trusted:
 
   {"id", "way", "sample", "step", "stage", "tags": {"level": ..}, "question", "edit_ratio",
-   "attempts": [{"text", "answer", "verdict", "stop", "tokens", "logp"}, ...]}
+   "attempts": [{"text", "answer", "verdict", "stop", "tokens", "logp", "score" of reward functions}, ...]}
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,7 +44,15 @@ class Attempt:
   verdict: Verdict
   stop: Stop
   tokens: int  # sampled, its end included
-  logp: float  # of all tokens, under the sampler at T=1
+  logp: float  # sum over its tokens, under the sampler at T=1
+  score: float = math.nan  # of reward functions; NaN: there are none, the verdict decides
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns the attempt of the file's row."""
+    fields = dict(vars(self), verdict=self.verdict.name.lower(), stop=self.stop.name.lower())
+    if math.isnan(self.score):
+      fields.pop('score')
+    return fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +74,7 @@ class Row:
     row |= dict(step=self.step, stage=self.stage) if self.step else {}
     row |= dict(tags=self.tags, question=self.question)
     row['edit_ratio'] = None if np.isnan(self.edit_ratio) else self.edit_ratio
-    names = [dict(verdict=a.verdict.name.lower(), stop=a.stop.name.lower()) for a in self.attempts]
-    row['attempts'] = [vars(a) | name for a, name in zip(self.attempts, names, strict=True)]
+    row['attempts'] = [attempt.to_json() for attempt in self.attempts]
     return row
 
 
@@ -93,7 +100,8 @@ def from_rollout(
       logp_T = rollout.logp[b][rollout.attempt[b] == i + 1]
       logp = round(float(logp_T.sum(dtype=np.float64)), 4)
       stop = Stop(int(rollout.stop[b, i]))
-      attempts.append(Attempt(text, grade.answer, grade.verdict, stop, len(logp_T), logp))
+      score = math.nan if grade.score is None else grade.score
+      attempts.append(Attempt(text, grade.answer, grade.verdict, stop, len(logp_T), logp, score))
     problem = (problems[b].id, problems[b].question, problems[b].tags)
     ratio = edit_ratio(texts[b][0], texts[b][-1])
     rows.append(Row(*problem, tuple(attempts), ratio, decoding, int(samples[b]), **training))
@@ -124,6 +132,12 @@ def from_all_hosts(what: str, numbers: Sequence[int], rows: Sequence[Row]) -> li
 def verdicts(rows: Sequence[Row]) -> np.ndarray:
   """Returns i8 [B, A], the verdict of each attempt."""
   return np.array([[a.verdict for a in row.attempts] for row in rows], np.int8)
+
+
+def scores(rows: Sequence[Row]) -> np.ndarray | None:
+  """Returns f32 [B, A], the scores that reward functions gave, 0 where they failed; None: there are none."""
+  score_BA = np.array([[a.score for a in row.attempts] for row in rows], np.float32)
+  return None if np.isnan(score_BA).all() else np.nan_to_num(score_BA)
 
 
 def changed(texts: Sequence[Sequence[str]], graded: Sequence[Sequence[Graded | Attempt]]) -> np.ndarray:
@@ -220,5 +234,5 @@ _READERS: dict[Any, Callable[[Any], Any]] = {
   Verdict: lambda value: Verdict[_text(value).upper()],
   Stop: lambda value: Stop[_text(value).upper()],
   dict[str, str]: lambda tags: {_text(name): _text(value) for name, value in tags.items()},
-  tuple[Attempt, ...]: lambda attempts: tuple(_read(Attempt, attempt) for attempt in attempts),
+  tuple[Attempt, ...]: lambda attempts: tuple(_read(Attempt, dict(score=math.nan) | attempt) for attempt in attempts),
 }

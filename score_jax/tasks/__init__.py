@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks: where problems come from, and which verifier grades answers.
 
-Each is a module with `open_task(config.task, data)`.
+Each is a module, whose `open_task(task, data)` gets config.task and what to read; or a function of the user's own.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,9 @@ from absl import logging
 
 from score_jax.core_types import Problem
 from score_jax.errors import ConfigError, DataError
-from score_jax.tasks.problems import DataSpec, GeneratedProblems, ProblemList, Task
+from score_jax.graders import user_file
+from score_jax.tasks import own
+from score_jax.tasks.problems import DataSpec, GeneratedProblems, ProblemList, Task, with_rows
 
 TASKS = ('countdown', 'gsm8k', 'math', 'mbpp', 'humaneval', 'jsonl')  # values of config.task.name
 
@@ -23,6 +25,11 @@ def open_task(task: Any) -> Task:
 
   Raises ConfigError: an unknown name, or two verifiers; DataError: its data cannot be read.
   """
+  kept = any(map(user_file.is_user_function, task.reward_weights))
+  return with_rows(_opened(task), kept)
+
+
+def _opened(task: Any) -> Task:
   if not task.evaluate or task.evaluate == task.name:
     return _open(task.name, 'name', task, task.data)
   opened = _open(task.name, 'name', task, dataclasses.replace(task.data, heldout=()))
@@ -48,8 +55,10 @@ def without_long(task: Task, tokens: Callable[[Problem], int], most: int) -> Tas
 
 
 def _open(name: str, field: str, task: Any, data: DataSpec) -> Task:
+  if user_file.is_user_function(name):
+    return own.open_task(task, name, f'config.task.{field}')
   if name not in TASKS:
-    raise ConfigError(f'config.task.{field} = {name!r} is unknown; use one of {", ".join(TASKS)}')
+    raise ConfigError(f'config.task.{field} = {name!r} is unknown; use one of {", ".join(TASKS)}, or FILE.py:FUNCTION')
   return importlib.import_module(f'{__name__}.{name}').open_task(task, data)
 
 

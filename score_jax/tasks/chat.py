@@ -4,6 +4,7 @@
 Between two attempts every row has the same turn separator, as `turn_boundary.py` proves.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import json
 import pathlib
@@ -28,6 +29,7 @@ class Chat:
   stops: Ids  # end_of_turn, and where transformers stops
   pad: int
   prompt_tokens: int  # P
+  instructions: tuple[str, ...] = ()  # [A - 1] user turns before further attempts
 
   @property
   def tokenizer(self) -> Any:
@@ -47,6 +49,16 @@ class Chat:
 
   def prompt_ids(self, problem: Problem) -> list[int]:
     return self.prompt_template.ids(self.prompt_template.text([problem.question]))
+
+  def messages(self, problem: Problem, answers: Sequence[str]) -> list[dict[str, str]]:
+    """Returns the turns before the attempt that follows these answers."""
+    users = [problem.question, *self.instructions[: len(answers)]]
+    return self.prompt_template.messages(users, tuple(answers))
+
+  def text(self, problem: Problem, answers: Sequence[str]) -> str:
+    """Returns these turns as the template writes them."""
+    users = [problem.question, *self.instructions[: len(answers)]]
+    return self.prompt_template.text(users, tuple(answers))
 
   def prompts(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
     """Returns left-padded prompt_BP and start_B (i32); DataError if one is longer than P."""
@@ -100,7 +112,7 @@ def open_chat(
   _check_known(tokenizer, separators)
   stops = {end_of_turn, *_generation_stops(folder, tokenizer)}
   pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_of_turn
-  return Chat(template, separators, end_of_turn, tuple(sorted(stops)), pad, prompt_tokens)
+  return Chat(template, separators, end_of_turn, tuple(sorted(stops)), pad, prompt_tokens, tuple(instructions))
 
 
 def _check_known(tokenizer: Any, separators: tuple[Ids, ...]) -> None:

@@ -2,6 +2,7 @@
 """The user's task: rows of a file, with columns and verifier of config.task.jsonl."""
 
 import dataclasses
+import json
 from typing import Any
 
 from score_jax.core_types import Problem
@@ -31,8 +32,8 @@ class JsonlSpec:
 
 
 def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
-  """Reads the data; without `data.heldout` a hash of the question holds a fraction out."""
-  spec: JsonlSpec = task.jsonl
+  """Reads `data.train` and `data.heldout`, or holds a fraction out by a hash of the question."""
+  spec = _graded_by(task)
   train, heldout = map(data_files.read_all, (data.train, data.heldout))
   if not data.heldout:
     heldout = [row for row in train if _is_heldout(row, spec)]
@@ -50,8 +51,18 @@ def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
   return problems.divided(train, heldout, of, spec.verifier)
 
 
+def _graded_by(task: Any) -> JsonlSpec:
+  """Returns config.task.jsonl with the verifier among config.task.rewards, if these are set."""
+  if not task.reward_weights:
+    return task.jsonl
+  verifier = next((name for name in task.reward_weights if name in registry.GRADERS), '')
+  return dataclasses.replace(task.jsonl, verifier=verifier)
+
+
 def reference(row: data_files.Row, spec: JsonlSpec) -> dict:
-  """Returns what the verifier needs; for math the question too, which is no answer."""
+  """Returns what the verifier needs; for math with the question, which is no answer."""
+  if not spec.verifier:
+    return dict(answer=json.loads(json.dumps(row.fields.get(spec.answer), default=str)))
   value, where = row.value(spec.answer), f'{row.where}: column {spec.answer!r}'
   if spec.verifier == 'math' and not isinstance(value, dict):
     value = dict(answer=value, question=row.text(spec.question))

@@ -55,7 +55,8 @@ class ProblemList:
     """Returns a SHA-256, which a resumed run must have again."""
     digest = hashlib.sha256()
     for problem in self.problems:
-      digest.update(json.dumps([problem.question, problem.reference], sort_keys=True).encode())
+      known = [problem.question, problem.reference, *([problem.row] if problem.row else [])]
+      digest.update(json.dumps(known, sort_keys=True).encode())
     return digest.hexdigest()
 
 
@@ -68,7 +69,7 @@ class Task:
 
   train: Problems
   heldout: Problems
-  verifier: str  # a name of graders.registry.GRADERS
+  verifier: str  # a name of graders.registry.GRADERS; '': the references are for reward functions alone
 
   def problem(self, seed: int, split: str, index: int) -> Problem:
     """Returns a problem of 'train' or 'heldout', the same on every machine."""
@@ -90,16 +91,37 @@ def divided(train: Iterable[Row], heldout: Iterable[Row], problem: Callable[[Row
 
   Raises DataError: a row lacks something, or no problem is left to train on.
   """
-  held = tuple(problem(row) for row in heldout)
+
+  def made(row: Row) -> Problem:
+    return dataclasses.replace(problem(row), row=row.fields)
+
+  return task_of(list(map(made, train)), list(map(made, heldout)), verifier)
+
+
+def task_of(everything: Sequence[Problem], held: Sequence[Problem], verifier: str) -> Task:
+  """Makes a task of problems, as `divided` does."""
   questions = {collapsed(p.question) for p in held}
-  everything = [problem(row) for row in train]
   kept = tuple(p for p in everything if collapsed(p.question) not in questions)
   if everything and not kept:
     raise DataError('config.task.data.train: every problem is held out as well; name other files')
   if len(kept) < len(everything):
-    left_out = len(everything) - len(kept)
-    logging.warning('%d training problems are held out as well and were left out', left_out)
-  return Task(ProblemList(kept, shuffled=True), ProblemList(held, shuffled=False), verifier)
+    logging.warning('%d training problems are held out as well and were left out', len(everything) - len(kept))
+  return Task(ProblemList(kept, shuffled=True), ProblemList(tuple(held), shuffled=False), verifier)
+
+
+def with_rows(task: Task, kept: bool) -> Task:
+  """Returns the task whose problems have the columns of their rows, as plain as JSON; not `kept`: none."""
+
+  def changed(problem: Problem) -> Problem:
+    row = json.loads(json.dumps(problem.row, default=str)) if kept else {}
+    return dataclasses.replace(problem, row=row)
+
+  def mapped(problems: Problems) -> Problems:
+    if isinstance(problems, GeneratedProblems):
+      return problems
+    return dataclasses.replace(problems, problems=tuple(map(changed, problems.problems)))
+
+  return dataclasses.replace(task, train=mapped(task.train), heldout=mapped(task.heldout))
 
 
 def collapsed(text: str) -> str:

@@ -35,7 +35,11 @@ class PromptTemplate:
   date: str  # the template's today, YYYY-MM-DD
 
   def text(self, users: list[str], answers: tuple[str, ...] = (), answering: bool = True) -> str:
-    """Returns the text up to the next answer; not `answering`: to the last one's end."""
+    """Returns the text up to the next answer; not `answering`, to the last one's end."""
+    return render(self.tokenizer, self.messages(users, answers), answering, self.date)
+
+  def messages(self, users: list[str], answers: tuple[str, ...] = ()) -> list[dict[str, str]]:
+    """Returns all turns, with the system's and the examples'."""
     messages = [*self.examples]
     for i, user in enumerate(users):
       messages.append(dict(role='user', content=user))
@@ -43,7 +47,7 @@ class PromptTemplate:
         messages.append(dict(role='assistant', content=answers[i]))
     messages[0] = messages[0] | dict(content=self.preamble + messages[0]['content'])
     turn = [dict(role='system', content=self.system)] if self.system else []
-    return render(self.tokenizer, turn + messages, answering, self.date)
+    return turn + messages
 
   def ids(self, text: str) -> list[int]:
     """Returns the ids of a rendered text, special tokens included."""

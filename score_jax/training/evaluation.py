@@ -3,7 +3,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
-import dataclasses
 import pathlib
 from typing import Any
 
@@ -14,11 +13,10 @@ import numpy as np
 from score_jax import tasks
 from score_jax.algorithm import rewards
 from score_jax.config import RunConfig
-from score_jax.core_types import Graded, Problem, Verdict
+from score_jax.core_types import Problem, Verdict
 from score_jax.errors import ConfigError, TryAgainError
 from score_jax.faults import watchdog
-from score_jax.graders import pool
-from score_jax.graders.registry import GRADERS
+from score_jax.graders import pool, registry
 from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import rows as report_rows
@@ -31,7 +29,7 @@ from score_jax.sampling.sampler import Sampler
 from score_jax.states import Rollout
 from score_jax.storage import hf, pins
 from score_jax.training import first_attempts as given_attempts
-from score_jax.training import preflight, stages
+from score_jax.training import grading, preflight, stages
 from score_jax.training import run as runs
 from score_jax.training.run import Run
 
@@ -39,17 +37,6 @@ _FIRST = -1_000_000_000  # problem of `measure`: far from all others
 _SCALING_TEMPERATURE = 0.7  # paper, section 6.2
 
 Results = dict[str, Any]  # as JSON
-
-
-@dataclasses.dataclass(frozen=True)
-class Grades:
-  texts: list[list[str]]  # [B][A]
-  graded: list[list[Graded]]  # [B][A]
-
-  @property
-  def verdict(self) -> np.ndarray:
-    """i8 [B, A]"""
-    return np.array([[one.verdict for one in row] for row in self.graded], np.int8)
 
 
 def evaluate_policy(run: Run, policy: Any, name: str) -> Results:
@@ -118,11 +105,11 @@ def figures(rows: Sequence[Row], reward_weights: tuple[float, ...], bonus: tuple
 
   `return` adds up each attempt's mean reward over rows where it is known.
   """
-  verdicts = report_rows.verdicts(rows)
-  changed_B2 = report_rows.changed_in(rows)
-  weights = (jnp.array(reward_weights, jnp.float32), jnp.array(bonus, jnp.float32))
-  known_BA = rewards.reward_is_known(jnp.asarray(verdicts), *weights)
-  reward_BA = rewards.attempt_rewards(jnp.asarray(verdicts), *weights)
+  verdicts, changed_B2 = report_rows.verdicts(rows), report_rows.changed_in(rows)
+  parts = jnp.asarray(verdicts), jnp.array(reward_weights, jnp.float32), jnp.array(bonus, jnp.float32)
+  score_BA = report_rows.scores(rows)
+  score_BA = score_BA if score_BA is None else jnp.asarray(score_BA)
+  known_BA, reward_BA = rewards.reward_is_known(*parts), rewards.attempt_rewards(*parts, score_BA)
   return {
     'return': float(jnp.sum(reward_BA * rewards.shares(known_BA, reward_BA.dtype))),
     'accuracy': (verdicts == Verdict.CORRECT).mean(axis=0).tolist(),
@@ -144,13 +131,13 @@ def evaluate_folder(
   """
   config = pins.pinned(config)
   task, seed = tasks.open_task(config.task), config.eval.seed
-  votes = GRADERS[task.verifier].votes
+  votes = not config.task.reward_weights and registry.entry(task.verifier).votes
   if scaling and not votes:
     raise ConfigError(f'scaling = {scaling} compares majorities, which programs do not have; use samples instead')
   problems = tasks.heldout_problems(task, config.eval.problems, seed)
   problems = list({problem.id: problem for problem in problems}.values())
-  # Before the devices, of which grader processes then have nothing.
-  with contextlib.closing(pool.open_grader(task.verifier, config.grading)) as grader:
+  # Before the devices: grader processes begin with nothing of them.
+  with contextlib.closing(grading.open_grader(config, task)) as grader:
     preflight.check_hosts(config, task)
     mesh = meshes.make_mesh(**vars(config.mesh))
     folder, first = hf.folder_of(config.model.path), None
@@ -226,11 +213,10 @@ def conversations(
     number = sample * len(problems)  # of the first row
     parts = rollouts(sampler, params, problems, key, spec, rows, first_row=number, first=first)
     for begin, mine, own, rollout in parts:
-      rollout = meshes.fetch_rows(rollout)
-      real = int((mine < len(problems) - begin).sum())
-      grades = grade(grader, own[:real], sampler.texts(rollout)[:real])
-      graded, numbers = (grades.texts, grades.graded), [sample] * real
-      part = report_rows.from_rollout(own, rollout, *graded, range(real), decoding, numbers)
+      rollout, real = meshes.fetch_rows(rollout), int((mine < len(problems) - begin).sum())
+      grades = grading.grade(grader, own[:real], rollout, sampler)
+      numbers = [sample] * real
+      part = report_rows.from_rollout(own, rollout, grades.texts, grades.graded, range(real), decoding, numbers)
       kept += report_rows.from_all_hosts(f'rows {number + begin} and on of an evaluation', mine[:real], part)
   return kept
 
@@ -260,10 +246,3 @@ def rollouts(
     forced = np.stack([first[problem.id] for problem in own]) if first else None
     prompts = sampler.encoded(own)
     yield begin, mine, own, sampler.sample(params, prompts, key, spec, first_row=first_row + begin, forced=forced)
-
-
-def grade(grader: pool.Grader, problems: Sequence[Problem], texts: list[list[str]]) -> Grades:
-  """Returns the verifier's verdicts on texts [B][A]."""
-  pairs = zip(problems, texts, strict=True)
-  graded = iter(grader.grade([(problem.reference, text) for problem, attempts in pairs for text in attempts]))
-  return Grades(texts, [[next(graded) for _ in attempts] for attempts in texts])

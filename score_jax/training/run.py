@@ -30,7 +30,7 @@ from score_jax.storage import hf, pins
 from score_jax.storage.run_folder import RunFolder
 from score_jax.tasks import chat as chats
 from score_jax.tasks.tokenizer import load_tokenizer
-from score_jax.training import optim, preflight, specs
+from score_jax.training import grading, optim, preflight, specs
 from score_jax.training.update import UpdateSpec
 
 _PRECISION = jax.config.jax_default_matmul_precision  # before a run has set its own
@@ -166,7 +166,7 @@ def open_run(config: RunConfig, workdir: str) -> Run:
   # Before the devices, of which grader processes then have nothing.
   task = tasks.open_task(config.task)
   preflight.check_task(config, task)
-  grader = pool.open_grader(task.verifier, config.grading)
+  grader = grading.open_grader(config, task)
   if grader.description and hosts.is_main():
     print(grader.description, flush=True)
   try:

@@ -126,7 +126,7 @@ def gradients(
     loss_A; gradient trees to be added (per attempt if their norms are wanted), f32 for several micro-batches,
     else in the compute dtype; metrics summed over rows.
   """
-  advantage_BA, reward_share_BA = rewards.reward_credit(batch.verdict, batch.trained, stage, spec.group)
+  advantage_BA, reward_share_BA = rewards.reward_credit(batch.verdict, batch.trained, stage, spec.group, batch.score)
   reference_policy = loras.joined(frozen, reference, spec.lora) if spec.reference_in_update else None
   credit = losses.Credit(
     advantage=advantage_BA,
@@ -248,7 +248,7 @@ def update(
     the state, and reward_A, kl_A, loss_A, gradient_norm, gradient_norm_A, mismatch, rejected.
   """
   loss_A, grads, sums = gradients(state.params, frozen, reference, batch, stage, spec)
-  reward_BA = rewards.attempt_rewards(batch.verdict, stage.reward_weights, stage.bonus)
+  reward_BA = rewards.attempt_rewards(batch.verdict, stage.reward_weights, stage.bonus, batch.score)
   checked = (sums['gap'], sums['kl_A'], reward_BA)
   state, metrics = apply(state, grads, loss_A, stage.learning_rate, optimizer, checked)
   # A failed grader must not earn the next attempt a bonus: `best` is chosen by these rewards.

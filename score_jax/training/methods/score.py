@@ -17,7 +17,7 @@ from score_jax.reporting import metrics, rows
 from score_jax.sampling import sampler as samplers
 from score_jax.states import Batch, Rollout, StageValues, TrainState
 from score_jax.storage.checkpoints import abstract_like
-from score_jax.training import batches, evaluation, limits, offline, optim
+from score_jax.training import batches, grading, limits, offline, optim
 from score_jax.training import run as runs
 from score_jax.training.hooks import Training
 from score_jax.training.run import Run
@@ -97,7 +97,7 @@ def run_step(training: Training, context: StageContext, inputs: StepInputs) -> t
     del policy, sampled
   # The host grades while the reference scores; dispatch takes its time.
   with ThreadPoolExecutor(1, thread_name_prefix='grader') as thread:
-    grading = thread.submit(lambda: evaluation.grade(run.grader, inputs.problems, sampler.texts(rollout)))
+    graded = thread.submit(lambda: grading.grade(run.grader, inputs.problems, rollout, sampler))
     with clock('reference'):
       batch, order, spec = _batch(run, rollout, inputs.trained)
       if not spec.reference_in_update:
@@ -105,12 +105,14 @@ def run_step(training: Training, context: StageContext, inputs: StepInputs) -> t
         batch = batch.replace(ref_logp=ref_logp)
       jax.block_until_ready(batch)
     with clock('grade'):
-      grades = grading.result()
+      grades = graded.result()
       batch = batch.replace(verdict=meshes.put_rows(run.mesh, grades.verdict[order]))
+      if grades.names:
+        batch = batch.replace(score=meshes.put_rows(run.mesh, grades.score[order]))
       # Before the update: nothing else may talk while it runs.
       changed = rows.changed(grades.texts, grades.graded)
-      counted = (grades.verdict, rollout.stop, _tokens(rollout), changed)
-      verdict, stop, tokens, changed = meshes.gather_rows(run.mesh, counted)
+      counted = (grades.verdict, rollout.stop, _tokens(rollout), changed, grades.score, grades.parts)
+      verdict, stop, tokens, changed, *scores = meshes.gather_rows(run.mesh, counted)
   with clock('update'):
     rate = optim.learning_rate(stage, step - stage_run.first_step)
     kl_weights = limits.kl_weights(stage, training.progress)
@@ -122,6 +124,7 @@ def run_step(training: Training, context: StageContext, inputs: StepInputs) -> t
   with clock('record'):
     record = metrics.step_record(step + 1, stage, verdict, stop, tokens, results, rate, clock.seconds)
     record |= metrics.changes(verdict, changed, config.batch.samples)
+    record |= grading.reward_columns(grades.names, *scores) if grades.names else {}
     record |= dict(visit=stage_run.index, reference=reference_sum)
     if any(stage.kl_target):
       record['beta'] = list(kl_weights)
@@ -131,7 +134,7 @@ def run_step(training: Training, context: StageContext, inputs: StepInputs) -> t
 
 
 def keep_conversations(
-  run: Run, record: dict[str, Any], problems: list[Problem], rollout: Rollout, grades: evaluation.Grades
+  run: Run, record: dict[str, Any], problems: list[Problem], rollout: Rollout, grades: grading.Grades
 ) -> None:
   """Appends config.report.rows conversations, drawn by seed and step, to rows/train.jsonl."""
   config, folder, step = run.config, run.folder.rows, record['step']

@@ -24,7 +24,7 @@ from score_jax.parallel import hosts
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import sampler as samplers
 from score_jax.states import Batch, TrainState
-from score_jax.training import batches, evaluation, optim, update
+from score_jax.training import batches, evaluation, grading, optim, update
 from score_jax.training import run as runs
 from score_jax.training.hooks import Training
 from score_jax.training.methods import pairs
@@ -169,7 +169,7 @@ def _sampled(run: Run, params: Any, iteration: int) -> Collected:
   parts, policy = [], sampler.layout(run.policy(params))
   for begin, _, own, rollout in evaluation.rollouts(sampler, policy, problems, key, spec, run.config.rows):
     rollout, real = meshes.fetch_rows(rollout), min(len(own), size - begin)
-    grades = evaluation.grade(run.grader, own[:real], sampler.texts(rollout)[:real])
+    grades = grading.grade(run.grader, own[:real], rollout, sampler)
     first, second = (
       batches.chosen_ids(rollout.tokens, rollout.attempt == attempt, budget)[:real]
       for attempt, budget in enumerate(spec.budgets, 1)
