@@ -70,8 +70,8 @@ def find(name: str, field: str) -> UserFunction:
 
 def raised(error: BaseException, path: pathlib.Path) -> str:
   """Returns in a line what was raised, and on which line of a file."""
-  frames = traceback.extract_tb(error.__traceback__)
-  lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+  trace = traceback.extract_tb(error.__traceback__)
+  lines = [call.lineno for call in trace if call.filename == str(path)]
   where = f' (line {lines[-1]})' if lines else ''
   return f'{type(error).__name__}: {first_line(error)}{where}'
 
