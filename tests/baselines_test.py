@@ -44,6 +44,7 @@ def trained(path, monkeypatch, stages, **changes):
   return run, [json.loads(line) for line in run.folder.metrics.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_single_turn_and_naive_multi_turn_train_the_attempts_that_they_pay(tmp_path, monkeypatch):
   stages = stage_fields('single_turn', ['single_turn']) | stage_fields('multi_turn', ['final', 'sum', 'episode'])
   run, lines = trained(tmp_path / 'run', monkeypatch, stages, **{'selection.problems': 8})

@@ -31,6 +31,7 @@ def test_idle_time_is_what_no_interval_covers():
   assert profile.covered([(0, 4), (2, 6), (10, 11), (3, 5)]) == (7, 11)
 
 
+@pytest.mark.slow
 def test_a_tracer_traces_the_steps_after_those_that_compile(tmp_path, capsys):
   tracer = profile.Tracer(tmp_path, 1)
   for step in range(4):

@@ -135,7 +135,7 @@ def command(*arguments: str, module: str = 'score_jax.main') -> subprocess.Compl
   )
 
 
-@pytest.mark.parametrize('is_command', [True, False])
+@pytest.mark.parametrize('is_command', [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_commands_read_tokenizers_without_torch_and_others_keep_theirs(is_command, tmp_path):
   code = f"""
 import pathlib, sys

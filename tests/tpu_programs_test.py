@@ -116,7 +116,7 @@ def test_logits_never_exist_for_the_whole_sequence(plan, compiled, name):
   assert max(map(math.prod, of_the_vocabulary)) < everything / 2
 
 
-@pytest.mark.parametrize(('name', 'times'), [('reference', 16), ('update', 32)])
+@pytest.mark.parametrize(('name', 'times'), [('reference', 16), pytest.param('update', 32, marks=pytest.mark.slow)])
 def test_the_head_is_not_sent_for_every_chunk_of_logits(plan, compiled, name, times):
   # 37 chunks, forward and (update) backward: 78 gatherings of the head, and as many sums of its gradient.
   head = V * plan.decoder.width // TENSOR * plan.dtype.itemsize
@@ -141,6 +141,7 @@ def test_a_program_that_is_too_large_is_told_its_excess():
   assert program.peak > 2**34
 
 
+@pytest.mark.slow
 def test_what_the_compiler_takes_is_what_was_added_up(plan, compiled):
   sizes = costs.sizes(plan)
   program, _ = compiled('update')
