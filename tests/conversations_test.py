@@ -17,7 +17,7 @@ from score_jax.reporting.ledger import account
 from score_jax.reporting.rows import Attempt, Row
 from score_jax.states import Rollout
 from score_jax.storage.run_folder import RunFolder
-from score_jax.training import evaluation
+from score_jax.training import grading
 from score_jax.training.methods import score
 
 HOSTILE = '</script><img src=x onerror=alert(1)>\x1b]0;owned\x07\u202eevil\u2028\ud800\x00'
@@ -176,7 +176,7 @@ def record(folder, count, number):
   config = tiny.run_config(**{'report.rows': count, 'seed': 5, 'batch.problems': 3, 'batch.samples': 2})
   run = types.SimpleNamespace(config=config, mesh=tiny.one_device_mesh(), folder=RunFolder(folder))
   line, problems, rollout, texts, graded = step(number)
-  score.keep_conversations(run, line, problems, rollout, evaluation.Grades(texts, graded))
+  score.keep_conversations(run, line, problems, rollout, grading.Grades(texts, graded))
 
 
 def test_training_keeps_the_same_conversations_when_it_is_resumed(tmp_path):

@@ -31,7 +31,7 @@ def write(path, rows):
 
 
 def spec(name, train=(), heldout=(), **changes):
-  fields = dict(evaluate='', prompt='', mbpp=MbppSpec(('train',)), jsonl=JSONL)
+  fields = dict(reward_weights={}, evaluate='', prompt='', mbpp=MbppSpec(('train',)), jsonl=JSONL)
   return SimpleNamespace(name=name, data=DataSpec(tuple(train), tuple(heldout)), **fields | changes)
 
 
