@@ -151,6 +151,9 @@ def _with_config_file(argv: Sequence[str]) -> list[str]:
   if path is None:
     raise ConfigError('no --config=NAME given; for example --config=quickstart')
   config = load.load_config(path)
+  # The last one counts; of tuples, config_flags would join all.
+  last = {arg.partition('=')[0]: i for i, arg in enumerate(argv)}
+  argv = [a for i, a in enumerate(argv) if not a.startswith('--config.') or last[a.partition('=')[0]] == i]
   for i, arg in enumerate(argv):
     if arg.startswith('--config.'):
       field, _, value = arg.removeprefix('--config.').partition('=')

@@ -135,6 +135,20 @@ def command(*arguments: str, module: str = 'score_jax.main') -> subprocess.Compl
   )
 
 
+def test_of_a_flag_given_twice_the_last_counts_tuples_too():
+  flags = [
+    "--config.task.data.heldout=('a',)",
+    "--config.task.data.heldout=('b','c')",
+    '--config.seed=1',
+    '--config.seed=2',
+  ]
+  show = 'print(config.value.task.data.heldout, config.value.seed)'
+  code = f'from score_jax import cli; config = cli.define_config(); cli.run(lambda: {show})'
+  command = [sys.executable, '-c', code, '--config=quickstart', *flags]
+  ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+  assert ran.stdout.strip() == "('b', 'c') 2", ran.stderr
+
+
 @pytest.mark.parametrize('is_command', [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_commands_read_tokenizers_without_torch_and_others_keep_theirs(is_command, tmp_path):
   code = f"""

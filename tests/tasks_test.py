@@ -314,3 +314,43 @@ def test_mbpp_without_its_shown_problems_or_tests_is_refused(tmp_path):
 def test_the_list_of_math500_is_of_texts_with_white_space_collapsed():
   assert all(text_hash(text) in math.heldout_hashes() for text in MATH500)
   assert text_hash(MATH500[0] + '\n') == text_hash(MATH500[0]) != text_hash(MATH500[0] + '.')
+
+
+def test_a_question_with_two_golds_and_an_id_with_two_questions_are_refused(tmp_path):
+  rows = [dict(question='What is 3 * 2?', answer='6'), dict(question='What is  3 * 2?', answer='7')]
+  for split in ('train', 'heldout'):
+    files = dict(train=[write(tmp_path / 'a.jsonl', [dict(question='1?', answer='1')])], heldout=())
+    files |= {split: [write(tmp_path / 'two.jsonl', rows)]}
+    with pytest.raises(
+      DataError, match=rf"data.{split}: 'What is 3 \* 2\?' has two golds, .*'6'.* and .*'7'.*remove one"
+    ):
+      tasks.open_task(spec('jsonl', **files, jsonl=dataclasses.replace(JSONL, heldout_fraction=1e-9)))
+  named = dataclasses.replace(JSONL, id='id')
+  source = write(tmp_path / 'ids.jsonl', [dict(id=1, question='1?', answer='1'), dict(id=1, question='2?', answer='2')])
+  with pytest.raises(DataError, match="id '1' has two questions"):
+    tasks.open_task(spec('jsonl', heldout=[source], jsonl=named))
+
+
+def test_repeated_problems_are_told_and_held_out_ones_count_once(tmp_path, caplog):
+  rows = [dict(question=f'{i}?', answer=str(i)) for i in (1, 2, 1)]
+  train = write(tmp_path / 'train.jsonl', [dict(question=f'{i}?', answer=str(i)) for i in (7, 7, 8)])
+  task = tasks.open_task(spec('jsonl', train=[train], heldout=[write(tmp_path / 'held.jsonl', rows)]))
+  assert task.heldout.size == 2 and task.train.size == 3
+  assert '1 held-out problems are repeated and count once' in caplog.text
+  assert '1 training problems ask what an earlier one asks' in caplog.text
+
+
+@pytest.mark.parametrize(
+  ('row', 'message'),
+  [
+    ('{"question": "q", "answer": NaN}', 'holds no gold answer but nan'),
+    ('{"question": NaN, "answer": "1"}', "column 'question' holds nan, not a text"),
+    ('{"question": "3 + 4 \\ud83d?", "answer": "7"}', "column 'question' holds half a surrogate pair"),
+  ],
+)
+def test_what_is_no_text_is_told_with_its_row(tmp_path, row, message):
+  path = tmp_path / 'bad.jsonl'
+  path.write_text('{"question": "1?", "answer": "1"}\n' + row + '\n')
+  with pytest.raises(DataError, match='row 2') as caught:
+    tasks.open_task(spec('jsonl', train=[str(path)], jsonl=JSONL))
+  assert message in str(caught.value)

@@ -29,7 +29,7 @@ def make(grader: str, value: Any, where: str) -> dict:
 
 def _answer(value: dict, where: str) -> dict:
   answer = value['answer']
-  if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+  if isinstance(answer, (int, float)) and not isinstance(answer, bool) and answer == answer:
     answer = str(answer)
   if not isinstance(answer, str) or not answer.strip():
     raise DataError(f'{where} holds no gold answer but {answer!r:.60}')

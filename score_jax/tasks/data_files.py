@@ -39,10 +39,12 @@ class Row:
   def text(self, column: str) -> str:
     """Returns the text of a column; DataError if there is none."""
     value = self.value(column)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:
       value = str(value)
     if not isinstance(value, str) or not value.strip():
       raise self.error(column, f'holds {_short(value)}, not a text')
+    if any('\ud800' <= character <= '\udfff' for character in value):
+      raise self.error(column, f'holds half a surrogate pair, which no tokenizer reads: {ascii(value)[:60]}')
     return value
 
   def texts(self, column: str) -> list[str]:

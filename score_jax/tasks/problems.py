@@ -100,6 +100,9 @@ def divided(train: Iterable[Row], heldout: Iterable[Row], problem: Callable[[Row
 
 def task_of(everything: Sequence[Problem], held: Sequence[Problem], verifier: str) -> Task:
   """Makes a task of problems, as `divided` does."""
+  held = _distinct('heldout', held)
+  if repeated := len(everything) - len({collapsed(p.question) for p in _checked('train', everything)}):
+    logging.warning('%d training problems ask what an earlier one asks, and count as often', repeated)
   questions = {collapsed(p.question) for p in held}
   kept = tuple(p for p in everything if collapsed(p.question) not in questions)
   if everything and not kept:
@@ -107,6 +110,29 @@ def task_of(everything: Sequence[Problem], held: Sequence[Problem], verifier: st
   if len(kept) < len(everything):
     logging.warning('%d training problems are held out as well and were left out', len(everything) - len(kept))
   return Task(ProblemList(kept, shuffled=True), ProblemList(tuple(held), shuffled=False), verifier)
+
+
+def _distinct(split: str, problems: Sequence[Problem]) -> list[Problem]:
+  """Returns the problems without those whose id and question came before."""
+  distinct = list({problem.id: problem for problem in _checked(split, problems)}.values())
+  if len(distinct) < len(problems):
+    logging.warning('%d held-out problems are repeated and count once', len(problems) - len(distinct))
+  return distinct
+
+
+def _checked(split: str, problems: Sequence[Problem]) -> Sequence[Problem]:
+  """Raises DataError: a question has two golds, or an id two questions."""
+  golds, asked_by = {}, {}
+  for problem in problems:
+    question = collapsed(problem.question)
+    own = {name: value for name, value in problem.reference.items() if name != 'question'}
+    gold = golds.setdefault(question, own)
+    if gold != own:
+      both = f'{gold!r:.80} and {own!r:.80}'
+      raise DataError(f'config.task.data.{split}: {question!r:.80} has two golds, {both}; remove one')
+    if asked_by.setdefault(problem.id, question) != question:
+      raise DataError(f'config.task.data.{split}: id {problem.id!r} has two questions; give each its own')
+  return problems
 
 
 def with_rows(task: Task, kept: bool) -> Task:
