@@ -1,5 +1,6 @@
 """Reward functions of the user's own: every form, weights, and whatever goes wrong in them."""
 
+import dataclasses
 import json
 import math
 
@@ -117,14 +118,15 @@ def test_the_score_from_which_an_attempt_is_correct_is_the_users(file):
     ('nan', Verdict.ERROR, 'my_rewards.py:nan returned nan, not a finite number, twice'),
     ('text', Verdict.ERROR, "my_rewards.py:text returned 'good', not a finite number"),
     ('none_of_one', Verdict.ERROR, 'my_rewards.py:none_of_one returned [1, 2], not a list of one score'),
-    ('waits', Verdict.ERROR, 'TimeoutError: no answer within config.grading.wall_seconds = 8.0'),
+    ('waits', Verdict.ERROR, 'TimeoutError: no answer within config.grading.wall_seconds = 0.5'),
     ('leaks', Verdict.ERROR, 'my_rewards.py:leaks needs more than config.grading.memory_mb'),
     ('leaves', Verdict.ERROR, 'the grader died (exit 3), twice'),
     ('loops', Verdict.TIMEOUT, ''),
   ],
 )
 def test_what_goes_wrong_is_a_verdict_and_a_line(file, function, verdict, told):
-  one, other = graded(file, function, 'yes', 'no')
+  spec = dataclasses.replace(SPEC, wall_seconds=0.5) if function == 'waits' else SPEC
+  one, other = graded(file, function, 'yes', 'no', spec=spec)
   assert one.verdict == other.verdict == verdict
   assert told in one.answer
   assert one.reward == 0
