@@ -17,7 +17,7 @@ def problems(split: str, seed: int) -> list[score_jax.Problem]:
     a, b, c, d = (draw.randint(1, 9) for _ in range(4))
     asked = dict(numbers=[a, b, c, d], target=a + b + c + d)
     question = f'reach {asked["target"]} with {a} {b} {c} {d}'
-    made[question] = score_jax.Problem(f'{split}/{len(made)}', question, asked)
+    made[question] = score_jax.Problem(question, question, asked)
   return list(made.values())
 
 

@@ -322,6 +322,8 @@ def test_a_path_through_a_file_is_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / 'file/out').mkdir()
 
   monkeypatch.setattr(cli.app, 'run', lambda guarded, **_: guarded(['x']))
+  for name in ('install', 'over'):  # they are for a whole process
+    monkeypatch.setattr(cli.signals, name, lambda: None)
   with pytest.raises(SystemExit) as ended:
     cli.run(main)
   line = capsys.readouterr().err
