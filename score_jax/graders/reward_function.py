@@ -89,7 +89,7 @@ def _trl(function: Callable, given: dict, text: str) -> Any:
 
 def _score(value: Any, listed: bool) -> Graded:
   """Returns what a function returned; raises ValueError, which tells what it was, if that is no score."""
-  shown = user_file.first_line(repr(value))
+  shown = user_file.in_a_line(repr(value))
   if listed:
     if isinstance(value, (str, dict)) or not hasattr(value, '__len__') or len(value) != 1:
       raise ValueError(f'{shown}, not a list of one score')

@@ -73,9 +73,9 @@ def raised(error: BaseException, path: pathlib.Path) -> str:
   trace = traceback.extract_tb(error.__traceback__)
   lines = [call.lineno for call in trace if call.filename == str(path)]
   where = f' (line {lines[-1]})' if lines else ''
-  return f'{type(error).__name__}: {first_line(error)}{where}'
+  return f'{type(error).__name__}: {in_a_line(error)}{where}'
 
 
-def first_line(value: Any) -> str:
+def in_a_line(value: Any) -> str:
   """Returns the beginning of a value's text, in a line."""
   return ' '.join(str(value).split())[:200]

@@ -51,11 +51,11 @@ def _problems(source: UserFunction, function: Any, split: str) -> list[Problem]:
 
 def _fault(problem: Any) -> str:
   if not isinstance(problem, Problem):
-    return f'is {user_file.first_line(repr(problem))}, not a score_jax.Problem'
+    return f'is {user_file.in_a_line(repr(problem))}, not a score_jax.Problem'
   if not isinstance(problem.id, str) or not isinstance(problem.question, str) or not problem.question.strip():
     return f'has id {problem.id!r:.60} and question {problem.question!r:.60}; both must be texts'
   try:
     json.dumps([problem.reference, problem.row])
   except (TypeError, ValueError) as error:
-    return f'has a reference or row that is not plain data: {user_file.first_line(error)}'
+    return f'has a reference or row that is not plain data: {user_file.in_a_line(error)}'
   return '' if isinstance(problem.reference, dict) else f'has reference {problem.reference!r:.60}; it must be a dict'
