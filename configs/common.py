@@ -268,6 +268,7 @@ def stage1() -> ConfigDict:
   stage.gamma = 0.0  # how far an attempt answers for the rewards of later ones
   stage.reference = 'base'  # what the KL is to: 'base', or 'stage_start', the policy as the stage begins
   stage.offline_first = 0.0  # fraction of problems with first attempts of the base, not trained
+  stage.offline_shared = False  # one of them for all conversations of a problem, so that to repeat it earns nothing
   stage.optim = ConfigDict()
   stage.optim.learning_rate = 0.0  # peak; 0: config.optim's
   stage.optim.schedule = ''  # '': config.optim's

@@ -52,6 +52,10 @@ def test_integers_pass_for_floats_and_nothing_else_is_converted():
   ('changes', 'message'),
   [
     ({'mode': 'train'}, r"config.mode = 'train' is unknown; use one of score, supervised"),
+    (
+      {'stages.stage2.offline_shared': True},
+      r'config.stages.stage2.offline_shared = True needs .*offline_first',
+    ),
     ({'batch.samples': 1}, r'config.batch.samples = 1: the leave-one-out baseline needs at least 2'),
     ({'batch.micro_batches': 3}, r'config.batch.micro_batches = 3 must divide config.batch.problems = 4'),
     ({'sampling.attempt_tokens': (6, 0)}, r'config.sampling.attempt_tokens = \(6, 0\)'),

@@ -71,6 +71,7 @@ def test_a_lora_run_trains_adapters_beside_one_base_and_exports_both_ways(tmp_pa
     'lora.rank': 2,
     'stages.stage2.reference': 'stage_start',
     'stages.stage2.offline_first': 0.5,
+    'stages.stage2.offline_shared': True,
     'optim.learning_rate': 0.02,
   }
   config = tiny.run_config(**changes)
@@ -88,6 +89,7 @@ def test_a_lora_run_trains_adapters_beside_one_base_and_exports_both_ways(tmp_pa
   assert compiled._cache_size() == 2
   assert reference_logps._cache_size() == 2  # a reference without adapters, and one with
   assert update._cache_size() == 1
+  assert np.load(opened.folder.offline / 'stage1.npy').shape == (4, 1, 18), 'one first attempt for a problem'
 
   step = json.loads(opened.folder.eval.read_text())['final']['step']
   trained = run.best_params(opened.folder, opened.mesh, opened.trained, str(step))

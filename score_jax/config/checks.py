@@ -157,6 +157,8 @@ def _stage(stage: core_types.Stage, run: fields.RunConfig) -> Iterator[str]:
   for name in ('gamma', 'offline_first'):
     if not 0 <= getattr(stage, name) <= 1:
       yield f'{where}.{name} = {getattr(stage, name)} must lie in 0..1'
+  if stage.offline_shared and not stage.offline_first:
+    yield f'{where}.offline_shared = True needs {where}.offline_first above 0'
   warmup = optim.warmup_steps
   if warmup and not 0 <= warmup < stage.steps:
     yield f'{where}: warmup_steps = {warmup} must be below its steps = {stage.steps}'

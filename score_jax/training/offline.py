@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Offline first attempts: sampled from the base, never trained on.
 
-As in section 5.3 of the paper, they are prompts for the second turn, for a fraction of each step's problems.
+As in section 5.3 of the paper, they are prompts for the second turn, for a fraction of each step's problems. Where the
+conversations of a problem share one, the leave-one-out baseline is conditional on it: to repeat it has advantage 0.
 """
 
 import base64
@@ -25,11 +26,11 @@ class OfflinePool:
   """First attempts of the base on `problems`."""
 
   problems: tuple[Problem, ...]
-  first: np.ndarray  # i32 [pool, G, F]  ids, stop included; then -1
+  first: np.ndarray  # i32 [pool, G or 1, F]  ids, stop included; then -1. 1: shared by G conversations
   each_step: int  # of a step's problems
 
   def take(self, step_in_stage: int) -> tuple[list[Problem], np.ndarray]:
-    """Returns a step's problems and first attempts [each_step, G, F]."""
+    """Returns a step's problems and first attempts [each_step, G or 1, F]."""
     first = step_in_stage * self.each_step
     chosen = [(first + i) % len(self.problems) for i in range(self.each_step)]
     return [self.problems[i] for i in chosen], self.first[chosen]
@@ -57,7 +58,7 @@ def open_pool(run: Run, stage_index: int, stage: Stage) -> OfflinePool | None:
   if stored := hosts.from_main('the stored pool', read):
     first = np.load(io.BytesIO(base64.b64decode(stored)), allow_pickle=False)
   else:
-    first = _sample_first(run, problems, stage_index)
+    first = _sample_first(run, problems, stage_index, 1 if stage.offline_shared else run.config.batch.samples)
     if hosts.is_main():
       packed = io.BytesIO()
       np.save(packed, first)
@@ -68,14 +69,14 @@ def open_pool(run: Run, stage_index: int, stage: Stage) -> OfflinePool | None:
   return OfflinePool(problems, first, each_step)
 
 
-def _sample_first(run: Run, problems: tuple[Problem, ...], stage_index: int) -> np.ndarray:
-  """[pool, G, F], by the training step's program."""
-  sampler, G = run.sampler, run.config.batch.samples
-  spec, params = sampler.spec(), sampler.layout(run.base_policy())
+def _sample_first(run: Run, problems: tuple[Problem, ...], stage_index: int, each: int) -> np.ndarray:
+  """[pool, each, F], by the training step's program."""
+  sampler, spec = run.sampler, run.sampler.spec()
+  params = sampler.layout(run.base_policy())
   key = samplers.stream_key(run.config.seed, samplers.Stream.OFFLINE, stage_index)
-  asked = [problem for problem in problems for _ in range(G)]
+  asked = [problem for problem in problems for _ in range(each)]
   parts = []
   for *_, rollout in evaluation.rollouts(sampler, params, asked, key, spec, run.config.rows):
     tokens_BL, attempt_BL = meshes.fetch_whole((rollout.tokens, rollout.attempt))
     parts.append(batches.chosen_ids(tokens_BL, attempt_BL == 1, spec.budgets[0]))
-  return np.concatenate(parts)[: len(asked)].reshape(len(problems), G, -1)
+  return np.concatenate(parts)[: len(asked)].reshape(len(problems), each, -1)
