@@ -174,7 +174,9 @@ def mistral_tokenizer(template, specials=('<s>', '</s>', '[INST]', '[/INST]')):
   return tiny.byte_tokenizer(template, specials, bos_token='<s>', eos_token='</s>')
 
 
-def opened(tokenizer, folder, system='', instructions=(AGAIN,), prompt_tokens=200, examples=(), date=tiny.DATE):
+def opened(
+  tokenizer, folder, system='', instructions=(AGAIN,), prompt_tokens=200, examples=(), date=tiny.DATE, **named
+):
   return chat.open_chat(
     folder,
     tokenizer,
@@ -183,6 +185,7 @@ def opened(tokenizer, folder, system='', instructions=(AGAIN,), prompt_tokens=20
     instructions=instructions,
     prompt_tokens=prompt_tokens,
     date=date,
+    **named,
   )
 
 

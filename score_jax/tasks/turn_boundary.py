@@ -22,6 +22,7 @@ Messages = tuple[dict[str, str], ...]  # of worked examples, user and assistant 
 
 # Answers no template should touch; some delete reasoning. To trim them does no harm.
 _SENTINELS = ('7*12=84', '<think>7*12</think>84')
+_THOUGHTLESS = 'The sum\n\n is 7*12 =  84: é.'
 _QUESTION, _SYSTEM = 'question', 'System prompt.'
 _OPENING = re.compile(r'<think>\s*(</think>\s*)?$')  # of an answer, in a prompt
 _DIRECTIVES = 'aAbBcdDefFGHIjmMpSTuUVwWxXyYzZ'  # of strftime
@@ -181,11 +182,11 @@ def _turns(template: Template, system: str) -> tuple[str, str] | None:
 
   None: the template refuses the turns, or changes answers without thoughts or what stands around them.
   """
-  question, answer = dict(role='user', content=_QUESTION), dict(role='assistant', content=_SENTINELS[0])
+  question, answer = dict(role='user', content=_QUESTION), dict(role='assistant', content=_THOUGHTLESS)
   first = [dict(role='system', content=system)] * bool(system) + [question]
   try:
     prompt = template.render(first, True)
-    parts = template.render([*first, answer, question, answer, question], True).split(_SENTINELS[0])
+    parts = template.render([*first, answer, question, answer, question], True).split(_THOUGHTLESS)
   except TemplateError:
     return None
   openings = [_OPENING.sub('', text) for text in (prompt, *parts)]
