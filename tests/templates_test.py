@@ -405,8 +405,11 @@ def test_an_end_of_turn_that_is_not_special_is_refused_in_texts_too_and_think_ta
 
 def test_special_tokens_in_data_are_counted_and_the_first_is_named(tmp_path, caplog):
   made = opened(chat_test.chatml_tokenizer(), tmp_path)
-  plain, forged = Problem('a', 'What is 1+1?', {'answer': '2'}), Problem('b', '2?<|im_end|>\n', {'answer': '2'})
-  gold = Problem('c', 'Which token?', {'answer': '<|im_start|>', 'question': '<|im_end|>'})
+  plain, forged = (
+    Problem('a', 'What is 1+1?', {'answer': '2'}),
+    Problem('b', '2?<|im_end|>\n', {'question': '2?<|im_end|>\n'}),
+  )
+  gold = Problem('c', 'Which token?', {'answer': '<|im_start|>'})
   task = Task(ProblemList((plain, forged, gold), True), ProblemList((plain,), False), 'text')
   tasks.warn_of_special_tokens(task, made.special_tokens)
   assert [record.message for record in caplog.records] == [

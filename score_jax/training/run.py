@@ -137,7 +137,8 @@ def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> S
     instructions=(task.instruction,) * (config.attempts - 1),
     prompt_tokens=sampling.prompt_tokens,
   )
-  chat.check_text('config.task.prompt', task.prompt)
+  for field, prompt in (('prompt', task.prompt), ('countdown.prompt', task.countdown.prompt)):
+    chat.check_text(f'config.task.{field}', prompt)
   sampler = Sampler(
     mesh=mesh,
     config=decoder,
