@@ -76,8 +76,10 @@ def task() -> ConfigDict:
   task.long_prompts = 'error'
   task.system = ''  # system prompt; joins the first user turn if the template has no such role
   task.instruction = 'Check and retry.'  # the user turn before every further attempt; never says if one was right
-  # Instead of the tokenizer's own template: a .jinja file, 'bundled:chatml', or 'bundled:plain' for a base model.
+  # Instead of the tokenizer's own template: a .jinja file, or a bundled one (docs/prompts.md): 'bundled:chatml',
+  # 'bundled:plain' for a base model, ...
   task.chat_template = ''
+  task.template_kwargs = ''  # what the template reads beside the messages: "{'enable_thinking': False}"
   task.examples = ''  # few-shot: a .jsonl file of {"messages": [...]}, turns that stand before every question
   # A reward of your own, FILE.py:FUNCTION (docs/rewards.md), or a name of score_jax.graders.registry.GRADERS; '': the
   # task's own verifier, and the reward is 1 for a correct attempt.

@@ -27,11 +27,11 @@ def main() -> None:
   from score_jax.parallel import mesh as meshes
   from score_jax.storage import hf, hf_export, pins
   from score_jax.storage.run_folder import RunFolder
-  from score_jax.tasks.tokenizer import load_tokenizer
   from score_jax.training import run
 
   folder, out = RunFolder(_RUN.value), pathlib.Path(_OUT.value)
-  config = folder.read_config()['config']
+  written = folder.read_config()
+  config, template = written['config'], written.get('chat_template', '')
   lora = loras.Lora(**config['lora'])
   if _FORMAT.value == 'peft' and (not lora.rank or _DTYPE.value):
     raise ConfigError(
@@ -44,15 +44,15 @@ def main() -> None:
   decoder = hf.read_config(source)
   params = run.best_params(folder, meshes.make_mesh(-1, 1, 1), loras.trained_table(decoder, lora), _STEP.value)
   if _FORMAT.value == 'peft':
-    hf_export.write_adapter(out, params, decoder, lora, base=hub.model(config['model']['path']) or source)
+    base = hub.model(config['model']['path']) or source
+    hf_export.write_adapter(out, params, decoder, lora, base=base, chat_template=template)
   else:
-    template = config['task']['chat_template']
     hf_export.write_folder(
       out,
       loras.scaled(params, lora),
       decoder,
       source=source,
-      chat_template=template and load_tokenizer(source, template).chat_template,
+      chat_template=template,
       dtype=hf.DTYPES[_DTYPE.value] if _DTYPE.value else hf.open_weights(source, decoder).dtypes(),
     )
   print(f'wrote {out}')

@@ -12,8 +12,7 @@ import tiny
 from experiments.countdown_base import mixture as countdown_base
 from score_jax.core_types import Problem
 from score_jax.errors import DataError
-from score_jax.tasks import chat, turn_boundary
-from score_jax.tasks import tokenizer as tokenizer_module
+from score_jax.tasks import chat, templates, turn_boundary
 from score_jax.tasks.tokenizer import load_tokenizer
 
 TURN = '{% for m in messages %}'
@@ -159,7 +158,7 @@ EXAMPLES = tuple(
 
 
 def chatml_tokenizer():
-  return tiny.byte_tokenizer(tokenizer_module._named_template('bundled:chatml'))
+  return tiny.byte_tokenizer(templates.named('bundled:chatml'))
 
 
 def llama_tokenizer(template=LLAMA32):
@@ -175,7 +174,9 @@ def mistral_tokenizer(template, specials=('<s>', '</s>', '[INST]', '[/INST]')):
   return tiny.byte_tokenizer(template, specials, bos_token='<s>', eos_token='</s>')
 
 
-def opened(tokenizer, folder, system='', instructions=(AGAIN,), prompt_tokens=200, examples=(), date=tiny.DATE):
+def opened(
+  tokenizer, folder, system='', instructions=(AGAIN,), prompt_tokens=200, examples=(), date=tiny.DATE, **named
+):
   return chat.open_chat(
     folder,
     tokenizer,
@@ -184,11 +185,12 @@ def opened(tokenizer, folder, system='', instructions=(AGAIN,), prompt_tokens=20
     instructions=instructions,
     prompt_tokens=prompt_tokens,
     date=date,
+    **named,
   )
 
 
 def rendered(tokenizer, messages, answering=True, date=tiny.DATE):
-  return turn_boundary.render(tokenizer, messages, answering, date)
+  return turn_boundary.Template(tokenizer, tokenizer.chat_template, date).render(messages, answering)
 
 
 def problem(question=FIRST):
@@ -307,28 +309,13 @@ def test_attempts_are_one_more_than_feeds(tmp_path):
 @pytest.mark.parametrize(
   ('template', 'difference'),
   [
-    (NO_THINKING, r"'|>assistant\n<think>7*12</think>84' became '|>assistant\n84<|im_end|>\n<|im_start|>use'"),
     (NO_EARLIER_ANSWERS, r"'<|im_start|>assistant\n7*12=84' became '<|im_start|>user\nThere might be an error'"),
     (SHORTENED, r"'sistant\n7*12=84' became 'sistant\n7*12<|im_end|>\n<|im_start|>user\n'"),
     (COUNTED, r"'1<|im_start|>user\nquestion<|' became '3<|im_start|>user\nquestion<|'"),
     (LABELLED, r"'|>assistant\n7*12=84' became '|>assistant\nAnswer: 7*12=84<|im_end|>"),
     (ONLY_FIRST, r"'on<|im_end|>7*12=84' became 'on<|im_end|>'"),
-    (QWEN3, r"'|>assistant\n<think>7*12</think>84' became '|>assistant\n84<|im_end|>\n<|im_start|>use'"),
-    (
-      '{%- set enable_thinking = false %}' + QWEN3,
-      r"'|>assistant\n<think>\n\n</think>\n\n7*12=84' became '|>assistant\n7*12=84<|im_end|>\n<|im_start'",
-    ),
   ],
-  ids=[
-    'thinking',
-    'earlier_answers',
-    'shortened',
-    'prompt',
-    'labelled',
-    'only_first',
-    'qwen3',
-    'qwen3_without_thinking',
-  ],
+  ids=['earlier_answers', 'shortened', 'prompt', 'labelled', 'only_first'],
 )
 def test_a_template_that_rewrites_history_is_refused_with_both_texts_and_the_remedy(template, difference, tmp_path):
   with pytest.raises(DataError, match=r'rewrites history: ') as error:
@@ -348,20 +335,6 @@ def test_every_turn_boundary_is_proved_with_all_earlier_answers(tmp_path):
 def test_a_template_whose_text_after_an_answer_depends_on_it_is_refused(tmp_path):
   with pytest.raises(DataError, match=r"depends on it: is '<\|im_end\|>.* or '!<\|im_end\|>"):
     opened(tiny.byte_tokenizer(THOUGHT_TWICE), tmp_path)
-
-
-def test_bundled_chatml_is_the_remedy_for_templates_that_delete_thinking(tmp_path):
-  tiny.byte_tokenizer(QWEN3).save_pretrained(tmp_path)
-  with pytest.raises(DataError, match='bundled:chatml'):
-    opened(load_tokenizer(tmp_path), tmp_path)
-  tokenizer = load_tokenizer(tmp_path, 'bundled:chatml')
-  made = opened(tokenizer, tmp_path)
-  thought = '<think>\n1+2\n</think>\n\n3'
-  row = made.prompt_ids(problem()) + ids_of(tokenizer, thought) + list(made.separators[0])
-  assert text_of(tokenizer, row) == (
-    f'<|im_start|>user\n{FIRST}<|im_end|>\n<|im_start|>assistant\n{thought}<|im_end|>\n'
-    f'<|im_start|>user\n{AGAIN}<|im_end|>\n<|im_start|>assistant\n'
-  )
 
 
 @pytest.mark.parametrize(
@@ -606,9 +579,7 @@ def test_texts_have_neither_an_end_of_turn_that_is_not_special_nor_tidied_spaces
   tidy = dict.fromkeys(
     ('clean_up_tokenization_spaces', 'clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output'), True
   )
-  tokenizer = tiny.byte_tokenizer(
-    tokenizer_module._named_template('bundled:chatml').replace('<|im_end|>', '<end>'), **tidy
-  )
+  tokenizer = tiny.byte_tokenizer(templates.named('bundled:chatml').replace('<|im_end|>', '<end>'), **tidy)
   tokenizer.add_tokens(['<end>'])
   made = opened(tokenizer, tmp_path)
   assert made.end_of_turn not in tokenizer.all_special_ids
@@ -667,8 +638,8 @@ def test_words_that_the_tokenizer_does_not_have_are_refused(tmp_path):
   with pytest.raises(DataError, match=r'does not know what stands between attempts.*config\.task\.instruction'):
     opened(tiny.tokenizer(), tmp_path, instructions=('Try again!',))
   foreign = tiny.tokenizer()
-  foreign.chat_template = tokenizer_module._named_template('bundled:chatml')
-  with pytest.raises(DataError, match='does not know what stands between attempts'):
+  foreign.chat_template = templates.named('bundled:chatml')
+  with pytest.raises(DataError, match=r"has no token '<\|im_start\|>'; use .*'bundled:plain' or"):
     opened(foreign, tmp_path, instructions=(tiny.INSTRUCTION,))
 
 

@@ -80,7 +80,7 @@ def test_supervised_ids_are_the_tokenizers_own_of_the_rendered_conversation(toke
       dict(role='user', content=tiny.INSTRUCTION),
       dict(role='assistant', content=second),
     ]
-    text = turn_boundary.render(tokenizer, messages, False, tiny.DATE)
+    text = turn_boundary.Template(tokenizer, tokenizer.chat_template, tiny.DATE).render(messages, False)
     expected = tokenizer(text, add_special_tokens=False)['input_ids']
     assert tokenizer.unk_token_id not in expected
     assert row.tolist() == expected + [tokenizer.pad_token_id] * (len(row) - len(expected))

@@ -9,8 +9,7 @@ import tiny
 
 from score_jax.configs import common
 from score_jax.errors import ConfigError
-from score_jax.tasks import prompts
-from score_jax.tasks import tokenizer as tokenizers
+from score_jax.tasks import prompts, templates
 from score_jax.training import loop
 from score_jax.training import run as runs
 
@@ -45,7 +44,7 @@ ROWS = {  # task -> training rows, held-out rows
 @pytest.fixture(scope='module')
 def byte_folder(tmp_path_factory):
   """A tiny random model that reads and writes bytes."""
-  tokens = tiny.byte_tokenizer(tokenizers._named_template('bundled:chatml'))
+  tokens = tiny.byte_tokenizer(templates.named('bundled:chatml'))
   config = tiny.decoder_config('llama', vocab=len(tokens), max_positions=2048)
   return tiny.write_hf_folder(tmp_path_factory.mktemp('bytes') / 'tiny', config, tokens=tokens)
 

@@ -2,6 +2,7 @@
 """Checks single values of a configuration, then fields that must agree."""
 
 from collections.abc import Iterator
+import json
 import math
 import operator
 from typing import Any
@@ -75,6 +76,7 @@ def _values(run: fields.RunConfig) -> Iterator[str]:
   if problems % parts:
     yield f'config.batch.micro_batches = {parts} must divide config.batch.problems = {problems}'
   yield from _rewards(run.task)
+  yield from _template_kwargs(run.task)
   prompt = run.task.prompt
   if prompt and (run.task.name == 'countdown' or '{question}' not in prompt):
     yield f'config.task.prompt = {prompt!r} must hold {{question}}; countdown has config.task.countdown.prompt'
@@ -83,6 +85,16 @@ def _values(run: fields.RunConfig) -> Iterator[str]:
       operator.attrgetter(section)(run).check()
     except ValueError as error:
       yield f'config.{section}.{error}'
+
+
+def _template_kwargs(task: fields.TaskConfig) -> Iterator[str]:
+  try:
+    names = [name.isidentifier() for name in task.template_settings]
+    json.dumps(task.template_settings)
+  except (ValueError, SyntaxError, TypeError, AttributeError):
+    names = [False]
+  if not all(names):
+    yield f"config.task.template_kwargs = {task.template_kwargs}: write {{'enable_thinking': False}}, a value by name"
 
 
 def _rewards(task: fields.TaskConfig) -> Iterator[str]:

@@ -6,6 +6,7 @@
 
 import ast
 import dataclasses
+from typing import Any
 
 from score_jax.core_types import Stage
 from score_jax.graders.registry import GradingSpec
@@ -42,6 +43,7 @@ class TaskConfig:
   system: str
   instruction: str
   chat_template: str
+  template_kwargs: str
   examples: str
   date: str
   reward: str
@@ -56,6 +58,11 @@ class TaskConfig:
   def reward_weights(self) -> dict[str, float]:
     """Returns the weight of each reward, by name; {}: the task's own verifier decides alone."""
     return ast.literal_eval(self.rewards) if self.rewards else {self.reward: 1.0} if self.reward else {}
+
+  @property
+  def template_settings(self) -> dict[str, Any]:
+    """Returns what the chat template reads beside the messages, by name."""
+    return ast.literal_eval(self.template_kwargs) if self.template_kwargs else {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,7 +60,7 @@ def set_field(config: ConfigDict, field: str, value: Any) -> None:
     section = section[part]
   try:
     if isinstance(value, Mapping) and isinstance(section[name], str):
-      section[name] = repr(dict(value))  # config.task.rewards
+      section[name] = repr(dict(value))  # config.task.rewards, template_kwargs
     elif isinstance(value, Mapping):
       section[name].update(value)
     else:

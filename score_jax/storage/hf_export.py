@@ -24,6 +24,7 @@ from score_jax.storage import tensor_files
 from score_jax.storage.hf import DTYPES, INDEX, PICKLES, leads_outside, open_weights
 from score_jax.storage.tensor_files import Entry
 
+TEMPLATE = 'chat_template.jinja'
 # Not copied from a source: weights, their indices, and the README of the base.
 _NOT_COPIED = ('.safetensors', *PICKLES, '.gguf', '.h5', '.msgpack', '.onnx', '.index.json', '.md')
 
@@ -46,7 +47,7 @@ def write_folder(
     out: must not exist unless `replace`.
     params: a policy's tree. Adapters (`lora.scaled`) are merged; what it lacks is `source`'s.
     source: the model's old folder, whose files but the weights are copied. None: a new model.
-    chat_template: of the policy, where it is not the source's.
+    chat_template: of the policy; '': that of the source or the tokenizer.
     dtype: of all weights in the files, or by HF name.
     max_shard: of a weight file, e.g. '5GB'.
 
@@ -66,16 +67,22 @@ def write_folder(
       if tokenizer is not None:
         tokenizer.save_pretrained(folder)
       if chat_template:
-        (folder / 'chat_template.jinja').write_text(chat_template)
+        _set_template(folder, chat_template)
     entries, array_of = _tensors(params, config, source, dtype)
     write_shards(folder, entries, array_of, max_shard)
   hosts.barrier(f'the export to {out.name}')
 
 
 def write_adapter(
-  out: pathlib.Path, adapters: dict[str, Any], config: DecoderConfig, lora: loras.Lora, *, base: pathlib.Path | hub.Repo
+  out: pathlib.Path,
+  adapters: dict[str, Any],
+  config: DecoderConfig,
+  lora: loras.Lora,
+  *,
+  base: pathlib.Path | hub.Repo,
+  chat_template: str = '',
 ) -> None:
-  """Writes a trained tree of adapters as a PEFT folder, in f32, for `base`.
+  """Writes a trained tree of adapters as a PEFT folder, in f32, for `base`, with the chat template of the policy.
 
   Raises:
     DataError: `out` exists.
@@ -105,6 +112,8 @@ def write_adapter(
   entries = {name: Entry(DTYPES['float32'], shape) for name, shape in table.hf_shapes().items()}
   with _whole(out) as folder:
     files.write_json(folder / 'adapter_config.json', settings)
+    if chat_template:
+      (folder / TEMPLATE).write_text(chat_template, 'utf-8')
     tensor_files.write_file(folder / 'adapter_model.safetensors', entries, array_of)
 
 
@@ -134,6 +143,19 @@ def _set_dtype(path: pathlib.Path, dtype: np.dtype, new: bool) -> None:
   after = before | dict.fromkeys(named, dtype.name)
   if after != before:
     files.write_json(path, after)
+
+
+def _set_template(folder: pathlib.Path, template: str) -> None:
+  """Makes the tokenizer's files name one template; files that do stay byte for byte."""
+  own, settings = folder / TEMPLATE, folder / 'tokenizer_config.json'
+  before = json.loads(settings.read_text()) if settings.exists() else {}
+  held = own.read_text('utf-8') if own.exists() else before.get('chat_template')
+  if isinstance(held, list):  # of several the default
+    held = {named['name']: named['template'] for named in held}.get('default')
+  if held != template:
+    own.write_text(template, 'utf-8')
+    if 'chat_template' in before:
+      files.write_json(settings, before | dict(chat_template=template))
 
 
 def _tensors(

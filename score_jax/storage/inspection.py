@@ -11,6 +11,7 @@ from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
 from score_jax.storage import hf
 from score_jax.tasks import chat as chats
+from score_jax.tasks import templates
 from score_jax.tasks.tokenizer import load_tokenizer
 
 # Bytes of a parameter: f32 policy 4, Adam 8, update 12, bf16 reference 2, sampling copy 2; frozen 2 + 2.
@@ -109,7 +110,8 @@ def _chat(folder: pathlib.Path, config: DecoderConfig, template: str, instructio
   )
   between = tokenizer.decode(list(chat.separators[0]), skip_special_tokens=False)
   yield 'tokenizer', f'{type(tokenizer).__name__}, {len(tokenizer):,} tokens'
-  yield 'template', template or f"the tokenizer's own, {len(tokenizer.chat_template):,} characters"
+  own = f"the tokenizer's own, {len(chat.template):,} characters"
+  yield 'template', template or templates.name_of(chat.template) or own
   yield 'stops', ', '.join([f'{end} ends a turn', *others])
   yield 'padding', padding
   yield 'between', repr(between)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The run folder: what a run writes, and the refusal to write into another run's.
 
-config.json      the configuration as run, and the run's identity
+config.json      the configuration as run, the run's identity, its chat template
 metrics.jsonl    one line a step
 rows/            conversations of evaluations and of some training steps (reporting/rows.py)
 report.html      all of it, to look at
@@ -54,8 +54,10 @@ class RunFolder:
     self.report = self.path / 'report.html'
     self._waiting = ''  # lines that the disk has not taken
 
-  def claim(self, config: dict[str, Any], identity: dict[str, Any]) -> str:
+  def claim(self, config: dict[str, Any], identity: dict[str, Any], chat_template: str = '') -> str:
     """Takes the folder until the process ends, for a new run or one of the same identity (JSON).
+
+    `chat_template` is noted for exports.
 
     Returns what the other hosts give to `store.join`.
 
@@ -67,7 +69,8 @@ class RunFolder:
     start = self.store.take()
     self._check_claim(identity)  # it may have been claimed meanwhile
     config = secrets.redacted_tree(config)
-    files.write_json(self.config, dict(version=score_jax.__version__, config=config, identity=identity))
+    written = dict(version=score_jax.__version__, config=config, identity=identity, chat_template=chat_template)
+    files.write_json(self.config, written)
     self.store.write(self.store.root / 'config.json', self.config.read_bytes())
     return start
 

@@ -4,9 +4,10 @@
 Each is a module, whose `open_task(task, data)` gets config.task and what to read; or a function of the user's own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import dataclasses
 import importlib
+import re
 from typing import Any
 
 from absl import logging
@@ -52,6 +53,25 @@ def without_long(task: Task, tokens: Callable[[Problem], int], most: int) -> Tas
   if left_out := len(task.train.problems) - len(kept):
     logging.warning('%d training prompts have over %d tokens and were left out', left_out, most)
   return dataclasses.replace(task, train=ProblemList(kept, shuffled=True))
+
+
+def warn_of_special_tokens(task: Task, tokens: Iterable[str]) -> None:
+  """Logs how many questions and golds of files have one of the tokenizer's special `tokens`, and the first."""
+  pattern = re.compile('|'.join(map(re.escape, tokens)))
+  for split, problems in (('train', task.train), ('heldout', task.heldout)):
+    listed = () if isinstance(problems, GeneratedProblems) else problems.problems
+    for what, meaning, text in (
+      ('questions', 'which the model reads as such and not as text', lambda problem: problem.question),
+      ('golds', 'which no graded answer has', _gold),
+    ):
+      hits = [(hit.group(), problem.id) for problem in listed if (hit := pattern.search(text(problem)))]
+      if hits:
+        count, first = f'{len(hits)} of {len(listed)} {what}', '{!r} in problem {}'.format(*hits[0])
+        logging.warning('config.task.data.%s: %s have special tokens, %s: %s', split, count, meaning, first)
+
+
+def _gold(problem: Problem) -> str:
+  return '\n'.join(str(value) for name, value in problem.reference.items() if name != 'question')
 
 
 def _open(name: str, field: str, task: Any, data: DataSpec) -> Task:

@@ -4,19 +4,22 @@
 Between two attempts every row has the same turn separator, as `turn_boundary.py` proves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any
 
+from absl import logging
 import numpy as np
 
 from score_jax.core_types import Problem
 from score_jax.errors import DataError
+from score_jax.tasks import templates, turn_boundary
 from score_jax.tasks import tokenizer as tokenizers
-from score_jax.tasks import turn_boundary
-from score_jax.tasks.turn_boundary import Ids, Messages, PromptTemplate
+from score_jax.tasks.turn_boundary import Ids, Messages, PromptTemplate, Template, TemplateError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,28 @@ class Chat:
   @property
   def tokenizer(self) -> Any:
     return self.prompt_template.tokenizer
+
+  @property
+  def template(self) -> str:
+    """The template as it is trained with, which needs no settings."""
+    return self.prompt_template.template.with_settings
+
+  @functools.cached_property
+  def special_tokens(self) -> tuple[str, ...]:
+    """Tokens that a text must not hold: the model would read them as turns, not as text."""
+    added = self.tokenizer.added_tokens_decoder.values()
+    special = {token.content for token in added if token.special}
+    end = self.tokenizer.convert_ids_to_tokens(self.end_of_turn)
+    return tuple(sorted({*special, *self.tokenizer.all_special_tokens, end}))
+
+  def check_text(self, field: str, text: str) -> None:
+    """Raises DataError: a text of the configuration holds a special token."""
+    for token in self.special_tokens:
+      if token in text:
+        raise DataError(
+          f'{field} = {text[:60]!r} has {token!r}, a special token of the tokenizer, which the model would read as '
+          'such and not as text; write it otherwise'
+        )
 
   def check_vocabulary(self, vocab: int) -> None:
     """Raises DataError if a model lacks an embedding that a gather would replace by another."""
@@ -98,21 +123,69 @@ def open_chat(
   instructions: tuple[str, ...],
   prompt_tokens: int,
   date: str,
+  template_kwargs: Mapping[str, Any] | None = None,
 ) -> Chat:
   """Works out and proves the turn separators between attempts.
 
-  `folder` may have a generation_config.json, config.json. `examples` (`read_examples`) stand before every question,
-  `instructions` [A - 1] before further attempts. Templates may write the `date`, YYYY-MM-DD.
+  A template that strips earlier thoughts is replaced by the bundled one that writes the same turns, if there is one.
 
-  Raises DataError: the template, its end-of-turn, its words or the date do not serve.
+  Args:
+    folder: may have a generation_config.json, config.json.
+    examples: of `read_examples`; they stand before every question.
+    instructions: [A - 1], before further attempts.
+    date: that templates may write, YYYY-MM-DD.
+    template_kwargs: what the template reads beside the messages.
+
+  Raises DataError: the template, its end-of-turn, its variables, the words or the date do not serve.
   """
-  template = turn_boundary.prompt_template(tokenizer, system, tuple(examples), date)
-  separators = turn_boundary.separators_of(template, instructions)
-  end_of_turn = turn_boundary.end_of_turn(template, separators)
-  _check_known(tokenizer, separators)
-  stops = {end_of_turn, *_generation_stops(folder, tokenizer)}
-  pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_of_turn
-  return Chat(template, separators, end_of_turn, tuple(sorted(stops)), pad, prompt_tokens, tuple(instructions))
+
+  def prove(template: Template) -> Chat:
+    if not template.text:
+      raise TemplateError(f'{folder}: there is no chat template')
+    template.check_settings()
+    templates.check_markers(template)
+    prompt_template = turn_boundary.prompt_template(template, system, tuple(examples))
+    separators = turn_boundary.separators_of(prompt_template, instructions)
+    end_of_turn = turn_boundary.end_of_turn(prompt_template, separators)
+    _check_known(tokenizer, separators)
+    stops = {end_of_turn, *_generation_stops(folder, tokenizer)}
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_of_turn
+    return Chat(prompt_template, separators, end_of_turn, tuple(sorted(stops)), pad, prompt_tokens, tuple(instructions))
+
+  template = Template(tokenizer, tokenizer.chat_template or '', date, dict(template_kwargs or {}))
+  chat = _proved(template, prove)
+  chat.check_text('config.task.system', system)
+  for instruction in instructions:
+    chat.check_text('config.task.instruction', instruction)
+  for message in examples:
+    chat.check_text(f'config.task.examples: {message["role"]}', message['content'])
+  return chat
+
+
+def _proved(template: Template, prove: Callable[[Template], Chat]) -> Chat:
+  """Proves the template, or the bundled one that writes the same turns and keeps thoughts in them.
+
+  Raises TemplateError: neither passes; the message names a bundled one that does, if any.
+  """
+  try:
+    return prove(template)
+  except TemplateError as error:
+    passing = dict(_passing(template, prove))
+    for name, chat in passing.items() if isinstance(error, turn_boundary.HistoryError) else ():
+      if turn_boundary.keeps_what_other_strips(chat.prompt_template.template, template):
+        logging.warning('%s; it is replaced by %s, which writes the same turns and keeps thoughts', error, name)
+        return chat
+    plain = not template.text and 'bundled:plain' in passing
+    best = 'bundled:plain' if plain else min(passing, default='')
+    serves = f"config.task.chat_template='{best}' or" if best else 'as config.task.chat_template'
+    raise TemplateError(f'{error}; use {serves} a .jinja file (docs/prompts.md)') from error
+
+
+def _passing(template: Template, prove: Callable[[Template], Chat]) -> Iterator[tuple[str, Chat]]:
+  """Yields the bundled templates that pass, by name."""
+  for name in templates.bundled():
+    with contextlib.suppress(DataError):
+      yield name, prove(dataclasses.replace(template, text=templates.named(name)))
 
 
 def _check_known(tokenizer: Any, separators: tuple[Ids, ...]) -> None:
@@ -122,9 +195,9 @@ def _check_known(tokenizer: Any, separators: tuple[Ids, ...]) -> None:
   for separator in separators:
     if unknown in separator:
       text = tokenizer.decode(separator)[:200]
-      raise DataError(
-        f'chat template: the tokenizer does not know what stands between attempts, {text!r}; '
-        'use config.task.chat_template and config.task.instruction in words that it has'
+      raise TemplateError(
+        f'chat template: the tokenizer does not know what stands between attempts, {text!r}: '
+        'words of config.task.instruction or of the template'
       )
 
 

@@ -16,13 +16,11 @@ from typing import Any
 
 from score_jax import files
 from score_jax.errors import DataError
-from score_jax.tasks import turn_boundary
+from score_jax.tasks import templates, turn_boundary
 
 SETTINGS, SPECIALS, ADDED = 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json'
 FAST, SENTENCEPIECE = 'tokenizer.json', 'tokenizer.model'
 MOST_BYTES = 1 << 28  # of any of them; the largest there are have 1 << 25
-_BUNDLED = 'bundled:'
-_TEMPLATES = pathlib.Path(__file__).parent.parent / 'assets' / 'chat_templates'
 _VOCABULARIES = (FAST, SENTENCEPIECE, 'vocab.json', 'vocab.txt', 'merges.txt', 'tekken.json')
 _BESIDE = ('config.json', SETTINGS, SPECIALS, ADDED, 'chat_template.jinja', 'chat_template.json')
 
@@ -52,9 +50,9 @@ def without_torch() -> Iterator[None]:
 def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
   """Loads the folder's tokenizer, of tokenizer.json or tokenizer.model (sentencepiece).
 
-  `chat_template` is a .jinja file, 'bundled:NAME' of assets/chat_templates, or '' for its own.
+  `chat_template` is a .jinja file, 'bundled:NAME' of assets/chat_templates, or '' for its own, which may be ''.
 
-  Raises DataError: it cannot be read, it asks to run code, or there is no chat template.
+  Raises DataError: it cannot be read, or it asks to run code.
   """
   os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')  # else it announces that there is no torch
   import transformers  # takes seconds
@@ -69,7 +67,7 @@ def load_tokenizer(folder: pathlib.Path, chat_template: str = '') -> Any:
     reason = f'{type(error).__name__}: {turn_boundary.first_line(error)}'
     remedy = 'restore tokenizer.json and tokenizer_config.json'
     raise DataError(f'{folder}: its tokenizer cannot be read: {reason}; {remedy}') from error
-  tokenizer.chat_template = _named_template(chat_template) if chat_template else _own_template(folder, tokenizer)
+  tokenizer.chat_template = templates.named(chat_template) if chat_template else _own_template(folder, tokenizer)
   return tokenizer
 
 
@@ -124,30 +122,12 @@ def read_settings(path: pathlib.Path) -> dict[str, Any]:
   return settings
 
 
-def _named_template(name: str) -> str:
-  path = pathlib.Path(name)
-  if name.startswith(_BUNDLED):
-    known = {f'{_BUNDLED}{file.stem}': file for file in sorted(_TEMPLATES.glob('*.jinja'))}
-    if name not in known:
-      remedy = f'use a .jinja file or one of {", ".join(known)}'
-      raise DataError(f'config.task.chat_template = {name!r} is unknown; {remedy}')
-    path = known[name]
-  try:
-    return path.read_text(encoding='utf-8')
-  except (OSError, UnicodeDecodeError) as error:
-    reason = turn_boundary.first_line(error)
-    raise DataError(f'config.task.chat_template = {name!r} cannot be read: {reason}') from error
-
-
 def _own_template(folder: pathlib.Path, tokenizer: Any) -> str:
+  """Returns the template, of several the default; '' if there is none."""
   own = tokenizer.chat_template
   template = own.get('default') if isinstance(own, dict) else own
-  if not template:
-    several = f' but {", ".join(own)}' if own else ''
-    raise DataError(
-      f'{folder}: there is no chat template{several}; '
-      "set config.task.chat_template to a .jinja file, or to 'bundled:plain' for a base model"
-    )
+  if template is None:
+    return ''
   if not isinstance(template, str):
     held = f'its chat template is {str(template)[:60]!r}, not text'
     raise DataError(f'{folder}: {held}; set config.task.chat_template')

@@ -134,7 +134,7 @@ def _finish(training: Training) -> None:
       run.decoder,
       source=run.model_folder,
       dtype=hf.open_weights(run.model_folder, run.decoder).dtypes(),
-      chat_template=run.sampler.chat.tokenizer.chat_template if run.config.task.chat_template else '',
+      chat_template=run.sampler.chat.template,
       replace=True,
     )
   if not hosts.is_main():

@@ -133,9 +133,12 @@ def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> S
     system=task.system,
     examples=chats.read_examples(task.examples) if task.examples else (),
     date=task.date,
+    template_kwargs=task.template_settings,
     instructions=(task.instruction,) * (config.attempts - 1),
     prompt_tokens=sampling.prompt_tokens,
   )
+  for field, prompt in (('prompt', task.prompt), ('countdown.prompt', task.countdown.prompt)):
+    chat.check_text(f'config.task.{field}', prompt)
   sampler = Sampler(
     mesh=mesh,
     config=decoder,
@@ -187,12 +190,13 @@ def _opened(config: RunConfig, workdir: str, task: tasks.Task, grader: pool.Grad
   source = hf.folder_of(config.model.path)
   sampler = open_sampler(config, source, mesh)
   chat, decoder, dtype = sampler.chat, sampler.config, sampler.dtype
+  tasks.warn_of_special_tokens(task, chat.special_tokens)
   if config.task.long_prompts == 'drop':
     task = tasks.without_long(task, lambda problem: len(chat.prompt_ids(problem)), chat.prompt_tokens)
   model = dict(
     weights=files.hash_files(source, ('.safetensors',)),
     tokenizer=files.hash_files(source, _TOKENIZER_FILES),
-    chat_template=hashlib.sha256(chat.tokenizer.chat_template.encode()).hexdigest(),
+    chat_template=hashlib.sha256(chat.template.encode()).hexdigest(),
     compute_dtype=dtype.name,
   )
   if repo := hub.model(config.model.path):
@@ -203,7 +207,7 @@ def _opened(config: RunConfig, workdir: str, task: tasks.Task, grader: pool.Grad
   identity = configs.identity(config) | dict(model=model, data=task.train.fingerprint)
   if parent:
     identity['init_from'] = parent
-  start = hosts.from_main('the run folder', lambda: folder.claim(configs.as_dict(config), identity))
+  start = hosts.from_main('the run folder', lambda: folder.claim(configs.as_dict(config), identity, chat.template))
   if not hosts.is_main():
     folder.store.join(start)
   trained = loras.trained_table(decoder, config.lora)
