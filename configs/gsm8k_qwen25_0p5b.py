@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""SCoRe on GSM8K with Qwen2.5-0.5B-Instruct: one GPU, or a small pod.
 
-  python -m score_jax.main --config=configs/gsm8k_qwen25_0p5b.py --config.model.path=DIR \
-      --config.task.data.train="('tfds:gsm8k/train',)" --config.task.data.heldout="('tfds:gsm8k/test',)"
+  score-jax train --config=gsm8k
 
-DIR is a downloaded Qwen/Qwen2.5-0.5B-Instruct. The published .jsonl files or a hub folder do as well. The paper has no
-GSM8K: its settings for MATH, but shorter answers, fewer steps and a higher rate for a smaller model.
+Model and data come from the hub; folders and files do as well. The paper has no GSM8K: its settings for MATH, but
+shorter answers, fewer steps and a higher rate for a smaller model.
 """
 
 from ml_collections import ConfigDict
@@ -15,8 +14,10 @@ from score_jax.configs import math_gemma2_2b
 
 def get_config() -> ConfigDict:
   config = math_gemma2_2b.get_config()
-  config.model.path = 'Qwen2.5-0.5B-Instruct'
+  config.model.path = 'Qwen/Qwen2.5-0.5B-Instruct'
   config.task.name = 'gsm8k'
+  config.task.data.train = ('hf:openai/gsm8k/main:train',)
+  config.task.data.heldout = ('hf:openai/gsm8k/main:test',)
   config.sampling.prompt_tokens = 384
   config.sampling.attempt_tokens = (400, 400)
   config.batch.micro_batches = 8

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""SCoRe on MATH with Gemma 2 2B, the paper's open model (arXiv 2409.12917, table 8 and appendix A.1).
 
-  python -m score_jax.main --config=configs/math_gemma2_2b.py --config.model.path=DIR \
-      --config.task.data.train="('data/math_train.jsonl','data/math_test.jsonl')"
+  score-jax train --config=math_gemma2_2b
 
-DIR is a downloaded google/gemma-2-2b-it. The data are the 12,500 problems of MATH, as JSON lines or a hub folder; the
-500 of MATH500 are held out by their text. From the paper: learning rate, steps in all, conversations a step, alpha,
-both betas, temperature, prompts, greedy evaluation. Left open there and chosen here: marked below.
+Model and data come from the hub (the model is gated: HF_TOKEN); folders and files do as well. The data are the 12,500
+problems of MATH; the 500 of MATH500 are held out by their text. From the paper: learning rate, steps in all,
+conversations a step, alpha, both betas, temperature, prompts, greedy evaluation. Left open there and chosen here:
+marked below.
 """
 
 from ml_collections import ConfigDict
@@ -14,12 +14,21 @@ from ml_collections import ConfigDict
 from score_jax.configs import common
 from score_jax.tasks import prompts
 
+# Configurations of EleutherAI/hendrycks_math.
+_SUBJECTS = (
+  'algebra', 'counting_and_probability', 'geometry', 'intermediate_algebra', 'number_theory', 'prealgebra',
+  'precalculus',
+)  # fmt: skip
+
 
 def get_config() -> ConfigDict:
   config = common.get_config()
-  config.model.path = 'gemma-2-2b-it'  # chosen: the paper does not say if instruction-tuned
+  config.model.path = 'google/gemma-2-2b-it'  # chosen: the paper does not say if instruction-tuned
   config.model.remat = 'full'
   config.task.name = 'math'
+  config.task.data.train = tuple(
+    f'hf:EleutherAI/hendrycks_math/{subject}:{split}' for subject in _SUBJECTS for split in ('train', 'test')
+  )
   config.task.instruction = prompts.MATH_AGAIN
   config.task.long_prompts = 'drop'  # chosen
   config.sampling.prompt_tokens = 512  # chosen

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""SCoRe on MATH with Qwen2.5-1.5B-Instruct: the paper's settings on a model with published results.
 
-  python -m score_jax.main --config=configs/math_qwen25_1p5b.py --config.model.path=DIR \
-      --config.task.data.train="('data/math_train.jsonl','data/math_test.jsonl')"
+  score-jax train --config=math
 
-DIR is a downloaded Qwen/Qwen2.5-1.5B-Instruct. To compare with: PAG (arXiv 2506.10406) reports 53.2 -> 52.4 for this
-base and 61.9 -> 63.9 for its own SCoRe on MATH500, sampled.
+Model and data come from the hub; folders and files do as well. To compare with: PAG (arXiv 2506.10406) reports 53.2 ->
+52.4 for this base and 61.9 -> 63.9 for its own SCoRe on MATH500, sampled.
 """
 
 from ml_collections import ConfigDict
@@ -15,5 +14,5 @@ from score_jax.configs import math_gemma2_2b
 
 def get_config() -> ConfigDict:
   config = math_gemma2_2b.get_config()
-  config.model.path = 'Qwen2.5-1.5B-Instruct'
+  config.model.path = 'Qwen/Qwen2.5-1.5B-Instruct'
   return config

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""SCoRe on MBPP, evaluated on HumanEval, with Qwen2.5-Coder-1.5B-Instruct (the paper's code setting, its table 8).
 
-  python -m score_jax.main --config=configs/mbpp_qwen25_coder_1p5b.py --config.model.path=DIR \
-      --config.task.data.train="('data/mbpp.jsonl',)" --config.task.data.heldout="('data/HumanEval.jsonl.gz',)"
+  score-jax train --config=mbpp
 
-DIR is a downloaded Qwen/Qwen2.5-Coder-1.5B-Instruct. From the paper: learning rate, steps, conversations a step, alpha,
-betas, the 3-shot prompt of MBPP for training and zero-shot evaluation on HumanEval, the instruction. Programs run in a
-sandbox (docs/sandbox.md), without which the run does not start.
+Model and data come from the hub; folders and files do as well. From the paper: learning rate, steps, conversations a
+step, alpha, betas, the 3-shot prompt of MBPP for training and zero-shot evaluation on HumanEval, the instruction.
+Programs run in a sandbox (docs/sandbox.md), without which the run does not start.
 """
 
 from ml_collections import ConfigDict
@@ -17,10 +16,12 @@ from score_jax.tasks import prompts
 
 def get_config() -> ConfigDict:
   config = common.get_config()
-  config.model.path = 'Qwen2.5-Coder-1.5B-Instruct'  # chosen; the paper's model is not public
+  config.model.path = 'Qwen/Qwen2.5-Coder-1.5B-Instruct'  # chosen; the paper's model is not public
   config.model.remat = 'full'
   config.task.name = 'mbpp'
   config.task.evaluate = 'humaneval'
+  config.task.data.train = tuple(f'hf:google-research-datasets/mbpp/full:{split}' for split in ('train', 'prompt'))
+  config.task.data.heldout = ('hf:openai/openai_humaneval:test',)
   config.task.mbpp.splits = ('train',)  # chosen: the paper does not say which
   config.task.instruction = prompts.CODE_AGAIN
   config.task.long_prompts = 'drop'  # chosen

@@ -6,6 +6,7 @@ Accuracy of each attempt on held-out problems and the changes between them, gree
 
 import pathlib
 import sys
+import tempfile
 import types
 from typing import Any
 
@@ -91,6 +92,9 @@ def _check_outputs() -> None:
     raise ConfigError(f'--name={name!r}: use letters, digits, - and _')
   if workdir and (folder / f'rows/{name}.jsonl.gz').exists():
     raise ConfigError(f'--workdir={folder} has an evaluation {name!r} already; give another --name')
+  for wanted in [output.parent] * bool(_OUTPUT.value) + [folder] * bool(workdir):
+    with tempfile.TemporaryFile(dir=next(path for path in (wanted, *wanted.absolute().parents) if path.is_dir())):
+      pass  # the disk takes files: what was evaluated would be lost
 
 
 if __name__ == '__main__':

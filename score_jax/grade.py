@@ -41,6 +41,9 @@ _TASK = flags.DEFINE_string('task', '', f'whose answers they are: {", ".join(sor
 _INPUT = flags.DEFINE_string('input', '', 'a .jsonl, .jsonl.gz or .parquet file')
 _OUTPUT = flags.DEFINE_string('output', '', 'a .jsonl file, new or empty unless --overwrite')
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'replace the output')
+_UNREADABLE = flags.DEFINE_float(
+  'unreadable_golds', 0.1, 'the share of golds without a value for math above which they are refused'
+)
 _WORKERS = flags.DEFINE_integer('workers', registry.DEFAULT.workers, 'grader processes; 0: one for each core')
 _CPU_SECONDS = flags.DEFINE_float('cpu_seconds', registry.DEFAULT.cpu_seconds, 'own time of an answer or a program')
 _MEMORY_MB = flags.DEFINE_integer('memory_mb', registry.DEFAULT.memory_mb, 'of an answer or a program')
@@ -61,6 +64,9 @@ def main() -> None:
   ids = [row.value('id') for row in rows]
   # All of them, before the first is graded.
   items = [(_given(row) if own else _reference(row), _response(row)) for row in rows]
+  if not own and _TASKS[_TASK.value][0] == 'math':
+    golds = [gold for gold, _ in items]
+    references.check_readable([row.where for row in rows], golds, _UNREADABLE.value, '--unreadable_golds')
   grader = weighted.open_grader('', {_TASK.value: 1.0}, spec) if own else open_grader(_TASKS[_TASK.value][0], spec)
   if grader.description:
     print(grader.description)

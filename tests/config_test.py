@@ -211,6 +211,12 @@ def test_bfloat16_is_for_devices_that_multiply_it(platform, capability, has):
     assert runs.has_bfloat16(types.SimpleNamespace(platform=platform, compute_capability='gfx942'))
 
 
+@pytest.mark.parametrize('flag', ['--output=/sys/kernel/result.json', '--workdir=/sys/kernel/results/first'])
+def test_evaluate_tries_the_disk_before_it_works(flag):
+  evaluated = command('--config=quickstart', flag, '--model=none', module='score_jax.evaluate')
+  assert evaluated.returncode == 78 and '/sys/kernel' in evaluated.stderr and 'none' not in evaluated.stderr
+
+
 def test_export_and_evaluate_refuse_to_overwrite(tmp_path, hf_folder):
   (tmp_path / 'result.json').write_text('kept')
   evaluated = command(

@@ -40,6 +40,15 @@ def test_math_rows_of_every_kind(tmp_path):
   assert all(0 <= row['seconds'] < 5 for row in written)
 
 
+def test_golds_that_are_not_read_are_told_or_refused(tmp_path):
+  rows = [dict(id=i, reference=r'\heartsuit' if i else '7', response='\\boxed{7}') for i in range(2)]
+  code, output, written = grade(tmp_path, 'math', rows)
+  assert code == 65 and '1 of 2 golds' in output and 'raise --unreadable_golds = 0.1' in output and not written
+  code, output, written = grade(tmp_path, 'math', rows, '--unreadable_golds=0.5')
+  assert code == 0 and '1 of 2 golds are not read as mathematics' in output and 'row 2' in output
+  assert [row['verdict'] for row in written] == ['correct', 'wrong']
+
+
 def test_gsm8k_and_countdown_rows(tmp_path):
   rows = [
     dict(id=1, answer='Adds up.\n#### 1,200', response='\\boxed{1200}'),

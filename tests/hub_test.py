@@ -19,12 +19,13 @@ from pyarrow import parquet
 import pytest
 import tiny
 
-from score_jax import cli, errors, hub
+from score_jax import cli, errors, hub, tasks
 from score_jax import config as configs
+from score_jax.configs import math_gemma2_2b
 from score_jax.models import lora as loras
 from score_jax.storage import hf, hf_export, pins
 from score_jax.storage.run_folder import RunFolder
-from score_jax.tasks import data_files
+from score_jax.tasks import data_files, math, problems
 from score_jax.training import run as runs
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -166,6 +167,59 @@ def test_links_are_followed_into_moved_blobs_and_matter_where_something_is_read(
 
 
 # Data.
+
+
+def rows_table(*rows: dict) -> bytes:
+  out = io.BytesIO()
+  parquet.write_table(pyarrow.Table.from_pylist(list(rows)), out)
+  return out.getvalue()
+
+
+def mbpp_row(number: int) -> dict:
+  return dict(task_id=number, text='T.', code='f = 1', test_list=[f'assert f() == {number}'], test_setup_code='')
+
+
+# Files named as in the hub's repositories, with rows of their columns.
+PUBLISHED = {
+  'openai/gsm8k': {
+    f'main/{split}-00000-of-00001.parquet': rows_table(dict(question=split, answer='#### 1'))
+    for split in ('train', 'test')
+  },
+  'EleutherAI/hendrycks_math': {
+    f'{subject}/{split}-00000-of-00001.parquet': rows_table(
+      dict(problem=f'{subject} {split}', level='Level 5', type='Algebra', solution='\\boxed{1}')
+    )
+    for subject in math_gemma2_2b._SUBJECTS
+    for split in ('train', 'test')
+  },
+  'google-research-datasets/mbpp': {
+    'full/train-00000-of-00001.parquet': rows_table(mbpp_row(601)),
+    'full/prompt-00000-of-00001.parquet': rows_table(*map(mbpp_row, (2, 3, 4))),
+    'sanitized/train-00000-of-00001.parquet': rows_table(mbpp_row(602)),
+  },
+  'openai/openai_humaneval': {
+    'openai_humaneval/test-00000-of-00001.parquet': rows_table(
+      dict(
+        task_id='HumanEval/0',
+        prompt='def f():\n  """One."""\n',
+        entry_point='f',
+        test='def check(c):\n  assert c() == 1',
+      )
+    )
+  },
+}
+
+
+@pytest.mark.parametrize('short, sizes', [('gsm8k', (1, 1)), ('math', (13, 1)), ('mbpp', (1, 1))])
+def test_presets_with_short_names_read_the_hub(cache, monkeypatch, short, sizes):
+  for name, files in PUBLISHED.items():
+    fake_hub.cached(cache, name, files, 'main', kind='dataset')
+  monkeypatch.setattr(math, 'heldout_hashes', lambda: frozenset({problems.text_hash('algebra test')}))
+  config = configs.from_config_dict(configs.load_config(short))
+  task = tasks.open_task(config.task)
+  assert (task.train.size, task.heldout.size) == sizes
+  assert hub.model(config.model.path), 'a model of the hub'
+
 
 SHARDS = {'main/train-00000-of-00002.parquet': table('a'), 'main/train-00001-of-00002.parquet': table('b')}
 

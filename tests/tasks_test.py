@@ -31,7 +31,7 @@ def write(path, rows):
 
 
 def spec(name, train=(), heldout=(), **changes):
-  fields = dict(reward_weights={}, evaluate='', prompt='', mbpp=MbppSpec(('train',)), jsonl=JSONL)
+  fields = dict(reward_weights={}, unreadable_golds=0.1, evaluate='', prompt='', mbpp=MbppSpec(('train',)), jsonl=JSONL)
   return SimpleNamespace(name=name, data=DataSpec(tuple(train), tuple(heldout)), **fields | changes)
 
 
@@ -329,6 +329,23 @@ def test_a_question_with_two_golds_and_an_id_with_two_questions_are_refused(tmp_
   source = write(tmp_path / 'ids.jsonl', [dict(id=1, question='1?', answer='1'), dict(id=1, question='2?', answer='2')])
   with pytest.raises(DataError, match="id '1' has two questions"):
     tasks.open_task(spec('jsonl', heldout=[source], jsonl=named))
+
+
+def test_golds_of_one_value_do_not_contradict_each_other(tmp_path):
+  rows = [dict(question='Half of 1?', answer=gold) for gold in ('0.5', r'\frac12', '1/2')]
+  files = [write(tmp_path / 'a.jsonl', rows)]
+  task = tasks.open_task(spec('jsonl', files, jsonl=dataclasses.replace(JSONL, heldout_fraction=1e-9)))
+  assert task.train.size == 3
+
+
+def test_golds_without_a_value_are_told_and_refused_above_a_share(tmp_path, caplog):
+  rows = [dict(question=f'{i}?', answer=str(i)) for i in range(4)] + [dict(id=1, question='Who?', answer=r'\heartsuit')]
+  source = write(tmp_path / 'a.jsonl', rows)
+  tasks.open_task(spec('jsonl', [source], unreadable_golds=0.2))
+  assert r'1 of 5 golds are not read as mathematics (jsonl/' in caplog.text and r"'\\heartsuit'" in caplog.text
+  with pytest.raises(DataError, match='1 of 5 golds .*raise config.task.unreadable_golds = 0.1'):
+    tasks.open_task(spec('jsonl', [source]))
+  tasks.open_task(spec('jsonl', [source], jsonl=dataclasses.replace(JSONL, verifier='text')))
 
 
 def test_repeated_problems_are_told_and_held_out_ones_count_once(tmp_path, caplog):

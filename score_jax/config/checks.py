@@ -107,6 +107,8 @@ def _rewards(task: fields.TaskConfig) -> Iterator[str]:
     numbers = [False]
   if not all(numbers):
     yield f'config.task.rewards = {task.rewards}: write {{"math": 1.0, "my.py:f": 0.1}}, a number for each name'
+  if not 0 <= task.unreadable_golds <= 1:
+    yield f'config.task.unreadable_golds = {task.unreadable_golds} must lie in 0..1'
   if not math.isfinite(task.correct_at):
     yield f'config.task.correct_at = {task.correct_at} must be a finite score'
 

@@ -48,6 +48,7 @@ class TaskConfig:
   date: str
   reward: str
   rewards: str
+  unreadable_golds: float
   correct_at: float
   reward_format: str
   countdown: CountdownSpec

@@ -13,20 +13,23 @@ from ml_collections import ConfigDict
 from score_jax.config import renamed
 from score_jax.errors import ConfigError
 
+SHORT_NAMES = dict(gsm8k='gsm8k_qwen25_0p5b', math='math_qwen25_1p5b', mbpp='mbpp_qwen25_coder_1p5b')
 PRESETS = pathlib.Path(__file__).parent.parent / 'configs'  # the package score_jax.configs
 
 
 def presets() -> list[str]:
   """Returns the names of the package's configurations."""
-  return sorted(path.stem for path in PRESETS.glob('*.py') if path.stem not in ('__init__', 'common'))
+  files = (path.stem for path in PRESETS.glob('*.py') if path.stem not in ('__init__', 'common'))
+  return sorted([*files, *SHORT_NAMES])
 
 
 def config_file(name: str) -> pathlib.Path:
-  """Returns the file of a configuration: an existing path, else a preset ('quickstart', 'configs/quickstart.py')."""
+  """Returns the file of a configuration: an existing path, else a preset ('quickstart', 'configs/math.py')."""
   path = pathlib.Path(name).expanduser()
   if path.is_file():
     return path
-  preset = PRESETS / f'{name.removeprefix("configs/").removesuffix(".py")}.py'
+  short = name.removeprefix('configs/').removesuffix('.py')
+  preset = PRESETS / f'{SHORT_NAMES.get(short, short)}.py'
   if preset.parent == PRESETS and preset.is_file() and preset.stem != '__init__':
     return preset
   raise ConfigError(f'--config={name}: there is no such file, and no preset of that name ({", ".join(presets())})')

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """References: what graders know of a problem, made from a user's data and checked."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from absl import logging
+
+from score_jax.core_types import Verdict
 from score_jax.errors import DataError
 from score_jax.graders.code import unit_tests
 
@@ -25,6 +29,45 @@ def make(grader: str, value: Any, where: str) -> dict:
   if missing and not (grader == 'code' and 'entry_point' in value):
     raise DataError(f'{where} has no {", ".join(missing)}: grader {grader!r} needs {", ".join(fields)}')
   return check(value, where)
+
+
+def same(grader: str, one: dict, other: dict) -> bool:
+  """Returns whether two references of a question accept the same answers, of mathematics whatever their spelling."""
+  one, other = bare(one), bare(other)
+  if one == other or grader != 'math':
+    return one == other
+  from score_jax.graders import math
+
+  return math.grade(one, f'\\boxed{{{math.gold_text(other["answer"])}}}').verdict == Verdict.CORRECT
+
+
+def bare(reference: dict) -> dict:
+  """Returns a reference without its question."""
+  return {name: value for name, value in reference.items() if name != 'question'}
+
+
+def check_readable(names: Sequence[str], golds: Sequence[dict], most: float, field: str) -> None:
+  """Tells how many references of mathematics have no value here, so that only their own spelling is right.
+
+  Args:
+    names: of the references, for messages.
+    golds: what `make` returned for grader 'math'.
+    most: the share above which they are refused.
+    field: where `most` is set.
+
+  Raises:
+    DataError: there are more.
+  """
+  from score_jax.graders import math
+
+  unread = [i for i, gold in enumerate(golds) if not math.readable(gold)]
+  if not unread:
+    return
+  first = ', '.join(f'{names[i]}: {golds[i]["answer"]!r:.60}' for i in unread[:3])
+  told = f'{len(unread)} of {len(golds)} golds are not read as mathematics ({first})'
+  if len(unread) > most * len(golds):
+    raise DataError(f'{told}; correct them, compare texts (grader text), or raise {field} = {most}')
+  logging.warning('%s; of these the same spelling alone is right', told)
 
 
 def _answer(value: dict, where: str) -> dict:

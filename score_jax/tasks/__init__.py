@@ -14,7 +14,7 @@ from absl import logging
 
 from score_jax.core_types import Problem
 from score_jax.errors import ConfigError, DataError
-from score_jax.graders import user_file
+from score_jax.graders import references, user_file
 from score_jax.tasks import own
 from score_jax.tasks.problems import DataSpec, GeneratedProblems, ProblemList, Task, with_rows
 
@@ -27,7 +27,12 @@ def open_task(task: Any) -> Task:
   Raises ConfigError: an unknown name, or two verifiers; DataError: its data cannot be read.
   """
   kept = any(map(user_file.is_user_function, task.reward_weights))
-  return with_rows(_opened(task), kept)
+  opened = _opened(task)
+  if opened.verifier == 'math':
+    listed = [p for part in (opened.train, opened.heldout) if isinstance(part, ProblemList) for p in part.problems]
+    golds = [problem.reference for problem in listed]
+    references.check_readable([p.id for p in listed], golds, task.unreadable_golds, 'config.task.unreadable_golds')
+  return with_rows(opened, kept)
 
 
 def _opened(task: Any) -> Task:

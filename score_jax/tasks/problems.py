@@ -12,6 +12,7 @@ from absl import logging
 
 from score_jax.core_types import Problem
 from score_jax.errors import DataError
+from score_jax.graders import references
 from score_jax.tasks.data_files import Row
 
 
@@ -100,8 +101,8 @@ def divided(train: Iterable[Row], heldout: Iterable[Row], problem: Callable[[Row
 
 def task_of(everything: Sequence[Problem], held: Sequence[Problem], verifier: str) -> Task:
   """Makes a task of problems, as `divided` does."""
-  held = _distinct('heldout', held)
-  if repeated := len(everything) - len({collapsed(p.question) for p in _checked('train', everything)}):
+  held = _distinct('heldout', held, verifier)
+  if repeated := len(everything) - len({collapsed(p.question) for p in _checked('train', everything, verifier)}):
     logging.warning('%d training problems ask what an earlier one asks, and count as often', repeated)
   questions = {collapsed(p.question) for p in held}
   kept = tuple(p for p in everything if collapsed(p.question) not in questions)
@@ -112,23 +113,22 @@ def task_of(everything: Sequence[Problem], held: Sequence[Problem], verifier: st
   return Task(ProblemList(kept, shuffled=True), ProblemList(tuple(held), shuffled=False), verifier)
 
 
-def _distinct(split: str, problems: Sequence[Problem]) -> list[Problem]:
+def _distinct(split: str, problems: Sequence[Problem], verifier: str) -> list[Problem]:
   """Returns the problems without those whose id and question came before."""
-  distinct = list({problem.id: problem for problem in _checked(split, problems)}.values())
+  distinct = list({problem.id: problem for problem in _checked(split, problems, verifier)}.values())
   if len(distinct) < len(problems):
     logging.warning('%d held-out problems are repeated and count once', len(problems) - len(distinct))
   return distinct
 
 
-def _checked(split: str, problems: Sequence[Problem]) -> Sequence[Problem]:
+def _checked(split: str, problems: Sequence[Problem], verifier: str) -> Sequence[Problem]:
   """Raises DataError: a question has two golds, or an id two questions."""
   golds, asked_by = {}, {}
   for problem in problems:
     question = collapsed(problem.question)
-    own = {name: value for name, value in problem.reference.items() if name != 'question'}
-    gold = golds.setdefault(question, own)
-    if gold != own:
-      both = f'{gold!r:.80} and {own!r:.80}'
+    gold = golds.setdefault(question, problem.reference)
+    if not references.same(verifier, gold, problem.reference):
+      both = ' and '.join(f'{references.bare(each)!r:.80}' for each in (gold, problem.reference))
       raise DataError(f'config.task.data.{split}: {question!r:.80} has two golds, {both}; remove one')
     if asked_by.setdefault(problem.id, question) != question:
       raise DataError(f'config.task.data.{split}: id {problem.id!r} has two questions; give each its own')

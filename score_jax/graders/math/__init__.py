@@ -10,6 +10,6 @@ grader.py   from a text to a verdict            algebra/  exact values of expres
 budget.py   what one grading may cost           compare/  whether two values are the same answer
 """
 
-from score_jax.graders.math.grader import grade, readable
+from score_jax.graders.math.grader import gold_text, grade, readable
 
-__all__ = ['grade', 'readable']
+__all__ = ['gold_text', 'grade', 'readable']
