@@ -214,6 +214,8 @@ def faults() -> ConfigDict:
   # Seconds that a step may take after SIGTERM or Ctrl-C; then the state before it is saved, which comes on top.
   faults.grace_seconds = 25.0
   faults.max_failed_saves = 3  # saves in a row that may fail; then exit code 75
+  # Refuse, before weights are loaded, what takes more memory than the devices have; False: begin all the same.
+  faults.check_memory = True
   faults.forget_best = False  # go on, once, from a run whose best checkpoint is damaged
   # A phase of a step (sample, grade, update, save, ...) that takes longer than `stuck_factor` times its slowest so far,
   # and than `stuck_seconds`, is stuck: stacks to WORKDIR/stuck-*.txt, exit code 75.

@@ -174,8 +174,14 @@ def evaluate(
   from score_jax.planning import fit
   from score_jax.training import evaluation
 
-  asked = dict(samples=samples, temperature=temperature, scaling=scaling, first_attempts=str(first_attempts))
-  results, rows = evaluation.evaluate_folder(settings, **asked, before_loading=fit.check_evaluation)
+  results, rows = evaluation.evaluate_folder(
+    settings,
+    samples=samples,
+    temperature=temperature,
+    scaling=scaling,
+    first_attempts=str(first_attempts),
+    before_loading=fit.check_evaluation,
+  )
   return Evaluation(settings.model.path, results, rows)
 
 

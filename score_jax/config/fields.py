@@ -129,6 +129,7 @@ class SelectionConfig:
 class FaultsConfig:
   grace_seconds: float
   max_failed_saves: int
+  check_memory: bool
   forget_best: bool
   stuck_factor: float
   stuck_seconds: float

@@ -31,7 +31,12 @@ def request_here(config: RunConfig, sampler: Sampler) -> search.Request:
 
 
 def check_run(config: RunConfig, sampler: Sampler) -> None:
-  """Raises ConfigError for a run that does not fit; else says what it will take."""
+  """Raises ConfigError for a run that does not fit; else says what it will take.
+
+  Nothing is done without config.faults.check_memory, here and in `check_evaluation`.
+  """
+  if not config.faults.check_memory:
+    return
   request = dataclasses.replace(request_here(config, sampler), brief=True)
   answer = _checked(request)
   if hosts.is_main():
@@ -45,6 +50,8 @@ def check_run(config: RunConfig, sampler: Sampler) -> None:
 
 def check_evaluation(config: RunConfig, sampler: Sampler, rows: int, temperatures: Sequence[float]) -> None:
   """Raises ConfigError for an evaluation, `rows` conversations at a time, that does not fit."""
+  if not config.faults.check_memory:
+    return
   request = dataclasses.replace(request_here(config, sampler), mode='evaluate', rows=rows, brief=True)
   for temperature in temperatures:
     _checked(dataclasses.replace(request, rollout=sampler.spec(temperature)))

@@ -2,6 +2,7 @@
 """What a run's programs are compiled for."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -62,8 +63,8 @@ def settled(
     kept = config.rows * length * decoder.layers * decoders.kept(decoder, 'none', length, **sizes)
     remat = 'elementwise' if on_cpu and kept > _KEPT else 'none'
   if not logits_mb:
-    rows_mb = _LOGIT_ROWS * decoder.vocab * 4 / 1e6
-    logits_mb = max(64.0, rows_mb) if on_cpu else _power_of_two(memory / _LOGITS_SHARE / 1e6)
+    rows_mb = math.ceil(_LOGIT_ROWS * decoder.vocab * 4 / 1e6)
+    logits_mb = max(64.0, float(rows_mb)) if on_cpu else _power_of_two(memory / _LOGITS_SHARE / 1e6)
   if norms is None:
     norms = weights.weight_table(decoder).parameters() <= _NORMS_UP_TO
   return dataclasses.replace(
