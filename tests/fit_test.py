@@ -117,7 +117,7 @@ def test_what_is_set_stays():
   assert settled(COUNTDOWN, **own) == ('full', 7.0, False)
 
 
-def test_each_way_to_compute_again_keeps_less_than_the_one_before():
+def test_each_remat_keeps_less_than_the_one_before():
   sizes = dict(tensor=1, itemsize=4, plain=True)
   config = tiny.decoder_config(**SMOLLM2)
   kept = [decoders.kept(config, remat, 180, **sizes) for remat in decoders.REMATS]
