@@ -19,7 +19,7 @@ from score_jax.errors import ConfigError
 from score_jax.models import decoder as decoders
 from score_jax.models import weights
 from score_jax.parallel import memory
-from score_jax.planning import fit, programs
+from score_jax.planning import costs, fit, programs
 from score_jax.storage import hf
 from score_jax.training import evaluation, grading, specs
 from score_jax.training import run as runs
@@ -161,7 +161,7 @@ def test_a_model_whose_arrays_are_too_large_is_refused_before_anything_is_compil
 def test_an_evaluation_that_cannot_fit_is_refused(hf_folder, monkeypatch):
   monkeypatch.setattr(memory, 'of_device', lambda device: 8e3)
   monkeypatch.setattr(hf, 'read_params', lambda *_: pytest.fail('weights were loaded'))
-  with pytest.raises(ConfigError, match='It does not fit'):
+  with pytest.raises(ConfigError, match=r'It does not fit: the weights take .* Take more devices$'):
     score_jax.evaluate(tiny.config_dict(), model=hf_folder)
 
 
@@ -178,6 +178,7 @@ def test_an_evaluation_is_two_programs_and_holds_its_policy_alone(hf_folder):
   request = dataclasses.replace(fit.request_here(config, sampler), mode='evaluate', rows=8)
   request = dataclasses.replace(request, devices=tuple(jax.devices()[:1]))
   plan = request.plan({})
+  assert [costs.beside(plan, name) for name in plan.names] == [0, 0]
   size = weights.weight_table(sampler.config).parameters() * 4
   layout, rollout = (programs.compiled(plan, name, read=False)[0] for name in plan.names)
   assert (layout.arguments, layout.results) == (pytest.approx(size, rel=0.01), pytest.approx(size, rel=0.01))

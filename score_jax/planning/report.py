@@ -65,8 +65,10 @@ def remedy(answer: Answer) -> str:
     flags = ' '.join(request.flags(close.changes)) or 'as it is'
     advice = (
       f'No setting on these devices is estimated to; the nearest needs about {close.peak / costs.GIB:.1f} GiB of '
-      f'each: {flags}. Take more devices, or adapters (--config.lora.rank=16)'
+      f'each: {flags}. Take more devices'
     )
+    if request.mode != 'evaluate' and not request.config.lora.rank:
+      advice += ', or adapters (--config.lora.rank=16)'
   return f'It does not fit: {reason}. {advice}'
 
 

@@ -174,8 +174,10 @@ def _refusal(request: Request) -> str:
   held, usable = (size.held + size.policy) / costs.GIB, request.chip.usable / costs.GIB
   if held <= usable:
     return ''
-  arrays = f'parameters, optimizer, base and the copy that is sampled from take {held:.1f} GiB'
-  return f'{arrays} of each device, which has {usable:.1f}; nothing was compiled'
+  arrays = 'parameters, optimizer, base and the copy that is sampled from take'
+  if request.mode == 'evaluate':
+    arrays = 'the weights take'
+  return f'{arrays} {held:.1f} GiB of each device, which has {usable:.1f}; nothing was compiled'
 
 
 def compiled(request: Request, changes: Changes) -> Setting:
