@@ -32,7 +32,7 @@ class Setting:
   mean_length: int = _field(0, 'of geometric lengths; 0: all are full', lower_bound=0)
   pack: bool = _field(False, 'update, step: rows end to end, without padding')
   micro_batches: int = _field(1, 'parts of the batch', lower_bound=1)
-  remat: str = _field('dots', 'config.model.remat', choices=['none', 'dots', 'full'])
+  remat: str = _field('dots', 'config.model.remat', choices=['none', 'elementwise', 'dots', 'full'])
   logits_mb: float = _field(1024.0, 'config.model.logits_mb', lower_bound=1)
   attempt_gradient_norms: bool = _field(False, 'config.loss.attempt_gradient_norms')
   layers: int = _field(0, "update, numerics: instead of the shape's own", lower_bound=0)

@@ -4,7 +4,7 @@
 On the command line: `--config.optim.learning_rate=1e-4 --config.sampling.attempt_tokens='(24,24)'`.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def get_config() -> ConfigDict:
@@ -45,8 +45,10 @@ def model() -> ConfigDict:
   model.path = 'bundled:countdown_base'  # an HF folder, a hub id, or 'bundled:NAME'
   # Compute dtype: 'float32', 'bfloat16', 'auto' (bfloat16 where the accelerator has it). Weights: f32
   model.dtype = 'auto'
-  model.remat = 'none'  # what the backward pass repeats: 'none'; 'dots', all but products; 'full', whole layers
-  model.logits_mb = 1024.0  # MB of f32 logits at a time, on each device
+  # What the backward pass computes again: 'none'; 'elementwise', all but products; 'dots', attention's products too;
+  # 'full', whole layers; 'auto', by device and model: on a CPU 'elementwise' where 'none' would keep above 1 GiB
+  model.remat = 'auto'
+  model.logits_mb = 0.0  # MB of f32 logits at a time, on each device; 0: by device and model
   return model
 
 
@@ -150,7 +152,8 @@ def loss() -> ConfigDict:
   loss = ConfigDict()
   loss.kl_form = 'k1_togo'  # 'k1_togo', 'k1', 'k2_seq': unbiased; 'k2_token', 'exact': prefixes held fixed
   loss.importance_cap = 0.0  # cap of the trainer/sampler weight of a token; 0: no such weight
-  loss.attempt_gradient_norms = True  # log each attempt's gradient norm; costs a backward pass each
+  # Log each attempt's gradient norm, for a backward pass each. None: for models up to 50 million parameters
+  loss.attempt_gradient_norms = config_dict.placeholder(bool)
   return loss
 
 
@@ -215,6 +218,8 @@ def faults() -> ConfigDict:
   # Seconds that a step may take after SIGTERM or Ctrl-C; then the state before it is saved, which comes on top.
   faults.grace_seconds = 25.0
   faults.max_failed_saves = 3  # saves in a row that may fail; then exit code 75
+  # Refuse, before weights are loaded, what takes more memory than the devices have; False: begin all the same.
+  faults.check_memory = True
   faults.forget_best = False  # go on, once, from a run whose best checkpoint is damaged
   # A phase of a step (sample, grade, update, save, ...) that takes longer than `stuck_factor` times its slowest so far,
   # and than `stuck_seconds`, is stuck: stacks to WORKDIR/stuck-*.txt, exit code 75.

@@ -120,6 +120,7 @@ def train(
   hosts.start(distributed, **vars(settings.hosts))  # before any device is used
 
   from score_jax.faults import watchdog
+  from score_jax.planning import fit
   from score_jax.reporting import profile as profiles
   from score_jax.storage import stores
   from score_jax.training import loop
@@ -129,7 +130,7 @@ def train(
   patience = watchdog.Patience(faults.stuck_first_seconds, faults.stuck_seconds, faults.stuck_factor)
   with watchdog.watching(str(stores.store_of(workdir).local), patience):
     with watchdog.phase('open'):
-      opened = runs.open_run(settings, str(workdir))
+      opened = runs.open_run(settings, str(workdir), fit.check_run)
     traced = profile if hosts.is_main() else 0
     tracer = profiles.Tracer(opened.folder.path / 'profile', traced) if traced else profiles.NO_TRACE
     try:
@@ -170,10 +171,16 @@ def evaluate(
   settings = _asked(_settings(config, model, overrides), attempts, instruction)
   hosts.start(distributed, **vars(settings.hosts))
 
+  from score_jax.planning import fit
   from score_jax.training import evaluation
 
   results, rows = evaluation.evaluate_folder(
-    settings, samples=samples, temperature=temperature, scaling=scaling, first_attempts=str(first_attempts)
+    settings,
+    samples=samples,
+    temperature=temperature,
+    scaling=scaling,
+    first_attempts=str(first_attempts),
+    before_loading=fit.check_evaluation,
   )
   return Evaluation(settings.model.path, results, rows)
 

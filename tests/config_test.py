@@ -62,8 +62,11 @@ def test_integers_pass_for_floats_and_nothing_else_is_converted():
     ({'report.rows': -1}, r'config.report.rows = -1 must be 0 or more'),
     ({'sampling.decode_slots': -1}, r'config.sampling.decode_slots = -1 must be 0 or more'),
     ({'sampling.cache_dtype': 'int8'}, r"config.sampling.cache_dtype = 'int8' is unknown; use one of auto, float32"),
-    ({'model.remat': 'some'}, r"config.model.remat = 'some' is unknown; use one of none, dots, full"),
-    ({'model.logits_mb': 0.0}, r'config.model.logits_mb = 0.0 must be above 0'),
+    (
+      {'model.remat': 'some'},
+      r"model.remat = 'some' is unknown; use one of auto, none, elementwise, dots, full",
+    ),
+    ({'model.logits_mb': -1.0}, r'config.model.logits_mb = -1.0 must be 0 or more'),
     ({'schedule': ()}, r'config.schedule is empty'),
     ({'schedule': ('stage3',)}, r"names 'stage3', which is not in config.stages \(stage1, stage2\)"),
     (

@@ -13,9 +13,10 @@ LAYERS = {
   'config': 3, 'sampling': 3,
   'storage': 4, 'reporting': 4,
   'training': 5,
-  'api': 6, 'cli': 6, 'planning': 6,
-  'main': 7, 'evaluate': 7, 'export': 7, 'doctor': 7, 'inspect': 7, 'grade': 7, 'report': 7,
-  'bench': 7, 'suite': 7, 'supervise': 7,
+  'cli': 6, 'planning': 6,
+  'api': 7,
+  'main': 8, 'evaluate': 8, 'export': 8, 'doctor': 8, 'inspect': 8, 'grade': 8, 'report': 8,
+  'bench': 8, 'suite': 8, 'supervise': 8,
 }  # fmt: skip
 
 

@@ -221,7 +221,7 @@ def test_rows_end_to_end_have_the_gradient_of_rows_with_padding(kl_form, parts, 
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), packed_metrics, metrics)
 
 
-@pytest.mark.parametrize('remat', ['dots', 'full'])
+@pytest.mark.parametrize('remat', ['elementwise', 'dots', 'full'])
 def test_what_is_computed_again_changes_nothing(remat):
   _, (gradient,), _ = gradients(policy(), {}, reference(), make_batch(), stage_values(), SPEC)
   again = dataclasses.replace(SPEC, remat=remat)

@@ -29,6 +29,7 @@ from score_jax.graders.pool import open_grader
 from score_jax.models import weights
 from score_jax.models.families import DecoderConfig, LayerKind
 from score_jax.models.rope import Plain
+from score_jax.parallel import memory
 from score_jax.parallel import mesh as meshes
 from score_jax.reporting import plain_text
 from score_jax.reporting import rows as report_rows
@@ -216,7 +217,10 @@ class _Trainer:
     self._config, self._mesh, self._rows = config, mesh, settings.rows
     table = weights.weight_table(decoder)
     self._optimizer = optim.make_optimizer(config.optim, table)
-    self._spec = specs.update_spec(config, decoder, runs.compute_dtype(config.model.dtype), mesh)
+    known = decoder, runs.compute_dtype(config.model.dtype), mesh
+    device, length = mesh.devices.flat[0], decoder.max_positions
+    here = dict(platform=device.platform, length=length, memory=memory.of_device(device))
+    self._spec = specs.update_spec(specs.settled(config, *known[:2], **here), *known)
     self._spec = dataclasses.replace(self._spec, group=1, micro_batches=1)
     params = weights.initial_params(decoder, jax.random.key(config.seed), settings.init_scale)
     params = runs.put_params(mesh, table, params, jnp.float32)

@@ -73,6 +73,7 @@ def defaults() -> ConfigDict:
   """Returns the fields of a run, and `config.pretrain`."""
   config = common.get_config()
   config.pretrain = ConfigDict(dataclasses.asdict(PretrainConfig()))
+  config.model.remat = 'none'
   config.optim.schedule = 'cosine'
   config.optim.warmup_steps = 200
   config.optim.b2 = 0.99

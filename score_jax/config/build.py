@@ -4,6 +4,7 @@
 import dataclasses
 import os
 import re
+import types
 import typing
 from typing import Any
 
@@ -54,7 +55,11 @@ def _built(cls: Any, values: Any, where: str) -> Any:
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
-  """`value` as the annotated type; ints pass for floats, lists for tuples."""
+  """`value` as the annotated type, or None for `TYPE | None`; ints pass for floats, lists for tuples."""
+  if isinstance(hint, types.UnionType):
+    if value is None:
+      return None
+    hint = typing.get_args(hint)[0]
   if dataclasses.is_dataclass(hint):
     return _built(hint, value, where)
   if typing.get_origin(hint) is tuple:

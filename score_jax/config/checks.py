@@ -14,7 +14,7 @@ from score_jax.errors import ConfigError
 _CHOICES = {
   'mode': fields.MODES,
   'model.dtype': fields.DTYPES,
-  'model.remat': fields.REMATS,
+  'model.remat': ('auto', *fields.REMATS),
   'sampling.cache_dtype': fields.CACHE_DTYPES,
   'task.long_prompts': fields.LONG_PROMPTS,
   'task.reward_format': fields.REWARD_FORMATS,
@@ -31,7 +31,7 @@ _AT_LEAST = {
   """,
   0: """
   max_steps eval.problems eval.every selection.problems report.rows report.every report.kl_alarm
-  optim.learning_rate optim.clip_norm optim.weight_decay loss.importance_cap lora.rank
+  model.logits_mb optim.learning_rate optim.clip_norm optim.weight_decay loss.importance_cap lora.rank
   sampling.decode_slots faults.grace_seconds faults.stuck_factor faults.stuck_seconds
   faults.stuck_first_seconds faults.max_rejected faults.kl_limit faults.mismatch_stop
   """,
@@ -65,8 +65,6 @@ def _values(run: fields.RunConfig) -> Iterator[str]:
       value = operator.attrgetter(field)(run)
       if not least <= value < math.inf:
         yield f'config.{field} = {value} must be {least} or more'
-  if not run.model.logits_mb > 0:
-    yield f'config.model.logits_mb = {run.model.logits_mb} must be above 0'
   if run.lora.rank and not 0 < run.lora.alpha < math.inf:
     yield f'config.lora.alpha = {run.lora.alpha} must be above 0: adapters are multiplied by alpha / rank'
   budgets = run.sampling.attempt_tokens

@@ -22,7 +22,7 @@ DTYPES = ('auto', 'float32', 'bfloat16')
 CACHE_DTYPES = ('auto', 'float32', 'bfloat16', 'float8_e4m3fn')
 LONG_PROMPTS = ('error', 'drop')
 REWARD_FORMATS = ('text', 'messages')
-REMATS = ('none', 'dots', 'full')  # names of models.decoder.REMATS
+REMATS = ('none', 'elementwise', 'dots', 'full')  # names of models.decoder.REMATS; each keeps less than the one before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class SamplingConfig:
 class LossConfig:
   kl_form: str
   importance_cap: float
-  attempt_gradient_norms: bool
+  attempt_gradient_norms: bool | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +137,7 @@ class SelectionConfig:
 class FaultsConfig:
   grace_seconds: float
   max_failed_saves: int
+  check_memory: bool
   forget_best: bool
   stuck_factor: float
   stuck_seconds: float

@@ -24,15 +24,38 @@ _ACTIVATIONS = {
   'gelu_pytorch_tanh': functools.partial(jax.nn.gelu, approximate=True),
 }
 
-# What the backward pass computes again: nothing, all but matrix products, layers.
+# What the backward pass computes again: nothing, all but products, all but products by weights, layers.
 REMATS: dict[str, Callable] = {
   'none': lambda layer: layer,
+  # Layers are scanned, where nothing could be shared with the forward pass: no need to prevent it.
+  'elementwise': functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False),
   'dots': functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
   'full': jax.checkpoint,
 }
 
 # Projections of one input, which decoding may join.
 QKV, GATE_UP = ('q', 'k', 'v'), ('gate', 'up')
+
+
+def kept(config: DecoderConfig, remat: str, length: int, *, tensor: int, itemsize: int, plain: bool) -> int:
+  """Returns about how many bytes a layer keeps of a token for the backward pass, of the REMATS[remat].
+
+  Args:
+    config: of the model; `tensor` devices share heads and feed-forward.
+    remat: a name of REMATS.
+    length: L of the token's row, all of which a `plain` attention scores (f32); kernels keep no scores.
+    tensor, itemsize: devices, and bytes of a number of the compute dtype.
+    plain: whether attention is.
+  """
+  ffn, width = config.ffn * config.experts_per_token // tensor, config.width
+  heads, inner = max(1, config.heads // tensor), config.heads * config.head_width // tensor
+  numbers, scores = dict(
+    none=(4 * ffn + 5 * inner + 6 * width, 2),
+    elementwise=(3 * ffn + 4 * inner + 3 * width, 1),
+    dots=(3 * ffn + 3 * inner + 2 * width, 0),
+    full=(width, 0),
+  )[remat]
+  return numbers * itemsize + scores * length * heads * 4 * plain
 
 
 def _rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Array:

@@ -74,6 +74,9 @@ class WeightTable:
   weights: tuple[Weight, ...]
   sizes: dict[str, int]
 
+  def __hash__(self) -> int:
+    return hash(self.weights)
+
   def tree(self, leaf) -> Params:
     tree = {}
     for weight in self.weights:

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax.errors import ConfigError
+from score_jax.models import decoder, weights
 from score_jax.models import lora as loras
-from score_jax.models import weights
 from score_jax.models.families import DecoderConfig
 from score_jax.parallel import mesh as meshes
 from score_jax.planning import collectives, programs
@@ -99,6 +99,8 @@ def sizes(plan: Plan) -> Sizes:
   """Returns what a plan's arrays take, without padding."""
   config, tensor = plan.decoder, plan.mesh.shape['tensor']
   trained, base, policy = _weights(plan.deciding('layout'))
+  if plan.mode == 'evaluate':  # nothing beside the policy
+    trained = base = 0
   reference = trained if plan.lora.rank else trained // 4 * plan.dtype.itemsize
   heads = config.kv_heads // (1 if config.kv_heads % tensor else tensor)
   itemsize = rollouts.cache_dtype(plan.rollout, plan.dtype).itemsize
@@ -133,14 +135,9 @@ def estimated(plan: Plan, name: str) -> tuple[int, int]:
   scores = 2 * tokens * plan.length * heads * 4 if spec.attention.kind == 'plain' else 0
 
   prefill = 2 * (ffn + inner + width) * itemsize + heads * plan.prompt * 4
-  kept = dict(
-    none=4 * ffn + 5 * inner + 6 * width,
-    dots=3 * ffn + 3 * inner + 2 * width,
-    full=width,
-  )[spec.remat]
-  layers = tokens * (config.layers * kept + 4 * (ffn + inner + width)) * itemsize
-  if spec.remat == 'none':
-    layers += (config.layers - 1) * scores
+  plain = spec.attention.kind == 'plain'
+  kept = decoder.kept(config, spec.remat, plan.length, tensor=tensor, itemsize=itemsize, plain=plain)
+  layers = tokens * (config.layers * kept + 4 * (ffn + inner + width) * itemsize)
   trees = plan.rollout.attempts if spec.attempt_gradient_norms else 1
   gradient = trees * (itemsize if spec.micro_batches == 1 else 4) + 2 * itemsize
   head_gradient = itemsize + (0 if plan.lora.rank else 4)

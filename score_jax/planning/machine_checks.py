@@ -6,8 +6,6 @@ import contextlib
 import dataclasses
 from importlib import metadata
 import io
-import math
-import os
 import pathlib
 import shutil
 import sys
@@ -21,7 +19,7 @@ from score_jax.errors import ConfigError, UserError
 from score_jax.models import lora as loras
 from score_jax.models import weights
 from score_jax.parallel import mesh as meshes
-from score_jax.planning import costs, report, search
+from score_jax.planning import fit, report, search
 from score_jax.sampling.sampler import Sampler
 from score_jax.storage import hf, stores
 from score_jax.tasks import heldout_problems, open_task
@@ -142,22 +140,14 @@ def _model(config: RunConfig) -> str:
 
 def memory_here(config: RunConfig, tries: int) -> search.Answer:
   """Returns whether the run fits the devices here."""
-  sampler, device = _sampler(config), jax.devices()[0]
-  usable = (device.memory_stats() or {}).get('bytes_limit', math.inf)
-  if device.platform == 'cpu':
-    free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    usable = free / jax.local_device_count()
-  chip = costs.Chip(device.platform, device.device_kind, 0, usable, 0, 0, 0)
-  model = sampler.config, sampler.spec(), sampler.dtype
-  return search.answer(search.Request(config, *model, tuple(jax.devices()), chip), tries)
+  return search.answer(fit.request_here(config, _sampler(config)), tries)
 
 
 def _memory(config: RunConfig, tries: int) -> str:
   answer = memory_here(config, tries)
   if not answer.fits:
     raise ConfigError(report.remedy(answer))
-  peak, usable = answer.asked.peak / costs.GIB, answer.request.chip.usable / costs.GIB
-  return f'{peak:.2f} GiB of a device at most ({answer.asked.worst}), {usable:.2f} there'
+  return report.foreseen(answer)
 
 
 def _disk(config: RunConfig, workdir: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The four programs of a step, compiled as a run compiles them, but from shapes: nothing is loaded or run.
+"""The programs of a step or an evaluation, compiled as a run compiles them, but from shapes: nothing is loaded or run.
 
 layout     parameters from the training layout to the sampler's
 rollout    every conversation of the step
@@ -35,6 +35,8 @@ from score_jax.training import optim, specs
 from score_jax.training import update as updates
 
 NAMES = ('layout', 'rollout', 'reference', 'update')
+# By config.mode; and of `score_jax.evaluate`.
+OF_MODE = dict(score=NAMES, supervised=('layout', 'rollout', 'update'), evaluate=('layout', 'rollout'))
 # Else libtpu looks for TPUs, for minutes, and for other processes that use it.
 _NO_TPU = dict(
   ALLOW_MULTIPLE_LIBTPU_LOAD='1',
@@ -59,6 +61,13 @@ class Plan:
   prompt: int  # P
   rows: int  # B, over all devices
   references: int = 0  # copies of the trained weights that stages keep
+  mode: str = 'score'  # of OF_MODE
+  scored: bool = False  # by reward functions, not verdicts alone
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    """The programs that it runs."""
+    return OF_MODE[self.mode]
 
   @property
   def table(self) -> weights.WeightTable:
@@ -115,16 +124,19 @@ def topology_devices(topology: str, **settings: str) -> tuple[Any, ...]:
     raise ConfigError(f'--topology={topology} cannot be compiled for: {error}; {remedy}') from error
 
 
-def compiled(plan: Plan, name: str) -> tuple[Program, str]:
-  """Returns a program, compiled now or lately, and its text; '' where it is refused."""
-  if name == 'rollout' and (layout := compiled(plan, 'layout')[0]).refused:
+def compiled(plan: Plan, name: str, *, read: bool = True) -> tuple[Program, str]:
+  """Returns a program, compiled now or lately, and its text; '' where it is refused.
+
+  Without `read` it has no text and no collectives, and a run in this process that comes to it will not compile it anew.
+  """
+  if name == 'rollout' and (layout := compiled(plan, 'layout', read=read)[0]).refused:
     return dataclasses.replace(layout, name=name), ''
-  return _compiled(plan.deciding(name), name)[:2]
+  return _compiled(plan.deciding(name), name, read)[:2]
 
 
-def sampling_policy(plan: Plan) -> Any:
+def sampling_policy(plan: Plan, read: bool = True) -> Any:
   """Returns the shapes of the sampler's policy, as the compiled layout yields them."""
-  return _compiled(plan.deciding('layout'), 'layout')[2]
+  return _compiled(plan.deciding('layout'), 'layout', read)[2]
 
 
 def weights_in(mesh: Mesh, table: weights.WeightTable, dtype: Any) -> Any:
@@ -133,13 +145,14 @@ def weights_in(mesh: Mesh, table: weights.WeightTable, dtype: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=8)  # two settings
-def _compiled(plan: Plan, name: str) -> tuple[Program, str, Any]:
+def _compiled(plan: Plan, name: str, read: bool) -> tuple[Program, str, Any]:
   """A program, its text, and the shapes of its results."""
   wall, cpu = time.perf_counter(), time.process_time()
   built, text, peak = None, '', 0
   try:
     with meshes.by_rows_compiles(plan.mesh):
-      built, text = _built(_LOWERED[name](plan), plan.mesh)
+      lowered = _rollout(plan, read) if name == 'rollout' else _LOWERED[name](plan)
+      built, text = _read(lowered, plan.mesh) if read else (lowered.compile(), '')
   except jax.errors.JaxRuntimeError as error:
     needs = _NEEDS.search(str(error))
     if 'RESOURCE_EXHAUSTED' not in str(error) or not needs:
@@ -152,11 +165,11 @@ def _compiled(plan: Plan, name: str) -> tuple[Program, str, Any]:
   results = memory.output_size_in_bytes - memory.alias_size_in_bytes
   sizes = memory.argument_size_in_bytes, results, memory.temp_size_in_bytes
   # XLA's own `peak_memory_in_bytes` was 0.3 % below the sum (an update on v5e).
-  program = Program(name, *seconds, *sizes, sum(sizes), collectives.read(text))
+  program = Program(name, *seconds, *sizes, sum(sizes), collectives.read(text) if read else ())
   return program, text, specs.placed(built.out_info, built.output_shardings)
 
 
-def _built(lowered: Any, mesh: Mesh) -> tuple[Any, str]:
+def _read(lowered: Any, mesh: Mesh) -> tuple[Any, str]:
   """Compiles a program; a TPU's text comes from a file: jaxlib 0.10.2 can't read all of libtpu 0.0.52."""
   if mesh.devices.flat[0].platform != 'tpu':
     built = lowered.compile()
@@ -171,22 +184,30 @@ def _rows(plan: Plan, dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct((plan.rows, *shape), dtype, sharding=meshes.rows(plan.mesh))
 
 
-def _whole(plan: Plan, dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(shape, dtype, sharding=meshes.replicated(plan.mesh))
+def _number(*shape: int) -> jax.ShapeDtypeStruct:
+  """Of the host's, which a call puts wherever the program wants it."""
+  return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 def _layout(plan: Plan) -> Any:
+  if plan.mode == 'evaluate':  # as `storage.hf` reads them
+    shardings = meshes.params(plan.mesh, plan.table, meshes.SAMPLING_RULES)
+    return _laid_out(plan, specs.placed(plan.table.abstract(plan.dtype), shardings))
   policy = weights_in(plan.mesh, plan.table, plan.dtype if plan.lora.rank else jnp.float32)
   if plan.lora.rank:
     adapters = weights_in(plan.mesh, plan.trained, jnp.float32)
     policy = policy | dict(layers=policy['layers'] | adapters['layers'])
+  return _laid_out(plan, policy)
+
+
+def _laid_out(plan: Plan, policy: Any) -> Any:
   return sampler.laid_out.lower(policy, lora=plan.lora, config=plan.decoder, dtype=plan.dtype, mesh=plan.mesh)
 
 
-def _rollout(plan: Plan) -> Any:
-  number, key = _rows(plan, jnp.int32), _whole(plan, jax.random.key(0).dtype)
+def _rollout(plan: Plan, read: bool) -> Any:
+  number, key = _rows(plan, jnp.int32), jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
   prompts, forced = (_rows(plan, jnp.int32, length) for length in (plan.prompt, plan.rollout.budgets[0]))
-  arguments = sampling_policy(plan), prompts, number, number, key, forced
+  arguments = sampling_policy(plan, read), prompts, number, number, key, forced
   options = dict(config=plan.decoder, dtype=plan.dtype, mesh=plan.mesh)
   return rollouts.compiled.lower(*arguments, spec=plan.rollout, **options)
 
@@ -210,17 +231,22 @@ def _update(plan: Plan) -> Any:
   batch = batch.replace(verdict=_rows(plan, jnp.int8, plan.rollout.attempts))
   if not plan.update.reference_in_update:
     reference, batch = None, batch.replace(ref_logp=batch.sampler_logp)
-  one = _whole(plan, jnp.float32)
-  attempts = _whole(plan, jnp.float32, plan.rollout.attempts)
+  one = _number()
+  if plan.scored:
+    batch = batch.replace(score=_rows(plan, jnp.float32, plan.rollout.attempts))
+  attempts = _number(plan.rollout.attempts)
   stage = StageValues(attempts, attempts, attempts, gamma=one, learning_rate=one)
   optimizer = optim.make_optimizer(plan.optim, plan.trained)
   state = specs.abstract_state_of(plan.mesh, plan.trained, optimizer)
+  if plan.mode == 'supervised':
+    spec = dataclasses.replace(plan.update, group=1)
+    batch = batch.replace(verdict=None, ref_logp=None, score=None)
+    return updates.supervised_update.lower(state, frozen, batch, one, spec=spec, optimizer=optimizer)
   return updates.update.lower(state, frozen, reference, batch, stage, spec=plan.update, optimizer=optimizer)
 
 
 _LOWERED = dict(
   layout=_layout,
-  rollout=_rollout,
   reference=lambda plan: updates.reference_logps.lower(*_scored(plan), spec=plan.update),
   update=_update,
 )

@@ -57,7 +57,7 @@ def remedy(answer: Answer) -> str:
   reason = answer.refusal
   if asked:
     reason = f'{asked.worst} takes {_gib(asked.peak)} GiB of {_gib(request.chip.usable)}'
-  advice = 'None of the settings that were tried does; --tries=N tries more'
+  advice = 'None of the settings that were tried does; score-jax doctor --tries=N tries more'
   if answer.proposed:
     flags = ' '.join(request.flags(answer.proposed.changes))
     advice = f'The nearest setting found that does: {flags}'
@@ -65,9 +65,17 @@ def remedy(answer: Answer) -> str:
     flags = ' '.join(request.flags(close.changes)) or 'as it is'
     advice = (
       f'No setting on these devices is estimated to; the nearest needs about {close.peak / costs.GIB:.1f} GiB of '
-      f'each: {flags}. Take more devices, or adapters (--config.lora.rank=16)'
+      f'each: {flags}. Take more devices'
     )
+    if request.mode != 'evaluate' and not request.config.lora.rank:
+      advice += ', or adapters (--config.lora.rank=16)'
   return f'It does not fit: {reason}. {advice}'
+
+
+def foreseen(answer: Answer) -> str:
+  """Returns what a setting that fits will take at most."""
+  peak, usable = answer.asked.peak, answer.request.chip.usable
+  return f'{_gib(peak)} GiB of a device at most ({answer.asked.worst}), {_gib(usable)} there'
 
 
 def as_data(answer: Answer) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Near means few and small changes. None changes a result, but for the order of su
 from collections.abc import Iterable
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 import operator
@@ -48,13 +49,24 @@ class Request:
   dtype: Any
   devices: tuple[Any, ...]
   chip: costs.Chip
+  mode: str = 'score'  # of programs.OF_MODE
+  rows: int = 0  # of an evaluation at a time; 0: those of a step
+  brief: bool = False  # for a run that is about to begin: says nothing, and reads no collectives
+
+  @functools.cached_property
+  def settled(self) -> RunConfig:
+    """What is asked for, with all that follows from device and model."""
+    length = self.config.sampling.prompt_tokens + self.rollout.growth
+    here = dict(platform=self.devices[0].platform, length=length, memory=self.chip.usable)
+    return specs.settled(self.config, self.decoder, self.dtype, **here)
 
   def plan(self, changes: Changes) -> programs.Plan:
     """Returns what is compiled after changes; ConfigError: the mesh does not suit devices or batch."""
-    config, dtype = changed(self.config, changes), jnp.dtype(self.dtype)
+    config, dtype = changed(self.settled, changes), jnp.dtype(self.dtype)
     batch, prompt = config.batch, config.sampling.prompt_tokens
     mesh = meshes.make_mesh(*dataclasses.astuple(config.mesh), list(self.devices))
-    specs.check_spread(config, mesh)
+    if self.mode != 'evaluate':
+      specs.check_spread(config, mesh)
     update = specs.update_spec(config, self.decoder, dtype, mesh)
     rollout = dataclasses.replace(self.rollout, decode_slots=config.sampling.decode_slots)
     if batch.pack:  # for full streams
@@ -63,11 +75,12 @@ class Request:
       update = dataclasses.replace(update, packed_length=packed)
     references = any(stage.reference == 'stage_start' for stage in config.stage_runs)
     model = self.decoder, config.lora, config.optim, mesh, dtype
-    return programs.Plan(*model, rollout, update, prompt, config.rows, int(references))
+    rows, scored = self.rows or config.rows, bool(config.task.reward_weights)
+    return programs.Plan(*model, rollout, update, prompt, rows, int(references), self.mode, scored)
 
   def flags(self, changes: Changes) -> list[str]:
     """Returns the flags that make the changes."""
-    old = {name: operator.attrgetter(name)(self.config) for name in changes}
+    old = {name: operator.attrgetter(name)(self.settled) for name in changes}
     return [f'--config.{name}={new}' for name, new in changes.items() if new != old[name]]
 
 
@@ -161,16 +174,19 @@ def _refusal(request: Request) -> str:
   held, usable = (size.held + size.policy) / costs.GIB, request.chip.usable / costs.GIB
   if held <= usable:
     return ''
-  arrays = f'parameters, optimizer, base and the copy that is sampled from take {held:.1f} GiB'
-  return f'{arrays} of each device, which has {usable:.1f}; nothing was compiled'
+  arrays = 'parameters, optimizer, base and the copy that is sampled from take'
+  if request.mode == 'evaluate':
+    arrays = 'the weights take'
+  return f'{arrays} {held:.1f} GiB of each device, which has {usable:.1f}; nothing was compiled'
 
 
 def compiled(request: Request, changes: Changes) -> Setting:
   """Compiles a setting; tells on stderr what, for it takes minutes."""
   plan, done = request.plan(changes), []
-  for name in programs.NAMES:
-    print('compiling', name, *request.flags(changes), '...', file=sys.stderr, flush=True)
-    done.append(programs.compiled(plan, name)[0])
+  for name in plan.names:
+    if not request.brief:
+      print('compiling', name, *request.flags(changes), '...', file=sys.stderr, flush=True)
+    done.append(programs.compiled(plan, name, read=not request.brief)[0])
   peaks = {each.name: each.peak + costs.beside(plan, each.name) for each in done}
   return Setting(changes, peaks, plan=plan, programs=done)
 
@@ -180,6 +196,7 @@ def estimated(
 ) -> dict[str, float]:
   """Returns the peaks expected of a setting, by one that was compiled; ConfigError: it has no plan."""
   plan, factors = request.plan(changes), dict.fromkeys(names, _UNKNOWN)
+  names = tuple(name for name in names if name in plan.names)
   for program in known.programs if known else ():
     held, guess = costs.estimated(known.plan, program.name)
     taken = known.peaks[program.name] - held if program.refused else program.temporary
@@ -208,6 +225,10 @@ def nearest(request: Request, known: Setting | None = None) -> Estimate | None:
   settings = []
   options = sorted(_updates(request), key=operator.itemgetter(0))
   for cost, mesh in _meshes(request):
+    if request.mode == 'evaluate':
+      sampled = best(mesh, _slots(request, mesh['mesh.tensor']), ('layout', 'rollout'))
+      settings.append(dataclasses.replace(sampled, cost=cost + sampled.cost))
+      continue
     # The update first: a batch that it cannot cut has no plan at all.
     if updated := best(mesh, options, ('reference', 'update')):
       sampled = best(updated.changes, _slots(request, mesh['mesh.tensor']), ('layout', 'rollout'))
@@ -230,7 +251,7 @@ def _meshes(request: Request) -> Options:
 
 def _slots(request: Request, tensor: int) -> Options:
   """As many decode slots as asked for, or fewer."""
-  local = max(1, request.config.rows * tensor // len(request.devices))
+  local = max(1, (request.rows or request.config.rows) * tensor // len(request.devices))
   most = min(request.config.sampling.decode_slots or local, local)
   yield 0.0, {}
   for halvings in range(1, most.bit_length()):
@@ -239,7 +260,7 @@ def _slots(request: Request, tensor: int) -> Options:
 
 def _updates(request: Request) -> Options:
   """Smaller parts, less kept, smaller chunks, rows one a stream."""
-  batch, model = request.config.batch, request.config.model
+  batch, model = request.settled.batch, request.settled.model
   parts, least = _divisors(batch.problems), min(model.logits_mb, _LEAST_LOGITS_MB)
   chunks = [(0.3 * n, model.logits_mb / 2**n) for n in range(6)]
   axes = {

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation: conversations, verdicts, and what is counted from them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import numpy as np
 
 from score_jax import tasks
@@ -42,7 +43,8 @@ Results = dict[str, Any]  # as JSON
 def evaluate_policy(run: Run, policy: Any, name: str) -> Results:
   """Returns a policy's ledgers; its conversations go to rows/<name>.jsonl.gz."""
   config = run.config
-  size = dict(problems=config.eval.problems, seed=config.eval.seed, rows=config.rows)
+  # The steps have compiled their own sampled conversations: it is the greedy ones that this compiles.
+  size = dict(problems=config.eval.problems, seed=config.eval.seed, rows=config.rows, compiled=config.rows)
   with watchdog.phase('evaluate'):
     params = run.sampler.layout(policy)
     ledgers, rows = evaluate(run.sampler, run.task, run.grader, params, **size)
@@ -94,7 +96,8 @@ def measure(run: Run, params: Any) -> Results:
   problems = run.task.problems(config.seed, 'train', range(_FIRST, _FIRST + settings.problems))
   with watchdog.phase('select'):
     params = sampler.layout(run.policy(params))
-    asked = (problems, sampler.spec(), config.seed, config.rows)
+    size = rows_at_a_time(len(problems), config.rows, run.mesh, config.rows)
+    asked = (problems, sampler.spec(), config.seed, size)
     rows = conversations(sampler, run.grader, params, *asked, decoding='selection')
     weights = settings.reward_weights, settings.bonus
     return hosts.from_main('what the best is chosen by', lambda: figures(rows, *weights))
@@ -119,12 +122,19 @@ def figures(rows: Sequence[Row], reward_weights: tuple[float, ...], bonus: tuple
 
 
 def evaluate_folder(
-  config: RunConfig, *, samples: int, temperature: float, scaling: int, first_attempts: str
+  config: RunConfig,
+  *,
+  samples: int,
+  temperature: float,
+  scaling: int,
+  first_attempts: str,
+  before_loading: Callable[[RunConfig, Sampler, int, list[float]], None] = lambda *_: None,
 ) -> tuple[Results, list[Row]]:
   """Returns the ledgers of config.model.path by decoding, and their rows; host 0 alone has them.
 
   `scaling` = K above 0 compares sequential with parallel sampling on 2K conversations a problem at T=0.7.
-  `first_attempts` names a file; '': the model's own.
+  `first_attempts` names a file; '': the model's own. `before_loading` is told the sampler, the rows at a time and the
+  temperatures before weights take memory; it may refuse.
 
   Raises:
     UserError: model, data or file cannot be used, or `scaling` is asked of programs.
@@ -146,10 +156,12 @@ def evaluate_folder(
     if first_attempts:
       path = pathlib.Path(first_attempts)
       first = given_attempts.read(path, problems, sampler.chat, sampler.budgets[0])
+    rows_each = rows_at_a_time(len(problems), config.rows, mesh)
+    before_loading(config, sampler, rows_each, [0.0, temperature])
     params = sampler.layout(hf.read_params(folder, sampler.config, mesh, sampler.dtype, meshes.SAMPLING_RULES))
 
     def sampled(decoding: str, temperature: float, samples: int = 1) -> list[Row]:
-      asked = (sampler, grader, params, problems, sampler.spec(temperature), seed, config.rows)
+      asked = (sampler, grader, params, problems, sampler.spec(temperature), seed, rows_each)
       return conversations(*asked, decoding=decoding, samples=samples, first=first)
 
     rows = dict(greedy=sampled('greedy', 0.0))
@@ -167,19 +179,42 @@ def evaluate_folder(
 
 
 def evaluate(
-  sampler: Sampler, task: tasks.Task, grader: pool.Grader, params: Any, *, problems: int, seed: int, rows: int
+  sampler: Sampler,
+  task: tasks.Task,
+  grader: pool.Grader,
+  params: Any,
+  *,
+  problems: int,
+  seed: int,
+  rows: int,
+  compiled: int = 0,
 ) -> tuple[Results, list[Row]]:
   """Returns a policy's ledgers, 'greedy' and 'sampled', and their rows, which host 0 alone has.
 
-  `params` are from `sampler.layout`; 0 problems are all; keys do not depend on `rows` at a time.
+  `params` are from `sampler.layout`; 0 problems are all. `rows` are the most at a time, `compiled` those for which
+  sampled conversations are compiled anyway (0: none); neither decides a key.
   """
-  asked = tasks.heldout_problems(task, problems, seed)
-  results = {
-    decoding: conversations(sampler, grader, params, asked, sampler.spec(temperature), seed, rows, decoding=decoding)
-    for decoding, temperature in dict(greedy=0.0, sampled=1.0).items()
-  }
+  asked, results = tasks.heldout_problems(task, problems, seed), {}
+  for decoding, temperature in dict(greedy=0.0, sampled=1.0).items():
+    known = compiled if temperature else 0
+    size = rows_at_a_time(len(asked), rows, sampler.mesh, known)
+    spec = sampler.spec(temperature)
+    results[decoding] = conversations(sampler, grader, params, asked, spec, seed, size, decoding=decoding)
   ledgers = hosts.from_main('an evaluation', lambda: {name: accounted(part) for name, part in results.items()})
   return ledgers, [row for part in results.values() for row in part]
+
+
+def rows_at_a_time(problems: int, most: int, mesh: Mesh, compiled: int = 0) -> int:
+  """Returns how many conversations are sampled at a time: calls as few as `most` allows, and filled evenly.
+
+  A program `compiled` for some rows is used where that costs less than another: on an accelerator, whose time hardly
+  depends on rows, and where at least half of its rows have a problem.
+  """
+  calls = -(-problems // most)
+  shards = meshes.row_shards(mesh)
+  size = min(most, -(-problems // (calls * shards)) * shards)
+  known = compiled and (mesh.devices.flat[0].platform != 'cpu' or 2 * size >= compiled)
+  return compiled if known else size
 
 
 def accounted(rows: Sequence[Row]) -> Results:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The optimizer: clip, then Adam or AdamW; each step gives its learning rate."""
 
+import functools
+
 import optax
 
 from score_jax.config import OptimConfig
@@ -8,6 +10,7 @@ from score_jax.core_types import Stage
 from score_jax.models.weights import WeightTable
 
 
+@functools.lru_cache  # programs are compiled for the object
 def make_optimizer(config: OptimConfig, table: WeightTable) -> optax.GradientTransformation:
   """Gradient -> direction, which `update.apply` multiplies by minus the rate."""
   parts = []

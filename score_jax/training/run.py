@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run, opened: all that stays the same during it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import hashlib
 import os
@@ -21,7 +21,7 @@ from score_jax.graders import pool
 from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
 from score_jax.models.weights import WeightTable
-from score_jax.parallel import hosts
+from score_jax.parallel import hosts, memory
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import sampler as samplers
 from score_jax.sampling.sampler import Sampler
@@ -159,8 +159,14 @@ def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> S
   return sampler
 
 
-def open_run(config: RunConfig, workdir: str) -> Run:
+def open_run(
+  config: RunConfig, workdir: str, before_loading: Callable[[RunConfig, Sampler], None] = lambda *_: None
+) -> Run:
   """Checks all that can be checked, loads the base and claims the run folder.
+
+  Args:
+    config, workdir: checked fields, and the run folder or address.
+    before_loading: is told the settled configuration and the sampler, before weights take memory; it may refuse.
 
   Raises:
     UserError: what is wrong; nothing is written.
@@ -174,13 +180,13 @@ def open_run(config: RunConfig, workdir: str) -> Run:
     print(grader.description, flush=True)
   try:
     preflight.check_hosts(config, task)
-    return _opened(config, workdir, task, grader)
+    return _opened(config, workdir, task, grader, before_loading)
   except BaseException:
     grader.close()
     raise
 
 
-def _opened(config: RunConfig, workdir: str, task: tasks.Task, grader: pool.Grader) -> Run:
+def _opened(config: RunConfig, workdir: str, task: tasks.Task, grader: pool.Grader, before_loading: Callable) -> Run:
   if cache := compile_cache(config.compile_cache, jax.default_backend(), os.environ):
     jax.config.update('jax_compilation_cache_dir', cache)
   mesh = meshes.make_mesh(**vars(config.mesh))
@@ -191,6 +197,10 @@ def _opened(config: RunConfig, workdir: str, task: tasks.Task, grader: pool.Grad
   sampler = open_sampler(config, source, mesh)
   chat, decoder, dtype = sampler.chat, sampler.config, sampler.dtype
   tasks.warn_of_special_tokens(task, chat.special_tokens)
+  length, device = chat.prompt_tokens + sampler.spec().growth, mesh.local_devices[0]
+  known = dict(platform=device.platform, length=length, memory=memory.of_device(device))
+  config = specs.settled(config, decoder, dtype, **known)
+  before_loading(config, sampler)
   if config.task.long_prompts == 'drop':
     task = tasks.without_long(task, lambda problem: len(chat.prompt_ids(problem)), chat.prompt_tokens)
   model = dict(

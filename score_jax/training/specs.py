@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run's programs are compiled for."""
 
+import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -10,12 +12,18 @@ import optax
 
 from score_jax.config import RunConfig
 from score_jax.errors import ConfigError
-from score_jax.models import flash
+from score_jax.models import decoder as decoders
+from score_jax.models import flash, weights
 from score_jax.models.families import DecoderConfig
 from score_jax.models.weights import WeightTable
 from score_jax.parallel import mesh as meshes
 from score_jax.states import TrainState
 from score_jax.training.update import UpdateSpec
+
+_KEPT = 1 << 30  # bytes of activations up to which a CPU keeps all: less is faster, but rounds otherwise
+_LOGITS_SHARE = 48  # of a device's memory, in parts
+_LOGIT_ROWS = 256  # a CPU's: enough for products to be fast
+_NORMS_UP_TO = 50_000_000  # parameters
 
 
 def check_spread(config: RunConfig, mesh: Mesh) -> None:
@@ -34,9 +42,47 @@ def check_spread(config: RunConfig, mesh: Mesh) -> None:
     )
 
 
+def settled(
+  config: RunConfig, decoder: DecoderConfig, dtype: Any, *, platform: str, length: int, memory: float
+) -> RunConfig:
+  """Returns a configuration whose fields that say 'by device and model' have their values.
+
+  They depend on nothing that the machine does beside, nor on how a batch is cut: a CPU's devices share its memory.
+
+  Args:
+    config: model.remat 'auto', model.logits_mb 0 and loss.attempt_gradient_norms None are settled, others stay.
+    decoder, dtype: the model and its compute dtype.
+    platform: of the devices: 'cpu', 'gpu', 'tpu'.
+    length: L, the most tokens of a conversation.
+    memory: bytes of a device; not read of a CPU.
+  """
+  on_cpu, model, norms = platform == 'cpu', config.model, config.loss.attempt_gradient_norms
+  remat, logits_mb = model.remat, model.logits_mb
+  if remat == 'auto':
+    sizes = dict(tensor=1, itemsize=jnp.dtype(dtype).itemsize, plain=True)
+    kept = config.rows * length * decoder.layers * decoders.kept(decoder, 'none', length, **sizes)
+    remat = 'elementwise' if on_cpu and kept > _KEPT else 'none'
+  if not logits_mb:
+    rows_mb = math.ceil(_LOGIT_ROWS * decoder.vocab * 4 / 1e6)
+    logits_mb = max(64.0, float(rows_mb)) if on_cpu else _power_of_two(memory / _LOGITS_SHARE / 1e6)
+  if norms is None:
+    norms = weights.weight_table(decoder).parameters() <= _NORMS_UP_TO
+  return dataclasses.replace(
+    config,
+    model=dataclasses.replace(model, remat=remat, logits_mb=logits_mb),
+    loss=dataclasses.replace(config.loss, attempt_gradient_norms=norms),
+  )
+
+
+def _power_of_two(megabytes: float) -> float:
+  """The largest power of two up to it, within 32 and 1024."""
+  return next((float(size) for size in (1024, 512, 256, 128, 64) if size <= megabytes), 32.0)
+
+
 def update_spec(config: RunConfig, decoder: DecoderConfig, dtype: Any, mesh: Mesh) -> UpdateSpec:
-  """Returns what the update is compiled for, without packing."""
+  """Returns what the update of a `settled` configuration is compiled for, without packing."""
   batch, loss, model = config.batch, config.loss, config.model
+  assert loss.attempt_gradient_norms is not None and model.logits_mb, 'the configuration is not settled'
   return UpdateSpec(
     config=decoder,
     lora=config.lora,
