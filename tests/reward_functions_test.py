@@ -101,6 +101,11 @@ def test_each_form_gives_its_score(file, function, scores):
     assert results[0].verdict == Verdict.UNPARSED and results[0].answer == 'no number'
 
 
+def test_a_file_is_named_from_the_run_s_folder_though_workers_are_elsewhere(file, monkeypatch):
+  monkeypatch.chdir(file.parent)
+  assert [one.score for one in graded(file.name, 'own', 'yes', 'no')] == [1.0, 0.0]
+
+
 def test_turns_may_be_messages(file):
   turns = [dict(role='user', content='Say yes.'), dict(role='assistant', content='no'), dict(role='user', content='?')]
   (one,) = graded(file, 'trl_messages', 'yes', given=GIVEN | dict(prompt=turns))

@@ -68,6 +68,14 @@ def find(name: str, field: str) -> UserFunction:
   return UserFunction(file, function)
 
 
+def absolute(name: str) -> str:
+  """Returns a name with the whole path of its file, for processes that work elsewhere; of a built-in grader the name."""
+  if not is_user_function(name):
+    return name
+  source = find(name, 'config.task.rewards')
+  return f'{source.path}:{source.name}'
+
+
 def raised(error: BaseException, path: pathlib.Path) -> str:
   """Returns in a line what was raised, and on which line of a file."""
   trace = traceback.extract_tb(error.__traceback__)

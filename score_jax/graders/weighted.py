@@ -82,7 +82,7 @@ def open_grader(
   graders: dict[str, Grader] = {}
   try:
     for name in rewards:
-      graders[label(name)] = pool.open_grader(name, spec)
+      graders[label(name)] = pool.open_grader(user_file.absolute(name), spec)
   except BaseException:
     for grader in graders.values():
       grader.close()
