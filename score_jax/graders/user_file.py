@@ -69,7 +69,7 @@ def find(name: str, field: str) -> UserFunction:
 
 
 def absolute(name: str) -> str:
-  """Returns a name with the whole path of its file, for processes that work elsewhere; of a built-in grader the name."""
+  """Returns a name with the whole path of its file, for processes that work elsewhere; a built-in grader keeps its."""
   if not is_user_function(name):
     return name
   source = find(name, 'config.task.rewards')
