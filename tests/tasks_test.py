@@ -338,6 +338,12 @@ def test_golds_of_one_value_do_not_contradict_each_other(tmp_path):
   assert task.train.size == 3
 
 
+def test_other_tests_of_a_program_do_not_contradict_the_first(tmp_path):
+  rows = [dict(question='Write f.', answer=[f'assert f({i}) == {i}']) for i in range(2)]
+  verified = dataclasses.replace(JSONL, verifier='code', heldout_fraction=1e-9)
+  assert tasks.open_task(spec('jsonl', [write(tmp_path / 'a.jsonl', rows)], jsonl=verified)).train.size == 2
+
+
 def test_golds_without_a_value_are_told_and_refused_above_a_share(tmp_path, caplog):
   rows = [dict(question=f'{i}?', answer=str(i)) for i in range(4)] + [dict(id=1, question='Who?', answer=r'\heartsuit')]
   source = write(tmp_path / 'a.jsonl', rows)

@@ -32,8 +32,13 @@ def make(grader: str, value: Any, where: str) -> dict:
 
 
 def same(grader: str, one: dict, other: dict) -> bool:
-  """Returns whether two references of a question accept the same answers, of mathematics whatever their spelling."""
+  """Returns whether two references of a question can be right at once.
+
+  Of mathematics: they are of one value, whatever their spelling. Other tests of a program do not contradict.
+  """
   one, other = bare(one), bare(other)
+  if grader == 'code':
+    return True
   if one == other or grader != 'math':
     return one == other
   from score_jax.graders import math
