@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from score_jax.configs import common
-from score_jax.errors import ConfigError
+from score_jax.errors import ConfigError, DataError
 from score_jax.tasks import prompts, templates
 from score_jax.training import loop
 from score_jax.training import run as runs
@@ -86,6 +86,27 @@ def test_a_short_run(tmp_path, byte_folder, task):
   assert evaluated['base']['greedy']['n'] == 1
   assert set(run.grader.pids).isdisjoint(victims)
   run.grader.close()
+
+
+@pytest.mark.parametrize('split', ['train', 'heldout'])
+def test_a_long_prompt_is_told_before_the_first_step(tmp_path, byte_folder, monkeypatch, split):
+  rows = dict(zip(('train', 'heldout'), map(list, ROWS['gsm8k']), strict=True))
+  rows[split].append(dict(question='long' * 200, answer='#### 1'))
+  monkeypatch.setitem(ROWS, 'gsm8k', tuple(rows.values()))
+  with pytest.raises(DataError, match=r'problem gsm8k/\w+: its prompt has \d+ tokens; raise config.sampling.prompt'):
+    opened(tmp_path, byte_folder, 'gsm8k')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_token_beyond_the_model_is_told_before_the_first_step(tmp_path, byte_folder, monkeypatch):
+  tokens = tiny.byte_tokenizer(templates.named('bundled:chatml'))
+  tokens.add_tokens(['<new>'])
+  config = tiny.decoder_config('llama', vocab=len(tokens) - 1, max_positions=2048)
+  folder = tiny.write_hf_folder(tmp_path / 'model', config, tokens=tokens)
+  train, heldout = ROWS['gsm8k']
+  monkeypatch.setitem(ROWS, 'gsm8k', (train + [dict(question='<new>?', answer='#### 1')], heldout))
+  with pytest.raises(DataError, match=r"problem gsm8k/\w+: its prompt has token \d+ \('<new>'\), but the model has"):
+    opened(tmp_path, folder, 'gsm8k')
 
 
 def test_what_is_asked_for_and_not_there_is_told_before_anything_is_written(tmp_path, byte_folder):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The host's side of a rollout."""
 
+from collections.abc import Sequence
 import dataclasses
 import enum
 import functools
@@ -22,6 +23,8 @@ from score_jax.parallel import mesh as meshes
 from score_jax.sampling.rollout import RolloutSpec, no_forced, rollout
 from score_jax.states import Rollout
 from score_jax.tasks.chat import Chat
+
+_AT_A_TIME = 1024  # problems
 
 
 class Stream(enum.IntEnum):
@@ -73,13 +76,21 @@ class Sampler:
     """Copies a tree into the sampling layout and compute dtype."""
     return laid_out(params, config=self.config, dtype=jnp.dtype(self.dtype), mesh=self.mesh, lora=self.lora)
 
-  def encoded(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns prompt_BP and start_B; DataError if a token is not the model's."""
+  def encoded(self, problems: Sequence[Problem]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns prompt_BP and start_B; DataError: a prompt is too long, or has a token that is not the model's."""
     prompt_BP, start_B = self.chat.prompts(problems)
-    token, vocab = prompt_BP.max(), self.config.vocab
-    if token >= vocab:
-      raise DataError(f'a prompt has token {token}, but the model has {vocab} tokens; use its own tokenizer')
+    if (token := prompt_BP.max()) >= self.config.vocab:
+      problem, text = problems[prompt_BP.max(axis=1).argmax()], self.chat.tokenizer.convert_ids_to_tokens(int(token))
+      raise DataError(
+        f'problem {problem.id}: its prompt has token {token} ({text!r}), but the model has {self.config.vocab} tokens; '
+        'use its own tokenizer'
+      )
     return prompt_BP, start_B
+
+  def check(self, problems: Sequence[Problem]) -> None:
+    """Encodes all, and so raises as `encoded` does."""
+    for first in range(0, len(problems), _AT_A_TIME):
+      self.encoded(problems[first : first + _AT_A_TIME])
 
   def sample(
     self,

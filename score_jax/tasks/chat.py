@@ -85,7 +85,7 @@ class Chat:
     users = [problem.question, *self.instructions[: len(answers)]]
     return self.prompt_template.text(users, tuple(answers))
 
-  def prompts(self, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray]:
+  def prompts(self, problems: Sequence[Problem]) -> tuple[np.ndarray, np.ndarray]:
     """Returns left-padded prompt_BP and start_B (i32); DataError if one is longer than P."""
     prompt_BP = np.full((len(problems), self.prompt_tokens), self.pad, np.int32)
     start_B = np.zeros(len(problems), np.int32)

@@ -153,6 +153,7 @@ def evaluate_folder(
     folder, first = hf.folder_of(config.model.path), None
     sampler = runs.open_sampler(config, folder, mesh)
     tasks.warn_of_special_tokens(task, sampler.chat.special_tokens)
+    sampler.check(problems)
     if first_attempts:
       path = pathlib.Path(first_attempts)
       first = given_attempts.read(path, problems, sampler.chat, sampler.budgets[0])

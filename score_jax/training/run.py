@@ -197,12 +197,13 @@ def _opened(config: RunConfig, workdir: str, task: tasks.Task, grader: pool.Grad
   sampler = open_sampler(config, source, mesh)
   chat, decoder, dtype = sampler.chat, sampler.config, sampler.dtype
   tasks.warn_of_special_tokens(task, chat.special_tokens)
+  if config.task.long_prompts == 'drop':
+    task = tasks.without_long(task, lambda problem: len(chat.prompt_ids(problem)), chat.prompt_tokens)
+  _check_prompts(config, task, sampler)
   length, device = chat.prompt_tokens + sampler.spec().growth, mesh.local_devices[0]
   known = dict(platform=device.platform, length=length, memory=memory.of_device(device))
   config = specs.settled(config, decoder, dtype, **known)
   before_loading(config, sampler)
-  if config.task.long_prompts == 'drop':
-    task = tasks.without_long(task, lambda problem: len(chat.prompt_ids(problem)), chat.prompt_tokens)
   model = dict(
     weights=files.hash_files(source, ('.safetensors',)),
     tokenizer=files.hash_files(source, _TOKENIZER_FILES),
@@ -236,6 +237,14 @@ def _opened(config: RunConfig, workdir: str, task: tasks.Task, grader: pool.Grad
     base=base,
     parent=parent,
   )
+
+
+def _check_prompts(config: RunConfig, task: tasks.Task, sampler: Sampler) -> None:
+  """Encodes all listed problems, of which one would else stop the step that draws it; raises as `encoded` does."""
+  if isinstance(task.train, tasks.ProblemList):
+    sampler.check(task.train.problems)
+  if isinstance(task.heldout, tasks.ProblemList):
+    sampler.check(tasks.heldout_problems(task, config.eval.problems, config.eval.seed))
 
 
 def put_params(mesh: Mesh, table: WeightTable, params: Any, dtype: Any) -> Any:
