@@ -361,13 +361,6 @@ def test_more_than_the_pool_repeats_it():
   assert [problem.id for problem in pool.take(0)[0]] == list('01010')
 
 
-def test_conversations_that_share_a_first_attempt_all_follow_it():
-  pool = offline.OfflinePool((Problem('0', '', {}), Problem('1', '', {})), np.arange(6).reshape(2, 1, 3), each_step=2)
-  forced = np.full((3, 4, 3), -1)
-  _, forced[:2] = pool.take(0)
-  np.testing.assert_array_equal(forced[:, :, 0], [[0] * 4, [3] * 4, [-1] * 4])
-
-
 @pytest.mark.parametrize('fraction, count', [(0.0, 0), (0.25, 2), (0.3, 2), (0.45, 4), (1.0, 8)])
 def test_offline_count_is_the_nearest_whole_number_of_problems(fraction, count):
   assert offline.offline_count(dataclasses.replace(stage(), offline_first=fraction), 8) == count
