@@ -41,7 +41,7 @@ def _problems(source: UserFunction, function: Any, split: str) -> list[Problem]:
   try:
     made = function(split, _SEED)
     listed = [made[index] for index in range(len(made))]
-  except Exception as error:  # the user's program may raise anything
+  except user_file.RAISED as error:
     raise DataError(f'{where} raised {user_file.raised(error, source.path)}') from error
   for index, problem in enumerate(listed):
     if reason := _fault(problem):
@@ -51,7 +51,7 @@ def _problems(source: UserFunction, function: Any, split: str) -> list[Problem]:
 
 def _fault(problem: Any) -> str:
   if not isinstance(problem, Problem):
-    return f'is {user_file.in_a_line(repr(problem))}, not a score_jax.Problem'
+    return f'is {user_file.in_a_line(problem, repr)}, not a score_jax.Problem'
   if not isinstance(problem.id, str) or not isinstance(problem.question, str) or not problem.question.strip():
     return f'has id {problem.id!r:.60} and question {problem.question!r:.60}; both must be texts'
   try:
