@@ -463,6 +463,7 @@ def test_a_run_learns_from_a_task_and_rewards_of_the_users(tmp_path, hf_folder):
     ('return 1 / 0', DataError, 'raised ZeroDivisionError: division by zero'),
     ('raise SystemExit', DataError, r"problems\('train', 0\) raised SystemExit"),
     ("return [score_jax.Problem('a', ' ', {})]", DataError, "has id 'a' and question ' '; both must be texts"),
+    ("return [score_jax.Problem('a', 'b\\ud83d', {})]", DataError, r"half a surrogate pair, .*: 'b.ud83d'"),
     ("return [score_jax.Problem('a', 'b', {1: {2}})]", DataError, 'not plain data'),
   ],
 )
