@@ -198,7 +198,7 @@ def _opened(config: RunConfig, workdir: str, task: tasks.Task, grader: pool.Grad
   chat, decoder, dtype = sampler.chat, sampler.config, sampler.dtype
   tasks.warn_of_special_tokens(task, chat.special_tokens)
   length, device = chat.prompt_tokens + sampler.spec().growth, mesh.local_devices[0]
-  known = dict(platform=device.platform, length=length, memory=memory.of_device(device))
+  known = dict(platform=device.platform, length=length, memory=memory.least(mesh.local_devices))
   config = specs.settled(config, decoder, dtype, **known)
   before_loading(config, sampler)
   if config.task.long_prompts == 'drop':
