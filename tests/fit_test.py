@@ -5,8 +5,10 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import pathlib
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ from score_jax.errors import ConfigError
 from score_jax.models import decoder as decoders
 from score_jax.models import weights
 from score_jax.parallel import hosts, memory
-from score_jax.planning import costs, fit, programs
+from score_jax.planning import costs, fit, programs, report
 from score_jax.storage import hf
 from score_jax.training import evaluation, grading, specs
 from score_jax.training import run as runs
@@ -108,6 +110,13 @@ def test_the_smallest_device_of_any_host_counts(monkeypatch):
   monkeypatch.setattr(hosts, 'gather', lambda what, value: [value, 7.0])
   assert memory.least([Device(dict(bytes_limit=24))]) == 7
   assert memory.least([Device()]) == 7
+
+
+@pytest.mark.parametrize(('usable', 'there'), [(2 * GIB, ', 2.00 GiB there'), (math.inf, ', which does not tell what')])
+def test_what_is_foreseen_is_told_beside_what_is_there(usable, there):
+  asked = types.SimpleNamespace(peak=GIB, worst='update')
+  answer = types.SimpleNamespace(asked=asked, request=types.SimpleNamespace(chip=types.SimpleNamespace(usable=usable)))
+  assert report.foreseen(answer).startswith('1.00 GiB of a device at most (update)' + there)
 
 
 # --- what follows from device and model
