@@ -112,7 +112,7 @@ def test_the_smallest_device_of_any_host_counts(monkeypatch):
   assert memory.least([Device()]) == 7
 
 
-@pytest.mark.parametrize(('usable', 'there'), [(2 * GIB, ', 2.00 GiB there'), (math.inf, ', which does not tell what')])
+@pytest.mark.parametrize(('usable', 'there'), [(2 * GIB, ', 2.00 there'), (math.inf, ', which does not tell what')])
 def test_what_is_foreseen_is_told_beside_what_is_there(usable, there):
   asked = types.SimpleNamespace(peak=GIB, worst='update')
   answer = types.SimpleNamespace(asked=asked, request=types.SimpleNamespace(chip=types.SimpleNamespace(usable=usable)))
