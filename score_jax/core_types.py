@@ -55,6 +55,15 @@ class Graded:
     return float(self.verdict == Verdict.CORRECT) if self.score is None else self.score
 
 
+def is_unicode(value: str) -> bool:
+  """Whether a tokenizer reads it: it holds no half of a surrogate pair."""
+  try:
+    value.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
 class Stop(enum.IntEnum):
   """How an attempt ended."""
 

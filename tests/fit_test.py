@@ -5,8 +5,10 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import pathlib
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +20,8 @@ import score_jax
 from score_jax.errors import ConfigError
 from score_jax.models import decoder as decoders
 from score_jax.models import weights
-from score_jax.parallel import memory
-from score_jax.planning import costs, fit, programs
+from score_jax.parallel import hosts, memory
+from score_jax.planning import costs, fit, programs, report
 from score_jax.storage import hf
 from score_jax.training import evaluation, grading, specs
 from score_jax.training import run as runs
@@ -81,6 +83,40 @@ def test_groups_of_version_1_count_too(tmp_path):
     f'{folder}/memory.stat': 'total_inactive_file 1000\n',
   }
   assert machine(tmp_path, files) == 301000
+
+
+def test_a_group_that_takes_more_than_its_limit_has_nothing_left(tmp_path):
+  folder = 'sys/fs/cgroup/memory'
+  files = {
+    'proc/self/cgroup': '1:name=systemd:/x\n2:memory:/../..\n0::/\n',
+    f'{folder}/memory.limit_in_bytes': '500000\n',
+    f'{folder}/memory.usage_in_bytes': '600000\n',
+    f'{folder}/memory.stat': 'cache 3\n',
+  }
+  assert machine(tmp_path, files) == 0
+  assert machine(tmp_path, {f'{folder}/memory.limit_in_bytes': '9223372036854771712\n'}) == 1_024_000, 'no limit'
+  assert machine(tmp_path, {f'{folder}/memory.limit_in_bytes': 'much\n'}) == 1_024_000
+  assert machine(tmp_path, {f'{folder}/memory.limit_in_bytes': '7\n', f'{folder}/memory.stat': '?\n'}) == 1_024_000
+
+
+def test_the_smallest_device_of_any_host_counts(monkeypatch):
+  class Device:
+    platform = 'gpu'
+
+    def __init__(self, *stats):
+      self.memory_stats = lambda: stats[0] if stats else None
+
+  assert memory.least([Device(dict(bytes_limit=24)), Device(dict(bytes_limit=12)), Device(), Device({})]) == 12
+  monkeypatch.setattr(hosts, 'gather', lambda what, value: [value, 7.0])
+  assert memory.least([Device(dict(bytes_limit=24))]) == 7
+  assert memory.least([Device()]) == 7
+
+
+@pytest.mark.parametrize(('usable', 'there'), [(2 * GIB, ', 2.00 there'), (math.inf, ', which does not tell what')])
+def test_what_is_foreseen_is_told_beside_what_is_there(usable, there):
+  asked = types.SimpleNamespace(peak=GIB, worst='update')
+  answer = types.SimpleNamespace(asked=asked, request=types.SimpleNamespace(chip=types.SimpleNamespace(usable=usable)))
+  assert report.foreseen(answer).startswith('1.00 GiB of a device at most (update)' + there)
 
 
 # --- what follows from device and model
@@ -156,6 +192,21 @@ def test_a_model_whose_arrays_are_too_large_is_refused_before_anything_is_compil
   with pytest.raises(ConfigError, match=r'nothing was compiled.*or adapters \(--config.lora.rank=16\)'):
     score_jax.train(tiny.config_dict(), model=hf_folder, workdir=tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_that_is_too_large_for_the_machine_it_goes_on_on_stays_as_it_was(hf_folder, tmp_path, monkeypatch):
+  config, workdir = tiny.run_config(**{'model.path': str(hf_folder)}), tmp_path / 'run'
+  runs.open_run(config, str(workdir)).grader.close()
+  before = {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()}
+  monkeypatch.setattr(memory, 'of_device', lambda device: 8e3)
+  with pytest.raises(ConfigError, match='It does not fit'):
+    runs.open_run(config, str(workdir), fit.check_run)
+  assert {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()} == before
+  # A larger or smaller machine, or what it proposes for the update, is no other run.
+  monkeypatch.undo()
+  for changes in ({'model.remat': 'full', 'model.logits_mb': 32.0}, {'sampling.decode_slots': 1, 'mesh.fsdp': 2}):
+    config = tiny.run_config(**{'model.path': str(hf_folder)} | changes)
+    runs.open_run(config, str(workdir)).grader.close()
 
 
 def test_an_evaluation_that_cannot_fit_is_refused(hf_folder, monkeypatch):

@@ -1,8 +1,13 @@
 """Reward functions of the user's own: every form, weights, and whatever goes wrong in them."""
 
+import contextlib
 import dataclasses
 import json
 import math
+import os
+import pathlib
+import re
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +17,7 @@ import score_jax
 from score_jax.algorithm import rewards
 from score_jax.core_types import Graded, Verdict
 from score_jax.errors import ConfigError, DataError, UserError
-from score_jax.graders import weighted
+from score_jax.graders import reward_function, user_file, weighted
 from score_jax.graders.registry import GradingSpec
 from score_jax.reporting import metrics
 from score_jax.reporting import rows as report_rows
@@ -122,10 +127,10 @@ def test_the_score_from_which_an_attempt_is_correct_is_the_users(file):
     ('raises', Verdict.ERROR, 'my_rewards.py:raises raised ZeroDivisionError: division by zero (line 25), twice'),
     ('nan', Verdict.ERROR, 'my_rewards.py:nan returned nan, not a finite number, twice'),
     ('text', Verdict.ERROR, "my_rewards.py:text returned 'good', not a finite number"),
-    ('none_of_one', Verdict.ERROR, 'my_rewards.py:none_of_one returned [1, 2], not a list of one score'),
-    ('waits', Verdict.ERROR, 'TimeoutError: no answer within config.grading.wall_seconds = 0.5'),
+    ('none_of_one', Verdict.ERROR, 'my_rewards.py:none_of_one returned [1, 2], not a list of one finite number'),
+    ('waits', Verdict.ERROR, 'my_rewards.py:waits: no answer within config.grading.wall_seconds = 0.5 (line'),
     ('leaks', Verdict.ERROR, 'my_rewards.py:leaks needs more than config.grading.memory_mb'),
-    ('leaves', Verdict.ERROR, 'the grader died (exit 3), twice'),
+    ('leaves', Verdict.ERROR, 'the grader my_rewards.py:leaves died (exit 3), twice'),
     ('loops', Verdict.TIMEOUT, ''),
   ],
 )
@@ -135,6 +140,205 @@ def test_what_goes_wrong_is_a_verdict_and_a_line(file, function, verdict, told):
   assert one.verdict == other.verdict == verdict
   assert told in one.answer
   assert one.reward == 0
+
+
+# One function whose answer tells what it does: its processes are started once for all.
+ANYTHING = r"""
+import decimal, enum, fractions, os, pathlib, subprocess, sys, time
+import numpy as np
+from score_jax.core_types import Graded, Verdict
+
+class Unshown:
+  def __repr__(self): raise ValueError('no text')
+class Untold(Exception):
+  def __str__(self): raise ValueError('no text')
+class Tensor:
+  def __init__(self, *values): self.values = values
+  def __repr__(self): return f'tensor({list(self.values)})'
+  def item(self):
+    if len(self.values) > 1: raise RuntimeError('a Tensor with 2 elements cannot be converted to Scalar')
+    return self.values[0]
+Tensor.__module__ = 'torch'
+def nested():
+  value = []
+  for _ in range(100000): value = [value]
+  return value
+def raises(error): raise error
+def deep(n): return deep(n + 1)
+async def later(): return 0.5
+def many(): yield 1
+def swallows():
+  try: time.sleep(9)
+  except Exception: return 1
+def swallows_all():
+  try: time.sleep(9)
+  except: return 1
+def forks():
+  child = os.fork()
+  if child: os.waitpid(child, 0)
+  return 1.0 if child else 0.0
+def leaves_a_process(row): return subprocess.Popen(['sleep', '600']).pid
+def prints():
+  for _ in range(20): print('x' * 10**6)
+  sys.stderr.write('y' * 10**6)
+  return 1
+
+def grade(response, row): return eval(response)
+"""
+
+
+@pytest.fixture(scope='module')
+def anything(tmp_path_factory):
+  path = tmp_path_factory.mktemp('any thing') / 'räwards.py'
+  path.write_text(ANYTHING)
+  spec = dataclasses.replace(SPEC, wall_seconds=0.3)
+  with contextlib.closing(weighted.open_grader('', {f'{path}:grade': 1.0}, spec)) as grader:
+    yield lambda *texts: grader.grade([(GIVEN, text) for text in texts])
+
+
+@pytest.mark.parametrize(
+  ('text', 'score'),
+  [
+    ('np.float16(0.5)', 0.5),
+    ('np.int64(2)', 2),
+    ('np.bool_(True)', 1),
+    ('np.array([0.5])', 0.5),
+    ('np.array(0.5)', 0.5),
+    ('Tensor(0.5)', 0.5),
+    ('decimal.Decimal("0.5")', 0.5),
+    ('fractions.Fraction(1, 2)', 0.5),
+    ('enum.IntEnum("E", "A")(1)', 1),
+    ('later()', 0.5),
+    ('Graded(Verdict.WRONG, 5, seconds="x", score=2)', 2),
+    ('dict(score=True)', 1),
+    ('prints()', 1),
+    ('len(sys.stdin.read())', 0),
+    ('os.chdir("/tmp") or 1', 1),
+    ('forks()', 1),
+    ('0.25', 0.25),  # and not what the child of the one before returned
+    ('subprocess.run(["cat"], check=True).returncode', 0),
+  ],
+)
+def test_any_finite_number_is_a_score(anything, text, score):
+  (one,) = anything(text)
+  assert one.score == score, one.answer
+
+
+@pytest.mark.parametrize(
+  ('text', 'told'),
+  [
+    ('float("inf")', 'returned inf, not a finite number'),
+    ('np.float32("nan")', 'returned np.float32(nan), not a finite number'),
+    ('decimal.Decimal("nan")', "returned Decimal('NaN'), not a finite number"),
+    ('1e31', 'returned 1e+31, not a finite number'),
+    ('10**400', 'returned 1000000'),
+    ('10**5000', 'returned <int that cannot be shown>, not a finite number'),
+    ('1j', 'returned 1j, not a finite number'),
+    ('"1.0"', "returned '1.0', not a finite number"),
+    ('(1.0, "why")', "returned (1.0, 'why'), not a finite number"),
+    ('np.array([0.5, 1])', 'returned array([0.5, 1. ]), not a finite number'),
+    ('np.array(["a"])', "returned array(['a'], dtype='<U1'), not a finite number"),
+    ('Tensor(0.5, 1)', 'returned tensor([0.5, 1]), not a finite number'),
+    ('dict(reward=1)', "returned {'reward': 1}, not a finite number"),
+    ('many()', 'returned <generator object many'),
+    ('Unshown()', 'returned <Unshown that cannot be shown>, not a finite number'),
+    ('nested()', 'returned <list that cannot be shown>, not a finite number'),
+    ('Graded(7)', 'returned Graded(verdict=7'),
+    ('Graded("right")', "returned Graded(verdict='right'"),
+    ('Graded(Verdict.CORRECT, score="a")', "score='a', parts={}), not a finite number"),
+    ('Graded(Verdict.ERROR, "no service")', 'no service'),
+    ('dict(score=None)', 'every reward left this row out'),
+    ('sys.exit("bye")', 'raised SystemExit: bye (line 41), twice'),
+    ('input()', 'raised EOFError'),
+    ('raises(Untold())', 'raised Untold: <Untold that cannot be shown> (line 21), twice'),
+    ('raises(ValueError("\\ud83d \\x1b[31m\\nred" + "x" * 10**6))', r'raised ValueError: \ud83d \x1b[31m redxxx'),
+    ('deep(0)', 'raised RecursionError: maximum recursion depth exceeded (line 22), twice'),
+    ('open("beside.txt")', "raised FileNotFoundError: [Errno 2] No such file or directory: 'beside.txt'"),
+    ('swallows()', ': no answer within config.grading.wall_seconds = 0.3 (line 26), twice'),
+    ('swallows_all()', ': no answer within config.grading.wall_seconds = 0.3, twice'),
+    ('os._exit(0)', 'the grader räwards.py:grade died (exit 0), twice'),
+    ('os.kill(os.getpid(), 11)', 'the grader räwards.py:grade died (exit -11), twice'),
+  ],
+)
+def test_anything_else_is_told_in_a_line_and_the_next_answer_is_graded(anything, text, told):
+  one, other = anything(text, '0.5')
+  assert one.verdict == Verdict.ERROR and one.reward == 0
+  assert told in one.answer and one.answer.isprintable() and len(one.answer) <= 500
+  assert other.score == 0.5
+
+
+def test_what_a_function_has_started_ends_with_its_process(anything):
+  (started,) = anything('leaves_a_process(row)')
+  anything('os._exit(0)')
+  with pytest.raises(ProcessLookupError):
+    for _ in range(100):  # it is another process's to bury
+      os.kill(int(started.score), 0)
+      if pathlib.Path(f'/proc/{started.score:.0f}/stat').read_text().rpartition(')')[2].split()[0] == 'Z':
+        raise ProcessLookupError
+      time.sleep(0.05)
+
+
+def test_a_file_that_changes_during_a_run_counts_as_it_was(tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text('# -*- coding: latin-1 -*-\nimport os\ndef f(response, row): return eval(response)', 'latin-1')
+  with contextlib.closing(weighted.open_grader('', {f'{path}:f': 1.0}, SPEC)) as grader:
+    path.write_text('def f(response, row): return 7')
+    grader.grade([(GIVEN, 'os._exit(1)')])
+    path.unlink()
+    assert [one.score for one in grader.grade([(GIVEN, 'os._exit(1)'), (GIVEN, '0.5')])] == [None, 0.5]
+
+
+FORMS = """
+import dataclasses, functools, typing
+import helper_beside
+
+@dataclasses.dataclass
+class Kept:
+  weight: 'float' = helper_beside.WEIGHT
+  most: 'typing.ClassVar[int]' = 3
+  def __call__(self, response, row): return self.weight
+class Twin:
+  async def __call__(self, completions, **columns): return [0.5]
+def halved(function):
+  @functools.wraps(function)
+  def inner(*args, **kwargs): return function(*args, **kwargs) / 2
+  return inner
+
+f_lambda = lambda response, row: 0.5
+f_instance = Kept()
+f_async_instance = Twin()
+f_partial = functools.partial(lambda weight, response, row: weight, 0.5)
+@halved
+def f_decorated(response, row): return 1
+def f_default(response, row, weight=0.5): return weight
+def f_any(*args): return len(args) / 4
+def f_columns(prompts, completions, answer, trainer_state=None): return [0.5]
+def f_verl(data_source, solution_str, ground_truth, extra_info=None, **more): return 0.5
+async def f_later(response, row): return 0.5
+def f_clears(response, row): row.clear(); return 0.5
+
+def g_keyword(*, response, row): return 1
+def g_one(response): return 1
+def g_three(response, row, question): return 1
+def g_verl(data_source, solution_str, ground_truth, extra_info, router): return 1
+def g_no_source(solution_str, ground_truth): return 1
+g_builtin = len
+"""
+
+
+def test_any_callable_that_takes_what_it_is_given_serves(tmp_path):
+  path = tmp_path / 'json.py'  # a name that others need
+  path.write_text(FORMS)
+  (tmp_path / 'helper_beside.py').write_text('WEIGHT = 0.5')
+  for name in re.findall(r'^(?:async )?(?:def )?([fg]_\w+)', FORMS, re.M):
+    source = user_file.find(f'{path}:{name}', 'config.task.reward')
+    if name.startswith('f_'):
+      given = GIVEN | dict(row=dict(GIVEN['row']))
+      assert reward_function.load(source, 2.0)(given, 'yes').score == 0.5, name
+    else:
+      with pytest.raises(ConfigError, match=rf'json.py: {name}\(.*\) must have the parameters \(response, row\), '):
+        reward_function.load(source, 2.0)
+  assert json.loads('1') == 1
 
 
 def test_none_leaves_the_reward_out_of_a_row(file):
@@ -171,6 +375,12 @@ def test_the_function_sees_no_variables_but_those_named(file, monkeypatch):
     ('def f(', ':f', 'cannot be run: SyntaxError'),
     ('import nothing_of_this_name', ':f', "ModuleNotFoundError: No module named 'nothing_of_this_name' (line 1)"),
     ('x = 1\ndef g(r, row): return 1', ':f', "has no function 'f'; it has: g"),
+    ('import sys; sys.exit()', ':f', 'cannot be run: SystemExit:  (line 1)'),
+    ('import os; os._exit(3)', ':f', 'its process did not start (the other side is gone, exit 3); mend what it does'),
+    ('input()', ':f', 'cannot be run: EOFError: EOF when reading a line (line 1)'),
+    ('from . import helper', ':f', 'cannot be run: ImportError: attempted relative import'),
+    ('x = "\0"', ':f', 'cannot be run: SyntaxError: source code string cannot contain null bytes'),
+    ('f = [1]', ':f', "has no function 'f'; it has: none"),
     ('x = 1', '', 'write FILE.py:FUNCTION'),
     (None, ':f', 'there is no file'),
   ],
@@ -256,7 +466,9 @@ def test_a_run_learns_from_a_task_and_rewards_of_the_users(tmp_path, hf_folder):
   [
     ('return [1]', DataError, r"problems\('train', 0\)\[0\] is 1, not a score_jax.Problem"),
     ('return 1 / 0', DataError, 'raised ZeroDivisionError: division by zero'),
+    ('raise SystemExit', DataError, r"problems\('train', 0\) raised SystemExit"),
     ("return [score_jax.Problem('a', ' ', {})]", DataError, "has id 'a' and question ' '; both must be texts"),
+    ("return [score_jax.Problem('a', 'b\\ud83d', {})]", DataError, r"half a surrogate pair, .*: 'b.ud83d'"),
     ("return [score_jax.Problem('a', 'b', {1: {2}})]", DataError, 'not plain data'),
   ],
 )

@@ -361,6 +361,12 @@ def test_settings_are_what_transformers_makes_of_them_and_defaults_of_the_export
     ({'add_generation_prompt': False}, 'is set for every template'),
     ({'tools': []}, "'tools' is set"),
     ({'eos_token': '!'}, "'eos_token' is set"),
+    # Words of the template that are no variables of it: of jinja, of its loops, of messages.
+    *(
+      ({name: 1}, f'does not read {name!r}') for name in ('in', 'if', 'not', 'for', 'is', 'set', 'true', 'none', 'elif')
+    ),
+    *(({name: 1}, f'does not read {name!r}') for name in ('message', 'loop', 'ns', 'namespace', 'range', 'self')),
+    *(({name: 1}, f'does not read {name!r}') for name in ('role', 'content', 'user', 'assistant', 'chat_template')),
   ],
 )
 def test_settings_that_would_do_nothing_are_refused(settings, message, tmp_path):
@@ -370,7 +376,10 @@ def test_settings_that_would_do_nothing_are_refused(settings, message, tmp_path)
     opened(tokenizer, tmp_path, template_kwargs=settings)
 
 
-@pytest.mark.parametrize('value', ['{', '[1]', '5', '{1: 2}', "{'a b': 1}", "{'a': b'x'}", "{'a': {1}}", 'f(x)'])
+@pytest.mark.parametrize(
+  'value',
+  ['{', '[1]', '5', '{1: 2}', "{'a b': 1}", "{'a': b'x'}", "{'a': {1}}", 'f(x)', "{'a': 1e999}", "{'a': '\\ud83d'}"],
+)
 def test_settings_that_are_no_names_with_values_are_refused(value):
   with pytest.raises(ConfigError, match=r'config\.task\.template_kwargs = .*enable_thinking'):
     tiny.run_config(**{'task.template_kwargs': value})
@@ -393,6 +402,27 @@ def test_settings_are_part_of_the_identity_and_may_be_a_dict():
 def test_a_special_token_in_a_text_of_the_configuration_is_refused(field, changes, tmp_path):
   with pytest.raises(DataError, match=rf"^{field} = .* has '<\|im_\w+\|>', a special token .*write it otherwise$"):
     opened(chat_test.chatml_tokenizer(), tmp_path, **changes)
+
+
+@pytest.mark.parametrize('field', ['system', 'instruction', 'prompt', 'countdown.prompt'])
+def test_half_a_surrogate_pair_in_a_text_of_the_configuration_is_named(field):
+  with pytest.raises(
+    ConfigError, match=rf"config.task.{field} = 'Try .udcff again' holds half a surrogate pair; write"
+  ):
+    tiny.run_config(**{f'task.{field}': 'Try \udcff again'})
+
+
+def test_half_a_surrogate_pair_in_an_example_is_named_with_its_row(tmp_path):
+  path = tmp_path / 'examples.jsonl'
+  path.write_text(json.dumps(dict(messages=[turn('user', 'a'), turn('assistant', 'b\ud83d')])))
+  with pytest.raises(DataError, match=r"row 1: messages\[1\].content = 'b.ud83d' holds half a surrogate pair; fix or"):
+    tasks.chat.read_examples(str(path))
+
+
+def test_the_settings_of_a_template_with_a_generation_tag_are_known(tmp_path):
+  opened(qwen_tokenizer(SMOLLM3), tmp_path, template_kwargs={'enable_thinking': False})
+  with pytest.raises(DataError, match="does not read 'custom'; remove it"):
+    opened(qwen_tokenizer(SMOLLM3), tmp_path, template_kwargs={'custom': 'x'})
 
 
 def test_an_end_of_turn_that_is_not_special_is_refused_in_texts_too_and_think_tags_are_words(tmp_path):

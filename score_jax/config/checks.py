@@ -73,6 +73,7 @@ def _values(run: fields.RunConfig) -> Iterator[str]:
   parts, problems = run.batch.micro_batches, run.batch.problems
   if problems % parts:
     yield f'config.batch.micro_batches = {parts} must divide config.batch.problems = {problems}'
+  yield from _texts(run.task)
   yield from _rewards(run.task)
   yield from _template_kwargs(run.task)
   prompt = run.task.prompt
@@ -85,10 +86,17 @@ def _values(run: fields.RunConfig) -> Iterator[str]:
       yield f'config.{section}.{error}'
 
 
+def _texts(task: fields.TaskConfig) -> Iterator[str]:
+  for name in ('system', 'instruction', 'prompt', 'countdown.prompt'):
+    text = operator.attrgetter(name)(task)
+    if not core_types.is_unicode(text):
+      yield f'config.task.{name} = {ascii(text):.80} holds half a surrogate pair; write it in UTF-8'
+
+
 def _template_kwargs(task: fields.TaskConfig) -> Iterator[str]:
   try:
     names = [name.isidentifier() for name in task.template_settings]
-    json.dumps(task.template_settings)
+    json.dumps(task.template_settings, ensure_ascii=False, allow_nan=False).encode()  # half a surrogate pair fails
   except (ValueError, SyntaxError, TypeError, AttributeError):
     names = [False]
   if not all(names):

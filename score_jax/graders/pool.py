@@ -22,8 +22,8 @@ from typing import Protocol
 from absl import logging
 
 from score_jax.core_types import Graded, Verdict
-from score_jax.errors import UserError
-from score_jax.graders import messages, registry
+from score_jax.errors import ConfigError, UserError
+from score_jax.graders import messages, registry, user_file
 from score_jax.graders.registry import GradingSpec
 
 _PACKAGE = pathlib.Path(__file__).parent.parent.parent
@@ -147,6 +147,9 @@ class _Worker:
 
   def __init__(self, name: str, spec: GradingSpec):
     self._command = command(name, spec)
+    self._own = user_file.find(name, 'reward') if user_file.is_user_function(name) else None
+    self._label = f'the grader {self._own.label}' if self._own else 'the grader'
+    self._memory_mb = spec.memory_mb
     # Each of many tests may run a program up to its limit; the patience covers them together.
     self._patience = _PATIENCE_SECONDS + 10 * spec.cpu_seconds + spec.wall_seconds
     self._environment = spec.environment
@@ -162,7 +165,8 @@ class _Worker:
 
     Raises:
       UserError: it reports that it cannot.
-      RuntimeError: it died, or is not ready in time.
+      ConfigError: it is a function of the user's, and died or is not ready in time.
+      RuntimeError: it is another, and did so.
     """
     if self._ready:
       return
@@ -170,6 +174,10 @@ class _Worker:
       message = messages.receive_json(self._process.stdout.fileno(), _START_SECONDS)
     except (messages.Closed, messages.Late) as error:
       self.kill()
+      if self._own:
+        reason = f'its process did not start ({error}, exit {self._process.returncode})'
+        remedy = f'mend what it does when imported, or raise config.grading.memory_mb = {self._memory_mb}'
+        raise ConfigError(f'{self._own.path}: {reason}; {remedy}') from error
       raise RuntimeError(f'a grader process did not start ({error!r}, exit {self._process.returncode})') from error
     if 'error' in message:
       self.kill()
@@ -188,14 +196,15 @@ class _Worker:
         self._restart()
         if death.own_limit:
           return Graded(Verdict.TIMEOUT)
-        logging.warning('a grader process %s; %s', death, 'trying again' if retry else 'verdict: error')
-        reason = f'the grader {reason}'
+        logging.warning('%s %s; %s', self._label, death, 'trying again' if retry else 'verdict: error')
+        reason = f'{self._label} {reason}'
     return Graded(Verdict.ERROR, reason[:500])
 
   def kill(self) -> None:
     """Ends the process, whatever it is doing."""
-    with contextlib.suppress(ProcessLookupError):
-      self._process.kill()
+    if self._process.returncode is None:  # else its number may be another's by now
+      with contextlib.suppress(ProcessLookupError):
+        os.killpg(self._process.pid, signal.SIGKILL)  # and what it has started
     self._process.wait()
     self._process.stdin.close()
     self._process.stdout.close()
@@ -218,10 +227,18 @@ class _Worker:
       start_new_session=True,
     )
     self._ready, self.description = False, ''
+    if self._own:  # as it was when the run began, which processes of a later start load too
+      with contextlib.suppress(messages.Closed):  # `wait` tells
+        messages.send_json(self._process.stdin.fileno(), dict(file=self._own.content.decode('latin-1')))
 
   def _restart(self) -> None:
     self.kill()
     self._start()
+
+  def _ended(self) -> int:
+    """Waits for the process's end and returns its exit code; `kill` then ends what it has started."""
+    ended = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
   def _grade_once(self, reference: dict, text: str) -> Graded:
     try:
@@ -231,7 +248,7 @@ class _Worker:
     except messages.Late as error:
       raise _Died(f'was silent for {self._patience:.0f} s') from error
     except messages.Closed as error:
-      ended = self._process.wait()
+      ended = self._ended()
       raise _Died(f'died (exit {ended})', own_limit=ended == -signal.SIGXCPU) from error
     except RuntimeError as error:
       raise _Died(str(error)) from error

@@ -79,10 +79,13 @@ GRADERS: dict[str, GraderEntry] = {
 }
 
 
-def entry(name: str) -> GraderEntry:
-  """Returns a grader of the table, or of a reward function 'FILE.py:FUNCTION'; ConfigError if there is none."""
+def entry(name: str, content: bytes | None = None) -> GraderEntry:
+  """Returns a grader of the table, or of a reward function 'FILE.py:FUNCTION'; ConfigError if there is none.
+
+  `content` is what the file held when the run began.
+  """
   if user_file.is_user_function(name):
-    source = user_file.find(name, 'reward')
+    source = user_file.find(name, 'reward', content)
     return GraderEntry(lambda spec: _reward_function(source, spec), out_of_process=True, votes=False)
   if name not in GRADERS:
     raise ConfigError(f'grader {name!r} is unknown; use one of {", ".join(GRADERS)}, or FILE.py:FUNCTION')

@@ -11,19 +11,29 @@ or lists of messages where config.task.reward_format = 'messages'.
 
 import asyncio
 from collections.abc import Callable
+import decimal
 import inspect
+import numbers
 import signal
+import time
 from typing import Any
 
 from score_jax.core_types import Graded, Verdict
+from score_jax.errors import ConfigError
 from score_jax.graders import user_file
 from score_jax.graders.user_file import UserFunction
 
 _LARGEST = 1e30  # of a score, which is trained on as f32
+_OWN = 'response', 'row'
+_VERL = 'data_source', 'solution_str', 'ground_truth', 'extra_info'
 
 
 class RewardError(Exception):
   """The function failed, or returned no score."""
+
+
+class _Late(BaseException):
+  """The time is over. It is no Exception, which functions that try again would catch."""
 
 
 def load(source: UserFunction, wall_seconds: float) -> Callable[[dict, str], Graded]:
@@ -33,32 +43,57 @@ def load(source: UserFunction, wall_seconds: float) -> Callable[[dict, str], Gra
   the task's name, the turns before (a text, or messages), and the ids of the answer.
 
   Raises:
-    ConfigError: the file cannot be used.
+    ConfigError: the file cannot be used, or its function is of none of these forms.
   """
   function = source.load()
-  names = inspect.signature(function).parameters.keys()
-  form = _trl if 'completions' in names else _verl if {'solution_str', 'ground_truth'} <= names else _own
+  form = _form(source, function)
 
   def late(signum: int, frame: object) -> None:
-    raise TimeoutError(f'no answer within config.grading.wall_seconds = {wall_seconds}')
+    raise _Late(f'no answer within config.grading.wall_seconds = {wall_seconds}')
 
   def grade(given: dict, text: str) -> Graded:
     signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, wall_seconds)
+    begun = time.monotonic()
     try:
       value = form(function, given, text)
+      value = asyncio.run(value) if inspect.iscoroutine(value) else value
+      if time.monotonic() - begun > wall_seconds:  # it caught the alarm, or set its own
+        late(0, None)
     except MemoryError:  # of rows before, perhaps: the next try is in a fresh process
       raise RuntimeError(f'{source.label} needs more than config.grading.memory_mb') from None
-    except Exception as error:  # the user's program may raise anything
+    except _Late as error:
+      raise RewardError(f'{source.label}: {user_file.raised(error, source.path, named=False)}') from error
+    except user_file.RAISED as error:
       raise RewardError(f'{source.label} raised {user_file.raised(error, source.path)}') from error
     finally:
       signal.setitimer(signal.ITIMER_REAL, 0)
     try:
       return _score(value, listed=form is _trl)
-    except ValueError as error:
-      raise RewardError(f'{source.label} returned {error}') from error
+    except Exception as error:  # what was returned may be of any class
+      shown = user_file.in_a_line(value, repr)
+      wanted = 'a list of one finite number' if form is _trl else 'a finite number'
+      raise RewardError(f'{source.label} returned {shown}, not {wanted}') from error
 
   return grade
+
+
+def _form(source: UserFunction, function: Callable) -> Callable:
+  """Returns how a function is called, by its parameters."""
+  try:
+    signature = inspect.signature(function)
+  except ValueError:  # of a function that is not written in Python
+    return _own
+  names = signature.parameters.keys()
+  if 'completions' in names:
+    return _trl
+  form = _verl if {'solution_str', 'ground_truth'} <= names else _own
+  try:
+    signature.bind(**dict.fromkeys(_VERL)) if form is _verl else signature.bind(*_OWN)
+  except TypeError as error:
+    forms = f'({", ".join(_OWN)}), ({", ".join(_VERL)}) or completions and columns'
+    raise ConfigError(f'{source.path}: {source.name}{signature} must have the parameters {forms}') from error
+  return form
 
 
 def _own(function: Callable, given: dict, text: str) -> Any:
@@ -66,12 +101,8 @@ def _own(function: Callable, given: dict, text: str) -> Any:
 
 
 def _verl(function: Callable, given: dict, text: str) -> Any:
-  return function(
-    data_source=given['row'].get('data_source', given['source']),
-    solution_str=text,
-    ground_truth=given['gold'],
-    extra_info=given['row'],
-  )
+  values = given['row'].get('data_source', given['source']), text, given['gold'], given['row']
+  return function(**dict(zip(_VERL, values, strict=True)))
 
 
 def _trl(function: Callable, given: dict, text: str) -> Any:
@@ -83,26 +114,26 @@ def _trl(function: Callable, given: dict, text: str) -> Any:
   if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
     wanted = {parameter.name for parameter in parameters}
     lists = {name: value for name, value in lists.items() if name in wanted}
-  value = function(**lists)
-  return asyncio.run(value) if inspect.iscoroutine(value) else value
+  return function(**lists)
 
 
 def _score(value: Any, listed: bool) -> Graded:
-  """Returns what a function returned; raises ValueError, which tells what it was, if that is no score."""
-  shown = user_file.in_a_line(repr(value))
+  """Returns what a function returned; raises any Exception if that is no score."""
   if listed:
-    if isinstance(value, (str, dict)) or not hasattr(value, '__len__') or len(value) != 1:
-      raise ValueError(f'{shown}, not a list of one score')
+    if isinstance(value, (str, dict)) or len(value) != 1:
+      raise ValueError
     value = value[0]
-  graded = value if isinstance(value, Graded) else Graded(Verdict.WRONG)
+  graded = Graded(Verdict.WRONG)
   if isinstance(value, Graded):
-    value = value.reward
+    answer = user_file.in_a_line(value.answer)
+    graded = Graded(Verdict(value.verdict), answer, score=value.score)
+    value = graded.reward
   elif isinstance(value, dict):
     value = value.get('score', value)
   if value is None or graded.verdict == Verdict.ERROR:
-    return graded
+    return Graded(graded.verdict, graded.answer)
   if getattr(value, 'size', 0) == 1 or type(value).__module__ == 'torch':
     value = value.item()
-  if not isinstance(value, (bool, int, float)) or not abs(value) <= _LARGEST:
-    raise ValueError(f'{shown}, not a finite number')
-  return Graded(graded.verdict, str(graded.answer)[:200], score=float(value))
+  if not isinstance(value, (numbers.Real, decimal.Decimal)) or not abs(value) <= _LARGEST:
+    raise ValueError
+  return Graded(graded.verdict, graded.answer, score=float(value))

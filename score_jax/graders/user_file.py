@@ -12,13 +12,16 @@ from typing import Any
 
 from score_jax.errors import ConfigError
 
+RAISED = Exception, SystemExit  # by a user's program, which may raise anything
+
 
 @dataclasses.dataclass(frozen=True)
 class UserFunction:
-  """A function, and the file that defines it."""
+  """A function, and the file that defines it as it was when it was found."""
 
   path: pathlib.Path  # absolute
   name: str
+  content: bytes
 
   @property
   def label(self) -> str:
@@ -28,7 +31,7 @@ class UserFunction:
   @property
   def sha256(self) -> str:
     """Of the file's bytes."""
-    return hashlib.sha256(self.path.read_bytes()).hexdigest()
+    return hashlib.sha256(self.content).hexdigest()
 
   def load(self) -> Callable:
     """Runs the file; its folder is where it imports from.
@@ -37,13 +40,15 @@ class UserFunction:
       ConfigError: it cannot be run, or has no such function.
     """
     sys.path.insert(0, str(self.path.parent))
-    module_spec = importlib.util.spec_from_file_location(self.path.stem, self.path)
-    module = importlib.util.module_from_spec(module_spec)
+    stem = self.path.stem
+    name = f'own_{stem}' if stem in sys.modules or stem in sys.stdlib_module_names else stem
+    module = importlib.util.module_from_spec(importlib.util.spec_from_file_location(name, self.path))
+    sys.modules[name] = module  # dataclasses and pickle look there
     try:
-      module_spec.loader.exec_module(module)
+      exec(compile(self.content, str(self.path), 'exec', dont_inherit=True), vars(module))
     except MemoryError as error:
       raise ConfigError(f'{self.path} needs more memory to be imported; raise config.grading.memory_mb') from error
-    except Exception as error:  # the user's program may raise anything
+    except RAISED as error:
       raise ConfigError(f'{self.path} cannot be run: {raised(error, self.path)}') from error
     function = getattr(module, self.name, None)
     if not callable(function):
@@ -57,15 +62,24 @@ def is_user_function(name: str) -> bool:
   return '.py:' in name or name.endswith('.py')
 
 
-def find(name: str, field: str) -> UserFunction:
-  """Returns the function that 'FILE.py:FUNCTION' names; ConfigError, naming `field`, if there is no such file."""
+def find(name: str, field: str, content: bytes | None = None) -> UserFunction:
+  """Returns the function that 'FILE.py:FUNCTION' names, of the file or of what it held before.
+
+  Raises:
+    ConfigError: it names none, or the file cannot be read; the message has `field`.
+  """
   path, _, function = name.rpartition(':')
   if not path or not function.isidentifier():
     raise ConfigError(f'{field} = {name!r}: write FILE.py:FUNCTION')
   file = pathlib.Path(path).expanduser().absolute()
-  if not file.is_file():
-    raise ConfigError(f'{field} = {name!r}: there is no file {file}')
-  return UserFunction(file, function)
+  if content is None:
+    if not file.is_file():
+      raise ConfigError(f'{field} = {name!r}: there is no file {file}')
+    try:
+      content = file.read_bytes()
+    except OSError as error:
+      raise ConfigError(f'{field} = {name!r}: {file} cannot be read: {error.strerror}') from error
+  return UserFunction(file, function, content)
 
 
 def absolute(name: str) -> str:
@@ -76,14 +90,18 @@ def absolute(name: str) -> str:
   return f'{source.path}:{source.name}'
 
 
-def raised(error: BaseException, path: pathlib.Path) -> str:
-  """Returns in a line what was raised, and on which line of a file."""
+def raised(error: BaseException, path: pathlib.Path, named: bool = True) -> str:
+  """Returns in a line what was raised, `named` or not, and on which line of a file."""
   trace = traceback.extract_tb(error.__traceback__)
   lines = [call.lineno for call in trace if call.filename == str(path)]
   where = f' (line {lines[-1]})' if lines else ''
-  return f'{type(error).__name__}: {in_a_line(error)}{where}'
+  return f'{type(error).__name__}: ' * named + f'{in_a_line(error)}{where}'
 
 
-def in_a_line(value: Any) -> str:
-  """Returns the beginning of a value's text, in a line."""
-  return ' '.join(str(value).split())[:200]
+def in_a_line(value: Any, text: Callable[[Any], str] = str) -> str:
+  """Returns the beginning of a value's text, in a line that a terminal can show."""
+  try:
+    line = ' '.join(text(value).split())[:200]
+  except Exception:  # it may be of the user's own class
+    return f'<{type(value).__name__} that cannot be shown>'
+  return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

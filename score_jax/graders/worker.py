@@ -16,7 +16,7 @@ import time
 
 from score_jax.core_types import Graded, Verdict
 from score_jax.errors import UserError
-from score_jax.graders import messages, registry
+from score_jax.graders import messages, registry, user_file
 from score_jax.graders.registry import Grade, GradingSpec
 from score_jax.graders.reward_function import RewardError
 
@@ -30,13 +30,14 @@ class _OverLimit(BaseException):
 
 def main(name: str, spec: GradingSpec) -> None:
   """Grades until the input ends."""
-  answers = _own_output()
-  memory = spec.memory_mb * 2**20
+  items, answers = _own_pipes()
+  own_process, memory = os.getpid(), spec.memory_mb * 2**20
   resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's to handle
   signal.signal(signal.SIGPROF, _over_limit)
   try:
-    loaded = registry.entry(name).load(spec)
+    content = messages.receive_json(items)['file'].encode('latin-1') if user_file.is_user_function(name) else None
+    loaded = registry.entry(name, content).load(spec)
   except UserError as error:
     messages.send_json(answers, dict(error=str(error), exit_code=error.exit_code))
     return
@@ -44,9 +45,13 @@ def main(name: str, spec: GradingSpec) -> None:
   os.dup2(sys.stdout.fileno(), sys.stderr.fileno())  # from now on, errors are about a model's text
   with contextlib.suppress(messages.Closed):
     for count in range(1, _ANSWERS + 1):
-      item = messages.receive_json(sys.stdin.fileno())
+      item = messages.receive_json(items)
       try:
-        graded, whole = _bounded(loaded.grade, spec, item['reference'], item['text'])
+        try:
+          graded, whole = _bounded(loaded.grade, spec, item['reference'], item['text'])
+        finally:
+          if os.getpid() != own_process:  # a function has forked, and both come back: one answers
+            os._exit(0)
       except UserError as error:  # a bad reference, in data that nobody has read before
         messages.send_json(answers, dict(error=str(error), exit_code=error.exit_code))
         continue
@@ -62,12 +67,13 @@ def main(name: str, spec: GradingSpec) -> None:
         return
 
 
-def _own_output() -> int:
-  """Keeps standard output for answers alone; what a library prints is lost."""
-  answers = os.dup(sys.stdout.fileno())
-  nowhere = os.open(os.devnull, os.O_WRONLY)
-  os.dup2(nowhere, sys.stdout.fileno())
-  return answers
+def _own_pipes() -> tuple[int, int]:
+  """Keeps input and output for items and answers alone; what a function reads is empty, what it prints is lost."""
+  pipes = os.dup(sys.stdin.fileno()), os.dup(sys.stdout.fileno())
+  nowhere = os.open(os.devnull, os.O_RDWR)
+  for stream in (sys.stdin, sys.stdout):
+    os.dup2(nowhere, stream.fileno())
+  return pipes
 
 
 def _over_limit(signum: int, frame: object) -> None:

@@ -52,12 +52,14 @@ _READ = frozenset([
   'tie_word_embeddings', 'max_position_embeddings', 'layer_types',
 ])  # fmt: skip
 
-# Fields that change nothing in the forward pass.
+# Fields that change nothing in the forward pass. Null is 'not there' of any.
 _BOOKKEEPING = re.compile(
   r"""_.+|transformers.+|unsloth.+|name_or_path|model_name|architectures|tokenizer_class
   |(torch_)?dtype|use_bfloat16|torchscript|attn_implementation|use_cache|cache_.+
   |output_.+|return_dict.*|keys_to_ignore_.+|tf_legacy_loss|chunk_size_.+|prefix
-  |attention_dropout|initializer_range|neftune_.+|gradient_checkpointing
+  |(.+_)?dropout(_prob)?|.+_pdrop|classifier_.+|initializer_(range|factor)|init_std|.+_loss_coef|loss_type
+  |neftune_.+|gradient_checkpointing|model_parallel|use_flash_att.+|base_model_.+_plan|num_logits_to_keep
+  |trust_remote_code|revision|(model_)?max_(seq_)?len(gth)?|seq_len(gth)?|(bos|eos|pad|unk|sep|mask)_token
   |id2label|label2id|num_labels|problem_type|finetuning_task|task_specific_params
   |is_(encoder_)?decoder|is_llama_config|add_cross_attention|cross_attention_hidden_size
   |tie_encoder_decoder|.+_token_ids?|.+_words_ids|.+_decoder_ids|(.+_)?suppress_tokens
@@ -75,12 +77,17 @@ _SYNONYMS['num_local_experts'] = 'num_experts'
 _REFUSED_FIELDS = {
   'auto_map': 'it asks to run code of the folder, which is never done',
   'pruned_heads': 'heads are missing from the weights',
-  'quantization_config': 'the weights are quantized; save the model in bfloat16 first',
 }
+# Of transformers, MLX, compressed-tensors.
+_QUANTIZED = 'quantization_config', 'quantization', 'compression_config'
+_REFUSED_FIELDS |= dict.fromkeys(_QUANTIZED, 'the weights are quantized; save the model in bfloat16 first')
 
 
 def _is_positive(value: Any) -> bool:
   return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < sys.float_info.max
+
+
+_REMEDY = 'if it changes nothing in the forward pass, remove it from the file'
 
 
 class _Fields:
@@ -196,9 +203,8 @@ def _check_known(config: dict[str, Any], known: Collection[str], fields: _Fields
     if field in _REFUSED_FIELDS:
       if value not in (None, {}):
         raise fields.error(f'field {field!r} is set: {_REFUSED_FIELDS[field]}')
-    elif field not in known and not _BOOKKEEPING.fullmatch(field):
-      remedy = 'if it changes nothing in the forward pass, remove it from the file'
-      raise fields.wrong(field, f'is not honoured by the {config["model_type"]} decoder; {remedy}')
+    elif field not in known and value is not None and not _BOOKKEEPING.fullmatch(field):
+      raise fields.wrong(field, f'is not honoured by the {config["model_type"]} decoder; {_REMEDY}')
 
 
 def _check_fields(config: dict[str, Any], name: str, fields: _Fields) -> None:
@@ -296,7 +302,7 @@ def _rope_of(fields: _Fields, name: str, section: dict[str, Any], theta: Any) ->
   values = {f: value for f, value in values.items() if value is not None or f not in known or f == 'truncate'}
   for field, value in values.items():
     if field not in known:
-      raise refuse(f'{field!r} is not a field of rope_type {kind_name!r}')
+      raise refuse(f'{field!r} is not a field of rope_type {kind_name!r}; {_REMEDY}')
     if field == 'truncate':
       if not isinstance(value, bool):
         raise refuse(f'truncate = {value!r} must be of type bool')

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What memory the devices here have for a run. A CPU's is the host's, less what is in use now."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import math
 import os
 import pathlib
 from typing import Any
+
+from score_jax.parallel import hosts
 
 _ROOT = pathlib.Path('/')
 # Of a control group: its limit, what it uses, and the part of its memory.stat that can be dropped (kernel.org,
@@ -23,9 +25,14 @@ def of_device(device: Any) -> float:
   return float((device.memory_stats() or {}).get('bytes_limit', math.inf))
 
 
+def least(devices: Iterable[Any]) -> float:
+  """Returns what `of_device` tells of the smallest of them, on any host: all hosts get the same."""
+  return min(hosts.gather('the memory of its devices', min(map(of_device, devices))))
+
+
 def available(root: pathlib.Path = _ROOT) -> int:
   """Returns the bytes of host memory that this process can still take: the machine's, and its control groups'."""
-  return min([_free(root), *_left_of_groups(root)])
+  return max(0, min([_free(root), *_left_of_groups(root)]))
 
 
 def _free(root: pathlib.Path) -> int:

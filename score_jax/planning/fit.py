@@ -21,10 +21,9 @@ _TRIES = 1  # settings to compile for a refusal; the doctor tries more
 def request_here(config: RunConfig, sampler: Sampler) -> search.Request:
   """Returns the request of a run of config.mode on the devices here; all hosts get the same."""
   device = jax.local_devices()[0]
-  usable = memory.of_device(device)
+  usable = memory.least(jax.local_devices())
   if device.platform == 'cpu':  # they share it
     usable /= jax.local_device_count()
-  usable = min(hosts.gather('the memory of its devices', usable))
   chip = costs.Chip(device.platform, device.device_kind, 0, usable, 0, 0, 0)
   model = sampler.config, sampler.spec(), sampler.dtype
   return search.Request(config, *model, tuple(jax.devices()), chip, mode=config.mode)

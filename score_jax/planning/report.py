@@ -2,6 +2,7 @@
 """An answer of the search as data, and the same as text."""
 
 import dataclasses
+import math
 from typing import Any
 
 from jax.sharding import Mesh
@@ -75,7 +76,8 @@ def remedy(answer: Answer) -> str:
 def foreseen(answer: Answer) -> str:
   """Returns what a setting that fits will take at most."""
   peak, usable = answer.asked.peak, answer.request.chip.usable
-  return f'{_gib(peak)} GiB of a device at most ({answer.asked.worst}), {_gib(usable)} there'
+  there = f'{_gib(usable)} there' if usable < math.inf else 'which does not tell what it has'
+  return f'{_gib(peak)} GiB of a device at most ({answer.asked.worst}), {there}'
 
 
 def as_data(answer: Answer) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from score_jax.core_types import Problem
+from score_jax.core_types import Problem, is_unicode
 from score_jax.errors import DataError
 from score_jax.tasks import templates, turn_boundary
 from score_jax.tasks import tokenizer as tokenizers
@@ -235,6 +235,10 @@ def _example(line: str, row: str) -> list[dict[str, str]]:
     content = message['content']
     if not isinstance(content, str) or not content.strip():
       raise DataError(f'{row}: messages[{i}].content = {str(content)[:60]!r} is no text; write some')
+    if not is_unicode(content):
+      raise DataError(
+        f'{row}: messages[{i}].content = {ascii(content):.80} holds half a surrogate pair; fix or drop it'
+      )
   return messages
 
 

@@ -9,7 +9,7 @@ What it returns may be anything with a length and indices. config.task.reward na
 import json
 from typing import Any
 
-from score_jax.core_types import Problem
+from score_jax.core_types import Problem, is_unicode
 from score_jax.errors import ConfigError, DataError
 from score_jax.graders import user_file
 from score_jax.graders.user_file import UserFunction
@@ -41,7 +41,7 @@ def _problems(source: UserFunction, function: Any, split: str) -> list[Problem]:
   try:
     made = function(split, _SEED)
     listed = [made[index] for index in range(len(made))]
-  except Exception as error:  # the user's program may raise anything
+  except user_file.RAISED as error:
     raise DataError(f'{where} raised {user_file.raised(error, source.path)}') from error
   for index, problem in enumerate(listed):
     if reason := _fault(problem):
@@ -51,9 +51,11 @@ def _problems(source: UserFunction, function: Any, split: str) -> list[Problem]:
 
 def _fault(problem: Any) -> str:
   if not isinstance(problem, Problem):
-    return f'is {user_file.in_a_line(repr(problem))}, not a score_jax.Problem'
+    return f'is {user_file.in_a_line(problem, repr)}, not a score_jax.Problem'
   if not isinstance(problem.id, str) or not isinstance(problem.question, str) or not problem.question.strip():
     return f'has id {problem.id!r:.60} and question {problem.question!r:.60}; both must be texts'
+  if not is_unicode(problem.id + problem.question):
+    return f'has half a surrogate pair, which no tokenizer reads: {ascii(problem.question):.60}'
   try:
     json.dumps([problem.reference, problem.row])
   except (TypeError, ValueError) as error:

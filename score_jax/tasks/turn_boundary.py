@@ -14,6 +14,8 @@ import re
 from typing import Any
 
 from absl import logging
+import jinja2
+from jinja2 import meta
 
 from score_jax.errors import DataError
 
@@ -24,6 +26,7 @@ Messages = tuple[dict[str, str], ...]  # of worked examples, user and assistant 
 _SENTINELS = ('7*12=84', '<think>7*12</think>84')
 _THOUGHTLESS = 'The sum\n\n is 7*12 =  84: é.'
 _QUESTION, _SYSTEM = 'question', 'System prompt.'
+_GENERATION = re.compile(r'{%[-+]?\s*(end)?generation\s*[-+]?%}')  # a tag of transformers' own
 _OPENING = re.compile(r'<think>\s*(</think>\s*)?$')  # of an answer, in a prompt
 _DIRECTIVES = 'aAbBcdDefFGHIjmMpSTuUVwWxXyYzZ'  # of strftime
 _GIVEN = ('messages', 'tools', 'documents', 'add_generation_prompt', 'strftime_now')  # by transformers
@@ -65,11 +68,20 @@ class Template:
       field = f'config.task.template_kwargs = {dict(self.settings)}'
       if name in (*_GIVEN, *self.tokenizer.special_tokens_map):
         raise DataError(f'{field}: {name!r} is set for every template; remove it')
-      words = set(re.findall(r'[a-zA-Z_]\w*', self.text))
-      if name not in words:
-        near = difflib.get_close_matches(name, words, 1)
+      read = self._read()
+      if name not in read:
+        near = difflib.get_close_matches(name, read, 1)
         remedy = f'did you mean {near[0]!r}?' if near else 'remove it, or use a config.task.chat_template that does'
         raise DataError(f'{field}: the chat template does not read {name!r}; {remedy}')
+
+  def _read(self) -> set[str]:
+    """Returns the variables that the template takes from outside, but for what transformers sets."""
+    environment = jinja2.Environment(extensions=['jinja2.ext.loopcontrols'])
+    try:
+      parsed = environment.parse(_GENERATION.sub('', self.text))
+    except jinja2.TemplateError as error:
+      raise TemplateError(f'chat template: {type(error).__name__}: {first_line(error)}') from error
+    return meta.find_undeclared_variables(parsed) - {*environment.globals, *_GIVEN, 'raise_exception', 'loop'}
 
   def render(self, messages: list[dict[str, str]], answering: bool) -> str:
     """Returns the messages' text, with the beginning of an answer if `answering`.

@@ -201,7 +201,7 @@ def _opened(config: RunConfig, workdir: str, task: tasks.Task, grader: pool.Grad
     task = tasks.without_long(task, lambda problem: len(chat.prompt_ids(problem)), chat.prompt_tokens)
   _check_prompts(config, task, sampler)
   length, device = chat.prompt_tokens + sampler.spec().growth, mesh.local_devices[0]
-  known = dict(platform=device.platform, length=length, memory=memory.of_device(device))
+  known = dict(platform=device.platform, length=length, memory=memory.least(mesh.local_devices))
   config = specs.settled(config, decoder, dtype, **known)
   before_loading(config, sampler)
   model = dict(
