@@ -53,7 +53,7 @@ def read_exactly(file: io.FileIO, what: str, offset: int, buffer: np.ndarray | b
 def parsed_json(what: str, content: bytearray) -> Any:
   """Returns the value of JSON with one meaning; DataError: not UTF-8, a key twice, NaN or infinity, too deep."""
   try:
-    value = json.loads(content.decode(), object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
+    value = json.loads(content.decode(), object_pairs_hook=unique, parse_constant=_finite, parse_float=_finite)
     level = [value]
     for _ in range(_MOST_NESTED + 1):
       groups = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
@@ -67,7 +67,8 @@ def parsed_json(what: str, content: bytearray) -> Any:
   return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """Returns a JSON object's members; ValueError if a key is there twice."""
   unique: dict[str, Any] = {}
   for key, value in pairs:
     if key in unique:
