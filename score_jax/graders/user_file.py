@@ -10,6 +10,7 @@ import sys
 import traceback
 from typing import Any
 
+from score_jax import files
 from score_jax.errors import ConfigError
 
 
@@ -62,7 +63,7 @@ def find(name: str, field: str) -> UserFunction:
   path, _, function = name.rpartition(':')
   if not path or not function.isidentifier():
     raise ConfigError(f'{field} = {name!r}: write FILE.py:FUNCTION')
-  file = pathlib.Path(path).expanduser().absolute()
+  file = pathlib.Path(files.expanded(path)).absolute()
   if not file.is_file():
     raise ConfigError(f'{field} = {name!r}: there is no file {file}')
   return UserFunction(file, function)
