@@ -71,7 +71,7 @@ def test_an_address_as_a_path_is_no_local_folder():
 
 
 @pytest.mark.parametrize('workdir', ['file/x', 'dangling', 'dangling/x'])
-def test_evaluate_tries_the_way_to_its_folder_first(tmp_path, monkeypatch, workdir):
+def test_evaluate_refuses_a_folder_below_a_file(tmp_path, monkeypatch, workdir):
   (tmp_path / 'file').write_text('')
   os.symlink('nowhere', tmp_path / 'dangling')
   evaluate = importlib.import_module('score_jax.evaluate')

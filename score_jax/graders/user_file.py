@@ -5,12 +5,12 @@ from collections.abc import Callable
 import dataclasses
 import hashlib
 import importlib.util
+import os
 import pathlib
 import sys
 import traceback
 from typing import Any
 
-from score_jax import files
 from score_jax.errors import ConfigError
 
 
@@ -63,7 +63,7 @@ def find(name: str, field: str) -> UserFunction:
   path, _, function = name.rpartition(':')
   if not path or not function.isidentifier():
     raise ConfigError(f'{field} = {name!r}: write FILE.py:FUNCTION')
-  file = pathlib.Path(files.expanded(path)).absolute()
+  file = pathlib.Path(os.path.expanduser(path)).absolute()
   if not file.is_file():
     raise ConfigError(f'{field} = {name!r}: there is no file {file}')
   return UserFunction(file, function)
