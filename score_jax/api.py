@@ -9,6 +9,7 @@ print(run.table())
 from collections.abc import Sequence
 import dataclasses
 import json
+import math
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +169,7 @@ def evaluate(
   """
   from score_jax.parallel import hosts
 
-  settings = _asked(_settings(config, model, overrides), attempts, instruction)
+  settings = _asked(_settings(config, model, overrides), attempts, instruction, temperature)
   hosts.start(distributed, **vars(settings.hosts))
 
   from score_jax.planning import fit
@@ -198,10 +199,12 @@ def _settings(config: Path | ConfigDict, model: Path | None, overrides: dict[str
   return configs.from_config_dict(fields)
 
 
-def _asked(config: configs.RunConfig, attempts: int, instruction: str) -> configs.RunConfig:
+def _asked(config: configs.RunConfig, attempts: int, instruction: str, temperature: float) -> configs.RunConfig:
   from score_jax.tasks import prompts
 
   sampling, task = config.sampling, config.task
+  if not 0 <= temperature < math.inf:
+    raise ConfigError(f'temperature = {temperature} must be a number of 0 or more')
   if attempts == 1:
     raise ConfigError(f'attempts = {attempts}: give 2 or more, a correction needs something to correct')
   if attempts:

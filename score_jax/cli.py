@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The console command `score-jax`, and what all commands share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import errno
 import functools
-import os
+import itertools
 import pathlib
 import runpy
 import sys
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from score_jax import files
 from score_jax.errors import ConfigError, TryAgainError, UserError
 from score_jax.faults import secrets, signals
 
@@ -27,8 +29,11 @@ COMMANDS = {
   'doctor': 'score_jax.doctor',
   'report': 'score_jax.report',
 }
+_DASHES = tuple('\u2010\u2011\u2012\u2013\u2014\u2015\u2212\uff0d')  # as word processors write a hyphen
 # Errors that are fixed outside.
 _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
+# Errors of a path that was named.
+_PATH_ERRORS = (errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST)
 _PATHS = ('workdir', 'model', 'run', 'out', 'output', 'input', 'json', 'png', 'first_attempts')  # flags
 
 
@@ -89,10 +94,7 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
     try:
       main(*argv[1:])
     except BaseException as error:
-      if isinstance(error, OSError) and error.errno in _MACHINE:
-        error = TryAgainError(f'{error}; fix that, then run the same command again')
-      elif isinstance(error, NotADirectoryError | IsADirectoryError | PermissionError) and error.filename:
-        error = ConfigError(f'{error.filename}: {error.strerror}; name a path that can be used')
+      error = _told(error)
       if 'score_jax.parallel.hosts' in sys.modules:  # else this process is not one of several
         sys.modules['score_jax.parallel.hosts'].end(error)
       if isinstance(error, UserError):
@@ -110,19 +112,32 @@ def run(main: Callable[..., None], arguments: tuple[str, ...] = ()) -> None:
   app.run(guarded, flags_parser=functools.partial(_parse, arguments=arguments))
 
 
+def _told(error: BaseException) -> BaseException:
+  """Returns the UserError that an error of the system is to the user; of all else the error itself."""
+  if isinstance(error, OSError) and not isinstance(error, UserError):
+    if error.errno in _MACHINE:
+      return TryAgainError(f'{error}; fix that, then run the same command again')
+    if error.errno in _PATH_ERRORS and error.filename:
+      return ConfigError(f'{error.filename!s:.200}: {error.strerror}; name a path that can be used')
+  return error
+
+
 def _fail(error: UserError) -> None:
-  print(secrets.redacted(f'error: {error}'), file=sys.stderr, flush=True)
+  print(secrets.redacted('error: ' + ' '.join(str(error).splitlines())), file=sys.stderr, flush=True)
   sys.exit(error.exit_code)
 
 
 def _parse(argv: Sequence[str], arguments: tuple[str, ...]) -> Sequence[str]:
   """Parses like absl, but every mistake is one line."""
   try:
+    for arg in argv[1:]:
+      if arg[:1] in _DASHES:
+        raise ConfigError(f'{arg!r:.60} begins with {arg[0]!a}, which is no hyphen; write --name=value')
     if 'config' in flags.FLAGS and not any(arg.startswith(('--help', '-help')) for arg in argv):
       argv = _with_config_file(argv)
     rest = flags.FLAGS(argv)
     for flag in (flags.FLAGS[name] for name in _PATHS if name in flags.FLAGS):
-      flag.value = flag.value and os.path.expanduser(flag.value)
+      flag.value = flag.value and files.expanded(flag.value)
     if arguments[-1:] == ('...',):
       arguments = arguments[:-1] + ('',) * (len(rest) - len(arguments))
     if len(rest) - 1 > len(arguments):
@@ -130,8 +145,10 @@ def _parse(argv: Sequence[str], arguments: tuple[str, ...]) -> Sequence[str]:
     if len(rest) - 1 < len(arguments):
       raise ConfigError(f'{arguments[len(rest) - 1]} is missing')
     return rest
-  except UserError as error:
-    _fail(error)
+  except (UserError, OSError) as error:
+    if not isinstance(told := _told(error), UserError):
+      raise
+    _fail(told)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
     _fail(ConfigError(' '.join(str(error).split())))
   raise AssertionError('not reached')
@@ -151,6 +168,7 @@ def _with_config_file(argv: Sequence[str]) -> list[str]:
   if path is None:
     raise ConfigError('no --config=NAME given; for example --config=quickstart')
   config = load.load_config(path)
+  argv = list(_joined(argv, config))
   # The last one counts; of tuples, config_flags would join all.
   last = {arg.partition('=')[0]: i for i, arg in enumerate(argv)}
   argv = [a for i, a in enumerate(argv) if not a.startswith('--config.') or last[a.partition('=')[0]] == i]
@@ -161,3 +179,24 @@ def _with_config_file(argv: Sequence[str]) -> list[str]:
       if field.startswith('task.data.') and value[:1] not in ('', '(', '[', '"', "'") and ',' not in value:
         argv[i] = f'--config.{field}={value!r}'  # a name alone, which may be a number or hold blanks
   return argv
+
+
+def _joined(argv: Sequence[str], config: Any) -> Iterator[str]:
+  """Yields the command line with each field of the configuration and its value in one argument."""
+  rest = iter(argv)
+  for arg in rest:
+    if arg.startswith(('--config.', '-config.')):
+      arg = f'--{arg.lstrip("-")}'
+      if '=' not in arg and not isinstance(_value(config, arg.removeprefix('--config.')), bool):
+        arg = '='.join([arg, *itertools.islice(rest, 1)])
+    yield arg
+    if arg == '--':
+      yield from rest
+
+
+def _value(config: Any, field: str) -> Any:
+  """Returns what a field holds; ConfigError if there is none."""
+  from score_jax.config import load
+
+  load.check_field(config, field)
+  return functools.reduce(lambda section, name: section[name], field.split('.'), config)

@@ -4,6 +4,7 @@
 Accuracy of each attempt on held-out problems and the changes between them, greedy and sampled, with 95 % intervals.
 """
 
+import os
 import pathlib
 import sys
 import tempfile
@@ -93,7 +94,10 @@ def _check_outputs() -> None:
   if workdir and (folder / f'rows/{name}.jsonl.gz').exists():
     raise ConfigError(f'--workdir={folder} has an evaluation {name!r} already; give another --name')
   for wanted in [output.parent] * bool(_OUTPUT.value) + [folder] * bool(workdir):
-    with tempfile.TemporaryFile(dir=next(path for path in (wanted, *wanted.absolute().parents) if path.is_dir())):
+    nearest = next(path for path in (wanted, *wanted.absolute().parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+      raise ConfigError(f'{nearest} is no folder; name a path that can be used')
+    with tempfile.TemporaryFile(dir=nearest):
       pass  # the disk takes files: what was evaluated would be lost
 
 

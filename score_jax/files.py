@@ -13,9 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from score_jax.errors import DataError
+from score_jax.errors import ConfigError, DataError
 
 _MOST_NESTED = 64  # far below the depth at which repr() of a value fails
+
+
+def expanded(path: str) -> str:
+  """Returns a path with ~ as the home it stands for; ConfigError if there is no such user, nor such a path."""
+  expanded = os.path.expanduser(path)
+  if expanded.startswith('~') and not os.path.exists(expanded):
+    raise ConfigError(f'{path}: there is no user {path.partition("/")[0]!r}; write ./{path} for a name that begins so')
+  return expanded
 
 
 def read_json(path: pathlib.Path, max_bytes: int) -> Any:
@@ -53,7 +61,7 @@ def read_exactly(file: io.FileIO, what: str, offset: int, buffer: np.ndarray | b
 def parsed_json(what: str, content: bytearray) -> Any:
   """Returns the value of JSON with one meaning; DataError: not UTF-8, a key twice, NaN or infinity, too deep."""
   try:
-    value = json.loads(content.decode(), object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
+    value = json.loads(content.decode(), object_pairs_hook=unique, parse_constant=_finite, parse_float=_finite)
     level = [value]
     for _ in range(_MOST_NESTED + 1):
       groups = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
@@ -67,7 +75,8 @@ def parsed_json(what: str, content: bytearray) -> Any:
   return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """Returns a JSON object's members; ValueError if a key is there twice."""
   unique: dict[str, Any] = {}
   for key, value in pairs:
     if key in unique:

@@ -59,6 +59,8 @@ def main() -> None:
     spec.check()
   except ValueError as error:
     raise ConfigError(f'--{error}') from error
+  if not 0 <= _UNREADABLE.value <= 1:
+    raise ConfigError(f'--unreadable_golds={_UNREADABLE.value}: it must lie in 0..1')
   output = _output()
   rows = data_files.read(_INPUT.value)
   ids = [row.value('id') for row in rows]

@@ -56,12 +56,14 @@ def commit(name: str) -> str:
 
 def current(path: pathlib.Path) -> pathlib.Path:
   """Returns the snapshot of main in a repository's cache; of other folders the path."""
-  ref, within = path / 'refs/main', path / 'snapshots'
+  home = path.parent if path.name == 'snapshots' else path
+  ref, within = home / 'refs/main', home / 'snapshots'
   if not within.is_dir() or not ref.parent.is_dir():
     return path
-  if not ref.is_file():
+  name = ref.read_text(errors='replace').strip() if ref.is_file() else ''
+  if not re.fullmatch(r'\w+', name) or not (within / name).is_dir():
     raise DataError(f'{path}: main is not cached; name one of {within}')
-  return within / ref.read_text().strip()
+  return within / name
 
 
 def data(source: str) -> tuple[pathlib.Path, list[pathlib.Path]]:

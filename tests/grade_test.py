@@ -86,7 +86,7 @@ def test_programs(tmp_path):
       [dict(id=1, reference='1', response='1'), dict(id=2, response='1')],
       "row 2: column 'solution' is missing",
     ),
-    ('math', [dict(id=1, reference='', response='1')], "row 1: column 'reference' holds no gold answer"),
+    ('math', [dict(id=1, reference='', response='1')], "row 1: column 'reference' is no gold answer: it holds ''"),
     ('gsm8k', [dict(id=1, answer='no mark', response='1')], "row 1: column 'answer' has no gold behind ####"),
     ('mbpp', [dict(id=1, response='x')], "row 1: column 'test_list' is missing"),
     ('humaneval', [dict(id=1, prompt='x', test='y', response='x')], "row 1: column 'entry_point' is missing"),

@@ -366,7 +366,7 @@ def test_repeated_problems_are_told_and_held_out_ones_count_once(tmp_path, caplo
 @pytest.mark.parametrize(
   ('row', 'message'),
   [
-    ('{"question": "q", "answer": NaN}', 'holds no gold answer but nan'),
+    ('{"question": "q", "answer": NaN}', 'is no gold answer: it holds nan, not a text'),
     ('{"question": NaN, "answer": "1"}', "column 'question' holds nan, not a text"),
     ('{"question": "3 + 4 \\ud83d?", "answer": "7"}', "column 'question' holds half a surrogate pair"),
   ],

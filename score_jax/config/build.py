@@ -2,7 +2,6 @@
 """From the ConfigDict of a config file to frozen dataclasses."""
 
 import dataclasses
-import os
 import re
 import types
 import typing
@@ -10,13 +9,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from score_jax import core_types
+from score_jax import core_types, files
 from score_jax.config import checks, load
 from score_jax.config.fields import OptimConfig, RunConfig, SupervisedConfig
 from score_jax.errors import ConfigError
 from score_jax.graders import user_file, weighted
 
 _PATHS = re.compile(r'config\.(compile_cache|init_from|model\.path|task\.(chat_template|examples|data\..*))')
+
+_LARGEST = 2**53  # of numbers, which a float holds exactly
 
 
 def from_config_dict(config: ConfigDict) -> RunConfig:
@@ -69,10 +70,12 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
       raise ConfigError(f'{where} = {value!r} must be a tuple')
     inner = typing.get_args(hint)[0]
     return tuple(_typed(inner, item, f'{where}[{i}]') for i, item in enumerate(value))
+  if isinstance(value, int | float) and not -_LARGEST <= value <= _LARGEST:
+    raise ConfigError(f'{where} = {value!r:.60} must be a finite number within 2**53')
   if hint is float and isinstance(value, int) and not isinstance(value, bool):
     value = float(value)
   if isinstance(value, str) and _PATHS.fullmatch(where):
-    value = os.path.expanduser(value)
+    value = files.expanded(value)
   if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
     raise ConfigError(f'{where} = {value!r} must be of type {hint.__name__}, not {type(value).__name__}')
   return value

@@ -65,6 +65,11 @@ def _values(run: fields.RunConfig) -> Iterator[str]:
       value = operator.attrgetter(field)(run)
       if not least <= value < math.inf:
         yield f'config.{field} = {value} must be {least} or more'
+  for name in ('b1', 'b2'):
+    if not 0 <= getattr(run.optim, name) < 1:
+      yield f'config.optim.{name} = {getattr(run.optim, name)} must be 0 or more and below 1'
+  if not run.optim.eps > 0:
+    yield f'config.optim.eps = {run.optim.eps} must be above 0'
   if run.lora.rank and not 0 < run.lora.alpha < math.inf:
     yield f'config.lora.alpha = {run.lora.alpha} must be above 0: adapters are multiplied by alpha / rank'
   budgets = run.sampling.attempt_tokens
@@ -163,6 +168,8 @@ def _stage(stage: core_types.Stage, run: fields.RunConfig) -> Iterator[str]:
   where, optim, betas = f'config.stages.{stage.name}', stage.optim, stage.kl_weights
   yield from _one_of(f'{where}.reference', stage.reference, core_types.REFERENCES)
   yield from _one_of(f'{where}.optim.schedule', optim.schedule, core_types.SCHEDULES)
+  if optim.learning_rate < 0:
+    yield f'{where}.optim.learning_rate = {optim.learning_rate} must be 0 or more'
   if stage.steps < 1:
     yield f'{where}.steps = {stage.steps} must be 1 or more'
   yield from _attempts(where, stage, ('reward_weights', 'bonus', 'kl_weights'), run)

@@ -10,8 +10,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from score_jax import files
 from score_jax.config import renamed
-from score_jax.errors import ConfigError
+from score_jax.errors import ConfigError, UserError
+from score_jax.graders import user_file
 
 SHORT_NAMES = dict(gsm8k='gsm8k_qwen25_0p5b', math='math_qwen25_1p5b', mbpp='mbpp_qwen25_coder_1p5b')
 PRESETS = pathlib.Path(__file__).parent.parent / 'configs'  # the package score_jax.configs
@@ -25,7 +27,7 @@ def presets() -> list[str]:
 
 def config_file(name: str) -> pathlib.Path:
   """Returns the file of a configuration: an existing path, else a preset ('quickstart', 'configs/math.py')."""
-  path = pathlib.Path(name).expanduser()
+  path = pathlib.Path(files.expanded(name))
   if path.is_file():
     return path
   short = name.removeprefix('configs/').removesuffix('.py')
@@ -102,9 +104,19 @@ def _run(path: pathlib.Path) -> ConfigDict:
     raise ConfigError(_moved(path) if (error.name or '').split('.')[0] == 'configs' else f'{path}: {error}') from error
   except SyntaxError as error:
     raise ConfigError(f'{path}: {" ".join(str(error).split())}') from error
+  except Exception as error:  # the user's program may raise anything
+    raise ConfigError(f'{path} cannot be run: {user_file.raised(error, path)}') from error
   if 'get_config' not in module:
     raise ConfigError(f'--config={path} defines no get_config(); see {PRESETS / "quickstart.py"}')
-  return module['get_config']()
+  try:
+    config = module['get_config']()
+  except UserError:
+    raise
+  except Exception as error:
+    raise ConfigError(f'{path}: get_config() raised {user_file.raised(error, path)}') from error
+  if not isinstance(config, ConfigDict):
+    raise ConfigError(f'{path}: get_config() returned {config!r:.60}, not a ConfigDict')
+  return config
 
 
 def _check_imports(path: pathlib.Path) -> None:

@@ -2,7 +2,9 @@
 """References: what graders know of a problem, made from a user's data and checked."""
 
 from collections.abc import Sequence
+import math
 from typing import Any
+import unicodedata
 
 from absl import logging
 
@@ -31,6 +33,22 @@ def make(grader: str, value: Any, where: str) -> dict:
   return check(value, where)
 
 
+def text_of(value: Any) -> str:
+  """Returns a text, or a finite number as text; ValueError, which tells what it is, for all else."""
+  if isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < math.inf:
+    value = str(value)
+  if not isinstance(value, str) or all(unicodedata.category(character)[0] in 'ZC' for character in value):
+    raise ValueError(f'holds {value!r:.60}, not a text')
+  check_pairs(value)
+  return value
+
+
+def check_pairs(text: str) -> None:
+  """Raises ValueError for half a surrogate pair."""
+  if any('\ud800' <= character <= '\udfff' for character in text):
+    raise ValueError(f'holds half a surrogate pair, which no tokenizer reads: {ascii(text)[:60]}')
+
+
 def same(grader: str, one: dict, other: dict) -> bool:
   """Returns whether two references of a question can be right at once.
 
@@ -41,9 +59,9 @@ def same(grader: str, one: dict, other: dict) -> bool:
     return True
   if one == other or grader != 'math':
     return one == other
-  from score_jax.graders import math
+  from score_jax.graders import math as mathematics
 
-  return math.grade(one, f'\\boxed{{{math.gold_text(other["answer"])}}}').verdict == Verdict.CORRECT
+  return mathematics.grade(one, f'\\boxed{{{mathematics.gold_text(other["answer"])}}}').verdict == Verdict.CORRECT
 
 
 def bare(reference: dict) -> dict:
@@ -63,9 +81,9 @@ def check_readable(names: Sequence[str], golds: Sequence[dict], most: float, fie
   Raises:
     DataError: there are more.
   """
-  from score_jax.graders import math
+  from score_jax.graders import math as mathematics
 
-  unread = [i for i, gold in enumerate(golds) if not math.readable(gold)]
+  unread = [i for i, gold in enumerate(golds) if not mathematics.readable(gold)]
   if not unread:
     return
   first = ', '.join(f'{names[i]}: {golds[i]["answer"]!r:.60}' for i in unread[:3])
@@ -76,11 +94,10 @@ def check_readable(names: Sequence[str], golds: Sequence[dict], most: float, fie
 
 
 def _answer(value: dict, where: str) -> dict:
-  answer = value['answer']
-  if isinstance(answer, (int, float)) and not isinstance(answer, bool) and answer == answer:
-    answer = str(answer)
-  if not isinstance(answer, str) or not answer.strip():
-    raise DataError(f'{where} holds no gold answer but {answer!r:.60}')
+  try:
+    answer = text_of(value['answer'])
+  except ValueError as error:
+    raise DataError(f'{where} is no gold answer: it {error}') from error
   question = value.get('question')
   return dict(answer=answer) | (dict(question=question) if isinstance(question, str) else {})
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import dataclasses
 import hashlib
 import importlib.util
+import os
 import pathlib
 import sys
 import traceback
@@ -71,7 +72,7 @@ def find(name: str, field: str, content: bytes | None = None) -> UserFunction:
   path, _, function = name.rpartition(':')
   if not path or not function.isidentifier():
     raise ConfigError(f'{field} = {name!r}: write FILE.py:FUNCTION')
-  file = pathlib.Path(path).expanduser().absolute()
+  file = pathlib.Path(os.path.expanduser(path)).absolute()
   if content is None:
     if not file.is_file():
       raise ConfigError(f'{field} = {name!r}: there is no file {file}')

@@ -50,7 +50,7 @@ def folder_of(path: str, field: str = 'config.model.path') -> pathlib.Path:
   elif path.startswith(BUNDLED):
     folder = _ASSETS / path.removeprefix(BUNDLED)
   else:
-    folder = hub.current(pathlib.Path(path).expanduser())
+    folder = hub.current(pathlib.Path(files.expanded(path)))
   try:
     if (folder / 'config.json').is_file():
       _check_links(folder)

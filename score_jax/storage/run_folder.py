@@ -79,6 +79,8 @@ class RunFolder:
     for path in (self.path, *self.path.parents):
       if path.exists() and not path.is_dir():
         raise ConfigError(f'--workdir={path} is a file; name a folder')
+      if path.is_symlink() and not path.exists():
+        raise ConfigError(f'--workdir={path} is a link to what is not there; name a folder')
     names = self.store.names(root)
     if 'config.json' in names:
       written, begun = self.read_config(), self.has_begun()

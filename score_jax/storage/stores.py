@@ -52,8 +52,8 @@ _STATUS = re.compile(
 
 def store_of(path: os.PathLike | str) -> 'FolderStore':
   """Returns the store of a --workdir; ConfigError for another kind of address."""
-  text = os.path.expanduser(os.fspath(path))
-  if '://' not in text:
+  text = files.expanded(os.fspath(path))
+  if not re.match(r'\w[\w+.-]+:/', text):  # pathlib leaves one / of two
     return FolderStore(text)
   if not _ADDRESS.fullmatch(text):
     raise errors.ConfigError(

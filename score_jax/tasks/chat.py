@@ -209,7 +209,7 @@ def read_examples(path: str) -> Messages:
   file = f'config.task.examples = {path!r}'
   try:
     lines = pathlib.Path(path).read_text(encoding='utf-8').split('\n')
-  except (OSError, UnicodeDecodeError) as error:
+  except (OSError, ValueError) as error:
     raise DataError(f'{file} cannot be read: {turn_boundary.first_line(error)}') from error
   rows = [_example(line, f'{file}, row {n}') for n, line in enumerate(lines, 1) if line.strip()]
   if not rows:

@@ -13,14 +13,20 @@ A source is a string:
 
 from collections.abc import Callable, Iterator
 import dataclasses
+import decimal
 import gzip
 import json
+import os
 import pathlib
 import re
 from typing import Any
+import zlib
 
-from score_jax import hub
+from absl import logging
+
+from score_jax import files, hub
 from score_jax.errors import DataError
+from score_jax.graders import references
 
 _ENDINGS = ('.jsonl', '.jsonl.gz', '.parquet')
 _LONGEST_LINE = 16 * 2**20  # bytes of a line of JSON
@@ -38,14 +44,19 @@ class Row:
 
   def text(self, column: str) -> str:
     """Returns the text of a column; DataError if there is none."""
-    value = self.value(column)
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:
-      value = str(value)
-    if not isinstance(value, str) or not value.strip():
-      raise self.error(column, f'holds {_short(value)}, not a text')
-    if any('\ud800' <= character <= '\udfff' for character in value):
-      raise self.error(column, f'holds half a surrogate pair, which no tokenizer reads: {ascii(value)[:60]}')
-    return value
+    try:
+      return references.text_of(self.value(column))
+    except ValueError as error:
+      raise self.error(column, str(error)) from error
+
+  def label(self, column: str) -> str:
+    """Returns what a column holds, as a text; DataError if it is missing, or no text can hold it."""
+    label = str(self.value(column))
+    try:
+      references.check_pairs(label)
+    except ValueError as error:
+      raise self.error(column, str(error)) from error
+    return label
 
   def texts(self, column: str) -> list[str]:
     value = self.value(column)
@@ -63,6 +74,8 @@ class Row:
 
 def read(source: str) -> list[Row]:
   """Returns a source's rows; DataError if there are none, or one is not an object."""
+  if not source.strip():
+    raise DataError(f'config.task.data names {source!r}; name a file or folder, or () for none')
   if source.startswith('tfds:'):
     rows = _from_tfds(source)
   elif source.startswith(hub.DATA):
@@ -80,34 +93,57 @@ def read_all(names: tuple[str, ...]) -> list[Row]:
 
 def _files(source: str) -> list[pathlib.Path]:
   path, word = pathlib.Path(source), ''
-  if not path.exists() and ':' in source:
-    before, _, word = source.rpartition(':')
-    path = pathlib.Path(before)
   try:
-    if path.is_file():
+    if not path.exists() and ':' in source:
+      before, _, word = source.rpartition(':')
+      path = pathlib.Path(before)
+      if not before or not word or path.is_file():
+        raise DataError(f'{source}: there is no such file; write FILE, or FOLDER:WORD for those with WORD in the path')
+    if path.exists() and not path.is_dir():
       return [path]
     if not path.is_dir():
-      raise DataError(f'{source}: there is no such file or folder')
+      raise DataError(f'{source}: there is no such file or folder; name one, hf:OWNER/NAME:SPLIT or tfds:NAME/SPLIT')
     path = hub.current(path)
-    data = sorted(file for file in path.rglob('*') if file.is_file() and file.name.endswith(_ENDINGS))
-    data = [file for file in data if not any(part.startswith('.') for part in file.relative_to(path).parts)]
+    data = _below(path)
   except OSError as error:
-    raise DataError(f'{source}: {error.strerror}') from error
-  words = {file: re.split(r'[^A-Za-z0-9]+', str(file.relative_to(path))) for file in data}
-  chosen = [file for file in data if not word or word in words[file]]
+    raise DataError(f'{source:.200}: {error.strerror}') from error
+  chosen = [file for file in data if _words(word) in _words(str(file.relative_to(path)))]
   if not chosen:
     of = f' with the word {word!r} in the path' if word else ''
     raise DataError(f'{source}: the folder holds no {", ".join(_ENDINGS)} file{of}')
   return chosen
 
 
+def _below(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the data files below a folder, but for hidden ones; OSError if a folder there cannot be read."""
+
+  def refuse(error: OSError) -> None:
+    raise error
+
+  data: list[pathlib.Path] = []
+  for parent, folders, names in os.walk(folder, onerror=refuse):
+    folders[:] = [name for name in folders if not name.startswith('.')]
+    for name in folders:
+      if os.path.islink(os.path.join(parent, name)):
+        logging.warning('%s is a link to a folder, in which no data are looked for', os.path.join(parent, name))
+    data += [pathlib.Path(parent, name) for name in names if name.endswith(_ENDINGS) and not name.startswith('.')]
+  return sorted(data)
+
+
+def _words(text: str) -> str:
+  """Returns the words of a path, each between blanks; of '' one blank."""
+  return ' '.join(['', *re.findall(r'[^\W_]+', text), ''])
+
+
 def _from_file(path: pathlib.Path) -> Iterator[Row]:
   if not path.name.endswith(_ENDINGS):
     raise DataError(f'{path}: the ending must be one of {", ".join(_ENDINGS)}')
+  files.open_regular(path).close()
   try:
     yield from (_from_parquet if path.suffix == '.parquet' else _from_lines)(path)
-  except (OSError, EOFError) as error:
-    raise DataError(f'{path}: {getattr(error, "strerror", None) or error}') from error
+  except (OSError, EOFError, zlib.error) as error:
+    reason = getattr(error, 'strerror', None) or ' '.join(str(error).split())
+    raise DataError(f'{path}: {reason}; restore the file') from error
 
 
 def _from_lines(path: pathlib.Path) -> Iterator[Row]:
@@ -125,11 +161,12 @@ def _from_lines(path: pathlib.Path) -> Iterator[Row]:
 def parsed(line: bytes, where: str) -> dict[str, Any]:
   """Returns the object of a line; DataError if it is not one in UTF-8 JSON."""
   try:
-    fields = json.loads(line.decode('utf-8-sig'))
+    fields = json.loads(line.decode('utf-8-sig'), object_pairs_hook=files.unique)
   except UnicodeDecodeError as error:
-    raise DataError(f'{where}: not UTF-8 at byte {error.start}; convert the file to UTF-8') from error
+    remedy = 'convert the file to UTF-8, or give it the ending of what it is'
+    raise DataError(f'{where}: not UTF-8 at byte {error.start}; {remedy}') from error
   except (ValueError, RecursionError) as error:
-    raise DataError(f'{where}: not JSON ({error})') from error
+    raise DataError(f'{where}: not JSON ({error}); write an object on each line') from error
   if not isinstance(fields, dict):
     raise DataError(f'{where}: {_short(fields)} is not an object with fields')
   return fields
@@ -140,11 +177,21 @@ def _from_parquet(path: pathlib.Path) -> Iterator[Row]:
   from pyarrow import parquet
 
   try:
-    table = parquet.read_table(path)
+    table = parquet.ParquetFile(path).read()
   except pyarrow.ArrowException as error:
     raise DataError(f'{path}: not a Parquet file ({" ".join(str(error).split())[:200]})') from error
-  for number, fields in enumerate(table.to_pylist(), 1):
-    yield Row(fields, f'{path}, row {number}')
+  columns: dict[str, list] = {}
+  for name, column in zip(table.column_names, table.columns, strict=True):
+    if name in columns:
+      raise DataError(f'{path}: column {name!r} is there twice; drop one')
+    try:
+      columns[name] = column.to_pylist()
+    except (ValueError, OverflowError, pyarrow.ArrowException) as error:
+      reason = ' '.join(str(error).split())[:200]
+      raise DataError(f'{path}: column {name!r} cannot be read ({reason}); correct or drop it') from error
+  for index in range(table.num_rows):
+    fields = {name: _plain(column[index]) for name, column in columns.items()}
+    yield Row(fields, f'{path}, row {index + 1}')
 
 
 def _from_tfds(source: str) -> list[Row]:
@@ -166,11 +213,18 @@ def _from_tfds(source: str) -> list[Row]:
 
 def _plain(value: Any) -> Any:
   if isinstance(value, bytes):
-    return value.decode()
+    try:
+      return value.decode()
+    except UnicodeDecodeError:  # no text
+      return value
+  if isinstance(value, decimal.Decimal):
+    return f'{value:f}'
   if hasattr(value, 'tolist'):
     return _plain(value.tolist())
   if isinstance(value, list):
     return [_plain(item) for item in value]
+  if isinstance(value, dict):
+    return {name: _plain(item) for name, item in value.items()}
   return value
 
 

@@ -42,10 +42,10 @@ def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
   def of(row: data_files.Row) -> Problem:
     question = row.text(spec.question)
     return Problem(
-      id=str(row.value(spec.id)) if spec.id else f'jsonl/{problems.text_hash(question)}',
+      id=row.text(spec.id) if spec.id else f'jsonl/{problems.text_hash(question)}',
       question=problems.asked(task.prompt or '{question}', question=question),
       reference=reference(row, spec),
-      tags={name: str(row.value(name)) for name in spec.tags},
+      tags={name: row.label(name) for name in spec.tags},
     )
 
   return problems.divided(train, heldout, of, spec.verifier)

@@ -22,14 +22,15 @@ def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
   """Reads `data.train` and `data.heldout`, divided by the list of MATH500."""
   rows, test_rows = map(data_files.read_all, (data.train, data.heldout or data.train))
   train = [row for row in rows if not is_heldout(row)]
-  heldout = {_hash(row): row for row in test_rows if is_heldout(row)}.values()
+  heldout = [row for row in test_rows if is_heldout(row)]
+  count = len(set(map(_hash, heldout)))
   if test_rows and not heldout:
     raise DataError(
       f'config.task.data: none of the problems of MATH500 is in {", ".join(data.heldout or data.train)}; '
       'name the test file of MATH, or MATH500 itself'
     )
-  if test_rows and len(heldout) != len(heldout_hashes()):
-    logging.warning('%d of the %d problems of MATH500 were found', len(heldout), len(heldout_hashes()))
+  if test_rows and count != len(heldout_hashes()):
+    logging.warning('%d of the %d problems of MATH500 were found', count, len(heldout_hashes()))
 
   def of(row: data_files.Row) -> Problem:
     return Problem(

@@ -7,6 +7,8 @@ First attempts see the three solved problems of its paper, as in SCoRe.
 import dataclasses
 from typing import Any
 
+from absl import logging
+
 from score_jax.core_types import Problem
 from score_jax.errors import DataError
 from score_jax.graders import references
@@ -14,6 +16,7 @@ from score_jax.tasks import data_files, problems, prompts
 
 # First and last task_id, as published.
 SPLITS = {'test': (11, 510), 'validation': (511, 600), 'train': (601, 974)}
+_LAST = max(last for _, last in SPLITS.values())
 _SHOWN = (2, 3, 4)  # similar_elements, is_not_prime, heap_queue_largest
 
 
@@ -32,7 +35,7 @@ class MbppSpec:
 def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
   """Trains on `task.mbpp.splits`; holds the test split out, if not trained on."""
   spec: MbppSpec = task.mbpp
-  rows = {_task_id(row): row for row in data_files.read_all(data.train + data.heldout)}
+  rows = _by_id(data_files.read_all(data.train + data.heldout))
   shown = ''.join(_solved(rows, number) for number in _SHOWN) if rows else ''
   train = [row for number, row in rows.items() if _split(number) in spec.splits]
   heldout = [row for number, row in rows.items() if _split(number) == 'test' and 'test' not in spec.splits]
@@ -58,6 +61,8 @@ def reference(row: data_files.Row) -> dict:
     raise row.error('test_list', 'is empty: there is nothing to grade by')
   imports = row.texts('test_imports') if 'test_imports' in row.fields else []
   setup = row.fields.get('test_setup_code') or ''
+  if not isinstance(setup, str):
+    raise row.error('test_setup_code', f'holds {setup!r:.60}, not a text')
   return references.make('code', dict(setup='\n'.join([*imports, setup]).strip(), tests=tests), row.where)
 
 
@@ -66,10 +71,22 @@ def _question(row: data_files.Row) -> str:
   return row.text('text' if 'text' in row.fields else 'prompt')
 
 
+def _by_id(rows: list[data_files.Row]) -> dict[int, data_files.Row]:
+  """Returns rows by task_id; DataError if two that differ have one."""
+  named: dict[int, data_files.Row] = {}
+  for row in rows:
+    number = _task_id(row)
+    if (other := named.setdefault(number, row)).fields != row.fields:
+      raise row.error('task_id', f'holds {number}, as {other.where} does, with other fields; name one of them')
+  if len(named) < len(rows):
+    logging.warning('%d rows of MBPP are there twice and count once', len(rows) - len(named))
+  return named
+
+
 def _task_id(row: data_files.Row) -> int:
   value = row.value('task_id')
-  if not isinstance(value, int):
-    raise row.error('task_id', f'holds {value!r}, not a number')
+  if type(value) is not int or not 1 <= value <= _LAST:
+    raise row.error('task_id', f'holds {value!r:.60}, not a number of 1 to {_LAST}')
   return value
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from score_jax.core_types import Problem, is_unicode
 from score_jax.errors import ConfigError, DataError
-from score_jax.graders import user_file
+from score_jax.graders import references, user_file
 from score_jax.graders.user_file import UserFunction
 from score_jax.tasks import problems
 
@@ -32,11 +32,11 @@ def open_task(task: Any, name: str, field: str) -> problems.Task:
     raise ConfigError(
       f"config.task.reward = '': name what grades the answers of {name}: math, text, or FILE.py:FUNCTION"
     )
-  train, heldout = (_problems(source, function, split) for split in ('train', 'heldout'))
+  train, heldout = (_problems(source, function, split, verifier) for split in ('train', 'heldout'))
   return problems.task_of(train, heldout, verifier)
 
 
-def _problems(source: UserFunction, function: Any, split: str) -> list[Problem]:
+def _problems(source: UserFunction, function: Any, split: str, verifier: str) -> list[Problem]:
   where = f'{source.label}({split!r}, {_SEED})'
   try:
     made = function(split, _SEED)
@@ -46,6 +46,8 @@ def _problems(source: UserFunction, function: Any, split: str) -> list[Problem]:
   for index, problem in enumerate(listed):
     if reason := _fault(problem):
       raise DataError(f'{where}[{index}] {reason}')
+    if verifier:
+      references.make(verifier, problem.reference, f'{where}[{index}]: the reference')
   return listed
 
 
@@ -56,6 +58,10 @@ def _fault(problem: Any) -> str:
     return f'has id {problem.id!r:.60} and question {problem.question!r:.60}; both must be texts'
   if not is_unicode(problem.id + problem.question):
     return f'has half a surrogate pair, which no tokenizer reads: {ascii(problem.question):.60}'
+  try:
+    references.check_pairs(problem.id + problem.question)
+  except ValueError as error:
+    return f'{error} in its id or question'
   try:
     json.dumps([problem.reference, problem.row])
   except (TypeError, ValueError) as error:

@@ -104,7 +104,9 @@ def task_of(everything: Sequence[Problem], held: Sequence[Problem], verifier: st
   held = _distinct('heldout', held, verifier)
   if repeated := len(everything) - len({collapsed(p.question) for p in _checked('train', everything, verifier)}):
     logging.warning('%d training problems ask what an earlier one asks, and count as often', repeated)
-  questions = {collapsed(p.question) for p in held}
+  questions = {collapsed(p.question): p for p in held}
+  also_held = [questions[asked] for p in everything if (asked := collapsed(p.question)) in questions]
+  _check_golds('train and heldout', [*everything, *also_held], verifier)
   kept = tuple(p for p in everything if collapsed(p.question) not in questions)
   if everything and not kept:
     raise DataError('config.task.data.train: every problem is held out as well; name other files')
@@ -123,16 +125,23 @@ def _distinct(split: str, problems: Sequence[Problem], verifier: str) -> list[Pr
 
 def _checked(split: str, problems: Sequence[Problem], verifier: str) -> Sequence[Problem]:
   """Raises DataError: a question has two golds, or an id two questions."""
-  golds, asked_by = {}, {}
+  _check_golds(split, problems, verifier)
+  asked_by: dict[str, str] = {}
+  for problem in problems:
+    question = collapsed(problem.question)
+    if asked_by.setdefault(problem.id, question) != question:
+      raise DataError(f'config.task.data.{split}: id {problem.id!r} has two questions; give each its own')
+  return problems
+
+
+def _check_golds(split: str, problems: Iterable[Problem], verifier: str) -> None:
+  golds: dict[str, dict] = {}
   for problem in problems:
     question = collapsed(problem.question)
     gold = golds.setdefault(question, problem.reference)
     if not references.same(verifier, gold, problem.reference):
       both = ' and '.join(f'{references.bare(each)!r:.80}' for each in (gold, problem.reference))
       raise DataError(f'config.task.data.{split}: {question!r:.80} has two golds, {both}; remove one')
-    if asked_by.setdefault(problem.id, question) != question:
-      raise DataError(f'config.task.data.{split}: id {problem.id!r} has two questions; give each its own')
-  return problems
 
 
 def with_rows(task: Task, kept: bool) -> Task:

@@ -27,7 +27,7 @@ def named(name: str) -> str:
     path = bundled()[name]
   try:
     return path.read_text(encoding='utf-8')
-  except (OSError, UnicodeDecodeError) as error:
+  except (OSError, ValueError) as error:
     raise DataError(f'{field} cannot be read: {turn_boundary.first_line(error)}') from error
 
 
