@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import concurrent.futures
 import dataclasses
 import functools
+import inspect
 import multiprocessing
 import random
 import time
@@ -43,6 +44,7 @@ from score_jax.training import evaluation, optim, specs
 from score_jax.training import run as runs
 from score_jax.training.update import supervised_update
 
+_update = inspect.unwrap(supervised_update)  # many are one program, whose compiler options are its own
 _STEPS_A_CALL = 100  # a call costs more than a step
 _PART = 500_000  # conversations that one process makes
 
@@ -267,7 +269,7 @@ def _many_steps(state, tokens, weight, key, rates, *, spec, optimizer, rows):
       verdict=None,
       trained=jnp.ones((rows, 1), bool),
     )
-    state, metrics = supervised_update(state, {}, batch, rate, spec=spec, optimizer=optimizer)
+    state, metrics = _update(state, {}, batch, rate, spec=spec, optimizer=optimizer)
     return state, metrics['loss_A'][0]
 
   state, losses = jax.lax.scan(step, state, (jnp.arange(rates.shape[0]), rates))
