@@ -61,7 +61,8 @@ def elsewhere(tmp_path, site):
 def test_a_wheel_has_the_presets_the_assets_and_the_types(site):
   for name in ('py.typed', 'assets/renamed.json', 'assets/countdown_base/model.safetensors', 'assets/report/page.html'):
     assert (site / 'score_jax' / name).is_file(), name
-  assert {path.stem for path in (site / 'score_jax/configs').glob('*.py')} >= {'common', *load.presets()}
+  presets = {load.config_file(name).stem for name in load.presets()}
+  assert {path.stem for path in (site / 'score_jax/configs').glob('*.py')} >= {'common', *presets}
   tops = {path.name for path in site.iterdir() if not path.name.endswith('.dist-info')}
   assert tops == {'score_jax'}, 'experiments, benchmarks, examples and tests stay in the checkout'
   entry = next(site.glob('*.dist-info')) / 'entry_points.txt'
