@@ -268,6 +268,11 @@ def stage1() -> ConfigDict:
   stage.gamma = 0.0  # how far an attempt answers for the rewards of later ones
   stage.reference = 'base'  # what the KL is to: 'base', or 'stage_start', the policy as the stage begins
   stage.offline_first = 0.0  # fraction of problems with first attempts of the base, not trained
+  # Whether a problem's samples are given one and the same of these: attempt 2's baseline then knows attempt 1, and a
+  # copy earns no credit.
+  stage.offline_shared = False
+  # Least share of wrong ones among these, by leaving right ones out of the pool; 0: as sampled. Needs offline_shared
+  stage.offline_wrong = 0.0
   stage.optim = ConfigDict()
   stage.optim.learning_rate = 0.0  # peak; 0: config.optim's
   stage.optim.schedule = ''  # '': config.optim's

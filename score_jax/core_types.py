@@ -98,3 +98,5 @@ class Stage:
   offline_first: float  # fraction of problems whose first attempt comes from the base, untrained
   optim: StageOptim
   kl_target: tuple[float, ...] = ()  # [A] nats that beta is adapted to keep the KL at; 0 or (): fixed
+  offline_shared: bool = False  # a problem's samples are given one and the same of these first attempts
+  offline_wrong: float = 0.0  # least share of wrong ones among them

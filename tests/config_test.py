@@ -76,6 +76,11 @@ def test_integers_pass_for_floats_and_nothing_else_is_converted():
     ({'faults.max_failed_saves': 0}, r'config.faults.max_failed_saves = 0 must be 1 or more'),
     ({'faults.grace_seconds': -1.0}, r'config.faults.grace_seconds = -1.0 must be 0 or more'),
     ({'stages.stage2.gamma': 1.5}, r'config.stages.stage2.gamma = 1.5 must lie in 0..1'),
+    ({'stages.stage2.offline_wrong': -0.1}, r'config.stages.stage2.offline_wrong = -0.1 must lie in 0..1'),
+    (
+      {'stages.stage1.offline_wrong': 0.5},
+      r'config.stages.stage1.offline_wrong = 0.5 needs config.stages.stage1.offline_shared = True',
+    ),
     ({'stages.stage2.reference': 'best'}, r"config.stages.stage2.reference = 'best' is unknown"),
     ({'stages.stage1.steps': 0}, r'config.stages.stage1.steps = 0 must be 1 or more'),
     ({'optim.warmup_steps': 2}, r'warmup_steps = 2 must be below its steps = 2'),

@@ -154,9 +154,11 @@ def _stage(stage: core_types.Stage, run: fields.RunConfig) -> Iterator[str]:
       f'{where}.kl_target = {stage.kl_target} must be () or one value per attempt, 0 or above; above 0 it needs a '
       f'{where}.kl_weights above 0 to begin from'
     )
-  for name in ('gamma', 'offline_first'):
+  for name in ('gamma', 'offline_first', 'offline_wrong'):
     if not 0 <= getattr(stage, name) <= 1:
       yield f'{where}.{name} = {getattr(stage, name)} must lie in 0..1'
+  if stage.offline_wrong and not stage.offline_shared:
+    yield f'{where}.offline_wrong = {stage.offline_wrong} needs {where}.offline_shared = True'
   warmup = optim.warmup_steps
   if warmup and not 0 <= warmup < stage.steps:
     yield f'{where}: warmup_steps = {warmup} must be below its steps = {stage.steps}'
