@@ -36,17 +36,22 @@ SETTINGS = {
   [
     ('0110100', 0.0, '1111111'),
     ('0110100', 0.5, '1111111'),  # 4 of 7 are wrong already
-    ('0110100', 0.6, '1111011'),  # 4 of 6
-    ('0110100', 0.8, '1101011'),  # 4 of 5
+    ('0110100', 0.6, '1011111'),  # 4 of 6
+    ('0110100', 0.8, '1001111'),  # 4 of 5
     ('0110100', 1.0, '1001011'),
     ('000', 0.5, '111'),
     ('111', 0.5, '000'),
-    ('01111', 0.25, '11110'),  # 1 of 4, to the digit
+    ('01111', 0.25, '10111'),  # 1 of 4, to the digit
   ],
 )
 def test_all_wrong_first_attempts_are_kept_and_as_many_right_ones_as_the_share_allows(right, share, kept):
   result = offline.kept_first(np.array([r == '1' for r in right]), share)
   assert ''.join(str(int(k)) for k in result) == kept
+
+
+def test_right_first_attempts_that_are_kept_are_spread_over_the_pool():
+  kept = offline.kept_first(np.arange(120) % 2 == 0, 0.75)  # 60 wrong ones, room for 20 right ones
+  assert [int(part[::2].sum()) for part in np.split(kept, 4)] == [5, 5, 5, 5]
 
 
 def test_the_copy_of_a_right_first_attempt_is_credited_for_its_luck_unless_all_samples_share_it():

@@ -81,10 +81,12 @@ def open_pool(run: Run, stage_index: int, stage: Stage) -> OfflinePool | None:
 
 
 def kept_first(right_P: np.ndarray, wrong_share: float) -> np.ndarray:
-  """Returns bool [pool]: all wrong first attempts, and as many right ones, the foremost, as the share allows."""
-  wrong = int((~right_P).sum())
-  room = right_P.size if not wrong_share else int(wrong / wrong_share - wrong + 1e-9)
-  return ~right_P | (np.cumsum(right_P) <= room)
+  """Returns bool [pool]: all wrong first attempts, and as many right ones as the share allows, spread over the pool."""
+  right = int(right_P.sum())
+  wrong = right_P.size - right
+  room = right if not wrong_share else min(right, int(wrong / wrong_share - wrong + 1e-9))
+  rank_P = np.cumsum(right_P)
+  return ~right_P | (rank_P * room // max(1, right) > (rank_P - 1) * room // max(1, right))
 
 
 def _sample_first(run: Run, problems: tuple[Problem, ...], stage_index: int, stage: Stage) -> np.ndarray:
