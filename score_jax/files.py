@@ -20,10 +20,10 @@ _MOST_NESTED = 64  # far below the depth at which repr() of a value fails
 
 def expanded(path: str) -> str:
   """Returns a path with ~ as the home it stands for; ConfigError if there is no such user, nor such a path."""
-  expanded = os.path.expanduser(path)
-  if expanded.startswith('~') and not os.path.exists(expanded):
+  whole = os.path.expanduser(path)
+  if whole.startswith('~') and not os.path.exists(whole):
     raise ConfigError(f'{path}: there is no user {path.partition("/")[0]!r}; write ./{path} for a name that begins so')
-  return expanded
+  return whole
 
 
 def read_json(path: pathlib.Path, max_bytes: int) -> Any:

@@ -54,6 +54,12 @@ def group(limit: str, used: int, droppable: int, folder: str) -> dict[str, str]:
   }
 
 
+def old_group(folder: str, **content: str) -> dict[str, str]:
+  """A control group of version 1; `content` is that of its limit, usage and stat."""
+  names = dict(limit='memory.limit_in_bytes', usage='memory.usage_in_bytes', stat='memory.stat')
+  return {f'{folder}/{names[name]}': text + '\n' for name, text in content.items()}
+
+
 def test_without_limits_it_is_what_the_kernel_calls_available(tmp_path):
   assert machine(tmp_path, {}) == 1_024_000
 
@@ -75,28 +81,17 @@ def test_a_container_may_see_its_own_group_at_the_top(tmp_path):
 
 
 def test_groups_of_version_1_count_too(tmp_path):
-  folder = 'sys/fs/cgroup/memory/job'
-  files = {
-    'proc/self/cgroup': '3:cpu,cpuacct:/job\n2:memory:/job\n',
-    f'{folder}/memory.limit_in_bytes': '500000\n',
-    f'{folder}/memory.usage_in_bytes': '200000\n',
-    f'{folder}/memory.stat': 'total_inactive_file 1000\n',
-  }
-  assert machine(tmp_path, files) == 301000
+  job = old_group('sys/fs/cgroup/memory/job', limit='500000', usage='200000', stat='total_inactive_file 1000')
+  assert machine(tmp_path, job | {'proc/self/cgroup': '3:cpu,cpuacct:/job\n2:memory:/job\n'}) == 301000
 
 
 def test_a_group_that_takes_more_than_its_limit_has_nothing_left(tmp_path):
   folder = 'sys/fs/cgroup/memory'
-  files = {
-    'proc/self/cgroup': '1:name=systemd:/x\n2:memory:/../..\n0::/\n',
-    f'{folder}/memory.limit_in_bytes': '500000\n',
-    f'{folder}/memory.usage_in_bytes': '600000\n',
-    f'{folder}/memory.stat': 'cache 3\n',
-  }
-  assert machine(tmp_path, files) == 0
-  assert machine(tmp_path, {f'{folder}/memory.limit_in_bytes': '9223372036854771712\n'}) == 1_024_000, 'no limit'
-  assert machine(tmp_path, {f'{folder}/memory.limit_in_bytes': 'much\n'}) == 1_024_000
-  assert machine(tmp_path, {f'{folder}/memory.limit_in_bytes': '7\n', f'{folder}/memory.stat': '?\n'}) == 1_024_000
+  files = {'proc/self/cgroup': '1:name=systemd:/x\n2:memory:/../..\n0::/\n'}
+  assert machine(tmp_path, files | old_group(folder, limit='500000', usage='600000', stat='cache 3')) == 0
+  assert machine(tmp_path, old_group(folder, limit='9223372036854771712')) == 1_024_000, 'no limit'
+  assert machine(tmp_path, old_group(folder, limit='much')) == 1_024_000
+  assert machine(tmp_path, old_group(folder, limit='7', stat='?')) == 1_024_000
 
 
 def test_the_smallest_device_of_any_host_counts(monkeypatch):

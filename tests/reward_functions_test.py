@@ -376,7 +376,11 @@ def test_the_function_sees_no_variables_but_those_named(file, monkeypatch):
     ('import nothing_of_this_name', ':f', "ModuleNotFoundError: No module named 'nothing_of_this_name' (line 1)"),
     ('x = 1\ndef g(r, row): return 1', ':f', "has no function 'f'; it has: g"),
     ('import sys; sys.exit()', ':f', 'cannot be run: SystemExit:  (line 1)'),
-    ('import os; os._exit(3)', ':f', 'its process did not start (the other side is gone, exit 3); mend what it does'),
+    (
+      'import os; os._exit(3)',
+      ':f',
+      'its process did not start (the other side is gone, exit 3); correct what it does',
+    ),
     ('input()', ':f', 'cannot be run: EOFError: EOF when reading a line (line 1)'),
     ('from . import helper', ':f', 'cannot be run: ImportError: attempted relative import'),
     ('x = "\0"', ':f', 'cannot be run: SyntaxError: source code string cannot contain null bytes'),

@@ -26,7 +26,7 @@ from score_jax.training import run as runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-# Chat templates of Qwen3-Thinking-2507 and QwQ: a prompt opens the thought, earlier ones are stripped.
+# Chat templates of Qwen3-Thinking-2507: a prompt opens the thought, earlier ones are stripped.
 QWEN3_THINKING = QWEN3[: QWEN3.index('{%- if add_generation_prompt')] + (
   "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n<think>\n' }}{%- endif %}"
 )

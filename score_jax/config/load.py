@@ -21,8 +21,8 @@ PRESETS = pathlib.Path(__file__).parent.parent / 'configs'  # the package score_
 
 def presets() -> list[str]:
   """Returns the names of the package's configurations."""
-  files = (path.stem for path in PRESETS.glob('*.py') if path.stem not in ('__init__', 'common'))
-  return sorted([*files, *SHORT_NAMES])
+  names = (path.stem for path in PRESETS.glob('*.py') if path.stem not in ('__init__', 'common'))
+  return sorted([*names, *SHORT_NAMES])
 
 
 def config_file(name: str) -> pathlib.Path:

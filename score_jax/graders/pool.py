@@ -176,7 +176,7 @@ class _Worker:
       self.kill()
       if self._own:
         reason = f'its process did not start ({error}, exit {self._process.returncode})'
-        remedy = f'mend what it does when imported, or raise config.grading.memory_mb = {self._memory_mb}'
+        remedy = f'correct what it does when imported, or raise config.grading.memory_mb = {self._memory_mb}'
         raise ConfigError(f'{self._own.path}: {reason}; {remedy}') from error
       raise RuntimeError(f'a grader process did not start ({error!r}, exit {self._process.returncode})') from error
     if 'error' in message:

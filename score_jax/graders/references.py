@@ -8,7 +8,7 @@ import unicodedata
 
 from absl import logging
 
-from score_jax.core_types import Verdict
+from score_jax.core_types import Verdict, is_unicode
 from score_jax.errors import DataError
 from score_jax.graders.code import unit_tests
 
@@ -45,7 +45,7 @@ def text_of(value: Any) -> str:
 
 def check_pairs(text: str) -> None:
   """Raises ValueError for half a surrogate pair."""
-  if any('\ud800' <= character <= '\udfff' for character in text):
+  if not is_unicode(text):
     raise ValueError(f'holds half a surrogate pair, which no tokenizer reads: {ascii(text)[:60]}')
 
 

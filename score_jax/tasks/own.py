@@ -9,7 +9,7 @@ What it returns may be anything with a length and indices. config.task.reward na
 import json
 from typing import Any
 
-from score_jax.core_types import Problem, is_unicode
+from score_jax.core_types import Problem
 from score_jax.errors import ConfigError, DataError
 from score_jax.graders import references, user_file
 from score_jax.graders.user_file import UserFunction
@@ -56,10 +56,9 @@ def _fault(problem: Any) -> str:
     return f'is {user_file.in_a_line(problem, repr)}, not a score_jax.Problem'
   if not isinstance(problem.id, str) or not isinstance(problem.question, str) or not problem.question.strip():
     return f'has id {problem.id!r:.60} and question {problem.question!r:.60}; both must be texts'
-  if not is_unicode(problem.id + problem.question):
-    return f'has half a surrogate pair, which no tokenizer reads: {ascii(problem.question):.60}'
   try:
-    references.check_pairs(problem.id + problem.question)
+    for text in (problem.id, problem.question):
+      references.check_pairs(text)
   except ValueError as error:
     return f'{error} in its id or question'
   try:

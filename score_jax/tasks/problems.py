@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import random
 
@@ -105,8 +106,8 @@ def task_of(everything: Sequence[Problem], held: Sequence[Problem], verifier: st
   if repeated := len(everything) - len({collapsed(p.question) for p in _checked('train', everything, verifier)}):
     logging.warning('%d training problems ask what an earlier one asks, and count as often', repeated)
   questions = {collapsed(p.question): p for p in held}
-  also_held = [questions[asked] for p in everything if (asked := collapsed(p.question)) in questions]
-  _check_golds('train and heldout', [*everything, *also_held], verifier)
+  shared = [(p, questions[asked]) for p in everything if (asked := collapsed(p.question)) in questions]
+  _check_golds('train and heldout', itertools.chain.from_iterable(shared), verifier)
   kept = tuple(p for p in everything if collapsed(p.question) not in questions)
   if everything and not kept:
     raise DataError('config.task.data.train: every problem is held out as well; name other files')
@@ -135,6 +136,7 @@ def _checked(split: str, problems: Sequence[Problem], verifier: str) -> Sequence
 
 
 def _check_golds(split: str, problems: Iterable[Problem], verifier: str) -> None:
+  """Raises DataError: a question has two golds."""
   golds: dict[str, dict] = {}
   for problem in problems:
     question = collapsed(problem.question)
