@@ -63,7 +63,7 @@ def test_a_row_is_refused(tmp_path, row, jsonl, message):
   ('content', 'message'),
   [
     (b'\xff\xfe\x00\x00' + GOOD, 'row 1: not UTF-8 at byte 0; convert the file'),
-    (gzip.compress(GOOD), 'not UTF-8 .*or give it the ending of what it is'),
+    (gzip.compress(GOOD, mtime=0), 'not UTF-8 .*or give it the ending of what it is'),
     ('{"question": "café?"}'.encode('cp1252'), 'not UTF-8 at byte 17'),
     (b'{"question": "a\xed\xa0\xbd?"}', 'not UTF-8'),
     (json.dumps(dict(question='1?')).encode('utf-16-le'), 'row 1: not JSON'),
