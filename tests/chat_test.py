@@ -2,12 +2,14 @@
 
 import dataclasses
 import datetime
+import itertools
 import json
 import logging
 
 import numpy as np
 import pytest
 import tiny
+import transformers
 
 from experiments.countdown_base import mixture as countdown_base
 from score_jax.core_types import Problem
@@ -614,6 +616,25 @@ def test_stops_are_those_of_transformers_and_the_tokenizers_own(config, generati
   assert opened(tokenizer, tmp_path).stops == tuple(sorted({1} | extra))
   tokenizer.eos_token = tokenizer.convert_ids_to_tokens(30)
   assert opened(tokenizer, tmp_path).stops == tuple(sorted({1, 30} | extra))
+
+
+def test_stops_are_the_ids_with_which_transformers_opens_the_model(tmp_path):
+  """All pairs of the two files' ids; where generation_config.json has none, config.json's count, for a run must end."""
+  config = tiny.decoder_config('llama')
+  folder = tiny.write_hf_folder(tmp_path / 'model', config)
+  plain = json.loads((folder / 'config.json').read_text())
+  plain.pop('eos_token_id', None)
+  for in_config, in_generation in itertools.product(({}, None, 5, [5, 7], []), ('', {}, None, 9, [9, 11], [9, 9], [])):
+    own = {} if in_config == {} else dict(eos_token_id=in_config)
+    (folder / 'config.json').write_text(json.dumps(plain | own))
+    (folder / 'generation_config.json').unlink(missing_ok=True)
+    if in_generation != '':
+      content = {} if in_generation == {} else dict(eos_token_id=in_generation)
+      (folder / 'generation_config.json').write_text(json.dumps(content))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).generation_config.eos_token_id
+    ids = theirs or in_config or []
+    expected = {1, *(ids if isinstance(ids, list | dict) else [ids])}
+    assert opened(chatml_tokenizer(), folder).stops == tuple(sorted(expected)), (in_config, in_generation)
 
 
 def test_a_gemma_folder_without_a_generation_config_stops_at_both_of_its_ends(tmp_path):
