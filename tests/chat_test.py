@@ -618,6 +618,7 @@ def test_stops_are_those_of_transformers_and_the_tokenizers_own(config, generati
   assert opened(tokenizer, tmp_path).stops == tuple(sorted({1, 30} | extra))
 
 
+@pytest.mark.slow
 def test_stops_are_the_ids_with_which_transformers_opens_the_model(tmp_path):
   """All pairs of the two files' ids; where generation_config.json has none, config.json's count, for a run must end."""
   config = tiny.decoder_config('llama')

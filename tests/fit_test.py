@@ -234,7 +234,14 @@ def test_an_evaluation_is_two_programs_and_holds_its_policy_alone(hf_folder):
 # --- what the check costs
 
 
-@pytest.mark.parametrize('changes', [{}, {'mode': 'supervised', 'selection.problems': 8}, {'lora.rank': 2}])
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {},
+    pytest.param({'mode': 'supervised', 'selection.problems': 8}, marks=pytest.mark.slow),
+    pytest.param({'lora.rank': 2}, marks=pytest.mark.slow),
+  ],
+)
 def test_a_run_finds_compiled_what_the_check_compiled(changes, hf_folder, tmp_path, monkeypatch):
   compiled = collections.Counter()
 
