@@ -41,9 +41,23 @@ def echoes(question: str, wanted, given, answer: str) -> bool:
   ours, theirs = shapes(given), shapes(wanted)
   if not ours or set(ours) <= set(theirs):
     return False
+  if isinstance(given, values.Relation) and not isinstance(wanted, values.Relation) and repeats_end(given, question):
+    return True
   asked = _OTHER_FORM.search(question) is not None
   known = formulas(question)
   return all(shape in known and (asked or not plain(shape) or repeats(answer)) for shape in ours)
+
+
+def repeats_end(given: values.Relation, question: str) -> bool:
+  """Returns True for an equation of the question, or `F = F` and `F \\approx F` with a formula F of it."""
+  if not set(given.ops) <= {'=', '~'}:
+    return False
+  known = formulas(question)
+  head = given.parts[0]
+  named = isinstance(head, values.Scalar) and _is_letter(head.node)
+  exact = given.ops.index('~') if '~' in given.ops else len(given.ops)
+  ends = shapes(given.parts[exact])
+  return (not named and given in known) or (bool(ends) and all(end in known and not plain(end) for end in ends))
 
 
 def repeats(answer: str) -> bool:
@@ -65,6 +79,7 @@ def formulas(question: str) -> frozenset:
       continue
     found |= set(shapes(value))
     if isinstance(value, values.Relation):
+      found.add(value)
       found |= {shape for part in value.parts for shape in shapes(part)}
   return frozenset(found)
 
@@ -75,6 +90,8 @@ def shapes(value) -> tuple:
     return (shape(value.node),)
   if isinstance(value, values.Sequence) and value.kind != 'tuple':
     return tuple(one for item in value.items for one in shapes(item))
+  if isinstance(value, values.SetOperation):
+    return shapes(value.left) + shapes(value.right)
   if isinstance(value, values.Relation):
     scalars = all(isinstance(part, values.Scalar) for part in value.parts)
     chain = set(value.ops) <= {'=', '~'}
@@ -120,5 +137,6 @@ def plain(one: Node) -> bool:
   if one.kind == 'neg':
     return plain(one.args[0])
   if one.kind == 'div':
-    return all(arg.kind == 'num' and arg.args[0].denominator == 1 for arg in one.args)
-  return one.kind in ('num', 'sym', 'const')
+    numbers = [arg.args[0] for arg in one.args if arg.kind == 'num' and arg.args[0].denominator == 1]
+    return len(numbers) == 2 and numbers[1] != 0 and (numbers[0] / numbers[1]).denominator > 1
+  return one.kind in ('num', 'sym', 'const', 'apply')
