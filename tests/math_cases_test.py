@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Answers that were graded wrongly once, by kind: rows of (reference, response, accepted, question)."""
 
 import pytest

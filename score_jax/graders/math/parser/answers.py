@@ -29,7 +29,8 @@ _WORDS_ALONE = re.compile(r"[^\W\d_][\w .,'()-]*")
 _FAMILY = re.compile(r'\\?\( ?([a-z]) ?\\in ?(?:\\mathbb ?\{? ?Z ?\}?|Z) ?\\?\)$')  # k pi (k in Z)
 # Behind a value, in brackets: words (a unit), or the condition under which it holds.
 _REMARK = re.compile(
-  r'(.*[0-9a-zA-Z})]) *\( ?((?:\\text ?\{)?[a-zA-Z][a-zA-Z .]+\}?|[a-zA-Z] ?(?:[<>]|\\(?:[lg]eq?|neq?)(?![a-z])) ?-?[0-9]+) ?\)'
+  r'(.*[0-9a-zA-Z})]) *\( ?((?:\\text ?\{)?[a-zA-Z][a-zA-Z .]+\}?'
+  r'|[a-zA-Z] ?(?:[<>]|\\(?:[lg]eq?|neq?)(?![a-z])) ?-?[0-9]+) ?\)'
 )
 _CHOICE = re.compile(r'(?:\\(?:text|textbf|mathrm|mathbf) ?\{ ?)?(?:\(([A-J])\)|([A-J])[.):](?= )) ?\}? *(\S.*)')
 _WORD_LIMIT = 200  # characters of an answer in words

@@ -128,10 +128,14 @@ class Parser:
         return self.postfixed(values.number(left.args[0] + fraction))
     before = self.tokens[self.at - 1]
     if token.kind == 'num' and (
-      (before.kind == 'sym' and token.glued) or (before.text != ')' and values.numeral_like(left))
+      (before.kind == 'sym' and token.glued)
+      or (
+        before.text != ')'
+        and values.numeral_like(left)
+        and not (_is_power(left) and self.peek(1).text == '^')  # 2^6 3^5
+      )
     ):
-      if not (_is_power(left) and self.peek(1).text == '^'):  # 2^6 3^5
-        raise budget.Unreadable  # '4 5', 'x2': no product
+      raise budget.Unreadable  # '4 5', 'x2': no product
     return brackets.product(left, self.power())
 
   def proper_fraction(self) -> Fraction | None:
