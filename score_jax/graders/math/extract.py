@@ -4,24 +4,35 @@
 It reads what follows the last </think>, and in it the last <answer> element. In that text it takes the last of
 - \\boxed{...} or \\fbox{...}, braces balanced; boxes joined by commas, `and`, `or` and blanks alone are one list;
 - "Final Answer: The final answer is $...$. I hope it is correct." (Lewkowycz et al. 2022, appendix D.2);
-- `#### ...` (GSM8K).
+- `#### ...` (GSM8K) before what reads as a value, or on the last line; else it is a heading.
 Without one of these, it takes "answer is ...", the last $...$, \\(...\\), \\[...\\], a text that is nothing but a short
-answer, or a number that its sentence ends on ("so it is 28 percent"). A cut-off box is none; an empty last box is an
-answer that says nothing.
+answer, a number that its sentence ends on ("so it is 28 percent"), or the one number of the last sentence, if it is
+also the last number before ("5 + 4 = 9. Jenny eats 9 cookies."). Two signs of currency are no formula. A cut-off box is
+none; an empty last box is an answer that says nothing.
 """
 
 import re
 from typing import NamedTuple
 
 from score_jax.graders.math import budget
+from score_jax.graders.math.parser.answers import read
+from score_jax.graders.math.parser.values import Text
 
 _TAIL = 8_000  # characters from the end with looser forms
+_HASHES = 20  # marks #### from the end that are looked at
 _BOXES = 40  # boxes from the end that are looked at
 _SHORT = 120  # characters of a text that is an answer by itself
 _BOX = re.compile(r'\\(?:boxed|fbox) *\{')
 _BRACE = re.compile(r'\\[^a-zA-Z]|[{}]')
 _JOINT = re.compile(
   r'(?:[\s,;&$]|\\[()\[\]]|\\+(?:quad|qquad|,|;|!| |(?:text|mbox) *\{ *(?:and|or)? *,? *\})|\band\b|\bor\b)*'
+  + r'(?:[a-zA-Z](?:_\{?\w\}?)? *= *)?'  # the name of what the next box holds
+)
+_NAME = re.compile(r'([a-zA-Z](?:_\{?\w\}?)?) *= *$')
+_OTHER_PART = re.compile(
+  r'(?!.*\b(?:wait|no|not|or|actually|instead|correct\w*|rather|sorry|wrong|mean|but|than|hmm|check)\b)'
+  r'(?=.*\b(?:other|second|third|part \(?[b-e2-5]\)?))[^?!]*',
+  re.IGNORECASE | re.DOTALL,
 )
 _LIST_JOINT = re.compile(
   r'(?!.*\b(?:wait|no|not|or|actually|instead|correct\w*|rather|sorry|wrong|mean|but|than)\b)'
@@ -31,16 +42,24 @@ _LIST_JOINT = re.compile(
 _END_TOKEN = re.compile(r'<\|[^|<>]{1,40}\|>|</s>|<eos>|<end_of_turn>|<start_of_turn>')
 _HOPE = re.compile(r'\bI hope (?:it|this|that) is correct', re.IGNORECASE)
 _FINAL = re.compile(r'final answer\W{0,6}(?:\s+is\b|(?:\s|\*)*:|\s*\n)', re.IGNORECASE)
-_ANSWER = re.compile(r'\banswer\W{0,4}(?:\s+is\b|\s+are\b|\s*=|(?:\s|\*)*:)', re.IGNORECASE)
+_ANSWER = re.compile(r'\banswer\W{0,4}(?:\s+is\b|\s+are\b|\s*=|(?:\s|\*)*:)|答案(?:是|为|[:：])', re.IGNORECASE)
+_LEAD = re.compile(r'(?:(?:the )?(?:final )?answer\b\W{0,3}(?:is\b)?[ :=*]*)', re.IGNORECASE)
+_BOUNDARY = re.compile(r'[.!?:]\**\s+|\n')
+_DOUBT = re.compile(
+  r'\b(?:or|not|if|maybe|perhaps|either|between|about|per|each|step|than|first|wait)\b|\?', re.IGNORECASE
+)
+_ANY_NUMBER = re.compile(r'(?<![\w.])[-+]?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?(?=(?:st|nd|rd|th)?(?![\w]))')
 _MATH = re.compile(
-  r'\$\$(.{1,600}?)\$\$|(?<!\\)\$((?:[^$\\]|\\.){1,600}?)\$|\\\((.{1,600}?)\\\)|\\\[(.{1,600}?)\\\]', re.DOTALL
+  r'\$\$(.{1,600}?)\$\$|(?<!\\)\$(?![0-9]'
+  r'[^$\\]*\b[a-z]{2,} [a-z]{2,}\b[^$\\]*\$)((?:[^$\\]|\\.){1,600}?)\$|\\\((.{1,600}?)\\\)|\\\[(.{1,600}?)\\\]',
+  re.DOTALL,
 )
 _NUMBER = re.compile(
   r'(?<![\w.,/^\\-])[-+\u2212]?[$€£¥]?(?:[0-9]{1,3}(?:[, ][0-9]{3})+(?![0-9])|[0-9]+)?(?:[.,][0-9]+)?(?:/[0-9]+)?'
   r'(?<=[0-9])(?![0-9])(?=$|[^\w^/(\\]|[a-zµ]{1,3}[²³]?(?!\w))'
 )
 _LEADS = re.compile(
-  r'(?:\b(?:is|are|was|equals?|gives?|by|costs?|total(?:s|ing)?|of|to|get|has|have)|it[’\']s|=|≈|:)\s*'
+  r'(?:\b(?:is|are|was|equals?|gives?|by|costs?|total(?:s|ing)?|of|to|get|has|have)|it[’\']s|=|≈|:|(?<!\S)\*\*)\s*'
   r'(?:about|approximately|exactly|only|just)?\s*\$?$',
   re.IGNORECASE,
 )
@@ -70,7 +89,7 @@ def extract(text: str) -> Extracted | None:
   if _BOX.search(text, max(0, len(text) - _TAIL)):  # cut off: what it would have said is not known
     return None
   tail = text[-_TAIL:]
-  ending = [answer for answer in (last_math(tail), last_number(tail)) if answer]
+  ending = [answer for answer in (last_math(tail), last_number(tail), last_sentence(tail)) if answer]
   loose = [whole(tail), answer_is(tail), max(ending)[1] if ending else None]
   texts = tuple(dict.fromkeys(answer for answer in loose if answer))
   return Extracted(texts) if texts else None
@@ -97,16 +116,28 @@ def scope(text: str) -> str:
 
 def last_boxes(text: str) -> tuple[int, str] | None:
   """Returns position and content of the last box, or of the last boxes that `,` and `and` join."""
-  return joined_boxes(text, _JOINT)
+  boxes = joined_boxes(text, _JOINT)
+  names = {name for name in boxes.names if name} if boxes else set()
+  if len(names) > 1:  # x = 5, y = 6: no hedge of one unknown
+    boxes = joined_boxes(text)
+  return boxes and (boxes.at, boxes.text)
 
 
 def boxes_of_sentence(text: str) -> str:
   """Lists a last sentence's boxes (`\\boxed{1} for (a) and \\boxed{2} for (b)`); "" for one."""
-  boxes = joined_boxes(text, _JOINT, _LIST_JOINT)
-  return boxes[1] if boxes else ''
+  boxes = joined_boxes(text, _JOINT, _LIST_JOINT, _OTHER_PART)
+  return boxes.text if boxes else ''
 
 
-def joined_boxes(text: str, *joints: re.Pattern) -> tuple[int, str] | None:
+class Boxes(NamedTuple):
+  """Boxes that are one statement: where it ends, its text, and the name that stands before each."""
+
+  at: int
+  text: str
+  names: tuple[str, ...]
+
+
+def joined_boxes(text: str, *joints: re.Pattern) -> Boxes | None:
   """Returns the last box with those before it, as far as a joint matches the text between."""
   boxes = []  # last first: (start, end, content)
   at = len(text)
@@ -128,9 +159,14 @@ def joined_boxes(text: str, *joints: re.Pattern) -> tuple[int, str] | None:
     boxes.append((at, end, text[match.end() : end]))
   if not boxes:
     return None
-  contents = list(dict.fromkeys(content.strip() for _, _, content in reversed(boxes)))
-  joined = contents[0] if len(contents) == 1 else ', '.join(contents)
-  return boxes[0][0], joined + _percent_after(text, boxes[0][1] + 1)
+  boxes.reverse()
+  found = [_NAME.search(text, max(0, at - 20), at) for at, _, _ in boxes]
+  names = tuple(match[1] if match else '' for match in found)
+  contents = [content.strip() for _, _, content in boxes]
+  if len(set(names)) == len(names) > 1 and all(names):
+    contents = [f'{name}={content}' for name, content in zip(names, contents, strict=True)]
+  joined = ', '.join(dict.fromkeys(contents))
+  return Boxes(boxes[-1][0], joined + _percent_after(text, boxes[-1][1] + 1), names)
 
 
 def _percent_after(text: str, at: int) -> str:
@@ -209,12 +245,44 @@ def _inner(match: re.Match) -> str:
 
 
 def hashes(text: str) -> tuple[int, str] | None:
-  """Returns what follows the last ####."""
-  at = text.rfind('####')
-  if at < 0:
+  """Returns what follows the last #### that is no heading."""
+  at = len(text)
+  for _ in range(_HASHES):
+    at = text.rfind('####', 0, at)
+    if at < 0:
+      return None
+    line, _, rest = text[at + 4 : at + 4 + budget.ANSWER_CHARS].lstrip('# ').partition('\n')
+    line = line.strip()
+    bare = _LEAD.sub('', line, count=1) if _LEAD.match(line) else line
+    if bare and (not rest.strip() or is_value(bare)):
+      return at, bare
+  return None
+
+
+def is_value(line: str) -> bool:
+  """Returns True if a line is more than words."""
+  try:
+    return not isinstance(read(line), Text)
+  except (budget.Unreadable, budget.Exhausted):
+    return _MATH.search(line) is not None
+
+
+def last_sentence(text: str) -> tuple[int, str] | None:
+  """Returns the one number of a whole last sentence, as the last number before it repeats it."""
+  skipped = max(0, len(text) - 2000)
+  tail = text[skipped:].rstrip()
+  start = max((match.end() for match in _BOUNDARY.finditer(tail)), default=0)
+  last = tail[start:]
+  if not last.endswith(('.', '!', '.**')) or _DOUBT.search(last):
     return None
-  line = text[at + 4 : at + 4 + budget.ANSWER_CHARS].lstrip('# ').partition('\n')[0].strip()
-  return (at, line) if line else None
+  numbers, before = _ANY_NUMBER.findall(last), _ANY_NUMBER.findall(tail[:start])
+  if len(numbers) != 1 or not before or _amount(numbers[0]) != _amount(before[-1]):
+    return None
+  return skipped + start, before[-1]
+
+
+def _amount(number: str) -> float:
+  return float(number.replace(',', ''))
 
 
 def whole(text: str) -> str | None:

@@ -37,7 +37,13 @@ def _mul(ring, *nodes):
 
 
 def _pow(ring, base, exponent):
-  base, exponent = canonical(ring, base), canonical(ring, exponent)
+  base = canonical(ring, base)
+  try:
+    exponent = canonical(ring, exponent)
+  except budget.Exhausted:
+    if base.rational != 1:
+      raise
+    return base  # 1 to any power
   rational = exponent.rational
   if rational is not None:
     return functions.power_by_rational(ring, base, rational)
@@ -90,6 +96,41 @@ def _deg(ring, node):
   return ring.multiply(canonical(ring, node), ring.multiply(ring.generator('pi'), ring.constant(Fraction(1, 180))))
 
 
+def _big(ring, what, nodes):
+  """Works gcd, lcm, mod, max, min of whole numbers and determinants out; keeps others as written."""
+  forms = [canonical(ring, node) for node in nodes]
+  if what == 'det':
+    return _determinant(ring, forms)
+  numbers = [form.rational for form in forms]
+  if what in _OF_NUMBERS and all(number is not None and number.denominator == 1 for number in numbers):
+    return ring.constant(_OF_NUMBERS[what](*map(int, numbers)))
+  return functions.opaque(ring, 'big ' + what, *forms)
+
+
+def _determinant(ring, entries):
+  """Expands along the first row; up to 4 rows."""
+  size = math.isqrt(len(entries))
+  if size > 4 or size * size != len(entries):
+    raise budget.Unreadable
+  if size == 1:
+    return entries[0]
+  total = ring.constant(0)
+  for column in range(size):
+    minor = [entries[row * size + other] for row in range(1, size) for other in range(size) if other != column]
+    term = ring.multiply(entries[column], _determinant(ring, minor))
+    total = ring.subtract(total, term) if column % 2 else ring.add(total, term)
+  return total
+
+
+def _modulo(left: int, right: int) -> int:
+  if not right:
+    raise budget.Unreadable
+  return left % right
+
+
+_OF_NUMBERS = {'gcd': math.gcd, 'lcm': math.lcm, 'max': max, 'min': min, 'mod': _modulo}
+
+
 def _kept(ring, kind, nodes):
   return functions.opaque(ring, kind, *(canonical(ring, node) for node in nodes))
 
@@ -118,6 +159,6 @@ _RULES = {
   'deg': _deg,
   'percent': lambda ring, node: ring.multiply(canonical(ring, node), ring.constant(Fraction(1, 100))),
   'apply': lambda ring, name, *nodes: _kept(ring, 'apply ' + name, nodes),
-  'big': lambda ring, what, *nodes: _kept(ring, 'big ' + what, nodes),
+  'big': lambda ring, what, *nodes: _big(ring, what, nodes),
   'pm': _pm,
 }

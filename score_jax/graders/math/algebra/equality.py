@@ -120,6 +120,11 @@ def _decimal(node: Node) -> tuple[Fraction, int]:
   if node.kind == 'neg':
     value, digits = _decimal(node.args[0])
     return -value, digits
+  if node.kind == 'mul' and len(node.args) == 2 and node.args[1].kind == 'pow':  # 2.5 x 10^{-3}
+    (value, digits), (base, exponent) = _decimal(node.args[0]), node.args[1].args
+    power, whole = _decimal(exponent)[0], exponent.args[0] if exponent.kind == 'neg' else exponent
+    if base == Node('num', (Fraction(10), 0)) and whole.kind == 'num' and power.denominator == 1 and abs(power) < 400:
+      return value * Fraction(10) ** int(power), digits
   return node.args if node.kind == 'num' else (Fraction(0), 0)
 
 

@@ -3,34 +3,52 @@
 
 import dataclasses
 from fractions import Fraction
+import re
 
 from score_jax.graders.math.algebra.equality import Scalars
 from score_jax.graders.math.budget import Unreadable
-from score_jax.graders.math.compare import relations
+from score_jax.graders.math.compare import families, relations, vectors
 from score_jax.graders.math.compare.real_sets import same_set
 from score_jax.graders.math.compare.unfinished import undone
-from score_jax.graders.math.parser import values
+from score_jax.graders.math.parser import values, words
 from score_jax.graders.math.parser.answers import is_region
 from score_jax.graders.math.parser.values import Node
 
+_CONSTANTS = tuple(values.symbol(letter) for letter in 'CcKk')
 _UNORDERED = ('list', 'set')
 
 
 @dataclasses.dataclass
 class Comparison:
-  """One grading's comparisons. `percents`, `bases`: the question asks for a percentage, a base."""
+  """One grading's comparisons. The question says whether a percentage, a base, millions are asked for."""
 
   scalars: Scalars
-  percents: bool = False
-  bases: bool = False
+  question: str = ''
+
+  @property
+  def percents(self) -> bool:
+    return '%' in self.question or self.asks('percent')
+
+  @property
+  def bases(self) -> bool:
+    return re.search(r'\bbase\b', self.question, re.IGNORECASE) is not None
+
+  def asks(self, word: str) -> bool:
+    return word in self.question.lower()
 
   def same(self, gold, answer) -> bool:
     """Compares two values of any type. Raises Unreadable if one has none (1/0)."""
+    if isinstance(gold, values.Family) or isinstance(answer, values.Family):
+      return families.same(self, gold, answer)
     if isinstance(gold, values.Relation) or isinstance(answer, values.Relation):
       return relations.same(self, gold, answer)
     if is_region(gold) or is_region(answer):
       return self.same_region(gold, answer)
     gold, answer = _alone(gold), _alone(answer)
+    if isinstance(gold, values.Scalar | values.Text) and _is_list(answer) and _same_letters(gold, answer):
+      return True
+    if isinstance(gold, values.Scalar) and _is_list(answer) and answer.items:
+      return all(self.same(gold, item) for item in answer.items)  # 1/2 or 0.5
     rule = _RULES.get((type(gold), type(answer)))
     return rule is not None and rule(self, gold, answer)
 
@@ -58,14 +76,47 @@ class Comparison:
   def same_scalar(self, gold: values.Scalar, answer: values.Scalar) -> bool:
     if gold.unit and answer.unit and gold.unit != answer.unit:
       return False
+    if gold.side and answer.side and gold.side != answer.side:
+      return False
+    if answer.magnitude and not gold.magnitude and self.asks(answer.magnitude):
+      share = Node('div', (answer.node, values.number(words.MAGNITUDES[answer.magnitude])))
+      if self.equal(gold.node, share):
+        return True
     if gold.percent != answer.percent:
       return self.percent_and_number(gold, answer)
-    if self.equal(gold.node, answer.node):
+    if self.equal(gold.node, answer.node) or self.same_but_constant(gold.node, answer.node):
       return True
+    if gold.node.kind == answer.node.kind == 'sym' and gold.node.args[0] in 'ABCD':  # the letter of a choice
+      return gold.node.args[0] == answer.node.args[0].upper()
+    if vectors.components(self.scalars, gold.node):
+      return self.same_vector(gold, vectors.components(self.scalars, vectors.with_unit_vectors(answer.node)))
     if (gold.unit == 'degree') != (answer.unit == 'degree'):
       nodes = [Node('deg', (one.node,)) if one.unit == 'degree' else one.node for one in (gold, answer)]
       return 'pi' in self.scalars.form(nodes[gold.unit == 'degree']).generators() and self.equal(*nodes)
     return False
+
+  def same_but_constant(self, gold: Node, answer: Node) -> bool:
+    """Takes any letter for the constant of integration: x^2 + K for x^2 + C."""
+    if gold.kind != 'add' or answer.kind != 'add' or values.symbol('C') not in gold.args:
+      return False
+    [letter, *others] = [term for term in answer.args if term in _CONSTANTS] or [None]
+    if letter is None or others:
+      return False
+    rest = [
+      Node('add', tuple(term for term in node.args if term != one))
+      for node, one in ((gold, values.symbol('C')), (answer, letter))
+    ]
+    used = values.symbols(rest[0]) | values.symbols(rest[1])
+    return not used & {'C', letter.args[0]} and self.equal(*rest)
+
+  def same_vector(self, gold: values.Scalar, entries: tuple | values.Sequence) -> bool:
+    """Compares a sum of unit vectors with a tuple of coordinates."""
+    wanted = vectors.components(self.scalars, gold.node)
+    given = entries.items if isinstance(entries, values.Sequence) and entries.kind == 'tuple' else entries
+    if not wanted or not isinstance(given, tuple) or len(given) > 3:
+      return False
+    given = (*given, *[values.Scalar(values.number(0))] * (3 - len(given)))
+    return self.in_order(list(wanted), list(given))
 
   def percent_and_number(self, gold: values.Scalar, answer: values.Scalar) -> bool:
     """Takes 28% for 0.28, and 28 for 28% where reference or question says percent."""
@@ -139,8 +190,9 @@ class Comparison:
     return self.equal(Node('div', gold.items), answer.node)
 
   def same_clock(self, gold: values.Clock, answer: values.Clock) -> bool:
-    halves = not gold.half or not answer.half or gold.half == answer.half
-    return halves and (gold.hour, gold.minute) == (answer.hour, answer.minute)
+    if gold.half and answer.half or max(gold.hour, answer.hour) > 12:  # 16:30 is 4:30 pm
+      return _as_day(gold) == _as_day(answer)
+    return (gold.hour, gold.minute) == (answer.hour, answer.minute)
 
   def same_numeral(self, gold: values.Based, answer: values.Scalar) -> bool:
     """Takes the digits alone, where the question names the base."""
@@ -153,6 +205,27 @@ def _alone(value):
   if isinstance(value, values.Sequence) and value.kind in _UNORDERED and len(value.items) == 1:
     return value.items[0]
   return value
+
+
+def _is_list(value) -> bool:
+  return isinstance(value, values.Sequence) and value.kind == 'list'
+
+
+def _as_day(clock: values.Clock) -> tuple[int, int]:
+  """Returns hour and minute counted from midnight, by am and pm where they stand."""
+  hour = clock.hour % 12 + 12 * (clock.half.startswith('p')) if clock.half else clock.hour
+  return hour, clock.minute
+
+
+def _same_letters(gold, answer: values.Sequence) -> bool:
+  """Compares the letters of several choices: AC with A, C."""
+  if isinstance(gold, values.Text):
+    letters = gold.text.upper()
+  else:
+    letters = ''.join(arg.args[0] for arg in gold.node.args if arg.kind == 'sym') if gold.node.kind == 'mul' else ''
+  given = [one.node.args[0] for one in answer.items if isinstance(one, values.Scalar) and one.node.kind == 'sym']
+  several = len(letters) > 1 and set(letters) <= set('ABCDEF') and list(letters) == sorted(set(letters))
+  return several and given == list(letters) and len(given) == len(answer.items)
 
 
 def _as_ratio(clock: values.Clock) -> values.Ratio:
@@ -175,5 +248,11 @@ _RULES = {
   ),
   (values.Based, values.Based): lambda self, gold, answer: gold == answer,
   (values.Based, values.Scalar): Comparison.same_numeral,
-  (values.Text, values.Text): lambda self, gold, answer: gold == answer and bool(gold.text),
+  (values.Text, values.Text): lambda self, gold, answer: (
+    bool(gold.text) and (gold == answer or {gold.text, answer.text} <= words.EMPTY)
+  ),
+  (values.Text, values.Sequence): lambda self, gold, answer: gold.text in words.EMPTY and not answer.items,
+  (values.Sequence, values.Text): lambda self, gold, answer: answer.text in words.EMPTY and not gold.items,
+  (values.Scalar, values.Sequence): Comparison.same_vector,
+  (values.Unread, values.Unread): lambda self, gold, answer: gold == answer,
 }

@@ -13,7 +13,8 @@ from score_jax.graders.math.algebra.polynomials import Value
 from score_jax.graders.math.budget import Unreadable
 from score_jax.graders.math.compare.real_sets import same_set
 from score_jax.graders.math.parser import values
-from score_jax.graders.math.parser.values import Node
+from score_jax.graders.math.parser.answers import holds
+from score_jax.graders.math.parser.values import Node, symbols
 
 _FLIPPED = {'<': '>', '>': '<', '<=': '>=', '>=': '<=', '=': '=', '!=': '!='}
 _NEAR = Fraction(1, 100)  # part of an exact value that its approximation may be off
@@ -35,7 +36,10 @@ class Named:
 def same(comparison, gold, answer) -> bool:
   """Compares where at least one side is a Relation."""
   try:
-    named_gold, named_answer = ending(comparison, gold), ending(comparison, answer)
+    named_gold = ending(comparison, gold)
+    named_answer = ending(comparison, answer, work=not isinstance(gold, values.Relation))
+    if _equation_of_names(gold) and not isinstance(answer, values.Relation):
+      return False
   except FalseStep:
     return False
   if named_gold and named_answer:
@@ -64,8 +68,49 @@ def _any_value_same(comparison, gold: Named, answer: Named) -> bool:
   return gold.rounded is not None and comparison.same(gold.rounded, answer.value)
 
 
-def ending(comparison, value) -> Named | None:
-  """Returns a chain's end; None for an equation or inequality. Raises FalseStep."""
+def _equation_of_names(value) -> bool:
+  """Returns True for `xy = 6` and `a . b = 0`: equations, unlike `AB = 6`, which names a length."""
+  if not isinstance(value, values.Relation) or set(value.ops) != {'='} or len(value.parts) != 2:
+    return False
+  head = value.parts[0]
+  if isinstance(head, values.Unread):
+    return True
+  return isinstance(head, values.Scalar) and head.node.kind == 'mul' and not all(map(_is_point, head.node.args))
+
+
+def _is_point(node: Node) -> bool:
+  return node.kind == 'sym' and node.args[0][:1].isupper()
+
+
+def is_work(comparison, head, end) -> bool:
+  """Returns True for what may stand left of a value as its work, and is no equation.
+
+  An expression that is equal to the value; a sum of letters (`a + b + c = 10`), or work that is not done here
+  (`5 \\star 1`, sums, limits), unless nothing but 0 stands on the right, as in an equation's normal form.
+  """
+  if isinstance(head, values.Scalar) and isinstance(end, values.Scalar):
+    zero = comparison.scalars.constant(end.node) and not comparison.scalars.form(end.node).num
+    if holds(head.node, 'big'):
+      return True
+    if head.node.kind == 'add' and all(_is_term(term) for term in head.node.args):
+      return not zero
+    return comparison.scalars.equal(head.node, end.node)
+  return isinstance(head, values.Unread) and end != values.Scalar(values.number(0))
+
+
+def _is_term(node: Node) -> bool:
+  inner = node.args[0] if node.kind == 'neg' else node
+  return inner.kind == 'const' or _is_name(inner)  # e stands for a letter here
+
+
+def ending(comparison, value, *, work: bool = False) -> Named | None:
+  """Returns a chain's end; None for an equation or inequality. Raises FalseStep.
+
+  Args:
+    comparison: of this grading.
+    value: the chain.
+    work: the first part may be the value's work, which `is_work` knows.
+  """
   if not isinstance(value, values.Relation):
     return Named(None, value)
   if value.ops == ('in',) and is_name(value.parts[0]):
@@ -76,6 +121,12 @@ def ending(comparison, value) -> Named | None:
   name = None
   while len(parts) > 1 and is_name(parts[0]):
     name = parts.pop(0)
+    ops.pop(0)
+  if not name and len(parts) == 2 and ops == ['='] and is_name(parts[1]) and not is_name(parts[0]):  # 3 = x
+    return Named(parts[1], parts[0]) if _is_number(comparison.scalars, parts[0]) else None
+  if work and len(parts) > 1 and ops[0] == '=' and is_work(comparison, parts[0], parts[-1]):
+    name = name or parts[0]
+    parts.pop(0)
     ops.pop(0)
   if name is None and len(parts) == 2 and not all(_is_number(comparison.scalars, part) for part in parts):
     return None
@@ -130,11 +181,11 @@ def _is_name(node: Node) -> bool:
 
 
 def _same_name(gold, answer) -> bool:
-  """Returns False for different single letters; any other names are not compared."""
-  letters = [
-    part.node.args[0] for part in (gold, answer) if isinstance(part, values.Scalar) and part.node.kind == 'sym'
-  ]
-  return len(set(letters)) < 2
+  """Returns False for different single letters, and for P(A) beside P(B); any other names are not compared."""
+  nodes = [part.node for part in (gold, answer) if isinstance(part, values.Scalar)]
+  if len(nodes) == 2 and nodes[0].kind == nodes[1].kind == 'apply' and nodes[0].args[0][0].isupper():
+    return nodes[0] == nodes[1]
+  return len({node.args[0] for node in nodes if node.kind == 'sym'}) < 2
 
 
 def _is_number(scalars: Scalars, value) -> bool:
@@ -184,6 +235,8 @@ def _same_relation(comparison, gold: values.Relation, answer: values.Relation) -
   """Compares as sets of reals, then up to moving terms and scaling, then part by part."""
   scalars = comparison.scalars
   if '=' not in gold.ops + answer.ops:
+    if not (gold.bound or answer.bound) and _letters(gold) != _letters(answer):
+      return False
     try:
       return same_set(scalars, gold, answer)
     except Unreadable:
@@ -194,6 +247,11 @@ def _same_relation(comparison, gold: values.Relation, answer: values.Relation) -
     except Unreadable:
       pass
   return _part_by_part(comparison, gold, answer)
+
+
+def _letters(relation: values.Relation) -> set[str]:
+  """Returns the symbols of a relation's scalars."""
+  return {name for part in relation.parts if isinstance(part, values.Scalar) for name in symbols(part.node)}
 
 
 def _part_by_part(comparison, gold: values.Relation, answer: values.Relation) -> bool:

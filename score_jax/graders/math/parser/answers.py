@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads an answer's value: lists, relations, units, words; a scalar at the end of each branch."""
 
+import dataclasses
 import functools
 import re
 
@@ -18,12 +19,20 @@ _INNER_TEXT = re.compile(r'\\(?:text|mbox|textrm|textbf|mathrm|textnormal) ?\{([
 _CLOCK = re.compile(r'([0-9]{1,2})(?::([0-9]{2}))?(?: ?([ap])\.? ?m\.?)?', re.IGNORECASE)
 _BASED = re.compile(r'\(?(-?[0-9A-Z]{1,200}(?:\.[0-9A-Z]{1,200})?)\)? ?_ ?(?:\{ ?([0-9]{1,2}) ?\}|([0-9]{1,2}))')
 _ARTICLES = re.compile(
-  r'(?:the|is|are|about|approximately|exactly|equals?|only|then|thus|so|answer)\b[ :]*', re.IGNORECASE
+  r'(?:(?:the|is|are|about|approximately|exactly|equals?|only|then|thus|so|answer)\b[ :]*)+', re.IGNORECASE
 )
 _REFUSED = re.compile(
   r'\b(?:not|wrong|incorrect|or|either|maybe|but|unless|if|no|neither|instead|except)\b|[0-9=<>]', re.IGNORECASE
 )
+_REFUSED_WORDS = re.compile(r'\b(?:not|wrong|incorrect|or|either|maybe|but|unless|if|neither|instead)\b', re.IGNORECASE)
 _WORDS_ALONE = re.compile(r"[^\W\d_][\w .,'()-]*")
+_FAMILY = re.compile(r'\\?\( ?([a-z]) ?\\in ?(?:\\mathbb ?\{? ?Z ?\}?|Z) ?\\?\)$')  # k pi (k in Z)
+# Behind a value, in brackets: words (a unit), or the condition under which it holds.
+_REMARK = re.compile(
+  r'(.*[0-9a-zA-Z})]) *\( ?((?:\\text ?\{)?[a-zA-Z][a-zA-Z .]+\}?'
+  r'|[a-zA-Z] ?(?:[<>]|\\(?:[lg]eq?|neq?)(?![a-z])) ?-?[0-9]+) ?\)'
+)
+_CHOICE = re.compile(r'(?:\\(?:text|textbf|mathrm|mathbf) ?\{ ?)?(?:\(([A-J])\)|([A-J])[.):](?= )) ?\}? *(\S.*)')
 _WORD_LIMIT = 200  # characters of an answer in words
 
 
@@ -46,14 +55,17 @@ def read_clean(source: str, depth: int = 0):
   if special is not None:
     return special
   try:
-    return listed(tokenize(source))
+    return listed(tokenize(_FAMILY.sub(r', \1 \\in \\mathbb{Z}', source)))
   except budget.Unreadable:
+    remark = _REMARK.fullmatch(source)
+    if remark and not _REFUSED_WORDS.search(remark[2]):
+      return read_clean(remark[1], depth + 1)
     return _in_words(source)
 
 
 def _special(source: str):
   """Returns a time of day or a numeral in a base; else None."""
-  based = _BASED.fullmatch(source)
+  based = _BASED.fullmatch(_INNER_TEXT.sub(r'\1', source))
   if based:
     base = int(based[2] or based[3])
     if 2 <= base <= 36 and all(int(digit, 36) < base for digit in re.sub('[-.]', '', based[1])):
@@ -62,6 +74,17 @@ def _special(source: str):
   if clock and (clock[2] or clock[3]) and int(clock[1]) <= 24 and int(clock[2] or 0) < 60:
     return values.Clock(int(clock[1]), int(clock[2] or 0), (clock[3] or '').lower())
   return None
+
+
+def choice(text: str) -> values.Choice | None:
+  """Returns letter and value of `(E) 12`, `\\textbf{(E)}\\ 12`, `E. 12`; else None."""
+  match = _CHOICE.fullmatch(clean(text))
+  if not match:
+    return None
+  try:
+    return values.Choice(match[1] or match[2], read_clean(match[3], 1))
+  except budget.Unreadable:
+    return None
 
 
 def _in_words(source: str) -> values.Text:
@@ -104,6 +127,21 @@ def listed(tokens: list[Token]):
   ):
     raise budget.Unreadable  # '1,,2'
   pieces = [piece for piece in pieces if piece]
+  family = _whole_number(pieces[-1]) if len(pieces) > 1 else ''
+  if family:
+    return values.Family(_pieces(pieces[:-1], separators[:-1]), family)
+  return _pieces(pieces, separators)
+
+
+def _whole_number(tokens: list[Token]) -> str:
+  """Returns the letter of `k \\in \\mathbb{Z}`, '' for anything else."""
+  texts = [token.text for token in tokens]
+  letter = len(texts) == 3 and tokens[0].kind == 'sym' and texts[1:] in (['in', 'bbZ'], ['in', 'Z'])
+  return texts[0] if letter else ''
+
+
+def _pieces(pieces: list[list[Token]], separators: list[Token]):
+  """Reads the items of one list."""
   if len(pieces) == 1:
     return item(pieces[0])
   if not pieces:
@@ -115,7 +153,21 @@ def listed(tokens: list[Token]):
   joined = {separator.text for separator in separators}
   if all(is_region(value) for value in items) and ('or' in joined or joined == {'and'}):
     return functools.reduce(functools.partial(values.SetOperation, 'cup' if 'or' in joined else 'cap'), items)
-  return values.Sequence('list', tuple(items))
+  return values.Sequence('list', _systems(items))
+
+
+def _systems(items: list) -> tuple:
+  """Makes tuples of solutions that name the same unknowns again: p = 5, q = 2, p = 7, q = 2."""
+  if not all(isinstance(one, values.Relation) and one.ops == ('=',) for one in items):
+    return tuple(items)
+  names = [one.parts[0] for one in items]
+  period = len(set(map(repr, names)))
+  if period < 2 or len(names) < 2 * period or any(names[i] != names[i % period] for i in range(len(names))):
+    return tuple(items)
+  if len(names) % period:
+    return tuple(items)
+  ends = [one.parts[1] for one in items]
+  return tuple(values.Sequence('tuple', tuple(ends[i : i + period])) for i in range(0, len(ends), period))
 
 
 def is_region(value) -> bool:
@@ -157,9 +209,11 @@ def _named(tokens: list[Token], depth: int):
   try:
     return value(tokens, depth)
   except budget.Unreadable:
-    if any(token.kind == 'num' for token in tokens):
+    if _REFUSED_WORDS.search(' '.join(token.text for token in tokens)):
       raise
-    return values.Text(words.plain_text(' '.join(token.text for token in tokens)))
+    if all(token.kind in ('word', 'sym') for token in tokens) and any(token.kind == 'word' for token in tokens):
+      return values.Text(words.plain_text(' '.join(token.text for token in tokens)))
+    return values.Unread(' '.join(token.text for token in tokens))
 
 
 def value(tokens: list[Token], depth: int = 0):
@@ -175,12 +229,46 @@ def value(tokens: list[Token], depth: int = 0):
     raise budget.Unreadable
   if tokens[0].kind == 'word' or _spelled(tokens):
     return _text_of(tokens)
-  parser = Parser(tokens, item, depth)
+  parser = Parser(tokens, _condition, depth)
   result = parser.sets()
-  unit = _unit(tokens[parser.at :])
+  rest = tokens[parser.at :]
+  magnitude, rest = _magnitude(rest)
+  side = words.side_of(' '.join(token.text for token in rest))
+  unit = _unit(rest)
   if len(tokens) > parser.at and not unit and not (isinstance(result, Node) and values.numeral_like(result)):
     raise budget.Unreadable  # no known unit after what is no number
-  return lift(result, unit)
+  if magnitude and not isinstance(result, Node):
+    raise budget.Unreadable
+  lifted = lift(_multiplied(result, magnitude), unit)
+  if (magnitude or side) and isinstance(lifted, values.Scalar):
+    return dataclasses.replace(lifted, magnitude=magnitude, side=side)
+  return lifted
+
+
+def _magnitude(tokens: list[Token]) -> tuple[str, list[Token]]:
+  """Splits a word of magnitude off the front."""
+  if not tokens or tokens[0].kind != 'word':
+    return '', tokens
+  first, _, rest = tokens[0].text.strip().partition(' ')
+  if first.lower() not in words.MAGNITUDES:
+    return '', tokens
+  return first.lower(), [tokens[0]._replace(text=rest), *tokens[1:]] if rest else tokens[1:]
+
+
+def _multiplied(result, magnitude: str):
+  if not magnitude:
+    return result
+  factor = words.MAGNITUDES[magnitude]
+  if result.kind == 'num':
+    return values.number(result.args[0] * factor, result.args[1])
+  return Node('mul', (result, values.number(factor)))
+
+
+def _condition(tokens: list[Token], depth: int):
+  """Reads what stands behind the bar of a set."""
+  pieces = split(tokens, texts=(',',))[0]
+  family = _whole_number(pieces[-1]) if len(pieces) == 2 else ''
+  return values.Family(item(pieces[0], depth), family) if family else item(tokens, depth)
 
 
 def _ratio_term(tokens: list[Token], depth: int) -> Node:

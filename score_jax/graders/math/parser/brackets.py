@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parses what stands in brackets or environments, and products with it."""
 
+import dataclasses
 from fractions import Fraction
 
 from score_jax.graders.math import budget
 from score_jax.graders.math.parser import values, words
 from score_jax.graders.math.parser.values import Node
 
-_MATRICES = frozenset(('pmatrix', 'bmatrix', 'Bmatrix', 'matrix', 'array', 'smallmatrix'))
+_MATRICES = frozenset(('pmatrix', 'bmatrix', 'Bmatrix', 'matrix', 'vmatrix', 'array', 'smallmatrix'))
 _NAMED_SETS = {'R': ('-inf', 'inf'), 'Z': None, 'N': None, 'Q': None, 'C': None}
 
 
@@ -181,13 +182,15 @@ def builder(parser, ahead: int):
     end += 1
   condition = parser.relation(parser.tokens[parser.at : end - 1], parser.depth + 1)
   parser.at = end
-  if not isinstance(condition, values.Relation) or depth >= 0:
+  if not isinstance(condition, values.Relation | values.Family) or depth >= 0:
     raise budget.Unreadable
-  return condition
+  return dataclasses.replace(condition, bound=True) if isinstance(condition, values.Relation) else condition
 
 
 def command(parser, name: str):
   """Reads environments, angle brackets and named sets; any other macro is unreadable."""
+  if name == 'begin' and [parser.peek(ahead).text for ahead in range(3)] == ['{', 'vmatrix', '}']:
+    return determinant(parser)
   if name == 'begin':
     return matrix(parser)
   if name == 'langle':
@@ -206,6 +209,14 @@ def command(parser, name: str):
     parser.takes('}')
     return values.symbol(f'{name} {letters}') if letters else refuse()
   raise budget.Unreadable
+
+
+def determinant(parser) -> Node:
+  """Reads a determinant from behind its \\begin."""
+  rows = matrix(parser).rows
+  if len(rows) != len(rows[0]):
+    raise budget.Unreadable
+  return Node('big', ('det', *(entry for row in rows for entry in row)))
 
 
 def matrix(parser) -> values.Matrix:

@@ -39,6 +39,7 @@ _BLANK = re.compile(
 )
 _RUN_ON = re.compile(r'\\([lg]e)(?=[a-pr-z](?![a-zA-Z]))')  # \lex
 _BARE_POINT = re.compile(r'(?<![0-9])\.(?= ?\\(?:overline|bar|dot)(?![a-z]))')
+_TIMES = re.compile(r'(?<=[0-9]) ?[xX] ?(?=10 ?\^)')  # 1.6x10^{-19}
 _DOUBLED = re.compile(r'\\\\(?=[a-zA-Z{}%$!,;])')
 _FOUR_DIGITS_FOLLOW = r'(?=[0-9]{3}(?![0-9]))'
 _THOUSANDS = re.compile(r'(?<=[0-9])(?: ?\{ ?, ?\} ?|, ?\\! ?|\\, ?|\\! ?,)' + _FOUR_DIGITS_FOLLOW)
@@ -74,6 +75,8 @@ def unwrap(text: str) -> str:
     before = text
     text = text.strip().rstrip('.,;:!?' if not text.endswith('!') else '.,;:?').strip()
     text = text.removesuffix('\\')
+    if text.count('"') == 1:
+      text = text.strip('"')
     for left, right in _WRAPPERS:
       inner = text[len(left) : -len(right)]
       if len(text) > len(left) + len(right) and text.startswith(left) and text.endswith(right) and left not in inner:
@@ -94,6 +97,7 @@ def clean(text: str) -> str:
     text = _DOUBLED.sub(lambda _: '\\', text)
   text = _RUN_ON.sub(r'\\\1 ', text)
   text = _BARE_POINT.sub('0.', text)
+  text = _TIMES.sub(r'\\times ', text)
   text = _NOTHING.sub(' ', text)
   text = _BLANK.sub(' ', text)
   text = _THOUSANDS.sub('', text)

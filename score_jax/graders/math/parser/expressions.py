@@ -125,10 +125,15 @@ class Parser:
     if isinstance(left, Node) and left.kind == 'num' and left.args[1] == 0 and left.args[0].denominator == 1:
       fraction = self.proper_fraction()
       if fraction is not None:
-        return values.number(left.args[0] + fraction)
+        return self.postfixed(values.number(left.args[0] + fraction))
     before = self.tokens[self.at - 1]
     if token.kind == 'num' and (
-      (before.kind == 'sym' and token.glued) or (before.text != ')' and values.numeral_like(left))
+      (before.kind == 'sym' and token.glued)
+      or (
+        before.text != ')'
+        and values.numeral_like(left)
+        and not (_is_power(left) and self.peek(1).text == '^')  # 2^6 3^5
+      )
     ):
       raise budget.Unreadable  # '4 5', 'x2': no product
     return brackets.product(left, self.power())
@@ -170,21 +175,46 @@ class Parser:
         self.next()
         value = self.raised(value)
       elif (token.kind, token.text) in _POSTFIXES:
-        self.next()
-        value = Node(_POSTFIXES[token.kind, token.text], (scalar(value),))
+        value = self.postfixed(value)
       elif token.kind == 'cmd' and token.text == 'choose':
         self.next()
         value = Node('binom', (scalar(value), scalar(self.power())))
       else:
         return value
 
+  def postfixed(self, value) -> Node:
+    """Reads signs of percent, degree and factorial behind a value."""
+    while (self.peek().kind, self.peek().text) in _POSTFIXES:
+      token = self.next()
+      value = Node(_POSTFIXES[token.kind, token.text], (scalar(value),))
+    return scalar(value)
+
   def raised(self, value):
+    primes = self.primes()
+    if primes and isinstance(value, Node) and value.kind == 'sym':
+      name = value.args[0] + primes
+      return self.applied(name, value.args[0]) or values.symbol(name)
     if self.takes('circ', 'degree') or self.braced('circ') or self.braced('degree'):
       return Node('deg', (scalar(value),))
     exponent = self.deeper(lambda: scalar(self.argument(signed=True)))
     if isinstance(value, Node) and value.kind == 'sym' and self.peek().text == '_':  # x^2_1
       value = values.symbol(value.args[0] + brackets.subscript(self))
     return Node('pow', (scalar(value), exponent))
+
+  def primes(self) -> str:
+    """Steps over ' or {''}: a name's primes written as a power."""
+    count = 0
+    if self.peek().text == '{':
+      while self.peek(1 + count).text == "'":
+        count += 1
+      if count and self.peek(1 + count).text == '}':
+        self.at += 2 + count
+        return "'" * count
+      return ''
+    while self.peek().text == "'":
+      self.next()
+      count += 1
+    return "'" * count
 
   def braced(self, text: str) -> bool:
     if [self.peek(i).text for i in range(3)] == ['{', text, '}']:
@@ -244,16 +274,39 @@ class Parser:
     name = token.text + brackets.subscript(self)
     while self.takes("'"):
       name += "'"
-    if name[0] in _FUNCTION_LETTERS and self.peek().text == '(':
+    return self.applied(name, token.text) or values.symbol(name)
+
+  def applied(self, name: str, letter: str) -> Node | None:
+    """Reads the bracket behind a name, if it holds arguments: f(x + 1), P(A), u(1), y'(x), Var(X), C(n, k).
+
+    None where it may be a factor: x(x - 1), P(1 + r).
+    """
+    start = self.at
+    while letter.isupper() and self.peek().kind == 'sym' and self.peek().text.islower() and self.peek().glued:
+      name += self.next().text
+    opening = self.peek()
+    if opening.kind == 'op' and opening.text == '(' and not letter.startswith('vec'):
       self.next()
-      arguments = brackets.listed(self, ')')
-      return Node('apply', (name, *(scalar(argument) for argument in arguments)))
-    return values.symbol(name)
+      try:
+        arguments = brackets.listed(self, ')')
+      except budget.Unreadable:
+        arguments = []
+      inside = self.tokens[start + 1 : self.at - 1]
+      sure = letter in _FUNCTION_LETTERS or name.endswith("'") or len(arguments) > 1
+      known = len(arguments) == 1 and isinstance(arguments[0], Node)
+      number = known and all(token.kind == 'num' or token.text in '-' for token in inside)
+      letter_alone = known and letter.isupper() and arguments[0].kind == 'sym'
+      if arguments and opening.glued and (sure or number or letter_alone):
+        return Node('apply', (name, *(scalar(argument) for argument in arguments)))
+    self.at = start
+    return None
 
   def command(self):
     name = self.next().text
     if name in ('pi', 'infty'):
       return values.const(name.removesuffix('ty'))
+    if name == 'Gamma' and self.peek().text == '(':
+      return self.gamma()
     if name in _GREEK:
       return values.symbol(name + brackets.subscript(self))
     if name in ('frac', 'binom'):
@@ -272,6 +325,14 @@ class Parser:
     if name in _BIG:
       return self.big(name)
     return brackets.command(self, name)
+
+  def gamma(self) -> Node:
+    """Reads Gamma(n) as (n - 1)!, where n holds a letter; of a number it is kept as written."""
+    self.expect('(')
+    [argument] = brackets.listed(self, ')')[:1]
+    if values.numeral_like(argument):
+      return Node('apply', ('Gamma', scalar(argument)))
+    return Node('fact', (Node('add', (scalar(argument), values.number(-1))),))
 
   def root(self) -> Node:
     degree = values.number(2)
@@ -320,6 +381,10 @@ class Parser:
     while self.peek().text in ('_', '^'):
       bounds.append(self.next().text + brackets.raw_group(self))
     return Node('big', (name + ' '.join(sorted(bounds)), scalar(self.deeper(self.term))))
+
+
+def _is_power(node) -> bool:
+  return isinstance(node, Node) and (node.kind == 'pow' or (node.kind == 'mul' and node.args[-1].kind == 'pow'))
 
 
 def scalar(value) -> Node:

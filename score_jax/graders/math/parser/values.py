@@ -21,11 +21,17 @@ class Node(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Scalar:
-  """A number or expression, with the unit it was written with ('' if none)."""
+  """A number or expression, with the unit it was written with ('' if none).
+
+  `node` is multiplied by a word of magnitude (million), which `magnitude` keeps; `side` is a word that has an opposite
+  (north, ago, loss).
+  """
 
   node: Node
   unit: str = ''
   percent: bool = False
+  magnitude: str = ''
+  side: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +70,34 @@ class Matrix:
 
 @dataclasses.dataclass(frozen=True)
 class Relation:
-  """`parts[0] ops[0] parts[1] ops[1] ...`"""
+  """`parts[0] ops[0] parts[1] ops[1] ...`; its unknown is a `bound` one in \\{x | x > 5\\}."""
 
   parts: tuple
   ops: tuple
+  bound: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Unread:
+  """What stands left of a relation sign and has no value here, as written."""
+
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+  """The letter of a choice with its value."""
+
+  letter: str
+  value: object
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """A value for every whole number that its letter stands for: k pi, k in Z."""
+
+  value: object
+  letter: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +144,13 @@ def symbol(name: str) -> Node:
 def const(name: str) -> Node:
   """Returns pi, e, i or infinity."""
   return Node('const', (name,))
+
+
+def symbols(node: Node) -> set[str]:
+  """Returns the names of the symbols in an expression."""
+  if node.kind == 'sym':
+    return {node.args[0]}
+  return {name for arg in node.args if isinstance(arg, Node) for name in symbols(arg)}
 
 
 def numeral_like(node: Node) -> bool:

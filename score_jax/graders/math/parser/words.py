@@ -32,7 +32,16 @@ PLAIN = {name: name for name in _NAMES} | {  # names that may be written without
   'degrees': 'degree', 'pct': 'percent', 'percentage': 'percent', 'leq': 'le', 'geq': 'ge',
 }  # fmt: skip
 SEPARATORS = frozenset(('and', 'or', '&'))
-FILLERS = _set('the a an is are about approximately exactly only so then thus equals')
+FILLERS = _set('the a an is are about approximately exactly only so then thus equals per')
+MAGNITUDES = {
+  'hundred': 100, 'thousand': 1000, 'million': 10**6, 'billion': 10**9, 'trillion': 10**12, 'dozen': 12,
+}  # fmt: skip
+# Words of one row exclude each other; the first of a pair stands for the second.
+OPPOSITES = (
+  'north south east west', 'up down', 'left right', 'ago from+now later hence', 'profit loss', 'gain loss',
+  'increase decrease', 'more less', 'more fewer', 'above below', 'bc ad', 'bce ce', 'clockwise counterclockwise',
+)  # fmt: skip
+EMPTY = frozenset(('no solution', 'no solutions', 'no real solution', 'no real solutions', 'empty set'))
 WORDS = _set('yes no odd even true false none all neither both east west north south am pm')
 
 
@@ -60,6 +69,16 @@ def unit_name(words: str) -> str:
   if names in (['mile', 'hour'], ['mph']):
     return 'mph'
   return '' if names in ([], ['unit']) else '/'.join(names) + power
+
+
+_SIDES = frozenset(word.replace('+', ' ') for row in OPPOSITES for word in row.split())
+
+
+def side_of(words: str) -> str:
+  """Returns the word of OPPOSITES among these, '' if none."""
+  found = re.findall('[a-z]+', words.lower())
+  pairs = [' '.join(pair) for pair in zip(found, found[1:], strict=False)]
+  return next((word for word in (*pairs, *found) if word in _SIDES), '')
 
 
 def plain_text(text: str) -> str:
