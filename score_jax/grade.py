@@ -75,12 +75,13 @@ def main() -> None:
   if grader.description:
     print(grader.description)
   if column := _SOLUTIONS.get(_TASK.value):
-    solved = [
-      (row.where, (gold, row.fields[column])) for row, (gold, _) in zip(rows, items, strict=True) if _has(row, column)
-    ]
     # Each problem once, however many answers to it there are.
-    distinct = {json.dumps(gold, sort_keys=True): (where, gold) for where, gold in solved}
-    names, golds = [where for where, _ in distinct.values()], [gold for _, gold in distinct.values()]
+    distinct = {
+      json.dumps(gold, sort_keys=True): (row.where, (gold, solution))
+      for row, (gold, _) in zip(rows, items, strict=True)
+      if (solution := row.text_or_empty(column))
+    }
+    names, golds = ([pair[i] for pair in distinct.values()] for i in range(2))
     references.check_solvable(names, golds, grader.grade, _UNREADABLE.value, '--unreadable_golds')
   counts, scores, seconds = collections.Counter(), [], []
   partial = output.with_name(output.name + '.partial')
@@ -127,10 +128,6 @@ def _reference(row: Row) -> dict:
   if _TASK.value == 'gsm8k' and isinstance(value, str) and '####' in value:
     return gsm8k.reference(Row(dict(answer=value), row.where))
   return references.make(verifier, value, f"{row.where}: column 'reference'")
-
-
-def _has(row: Row, column: str) -> bool:
-  return isinstance(row.fields.get(column), str)
 
 
 def _given(row: Row) -> dict:

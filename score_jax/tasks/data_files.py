@@ -47,6 +47,11 @@ class Row:
       raise self.error(column, f'holds half a surrogate pair, which no tokenizer reads: {ascii(value)[:60]}')
     return value
 
+  def text_or_empty(self, column: str) -> str:
+    """Returns a text; '' where there is none."""
+    value = self.fields.get(column)
+    return value if isinstance(value, str) else ''
+
   def texts(self, column: str) -> list[str]:
     value = self.value(column)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
