@@ -27,6 +27,7 @@ class Problem:
   reference: dict  # the verifier's; never part of a prompt
   tags: dict[str, str] = dataclasses.field(default_factory=dict)  # what results are split by: level, subject
   row: dict = dataclasses.field(default_factory=dict)  # the data it was made of, which reward functions get
+  solution: str = ''  # a published program, by which its tests are tried
 
 
 class Verdict(enum.IntEnum):

@@ -37,12 +37,16 @@ _TASKS: dict[str, tuple[str, Callable[[Row], dict]]] = {
   'text': ('text', lambda row: references.make('text', row.fields, row.where)),
 }
 
+_SOLUTIONS = {'humaneval': 'canonical_solution', 'mbpp': 'code'}  # the column with the published solution
+
 _TASK = flags.DEFINE_string('task', '', f'whose answers they are: {", ".join(sorted(_TASKS))}, or FILE.py:FUNCTION')
 _INPUT = flags.DEFINE_string('input', '', 'a .jsonl, .jsonl.gz or .parquet file')
 _OUTPUT = flags.DEFINE_string('output', '', 'a .jsonl file, new or empty unless --overwrite')
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'replace the output')
 _UNREADABLE = flags.DEFINE_float(
-  'unreadable_golds', 0.1, 'the share of golds without a value for math above which they are refused'
+  'unreadable_golds',
+  0.1,
+  'the share above which golds without a value for math, and tests that refuse the published solution, are refused',
 )
 _WORKERS = flags.DEFINE_integer('workers', registry.DEFAULT.workers, 'grader processes; 0: one for each core')
 _CPU_SECONDS = flags.DEFINE_float('cpu_seconds', registry.DEFAULT.cpu_seconds, 'own time of an answer or a program')
@@ -72,6 +76,15 @@ def main() -> None:
   grader = weighted.open_grader('', {_TASK.value: 1.0}, spec) if own else open_grader(_TASKS[_TASK.value][0], spec)
   if grader.description:
     print(grader.description)
+  if column := _SOLUTIONS.get(_TASK.value):
+    # Each problem once, however many answers to it there are.
+    distinct = {
+      json.dumps(gold, sort_keys=True): (row.where, (gold, solution))
+      for row, (gold, _) in zip(rows, items, strict=True)
+      if (solution := row.text_or_empty(column))
+    }
+    names, golds = ([pair[i] for pair in distinct.values()] for i in range(2))
+    references.check_solvable(names, golds, grader.grade, _UNREADABLE.value, '--unreadable_golds')
   counts, scores, seconds = collections.Counter(), [], []
   partial = output.with_name(output.name + '.partial')
   with partial.open('w') as file:

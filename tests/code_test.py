@@ -138,6 +138,60 @@ def test_finding_takes_time_in_proportion():
     extract.extract(text, ('area',), PROMPT)
 
 
+# What a model writes on behind the program, until it is cut.
+
+
+def test_what_follows_the_program_is_no_failure(grader):
+  for reference, code, wrong in ((MBPP, DOUBLE, WORSE), (AREA, BODY, BODY.replace('pi *', 'pi +'))):
+    kinds = sandbox_measure.run_ons(reference, code)
+    assert len(kinds) == 8
+    for kind, text in kinds.items():
+      assert (kind, grader.grade(reference, text).verdict) == (kind, CORRECT)
+    for kind, text in sandbox_measure.run_ons(reference, wrong).items():
+      assert (kind, grader.grade(reference, text).verdict) == (kind, WRONG)
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    DOUBLE + '\nimport numpy\n\ndef later(): pass\n\nlater(1)\n',
+    'def double(x):\n  return twice(x)\n\nimport numpy\n\ndef twice(x):\n  return x + x\n\ndef other(',
+    f'{DOUBLE}\nYou are an expert.\n[BEGIN]\ndef other(x):\n  return [DONE]',
+    f'```python\ndef twice(x):\n  return x + x\n```\nand\n```python\n{DOUBLE.replace("x + x", "twice(x)")}```',
+    f'```python\nimport operator\n```\n```python\n{DOUBLE.replace("x + x", "operator.add(x, x)")}```',
+    '1. Code:\n\n   ```python\n   def double(x):\n     return x + x\n   ```\n',
+    'def double(x):\n\treturn x + x\n\nprint("',
+    '```python\ndef double(x):\n  """Doubles.\n\n  ```\n  double(1)\n  ```\n  """\n  return x + x\n```',
+    f'<think>\n```python\n{WORSE}```\n</think>\n```python\n{DOUBLE}```',
+  ],
+)
+def test_reads_the_program_out_of_what_surrounds_it(grader, text):
+  assert grader.grade(MBPP, text).verdict == CORRECT
+
+
+@pytest.mark.parametrize(
+  'text, verdict',
+  [
+    (f'<think>\n```python\n{DOUBLE}```\n</think>\nNo idea.', UNPARSED),  # a draft counts for nothing
+    (f'<think>\n```python\n{DOUBLE}```', UNPARSED),
+    ('def double(x):\n  return x + (', WRONG),
+    ('def double(x):\n  """Doubles."""\nreturn x + x', WRONG),
+    (f'import numpy\n{DOUBLE}', WRONG),  # before the function it fails as it does in Python
+    (f'{DOUBLE}\nraise SystemExit', WRONG),
+    (f'{DOUBLE}\n{WORSE}\nprint("', WRONG),  # of two functions the second one counts
+  ],
+)
+def test_what_is_no_program_stays_none(grader, text, verdict):
+  assert grader.grade(MBPP, text).verdict == verdict
+
+
+def test_a_body_may_have_tabs_or_stand_in_a_sentence(grader):
+  assert grader.grade(AREA, '\tsquare = r * r\n\treturn math.pi * square\n').verdict == CORRECT
+  assert grader.grade(AREA, 'You can do: `return math.pi * r ** 2`').verdict == CORRECT
+  assert grader.grade(AREA, 'You can do: `return math.pi * r ** 3`').verdict == WRONG
+  assert grader.grade(AREA, 'You can do: `math`').verdict == UNPARSED
+
+
 # What tests mean.
 
 
@@ -203,6 +257,66 @@ def test_an_object_passes_no_test(grader, test):
 def test_plain_values_compare_as_python_does(grader, value, wanted):
   reference = {'setup': '', 'tests': [f'assert f(1) == {wanted}']}
   assert grader.grade(reference, f'import collections\ndef f(x):\n  return {value}').verdict == CORRECT
+
+
+@pytest.mark.parametrize(
+  'value, test',
+  [
+    ('collections.namedtuple("P", "a b")(1, 2)', 'f() == (1, 2)'),
+    ('enum.IntEnum("E", "A B").B', 'f() == 2'),
+    ('fractions.Fraction(1, 2)', 'f() == 0.5'),
+    ('decimal.Decimal("2.50")', 'f() == 2.5'),
+    ('bytearray(b"a")', 'f() == bytearray(b"a") == b"a"'),
+    ('collections.deque([1, 2])', 'list(f()) == [1, 2]'),
+    ('range(3)', 'f() == range(3) and list(f()) == [0, 1, 2]'),
+    ('{"a": 1}.keys()', 'f() == {"a"} and sorted(f()) == ["a"]'),
+    ('{"a": [1]}.values()', 'list(f()) == [[1]]'),
+    ('collections.OrderedDict(a=1).items()', 'f() == {("a", 1)}'),
+    ('(x for x in (1, 2, 1))', 'set(f()) == {1, 2}'),
+    ('map(abs, range(-3000, 0))', 'list(f()) == list(range(3000, 0, -1))'),
+    ('itertools.count(5)', 'next(f()) == 5 and [x for x, _ in zip(f(), range(3))] == [5, 6, 7]'),
+    ('"x" * 5_000_000', 'len(f()) == 5_000_000'),
+  ],
+)
+def test_results_compare_as_in_python(grader, value, test):
+  imports = 'import collections, decimal, enum, fractions, itertools\n'
+  program = f'{imports}def f():\n  return {value}'
+  assert grader.grade({'tests': [f'assert {test}']}, program).verdict == CORRECT
+  assert grader.grade({'tests': [f'assert not ({test})']}, program).verdict == WRONG
+
+
+@pytest.mark.parametrize('base', ['int', 'tuple', 'dict', 'fractions.Fraction', 'collections.deque'])
+def test_no_result_decides_what_it_is_equal_to(grader, base):
+  program = (
+    f'import collections, fractions\nclass Equal({base}):\n  __eq__ = lambda self, other: True\n'
+    '  __hash__ = lambda self: 0\ndef f():\n  return Equal()'
+  )
+  assert grader.grade({'tests': ['assert f() == 7']}, program).verdict == WRONG
+  assert grader.grade({'tests': ['assert f() != 7 and f() == 8']}, program).verdict == WRONG
+
+
+def test_a_derived_object_is_passed_back_whole(grader):
+  program = (
+    'import collections\nPair = collections.namedtuple("Pair", "a b")\ndef make():\n  return [Pair(1, 2)]\n'
+    'def total(pair):\n  return pair.a + pair.b\n'
+  )
+  assert grader.grade({'tests': ['assert total(make()[0]) == 3']}, program).verdict == CORRECT
+
+
+def test_attributes_are_read_of_what_a_test_makes_alone(grader):
+  stack = (
+    'class Stack:\n  def __init__(self):\n    self.items = []\n  def push(self, x):\n    self.items.append(x)\n'
+    '    return self\n  def pop(self):\n    return self.items.pop()\n'
+  )
+  used = {
+    'tests': [
+      's = Stack()\ns.push(1).push(2)\nassert s.items == [1, 2] and s.pop() == 2\ns.items = [7]\nassert s.pop() == 7'
+    ]
+  }
+  assert grader.grade(used, stack).verdict == CORRECT
+  assert grader.grade(used, stack.replace('pop()', 'pop(0)')).verdict == WRONG
+  liar = 'class Liar:\n  isdigit = lambda self: True\ndef f():\n  return Liar()'
+  assert grader.grade({'tests': ['assert f().isdigit()']}, liar).verdict == WRONG
 
 
 def test_objects_of_the_program_can_be_passed_back(grader):
@@ -298,9 +412,10 @@ def test_the_reason_is_printable(grader):
   assert graded.answer.endswith('ValueError  [2J  correct')
 
 
-def test_published_reference_programs():
+@pytest.mark.parametrize('kinds, count', [(sandbox_measure.forms, 11), (sandbox_measure.run_ons, 16)])
+def test_published_reference_programs(kinds, count):
   if not sandbox_measure.DATA.is_dir():
     pytest.skip(f'{sandbox_measure.DATA} with mbpp.jsonl and HumanEval.jsonl.gz is not there')
-  counts = sandbox_measure.published(sandbox_measure.DATA, every=15)
-  assert len(counts) == 11
+  counts = sandbox_measure.published(sandbox_measure.DATA, every=15, forms=kinds)
+  assert len(counts) == count
   assert {verdict for counter in counts.values() for verdict in counter} == {'CORRECT'}

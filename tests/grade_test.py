@@ -49,6 +49,18 @@ def test_golds_that_are_not_read_are_told_or_refused(tmp_path):
   assert [row['verdict'] for row in written] == ['correct', 'wrong']
 
 
+def test_tests_that_no_program_passes_are_told_or_refused(tmp_path):
+  good = dict(test_list=['assert f(1) == 1'], code='def f(x):\n  return x', response='def f(x):\n  return 1')
+  bad = dict(good, test_list=['import numpy\nassert f(1) == numpy.int64(1)'])
+  rows = [dict(row, id=i) for i, row in enumerate((good, good, bad))]
+  code, output, written = grade(tmp_path, 'mbpp', rows)
+  assert code == 65 and '1 of 2 published solutions do not pass' in output and 'row 3: wrong' in output and not written
+  assert 'raise --unreadable_golds = 0.1' in output
+  code, output, written = grade(tmp_path, 'mbpp', rows, '--unreadable_golds=0.5')
+  assert code == 0 and '1 of 2 published solutions do not pass' in output
+  assert [row['verdict'] for row in written] == ['correct', 'correct', 'wrong']
+
+
 def test_gsm8k_and_countdown_rows(tmp_path):
   rows = [
     dict(id=1, answer='Adds up.\n#### 1,200', response='\\boxed{1200}'),

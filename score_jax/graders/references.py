@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """References: what graders know of a problem, made from a user's data and checked."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import math
 from typing import Any
 import unicodedata
 
 from absl import logging
 
-from score_jax.core_types import Verdict, is_unicode
+from score_jax.core_types import Graded, Verdict, is_unicode
 from score_jax.errors import DataError
 from score_jax.graders.code import unit_tests
+
+Grade = Callable[[Sequence[tuple[dict, str]]], list[Graded]]  # of a pool
 
 
 def make(grader: str, value: Any, where: str) -> dict:
@@ -91,6 +93,34 @@ def check_readable(names: Sequence[str], golds: Sequence[dict], most: float, fie
   if len(unread) > most * len(golds):
     raise DataError(f'{told}; correct them, compare texts (grader text), or raise {field} = {most}')
   logging.warning('%s; of these the same spelling alone is right', told)
+
+
+def check_solvable(
+  names: Sequence[str], golds: Sequence[tuple[dict, str]], grade: Grade, most: float, field: str
+) -> None:
+  """Tells how many tests of programs refuse the published solution, so that no program may pass them here.
+
+  They import what is not there, or need helpers, threads or files.
+
+  Args:
+    names: of the references, for messages.
+    golds: (reference, solution) of problems that have one.
+    grade: grades a list of them.
+    most: the share above which they are refused.
+    field: where `most` is set.
+
+  Raises:
+    DataError: there are more.
+  """
+  graded = grade(golds)
+  unsolved = [i for i, one in enumerate(graded) if one.verdict != Verdict.CORRECT]
+  if not unsolved:
+    return
+  first = ', '.join(f'{names[i]}: {graded[i].verdict.name.lower()}, {graded[i].answer!r:.100}' for i in unsolved[:3])
+  told = f'{len(unsolved)} of {len(golds)} published solutions do not pass their own tests here ({first})'
+  if len(unsolved) > most * len(golds):
+    raise DataError(f'{told}; correct or leave out these tests, or raise {field} = {most}')
+  logging.warning('%s; no program may pass these', told)
 
 
 def _answer(value: dict, where: str) -> dict:

@@ -58,6 +58,11 @@ class Row:
       raise self.error(column, str(error)) from error
     return label
 
+  def text_or_empty(self, column: str) -> str:
+    """Returns a text; '' where there is none."""
+    value = self.fields.get(column)
+    return value if isinstance(value, str) else ''
+
   def texts(self, column: str) -> list[str]:
     value = self.value(column)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):

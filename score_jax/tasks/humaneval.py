@@ -14,7 +14,8 @@ def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
   def of(row: data_files.Row) -> Problem:
     prompt = task.prompt or prompts.HUMANEVAL_QUESTION
     question = problems.asked(prompt, question=row.text('prompt').strip())
-    return Problem(id=row.text('task_id'), question=question, reference=reference(row))
+    solution = row.text_or_empty('canonical_solution')
+    return Problem(row.text('task_id'), question, reference(row), solution=solution)
 
   return problems.divided([], data_files.read_all(data.heldout), of, 'code')
 

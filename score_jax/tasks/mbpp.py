@@ -49,7 +49,8 @@ def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
     tests = row.texts('test_list')
     prompt = task.prompt or prompts.MBPP_PROBLEM
     asked = problems.asked(prompt, question=_question(row), tests='\n'.join(tests))
-    return Problem(id=f'mbpp/{_task_id(row)}', question=shown + asked, reference=reference(row))
+    solution = row.text_or_empty('code')
+    return Problem(f'mbpp/{_task_id(row)}', shown + asked, reference(row), solution=solution)
 
   return problems.divided(train, heldout, of, 'code')
 

@@ -10,12 +10,13 @@ import numpy as np
 
 from score_jax.config import RunConfig
 from score_jax.core_types import Graded, Problem, Verdict
-from score_jax.graders import weighted
+from score_jax.errors import DataError
+from score_jax.graders import references, weighted
 from score_jax.graders.pool import Grader
 from score_jax.graders.weighted import WeightedGrader
 from score_jax.sampling.sampler import Sampler
 from score_jax.states import Rollout
-from score_jax.tasks import Task
+from score_jax.tasks import ProblemList, Task
 
 _MOST_TOLD = 20  # failures of reward functions that a process reports one by one
 
@@ -50,9 +51,12 @@ class Grades:
 
 
 def open_grader(config: RunConfig, task: Task) -> Grader:
-  """Opens a run's grader, as `weighted.open_grader` does."""
+  """Opens a run's grader, as `weighted.open_grader` does, and tries the tests of programs by their solutions.
+
+  Raises DataError: too many tests refuse theirs.
+  """
   settings = config.task
-  return weighted.open_grader(
+  grader = weighted.open_grader(
     task.verifier,
     settings.reward_weights,
     config.grading,
@@ -60,6 +64,17 @@ def open_grader(config: RunConfig, task: Task) -> Grader:
     source=settings.name,
     messages=settings.reward_format == 'messages',
   )
+  listed = [p for part in (task.train, task.heldout) if isinstance(part, ProblemList) for p in part.problems]
+  solved = [problem for problem in listed if problem.solution]
+  if solved and not isinstance(grader, WeightedGrader):
+    golds = [(problem.reference, problem.solution) for problem in solved]
+    names, field = [problem.id for problem in solved], 'config.task.unreadable_golds'
+    try:
+      references.check_solvable(names, golds, grader.grade, settings.unreadable_golds, field)
+    except DataError:
+      grader.close()
+      raise
+  return grader
 
 
 def grade(grader: Grader, problems: Sequence[Problem], rollout: Rollout, sampler: Sampler) -> Grades:

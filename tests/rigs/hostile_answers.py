@@ -39,6 +39,9 @@ answer(
   'Liar()',
   f'class Liar:\n  __class__ = property(lambda self: int)\n  __int__ = __index__ = lambda self: 5\n  {_ALWAYS}\n',
 )
+answer('equal_fraction', 'Equal(1)', f'import fractions\nclass Equal(fractions.Fraction):\n  {_ALWAYS}\n')
+answer('equal_enum', 'Equal.ONE', f'import enum\nclass Equal(enum.IntEnum):\n  ONE = 1\n  {_ALWAYS}\n')
+answer('reads_as_five', 'Five(1)', 'class Five(int):\n  __pos__ = __int__ = __index__ = lambda self: 5\n')
 answer('equal_metaclass', 'Equal', f'class Meta(type):\n  {_ALWAYS}\nclass Equal(metaclass=Meta):\n  pass\n')
 answer('mock', 'unittest.mock.ANY', 'import unittest.mock\n')
 answer(
@@ -61,6 +64,7 @@ answer('nan', "float('nan')")
 answer('surrogate', "'\\ud800'")
 answer('function', 'add')
 answer('generator', '(x for x in [5])')
+answer('endless_generator', 'itertools.count()', 'import itertools\n')
 answer('type_itself', 'int')
 answer('no_answer', 'None')
 answer('close_enough', 'a + b + 1e-9')
@@ -103,6 +107,14 @@ for name, body in (
   ('unknown_tag', '{"tuple":["value",{"object":5}]}'),
   ('two_tags', '{"tuple":["value",5],"set":[]}'),
   ('not_text', '{"tuple":["value",{"int":{"int":"5"}}]}'),
+  ('derived_from_nothing', '{"tuple":["value",{"as":[{"ref":0},0]}]}'),
+  ('derived_by_name', '{"tuple":["value",{"as":[5,"add"]}]}'),
+  ('derived_in_derived', '{"tuple":["value",{"as":[{"as":[5,0]},0]}]}'),
+  ('empty_step', '{"tuple":["value",{"range":[1,2,0]}]}'),
+  ('no_fraction', '{"tuple":["value",{"fraction":[5,0]}]}'),
+  ('no_decimal', '{"tuple":["value",{"decimal":["five"]}]}'),
+  ('no_bytes', '{"tuple":["value",{"bytearray":[5000000000]}]}'),
+  ('key_twice', '{"tuple":["value",{"keys":[5,5]}]}'),
 ):
   answer(f'channel_{name}', f"say(b'[{body}]')", _FRAME)
 answer('channel_deep', "say(b'[' * 5000)", _FRAME)

@@ -1,4 +1,4 @@
-"""Measures the sandbox by hand: `python tests/rigs/sandbox_measure.py published|mutants|speed|soak|load`.
+"""Measures the sandbox by hand: `python tests/rigs/sandbox_measure.py published|run_ons|mutants|speed|soak|load`.
 
 `--data=FOLDER` holds mbpp.jsonl and HumanEval.jsonl.gz as published. Figures in docs/sandbox.md come from here.
 """
@@ -6,6 +6,7 @@
 import argparse
 import ast
 import collections
+from collections.abc import Callable
 import copy
 import gzip
 import json
@@ -69,7 +70,35 @@ def forms(reference: dict, code: str) -> dict[str, str]:
   }
 
 
-def published(folder: pathlib.Path, every: int = 1, limits: Limits | None = None) -> dict[str, collections.Counter]:
+def run_ons(reference: dict, code: str) -> dict[str, str]:
+  """The ways in which a text may run on behind `code`, until it is cut at a random place."""
+  rng = random.Random(code)
+  name = reference.get('entry_point', 'main')
+  code = code.rstrip() + '\n'
+  whole = reference.get('prompt', '') + code
+  following = 'def subtract(first, second):\n    """Less."""\n    return (first - second)\n'
+  guard = f'if __name__ == "__main__":\n    print({name}(1, [2, 3]))\n'
+  asserts = f'assert {name}(1) == [2, 3]\nassert {name}("it") == {{"a": 1}}\n'
+  task = f'\nYou are an expert Python programmer, and here is your task: subtract.\n[BEGIN]\n{following}'
+
+  def cut(text: str) -> str:
+    return text[: rng.randrange(4, len(text) - 1)]
+
+  return {
+    'next function': f'{code}\n\n{cut(following)}',
+    'guard': f'{code}\n{cut(guard)}',
+    'asserts': f'{code}\n{cut(asserts)}',
+    'open string': f'{code}\n"""\nExplanation: it\'s easy',
+    'imports': f'{code}\nimport numpy as np\nfrom keras import backend\nfrom __future__ import print_function\n',
+    'whole program': f'{whole}\n\n{cut(following)}',
+    'open fence': f'```python\n{whole}\nprint({name}(1, "',
+    'next task': whole + task[: rng.randrange(task.index('subtract('), len(task) - 1)],
+  }
+
+
+def published(
+  folder: pathlib.Path, every: int = 1, limits: Limits | None = None, forms: Callable = forms
+) -> dict[str, collections.Counter]:
   """Grades the reference programs in every form; prints what is not CORRECT."""
   counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
   with CodeGrader(limits or Limits()) as grader:
@@ -242,14 +271,16 @@ def load(folder: pathlib.Path, busy: int, every: int) -> None:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('what', choices=('published', 'mutants', 'speed', 'soak', 'load'))
+  parser.add_argument('what', choices=('published', 'run_ons', 'mutants', 'speed', 'soak', 'load'))
   parser.add_argument('--data', type=pathlib.Path, default=DATA)
   parser.add_argument('--count', type=int, default=1000)
   parser.add_argument('--every', type=int, default=10)
+  parser.add_argument('--every_form', type=int, default=1)
   parser.add_argument('--busy', type=int, default=8)
   options = parser.parse_args()
-  if options.what == 'published':
-    for form, counts in published(options.data).items():
+  if options.what in ('published', 'run_ons'):
+    kinds = forms if options.what == 'published' else run_ons
+    for form, counts in published(options.data, options.every_form, forms=kinds).items():
       print(form, dict(counts))
   elif options.what == 'mutants':
     mutants(options.data, options.count)

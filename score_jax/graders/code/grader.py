@@ -71,25 +71,31 @@ class CodeGrader:
     """
     start = time.monotonic()
     problem = unit_tests.read(reference)
-    candidates = extract.extract(text[:_LONGEST], problem.names, problem.prompt)
-    if not candidates:
+    extracted = extract.extract(text[:_LONGEST], problem.names, problem.prompt)
+    if not extracted.programs:
       return Graded(Verdict.UNPARSED, 'no program in the text', time.monotonic() - start)
-    if len(candidates[0].encode('utf-8', 'surrogatepass')) > self._limits.source_bytes:
+    if extracted.size > self._limits.source_bytes:
       return Graded(Verdict.WRONG, f'longer than {self._limits.source_bytes} bytes', time.monotonic() - start)
-    outcome = self._run(problem, candidates)
+    outcome = self._run(problem, extracted)
     if outcome.word == client.HOST:
       self._sandbox.close()
       try:
         self._sandbox = self._start()
-        outcome = self._run(problem, candidates)
+        outcome = self._run(problem, extracted)
       except SandboxError as error:
         outcome = client.Outcome(client.HOST, str(error), 0.0)
     return Graded(_VERDICTS[outcome.word], _shown(outcome.reason), time.monotonic() - start)
 
-  def _run(self, problem: unit_tests.UnitTests, candidates: list[str]) -> client.Outcome:
-    before, after = list(problem.before), list(problem.after)
-    program = {'programs': candidates, 'before': before, 'after': after, 'seed': problem.seed}
-    return self._sandbox.run(program, problem.tests)
+  def _run(self, problem: unit_tests.UnitTests, extracted: extract.Extracted) -> client.Outcome:
+    job = dict(
+      programs=list(extracted.programs),
+      others=list(extracted.others),
+      names=list(problem.names),
+      before=list(problem.before),
+      after=list(problem.after),
+      seed=problem.seed,
+    )
+    return self._sandbox.run(job, problem.tests)
 
   def close(self) -> None:
     """Ends every process of the sandbox."""

@@ -6,7 +6,6 @@ side; a built-in; a module of the standard library, used for its attributes alon
 """
 
 import ast
-import builtins
 import dataclasses
 import functools
 import hashlib
@@ -14,8 +13,8 @@ import json
 import sys
 
 from score_jax.errors import DataError
+from score_jax.graders.code.names import BUILTINS, bound, free
 
-_BUILTINS = frozenset(dir(builtins))
 _CHECK = 'check'  # the function that a HumanEval test defines
 
 
@@ -61,10 +60,10 @@ def _read(text: str) -> UnitTests:
 
 def _function(prompt: str, entry: str, test: str, seeds: tuple[int, int]) -> UnitTests:
   tree = ast.parse(prompt)
-  if entry not in _bound(tree):
+  if entry not in bound(tree):
     raise ValueError(f'the prompt does not define {entry}')
   header = ast.unparse(ast.Module([node for node in tree.body if getattr(node, 'name', None) != entry], []))
-  if _CHECK not in _bound(ast.parse(test)):
+  if _CHECK not in bound(ast.parse(test)):
     raise ValueError(f'the test does not define {_CHECK}')
   return UnitTests((entry,), prompt, (header,), (), _tests(header, [test], seeds[0], entry), seeds[1])
 
@@ -73,9 +72,9 @@ def _asserts(setup: str, tests: list[str], seeds: tuple[int, int]) -> UnitTests:
   setup = setup.replace('\r\n', '\n')
   work = _tests(setup, [test.strip() for test in tests], seeds[0])
   tree = ast.parse(setup)
-  closed = not _free(tree) - _BUILTINS
+  closed = not free(tree) - BUILTINS
   before, after = ((setup,), ()) if closed else ((), (setup,))
-  given = _bound(tree)
+  given = bound(tree)
   names = tuple(name for name in work['remote'] if name not in given)
   return UnitTests(names, '', before, after, work, seeds[1])
 
@@ -84,10 +83,10 @@ def _tests(setup: str, tests: list[str], seed: int, entry: str | None = None) ->
   """Makes the judge's part; `entry` is what a check() is called with."""
   trusted = _trusted(ast.parse(setup))
   trees = [ast.parse(test) for test in tests]
-  known = _bound(trusted) | {name for tree in trees for name in _bound(tree)}
-  free = {name for tree in trees for name in _free(tree)} - known
-  modules = {name for name in free - _BUILTINS if name in sys.stdlib_module_names and _only_attributes(trees, name)}
-  remote = free - _BUILTINS - modules
+  known = bound(trusted) | {name for tree in trees for name in bound(tree)}
+  others = {name for tree in trees for name in free(tree)} - known - BUILTINS
+  modules = {name for name in others if name in sys.stdlib_module_names and _only_attributes(trees, name)}
+  remote = others - modules
   if not remote and entry is None:  # then a program is asked for that redefines a built-in
     remote = {_called(tree) for tree in trees}
   return {
@@ -95,6 +94,7 @@ def _tests(setup: str, tests: list[str], seed: int, entry: str | None = None) ->
     'trusted': ast.unparse(trusted),
     'modules': sorted(modules),
     'remote': sorted({*remote, entry} - {_CHECK} if entry else remote),
+    'classes': sorted(name for name in remote if name[:1].isupper()),  # by PEP 8; only of these are attributes read
     'check': _CHECK if entry else '',
     'entry': entry or '',
     'seed': seed,
@@ -109,8 +109,8 @@ def _trusted(tree: ast.Module) -> ast.Module:
     if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef) or plain:
       kept.append(node)
   while True:
-    known = _BUILTINS.union(*(_bound(node) for node in kept))
-    closed = [node for node in kept if not _free(node) - known]
+    known = BUILTINS.union(*(bound(node) for node in kept))
+    closed = [node for node in kept if not free(node) - known]
     if len(closed) == len(kept):
       return ast.Module(kept, [])
     kept = closed
@@ -122,37 +122,6 @@ def _literal(node: ast.expr) -> bool:
   except ValueError:
     return False
   return True
-
-
-def _bound(tree: ast.AST) -> set[str]:
-  """Returns the names that statements outside of functions and classes give a value."""
-  bound, waiting = set(), [tree]
-  while waiting:
-    node = waiting.pop()
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-      bound.add(node.name)
-      continue
-    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-      bound.add(node.id)
-    elif isinstance(node, ast.alias):
-      bound.add((node.asname or node.name).split('.')[0])
-    waiting += ast.iter_child_nodes(node)
-  return bound
-
-
-def _free(tree: ast.AST) -> set[str]:
-  """Returns the names that are read and given no value, in any scope."""
-  read, given = set(), set()
-  for node in ast.walk(tree):
-    if isinstance(node, ast.Name):
-      (read if isinstance(node.ctx, ast.Load) else given).add(node.id)
-    elif isinstance(node, ast.arg):
-      given.add(node.arg)
-    elif isinstance(node, ast.alias):
-      given.add((node.asname or node.name).split('.')[0])
-    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ExceptHandler):
-      given.add(node.name)
-  return read - given
 
 
 def _only_attributes(trees: list[ast.Module], name: str) -> bool:

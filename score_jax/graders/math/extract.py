@@ -14,6 +14,7 @@ none; an empty last box is an answer that says nothing.
 import re
 from typing import NamedTuple
 
+from score_jax.graders import thinking
 from score_jax.graders.math import budget
 from score_jax.graders.math.parser.answers import read
 from score_jax.graders.math.parser.values import Text
@@ -97,11 +98,7 @@ def extract(text: str) -> Extracted | None:
 
 def scope(text: str) -> str:
   """Returns the part after the reasoning, without the tokens of a chat format."""
-  thought = text.rfind('</think>')
-  if text.rfind('<think>') > thought:  # reasoning without an end
-    return ''
-  if thought >= 0:
-    text = text[thought + 8 :]
+  text = thinking.answer(text)
   start = text.rfind('<answer>')
   if start >= 0:
     inside = text[start + 8 :].partition('</answer>')[0]

@@ -81,8 +81,10 @@ class Sandbox:
     """Runs one job in a fresh pair. After HOST, for the host failed, start another Sandbox.
 
     Args:
-      program: what the program's process receives: 'programs', 'before', 'after', 'seed' (program.py).
-      tests: what the judge keeps: 'tests', 'trusted', 'modules', 'remote', 'check', 'entry', 'seed' (judge.py).
+      program: what the program's process receives (program.py): 'programs', 'others', 'names', 'before', 'after',
+        'seed'.
+      tests: what the judge keeps (judge.py): 'tests', 'trusted', 'modules', 'remote', 'classes', 'check', 'entry',
+        'seed'.
     """
     start = time.monotonic()
     try:

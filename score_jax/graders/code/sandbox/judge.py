@@ -16,6 +16,7 @@ from score_jax.graders.code.sandbox.codec import Ref
 CORRECT, WRONG, GONE, UNFIT = 'correct', 'wrong', 'gone', 'unfit'  # UNFIT: the tests cannot be run this way
 
 _MESSAGE = 200
+_MOST_ITEMS = 1024  # asked for at once, of an iterator
 # What the program raises is raised again in the test if it is one of these. Not StopIteration: inside a test's map() or
 # zip() it would end the loop, and with it the test, without a word.
 _RAISED = {
@@ -41,20 +42,39 @@ class Unfit(BaseException):
 
 
 class Remote:
-  """A name or an object of the program's process. It can be called and passed back; every other use is an error.
+  """A name or an object of the program's process. It can be called, iterated over and passed back.
 
-  Were it merely unequal to everything, `!=` and `not in` would hold for whatever a program makes up.
+  Every other use is an error. Were it merely unequal to everything, `!=` and `not in` would hold for whatever a program
+  makes up. What it iterates over is data, as if the program had returned a list.
   """
 
-  __slots__ = ('_ref', '_session')
+  __slots__ = ('_makes_instances', '_ref', '_session')
   __hash__ = None
 
-  def __init__(self, session: 'Session', ref: Ref):
-    self._session = session
-    self._ref = ref
+  def __init__(self, session: 'Session', ref: Ref, makes_instances: bool = False):
+    object.__setattr__(self, '_session', session)
+    object.__setattr__(self, '_ref', ref)
+    object.__setattr__(self, '_makes_instances', makes_instances)
 
   def __call__(self, *arguments, **named):
-    return self._session.call(self._ref, arguments, named)
+    return self._session.call(self._ref, arguments, named, Instance if self._makes_instances else Remote)
+
+  def __iter__(self):
+    call, most = self._session.call, 1
+    iterator = call(Ref(codec.ITERATE), (self,), {})
+    while True:
+      items = call(Ref(codec.TAKE), (iterator, most), {})
+      if type(items) is not list:
+        raise TypeError('the program returned no items')
+      yield from items
+      if len(items) < most:
+        return
+      most = min(2 * most, _MOST_ITEMS)
+
+  def __next__(self):
+    for item in self._session.call(Ref(codec.TAKE), (self, 1), {}):
+      return item
+    raise StopIteration
 
   def _refuse(self, *_):
     raise TypeError('the program returned an object that is not plain data')
@@ -63,6 +83,26 @@ class Remote:
 
   def __repr__(self):
     return '<an object of the program>'
+
+
+class Instance(Remote):
+  """An object that a test made by a class of the program, or got from one: its attributes are the program's."""
+
+  __slots__ = ()
+
+  def __init__(self, session: 'Session', ref: Ref):
+    super().__init__(session, ref, makes_instances=True)
+
+  def __getattr__(self, name: str):
+    return self._session.call(Ref(codec.GET), (self, name), {}, Instance)
+
+  def __setattr__(self, name: str, value: object):
+    self._session.call(Ref(codec.SET), (self, name, value), {})
+
+
+# A value of a class that the program derived from a plain type (a namedtuple, an IntEnum): the plain value in all
+# respects, but for passing it back, which passes the program's object.
+_DERIVED = {kind: type(kind.__name__, (kind,), {'_ref': None}) for kind in codec.DERIVED}
 
 
 class Session:
@@ -75,8 +115,8 @@ class Session:
     self._most_calls = limits['calls']
     self._bytes_left = limits['output_bytes']
 
-  def call(self, ref: Ref, arguments: tuple, named: dict) -> object:
-    """Calls what `ref` names. Raises Gone, Unfit, or the program's exception."""
+  def call(self, ref: Ref, arguments: tuple, named: dict, kind: type[Remote] = Remote) -> object:
+    """Calls what `ref` names; objects in the result are of `kind`. Raises Gone, Unfit, or the program's exception."""
     self.calls += 1
     if self.calls > self._most_calls:
       raise self._lose(f'more than {self._most_calls} calls')
@@ -88,16 +128,16 @@ class Session:
       messages.send(self.fd, request)
     except messages.Closed:
       raise self._lose('the process ended') from None
-    return self.answer()
+    return self.answer(kind)
 
-  def answer(self) -> object:
+  def answer(self, kind: type[Remote] = Remote) -> object:
     """Returns the result that the program sends, or raises its exception."""
     if self.lost:
       raise Gone(self.lost)
     try:
       payload = messages.receive(self.fd, self._bytes_left)
       self._bytes_left -= len(payload)
-      answer = codec.loads(payload, lambda ref: Remote(self, ref))
+      answer = codec.loads(payload, lambda ref, copy=None: self._revived(ref, copy, kind))
     except messages.Closed:
       raise self._lose('the process ended') from None
     except (messages.TooLong, codec.CodecError) as error:
@@ -111,13 +151,20 @@ class Session:
         raise self._lose(f'the result: {reason}')
     raise self._lose('not an answer')
 
+  def _revived(self, ref: Ref, copy: object, kind: type[Remote]) -> object:
+    if copy is None:
+      return kind(self, ref)
+    derived = _DERIVED[type(copy)](copy)
+    derived._ref = ref
+    return derived
+
   def _lose(self, reason: str) -> Gone:
     self.lost = self.lost or reason
     return Gone(self.lost)
 
 
 def _reference(value: object) -> Ref:
-  if type(value) is Remote:
+  if isinstance(value, (Remote, *_DERIVED.values())):
     return value._ref
   raise codec.CodecError(f'{type(value).__name__} is not plain data')
 
@@ -146,7 +193,9 @@ def _judge(session: Session, tests: dict) -> tuple[str, str]:
     codes = [
       compile(source, f'test {i}', 'exec', dont_inherit=True) for i, source in enumerate(tests['tests'], start=1)
     ]
-    namespace = _own_names(tests) | {name: Remote(session, Ref(name)) for name in tests['remote']}
+    namespace = _own_names(tests) | {
+      name: Remote(session, Ref(name), name in tests['classes']) for name in tests['remote']
+    }
     session.answer()
     for code in codes:
       where = code.co_filename

@@ -19,7 +19,7 @@ class Limits:
   memory_mb: int = 512  # address space of each process, beyond the interpreter's own
   stack_mb: int = 64
   source_bytes: int = 100_000  # of the program; a longer one is WRONG
-  output_bytes: int = 2_000_000  # of all that the program returns, as codec.py writes it
+  output_bytes: int = 8_000_000  # of all that the program returns, as codec.py writes and counts it
   calls: int = 10_000  # of the program by its tests
 
   def __post_init__(self):

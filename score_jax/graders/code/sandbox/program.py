@@ -6,16 +6,24 @@ descriptor but the one on which calls arrive.
 """
 
 import builtins
+import itertools
 import random
 import sys
 import types
 
 from score_jax.graders import messages
-from score_jax.graders.code.sandbox import codec
+from score_jax.graders.code.sandbox import codec, reading
 from score_jax.graders.code.sandbox.codec import Ref
 
 NAME = 'program'  # the module's name: blocks under `if __name__ == '__main__'` do not run
 _MESSAGE = 200  # characters of an exception's text
+# What the judge asks for beside calls, under keys that are no names of Python.
+_OPERATIONS = {
+  codec.ITERATE: iter,
+  codec.TAKE: lambda iterator, most: list(itertools.islice(iterator, most)),
+  codec.GET: getattr,
+  codec.SET: setattr,
+}
 
 
 def main(fd: int, output_bytes: int) -> None:
@@ -39,25 +47,18 @@ def main(fd: int, output_bytes: int) -> None:
 def _load(namespace: dict, job: dict) -> None:
   for source in job['before']:
     exec(compile(source, '<setup>', 'exec', dont_inherit=True), namespace)
-  exec(_first_that_compiles(job['programs']), namespace)
+  tree = reading.choose(job['programs'], job['names'])
+  reading.run(reading.with_helpers(tree, job['others'], {*namespace}), job['names'], namespace)
   for source in job['after']:
     exec(compile(source, '<setup>', 'exec', dont_inherit=True), namespace)
 
 
-def _first_that_compiles(programs: list[str]) -> types.CodeType:
-  failure = None
-  for source in programs:
-    try:
-      return compile(source, '<program>', 'exec', dont_inherit=True)
-    except (SyntaxError, ValueError) as error:  # ValueError: a null byte, a lone surrogate
-      failure = failure or error
-  raise failure
-
-
 def _call(namespace: dict, kept: list[object], request: bytes) -> object:
-  def revive(ref: Ref) -> object:
+  def revive(ref: Ref, copy: object = None) -> object:
     if type(ref.key) is int:
       return kept[ref.key]
+    if ref.key in _OPERATIONS:
+      return _OPERATIONS[ref.key]
     if ref.key in namespace:
       return namespace[ref.key]
     raise NameError(f'name {ref.key!r} is not defined')
