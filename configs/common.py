@@ -105,6 +105,8 @@ def task() -> ConfigDict:
   task.jsonl = ConfigDict()  # a file of your own
   task.jsonl.question = 'question'  # name of the column
   task.jsonl.answer = 'answer'  # name of the column: an answer, or `assert` lines
+  # Name of the column with a program that passes its tests, by which these are tried at the start; '': none
+  task.jsonl.solution = ''
   task.jsonl.id = ''  # name of the column; '': a hash of the question
   task.jsonl.tags = ()  # names of columns by which results are split
   task.jsonl.verifier = 'math'  # text, math, code, countdown

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from score_jax.core_types import Problem
+from score_jax.errors import ConfigError
 from score_jax.graders import references, registry
 from score_jax.tasks import data_files, problems
 
@@ -20,6 +21,7 @@ class JsonlSpec:
   tags: tuple[str, ...]
   verifier: str
   heldout_fraction: float
+  solution: str = ''
 
   def check(self) -> None:
     """Raises ValueError: a field, its value and the remedy."""
@@ -34,6 +36,11 @@ class JsonlSpec:
 def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
   """Reads `data.train` and `data.heldout`, or holds a fraction out by a hash of the question."""
   spec = _graded_by(task)
+  if spec.solution and spec.verifier != 'code':
+    raise ConfigError(
+      f"config.task.jsonl.solution = {spec.solution!r} names programs, which verifier 'code' runs; "
+      f"leave it '', or set config.task.jsonl.verifier = {spec.verifier!r} to 'code'"
+    )
   train, heldout = map(data_files.read_all, (data.train, data.heldout))
   if not data.heldout:
     heldout = [row for row in train if _is_heldout(row, spec)]
@@ -46,6 +53,7 @@ def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
       question=problems.asked(task.prompt or '{question}', question=question),
       reference=reference(row, spec),
       tags={name: row.label(name) for name in spec.tags},
+      solution=row.text(spec.solution) if spec.solution else '',
     )
 
   return problems.divided(train, heldout, of, spec.verifier)

@@ -10,10 +10,10 @@ import numpy as np
 
 from score_jax.config import RunConfig
 from score_jax.core_types import Graded, Problem, Verdict
-from score_jax.errors import DataError
 from score_jax.graders import references, weighted
 from score_jax.graders.pool import Grader
 from score_jax.graders.weighted import WeightedGrader
+from score_jax.parallel import hosts
 from score_jax.sampling.sampler import Sampler
 from score_jax.states import Rollout
 from score_jax.tasks import ProblemList, Task
@@ -51,12 +51,9 @@ class Grades:
 
 
 def open_grader(config: RunConfig, task: Task) -> Grader:
-  """Opens a run's grader, as `weighted.open_grader` does, and tries the tests of programs by their solutions.
-
-  Raises DataError: too many tests refuse theirs.
-  """
+  """Opens a run's grader, as `weighted.open_grader` does."""
   settings = config.task
-  grader = weighted.open_grader(
+  return weighted.open_grader(
     task.verifier,
     settings.reward_weights,
     config.grading,
@@ -64,17 +61,20 @@ def open_grader(config: RunConfig, task: Task) -> Grader:
     source=settings.name,
     messages=settings.reward_format == 'messages',
   )
+
+
+def check_solutions(config: RunConfig, task: Task, grader: Grader) -> None:
+  """Tries the tests of programs by their solutions, on host 0 alone; not where reward functions replace the tests.
+
+  Raises DataError: too many tests refuse theirs.
+  """
+  programs = grader.graders.get('code') if isinstance(grader, WeightedGrader) else grader
   listed = [p for part in (task.train, task.heldout) if isinstance(part, ProblemList) for p in part.problems]
   solved = [problem for problem in listed if problem.solution]
-  if solved and not isinstance(grader, WeightedGrader):
+  if task.verifier == 'code' and programs and solved and hosts.is_main():
     golds = [(problem.reference, problem.solution) for problem in solved]
-    names, field = [problem.id for problem in solved], 'config.task.unreadable_golds'
-    try:
-      references.check_solvable(names, golds, grader.grade, settings.unreadable_golds, field)
-    except DataError:
-      grader.close()
-      raise
-  return grader
+    names, most = [problem.id for problem in solved], config.task.unreadable_golds
+    references.check_solvable(names, golds, programs.grade, most, 'config.task.unreadable_golds')
 
 
 def grade(grader: Grader, problems: Sequence[Problem], rollout: Rollout, sampler: Sampler) -> Grades:
