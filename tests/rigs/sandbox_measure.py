@@ -1,4 +1,4 @@
-"""Measures the sandbox by hand: `python tests/rigs/sandbox_measure.py published|run_ons|mutants|speed|soak|load`.
+"""Measures the sandbox by hand: `python tests/rigs/sandbox_measure.py published|run_ons|mutants|speed|pool|soak|load`.
 
 `--data=FOLDER` holds mbpp.jsonl and HumanEval.jsonl.gz as published. Figures in docs/sandbox.md come from here.
 """
@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 from score_jax.core_types import Verdict  # noqa: E402
 from score_jax.graders.code import CodeGrader  # noqa: E402
 from score_jax.graders.code.sandbox.limits import Limits  # noqa: E402
+from score_jax.graders.pool import open_grader  # noqa: E402
 
 DATA = ROOT.parent / 'shared' / 'data'
 SUM = {'setup': '', 'tests': ['assert add(2, 3) == 5', 'assert add(0, 0) == 0', 'assert add(-1, 4) == 3']}
@@ -210,6 +211,20 @@ def speed(count: int) -> None:
   print(f'{used / count * 1e3:.2f} ms of processor time a program: {count / used:.0f} programs/s per core')
 
 
+def pooled(folder: pathlib.Path) -> None:
+  """Published programs a second, by a pool with a worker for each core: what a run of both sets tries at its start."""
+  items = [(reference, reference.get('prompt', '') + code) for _, reference, code in mbpp(folder) + human_eval(folder)]
+  grader = open_grader('code')
+  grader.grade(items[:20])
+  start = time.monotonic()
+  graded = grader.grade(items)
+  seconds = time.monotonic() - start
+  grader.close()
+  verdicts = dict(collections.Counter(one.verdict.name for one in graded))
+  longest = max(one.seconds for one in graded)
+  print(f'{len(items)} programs in {seconds:.1f} s: {len(items) / seconds:.0f}/s, longest {longest:.2f} s, {verdicts}')
+
+
 def _state(pid: int) -> tuple[int, int, int]:
   """(resident kB, open descriptors, children) of a process."""
   status = pathlib.Path(f'/proc/{pid}/status').read_text()
@@ -271,7 +286,7 @@ def load(folder: pathlib.Path, busy: int, every: int) -> None:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('what', choices=('published', 'run_ons', 'mutants', 'speed', 'soak', 'load'))
+  parser.add_argument('what', choices=('published', 'run_ons', 'mutants', 'speed', 'pool', 'soak', 'load'))
   parser.add_argument('--data', type=pathlib.Path, default=DATA)
   parser.add_argument('--count', type=int, default=1000)
   parser.add_argument('--every', type=int, default=10)
@@ -286,6 +301,8 @@ def main() -> None:
     mutants(options.data, options.count)
   elif options.what == 'speed':
     speed(options.count)
+  elif options.what == 'pool':
+    pooled(options.data)
   elif options.what == 'soak':
     soak(options.count)
   else:
