@@ -6,7 +6,8 @@ numerics   errors of this machine's fast paths, and of the plain ones (--shape, 
 rollout    tokens per second of the compiled rollout (--rows, --prompt, --attempts, --instruction)
 step       seconds by phase of training steps, and the devices' idle share (--problems, --folder, ...)
 update     seconds, memory and share of the matmul rate of the update (--rows, --slots, --remat, ...)
-verify     answers graded per second, and the time of one (--verifier, --rows, --workers)
+verify     answers graded per second, and the time of one (--verifier, --rows, --workers); or how far `math` and
+           `math_verify` agree on a file (--answers)
 """
 
 import importlib

@@ -38,7 +38,8 @@ class Setting:
   layers: int = _field(0, "update, numerics: instead of the shape's own", lower_bound=0)
   vocab: int = _field(0, "update: instead of the shape's own", lower_bound=0)
   mesh: tuple[int, int, int] = _field((-1, 1, 1), 'data,fsdp,tensor')
-  verifier: str = _field('math', 'verify: which', choices=['text', 'countdown', 'math', 'code'])
+  verifier: str = _field('math', 'verify: which', choices=['text', 'countdown', 'math', 'math_verify', 'code'])
+  answers: str = _field('', 'verify: a file of {"response", "reference"}, on which math and math_verify are compared')
   workers: int = _field(0, 'verify: processes; 0: one for each core', lower_bound=0)
   repeats: int = _field(3, 'the median of this many is given', lower_bound=1)
 

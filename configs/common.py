@@ -109,7 +109,7 @@ def task() -> ConfigDict:
   task.jsonl.solution = ''
   task.jsonl.id = ''  # name of the column; '': a hash of the question
   task.jsonl.tags = ()  # names of columns by which results are split
-  task.jsonl.verifier = 'math'  # text, math, code, countdown
+  task.jsonl.verifier = 'math'  # text, math, math_verify, code, countdown
   task.jsonl.heldout_fraction = 0.1  # held out by hash where task.data.heldout names nothing
   return task
 

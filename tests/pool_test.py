@@ -212,6 +212,7 @@ def test_references_are_checked(grader):
   good = {
     'text': ('x', dict(answer='x')),
     'math': (3, dict(answer='3')),
+    'math_verify': (3, dict(answer='3')),
     'countdown': (dict(numbers=[1, 2], target=3), dict(numbers=[1, 2], target=3)),
     'code': (['assert f() == 1'], dict(setup='', tests=['assert f() == 1'])),
   }

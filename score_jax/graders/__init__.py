@@ -13,6 +13,7 @@ Each kind is a module that works alone; the pool runs any of them in separate pr
 
 text.py, countdown.py  answers compared letter by letter, and chains of arithmetic
 math/                  mathematical answers, compared by value
+math_verify.py         the same by the package math-verify (extra `math-verify`)
 code/                  programs, run on unit tests in a sandbox
 registry.py            the graders by name, and the settings of grading
 references.py          what each grader needs to know of a problem, made from a row of data

@@ -59,7 +59,7 @@ def same(grader: str, one: dict, other: dict) -> bool:
   one, other = bare(one), bare(other)
   if grader == 'code':
     return True
-  if one == other or grader != 'math':
+  if one == other or grader not in ('math', 'math_verify'):
     return one == other
   from score_jax.graders import math as mathematics
 
@@ -165,6 +165,7 @@ def _read(reference: dict, where: str) -> dict:
 _FIELDS = {  # grader -> (fields, the first of which a bare value is; check)
   'text': (('answer',), _answer),
   'math': (('answer',), _answer),
+  'math_verify': (('answer',), _answer),
   'countdown': (('numbers', 'target'), _numbers),
   'code': (('tests',), _tests),
 }

@@ -4,6 +4,7 @@
 from collections.abc import Callable
 import dataclasses
 import importlib
+from importlib import metadata
 import os
 
 from score_jax.core_types import Graded
@@ -56,10 +57,20 @@ class GraderEntry:
   load: Callable[[GradingSpec], LoadedGrader]  # raises UserError where it is not safe
   out_of_process: bool
   votes: bool = True  # whether a majority of answers means something
+  references: str = ''  # the grader for whose references it is; '': itself
 
 
 def _function(module: str) -> Callable[[GradingSpec], LoadedGrader]:
   return lambda spec: LoadedGrader(importlib.import_module(f'score_jax.graders.{module}').grade)
+
+
+def _math_verify(spec: GradingSpec) -> LoadedGrader:
+  try:
+    from score_jax.graders import math_verify
+  except ImportError as error:
+    remedy = "pip install 'score_jax[math-verify]', or use grader 'math'"
+    raise ConfigError(f"grader 'math_verify' needs the package math-verify ({error}): {remedy}") from error
+  return LoadedGrader(math_verify.grade, f'answers are compared by math-verify {metadata.version("math-verify")}')
 
 
 def _code(spec: GradingSpec) -> LoadedGrader:
@@ -75,6 +86,7 @@ GRADERS: dict[str, GraderEntry] = {
   'text': GraderEntry(_function('text'), out_of_process=False),
   'countdown': GraderEntry(_function('countdown'), out_of_process=False),  # numbers in at most 4,096 characters
   'math': GraderEntry(_function('math'), out_of_process=True),
+  'math_verify': GraderEntry(_math_verify, out_of_process=True, references='math'),
   'code': GraderEntry(_code, out_of_process=True, votes=False),
 }
 
@@ -90,6 +102,11 @@ def entry(name: str, content: bytes | None = None) -> GraderEntry:
   if name not in GRADERS:
     raise ConfigError(f'grader {name!r} is unknown; use one of {", ".join(GRADERS)}, or FILE.py:FUNCTION')
   return GRADERS[name]
+
+
+def references_of(name: str) -> str:
+  """Returns the grader for whose references a grader of the table is."""
+  return entry(name).references or name
 
 
 def _reward_function(source: user_file.UserFunction, spec: GradingSpec) -> LoadedGrader:

@@ -21,7 +21,7 @@ class WeightedGrader:
 
   graders: dict[str, Grader]
   weights: dict[str, float]  # of the same names
-  verifier: str  # the built-in grader among them; '': none
+  verifier: str  # the built-in grader among them that decides; '': none
   correct_at: float
   source: str = ''  # the task's name
   messages: bool = False  # whether turns are given as messages, not as text
@@ -38,7 +38,7 @@ class WeightedGrader:
     """Returns the verdict and score of each item, in their order."""
     columns = []
     for name, grader in self.graders.items():
-      given = [(each['reference'] if name == self.verifier else each, text) for each, text in items]
+      given = [(each['reference'] if name in registry.GRADERS else each, text) for each, text in items]
       columns.append(grader.grade(given))
     rows = [dict(zip(self.graders, row, strict=True)) for row in zip(*columns, strict=True)]
     return [combined(row, self.weights, self.verifier, self.correct_at) for row in rows]
@@ -73,7 +73,7 @@ def open_grader(
   if not rewards:
     return pool.open_grader(verifier, spec)
   built_in = [name for name in rewards if not user_file.is_user_function(name)]
-  if wrong := [name for name in built_in if name != verifier]:
+  if wrong := [name for name in built_in if not _fits(name, verifier)]:
     remedy = f'; this task is graded by {verifier!r}' if verifier else '; this task has no gold answers'
     raise ConfigError(f'config.task.rewards names {wrong[0]!r}{remedy}, or name FILE.py:FUNCTION')
   weights = {label(name): weight for name, weight in rewards.items()}
@@ -92,6 +92,12 @@ def open_grader(
   return WeightedGrader(graders, weights, decides, correct_at, source, messages, told)
 
 
+def _fits(name: str, verifier: str) -> bool:
+  """Returns whether a built-in grader takes the references of another."""
+  known = name in registry.GRADERS and verifier in registry.GRADERS
+  return known and registry.references_of(name) == registry.references_of(verifier)
+
+
 def label(name: str) -> str:
   """Returns what columns call a reward: 'math', 'my_rewards.py:grade'."""
   return name.rpartition('/')[2]
@@ -106,7 +112,7 @@ def combined(row: Mapping[str, Graded], weights: Mapping[str, float], verifier: 
   seconds = sum(graded.seconds for graded in row.values())
   if failed := [graded for graded in row.values() if graded.verdict == Verdict.ERROR]:
     return Graded(Verdict.ERROR, failed[0].answer, seconds)
-  parts = {name: _part(graded, name == verifier) for name, graded in row.items()}
+  parts = {name: _part(graded, name in registry.GRADERS) for name, graded in row.items()}
   parts = {name: score for name, score in parts.items() if score is not None}
   if not parts:
     return Graded(Verdict.ERROR, 'every reward left this row out', seconds)

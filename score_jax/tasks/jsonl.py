@@ -68,11 +68,11 @@ def _graded_by(task: Any) -> JsonlSpec:
 
 
 def reference(row: data_files.Row, spec: JsonlSpec) -> dict:
-  """Returns what the verifier needs; for math with the question, which is no answer."""
+  """Returns what the verifier needs; for mathematics with the question, which is no answer."""
   if not spec.verifier:
     return dict(answer=json.loads(json.dumps(row.fields.get(spec.answer), default=str)))
   value, where = row.value(spec.answer), f'{row.where}: column {spec.answer!r}'
-  if spec.verifier == 'math' and not isinstance(value, dict):
+  if registry.references_of(spec.verifier) == 'math' and not isinstance(value, dict):
     value = dict(answer=value, question=row.text(spec.question))
   return references.make(spec.verifier, value, where)
 
