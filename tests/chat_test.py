@@ -597,6 +597,13 @@ def test_stops_are_end_of_turn_and_the_generation_configs_eos_ids(eos, extra, tm
   assert made.stops == tuple(sorted({1} | extra))
 
 
+def test_stop_strings_of_a_folder_are_told_once(tmp_path, caplog):
+  settings = tmp_path / 'generation_config.json'
+  settings.write_text(json.dumps(dict(eos_token_id=5, stop_strings=['Question:'])))
+  assert opened(chatml_tokenizer(), tmp_path).stops == (1, 5)
+  assert caplog.text.count(f"{settings}: stop_strings = ['Question:'] end no attempt") == 1
+
+
 @pytest.mark.parametrize(
   ('config', 'generation', 'extra'),
   [

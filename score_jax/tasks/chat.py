@@ -154,6 +154,7 @@ def open_chat(
 
   template = Template(tokenizer, tokenizer.chat_template or '', date, dict(template_kwargs or {}))
   chat = _proved(template, prove)
+  _tell_stop_strings(folder / 'generation_config.json')
   chat.check_text('config.task.system', system)
   for instruction in instructions:
     chat.check_text('config.task.instruction', instruction)
@@ -246,6 +247,12 @@ def _generation_stops(folder: pathlib.Path, tokenizer: Any) -> set[int]:
   """Returns where transformers stops, and the tokenizer's own end."""
   ids = _stop_ids(folder / 'generation_config.json') or _stop_ids(folder / 'config.json')
   return {*ids, tokenizer.eos_token_id} - {None}
+
+
+def _tell_stop_strings(path: pathlib.Path) -> None:
+  if strings := tokenizers.read_settings(path).get('stop_strings'):
+    remedy = 'attempts end at the ids of eos_token_id and at their budgets (docs/tasks.md, where an attempt ends)'
+    logging.warning('%s: stop_strings = %.80r end no attempt: %s', path, strings, remedy)
 
 
 def _stop_ids(path: pathlib.Path) -> list[int]:
