@@ -179,6 +179,16 @@ def test_reads_the_program_out_of_what_surrounds_it(grader, text):
     (f'import numpy\n{DOUBLE}', WRONG),  # before the function it fails as it does in Python
     (f'{DOUBLE}\nraise SystemExit', WRONG),
     (f'{DOUBLE}\n{WORSE}\nprint("', WRONG),  # of two functions the second one counts
+    (f'{WORSE}\n{DOUBLE[:-3]}(', WRONG),
+    (f'{WORSE}\nassert double(2) == 4\nprint("', WRONG),
+    (f'1 / 0\n{DOUBLE}\nprint("', WRONG),  # a cut behind it hides no failure before it
+    (f'{DOUBLE}\nimport os\nos._exit(0)', WRONG),
+    (f'{DOUBLE}\nexec("def double(x): return 5")\n1 / 0', WRONG),  # what is overwritten stays so
+    (f'{DOUBLE}\ndel double\nprint("', WRONG),
+    (f'{DOUBLE}\nif double:\n  double = len\n', WRONG),
+    (f'{DOUBLE}\nfrom nowhere import double\n', WRONG),
+    (f'{WORSE}\nAssertionError = Exception\n', WRONG),
+    (f'```python\n{WORSE}```\n```python\n{DOUBLE}\nx = (\n', WRONG),  # an open block does not replace a complete one
   ],
 )
 def test_what_is_no_program_stays_none(grader, text, verdict):
