@@ -69,19 +69,24 @@ def test_two_surrogates_are_not_one_character():
 
 
 def test_what_is_not_plain_stays_and_is_referred_to():
-  kept = []
+  kept, copies = [], []
 
   def refer(value: object) -> codec.Ref:
     kept.append(value)
     return codec.Ref(len(kept) - 1)
+
+  def revive(ref: codec.Ref, copy: object = None) -> object:
+    copies.append(copy)
+    return kept[ref.key]
 
   class Sum(int):
     pass
 
   values = [object(), Sum(5), print, {1: {2: Sum}}, type('int', (), {})]
   data = codec.dumps(values, 10_000, refer)
-  assert codec.loads(data, lambda ref: kept[ref.key]) == values
+  assert codec.loads(data, revive) == values
   assert len(kept) == 5
+  assert copies == [None, 5, None, None, None] and type(copies[1]) is int
   with pytest.raises(codec.CodecError, match='Sum is not plain data'):
     codec.dumps(Sum(5), 100)
 
