@@ -127,6 +127,7 @@ def test_identity_leaves_out_length_folders_and_intervals():
     },
     **{'faults.kl_limit': 9.0, 'faults.grace_seconds': 1.0, 'faults.forget_best': True},
     **{'report.rows': 0, 'report.stop_on': ('copies',)},
+    **{'task.unreadable_golds': 0.5, 'task.jsonl.solution': 'code'},
     **{'sampling.decode_slots': 2, 'batch.pack': True, 'model.remat': 'full', 'compile_cache': ''},
   )
   assert configs.identity(same) == base

@@ -137,6 +137,9 @@ def identity(run: RunConfig) -> dict[str, Any]:
   # What is trained on is known by its hash, wherever its files lie; held-out problems decide nothing.
   for field in ('data', 'evaluate', 'reward', 'rewards'):
     chosen['task'].pop(field)
+  # What data are tried by, and refused.
+  chosen['task'].pop('unreadable_golds')
+  chosen['task']['jsonl'].pop('solution')
   if user_file.is_user_function(run.task.name):
     chosen['task']['name'] = 'own'
   chosen['rewards'] = {weighted.label(name): _reward_identity(name, w) for name, w in run.task.reward_weights.items()}
