@@ -31,7 +31,7 @@ HUMANEVAL = dict(
 
 def mbpp_row(number):
   tests = [f'assert f() == {number}']
-  return dict(text=f'Task {number}.', code='def f(): pass', task_id=number, test_setup_code='', test_list=tests)
+  return dict(text=f'Task {number}.', code=f'def f(): return {number}', task_id=number, test_setup_code='', test_list=tests)
 
 
 ROWS = {  # task -> training rows, held-out rows
