@@ -41,7 +41,7 @@ def checked(run_config):
   """Returns the grader's description, once the solutions have passed."""
   task = tasks.open_task(run_config.task)
   with contextlib.closing(grading.open_grader(run_config, task)) as grader:
-    grading.check_solutions(run_config, task, grader)
+    grading.check_solutions(run_config, task.verifier, task.listed, grader)
     return grader.description
 
 
@@ -78,7 +78,7 @@ def test_one_host_of_several_tries_them(tmp_path, monkeypatch):
   task = tasks.open_task(run_config.task)
   for main, graded in ((False, 0), (True, 2)):
     monkeypatch.setattr(hosts, 'is_main', lambda main=main: main)
-    grading.check_solutions(run_config, task, grader)
+    grading.check_solutions(run_config, task.verifier, task.listed, grader)
     assert grader.graded == graded
 
 

@@ -30,8 +30,8 @@ HUMANEVAL = dict(
 
 
 def mbpp_row(number):
-  tests = [f'assert f() == {number}']
-  return dict(text=f'Task {number}.', code=f'def f(): return {number}', task_id=number, test_setup_code='', test_list=tests)
+  code, tests = f'def f(): return {number}', [f'assert f() == {number}']
+  return dict(text=f'Task {number}.', code=code, task_id=number, test_setup_code='', test_list=tests)
 
 
 ROWS = {  # task -> training rows, held-out rows

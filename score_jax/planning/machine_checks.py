@@ -124,7 +124,7 @@ def _grading(config: RunConfig) -> str:
   task = open_task(config.task)
   graders = list(config.task.reward_weights) or [task.verifier]
   with contextlib.closing(grading.open_grader(config, task)) as grader:
-    grading.check_solutions(config, task, grader)
+    grading.check_solutions(config, task.verifier, task.listed, grader)
     return f'grader {", ".join(graders)} opens{grader.description and f"; {grader.description}"}'
 
 

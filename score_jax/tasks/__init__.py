@@ -29,9 +29,8 @@ def open_task(task: Any) -> Task:
   kept = any(map(user_file.is_user_function, task.reward_weights))
   opened = _opened(task)
   if opened.verifier == 'math':
-    listed = [p for part in (opened.train, opened.heldout) if isinstance(part, ProblemList) for p in part.problems]
-    golds = [problem.reference for problem in listed]
-    references.check_readable([p.id for p in listed], golds, task.unreadable_golds, 'config.task.unreadable_golds')
+    names, golds = [p.id for p in opened.listed], [p.reference for p in opened.listed]
+    references.check_readable(names, golds, task.unreadable_golds, 'config.task.unreadable_golds')
   return with_rows(opened, kept)
 
 

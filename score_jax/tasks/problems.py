@@ -73,6 +73,11 @@ class Task:
   heldout: Problems
   verifier: str  # a name of graders.registry.GRADERS; '': the references are for reward functions alone
 
+  @property
+  def listed(self) -> list[Problem]:
+    """All problems that are listed, of both splits."""
+    return [p for part in (self.train, self.heldout) if isinstance(part, ProblemList) for p in part.problems]
+
   def problem(self, seed: int, split: str, index: int) -> Problem:
     """Returns a problem of 'train' or 'heldout', the same on every machine."""
     return self.problems(seed, split, [index])[0]

@@ -148,7 +148,7 @@ def evaluate_folder(
   problems = list({problem.id: problem for problem in problems}.values())
   # Before the devices: grader processes begin with nothing of them.
   with contextlib.closing(grading.open_grader(config, task)) as grader:
-    grading.check_solutions(config, task, grader)
+    grading.check_solutions(config, task.verifier, problems, grader)
     preflight.check_hosts(config, task)
     mesh = meshes.make_mesh(**vars(config.mesh))
     folder, first = hf.folder_of(config.model.path), None

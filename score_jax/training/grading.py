@@ -16,7 +16,7 @@ from score_jax.graders.weighted import WeightedGrader
 from score_jax.parallel import hosts
 from score_jax.sampling.sampler import Sampler
 from score_jax.states import Rollout
-from score_jax.tasks import ProblemList, Task
+from score_jax.tasks import Task
 
 _MOST_TOLD = 20  # failures of reward functions that a process reports one by one
 
@@ -63,15 +63,14 @@ def open_grader(config: RunConfig, task: Task) -> Grader:
   )
 
 
-def check_solutions(config: RunConfig, task: Task, grader: Grader) -> None:
+def check_solutions(config: RunConfig, verifier: str, problems: Sequence[Problem], grader: Grader) -> None:
   """Tries the tests of programs by their solutions, on host 0 alone; not where reward functions replace the tests.
 
   Raises DataError: too many tests refuse theirs.
   """
   programs = grader.graders.get('code') if isinstance(grader, WeightedGrader) else grader
-  listed = [p for part in (task.train, task.heldout) if isinstance(part, ProblemList) for p in part.problems]
-  solved = [problem for problem in listed if problem.solution]
-  if task.verifier == 'code' and programs and solved and hosts.is_main():
+  solved = [problem for problem in problems if problem.solution]
+  if verifier == 'code' and programs and solved and hosts.is_main():
     golds = [(problem.reference, problem.solution) for problem in solved]
     names, most = [problem.id for problem in solved], config.task.unreadable_golds
     references.check_solvable(names, golds, programs.grade, most, 'config.task.unreadable_golds')

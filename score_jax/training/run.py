@@ -179,7 +179,7 @@ def open_run(
   if grader.description and hosts.is_main():
     print(grader.description, flush=True)
   try:
-    grading.check_solutions(config, task, grader)
+    grading.check_solutions(config, task.verifier, task.listed, grader)
     preflight.check_hosts(config, task)
     return _opened(config, workdir, task, grader, before_loading)
   except BaseException:
