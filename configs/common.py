@@ -87,7 +87,8 @@ def task() -> ConfigDict:
   # task's own verifier, and the reward is 1 for a correct attempt.
   task.reward = ''
   task.rewards = ''  # several with weights, instead: "{'math': 1.0, 'my_rewards.py:brevity': 0.1}"
-  # The share of golds without a value for verifier math, such as names, above which data are refused.
+  # The share of golds without a value for verifier math, such as names, or of tests that refuse their solution, above
+  # which data are refused.
   task.unreadable_golds = 0.1
   task.correct_at = 1.0  # score from which an attempt is correct; a built-in verifier among the rewards decides itself
   task.reward_format = 'text'  # what functions of TRL's form get: 'text', or lists of 'messages'
