@@ -24,16 +24,17 @@ _SEED = 20240919
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-  """Answers of one method, one conversation a problem."""
+  """Answers of one method."""
 
-  right: np.ndarray  # bool [S, P, A]: seeds, problems, attempts
+  right: np.ndarray  # bool [S, P, A], or [S, P, K, A]: seeds, problems, conversations on each, attempts
 
   def figures(self) -> dict[str, np.ndarray]:
     """Returns f32 [S, P] by name: acc_t1 .. acc_tA, delta, i_to_c, c_to_i."""
     right = self.right.astype(np.float32)
     first, last = right[..., 0], right[..., -1]
     accuracies = {f'acc_t{i + 1}': right[..., i] for i in range(right.shape[-1])}
-    return accuracies | dict(delta=last - first, i_to_c=(1 - first) * last, c_to_i=first * (1 - last))
+    every = accuracies | dict(delta=last - first, i_to_c=(1 - first) * last, c_to_i=first * (1 - last))
+    return {name: x.mean(axis=2) if x.ndim == 3 else x for name, x in every.items()}
 
 
 def answers(rows: Mapping[str, Sequence[Sequence[Row]]]) -> tuple[dict[str, Answers], int, int]:

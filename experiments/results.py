@@ -29,7 +29,7 @@ def page(summary: Summary, figures: str, drawn: Sequence[str], remarks: str = ''
   """
   parts = [
     f'# Results: {summary["suite"]}',
-    _paragraph(
+    paragraph(
       'Written from `summary.json` by `python -m experiments.main`, remarks apart; [baselines.md](baselines.md) '
       'defines the methods.'
     ),
@@ -37,11 +37,11 @@ def page(summary: Summary, figures: str, drawn: Sequence[str], remarks: str = ''
     '## Held-out problems, greedy',
     _about(summary),
     table(summary, 'greedy'),
-    _differences(summary, 'greedy'),
+    differences(summary, 'greedy'),
     remarks.strip(),
     '## Sampled, T=1',
     table(summary, 'sampled'),
-    _differences(summary, 'sampled'),
+    differences(summary, 'sampled'),
     _paper(summary),
     '## Budgets',
     _budgets(summary),
@@ -64,18 +64,18 @@ def table(summary: Summary, decoding: str) -> str:
   for method in summary['methods'].values():
     figures, last = method[decoding], method['attempts']
     first, second, to_right, to_wrong = (
-      _share(figures[name]['mean']) for name in ('acc_t1', f'acc_t{last}', 'i_to_c', 'c_to_i')
+      share(figures[name]['mean']) for name in ('acc_t1', f'acc_t{last}', 'i_to_c', 'c_to_i')
     )
     second += '' if last == 2 else f' (t{last})'
-    delta = _points(figures['delta'])
+    delta = points(figures['delta'])
     rows.append((method['title'], first, second, *delta, to_right, to_wrong, str(len(method['seeds']))))
-  return _markdown(head, rows)
+  return markdown(head, rows)
 
 
 def _about(summary: Summary) -> str:
   problems, left_out = summary['problems']['counted'], summary['problems']['left_out']
   without = f' {left_out} more were left out because the grader failed on them.' if left_out else ''
-  return _paragraph(
+  return paragraph(
     f'Accuracies in percent of {problems:,} problems, mean over seeds; i->c and c->i are shares of all problems, from '
     f'the first attempt to the last.{without} Intervals are 95 %, by the bootstrap over seeds and problems '
     '(`experiments/counting.py`). Of each run the checkpoint with the highest Stage II return on training problems is '
@@ -90,35 +90,35 @@ def _incomplete(summary: Summary) -> str:
   return f'**Incomplete.** Not run yet: {missing}.'
 
 
-def _differences(summary: Summary, decoding: str) -> str:
+def differences(summary: Summary, decoding: str) -> str:
   rows = []
   for method in summary['methods'].values():
     if difference := method[decoding].get('difference'):
       shown = (difference.get(name) for name in ('delta', 'acc_t1', 'acc_t2'))
-      cells = [_points(one) if one else ('', '') for one in shown]
+      cells = [points(one) if one else ('', '') for one in shown]
       rows.append((method['title'], *itertools.chain(*cells)))
   if not rows:
     return ''
   title = summary['methods'][summary['reference']]['title']
   head = (f'minus {title}', 'delta', '95 %', 'Acc@t1', '95 %', 'Acc@t2', '95 %')
-  return f'Differences to {title} on the same problems, in points, {decoding}:\n\n{_markdown(head, rows)}'
+  return f'Differences to {title} on the same problems, in points, {decoding}:\n\n{markdown(head, rows)}'
 
 
 def _paper(summary: Summary) -> str:
   rows = []
   for method in (method for method in summary['methods'].values() if method['paper']):
     first, last, delta = method['paper']
-    here = (_share(method['greedy'][name]['mean']) for name in ('acc_t1', f'acc_t{method["attempts"]}'))
+    here = (share(method['greedy'][name]['mean']) for name in ('acc_t1', f'acc_t{method["attempts"]}'))
     paper = (f'{first:.1f}', f'{last:.1f}', f'{delta:+.1f}')
-    rows.append((method['title'], *paper, *here, _points(method['greedy']['delta'])[0]))
+    rows.append((method['title'], *paper, *here, points(method['greedy']['delta'])[0]))
   if not rows:
     return ''
   head = ('method', 'paper t1', 'paper t2', 'paper delta', 'here t1', 'here t2', 'here delta')
-  about = _paragraph(
+  about = paragraph(
     f'The paper: {summary["paper"]}. Another task and another kind of model: compare the order of methods and the '
     'signs, not the values.'
   )
-  return f'## Beside the paper\n\n{about}\n\n{_markdown(head, rows)}'
+  return f'## Beside the paper\n\n{about}\n\n{markdown(head, rows)}'
 
 
 def _budgets(summary: Summary) -> str:
@@ -137,20 +137,20 @@ def _budgets(summary: Summary) -> str:
       )
     )
   notes = [f'{m["title"]}: {m["note"]}.' for m in summary['methods'].values() if m['note']]
-  return _markdown(head, rows) + ('\n\n' + _paragraph(' '.join(notes)) if notes else '')
+  return markdown(head, rows) + ('\n\n' + paragraph(' '.join(notes)) if notes else '')
 
 
 def _attempts(summary: Summary, extra: Summary) -> str:
   longest = max(len(one['accuracy']) for one in extra.values())
   head = ('method', *(f't{i + 1}' for i in range(longest)))
   titles = (summary['methods'][name]['title'] for name in extra)
-  rows = [(title, *map(_share, one['accuracy'])) for title, one in zip(titles, extra.values(), strict=True)]
-  return _markdown(head, rows)
+  rows = [(title, *map(share, one['accuracy'])) for title, one in zip(titles, extra.values(), strict=True)]
+  return markdown(head, rows)
 
 
 def _made(summary: Summary) -> str:
   versions = ', '.join(f'{name} {version}' for name, version in summary['versions'].items())
-  about = _paragraph(
+  about = paragraph(
     f"This command and those of `commands.txt`, which has every job's, are of score_jax "
     f'{summary["versions"]["score_jax"]}. {summary["machine"]}; {summary["seconds"] / 3600:.1f} hours of jobs, several '
     f'at once. Python {summary["python"]}, {versions}. `evaluations.json` beside `summary.json` has every count, '
@@ -165,18 +165,18 @@ def commands(summary: Summary) -> str:
   return ''.join(f'{name}: {text}\n' for name, text in summary['commands'].items())
 
 
-def _paragraph(text: str) -> str:
+def paragraph(text: str) -> str:
   return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return '\n'.join('| ' + ' | '.join(line) + ' |' for line in (head, ['---'] * len(head), *rows))
 
 
-def _share(value: float) -> str:
+def share(value: float) -> str:
   return f'{100 * value:.1f}'
 
 
-def _points(figure: Summary) -> tuple[str, str]:
+def points(figure: Summary) -> tuple[str, str]:
   low, high = figure['interval']
   return f'{100 * figure["mean"]:+.1f}', f'{100 * low:+.1f} .. {100 * high:+.1f}'
