@@ -285,19 +285,23 @@ def test_with_the_question_its_expressions_are_not_paid(question, gold, response
   assert grade({'answer': gold, 'question': 'Another question.'}, response).verdict == Verdict.CORRECT
 
 
+OURS = ('score_jax.core_types.', 'score_jax.graders.math', 'score_jax.graders.thinking')
+
+
 @pytest.mark.parametrize(
   'path', sorted(pathlib.Path(math.__file__).parent.rglob('*.py')), ids=lambda path: f'{path.parent.name}/{path.name}'
 )
 def test_nothing_is_evaluated_and_nothing_else_imported(path):
   allowed = {
-    *('collections.abc', 'contextlib', 'dataclasses', 'flint', 'fractions', 'functools', 'math', 're', 'threading'),
-    *('typing', 'unicodedata', 'zlib'),
+    *('collections', 'collections.abc', 'contextlib', 'dataclasses', 'flint', 'fractions', 'functools', 'math', 're'),
+    *('threading', 'typing', 'unicodedata', 'zlib'),
   }
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Import):
       assert {alias.name for alias in node.names} <= allowed
     elif isinstance(node, ast.ImportFrom):
-      assert node.module in allowed or node.module.startswith(('score_jax.core_types', 'score_jax.graders.math'))
+      names = {f'{node.module}.{alias.name}' for alias in node.names}
+      assert node.module in allowed or all(name.startswith(OURS) for name in names)
     elif isinstance(node, ast.Name):
       assert node.id not in {'eval', 'exec', 'compile', 'open', '__import__', 'getattr', 'globals'}
 

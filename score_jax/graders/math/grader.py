@@ -19,6 +19,7 @@ from score_jax.graders.math.parser.answers import choice, read
 from score_jax.graders.math.parser.clean import clean, decimal_comma
 from score_jax.graders.math.parser.values import Choice, Scalar, Sequence, symbol
 
+_CHOICES = 'ABCD'
 _SHOWN = 200  # characters of an answer in Graded
 
 
@@ -55,11 +56,12 @@ def judge(gold: str, answer: str, question: str = '') -> Verdict:
     given = lettered.value
   if wanted == given:
     return Verdict.CORRECT
-  if question and echoes(question, wanted, given, answer):
-    return Verdict.WRONG
   comparison = Comparison(Scalars(budget.Budget()), question)
   try:
-    same = any(comparison.same(*pair) for pair in _readings(gold, answer, wanted, given))
+    same = any(
+      comparison.same(*pair) and not (question and echoes(comparison, *pair, answer))
+      for pair in _readings(gold, answer, wanted, given)
+    )
     return Verdict.CORRECT if same else Verdict.WRONG
   except budget.Unreadable:
     return Verdict.WRONG
@@ -68,8 +70,13 @@ def judge(gold: str, answer: str, question: str = '') -> Verdict:
 
 
 def _readings(gold: str, answer: str, wanted, given):
-  """Yields the two values, then other readings: letter or value of a choice, a comma as decimal, as separator."""
+  """Yields the two values, then other readings: letter or value of a choice, a comma as decimal, as separator.
+
+  The letter of a choice may be small where it stands alone: c for C, but not z = c.
+  """
   yield wanted, given
+  if any(wanted == Scalar(symbol(letter)) and given == Scalar(symbol(letter.lower())) for letter in _CHOICES):
+    yield wanted, wanted
   for one, other in ((choice(gold), given), (wanted, choice(answer))):
     if isinstance(one, Choice):
       yield one.value, other

@@ -86,8 +86,6 @@ class Comparison:
       return self.percent_and_number(gold, answer)
     if self.equal(gold.node, answer.node) or self.same_but_constant(gold.node, answer.node):
       return True
-    if gold.node.kind == answer.node.kind == 'sym' and gold.node.args[0] in 'ABCD':  # the letter of a choice
-      return gold.node.args[0] == answer.node.args[0].upper()
     if vectors.components(self.scalars, gold.node):
       return self.same_vector(gold, vectors.components(self.scalars, vectors.with_unit_vectors(answer.node)))
     if (gold.unit == 'degree') != (answer.unit == 'degree'):

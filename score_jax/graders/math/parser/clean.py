@@ -73,7 +73,7 @@ def unwrap(text: str) -> str:
   """Takes delimiters, emphasis, quotation marks and a full stop off."""
   while True:
     before = text
-    text = text.strip().rstrip('.,;:!?' if not text.endswith('!') else '.,;:?').strip()
+    text = text.strip().rstrip('.,;:?').strip()
     text = text.removesuffix('\\')
     if text.count('"') == 1:
       text = text.strip('"')
