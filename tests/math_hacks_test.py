@@ -37,6 +37,18 @@ HACKS = r"""
 5 ## \boxed{4\ 5}
 5 ## \boxed{4 \quad 5}
 5 ## \boxed{[1, 10]}
+C ## \boxed{(C)+1}
+C ## \boxed{\text{(C)}+1}
+C ## \boxed{(C) (D)}
+C ## \boxed{(C)(D)}
+C ## \boxed{C. 3 or D. 4}
+C ## \boxed{(C) 3 or (D) 4}
+C ## \boxed{(C) is wrong}
+C ## \boxed{(C) D}
+C ## \boxed{(C) 3, 4}
+C ## \boxed{\textbf{(C)} 5 \textbf{(D)} 6}
+C ## \boxed{z = c}
+C ## \boxed{(C) = D}
 5 ## \boxed{1 \text{ to } 10}
 5 ## \boxed{1-10}
 5 ## \boxed{x \in \{4,5\}}

@@ -32,7 +32,11 @@ _REMARK = re.compile(
   r'(.*[0-9a-zA-Z})]) *\( ?((?:\\text ?\{)?[a-zA-Z][a-zA-Z .]+\}?'
   r'|[a-zA-Z] ?(?:[<>]|\\(?:[lg]eq?|neq?)(?![a-z])) ?-?[0-9]+) ?\)'
 )
-_CHOICE = re.compile(r'(?:\\(?:text|textbf|mathrm|mathbf) ?\{ ?)?(?:\(([A-J])\)|([A-J])[.):](?= )) ?\}? *(\S.*)')
+_CHOICE = re.compile(
+  r'(?:\\(?:text|textbf|mathrm|mathbf) ?\{ ?)?(?:\(([A-J])\)|([A-J])[.):](?= )) ?\}?'
+  r'(?!-| *(?:- |[+*/^_!%,;:&=<>|]|\\(?:pm|mp|cdot|times|div|le|ge|ne|approx)(?![a-z]))) *(\S.*)'
+)
+_LETTER = re.compile(r'(?<![\w\\])[A-J](?:\)|[.:] |\}|$)')  # another choice's
 _WORD_LIMIT = 200  # characters of an answer in words
 
 
@@ -79,12 +83,14 @@ def _special(source: str):
 def choice(text: str) -> values.Choice | None:
   """Returns letter and value of `(E) 12`, `\\textbf{(E)}\\ 12`, `E. 12`; else None."""
   match = _CHOICE.fullmatch(clean(text))
-  if not match:
+  if not match or _LETTER.search(match[3]) or _REFUSED_WORDS.search(match[3]):
     return None
   try:
-    return values.Choice(match[1] or match[2], read_clean(match[3], 1))
+    value = read_clean(match[3], 1)
   except budget.Unreadable:
     return None
+  hedge = isinstance(value, values.Sequence) and value.kind == 'list'
+  return None if hedge else values.Choice(match[1] or match[2], value)
 
 
 def _in_words(source: str) -> values.Text:
