@@ -5,6 +5,7 @@
 may cost; docs/math.md lists what counts as the same answer.
 """
 
+from fractions import Fraction
 import functools
 import re
 
@@ -17,9 +18,10 @@ from score_jax.graders.math.extract import extract
 from score_jax.graders.math.golds import gold_text
 from score_jax.graders.math.parser.answers import choice, read
 from score_jax.graders.math.parser.clean import clean, decimal_comma
-from score_jax.graders.math.parser.values import Choice, Scalar, Sequence, symbol
+from score_jax.graders.math.parser.values import Choice, Scalar, Sequence, number, symbol
 
 _CHOICES = 'ABCD'
+_THOUSANDS = re.compile('([0-9]+(?:[.][0-9]+)?)[kK]')
 _SHOWN = 200  # characters of an answer in Graded
 
 
@@ -70,7 +72,7 @@ def judge(gold: str, answer: str, question: str = '') -> Verdict:
 
 
 def _readings(gold: str, answer: str, wanted, given):
-  """Yields the two values, then other readings: letter or value of a choice, a comma as decimal, as separator.
+  """Yields the two values, then other readings: a choice's letter or value, 70k as 70,000, a comma as decimal or separator.
 
   The letter of a choice may be small where it stands alone: c for C, but not z = c.
   """
@@ -85,6 +87,9 @@ def _readings(gold: str, answer: str, wanted, given):
       yield one, other.value
       yield one, Scalar(symbol(other.letter))
   gold, answer = clean(gold), clean(answer)
+  thousands = _THOUSANDS.fullmatch(answer)
+  if thousands:
+    yield wanted, Scalar(number(Fraction(thousands[1]) * 1000))
   if '.' in gold and decimal_comma(answer) != answer:
     yield wanted, _value(decimal_comma(answer))
   if ',' in gold and isinstance(given, Sequence) and not isinstance(wanted, Sequence):

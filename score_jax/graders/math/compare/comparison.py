@@ -76,6 +76,8 @@ class Comparison:
   def same_scalar(self, gold: values.Scalar, answer: values.Scalar) -> bool:
     if gold.unit and answer.unit and gold.unit != answer.unit:
       return False
+    if (gold.percent and answer.unit) or (gold.unit and answer.percent):
+      return False
     if gold.side and answer.side and gold.side != answer.side:
       return False
     if answer.magnitude and not gold.magnitude and self.asks(answer.magnitude):
