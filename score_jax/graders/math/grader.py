@@ -48,14 +48,11 @@ def grade(reference: dict, text: str) -> Graded:
 
 def judge(gold: str, answer: str, question: str = '') -> Verdict:
   """Returns the verdict on an extracted answer."""
-  wanted, given = _value(gold), _value(answer)
+  wanted, given = _value_or_choice(gold), _value_or_choice(answer)
   if wanted is None:  # only the same spelling is the same answer
     return Verdict.CORRECT if spelling(gold) == spelling(answer) != '' else Verdict.WRONG
   if given is None:
-    lettered = choice(answer)
-    if not lettered:
-      return Verdict.UNPARSED
-    given = lettered.value
+    return Verdict.UNPARSED
   if wanted == given:
     return Verdict.CORRECT
   comparison = Comparison(Scalars(budget.Budget()), question)
@@ -72,7 +69,7 @@ def judge(gold: str, answer: str, question: str = '') -> Verdict:
 
 
 def _readings(gold: str, answer: str, wanted, given):
-  """Yields the two values, then other readings: a choice's letter or value, 70k as 70,000, a comma as decimal or separator.
+  """Yields the two values, then others: a choice's letter or value, 70k as 70,000, a comma as decimal or separator.
 
   The letter of a choice may be small where it stands alone: c for C, but not z = c.
   """
@@ -100,6 +97,12 @@ def _is_list(value) -> bool:
   return isinstance(value, Sequence) and value.kind != 'tuple'
 
 
+def _value_or_choice(text: str):
+  value = _value(text)
+  lettered = choice(text) if value is None else None
+  return lettered.value if lettered else value
+
+
 def _value(text: str):
   try:
     return _read(text) if len(text) <= 4 * budget.ANSWER_CHARS else None
@@ -114,7 +117,7 @@ def _read(text: str):
 
 def readable(reference: dict) -> bool:
   """Returns True if a reference has a value here; others are compared by spelling alone."""
-  return _value(gold_text(str(reference['answer']))) is not None
+  return _value_or_choice(gold_text(str(reference['answer']))) is not None
 
 
 def spelling(text: str) -> str:

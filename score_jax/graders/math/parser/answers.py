@@ -29,7 +29,7 @@ _WORDS_ALONE = re.compile(r"[^\W\d_][\w .,'()-]*")
 _FAMILY = re.compile(r'\\?\( ?([a-z]) ?\\in ?(?:\\mathbb ?\{? ?Z ?\}?|Z) ?\\?\)$')  # k pi (k in Z)
 # Behind a value, in brackets: words (a unit), or the condition under which it holds.
 _REMARK = re.compile(
-  r'(.*[0-9a-zA-Z})]) *\( ?((?:\\text ?\{)?[a-zA-Z][a-zA-Z .]+\}?'
+  r'(.*[0-9a-zA-Z})]) *\( ?((?:\\text ?\{)?[a-zA-Z][a-zA-Z .-]+\}?'
   r'|[a-zA-Z] ?(?:[<>]|\\(?:[lg]eq?|neq?)(?![a-z])) ?-?[0-9]+) ?\)'
 )
 _CHOICE = re.compile(
@@ -95,7 +95,9 @@ def choice(text: str) -> values.Choice | None:
 
 def _in_words(source: str) -> values.Text:
   flat = re.sub(' +', ' ', _INNER_TEXT.sub(r' \1 ', source)).strip()
-  if not _WORDS_ALONE.fullmatch(flat) or len(flat) > _WORD_LIMIT or not re.search('[a-zA-Z]{2}', flat):
+  if not _WORDS_ALONE.fullmatch(flat) or len(flat) > _WORD_LIMIT or not (
+    re.search('[a-zA-Z]{2}', flat) or not re.search('[a-zA-Z0-9]', flat)
+  ):
     raise budget.Unreadable
   return values.Text(words.plain_text(flat))
 
