@@ -95,8 +95,10 @@ def choice(text: str) -> values.Choice | None:
 
 def _in_words(source: str) -> values.Text:
   flat = re.sub(' +', ' ', _INNER_TEXT.sub(r' \1 ', source)).strip()
-  if not _WORDS_ALONE.fullmatch(flat) or len(flat) > _WORD_LIMIT or not (
-    re.search('[a-zA-Z]{2}', flat) or not re.search('[a-zA-Z0-9]', flat)
+  if (
+    not _WORDS_ALONE.fullmatch(flat)
+    or len(flat) > _WORD_LIMIT
+    or not (re.search('[a-zA-Z]{2}', flat) or not re.search('[a-zA-Z0-9]', flat))
   ):
     raise budget.Unreadable
   return values.Text(words.plain_text(flat))
