@@ -37,6 +37,10 @@ HACKS = r"""
 5 ## \boxed{4\ 5}
 5 ## \boxed{4 \quad 5}
 5 ## \boxed{[1, 10]}
+2k ## \boxed{2k+2, k \in \mathbb{Z}}
+2k ## \boxed{-2k, k \in \mathbb{Z}}
+2k ## \boxed{2n, n \in \mathbb{Z}}
+n ## \boxed{n+1, n \in \mathbb{Z}}
 C ## \boxed{(C)+1}
 C ## \boxed{\text{(C)}+1}
 C ## \boxed{(C) (D)}

@@ -46,9 +46,7 @@ _FINAL = re.compile(r'final answer\W{0,6}(?:\s+is\b|(?:\s|\*)*:|\s*\n)', re.IGNO
 _ANSWER = re.compile(r'\banswer\W{0,4}(?:\s+is\b|\s+are\b|\s*=|(?:\s|\*)*:)|答案(?:是|为|[:：])', re.IGNORECASE)
 _LEAD = re.compile(r'(?:(?:the )?(?:final )?answer\b\W{0,3}(?:is\b)?[ :=*]*)', re.IGNORECASE)
 _BOUNDARY = re.compile(r'[.!?:]\**\s+|\n')
-_DOUBT = re.compile(
-  r'\b(?:or|not|if|maybe|perhaps|either|between|about|per|each|step|than|first|wait)\b|\?', re.IGNORECASE
-)
+_DOUBT = re.compile(r'\b(?:or|not|if|maybe|perhaps|either|between|about|step|first|wait)\b|\?', re.IGNORECASE)
 _ANY_NUMBER = re.compile(r'(?<![\w.])[-+]?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?(?=(?:st|nd|rd|th)?(?![\w]))')
 # Two signs of currency are no formula.
 FORMULA = re.compile(
