@@ -34,7 +34,7 @@ _REMARK = re.compile(
 )
 _CHOICE = re.compile(
   r'(?:\\(?:text|textbf|mathrm|mathbf) ?\{ ?)?(?:\(([A-J])\)|([A-J])[.):](?= )) ?\}?'
-  r'(?!-| *(?:- |[+*/^_!%,;:&=<>|]|\\(?:pm|mp|cdot|times|div|le|ge|ne|approx)(?![a-z]))) *(\S.*)'
+  r'(?![-a-zA-Z]| *(?:- |[+*/^_!%,;:&=<>|]|\\(?:pm|mp|cdot|times|div|le|ge|ne|approx)(?![a-z]))) *(\S.*)'
 )
 _LETTER = re.compile(r'(?<![\w\\])[A-J](?:\)|[.:] |\}|$)')  # another choice's
 _WORD_LIMIT = 200  # characters of an answer in words
