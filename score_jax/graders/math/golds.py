@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what files give as a reference: a box, a whole solution, and the shapes of public data sets."""
+"""Reads what files give as a reference: a box, a whole solution, and the shapes of public data sets.
+
+`['12']` (DeepScaleR's minerva and olympiad files), `19 (games)` (ASDiv), `-2 < x: (-2, \\infty)` and `[x = 1, y = 5]`
+(college_math), two forms with ## between them (Odyssey), `C. 1-i` (LIMO).
+"""
 
 import re
 
