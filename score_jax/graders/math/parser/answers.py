@@ -37,6 +37,7 @@ _CHOICE = re.compile(
   r'(?![-a-zA-Z]| *(?:- |[+*/^_!%,;:&=<>|]|\\(?:pm|mp|cdot|times|div|le|ge|ne|approx)(?![a-z]))) *(\S.*)'
 )
 _LETTER = re.compile(r'(?<![\w\\])[A-J](?:\)|[.:] |\}|$)')  # another choice's
+_MULTIPLIED = re.compile(rf'(?<!\bper )\b(?:{"|".join(words.MAGNITUDES)}) *$', re.IGNORECASE)
 _WORD_LIMIT = 200  # characters of an answer in words
 
 
@@ -312,8 +313,8 @@ def _unit(tokens: list[Token]) -> str:
     raise budget.Unreadable
   joined = ' '.join(token.text for token in tokens).replace('^ { ', '^').replace('^ ', '^')
   letters = re.sub(r'\^[23]', '', joined)
-  if _REFUSED.search(letters) or len(letters.split()) > 8:
-    raise budget.Unreadable
+  if _REFUSED.search(letters) or len(letters.split()) > 8 or _MULTIPLIED.search(letters):
+    raise budget.Unreadable  # '8 feet dozen'
   percent = letters.strip().lower() in ('percent', 'pct', 'percentage', 'per cent')
   return '%' if percent else words.unit_name(joined)
 
