@@ -37,6 +37,22 @@ HACKS = r"""
 5 ## \boxed{4\ 5}
 5 ## \boxed{4 \quad 5}
 5 ## \boxed{[1, 10]}
+2k ## \boxed{2k+2, k \in \mathbb{Z}}
+2k ## \boxed{-2k, k \in \mathbb{Z}}
+2k ## \boxed{2n, n \in \mathbb{Z}}
+n ## \boxed{n+1, n \in \mathbb{Z}}
+C ## \boxed{(C)+1}
+C ## \boxed{\text{(C)}+1}
+C ## \boxed{(C) (D)}
+C ## \boxed{(C)(D)}
+C ## \boxed{C. 3 or D. 4}
+C ## \boxed{(C) 3 or (D) 4}
+C ## \boxed{(C) is wrong}
+C ## \boxed{(C) D}
+C ## \boxed{(C) 3, 4}
+C ## \boxed{\textbf{(C)} 5 \textbf{(D)} 6}
+C ## \boxed{z = c}
+C ## \boxed{(C) = D}
 5 ## \boxed{1 \text{ to } 10}
 5 ## \boxed{1-10}
 5 ## \boxed{x \in \{4,5\}}
@@ -285,19 +301,23 @@ def test_with_the_question_its_expressions_are_not_paid(question, gold, response
   assert grade({'answer': gold, 'question': 'Another question.'}, response).verdict == Verdict.CORRECT
 
 
+OURS = ('score_jax.core_types.', 'score_jax.graders.math', 'score_jax.graders.thinking')
+
+
 @pytest.mark.parametrize(
   'path', sorted(pathlib.Path(math.__file__).parent.rglob('*.py')), ids=lambda path: f'{path.parent.name}/{path.name}'
 )
 def test_nothing_is_evaluated_and_nothing_else_imported(path):
   allowed = {
-    *('collections.abc', 'contextlib', 'dataclasses', 'flint', 'fractions', 'functools', 'math', 're', 'threading'),
-    *('typing', 'unicodedata', 'zlib'),
+    *('collections', 'collections.abc', 'contextlib', 'dataclasses', 'flint', 'fractions', 'functools', 'math', 're'),
+    *('threading', 'typing', 'unicodedata', 'zlib'),
   }
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Import):
       assert {alias.name for alias in node.names} <= allowed
     elif isinstance(node, ast.ImportFrom):
-      assert node.module in allowed or node.module.startswith(('score_jax.core_types', 'score_jax.graders.math'))
+      names = {f'{node.module}.{alias.name}' for alias in node.names}
+      assert node.module in allowed or all(name.startswith(OURS) for name in names)
     elif isinstance(node, ast.Name):
       assert node.id not in {'eval', 'exec', 'compile', 'open', '__import__', 'getattr', 'globals'}
 

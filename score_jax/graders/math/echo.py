@@ -6,18 +6,18 @@ the question count, and the sides of their relations, not parts of them: a numbe
 answer.
 """
 
+from collections import Counter
 from fractions import Fraction
 import functools
 import re
 
 from score_jax.graders.math import budget
+from score_jax.graders.math.algebra.equality import Scalars
+from score_jax.graders.math.extract import FORMULA, inside
 from score_jax.graders.math.parser import values
 from score_jax.graders.math.parser.answers import read
 from score_jax.graders.math.parser.values import Node
 
-_FORMULA = re.compile(
-  r'\$\$(.{1,600}?)\$\$|(?<!\\)\$((?:[^$\\]|\\.){1,600}?)\$|\\\((.{1,600}?)\\\)|\\\[(.{1,600}?)\\\]', re.DOTALL
-)
 _DRAWING = re.compile(r'\[asy\].*?(?:\[/asy\]|\Z)', re.DOTALL)
 _PLAIN_WORK = re.compile(r'(?<![\w\\.$])[-(]*[0-9][0-9 .()+*/^!-]*[0-9)!](?![\w\\$])')
 _FORMULAS = 60  # of a question that are looked at
@@ -26,38 +26,67 @@ _OTHER_FORM = re.compile(
   re.IGNORECASE,
 )
 _REPEATING = re.compile(r'\\(?:overline|bar|dot|[lc]?dots)(?![a-z])|\.\.\.')
+_ATOMS = frozenset(('num', 'sym', 'const', 'apply'))
 _NOTHING = {'add': Fraction(0), 'mul': Fraction(1)}
 
 
-def echoes(question: str, wanted, given, answer: str) -> bool:
-  """Returns True if an answer is a formula of the question, and the reference is not.
+def echoes(comparison, wanted, given, answer: str) -> bool:
+  """Returns True if an answer that is equal to the reference is a formula of the question, and the reference is not.
+
+  Behind `F \\approx`, with a formula F, the value counts only if it is the reference by itself.
 
   Args:
-    question: the problem's text.
-    wanted: the reference's value, or None.
+    comparison: of this grading, which holds the problem's text.
+    wanted: the reference's value.
     given: the answer's value.
     answer: the answer's text.
   """
-  ours, theirs = shapes(given), shapes(wanted)
-  if not ours or set(ours) <= set(theirs):
-    return False
-  if isinstance(given, values.Relation) and not isinstance(wanted, values.Relation) and repeats_end(given, question):
+  known = formulas(comparison.question)
+  written = repeats(answer) or _OTHER_FORM.search(comparison.question) is not None
+  theirs = shapes(wanted)
+
+  def repeated(ours: tuple) -> bool:
+    return bool(ours) and not any(one in theirs for one in ours) and all(map(known_or_wrapped, ours))
+
+  def known_or_wrapped(ours: Node) -> bool:
+    stated = [one for one in known if written or not plain(one)]
+    return ours in stated or any(wraps(comparison.scalars, ours, one) for one in stated)
+
+  if not isinstance(given, values.Relation):
+    return repeated(shapes(given))
+  if repeated(shapes(given)):
     return True
-  asked = _OTHER_FORM.search(question) is not None
-  known = formulas(question)
-  return all(shape in known and (asked or not plain(shape) or repeats(answer)) for shape in ours)
-
-
-def repeats_end(given: values.Relation, question: str) -> bool:
-  """Returns True for an equation of the question, or `F = F` and `F \\approx F` with a formula F of it."""
-  if not set(given.ops) <= {'=', '~'}:
+  if isinstance(wanted, values.Relation) or not repeated(shapes(exact_end(given))):
     return False
-  known = formulas(question)
-  head = given.parts[0]
-  named = isinstance(head, values.Scalar) and _is_letter(head.node)
-  exact = given.ops.index('~') if '~' in given.ops else len(given.ops)
-  ends = shapes(given.parts[exact])
-  return (not named and given in known) or (bool(ends) and all(end in known and not plain(end) for end in ends))
+  rounded = given.parts[-1]
+  return '~' not in given.ops or repeated(shapes(rounded)) or not comparison.same(wanted, rounded)
+
+
+def exact_end(chain: values.Relation):
+  """Returns the last part before an approximation; the first of `3 = x`."""
+  exact = chain.parts[: chain.ops.index('~') + 1] if '~' in chain.ops else chain.parts
+  return chain.parts[0] if _named(exact[-1]) and not _named(chain.parts[0]) else exact[-1]
+
+
+def wraps(scalars: Scalars, whole: Node, formula: Node) -> bool:
+  """Returns True for what leaves a formula's value as it is: its square's root, 2F/2, F + y - y."""
+  if whole.kind == 'relation' or formula.kind in (*_ATOMS, 'relation'):
+    return False
+  if not (holds(whole, formula) or holds(whole, shape(Node('neg', (formula,))))):
+    return False
+  try:
+    return scalars.equal(whole, formula)
+  except budget.Unreadable:
+    return False
+
+
+def holds(node: Node, formula: Node) -> bool:
+  """Returns True if a formula is part of a tree, or some terms of a sum, some factors of a product."""
+  if node == formula:
+    return True
+  if node.kind == formula.kind and node.kind in _NOTHING and not Counter(formula.args) - Counter(node.args):
+    return True
+  return any(isinstance(arg, Node) and holds(arg, formula) for arg in node.args)
 
 
 def repeats(answer: str) -> bool:
@@ -69,19 +98,18 @@ def repeats(answer: str) -> bool:
 def formulas(question: str) -> frozenset:
   """Returns the shapes of a question's formulas, and of the arithmetic in its prose."""
   text = _DRAWING.sub(' ', question[: 20 * budget.ANSWER_CHARS])
-  spans = [next(group for group in match.groups() if group is not None) for match in _FORMULA.finditer(text)]
-  spans += [match[0] for match in _PLAIN_WORK.finditer(_FORMULA.sub(' ', text))]
-  found = set()
+  spans = [inside(match) for match in FORMULA.finditer(text)]
+  spans += [match[0] for match in _PLAIN_WORK.finditer(FORMULA.sub(' ', text))]
+  known = set()
   for span in spans[:_FORMULAS]:
     try:
       value = read(span)
     except (budget.Unreadable, budget.Exhausted):
       continue
-    found |= set(shapes(value))
+    known |= set(shapes(value))
     if isinstance(value, values.Relation):
-      found.add(value)
-      found |= {shape for part in value.parts for shape in shapes(part)}
-  return frozenset(found)
+      known |= {shape for part in value.parts for shape in shapes(part)}
+  return frozenset(known)
 
 
 def shapes(value) -> tuple:
@@ -95,16 +123,15 @@ def shapes(value) -> tuple:
   if isinstance(value, values.Relation):
     scalars = all(isinstance(part, values.Scalar) for part in value.parts)
     chain = set(value.ops) <= {'=', '~'}
-    if chain and (len(value.parts) > 2 or not scalars or _is_letter(value.parts[0].node)):
-      exact = value.ops.index('~') if '~' in value.ops else len(value.ops)
-      return shapes(value.parts[exact])
+    if chain and (len(value.parts) > 2 or not scalars or _named(value.parts[0]) or _named(value.parts[1])):
+      return shapes(exact_end(value))
     if scalars:
       return (Node('relation', (*value.ops, *(shape(part.node) for part in value.parts))),)
   return ()
 
 
-def _is_letter(node: Node) -> bool:
-  return node.kind in ('sym', 'apply')
+def _named(part) -> bool:
+  return isinstance(part, values.Scalar) and part.node.kind in ('sym', 'apply')
 
 
 def shape(node: Node) -> Node:
@@ -139,4 +166,4 @@ def plain(one: Node) -> bool:
   if one.kind == 'div':
     numbers = [arg.args[0] for arg in one.args if arg.kind == 'num' and arg.args[0].denominator == 1]
     return len(numbers) == 2 and numbers[1] != 0 and (numbers[0] / numbers[1]).denominator > 1
-  return one.kind in ('num', 'sym', 'const', 'apply')
+  return one.kind in _ATOMS

@@ -46,11 +46,10 @@ _FINAL = re.compile(r'final answer\W{0,6}(?:\s+is\b|(?:\s|\*)*:|\s*\n)', re.IGNO
 _ANSWER = re.compile(r'\banswer\W{0,4}(?:\s+is\b|\s+are\b|\s*=|(?:\s|\*)*:)|答案(?:是|为|[:：])', re.IGNORECASE)
 _LEAD = re.compile(r'(?:(?:the )?(?:final )?answer\b\W{0,3}(?:is\b)?[ :=*]*)', re.IGNORECASE)
 _BOUNDARY = re.compile(r'[.!?:]\**\s+|\n')
-_DOUBT = re.compile(
-  r'\b(?:or|not|if|maybe|perhaps|either|between|about|per|each|step|than|first|wait)\b|\?', re.IGNORECASE
-)
+_DOUBT = re.compile(r'\b(?:or|not|if|maybe|perhaps|either|between|about|step|first|wait)\b|\?', re.IGNORECASE)
 _ANY_NUMBER = re.compile(r'(?<![\w.])[-+]?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?(?=(?:st|nd|rd|th)?(?![\w]))')
-_MATH = re.compile(
+# Two signs of currency are no formula.
+FORMULA = re.compile(
   r'\$\$(.{1,600}?)\$\$|(?<!\\)\$(?![0-9]'
   r'[^$\\]*\b[a-z]{2,} [a-z]{2,}\b[^$\\]*\$)((?:[^$\\]|\\.){1,600}?)\$|\\\((.{1,600}?)\\\)|\\\[(.{1,600}?)\\\]',
   re.DOTALL,
@@ -157,8 +156,8 @@ def joined_boxes(text: str, *joints: re.Pattern) -> Boxes | None:
   if not boxes:
     return None
   boxes.reverse()
-  found = [_NAME.search(text, max(0, at - 20), at) for at, _, _ in boxes]
-  names = tuple(match[1] if match else '' for match in found)
+  before = [_NAME.search(text, max(0, at - 20), at) for at, _, _ in boxes]
+  names = tuple(match[1] if match else '' for match in before)
   contents = [content.strip() for _, _, content in boxes]
   if len(set(names)) == len(names) > 1 and all(names):
     contents = [f'{name}={content}' for name, content in zip(names, contents, strict=True)]
@@ -218,26 +217,27 @@ def within(segment: str) -> str | None:
   segment = segment.strip().strip('*').strip()
   if not segment or _NEGATED.match(segment):
     return None
-  spans = list(_MATH.finditer(segment))
-  outside = _MATH.sub(' ', segment)
+  spans = list(FORMULA.finditer(segment))
+  outside = FORMULA.sub(' ', segment)
   if len(spans) == 1 and not re.search(r'\w|%', outside):
-    return _inner(spans[0])
+    return inside(spans[0])
   number = last_number(segment)
   if number and spans and number[0] > spans[-1].start():
     return number[1]
   if spans and len(spans) == 1 and len(outside.split()) > 1:
     span = spans[0]
-    return _inner(span) + _percent_after(segment, span.end())
+    return inside(span) + _percent_after(segment, span.end())
   if spans and len(outside.split()) <= 4 * len(spans):
     return segment
   if spans:
-    return _inner(spans[-1])
+    return inside(spans[-1])
   if len(segment.split()) <= 4 or not re.search('[a-z]{3}', segment):
     return segment
   return number[1] if number else (segment if len(segment) <= _SHORT else None)
 
 
-def _inner(match: re.Match) -> str:
+def inside(match: re.Match) -> str:
+  """Returns what stands between a formula's delimiters."""
   return next(group for group in match.groups() if group is not None)
 
 
@@ -261,7 +261,7 @@ def is_value(line: str) -> bool:
   try:
     return not isinstance(read(line), Text)
   except (budget.Unreadable, budget.Exhausted):
-    return _MATH.search(line) is not None
+    return FORMULA.search(line) is not None
 
 
 def last_sentence(text: str) -> tuple[int, str] | None:
@@ -289,10 +289,10 @@ def whole(text: str) -> str | None:
   text = ' '.join(text.split())
   if not text or len(text) > _SHORT:
     return None
-  formula = _MATH.search(text)
+  formula = FORMULA.search(text)
   if formula and re.search('[a-zA-Z]{2}', text[: formula.start()]):
     return None
-  prose = re.findall(r'(?<![\\a-zA-Z])[a-zA-Z]{2,}', _MATH.sub(' ', text))
+  prose = re.findall(r'(?<![\\a-zA-Z])[a-zA-Z]{2,}', FORMULA.sub(' ', text))
   return text if len(prose) <= 2 and not _VERBS & {word.lower() for word in prose} else None
 
 
@@ -307,16 +307,16 @@ def answer_is(text: str) -> str | None:
 
 def last_math(text: str) -> tuple[int, str] | None:
   """Returns the last formula between dollars or LaTeX's delimiters."""
-  spans = list(_MATH.finditer(text))
+  spans = list(FORMULA.finditer(text))
   if not spans:
     return None
-  return spans[-1].start(), _inner(spans[-1]) + _percent_after(text, spans[-1].end())
+  return spans[-1].start(), inside(spans[-1]) + _percent_after(text, spans[-1].end())
 
 
 def last_number(text: str) -> tuple[int, str] | None:
   """Returns the last number outside of formulas, if its sentence leads to it alone."""
   skipped = max(0, len(text) - 2000)
-  tail = _MATH.sub(lambda match: '$' * len(match[0]), text[skipped:])
+  tail = FORMULA.sub(lambda match: '$' * len(match[0]), text[skipped:])
   numbers = list(_NUMBER.finditer(tail))
   if not numbers:
     return None

@@ -5,6 +5,7 @@
 may cost; docs/math.md lists what counts as the same answer.
 """
 
+from fractions import Fraction
 import functools
 import re
 
@@ -17,8 +18,10 @@ from score_jax.graders.math.extract import extract
 from score_jax.graders.math.golds import gold_text
 from score_jax.graders.math.parser.answers import choice, read
 from score_jax.graders.math.parser.clean import clean, decimal_comma
-from score_jax.graders.math.parser.values import Choice, Scalar, Sequence, symbol
+from score_jax.graders.math.parser.values import Choice, Scalar, Sequence, number, symbol
 
+_CHOICES = 'ABCD'
+_THOUSANDS = re.compile('([0-9]+(?:[.][0-9]+)?)[kK]')
 _SHOWN = 200  # characters of an answer in Graded
 
 
@@ -45,21 +48,19 @@ def grade(reference: dict, text: str) -> Graded:
 
 def judge(gold: str, answer: str, question: str = '') -> Verdict:
   """Returns the verdict on an extracted answer."""
-  wanted, given = _value(gold), _value(answer)
+  wanted, given = _value_or_choice(gold), _value_or_choice(answer)
   if wanted is None:  # only the same spelling is the same answer
     return Verdict.CORRECT if spelling(gold) == spelling(answer) != '' else Verdict.WRONG
   if given is None:
-    lettered = choice(answer)
-    if not lettered:
-      return Verdict.UNPARSED
-    given = lettered.value
+    return Verdict.UNPARSED
   if wanted == given:
     return Verdict.CORRECT
-  if question and echoes(question, wanted, given, answer):
-    return Verdict.WRONG
   comparison = Comparison(Scalars(budget.Budget()), question)
   try:
-    same = any(comparison.same(*pair) for pair in _readings(gold, answer, wanted, given))
+    same = any(
+      comparison.same(*pair) and not (question and echoes(comparison, *pair, answer))
+      for pair in _readings(gold, answer, wanted, given)
+    )
     return Verdict.CORRECT if same else Verdict.WRONG
   except budget.Unreadable:
     return Verdict.WRONG
@@ -68,8 +69,13 @@ def judge(gold: str, answer: str, question: str = '') -> Verdict:
 
 
 def _readings(gold: str, answer: str, wanted, given):
-  """Yields the two values, then other readings: letter or value of a choice, a comma as decimal, as separator."""
+  """Yields the two values, then others: a choice's letter or value, 70k as 70,000, a comma as decimal or separator.
+
+  The letter of a choice may be small where it stands alone: c for C, but not z = c.
+  """
   yield wanted, given
+  if any(wanted == Scalar(symbol(letter)) and given == Scalar(symbol(letter.lower())) for letter in _CHOICES):
+    yield wanted, wanted
   for one, other in ((choice(gold), given), (wanted, choice(answer))):
     if isinstance(one, Choice):
       yield one.value, other
@@ -78,6 +84,9 @@ def _readings(gold: str, answer: str, wanted, given):
       yield one, other.value
       yield one, Scalar(symbol(other.letter))
   gold, answer = clean(gold), clean(answer)
+  thousands = _THOUSANDS.fullmatch(answer)
+  if thousands:
+    yield wanted, Scalar(number(Fraction(thousands[1]) * 1000))
   if '.' in gold and decimal_comma(answer) != answer:
     yield wanted, _value(decimal_comma(answer))
   if ',' in gold and isinstance(given, Sequence) and not isinstance(wanted, Sequence):
@@ -86,6 +95,12 @@ def _readings(gold: str, answer: str, wanted, given):
 
 def _is_list(value) -> bool:
   return isinstance(value, Sequence) and value.kind != 'tuple'
+
+
+def _value_or_choice(text: str):
+  value = _value(text)
+  lettered = choice(text) if value is None else None
+  return lettered.value if lettered else value
 
 
 def _value(text: str):
@@ -102,7 +117,7 @@ def _read(text: str):
 
 def readable(reference: dict) -> bool:
   """Returns True if a reference has a value here; others are compared by spelling alone."""
-  return _value(gold_text(str(reference['answer']))) is not None
+  return _value_or_choice(gold_text(str(reference['answer']))) is not None
 
 
 def spelling(text: str) -> str:

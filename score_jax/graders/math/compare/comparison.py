@@ -76,6 +76,8 @@ class Comparison:
   def same_scalar(self, gold: values.Scalar, answer: values.Scalar) -> bool:
     if gold.unit and answer.unit and gold.unit != answer.unit:
       return False
+    if (gold.percent and answer.unit) or (gold.unit and answer.percent):
+      return False
     if gold.side and answer.side and gold.side != answer.side:
       return False
     if answer.magnitude and not gold.magnitude and self.asks(answer.magnitude):
@@ -86,8 +88,6 @@ class Comparison:
       return self.percent_and_number(gold, answer)
     if self.equal(gold.node, answer.node) or self.same_but_constant(gold.node, answer.node):
       return True
-    if gold.node.kind == answer.node.kind == 'sym' and gold.node.args[0] in 'ABCD':  # the letter of a choice
-      return gold.node.args[0] == answer.node.args[0].upper()
     if vectors.components(self.scalars, gold.node):
       return self.same_vector(gold, vectors.components(self.scalars, vectors.with_unit_vectors(answer.node)))
     if (gold.unit == 'degree') != (answer.unit == 'degree'):

@@ -29,10 +29,15 @@ _WORDS_ALONE = re.compile(r"[^\W\d_][\w .,'()-]*")
 _FAMILY = re.compile(r'\\?\( ?([a-z]) ?\\in ?(?:\\mathbb ?\{? ?Z ?\}?|Z) ?\\?\)$')  # k pi (k in Z)
 # Behind a value, in brackets: words (a unit), or the condition under which it holds.
 _REMARK = re.compile(
-  r'(.*[0-9a-zA-Z})]) *\( ?((?:\\text ?\{)?[a-zA-Z][a-zA-Z .]+\}?'
+  r'(.*[0-9a-zA-Z})]) *\( ?((?:\\text ?\{)?[a-zA-Z][a-zA-Z .-]+\}?'
   r'|[a-zA-Z] ?(?:[<>]|\\(?:[lg]eq?|neq?)(?![a-z])) ?-?[0-9]+) ?\)'
 )
-_CHOICE = re.compile(r'(?:\\(?:text|textbf|mathrm|mathbf) ?\{ ?)?(?:\(([A-J])\)|([A-J])[.):](?= )) ?\}? *(\S.*)')
+_CHOICE = re.compile(
+  r'(?:\\(?:text|textbf|mathrm|mathbf) ?\{ ?)?(?:\(([A-J])\)|([A-J])[.):](?= )) ?\}?'
+  r'(?![-a-zA-Z]| *(?:- |[+*/^_!%,;:&=<>|]|\\(?:pm|mp|cdot|times|div|le|ge|ne|approx)(?![a-z]))) *(\S.*)'
+)
+_LETTER = re.compile(r'(?<![\w\\])[A-J](?:\)|[.:] |\}|$)')  # another choice's
+_MULTIPLIED = re.compile(rf'(?<!\bper )\b(?:{"|".join(words.MAGNITUDES)}) *$', re.IGNORECASE)
 _WORD_LIMIT = 200  # characters of an answer in words
 
 
@@ -79,17 +84,23 @@ def _special(source: str):
 def choice(text: str) -> values.Choice | None:
   """Returns letter and value of `(E) 12`, `\\textbf{(E)}\\ 12`, `E. 12`; else None."""
   match = _CHOICE.fullmatch(clean(text))
-  if not match:
+  if not match or _LETTER.search(match[3]) or _REFUSED_WORDS.search(match[3]):
     return None
   try:
-    return values.Choice(match[1] or match[2], read_clean(match[3], 1))
+    value = read_clean(match[3], 1)
   except budget.Unreadable:
     return None
+  hedge = isinstance(value, values.Sequence) and value.kind == 'list'
+  return None if hedge else values.Choice(match[1] or match[2], value)
 
 
 def _in_words(source: str) -> values.Text:
   flat = re.sub(' +', ' ', _INNER_TEXT.sub(r' \1 ', source)).strip()
-  if not _WORDS_ALONE.fullmatch(flat) or len(flat) > _WORD_LIMIT or not re.search('[a-zA-Z]{2}', flat):
+  if (
+    not _WORDS_ALONE.fullmatch(flat)
+    or len(flat) > _WORD_LIMIT
+    or not (re.search('[a-zA-Z]{2}', flat) or not re.search('[a-zA-Z0-9]', flat))
+  ):
     raise budget.Unreadable
   return values.Text(words.plain_text(flat))
 
@@ -302,8 +313,8 @@ def _unit(tokens: list[Token]) -> str:
     raise budget.Unreadable
   joined = ' '.join(token.text for token in tokens).replace('^ { ', '^').replace('^ ', '^')
   letters = re.sub(r'\^[23]', '', joined)
-  if _REFUSED.search(letters) or len(letters.split()) > 8:
-    raise budget.Unreadable
+  if _REFUSED.search(letters) or len(letters.split()) > 8 or _MULTIPLIED.search(letters):
+    raise budget.Unreadable  # '8 feet dozen'
   percent = letters.strip().lower() in ('percent', 'pct', 'percentage', 'per cent')
   return '%' if percent else words.unit_name(joined)
 

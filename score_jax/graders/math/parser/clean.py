@@ -18,7 +18,7 @@ _SIGNS = {
   'ℝ': r'\mathbb{R}', 'ℤ': r'\mathbb{Z}', 'ℕ': r'\mathbb{N}', 'ℚ': r'\mathbb{Q}', '∖': r'\setminus ', '…': r'\dots ',
   '⟨': r'\langle ', '⟩': r'\rangle ', '⌊': r'\lfloor ', '⌋': r'\rfloor ', '⌈': r'\lceil ', '⌉': r'\rceil ',
   '“': '"', '”': '"', '‘': "'", '’': "'", '′': "'", '∶': ':', '→': r'\to ', '∠': r'\angle ', '△': r'\triangle ',
-  '€': '', '£': '', '¥': '', '。': '.', '，': ',', '、': ',', '；': ';', 'µ': r'\mu ',
+  '€': '', '£': '', '¥': '', '。': '.', '，': ',', '、': ',', '；': ';', 'µ': r'\mu ', '或': ' or ', '和': ' and ',
 }  # fmt: skip
 GREEK = (
   'alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega '
@@ -73,7 +73,7 @@ def unwrap(text: str) -> str:
   """Takes delimiters, emphasis, quotation marks and a full stop off."""
   while True:
     before = text
-    text = text.strip().rstrip('.,;:!?' if not text.endswith('!') else '.,;:?').strip()
+    text = text.strip().rstrip('.,;:?').strip()
     text = text.removesuffix('\\')
     if text.count('"') == 1:
       text = text.strip('"')

@@ -39,6 +39,7 @@ _SYNONYMS = {
   'rbrack': ']', 'colon': ':', 'varnothing': 'emptyset', 'bigcup': 'cup', 'backslash': 'setminus', 'Vert': '|',
   'exponentialE': 'e', 'imaginaryI': 'i', 'textdegree': 'degree', 'arccotan': 'arccot', 'tg': 'tan', 'ctg': 'cot',
   'arctg': 'arctan', 'varepsilon': 'epsilon', 'vartheta': 'theta', 'varphi': 'phi', 'prime': "'", 'sqr': 'sqrt',
+  'oslash': 'emptyset',
 }  # fmt: skip
 _AS_OP = {'|', '*', '/', '[', ']', ':', "'", r'\{', r'\}'}
 

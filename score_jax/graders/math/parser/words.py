@@ -76,9 +76,9 @@ _SIDES = frozenset(word.replace('+', ' ') for row in OPPOSITES for word in row.s
 
 def side_of(words: str) -> str:
   """Returns the word of OPPOSITES among these, '' if none."""
-  found = re.findall('[a-z]+', words.lower())
-  pairs = [' '.join(pair) for pair in zip(found, found[1:], strict=False)]
-  return next((word for word in (*pairs, *found) if word in _SIDES), '')
+  alone = re.findall('[a-z]+', words.lower())
+  pairs = [' '.join(pair) for pair in zip(alone, alone[1:], strict=False)]
+  return next((word for word in (*pairs, *alone) if word in _SIDES), '')
 
 
 def plain_text(text: str) -> str:
