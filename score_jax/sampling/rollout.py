@@ -45,7 +45,7 @@ class RolloutSpec:
   temperature: float = 1.0
   decode_slots: int = 0  # rows decoded at a time on each device; 0: all
   cache_dtype: str = 'auto'  # of cached keys and values; 'auto': the compute dtype
-  kernel: bool = False  # attend by `models/decode_attention.py` (GPU)
+  kernel: str = ''  # of `decode_attention.BLOCKS`
 
   @property
   def attempts(self) -> int:
@@ -151,26 +151,27 @@ def compiled(params, prompt, start, row, key, forced, *, config, spec, dtype, me
 
   def local(params, prompt, start, row, key, forced):
     rows = _Rows(prompt, start, row_keys(key, row), forced)
-    return _rollout(params, rows, config, spec, dtype, functools.partial(meshes.on_any_device, mesh=mesh))
+    return _rollout(params, rows, config, spec, dtype, mesh)
 
   return meshes.by_rows(local, mesh, (False, True, True, True, False, True))(params, prompt, start, row, key, forced)
 
 
 def _rollout(
-  params: decoder.Params, rows: _Rows, config: DecoderConfig, spec: RolloutSpec, dtype, anywhere: Callable
+  params: decoder.Params, rows: _Rows, config: DecoderConfig, spec: RolloutSpec, dtype, mesh: Mesh
 ) -> Rollout:
-  """Samples a device's rows; `anywhere` speaks for all that step together."""
+  """Samples a device's rows."""
   N, P = rows.prompt.shape
   B = min(spec.decode_slots or N, N)
   refill = -(-B // _REFILLS)
   cached = dict(dtype=dtype, cache_dtype=cache_dtype(spec, dtype), kernel=spec.kernel)
   prefill = functools.partial(decoder.prefill, params, config, **cached)
+  anywhere = functools.partial(meshes.on_any_device, mesh=mesh)
 
   def step(state: _State) -> _State:
     # A slot that is done sees nothing but the padding that it is fed.
     first_B = jnp.where(state.slots.turn < spec.attempts, state.slots.first, state.time)
     cache = state.cache.replace(first=first_B)
-    logits_BV, cache = decoder.decode_step(params, config, state.slots.token, state.time, cache, dtype=dtype)
+    logits_BV, cache = decoder.decode_step(params, config, state.slots.token, state.time, cache, dtype=dtype, mesh=mesh)
     time = state.time + 1
     slots, line = _advance(state.slots, logits_BV, time, rows, spec)
     token_log = jax.tree.map(lambda old_TB, new_B: old_TB.at[time - P - 1].set(new_B), state.token_log, line)
@@ -198,7 +199,7 @@ def _rollout(
 def _begin(prefill: Callable, rows: _Rows, spec: RolloutSpec, B: int, refill: int) -> _State:
   """Puts the first B rows into the slots, their first tokens at time P."""
   N, P = rows.prompt.shape
-  block = decode_attention.BLOCK if spec.kernel else 1  # of which the ring has whole ones
+  block = decode_attention.BLOCKS[spec.kernel]  # of which the ring has whole ones
   ring = -(-(P + spec.growth) // block) * block
   # While rows wait, at most refill - 1 slots are idle.
   lines = max(1, spec.growth - 1) if N == B else -(-N * spec.growth // (B - refill + 1)) + spec.growth
