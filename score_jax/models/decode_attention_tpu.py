@@ -5,8 +5,8 @@ XLA reads a row's whole ring under a mask, and on v5e copies it back. This kerne
 tokens, R rows at a time, the next block while it works on this one. New tokens are attended to from where they come and
 written as tiles. Every row has an index of its own in its ring, and brings Q tokens.
 
-A head of 64 fills half of a TPU's 128 lanes, so two are laid side by side (`attention.paired`): queries are zero in the half of
-the other head.
+A head of 64 fills half of a TPU's 128 lanes, so two are laid side by side (`attention.paired`): queries are zero in
+the half of the other head.
 """
 
 import functools

@@ -92,7 +92,7 @@ def slots(longest: int, attention: Attention) -> int:
 def blocks(longest: int) -> tuple[int, int]:
   """Returns splash's slots for `longest` tokens, and its block, which divides them: the fewest slots, then the largest.
 
-  It is all slots up to 1,024, else between 384 and 1,024: blocks of 128 take 3 to 5 times as long (docs/performance.md).
+  It is all slots up to 1,024, else 384 to 1,024: blocks of 128 take 3 to 5 times as long (docs/performance.md).
   """
   units = -(-longest // _BLOCK)
   if units <= max(_SPLASH_BLOCKS):
