@@ -106,3 +106,31 @@ def test_a_cache_that_is_no_whole_blocks_is_refused():
   short = (*arguments[:3], *(x[:, :, :100] for x in arguments[3:5]), *arguments[5:])
   with pytest.raises(ValueError, match='a cache of 100 slots is not a multiple of 128'):
     kernel.attend_live(*short, window=0, scale=1.0, softcap=0.0, interpret=True)
+
+
+@pytest.mark.parametrize('name', ['full and wrapped rings', 'a window, capped', 'many tokens and a window'])
+def test_what_it_moves_is_what_its_copies_carry(name, monkeypatch):
+  shape, write, length, options, _ = case(name)
+  carried = []
+
+  class Counted:
+    def __init__(self, source, target, semaphore):
+      self.copy = pltpu_copy(source, target, semaphore)
+      self.bytes = int(np.prod(target.shape)) * target.dtype.itemsize
+
+    def start(self):
+      jax.debug.callback(functools.partial(carried.append, self.bytes))
+      self.copy.start()
+
+    def wait(self):
+      self.copy.wait()
+
+  pltpu_copy = kernel.pltpu.make_async_copy
+  monkeypatch.setattr(kernel.pltpu, 'make_async_copy', Counted)
+  q, k, v, k_cache, v_cache = inputs(*shape, jnp.bfloat16)
+  out = kernel.attend_live(q, k, v, k_cache, v_cache, write, length, interpret=True, **options)
+  jax.block_until_ready(out)
+  jax.effects_barrier()
+  heads, width = k_cache.shape[1::2]
+  sizes = dict(tokens=shape[1], window=options['window'], heads=heads, width=width, itemsize=2)
+  assert sum(carried) == kernel.moved(length, write, **sizes) > 0

@@ -17,6 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
+import numpy as np
 
 from score_jax.models import attention
 from score_jax.models.families import DecoderConfig
@@ -133,6 +134,26 @@ def attend_sharded(*inputs: jax.Array, mesh: Mesh, **options) -> tuple[jax.Array
     axis_names={'tensor'},
     check_vma=False,
   )(*inputs)
+
+
+def moved(
+  length_B: np.ndarray, write_B: np.ndarray, *, tokens: int, window: int, heads: int, width: int, itemsize: int
+) -> int:
+  """Returns the bytes of a cache that a call of `attend_live` reads and writes.
+
+  Args:
+    length_B, write_B: of each row, as there.
+    tokens: Q.
+    window: as there.
+    heads, width, itemsize: of the cache on a device.
+  """
+  cached_B, tile = length_B - tokens, _TILE_BYTES // itemsize
+  seen_B = np.minimum(cached_B, window - 1) if window else cached_B
+  older_B = np.maximum(0, seen_B - 1 - (write_B - 1) % BLOCK)
+  blocks_B = np.where(seen_B > 0, -(-older_B // BLOCK) + 1, 0)
+  tiles = 1 + -(-(tokens - 1) // tile)
+  slots = int(blocks_B.sum()) * BLOCK + 2 * tiles * tile * length_B.size
+  return 2 * slots * heads * width * itemsize
 
 
 def _up(count: int, multiple: int) -> int:

@@ -209,7 +209,7 @@ def _rollout(plan: Plan, read: bool) -> Any:
   prompts, forced = (_rows(plan, jnp.int32, length) for length in (plan.prompt, plan.rollout.budgets[0]))
   arguments = sampling_policy(plan, read), prompts, number, number, key, forced
   options = dict(config=plan.decoder, dtype=plan.dtype, mesh=plan.mesh)
-  return rollouts.compiled.lower(*arguments, spec=plan.rollout, **options)
+  return rollouts.program(plan.mesh).lower(*arguments, spec=plan.rollout, **options)
 
 
 def _scored(plan: Plan) -> tuple[Any, Any, Batch]:

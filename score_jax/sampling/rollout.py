@@ -26,6 +26,7 @@ from score_jax.core_types import Stop
 from score_jax.models import attention, decode_attention, decoder
 from score_jax.models.attention import Cache
 from score_jax.models.families import DecoderConfig
+from score_jax.parallel import compile_options
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import choose
 from score_jax.states import Rollout
@@ -141,14 +142,23 @@ def rollout(
     forced_BF: i32 given first attempts, F = budgets[0]; -1: sampled.
     config, spec, dtype, mesh: what is compiled in.
   """
+  arguments = params, prompt_BP, start_B, row_B, key, forced_BF
   with meshes.by_rows_compiles(mesh):
-    return compiled(params, prompt_BP, start_B, row_B, key, forced_BF, config=config, spec=spec, dtype=dtype, mesh=mesh)
+    return program(mesh)(*arguments, config=config, spec=spec, dtype=dtype, mesh=mesh)
 
 
-@functools.partial(jax.jit, static_argnames=('config', 'spec', 'dtype', 'mesh'))
-def compiled(params, prompt, start, row, key, forced, *, config, spec, dtype, mesh) -> Rollout:
-  """The program of `rollout`."""
+def program(mesh: Mesh) -> Any:
+  """Returns the program of `rollout` on a mesh, not compiled yet."""
+  return _program(compile_options.of_rollouts(mesh))
 
+
+@functools.cache
+def _program(options: compile_options.Options) -> Any:
+  static = ('config', 'spec', 'dtype', 'mesh')
+  return jax.jit(_conversations, static_argnames=static, compiler_options=dict(options) or None)
+
+
+def _conversations(params, prompt, start, row, key, forced, *, config, spec, dtype, mesh) -> Rollout:
   def local(params, prompt, start, row, key, forced):
     rows = _Rows(prompt, start, row_keys(key, row), forced)
     return _rollout(params, rows, config, spec, dtype, mesh)
