@@ -109,9 +109,9 @@ def test_a_cache_that_is_no_whole_blocks_is_refused():
 
 
 @pytest.mark.parametrize('name', ['full and wrapped rings', 'a window, capped', 'many tokens and a window'])
-def test_what_it_moves_is_what_its_copies_carry(name, monkeypatch):
+def test_what_it_moves_is_what_it_copies(name, monkeypatch):
   shape, write, length, options, _ = case(name)
-  carried = []
+  copied = []
 
   class Counted:
     def __init__(self, source, target, semaphore):
@@ -119,7 +119,7 @@ def test_what_it_moves_is_what_its_copies_carry(name, monkeypatch):
       self.bytes = int(np.prod(target.shape)) * target.dtype.itemsize
 
     def start(self):
-      jax.debug.callback(functools.partial(carried.append, self.bytes))
+      jax.debug.callback(functools.partial(copied.append, self.bytes))
       self.copy.start()
 
     def wait(self):
@@ -133,4 +133,4 @@ def test_what_it_moves_is_what_its_copies_carry(name, monkeypatch):
   jax.effects_barrier()
   heads, width = k_cache.shape[1::2]
   sizes = dict(tokens=shape[1], window=options['window'], heads=heads, width=width, itemsize=2)
-  assert sum(carried) == kernel.moved(length, write, **sizes) > 0
+  assert sum(copied) == kernel.moved(length, write, **sizes) > 0

@@ -10,7 +10,7 @@ from score_jax.models.rope import Rope
 
 # Large and finite: a query that sees no key (padding) then averages, and never makes a NaN.
 HIDDEN = -1e30
-_LANES = 128  # of a TPU
+_TILE_WIDTH = 128  # of a TPU
 
 
 @struct.dataclass
@@ -36,14 +36,18 @@ class Cache:
 
 
 def paired(kv_heads: int, width: int) -> tuple[int, int]:
-  """Returns heads and width of a TPU's cache: two heads of 64 are one of 128, which fills the lanes of a tile."""
-  return (kv_heads // 2, 2 * width) if width == _LANES // 2 and kv_heads % 2 == 0 else (kv_heads, width)
+  """Returns heads and width of a TPU's cache: two heads of 64 are one of 128, which fills a row of a tile."""
+  return (kv_heads // 2, 2 * width) if width == _TILE_WIDTH // 2 and kv_heads % 2 == 0 else (kv_heads, width)
+
+
+def cached_heads(config: DecoderConfig, kernel: str) -> tuple[int, int]:
+  """Returns heads and width of a cache for a kernel of `decode_attention`."""
+  heads = config.kv_heads, config.head_width
+  return paired(*heads) if kernel == 'mosaic' else heads
 
 
 def empty_cache(config: DecoderConfig, slots: int, dtype: jnp.dtype, first_B: jax.Array, kernel: str) -> Cache:
-  heads, width = config.kv_heads, config.head_width
-  if kernel == 'mosaic':
-    heads, width = paired(heads, width)
+  heads, width = cached_heads(config, kernel)
   inner = (slots, heads) if kernel == 'triton' else (heads, slots)
   shape = (first_B.shape[0], *inner, width)
   k, v = (tuple(jnp.zeros(shape, dtype) for _ in range(config.layers)) for _ in range(2))

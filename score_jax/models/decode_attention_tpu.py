@@ -5,8 +5,8 @@ XLA reads a row's whole ring under a mask, and on v5e copies it back. This kerne
 tokens, R rows at a time, the next block while it works on this one. New tokens are attended to from where they come and
 written as tiles. Every row has an index of its own in its ring, and brings Q tokens.
 
-A head of 64 fills half of a TPU's 128 lanes, so two are laid side by side (`attention.paired`): queries are zero in
-the half of the other head.
+A head of 64 fills half of a row of a TPU's tiles, so two lie side by side (`attention.paired`): queries are zero in the
+half of the other head.
 """
 
 import functools
@@ -23,7 +23,7 @@ from score_jax.models import attention
 from score_jax.models.families import DecoderConfig
 
 BLOCK = 128  # slots at a time; it divides the slots of a cache
-_LANES = 128
+_WIDTH = 128  # of a tile
 _ROWS = 8  # at a time
 _CORES = 2  # of the chips that have most; on others, halves follow one another
 _TILE_BYTES = 32  # of a column of a tile: 8 numbers of 32 bit
@@ -31,9 +31,9 @@ _BUFFERS = 2
 
 
 def fits(config: DecoderConfig, dtype: jnp.dtype, cache_dtype: jnp.dtype) -> bool:
-  """Tells whether the kernel can run a model: it computes in 16 bit, heads fill lanes or pair up."""
+  """Tells whether the kernel can run a model: it computes in 16 bit, heads fill rows of tiles or pair up."""
   width = attention.paired(config.kv_heads, config.head_width)[1]
-  return dtype.itemsize == 2 and cache_dtype.itemsize <= 2 and width % _LANES == 0
+  return dtype.itemsize == 2 and cache_dtype.itemsize <= 2 and width % _WIDTH == 0
 
 
 def attend_live(

@@ -23,7 +23,7 @@ KINDS = ('plain', 'cudnn', 'splash')
 _BLOCK = 128  # rows are padded to a multiple of it for the kernels
 _SPLASH_BLOCKS = range(3, 9)  # of 128: sizes of splash's blocks, all of one; smaller ones waste the matrix unit
 _BLOCK_SIZES = tuple(f.name for f in dataclasses.fields(splash_attention.BlockSizes) if f.name.startswith('block_'))
-_SPLASH_WIDTH = 64  # a TPU has 128 lanes, half of which such heads leave idle
+_SPLASH_WIDTH = 64  # such heads fill half of a row of a TPU's tiles
 
 
 @dataclasses.dataclass(frozen=True)
