@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.rollouts import decode_kernel, random_params
+from benchmarks.rollouts import random_params
 from benchmarks.setting import Setting
 from benchmarks.updates import decoder_config
 from score_jax.models import attention as attentions
-from score_jax.models import decode_attention, decode_layers, decoder, flash, scoring
+from score_jax.models import decode_attention, decode_attention_gpu, decode_layers, decoder, flash, scoring
 from score_jax.models.families import DecoderConfig
 from score_jax.models.packing import PackedRows, end_to_end, left_padded
 from score_jax.parallel import mesh as meshes
@@ -32,19 +32,20 @@ def measure(setting: Setting) -> dict[str, Any]:
   mesh = meshes.make_mesh(1, 1, 1, jax.devices()[:1])
   params = random_params(config, jnp.float32)
   attention = flash.best(config, dtype, mesh)
+  kernel = decode_attention.best(config, dtype, dtype, mesh)
   return dict(
     device=jax.devices()[0].device_kind,
     attention=attention.kind,
-    decode_kernel=decode_kernel(config, dtype),
+    decode_kernel=kernel,
     decode_attention=_decode_attention(config, dtype),
-    decode_step=_decode_step(params, config, dtype),
+    decode_step=_decode_step(params, config, dtype) if kernel == 'triton' else {},
     scores=_scores(params, config, dtype, attention),
     sampler_and_trainer=_sampler_and_trainer(params, config, dtype, mesh, attention),
   )
 
 
 def _decode_attention(config: DecoderConfig, dtype: Any) -> dict[str, float]:
-  if not decode_attention.fits(config, dtype):
+  if not decode_attention_gpu.fits(config, dtype):
     return {}
   B, S, time = 8, 256, 700
   keys = jax.random.split(jax.random.key(0), 6)
@@ -66,7 +67,7 @@ def _decode_attention(config: DecoderConfig, dtype: Any) -> dict[str, float]:
         return attentions.attend(*(x.astype(kind) for x in (new[0], *buffers)), view.visible, **settings)[:, 0]
 
     interpret = jax.default_backend() != 'gpu'
-    fast, *_ = decode_attention.attend_live(
+    fast, *_ = decode_attention_gpu.attend_live(
       q, k, v, view, k_cache, v_cache, first_B, jnp.int32(time), window=window, interpret=interpret, **settings
     )
     exact = plain(jnp.float32)
@@ -77,12 +78,10 @@ def _decode_attention(config: DecoderConfig, dtype: Any) -> dict[str, float]:
 
 
 def _decode_step(params: Any, config: DecoderConfig, dtype: Any) -> dict[str, float]:
-  if not decode_kernel(config, dtype):
-    return {}
   P, slots, errors = 16, 64, dict(fast=0.0, plain=0.0)
 
   @functools.partial(jax.jit, static_argnums=(2, 3))
-  def logits(params: Any, tokens: jax.Array, kind: Any, kernel: bool) -> jax.Array:
+  def logits(params: Any, tokens: jax.Array, kind: Any, kernel: str) -> jax.Array:
     start_B = jnp.arange(len(tokens), dtype=jnp.int32) % P
     cast = jax.tree.map(lambda leaf: leaf.astype(kind), params)
     laid_out = decoder.for_decoding(cast, config, together=True)
@@ -92,8 +91,8 @@ def _decode_step(params: Any, config: DecoderConfig, dtype: Any) -> dict[str, fl
   for B in decode_layers.ROWS:
     tokens = jax.random.randint(jax.random.key(B), (B, P + 1), 0, config.vocab)
     with jax.default_matmul_precision('highest'):
-      exact = logits(params, tokens, jnp.dtype('float32'), False)
-    for name, kernel in (('fast', True), ('plain', False)):
+      exact = logits(params, tokens, jnp.dtype('float32'), '')
+    for name, kernel in (('fast', 'triton'), ('plain', '')):
       error = jnp.mean(jnp.abs(logits(params, tokens, dtype, kernel) - exact))
       errors[name] = max(errors[name], float(error))
   return {name: round(error, 6) for name, error in errors.items()}
@@ -141,7 +140,7 @@ def _sampler_and_trainer(
     stops=tuple(range(config.vocab // 64)),
     pad=0,
     decode_slots=64,
-    kernel=decode_kernel(config, dtype),
+    kernel=decode_attention.best(config, dtype, dtype, mesh),
   )
   tokens = jax.random.randint(jax.random.key(2), (rows, prompt), 0, config.vocab)
   start = jnp.arange(rows, dtype=jnp.int32)

@@ -50,7 +50,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     stops=(stop,),
     pad=0,
     decode_slots=setting.decode_slots,
-    kernel=decode_kernel(config, dtype),
+    kernel=decode_attention.best(config, dtype, dtype, mesh),
   )
   rng = np.random.default_rng(0)
   prompt_BP = rng.integers(0, config.vocab, (setting.rows, setting.prompt)).astype(np.int32)
@@ -81,11 +81,6 @@ def measure(setting: Setting) -> dict[str, Any]:
     **results,
     peak_mb=machine.peak_mb(),
   )
-
-
-def decode_kernel(config: DecoderConfig, dtype: Any) -> bool:
-  """Returns whether this machine decodes through the GPU's kernel."""
-  return jax.default_backend() == 'gpu' and decode_attention.fits(config, dtype)
 
 
 def _full(

@@ -152,3 +152,37 @@ def test_sharded_vocabulary_gives_the_same_tokens(V, temperature):
   assert token.tolist() == whole_token.tolist()
   assert_inverse_of_cdf(token, uniform, softmax(logits, temperature))
   np.testing.assert_allclose(logp, whole_logp, atol=1e-5)
+
+
+@pytest.mark.parametrize('temperature', [0.0, 0.7, 1.0])
+def test_devices_that_share_a_vocabulary_draw_as_one_does(temperature):
+  """Each among its own part; also where a part has no mass, and at the borders of parts."""
+  rng = np.random.default_rng(3)
+  rows, V = 256, 2400
+  logits = rng.normal(0, 3, (rows, V)).astype(np.float32)
+  logits[:64, :1800] = NEVER
+  logits[64:128, 600:] = NEVER
+  logits[128:, [599, 600, 1799]] = logits.max() + 1  # ties of two parts
+  uniform = np.concatenate([rng.random(rows - 2), [0, LARGEST_U]]).astype(np.float32)
+  mesh = meshes.make_mesh(1, 1, 4, jax.devices()[:4])
+
+  def local(logits, uniform):
+    token = choose.next_token(logits, uniform, temperature=temperature, mesh=mesh)
+    return token, choose.log_probability(logits, token, mesh=mesh)
+
+  run = jax.shard_map(
+    local, mesh=mesh, in_specs=PartitionSpec(('data', 'fsdp')), out_specs=PartitionSpec(('data', 'fsdp')),
+    axis_names={'data', 'fsdp'}, check_vma=False,
+  )  # fmt: skip
+  laid = jax.device_put(logits, NamedSharding(mesh, PartitionSpec(None, 'tensor')))
+  compiled = jax.jit(run).lower(laid, uniform).compile()
+  token, logp = compiled(laid, uniform)
+  whole, expected = next_token(logits, uniform, temperature)
+  if temperature:
+    assert_inverse_of_cdf(np.asarray(token), uniform, softmax(logits, temperature))
+  else:
+    assert token.tolist() == whole.tolist()
+  same = np.asarray(token) == np.asarray(whole)
+  assert same.mean() > 0.98  # others lie within rounding of a border
+  np.testing.assert_allclose(np.asarray(logp)[same], np.asarray(expected)[same], atol=2e-6)
+  assert f'f32[{rows},{V}]' not in compiled.as_text(), 'no device has all logits'

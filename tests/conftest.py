@@ -36,10 +36,12 @@ def hf_folder(tmp_path_factory):
 def training_run(hf_folder, tmp_path_factory):
   """A tiny run, trained to its end, and how often each of its programs was compiled."""
   import score_jax
-  from score_jax.sampling.rollout import compiled
+  from score_jax.sampling import rollout
   from score_jax.training import update as updates
 
-  programs = dict(rollout=compiled, reference=updates.reference_logps, update=updates.update)
+  programs = dict(
+    rollout=rollout.program(tiny.one_device_mesh()), reference=updates.reference_logps, update=updates.update
+  )
   for program in programs.values():
     program.clear_cache()
   run = score_jax.train(tiny.config_dict(), workdir=tmp_path_factory.mktemp('trained') / 'run', model=hf_folder)

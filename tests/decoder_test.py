@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from score_jax.models import attention, decode_attention, decoder, scoring
+from score_jax.models import attention, decode_attention_gpu, decoder, scoring
 from score_jax.models.packing import left_padded
 from score_jax.storage import hf_export
 
@@ -208,7 +208,7 @@ def test_attention_to_the_live_part_equals_that_to_the_whole_buffer(B, S, H, K, 
   angle = rng.uniform(0, 6, (B, 1, C // 2)).astype(np.float32)
   view = attention.View(np.cos(angle), np.sin(angle), attention.visible(first, jnp.array([time]), S, window))
   settings = dict(scale=0.3, softcap=softcap)
-  actual, *caches = decode_attention.attend_live(
+  actual, *caches = decode_attention_gpu.attend_live(
     q, k, v, view, k_cache, v_cache, first, jnp.int32(time), window=window, interpret=True, **settings
   )
   k_cache[:, time % S], v_cache[:, time % S] = attention.rotate(k[:, None], view)[:, 0], v

@@ -1,5 +1,6 @@
 """The compiled rollout against a plain Python sampler, and its randomness, stops, budgets and forced attempts."""
 
+import dataclasses
 import functools
 
 import jax
@@ -393,3 +394,15 @@ def test_growth_is_what_the_longest_conversation_adds():
   assert SPEC.growth == 6 + 5 + 4
   assert THREE.growth == 2 + 5 + 3 + 2 + 5
   assert (ONE.attempts, SPEC.attempts, THREE.attempts) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+  ('mesh', 'changes'),
+  [(None, dict(decode_slots=5)), pytest.param((1, 2, 2), {}, marks=pytest.mark.slow)],
+)
+def test_the_tpus_kernel_samples_the_same_conversations(mesh, changes):
+  """In interpret mode, also where slots are refilled, where prompts wrap in the ring, and where heads are sharded."""
+  spec = dataclasses.replace(SPEC, kernel='mosaic', **changes)
+  mesh = mesh and meshes.make_mesh(*mesh, jax.devices()[:4])
+  out = roll(spec=spec, mesh=mesh)
+  assert_same_rows(out, range(ROWS), base(), range(ROWS))

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from score_jax.planning import collectives, costs, programs, search
+from score_jax.models import attention
+from score_jax.parallel import compile_options
+from score_jax.planning import collectives, costs, programs, search, traffic
 
 # Letters of `core_types.py`; sizes are told apart by their numbers, which no two arrays that are looked for share.
 B, P, BUDGET, FEED, V = 16, 128, 60, 8, 4096
@@ -105,6 +107,23 @@ def test_no_decode_step_gathers_the_model(plan, compiled):
   assert sum(sent.bytes for sent in program.sent if sent.kind == 'all-gather') < layer / 4
 
 
+def test_a_decode_step_reads_the_cache_in_the_kernel_alone(plan, compiled):
+  """Nor is the cache copied out of the core's memory, nor are logits gathered."""
+  program, text = compiled('rollout')
+  moved, kernels = traffic.decode_step(text)
+  assert kernels == plan.decoder.layers and plan.rollout.kernel == 'mosaic'
+  heads, width = attention.cached_heads(plan.decoder, plan.rollout.kernel)
+  cache = extents((B // SHARDS, heads // TENSOR, L, width))
+  shapes = [shape for one in moved for shape in one.shapes]
+  assert cache not in [extents(shape) for shape in shapes]
+  assert max(math.prod(shape) for shape in shapes) <= V // TENSOR * plan.decoder.width, 'the head is the largest'
+  rows = B // SHARDS
+  gathered = re.findall(rf'f32\[{rows},{V}\]', text)
+  assert not gathered, 'logits stay where the vocabulary lies'
+  # So small a model stays in the core's memory.
+  assert 0 < program.step_bytes < 1.25 * costs.sizes(plan).policy
+
+
 @pytest.mark.parametrize('name', ['reference', pytest.param('update', marks=pytest.mark.slow)])
 def test_logits_never_exist_for_the_whole_sequence(plan, compiled, name):
   program, text = compiled(name)
@@ -131,6 +150,12 @@ def test_the_head_is_not_sent_for_every_chunk_of_logits(plan, compiled, name, ti
 def test_a_topology_has_the_devices_of_its_chip(topology, kind, devices):
   chip, here = costs.chip_of(topology), programs.topology_devices(topology)
   assert len(here) == devices and {device.device_kind for device in here} == {kind} == {chip.kind}
+
+
+def test_options_are_those_that_the_compiler_knows(plan):
+  device = plan.mesh.devices.flat[0]
+  assert compile_options.of_rollouts(plan.mesh) == compile_options.OF_ROLLOUTS['TPU v5 lite']
+  assert not compile_options.is_known(device, 'xla_no_option_of_this_name', 1)
 
 
 def test_a_program_that_is_too_large_is_told_its_excess():

@@ -10,30 +10,48 @@ from score_jax.models.rope import Rope
 
 # Large and finite: a query that sees no key (padding) then averages, and never makes a NaN.
 HIDDEN = -1e30
+_TILE_WIDTH = 128  # of a TPU
 
 
 @struct.dataclass
 class Cache:
   """Keys and values, a buffer a layer: a ring where time t is slot t mod S.
 
-  Slots come before heads for the GPU kernel, after them elsewhere: XLA:CPU would copy the cache each step.
+  Slots come before heads for the GPU kernel, after them elsewhere: XLA:CPU would copy the cache each step. The TPU
+  kernel's narrow heads lie side by side (`paired`).
   """
 
   k: tuple[jax.Array, ...]  # N times [B, S, K, C] or [B, K, S, C]
   v: tuple[jax.Array, ...]
   first: jax.Array  # i32 [B]  time of each row's first token
-  heads_first: bool = struct.field(pytree_node=False)
+  kernel: str = struct.field(pytree_node=False)  # of `decode_attention.BLOCKS`
+
+  @property
+  def heads_first(self) -> bool:
+    return self.kernel != 'triton'
 
   @property
   def slots(self) -> int:
     return self.k[0].shape[2 if self.heads_first else 1]
 
 
-def empty_cache(config: DecoderConfig, slots: int, dtype: jnp.dtype, first_B: jax.Array, *, heads_first: bool) -> Cache:
-  inner = (config.kv_heads, slots) if heads_first else (slots, config.kv_heads)
-  shape = (first_B.shape[0], *inner, config.head_width)
+def paired(kv_heads: int, width: int) -> tuple[int, int]:
+  """Returns heads and width of a TPU's cache: two heads of 64 are one of 128, which fills a row of a tile."""
+  return (kv_heads // 2, 2 * width) if width == _TILE_WIDTH // 2 and kv_heads % 2 == 0 else (kv_heads, width)
+
+
+def cached_heads(config: DecoderConfig, kernel: str) -> tuple[int, int]:
+  """Returns heads and width of a cache for a kernel of `decode_attention`."""
+  heads = config.kv_heads, config.head_width
+  return paired(*heads) if kernel == 'mosaic' else heads
+
+
+def empty_cache(config: DecoderConfig, slots: int, dtype: jnp.dtype, first_B: jax.Array, kernel: str) -> Cache:
+  heads, width = cached_heads(config, kernel)
+  inner = (slots, heads) if kernel == 'triton' else (heads, slots)
+  shape = (first_B.shape[0], *inner, width)
   k, v = (tuple(jnp.zeros(shape, dtype) for _ in range(config.layers)) for _ in range(2))
-  return Cache(k=k, v=v, first=first_B, heads_first=heads_first)
+  return Cache(k=k, v=v, first=first_B, kernel=kernel)
 
 
 def put(cache: Cache, layer: int, k: jax.Array, v: jax.Array) -> Cache:
@@ -45,7 +63,11 @@ def write(cache: Cache, layer: int, k_BTKC: jax.Array, v_BTKC: jax.Array, slot: 
   """Writes T tokens of every row at slots from `slot` on, which do not wrap."""
 
   def updated(buffer, new_BTKC):
-    new = (jnp.swapaxes(new_BTKC, 1, 2) if cache.heads_first else new_BTKC).astype(buffer.dtype)
+    B, T = new_BTKC.shape[:2]
+    if cache.heads_first:
+      new = jnp.swapaxes(new_BTKC.reshape(B, T, buffer.shape[1], buffer.shape[3]), 1, 2).astype(buffer.dtype)
+    else:
+      new = new_BTKC.astype(buffer.dtype)
     return jax.lax.dynamic_update_slice_in_dim(buffer, new, slot, axis=2 if cache.heads_first else 1)
 
   return put(cache, layer, updated(cache.k[layer], k_BTKC), updated(cache.v[layer], v_BTKC))

@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from score_jax.models import attention as attentions
-from score_jax.models import decode_attention, decode_layers, experts, flash, lora, packing
+from score_jax.models import decode_attention_gpu, decode_attention_tpu, decode_layers, experts, flash, lora, packing
 from score_jax.models.attention import Cache, View
 from score_jax.models.families import DecoderConfig, LayerKind
 from score_jax.models.flash import Attention
@@ -224,13 +225,22 @@ def hidden_states(
 
 def _row_attention(config: DecoderConfig, rows: PackedRows, packed_length: int, attention: Attention) -> Callable:
   """Returns `attend(kind, q, k, v) -> out`, all [X, T, heads, C]."""
-  table = packing.alignment(rows, packed_length, flash.slots(rows.longest, attention))
   products = dict(scale=config.query_scale, softcap=config.attention_softcap)
+  if attention.kind == 'splash':
+    row_XT = None if rows.first is None else packing.row_and_position(rows, packed_length)[0]
+    # A window leaves blocks of conversations out that lie far before.
+    longest = rows.longest if rows.length.shape[1] > 1 else 0
 
-  def attend(kind: LayerKind, *qkv: jax.Array) -> jax.Array:
-    aligned = (table.to_rows(x) for x in qkv)
-    out_NLHC = flash.attend(*aligned, rows.length.reshape(-1), attention, window=kind.window, **products)
-    return table.to_streams(out_NLHC)
+    def attend(kind: LayerKind, *qkv: jax.Array) -> jax.Array:
+      return flash.attend_streams(*qkv, row_XT, attention, window=kind.window or longest, **products)
+
+  else:
+    table = packing.alignment(rows, packed_length, flash.slots(rows.longest, attention))
+
+    def attend(kind: LayerKind, *qkv: jax.Array) -> jax.Array:
+      aligned = (table.to_rows(x) for x in qkv)
+      out_NLHC = flash.attend(*aligned, rows.length.reshape(-1), attention, window=kind.window, **products)
+      return table.to_streams(out_NLHC)
 
   branches = [functools.partial(attend, kind) for kind in config.kinds]
   if len(branches) == 1:
@@ -286,15 +296,14 @@ def prefill(
   *,
   dtype: jnp.dtype,
   cache_dtype: jnp.dtype | None = None,
-  kernel: bool = False,
+  kernel: str = '',
 ) -> tuple[jax.Array, Cache]:
   """Fills a new cache with left-padded prompts; returns the last f32 logits [B, V], and it.
 
-  `params` are of `for_decoding`. The cache is of `cache_dtype` or else `dtype`; `kernel`: it is for
-  `decode_attention` (GPU).
+  `params` are of `for_decoding`. The cache is of `cache_dtype` or else `dtype`, for `kernel` (`decode_attention`).
   """
   P = tokens_BP.shape[1]
-  cache = attentions.empty_cache(config, slots, cache_dtype or dtype, start_B, heads_first=not kernel)
+  cache = attentions.empty_cache(config, slots, cache_dtype or dtype, start_B, kernel)
   slots_P = jnp.arange(P, dtype=jnp.int32)
 
   def attend(n, view, cache, q, k, v):
@@ -313,19 +322,33 @@ def decode_step(
   cache: Cache,
   *,
   dtype: jnp.dtype | None = None,
+  mesh: Mesh | None = None,
 ) -> tuple[jax.Array, Cache]:
   """Feeds one token a row at `time` (i32 []); returns the next f32 logits [B, V], and the cache.
 
-  `params` are of `for_decoding`; it computes in `dtype`, else in the cache's.
+  `params` are of `for_decoding`; it computes in `dtype`, else in the cache's. `mesh` is for kernels of TPUs: rows are a
+  device's own.
   """
   views = attentions.cache_views(config, cache.first, time[None], cache.slots)
 
-  def attend_live(n, view, cache, q, k, v):
-    kind = config.kinds[config.kind_of_layer[n]]
-    products = dict(scale=config.query_scale, softcap=config.attention_softcap)
+  def products(n: int) -> dict[str, Any]:
+    window = config.kinds[config.kind_of_layer[n]].window
+    return dict(window=window, scale=config.query_scale, softcap=config.attention_softcap)
+
+  def attend_gpu(n, view, cache, q, k, v):
     inputs = (*(x[:, 0] for x in (q, k, v)), view, cache.k[n], cache.v[n], cache.first, time)
-    out_BHC, *buffers = decode_attention.attend_live(*inputs, window=kind.window, **products)
+    out_BHC, *buffers = decode_attention_gpu.attend_live(*inputs, **products(n))
     return out_BHC[:, None], attentions.put(cache, n, *buffers)
+
+  def attend_tpu(n, view, cache, q, k, v):
+    assert mesh is not None
+    write_B = jnp.full_like(cache.first, time % cache.slots)
+    inputs = attentions.rotate(q, view), attentions.rotate(k, view), v, cache.k[n], cache.v[n]
+    counts = write_B, time + 1 - cache.first
+    interpret = mesh.devices.flat[0].platform != 'tpu'
+    attend = functools.partial(decode_attention_tpu.attend_sharded, mesh=mesh, interpret=interpret)
+    out_B1HC, *buffers = attend(*inputs, *counts, **products(n))
+    return out_B1HC, attentions.put(cache, n, *buffers)
 
   def attend(n, view, cache, q, k, v):
     q, k = attentions.rotate(q, view), attentions.rotate(k, view)
@@ -333,11 +356,12 @@ def decode_step(
     return _attend(config, view, q, cache.k[n], cache.v[n], heads_first=True), cache
 
   dtype, layers = jnp.dtype(dtype or cache.k[0].dtype), params['layers']
-  if cache.heads_first or not decode_layers.fits(layers, token_B.shape[0], dtype):
-    return _run(params, config, token_B[:, None], views, cache, attend if cache.heads_first else attend_live, dtype)
+  if cache.kernel != 'triton' or not decode_layers.fits(layers, token_B.shape[0], dtype):
+    by_kernel = {'': attend, 'triton': attend_gpu, 'mosaic': attend_tpu}
+    return _run(params, config, token_B[:, None], views, cache, by_kernel[cache.kernel], dtype)
 
   def attend_layer(n, cache, *qkv):
-    return attend_live(n, views[config.kind_of_layer[n]], cache, *qkv)
+    return attend_gpu(n, views[config.kind_of_layer[n]], cache, *qkv)
 
   x_BD, act = _embed(params, config, token_B, dtype), _ACTIVATIONS[config.activation]
   inputs = x_BD, _rms_norm(x_BD, layers[0]['attention_norm'], config), cache, attend_layer

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention of whole left-aligned rows to themselves, as suits the device.
+"""Attention of whole rows to themselves, as suits the device.
 
 plain   scores [L, L] in memory; any device, dtype and soft cap
 cudnn   NVIDIA GPUs, 16-bit, no soft cap: never holds scores
-splash  TPU (Pallas), heads of a multiple of 128: never holds scores
+splash  TPU (Pallas), heads of a multiple of 64: never holds scores, and takes packed streams as they are
 """
 
 import dataclasses
@@ -21,8 +21,9 @@ from score_jax.models.families import DecoderConfig
 
 KINDS = ('plain', 'cudnn', 'splash')
 _BLOCK = 128  # rows are padded to a multiple of it for the kernels
+_SPLASH_BLOCKS = range(3, 9)  # of 128: sizes of splash's blocks, all of one; smaller ones waste the matrix unit
 _BLOCK_SIZES = tuple(f.name for f in dataclasses.fields(splash_attention.BlockSizes) if f.name.startswith('block_'))
-_LANES = 128  # of a TPU: the smallest head width that splash takes
+_SPLASH_WIDTH = 64  # such heads fill half of a row of a TPU's tiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +68,37 @@ def best(config: DecoderConfig, dtype: Any, mesh: Mesh) -> Attention:
   narrow = jnp.dtype(dtype).itemsize == 2
   if platform == 'gpu' and narrow and not config.attention_softcap and config.head_width % 8 == 0:
     return Attention('cudnn' if config.head_width <= 128 else 'plain', mesh)
-  if platform == 'tpu' and config.head_width % _LANES == 0:
+  if platform == 'tpu' and config.head_width % _SPLASH_WIDTH == 0 and _takes(config.head_width):
     return Attention('splash', mesh)
   return Attention('plain', mesh)
 
 
+@functools.cache
+def _takes(width: int) -> bool:
+  """Tells whether the installed splash has heads of this width: some releases take multiples of 128 alone."""
+  x_HLC = jax.ShapeDtypeStruct((1, _BLOCK, width), jnp.bfloat16)
+  try:
+    jax.eval_shape(_splash_kernel(1, _BLOCK, 0, 0.0, interpret=False), x_HLC, x_HLC, x_HLC)
+  except (NotImplementedError, ValueError):
+    return False
+  return True
+
+
 def slots(longest: int, attention: Attention) -> int:
-  """Returns the slots of left-aligned rows: kernels take whole blocks."""
+  """Returns the slots of left-aligned rows: cudnn takes whole blocks."""
   return longest if attention.kind == 'plain' else -(-longest // _BLOCK) * _BLOCK
+
+
+def blocks(longest: int) -> tuple[int, int]:
+  """Returns splash's slots for `longest` tokens, and its block, which divides them: the fewest slots, then the largest.
+
+  It is all slots up to 1,024, else 384 to 1,024: blocks of 128 take 3 to 5 times as long (docs/performance.md).
+  """
+  units = -(-longest // _BLOCK)
+  if units <= max(_SPLASH_BLOCKS):
+    return units * _BLOCK, units * _BLOCK
+  padded, block = min((-(-units // size) * size, -size) for size in _SPLASH_BLOCKS)
+  return padded * _BLOCK, -block * _BLOCK
 
 
 def attend(
@@ -88,9 +112,9 @@ def attend(
   scale: float,
   softcap: float,
 ) -> jax.Array:
-  """Returns causal attention out_NLHC within left-aligned rows of i32 `length_N` tokens.
+  """Returns causal attention out_NLHC within left-aligned rows of i32 `length_N` tokens, plain or by cudnn.
 
-  For kernels L is a multiple of 128. A query sees the newest `window` positions (0: all);
+  For cudnn L is a multiple of 128. A query sees the newest `window` positions (0: all);
   `softcap` 0 is off. What stands after a row's end is finite.
   """
   if attention.kind == 'cudnn':
@@ -98,36 +122,64 @@ def attend(
     lengths |= dict(local_window_size=(window - 1, 0) if window else None)
     cudnn = functools.partial(jax.nn.dot_product_attention, implementation='cudnn')
     return cudnn(q_NLHC, k_NLKC, v_NLKC, scale=scale, is_causal=True, **lengths)
-  if attention.kind == 'splash':
-    return _splash(q_NLHC, k_NLKC, v_NLKC, attention, window=window, scale=scale, softcap=softcap)
   L = q_NLHC.shape[1]
   start_N = jnp.zeros((1,), jnp.int32)
   visible_1LL = attentions.visible(start_N, jnp.arange(L, dtype=jnp.int32), L, window)
   return attentions.attend(q_NLHC, k_NLKC, v_NLKC, visible_1LL, scale=scale, softcap=softcap)
 
 
-def _splash(q_NLHC, k_NLKC, v_NLKC, attention: Attention, *, window: int, scale: float, softcap: float) -> jax.Array:
-  L, H = q_NLHC.shape[1:3]
+def attend_streams(
+  q_XTHC: jax.Array,
+  k_XTKC: jax.Array,
+  v_XTKC: jax.Array,
+  row_XT: jax.Array | None,
+  attention: Attention,
+  *,
+  window: int,
+  scale: float,
+  softcap: float,
+) -> jax.Array:
+  """Returns causal attention out_XTHC within the conversations of streams, by splash.
+
+  i32 `row_XT` tells a token's conversation; tokens of one lie side by side. None: a stream is one conversation, before
+  its padding. `window` and `softcap` are those of `attend`.
+  """
+  T, H = q_XTHC.shape[1:3]
   tensor = attention.mesh.shape['tensor']
-  shared_heads = H // k_NLKC.shape[2]
-  if k_NLKC.shape[2] % tensor:  # devices may share keys
-    k_NLKC, v_NLKC = (jnp.repeat(x, shared_heads, axis=2) for x in (k_NLKC, v_NLKC))
-  one = (L, L)
+  shared_heads = H // k_XTKC.shape[2]
+  if k_XTKC.shape[2] % tensor:  # devices may share keys
+    k_XTKC, v_XTKC = (jnp.repeat(x, shared_heads, axis=2) for x in (k_XTKC, v_XTKC))
+  length, _ = blocks(T)
+  kernel = _splash_kernel(H // tensor, length, window, softcap, interpret=attention.interpret)
+  rows = PartitionSpec(('data', 'fsdp'), None, 'tensor' if tensor > 1 else None)
+  streams = PartitionSpec(('data', 'fsdp'))
+
+  def padded(x_XT: jax.Array, filler: int = 0) -> jax.Array:
+    return jnp.pad(x_XT, ((0, 0), (0, length - T)) + ((0, 0),) * (x_XT.ndim - 2), constant_values=filler)
+
+  @functools.partial(
+    jax.shard_map, mesh=attention.mesh, in_specs=(rows,) * 3 + (streams,), out_specs=rows, check_vma=False
+  )
+  def local(q, k, v, row_XT):
+    segments = None if row_XT is None else splash_attention.SegmentIds(row_XT, row_XT)
+    out_XHTC = jax.vmap(kernel)(*(jnp.swapaxes(x, 1, 2) for x in (q, k, v)), segments)
+    return jnp.swapaxes(out_XHTC, 1, 2)
+
+  if row_XT is not None:
+    row_XT = padded(row_XT, -1)
+  qkv = (padded(x) for x in (q_XTHC * np.asarray(scale, q_XTHC.dtype), k_XTKC, v_XTKC))
+  return local(*qkv, row_XT)[:, :T]
+
+
+def _splash_kernel(heads: int, length: int, window: int, softcap: float, *, interpret: bool) -> Any:
+  """Returns splash for q [H, L, C], k and v [K, L, C], and segments or None."""
+  one = (length, length)
   mask = splash_attention.LocalMask(one, (window - 1, 0), 0) if window else splash_attention.CausalMask(one)
-  block = next(size for size in (512, 256, 128) if L % size == 0)
-  kernel = splash_attention.make_splash_mha(
-    splash_attention.MultiHeadMask([mask] * (H // tensor)),
-    block_sizes=splash_attention.BlockSizes(**dict.fromkeys(_BLOCK_SIZES, block)),
+  return splash_attention.make_splash_mha(
+    splash_attention.MultiHeadMask([mask] * heads),
+    block_sizes=splash_attention.BlockSizes(**dict.fromkeys(_BLOCK_SIZES, blocks(length)[1])),
     head_shards=1,
     q_seq_shards=1,
     attn_logits_soft_cap=softcap or None,
-    interpret=attention.interpret,
+    interpret=interpret,
   )
-  rows = PartitionSpec(('data', 'fsdp'), None, 'tensor' if tensor > 1 else None)
-
-  @functools.partial(jax.shard_map, mesh=attention.mesh, in_specs=(rows,) * 3, out_specs=rows, check_vma=False)
-  def local(*qkv):
-    out_NHLC = jax.vmap(kernel)(*(jnp.swapaxes(x, 1, 2) for x in qkv))
-    return jnp.swapaxes(out_NHLC, 1, 2)
-
-  return local(q_NLHC * np.asarray(scale, q_NLHC.dtype), k_NLKC, v_NLKC)

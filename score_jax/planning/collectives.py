@@ -33,7 +33,7 @@ class Collectives:
   bytes: int  # that they yield on a device
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
   root: str = ''
   name: str = ''
   type: str = ''
@@ -45,12 +45,12 @@ class _Line(NamedTuple):
     return re.findall(r'%([\w.\-]+)', self.rest.split('), ')[0])
 
 
-_Lines = dict[str, _Line]  # of a computation, by name
+Lines = dict[str, Line]  # of a computation, by name
 
 
 def read(program: str) -> tuple[Collectives, ...]:
   """Returns the collectives of a program; of open loops side by side, what the largest sends."""
-  bodies, entry = _computations(program)
+  bodies, entry = computations(program)
   largest: dict[tuple[str, str], Collectives] = {}
   scopes = [(entry, ALWAYS)]
   for name, scope in scopes:  # which grows meanwhile
@@ -68,9 +68,9 @@ def read(program: str) -> tuple[Collectives, ...]:
   return tuple(largest[key] for key in sorted(largest))
 
 
-def _computations(program: str) -> tuple[dict[str, _Lines], str]:
+def computations(program: str) -> tuple[dict[str, Lines], str]:
   """All computations by name, and the name of the first to run."""
-  bodies: dict[str, _Lines] = {}
+  bodies: dict[str, Lines] = {}
   entry = name = ''
   for text in program.splitlines():
     if head := _HEAD.match(text):
@@ -78,12 +78,18 @@ def _computations(program: str) -> tuple[dict[str, _Lines], str]:
       bodies[name] = {}
       entry = name if head[1] else entry
     elif name and (match := _LINE.match(text)):
-      line = _Line(*match.groups())
+      line = Line(*match.groups())
       bodies[name][line.name] = line
   return bodies, entry
 
 
-def _sent(bodies: dict[str, _Lines], name: str, times: int, loops: list[str]) -> Iterator[tuple[str, int, int]]:
+def loops(bodies: dict[str, Lines]) -> list[str]:
+  """Returns the bodies of all loops."""
+  lines = (line for body in bodies.values() for line in body.values() if line.opcode == 'while')
+  return [_LOOP.search(line.rest)[2] for line in lines]
+
+
+def _sent(bodies: dict[str, Lines], name: str, times: int, loops: list[str]) -> Iterator[tuple[str, int, int]]:
   """Yields kind, count and bytes; appends open loops to `loops`."""
   for line in bodies.get(name, {}).values():
     if match := _KIND.fullmatch(line.opcode):
@@ -107,7 +113,7 @@ def _size(kind: str, shape: str) -> int:
   return max(1, bits // 8) * math.prod(map(int, filter(None, shape.split(','))))
 
 
-def _trips(loop: _Line, condition: _Lines, body: _Lines) -> int | None:
+def _trips(loop: Line, condition: Lines, body: Lines) -> int | None:
   """How often a loop runs; None if it does not count up to a constant."""
   if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
     return int(known[1])
@@ -115,9 +121,9 @@ def _trips(loop: _Line, condition: _Lines, body: _Lines) -> int | None:
   if 'direction=LT' not in test.rest or test.operands[1] not in limits:
     return None
   # An unrolled loop adds more than 1 in a pass.
-  index = re.search(r'index=(\d+)', condition.get(test.operands[0], _Line()).rest)
+  index = re.search(r'index=(\d+)', condition.get(test.operands[0], Line()).rest)
   results = dict(enumerate(_root(body).operands))
-  line = body.get(results.get(int(index[1])), _Line()) if index else _Line()
+  line = body.get(results.get(int(index[1])), Line()) if index else Line()
   while line.opcode == 'copy':
     line = body[line.operands[0]]
   steps = _constants(body) if line.opcode == 'add' else {}
@@ -125,10 +131,10 @@ def _trips(loop: _Line, condition: _Lines, body: _Lines) -> int | None:
   return math.ceil(limits[test.operands[1]] / step)
 
 
-def _root(lines: _Lines) -> _Line:
-  return next((line for line in lines.values() if line.root), _Line())
+def _root(lines: Lines) -> Line:
+  return next((line for line in lines.values() if line.root), Line())
 
 
-def _constants(lines: _Lines) -> dict[str, int]:
+def _constants(lines: Lines) -> dict[str, int]:
   values = {line.name: line.rest.partition(')')[0] for line in lines.values() if line.opcode == 'constant'}
   return {name: int(value) for name, value in values.items() if value.isdigit()}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax.errors import ConfigError
-from score_jax.models import decoder, weights
+from score_jax.models import attention, decoder, weights
 from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
 from score_jax.parallel import mesh as meshes
@@ -102,9 +102,10 @@ def sizes(plan: Plan) -> Sizes:
   if plan.mode == 'evaluate':  # nothing beside the policy
     trained = base = 0
   reference = trained if plan.lora.rank else trained // 4 * plan.dtype.itemsize
-  heads = config.kv_heads // (1 if config.kv_heads % tensor else tensor)
+  heads, width = attention.cached_heads(config, plan.rollout.kernel)
+  heads = heads if heads % tensor else heads // tensor  # else each device has all of them
   itemsize = rollouts.cache_dtype(plan.rollout, plan.dtype).itemsize
-  cache = plan.decode_slots * plan.length * 2 * config.layers * heads * config.head_width * itemsize
+  cache = plan.decode_slots * plan.length * 2 * config.layers * heads * width * itemsize
   return Sizes(trained, 2 * trained, base, plan.references * reference, policy, cache)
 
 

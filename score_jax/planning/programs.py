@@ -27,7 +27,7 @@ from score_jax.models import lora as loras
 from score_jax.models import weights
 from score_jax.models.families import DecoderConfig
 from score_jax.parallel import mesh as meshes
-from score_jax.planning import collectives
+from score_jax.planning import collectives, traffic
 from score_jax.sampling import rollout as rollouts
 from score_jax.sampling import sampler
 from score_jax.states import Batch, StageValues
@@ -111,6 +111,7 @@ class Program:
   temporary: int
   peak: int  # the sum of the three
   sent: tuple[collectives.Collectives, ...]
+  step_bytes: int = 0  # of a TPU's rollout: what a decode step moves beside the kernel
   refused: bool = False  # for its size: only `peak` is known
 
 
@@ -165,7 +166,10 @@ def _compiled(plan: Plan, name: str, read: bool) -> tuple[Program, str, Any]:
   results = memory.output_size_in_bytes - memory.alias_size_in_bytes
   sizes = memory.argument_size_in_bytes, results, memory.temp_size_in_bytes
   # XLA's own `peak_memory_in_bytes` was 0.3 % below the sum (an update on v5e).
-  program = Program(name, *seconds, *sizes, sum(sizes), collectives.read(text) if read else ())
+  sent, step_bytes = collectives.read(text) if read else (), 0
+  if read and name == 'rollout' and plan.rollout.kernel == 'mosaic':
+    step_bytes = sum(one.bytes for one in traffic.decode_step(text)[0])
+  program = Program(name, *seconds, *sizes, sum(sizes), sent, step_bytes)
   return program, text, specs.placed(built.out_info, built.output_shardings)
 
 
@@ -209,7 +213,7 @@ def _rollout(plan: Plan, read: bool) -> Any:
   prompts, forced = (_rows(plan, jnp.int32, length) for length in (plan.prompt, plan.rollout.budgets[0]))
   arguments = sampling_policy(plan, read), prompts, number, number, key, forced
   options = dict(config=plan.decoder, dtype=plan.dtype, mesh=plan.mesh)
-  return rollouts.compiled.lower(*arguments, spec=plan.rollout, **options)
+  return rollouts.program(plan.mesh).lower(*arguments, spec=plan.rollout, **options)
 
 
 def _scored(plan: Plan) -> tuple[Any, Any, Batch]:

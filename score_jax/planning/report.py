@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from score_jax.planning import collectives, costs
+from score_jax.planning import collectives, costs, decoding
 from score_jax.planning.programs import Plan, Program
 from score_jax.planning.search import Answer, Request, Setting
 
@@ -100,10 +100,22 @@ def _setting(request: Request, setting: Setting) -> dict[str, Any]:
     rows=plan.rows,
     slots=plan.length,
     attention=plan.update.attention.kind,
+    decode_kernel=plan.rollout.kernel,
+    decode_step=_decode_step(setting),
     held=dataclasses.asdict(costs.sizes(plan)) | dict(references=plan.references),
     programs={each.name: _program(request.chip, setting, each) for each in setting.programs},
     fits=setting.peak <= request.chip.usable,
   )
+
+
+def _decode_step(setting: Setting) -> dict[str, dict[str, float]]:
+  """Bytes that a decode step moves on a chip and must move, by lengths of rows; {}: not known."""
+  plan, [outside] = setting.plan, [each.step_bytes for each in setting.programs if each.name == 'rollout'] or [0]
+  if not outside:
+    return {}
+  lengths = dict(whole_budgets=decoding.whole_budgets(plan), real_lengths=decoding.real_lengths(plan))
+  steps = {name: decoding.step(plan, outside, one) for name, one in lengths.items()}
+  return {name: dict(moved=one.moved, floor=one.floor, ratio=one.ratio) for name, one in steps.items()}
 
 
 def _program(chip: costs.Chip, setting: Setting, program: Program) -> dict[str, Any]:
@@ -135,7 +147,19 @@ def _table(request: Request, setting: Setting) -> str:
   ]
   for name, *numbers in table:
     lines.append('  '.join([name.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])]))
+  lines += _step_lines(_decode_step(setting))
   return '\n'.join([*lines, _NOTES, *map(_sent, rows)])
+
+
+def _step_lines(steps: dict[str, dict[str, float]]) -> list[str]:
+  told = dict(
+    whole_budgets='rows use whole budgets', real_lengths=f'answers have {decoding.MEAN_ANSWER} tokens on average'
+  )
+  return [
+    f'a decode step moves {step["moved"] / 1e9:.2f} GB on a chip, {step["ratio"]:.2f} times the floor, '
+    f'where {told[name]}'
+    for name, step in steps.items()
+  ]
 
 
 def _shape(plan: Plan) -> str:
@@ -146,7 +170,8 @@ def _shape(plan: Plan) -> str:
     f'{plan.rows} conversations of {tokens} tokens and {sum(map(len, plan.rollout.separators))} between them, '
     f'{plan.local_rows} per {"chip" if tensor == 1 else f"{tensor} chips"}, {plan.decode_slots} at a time; '
     f'update in {update.micro_batches} parts{", packed" if update.packed_length else ""}, '
-    f'remat {update.remat}, logits {update.logits_mb:g} MB, attention {update.attention.kind}'
+    f'remat {update.remat}, logits {update.logits_mb:g} MB, attention {update.attention.kind}, '
+    f'of decode steps {plan.rollout.kernel or "plain"}'
   )
 
 

@@ -20,12 +20,13 @@ import numpy as np
 
 from score_jax.config import REMATS, RunConfig
 from score_jax.errors import ConfigError, DataError
-from score_jax.models import config_json
+from score_jax.models import config_json, decode_attention
 from score_jax.models.families import DecoderConfig
 from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes
 from score_jax.planning import costs, programs
 from score_jax.sampling.rollout import RolloutSpec
+from score_jax.sampling.rollout import cache_dtype as cache_dtype_of
 from score_jax.storage import hf
 from score_jax.training import batches, specs
 from score_jax.training import run as runs
@@ -68,7 +69,9 @@ class Request:
     if self.mode != 'evaluate':
       specs.check_spread(config, mesh)
     update = specs.update_spec(config, self.decoder, dtype, mesh)
-    rollout = dataclasses.replace(self.rollout, decode_slots=config.sampling.decode_slots)
+    cache_dtype = cache_dtype_of(self.rollout, dtype)
+    kernel = decode_attention.best(self.decoder, dtype, cache_dtype, mesh)
+    rollout = dataclasses.replace(self.rollout, decode_slots=config.sampling.decode_slots, kernel=kernel)
     if batch.pack:  # for full streams
       full = np.full(config.rows, prompt + rollout.growth)
       packed = batches.packed_length(full, full[0], batch.samples, update.shards, batch.micro_batches)

@@ -26,6 +26,7 @@ from score_jax.core_types import Stop
 from score_jax.models import attention, decode_attention, decoder
 from score_jax.models.attention import Cache
 from score_jax.models.families import DecoderConfig
+from score_jax.parallel import compile_options
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import choose
 from score_jax.states import Rollout
@@ -45,7 +46,7 @@ class RolloutSpec:
   temperature: float = 1.0
   decode_slots: int = 0  # rows decoded at a time on each device; 0: all
   cache_dtype: str = 'auto'  # of cached keys and values; 'auto': the compute dtype
-  kernel: bool = False  # attend by `models/decode_attention.py` (GPU)
+  kernel: str = ''  # of `decode_attention.BLOCKS`
 
   @property
   def attempts(self) -> int:
@@ -141,38 +142,48 @@ def rollout(
     forced_BF: i32 given first attempts, F = budgets[0]; -1: sampled.
     config, spec, dtype, mesh: what is compiled in.
   """
+  arguments = params, prompt_BP, start_B, row_B, key, forced_BF
   with meshes.by_rows_compiles(mesh):
-    return compiled(params, prompt_BP, start_B, row_B, key, forced_BF, config=config, spec=spec, dtype=dtype, mesh=mesh)
+    return program(mesh)(*arguments, config=config, spec=spec, dtype=dtype, mesh=mesh)
 
 
-@functools.partial(jax.jit, static_argnames=('config', 'spec', 'dtype', 'mesh'))
-def compiled(params, prompt, start, row, key, forced, *, config, spec, dtype, mesh) -> Rollout:
-  """The program of `rollout`."""
+def program(mesh: Mesh) -> Any:
+  """Returns the program of `rollout` on a mesh, not compiled yet."""
+  return _program(compile_options.of_rollouts(mesh))
 
+
+@functools.cache
+def _program(options: compile_options.Options) -> Any:
+  static = ('config', 'spec', 'dtype', 'mesh')
+  return jax.jit(_conversations, static_argnames=static, compiler_options=dict(options) or None)
+
+
+def _conversations(params, prompt, start, row, key, forced, *, config, spec, dtype, mesh) -> Rollout:
   def local(params, prompt, start, row, key, forced):
     rows = _Rows(prompt, start, row_keys(key, row), forced)
-    return _rollout(params, rows, config, spec, dtype, functools.partial(meshes.on_any_device, mesh=mesh))
+    return _rollout(params, rows, config, spec, dtype, mesh)
 
   return meshes.by_rows(local, mesh, (False, True, True, True, False, True))(params, prompt, start, row, key, forced)
 
 
 def _rollout(
-  params: decoder.Params, rows: _Rows, config: DecoderConfig, spec: RolloutSpec, dtype, anywhere: Callable
+  params: decoder.Params, rows: _Rows, config: DecoderConfig, spec: RolloutSpec, dtype, mesh: Mesh
 ) -> Rollout:
-  """Samples a device's rows; `anywhere` speaks for all that step together."""
+  """Samples a device's rows."""
   N, P = rows.prompt.shape
   B = min(spec.decode_slots or N, N)
   refill = -(-B // _REFILLS)
   cached = dict(dtype=dtype, cache_dtype=cache_dtype(spec, dtype), kernel=spec.kernel)
   prefill = functools.partial(decoder.prefill, params, config, **cached)
+  anywhere = functools.partial(meshes.on_any_device, mesh=mesh)
 
   def step(state: _State) -> _State:
     # A slot that is done sees nothing but the padding that it is fed.
     first_B = jnp.where(state.slots.turn < spec.attempts, state.slots.first, state.time)
     cache = state.cache.replace(first=first_B)
-    logits_BV, cache = decoder.decode_step(params, config, state.slots.token, state.time, cache, dtype=dtype)
+    logits_BV, cache = decoder.decode_step(params, config, state.slots.token, state.time, cache, dtype=dtype, mesh=mesh)
     time = state.time + 1
-    slots, line = _advance(state.slots, logits_BV, time, rows, spec)
+    slots, line = _advance(state.slots, logits_BV, time, rows, spec, mesh)
     token_log = jax.tree.map(lambda old_TB, new_B: old_TB.at[time - P - 1].set(new_B), state.token_log, line)
     return state.replace(time=time, slots=slots, cache=cache, token_log=token_log)
 
@@ -186,25 +197,25 @@ def _rollout(
   def generation(state: _State) -> _State:
     state = jax.lax.while_loop(lambda state: ~anywhere(has_room(state)), step, state)
     slot_R = jnp.nonzero(done(state), size=refill, fill_value=B)[0].astype(jnp.int32)
-    return _admit(prefill, rows, spec, state, slot_R)
+    return _admit(prefill, rows, spec, mesh, state, slot_R)
 
-  state = _begin(prefill, rows, spec, B, refill)
+  state = _begin(prefill, rows, spec, mesh, B, refill)
   if N > B:
     state = jax.lax.while_loop(lambda state: anywhere(state.waiting < N), generation, state)
   state = jax.lax.while_loop(lambda state: anywhere(~jnp.all(done(state))), step, state)
   return _cut(state, _with_finished(state, jnp.arange(B, dtype=jnp.int32)), rows, spec)
 
 
-def _begin(prefill: Callable, rows: _Rows, spec: RolloutSpec, B: int, refill: int) -> _State:
+def _begin(prefill: Callable, rows: _Rows, spec: RolloutSpec, mesh: Mesh, B: int, refill: int) -> _State:
   """Puts the first B rows into the slots, their first tokens at time P."""
   N, P = rows.prompt.shape
-  block = decode_attention.BLOCK if spec.kernel else 1  # of which the ring has whole ones
+  block = decode_attention.BLOCKS[spec.kernel]  # of which the ring has whole ones
   ring = -(-(P + spec.growth) // block) * block
   # While rows wait, at most refill - 1 slots are idle.
   lines = max(1, spec.growth - 1) if N == B else -(-N * spec.growth // (B - refill + 1)) + spec.growth
   logits_BV, cache = prefill(rows.prompt[:B], rows.start[:B], ring)
   fresh = _fresh(jnp.arange(B, dtype=jnp.int32), rows.start[:B], spec)
-  slots, line = _advance(fresh, logits_BV, jnp.int32(P), rows, spec)
+  slots, line = _advance(fresh, logits_BV, jnp.int32(P), rows, spec, mesh)
   zeros_N = jnp.zeros((N,), jnp.int32)
   return _State(
     time=jnp.int32(P),
@@ -229,7 +240,7 @@ def _fresh(row_B: jax.Array, first_B: jax.Array, spec: RolloutSpec) -> _DecodeSl
   return _DecodeSlots(row=row_B, first=first_B, left=left_B, stop=stop_BA, **zeros)
 
 
-def _admit(prefill: Callable, rows: _Rows, spec: RolloutSpec, state: _State, slot_R: jax.Array) -> _State:
+def _admit(prefill: Callable, rows: _Rows, spec: RolloutSpec, mesh: Mesh, state: _State, slot_R: jax.Array) -> _State:
   """Gives slots that are done to the next rows."""
   N, P = rows.prompt.shape
   B = state.slots.row.shape[0]
@@ -243,7 +254,7 @@ def _admit(prefill: Callable, rows: _Rows, spec: RolloutSpec, state: _State, slo
   logits_RV, prompts = prefill(rows.prompt[row_R], start_R, P)
   # The prompt lies just behind the clock.
   fresh = _fresh(row_R, state.time - P + start_R, spec)
-  slots, line = _advance(fresh, logits_RV, state.time, rows, spec)
+  slots, line = _advance(fresh, logits_RV, state.time, rows, spec, mesh)
   return state.replace(
     slots=_written(state.slots, slot_R, slots),
     cache=attention.insert(state.cache, slot_R, prompts, state.time),
@@ -269,7 +280,7 @@ def _written(old: Any, index_R: jax.Array, new: Any) -> Any:
 
 
 def _advance(
-  slots: _DecodeSlots, logits_BV: jax.Array, time: jax.Array, rows: _Rows, spec: RolloutSpec
+  slots: _DecodeSlots, logits_BV: jax.Array, time: jax.Array, rows: _Rows, spec: RolloutSpec, mesh: Mesh
 ) -> tuple[_DecodeSlots, _Tokens]:
   """Chooses every slot's token at `time`."""
   A = spec.attempts
@@ -282,11 +293,11 @@ def _advance(
   sampling = running & ~feeding
   with jax.named_scope('choose'):
     uniform_B = uniforms(rows.key[slots.row], time - slots.first)
-    drawn = choose.next_token(logits_BV, uniform_B, temperature=spec.temperature)
+    drawn = choose.next_token(logits_BV, uniform_B, temperature=spec.temperature, mesh=mesh)
     done_B = jnp.clip(spec.budgets[0] - slots.left, 0, rows.forced.shape[1] - 1)
     forced = rows.forced[slots.row, done_B]
     drawn = jnp.where((slots.turn == 0) & (forced >= 0), forced, drawn)
-    logp = choose.log_probability(logits_BV, drawn)
+    logp = choose.log_probability(logits_BV, drawn, mesh=mesh)
   fed_token = separator_AF[turn, jnp.minimum(slots.fed, separator_AF.shape[1] - 1)]
   token = jnp.where(sampling, drawn, jnp.where(feeding, fed_token, spec.pad))
 

@@ -57,9 +57,7 @@ class Sampler:
 
   def spec(self, temperature: float = 1.0) -> RolloutSpec:
     """Returns the compiled-in settings of a rollout."""
-    dtype, mesh = jnp.dtype(self.dtype), self.mesh
-    whole_heads = mesh.shape['tensor'] == 1 and mesh.devices.flat[0].platform == 'gpu'
-    own_dtype = self.cache_dtype in ('auto', dtype.name)
+    cache_dtype = self.dtype if self.cache_dtype == 'auto' else self.cache_dtype
     return RolloutSpec(
       budgets=self.budgets,
       separators=self.chat.separators,
@@ -69,7 +67,7 @@ class Sampler:
       temperature=temperature,
       decode_slots=self.decode_slots,
       cache_dtype=self.cache_dtype,
-      kernel=whole_heads and own_dtype and decode_attention.fits(self.config, dtype),
+      kernel=decode_attention.best(self.config, self.dtype, cache_dtype, self.mesh),
     )
 
   def layout(self, params: Any) -> Any:
