@@ -71,11 +71,12 @@ def test_splash_takes_packed_streams_as_they_are(window):
 
 def test_blocks_of_splash_are_large_and_divide_the_slots():
   # The default conversation, 2,624 tokens, was 21 blocks of 128.
-  assert flash.blocks(2624) == (2688, 896)
-  for longest in range(1, 9000, 37):
-    slots, block = flash.blocks(longest)
-    assert longest <= slots < longest + 384 and slots % block == 0 and block % 128 == 0
-    assert block == slots <= 1024 or 384 <= block <= 1024, longest
+  assert flash.blocks(2624, 128) == flash.blocks(2624, 256) == (2688, 896)
+  for width, most in ((64, 1024), (128, 1024), (256, 896)):
+    for longest in range(1, 9000, 37):
+      slots, block = flash.blocks(longest, width)
+      assert longest <= slots < longest + 384 and slots % block == 0 and block % 128 == 0
+      assert block == slots <= most or 384 <= block <= most, longest
 
 
 class Device:

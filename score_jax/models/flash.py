@@ -22,6 +22,7 @@ from score_jax.models.families import DecoderConfig
 KINDS = ('plain', 'cudnn', 'splash')
 _BLOCK = 128  # rows are padded to a multiple of it for the kernels
 _SPLASH_BLOCKS = range(3, 9)  # of 128: sizes of splash's blocks, all of one; smaller ones waste the matrix unit
+_WIDE_BLOCKS = range(3, 8)  # for heads wider than 128: backward blocks of 1,024 overflow the core's memory
 _BLOCK_SIZES = tuple(f.name for f in dataclasses.fields(splash_attention.BlockSizes) if f.name.startswith('block_'))
 _SPLASH_WIDTH = 64  # such heads fill half of a row of a TPU's tiles
 
@@ -78,7 +79,7 @@ def _takes(width: int) -> bool:
   """Tells whether the installed splash has heads of this width: some releases take multiples of 128 alone."""
   x_HLC = jax.ShapeDtypeStruct((1, _BLOCK, width), jnp.bfloat16)
   try:
-    jax.eval_shape(_splash_kernel(1, _BLOCK, 0, 0.0, interpret=False), x_HLC, x_HLC, x_HLC)
+    jax.eval_shape(_splash_kernel(1, _BLOCK, _BLOCK, 0, 0.0, interpret=False), x_HLC, x_HLC, x_HLC)
   except (NotImplementedError, ValueError):
     return False
   return True
@@ -89,15 +90,16 @@ def slots(longest: int, attention: Attention) -> int:
   return longest if attention.kind == 'plain' else -(-longest // _BLOCK) * _BLOCK
 
 
-def blocks(longest: int) -> tuple[int, int]:
+def blocks(longest: int, width: int) -> tuple[int, int]:
   """Returns splash's slots for `longest` tokens, and its block, which divides them: the fewest slots, then the largest.
 
-  It is all slots up to 1,024, else 384 to 1,024: blocks of 128 take 3 to 5 times as long (docs/performance.md).
+  It is all slots up to 1,024 (896 where heads are wider than 128), else at least 384: blocks of 128 take 3 to 5 times
+  as long (docs/performance.md).
   """
-  units = -(-longest // _BLOCK)
-  if units <= max(_SPLASH_BLOCKS):
+  units, sizes = -(-longest // _BLOCK), _SPLASH_BLOCKS if width <= _BLOCK else _WIDE_BLOCKS
+  if units <= max(sizes):
     return units * _BLOCK, units * _BLOCK
-  padded, block = min((-(-units // size) * size, -size) for size in _SPLASH_BLOCKS)
+  padded, block = min((-(-units // size) * size, -size) for size in sizes)
   return padded * _BLOCK, -block * _BLOCK
 
 
@@ -144,13 +146,13 @@ def attend_streams(
   i32 `row_XT` tells a token's conversation; tokens of one lie side by side. None: a stream is one conversation, before
   its padding. `window` and `softcap` are those of `attend`.
   """
-  T, H = q_XTHC.shape[1:3]
+  T, H, C = q_XTHC.shape[1:]
   tensor = attention.mesh.shape['tensor']
   shared_heads = H // k_XTKC.shape[2]
   if k_XTKC.shape[2] % tensor:  # devices may share keys
     k_XTKC, v_XTKC = (jnp.repeat(x, shared_heads, axis=2) for x in (k_XTKC, v_XTKC))
-  length, _ = blocks(T)
-  kernel = _splash_kernel(H // tensor, length, window, softcap, interpret=attention.interpret)
+  length, block = blocks(T, C)
+  kernel = _splash_kernel(H // tensor, length, block, window, softcap, interpret=attention.interpret)
   rows = PartitionSpec(('data', 'fsdp'), None, 'tensor' if tensor > 1 else None)
   streams = PartitionSpec(('data', 'fsdp'))
 
@@ -171,13 +173,13 @@ def attend_streams(
   return local(*qkv, row_XT)[:, :T]
 
 
-def _splash_kernel(heads: int, length: int, window: int, softcap: float, *, interpret: bool) -> Any:
+def _splash_kernel(heads: int, length: int, block: int, window: int, softcap: float, *, interpret: bool) -> Any:
   """Returns splash for q [H, L, C], k and v [K, L, C], and segments or None."""
   one = (length, length)
   mask = splash_attention.LocalMask(one, (window - 1, 0), 0) if window else splash_attention.CausalMask(one)
   return splash_attention.make_splash_mha(
     splash_attention.MultiHeadMask([mask] * heads),
-    block_sizes=splash_attention.BlockSizes(**dict.fromkeys(_BLOCK_SIZES, blocks(length)[1])),
+    block_sizes=splash_attention.BlockSizes(**dict.fromkeys(_BLOCK_SIZES, block)),
     head_shards=1,
     q_seq_shards=1,
     attn_logits_soft_cap=softcap or None,

@@ -5,7 +5,6 @@ Counted are the operands and results of the top-level operations of the loop's b
 tiles. What stays in the core's own memory (`S(1)`) is not, nor what is updated in place but for the part that changes.
 """
 
-from collections import Counter
 import dataclasses
 import math
 import re
@@ -136,14 +135,3 @@ def _fused(lines: Lines) -> tuple[dict[int, int], int | None]:
 def _changed(line: Line, lines: Lines) -> int:
   type_ = line.type if line.opcode in _SLICES else lines[line.operands[1]].type
   return sum(array.size for array in arrays(type_))
-
-
-def by_kind(moved: list[Moved], *, slots: int, vocabulary: int) -> Counter:
-  """Returns bytes by what they are: 'cache' (an axis of all slots), 'logits' (of the vocabulary), 'other'."""
-  total: Counter = Counter()
-  for one in moved:
-    sizes = {extent for shape in one.shapes for extent in shape}
-    total['cache' if slots in sizes else 'logits' if vocabulary in sizes and one.opcode != 'fusion' else 'other'] += (
-      one.bytes
-    )
-  return total
