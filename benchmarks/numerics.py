@@ -140,8 +140,8 @@ def _sampler_and_trainer(
     stops=tuple(range(config.vocab // 64)),
     pad=0,
     decode_slots=64,
-    kernel=decode_attention.best(config, dtype, dtype, mesh),
   )
+  spec = rollouts.suited(spec, config, dtype, mesh)
   tokens = jax.random.randint(jax.random.key(2), (rows, prompt), 0, config.vocab)
   start = jnp.arange(rows, dtype=jnp.int32)
   cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)

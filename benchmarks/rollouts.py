@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks import machine
 from benchmarks.setting import Setting
 from score_jax.errors import ConfigError
-from score_jax.models import config_json, decode_attention, decoder, weights
+from score_jax.models import config_json, decoder, weights
 from score_jax.models.families import DecoderConfig
 from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes
@@ -50,8 +50,8 @@ def measure(setting: Setting) -> dict[str, Any]:
     stops=(stop,),
     pad=0,
     decode_slots=setting.decode_slots,
-    kernel=decode_attention.best(config, dtype, dtype, mesh),
   )
+  spec = rollouts.suited(spec, config, dtype, mesh)
   rng = np.random.default_rng(0)
   prompt_BP = rng.integers(0, config.vocab, (setting.rows, setting.prompt)).astype(np.int32)
   start_B, row_B = np.zeros(setting.rows, np.int32), np.arange(setting.rows, dtype=np.int32)

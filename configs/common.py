@@ -240,7 +240,7 @@ def mesh() -> ConfigDict:
   """Devices."""
   mesh = ConfigDict()
   mesh.data = -1  # copies of the model; -1: all devices that fsdp and tensor leave
-  mesh.fsdp = 1  # devices that share parameters and optimizer
+  mesh.fsdp = 1  # devices that share parameters and optimizer; -1 (and data 1): all that tensor leaves
   mesh.tensor = 1  # devices that share heads, feed-forward and vocabulary
   return mesh
 

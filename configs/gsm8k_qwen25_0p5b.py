@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
   config.task.data.heldout = ('hf:openai/gsm8k/main:test',)
   config.sampling.prompt_tokens = 384
   config.sampling.attempt_tokens = (400, 400)
+  config.sampling.decode_slots = 128
   config.batch.micro_batches = 8
   config.optim.learning_rate = 1e-5
   config.stages.stage1.steps = 200

@@ -3,6 +3,7 @@ r"""SCoRe on MATH with Gemma 2 2B, the paper's open model (arXiv 2409.12917, tab
 
   score-jax train --config=math_gemma2_2b
 
+It fits 16 chips of v5e (--topology=v5e:4x4 of the doctor), and other numbers of devices that divide 16.
 Model and data come from the hub (the model is gated: HF_TOKEN); folders and files do as well. The data are the 12,500
 problems of MATH; the 500 of MATH500 are held out by their text. From the paper: learning rate, steps in all,
 conversations a step, alpha, both betas, temperature, prompts, greedy evaluation. Left open there and chosen here:
@@ -33,11 +34,13 @@ def get_config() -> ConfigDict:
   config.task.long_prompts = 'drop'  # chosen
   config.sampling.prompt_tokens = 512  # chosen
   config.sampling.attempt_tokens = (1024, 1024)  # chosen
-  config.sampling.decode_slots = 128  # chosen; answers differ in length
+  config.sampling.decode_slots = 16  # chosen, of a v5e; more where there is memory
   config.batch.problems = 128  # chosen: 512 conversations as 128 problems x 4 samples
   config.batch.samples = 4
-  config.batch.micro_batches = 16
+  config.batch.micro_batches = 8
   config.batch.pack = True
+  config.mesh.data = 1
+  config.mesh.fsdp = -1
   config.optim.learning_rate = 5e-6
   config.optim.warmup_steps = 20  # chosen, like schedule, Adam's betas and clipping
   config.stages.stage1.steps = 1500  # 3,000 in all; how they are divided is chosen

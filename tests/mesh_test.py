@@ -35,6 +35,8 @@ def test_mesh_takes_all_devices_and_names_its_axes(mesh):
 def test_data_minus_one_takes_what_the_other_axes_leave():
   assert dict(meshes.make_mesh(-1, 2, 1).shape) == dict(data=4, fsdp=2, tensor=1)
   assert dict(meshes.make_mesh(-1, 1, 1, jax.devices()[:3]).shape) == dict(data=3, fsdp=1, tensor=1)
+  assert dict(meshes.make_mesh(1, -1, 2).shape) == dict(data=1, fsdp=4, tensor=2)
+  assert dict(meshes.make_mesh(1, -1, 1, jax.devices()[:1]).shape) == dict(data=1, fsdp=1, tensor=1)
 
 
 @pytest.mark.parametrize('axes', [(3, 1, 1), (-1, 3, 1), (-1, 16, 1), (2, 2, 4)])

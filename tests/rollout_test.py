@@ -396,6 +396,15 @@ def test_growth_is_what_the_longest_conversation_adds():
   assert (ONE.attempts, SPEC.attempts, THREE.attempts) == (1, 2, 3)
 
 
+def test_a_cache_that_grows_samples_the_same_conversations():
+  spec = dataclasses.replace(SPEC, growths=3)
+  assert rollouts.cache_sizes(spec, SLOTS, refills=False) == [SLOTS + 5, SLOTS + 10, SLOTS + 15]
+  assert rollouts.cache_sizes(spec, SLOTS, refills=True) == [SLOTS + 15]
+  assert_same_rows(roll(spec=spec), range(ROWS), base(), range(ROWS))
+  one = roll(spec=dataclasses.replace(spec, decode_slots=5))
+  assert_same_rows(one, range(ROWS), base(), range(ROWS))
+
+
 @pytest.mark.parametrize(
   ('mesh', 'changes'),
   [(None, dict(decode_slots=5)), pytest.param((1, 2, 2), {}, marks=pytest.mark.slow)],

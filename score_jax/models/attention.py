@@ -73,6 +73,14 @@ def write(cache: Cache, layer: int, k_BTKC: jax.Array, v_BTKC: jax.Array, slot: 
   return put(cache, layer, updated(cache.k[layer], k_BTKC), updated(cache.v[layer], v_BTKC))
 
 
+def grown(cache: Cache, slots: int) -> Cache:
+  """Returns a cache that has not wrapped yet with empty slots behind its own."""
+  axis = 2 if cache.heads_first else 1
+  pads = [(0, slots - cache.slots if i == axis else 0) for i in range(4)]
+  k, v = (tuple(jnp.pad(x, pads) for x in side) for side in (cache.k, cache.v))
+  return cache if slots == cache.slots else cache.replace(k=k, v=v)
+
+
 def insert(cache: Cache, row_R: jax.Array, prompts: Cache, time: jax.Array) -> Cache:
   """Lays R prompts into rows, at the P times before `time`; drops rows past the last."""
   P = prompts.slots

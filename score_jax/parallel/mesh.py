@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import math
 from typing import Any
 
 from absl import logging
@@ -26,19 +27,21 @@ _ROWS = PartitionSpec(('data', 'fsdp'))
 
 
 def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) -> Mesh:
-  """Makes a mesh over devices (default: all), or raises a ConfigError; `data` -1 takes what is left."""
+  """Makes a mesh over devices (default: all), or raises a ConfigError; one of `data` and `fsdp`, -1, takes the rest."""
   if devices is None:
     devices = jax.devices()
     if hosts.count() > 1:
       devices = sorted(devices, key=lambda device: (device.process_index, device.id))
-  if min(fsdp, tensor) < 1 or (data < 1 and data != -1):
-    raise ConfigError(f'mesh: data {data}, fsdp {fsdp}, tensor {tensor} must be 1 or more (data may be -1)')
-  if data == -1:
-    data = max(1, len(devices) // (fsdp * tensor))
+  sizes = data, fsdp, tensor
+  if tensor < 1 or any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+    told = f'mesh: data {data}, fsdp {fsdp}, tensor {tensor}'
+    raise ConfigError(f'{told} must be 1 or more; one of data and fsdp may be -1: all devices that the others leave')
+  rest = max(1, len(devices) // -math.prod(sizes)) if -1 in sizes else 1
+  data, fsdp = (rest if size == -1 else size for size in (data, fsdp))
   if data * fsdp * tensor != len(devices):
     raise ConfigError(
       f'mesh: data {data} x fsdp {fsdp} x tensor {tensor} = {data * fsdp * tensor}, but there are '
-      f'{len(devices)} devices; set mesh.data to -1 or change mesh.fsdp and mesh.tensor'
+      f'{len(devices)} devices; set mesh.data or mesh.fsdp to -1, or change them and mesh.tensor'
     )
   grid = np.asarray(devices).reshape(-1, tensor)
   if hosts.count() > 1 and any(len({device.process_index for device in group}) > 1 for group in grid):

@@ -20,13 +20,12 @@ import numpy as np
 
 from score_jax.config import REMATS, RunConfig
 from score_jax.errors import ConfigError, DataError
-from score_jax.models import config_json, decode_attention
+from score_jax.models import config_json
 from score_jax.models.families import DecoderConfig
 from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes
 from score_jax.planning import costs, programs
-from score_jax.sampling.rollout import RolloutSpec
-from score_jax.sampling.rollout import cache_dtype as cache_dtype_of
+from score_jax.sampling.rollout import RolloutSpec, suited
 from score_jax.storage import hf
 from score_jax.training import batches, specs
 from score_jax.training import run as runs
@@ -69,9 +68,8 @@ class Request:
     if self.mode != 'evaluate':
       specs.check_spread(config, mesh)
     update = specs.update_spec(config, self.decoder, dtype, mesh)
-    cache_dtype = cache_dtype_of(self.rollout, dtype)
-    kernel = decode_attention.best(self.decoder, dtype, cache_dtype, mesh)
-    rollout = dataclasses.replace(self.rollout, decode_slots=config.sampling.decode_slots, kernel=kernel)
+    rollout = dataclasses.replace(self.rollout, decode_slots=config.sampling.decode_slots)
+    rollout = suited(rollout, self.decoder, dtype, mesh)
     if batch.pack:  # for full streams
       full = np.full(config.rows, prompt + rollout.growth)
       packed = batches.packed_length(full, full[0], batch.samples, update.shards, batch.micro_batches)
@@ -242,13 +240,14 @@ def nearest(request: Request, known: Setting | None = None) -> Estimate | None:
 
 def _meshes(request: Request) -> Options:
   count, old, decoder = len(request.devices), request.config.mesh, request.decoder
+  asked = old.fsdp if old.fsdp > 0 else max(1, count // (old.data * old.tensor))
   for tensor in _divisors(count):
     if tensor > _MOST_TENSOR or decoder.heads % tensor or decoder.ffn % tensor:
       continue
     for fsdp in _divisors(count // tensor):
       if decoder.width % fsdp == 0:
         data = -1 if old.data == -1 else count // tensor // fsdp
-        cost = 0.5 * _doublings(fsdp, old.fsdp) + 2.0 * _doublings(tensor, old.tensor)
+        cost = 0.5 * _doublings(fsdp, asked) + 2.0 * _doublings(tensor, old.tensor)
         yield cost, {'mesh.data': data, 'mesh.fsdp': fsdp, 'mesh.tensor': tensor}
 
 

@@ -31,6 +31,7 @@ from score_jax.parallel import mesh as meshes
 from score_jax.sampling import choose
 from score_jax.states import Rollout
 
+_GROWTHS = 4  # of a TPU's cache, which is read whole where no kernel serves; more take longer to compile
 _REFILLS = 16  # in a generation: prefills against idle slots
 
 
@@ -47,6 +48,7 @@ class RolloutSpec:
   decode_slots: int = 0  # rows decoded at a time on each device; 0: all
   cache_dtype: str = 'auto'  # of cached keys and values; 'auto': the compute dtype
   kernel: str = ''  # of `decode_attention.BLOCKS`
+  growths: int = 1  # steps in which the cache comes to its size, where every row has a slot
 
   @property
   def attempts(self) -> int:
@@ -199,18 +201,31 @@ def _rollout(
     slot_R = jnp.nonzero(done(state), size=refill, fill_value=B)[0].astype(jnp.int32)
     return _admit(prefill, rows, spec, mesh, state, slot_R)
 
-  state = _begin(prefill, rows, spec, mesh, B, refill)
+  sizes = cache_sizes(spec, P, refills=N > B)
+  state = _begin(prefill, rows, spec, mesh, B, refill, sizes[0])
   if N > B:
     state = jax.lax.while_loop(lambda state: anywhere(state.waiting < N), generation, state)
-  state = jax.lax.while_loop(lambda state: anywhere(~jnp.all(done(state))), step, state)
+  for size in sizes:
+    state = state.replace(cache=attention.grown(state.cache, size))
+
+    def goes_on(state: _State, limit=size if size < sizes[-1] else None) -> jax.Array:
+      runs = anywhere(~jnp.all(done(state)))
+      return runs if limit is None else runs & (state.time < limit)
+
+    state = jax.lax.while_loop(goes_on, step, state)
   return _cut(state, _with_finished(state, jnp.arange(B, dtype=jnp.int32)), rows, spec)
 
 
-def _begin(prefill: Callable, rows: _Rows, spec: RolloutSpec, mesh: Mesh, B: int, refill: int) -> _State:
+def cache_sizes(spec: RolloutSpec, prompt: int, *, refills: bool) -> list[int]:
+  """Returns the slots that the cache has one after another; a ring that is refilled is whole from the start."""
+  block = decode_attention.BLOCKS[spec.kernel]  # of which a ring has whole ones
+  growths = 1 if refills or spec.kernel else spec.growths
+  return [-(-(prompt + -(-spec.growth * (i + 1) // growths)) // block) * block for i in range(growths)]
+
+
+def _begin(prefill: Callable, rows: _Rows, spec: RolloutSpec, mesh: Mesh, B: int, refill: int, ring: int) -> _State:
   """Puts the first B rows into the slots, their first tokens at time P."""
   N, P = rows.prompt.shape
-  block = decode_attention.BLOCKS[spec.kernel]  # of which the ring has whole ones
-  ring = -(-(P + spec.growth) // block) * block
   # While rows wait, at most refill - 1 slots are idle.
   lines = max(1, spec.growth - 1) if N == B else -(-N * spec.growth // (B - refill + 1)) + spec.growth
   logits_BV, cache = prefill(rows.prompt[:B], rows.start[:B], ring)
@@ -226,6 +241,13 @@ def _begin(prefill: Callable, rows: _Rows, spec: RolloutSpec, mesh: Mesh, B: int
     finished=_Finished(zeros_N, zeros_N, zeros_N, jnp.zeros((N, spec.attempts), jnp.int8)),
     waiting=jnp.int32(B),
   )
+
+
+def suited(spec: RolloutSpec, config: DecoderConfig, dtype, mesh: Mesh) -> RolloutSpec:
+  """Returns the settings with what a model's rollouts on a mesh are decoded by."""
+  kernel = decode_attention.best(config, dtype, cache_dtype(spec, dtype), mesh)
+  growths = _GROWTHS if mesh.devices.flat[0].platform == 'tpu' and not kernel else 1
+  return dataclasses.replace(spec, kernel=kernel, growths=growths)
 
 
 def cache_dtype(spec: RolloutSpec, dtype) -> jnp.dtype:

@@ -15,12 +15,12 @@ import numpy as np
 
 from score_jax.core_types import Problem
 from score_jax.errors import DataError
-from score_jax.models import decode_attention, decoder
+from score_jax.models import decoder
 from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
 from score_jax.models.lora import Lora
 from score_jax.parallel import mesh as meshes
-from score_jax.sampling.rollout import RolloutSpec, no_forced, rollout
+from score_jax.sampling.rollout import RolloutSpec, no_forced, rollout, suited
 from score_jax.states import Rollout
 from score_jax.tasks.chat import Chat
 
@@ -57,8 +57,7 @@ class Sampler:
 
   def spec(self, temperature: float = 1.0) -> RolloutSpec:
     """Returns the compiled-in settings of a rollout."""
-    cache_dtype = self.dtype if self.cache_dtype == 'auto' else self.cache_dtype
-    return RolloutSpec(
+    spec = RolloutSpec(
       budgets=self.budgets,
       separators=self.chat.separators,
       end_of_turn=self.chat.end_of_turn,
@@ -67,8 +66,8 @@ class Sampler:
       temperature=temperature,
       decode_slots=self.decode_slots,
       cache_dtype=self.cache_dtype,
-      kernel=decode_attention.best(self.config, self.dtype, cache_dtype, self.mesh),
     )
+    return suited(spec, self.config, jnp.dtype(self.dtype), self.mesh)
 
   def layout(self, params: Any) -> Any:
     """Copies a tree into the sampling layout and compute dtype."""
