@@ -54,6 +54,7 @@ def _decode_attention(config: DecoderConfig, dtype: Any) -> dict[str, float]:
   q, k, v, k_cache, v_cache = (jax.random.normal(key, s, dtype) for key, s in zip(keys, shapes, strict=False))
   angle = jax.random.uniform(keys[5], (B, 1, config.head_width // 2), jnp.float32, 0, 6)
   first_B = time - jnp.arange(B, dtype=jnp.int32) * (S - 1) // (B - 1)
+  write_B = jnp.full_like(first_B, time % S)
   errors = dict(fast=0.0, plain=0.0)
   for window in (0, 100):
     visible = attentions.visible(first_B, jnp.array([time]), S, window)
@@ -68,7 +69,7 @@ def _decode_attention(config: DecoderConfig, dtype: Any) -> dict[str, float]:
 
     interpret = jax.default_backend() != 'gpu'
     fast, *_ = decode_attention_gpu.attend_live(
-      q, k, v, view, k_cache, v_cache, first_B, jnp.int32(time), window=window, interpret=interpret, **settings
+      q, k, v, view, k_cache, v_cache, write_B, time + 1 - first_B, window=window, interpret=interpret, **settings
     )
     exact = plain(jnp.float32)
     for name, results in (('fast', fast), ('plain', plain(dtype))):

@@ -145,10 +145,11 @@ def test_a_step_through_the_kernels_is_the_step_of_the_plain_path(monkeypatch):
   start_B = jnp.arange(B, dtype=jnp.int32) % 3
   tokens_BP = jax.random.randint(jax.random.key(5), (B, 6), 0, config.vocab)
 
-  def attend_live(q_BHC, k_BKC, v_BKC, view, k_BSKC, v_BSKC, first_B, time, *, window, scale, softcap):
+  def attend_live(q_BHC, k_BKC, v_BKC, view, k_BSKC, v_BSKC, write_B, length_B, *, window, scale, softcap):
     q, k = attention.rotate(q_BHC[:, None], view), attention.rotate(k_BKC[:, None], view)
-    k_BSKC, v_BSKC = k_BSKC.at[:, time].set(k[:, 0]), v_BSKC.at[:, time].set(v_BKC)
-    visible = attention.visible(first_B, time[None], k_BSKC.shape[1], window)
+    row_B, time = jnp.arange(B), write_B[0]
+    k_BSKC, v_BSKC = k_BSKC.at[row_B, write_B].set(k[:, 0]), v_BSKC.at[row_B, write_B].set(v_BKC)
+    visible = attention.visible(time + 1 - length_B, time[None], k_BSKC.shape[1], window)
     return attention.attend(q, k_BSKC, v_BSKC, visible, scale=scale, softcap=softcap)[:, 0], k_BSKC, v_BSKC
 
   monkeypatch.setattr(decoder.decode_attention_gpu, 'attend_live', attend_live)

@@ -208,9 +208,13 @@ def test_attention_to_the_live_part_equals_that_to_the_whole_buffer(B, S, H, K, 
   angle = rng.uniform(0, 6, (B, 1, C // 2)).astype(np.float32)
   view = attention.View(np.cos(angle), np.sin(angle), attention.visible(first, jnp.array([time]), S, window))
   settings = dict(scale=0.3, softcap=softcap)
+  turn = rng.integers(0, S, B)  # of each row's ring, so that rows have indices of their own
+  turned = [np.stack([np.roll(x, by, axis=0) for x, by in zip(c, turn, strict=True)]) for c in (k_cache, v_cache)]
+  write = ((time + turn) % S).astype(np.int32)
   actual, *caches = decode_attention_gpu.attend_live(
-    q, k, v, view, k_cache, v_cache, first, jnp.int32(time), window=window, interpret=True, **settings
+    q, k, v, view, *turned, write, time + 1 - first, window=window, interpret=True, **settings
   )
+  caches = [np.stack([np.roll(x, -by, axis=0) for x, by in zip(c, turn, strict=True)]) for c in map(np.asarray, caches)]
   k_cache[:, time % S], v_cache[:, time % S] = attention.rotate(k[:, None], view)[:, 0], v
   q = attention.rotate(q[:, None], view)
   expected = attention.attend(q, np.nan_to_num(k_cache), np.nan_to_num(v_cache), view.visible, **settings)[:, 0]

@@ -35,18 +35,19 @@ def attend_live(
   view: View,
   k_BSKC: jax.Array,
   v_BSKC: jax.Array,
-  first_B: jax.Array,
-  time: jax.Array,
+  write_B: jax.Array,
+  length_B: jax.Array,
   *,
   window: int,
   scale: float,
   softcap: float,
   interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Attends from one token a row, at `time`, to the row's tokens in a ring of slots.
+  """Attends from one new token a row to the row's tokens in its ring of slots.
 
-  C is a power of two, H / K at most 16, S a multiple of BLOCK. It rotates by `view` [B, 1, C/2]. Rows began at i32
-  `first_B`; a token sees the newest `window` (0: all). `softcap` 0 is off; `interpret` is for tests.
+  C is a power of two, H / K at most 16, S a multiple of BLOCK. It rotates by `view` [B, 1, C/2]. A row's token comes to
+  slot i32 `write_B`; `length_B` counts its tokens with the new one, at most S. A token sees the newest `window` (0:
+  all). `softcap` 0 is off; `interpret` is for tests.
 
   Returns:
     out_BHC in the dtype of the queries; the caches, updated in place.
@@ -56,9 +57,8 @@ def attend_live(
   if S % BLOCK:
     raise ValueError(f'a cache of {S} slots is not a multiple of {BLOCK}')
   parts = max(1, min(math.ceil(_ENOUGH / (B * K)), 16, S // BLOCK))
-  length_B = time + 1 - first_B
   length_B = jnp.minimum(length_B, window) if window else length_B
-  scalars_B3 = jnp.stack([(time + 1 - length_B) % S, length_B - 1, jnp.full_like(length_B, time % S)], axis=1)
+  scalars_B3 = jnp.stack([(write_B + 1 - length_B) % S, length_B - 1, write_B], axis=1)
   qkv_BNC = jnp.concatenate([q_BHC, k_BKC, v_BKC], axis=1)
   whole = pl.BlockSpec((None, H + 2 * K, C), lambda b, k, p: (b, 0, 0))
   rotation = pl.BlockSpec((None, None, C // 2), lambda b, k, p: (b, 0, 0))

@@ -335,19 +335,19 @@ def decode_step(
     window = config.kinds[config.kind_of_layer[n]].window
     return dict(window=window, scale=config.query_scale, softcap=config.attention_softcap)
 
+  write_B, length_B = jnp.full_like(cache.first, time % cache.slots), time + 1 - cache.first
+
   def attend_gpu(n, view, cache, q, k, v):
-    inputs = (*(x[:, 0] for x in (q, k, v)), view, cache.k[n], cache.v[n], cache.first, time)
+    inputs = (*(x[:, 0] for x in (q, k, v)), view, cache.k[n], cache.v[n], write_B, length_B)
     out_BHC, *buffers = decode_attention_gpu.attend_live(*inputs, **products(n))
     return out_BHC[:, None], attentions.put(cache, n, *buffers)
 
   def attend_tpu(n, view, cache, q, k, v):
     assert mesh is not None
-    write_B = jnp.full_like(cache.first, time % cache.slots)
     inputs = attentions.rotate(q, view), attentions.rotate(k, view), v, cache.k[n], cache.v[n]
-    counts = write_B, time + 1 - cache.first
     interpret = mesh.devices.flat[0].platform != 'tpu'
     attend = functools.partial(decode_attention_tpu.attend_sharded, mesh=mesh, interpret=interpret)
-    out_B1HC, *buffers = attend(*inputs, *counts, **products(n))
+    out_B1HC, *buffers = attend(*inputs, write_B, length_B, **products(n))
     return out_B1HC, attentions.put(cache, n, *buffers)
 
   def attend(n, view, cache, q, k, v):
