@@ -29,7 +29,9 @@ def get_config() -> ConfigDict:
   config.sampling.attempt_tokens = (512, 512)  # chosen
   config.batch.problems = 32  # chosen: 128 conversations as 32 problems x 4 samples
   config.batch.samples = 4
-  config.batch.micro_batches = 8
+  config.batch.micro_batches = 2
+  config.mesh.data = 1
+  config.mesh.fsdp = -1
   config.batch.pack = True
   config.optim.learning_rate = 1e-5
   config.optim.warmup_steps = 20  # chosen

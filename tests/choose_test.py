@@ -154,7 +154,7 @@ def test_sharded_vocabulary_gives_the_same_tokens(V, temperature):
   np.testing.assert_allclose(logp, whole_logp, atol=1e-5)
 
 
-@pytest.mark.parametrize('temperature', [0.0, 0.7, 1.0])
+@pytest.mark.parametrize('temperature', [0.0, 1.0])
 def test_devices_that_share_a_vocabulary_draw_as_one_does(temperature):
   """Each among its own part; also where a part has no mass, and at the borders of parts."""
   rng = np.random.default_rng(3)

@@ -15,6 +15,11 @@ from score_jax.parallel import mesh as meshes
 S = 384  # three blocks
 
 
+def slow(*values):
+  """Returns a case that only `launch/test.sh --all` runs."""
+  return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def inputs(B, Q, H, K, C, dtype, cache_dtype=None):
   rng = np.random.default_rng(0)
   shapes = [(B, Q, h, C) for h in (H, K, K)]
@@ -69,7 +74,10 @@ def case(name):
   return (B, Q, H, K, C), np.array(write, np.int32), np.array(length, np.int32), options, dtypes
 
 
-@pytest.mark.parametrize('name', CASES)
+_QUICK = ('full and wrapped rings', 'heads of 64, many tokens')
+
+
+@pytest.mark.parametrize('name', [*_QUICK, *(slow(name) for name in CASES if name not in _QUICK)])
 def test_it_equals_plain_attention_and_writes_the_same_cache(name):
   shape, write, length, options, dtypes = case(name)
   for dtype, cache_dtype in dtypes:
@@ -84,7 +92,7 @@ def test_it_equals_plain_attention_and_writes_the_same_cache(name):
     assert error < (1e-6 if dtype == jnp.float32 else 0.3 if cache_dtype else max(1.5 * usual, 4e-3)), (dtype, error)
 
 
-@pytest.mark.parametrize(('mesh', 'kv_heads'), [((1, 2, 2), 4), ((1, 1, 4), 2)])
+@pytest.mark.parametrize(('mesh', 'kv_heads'), [slow((1, 2, 2), 4), ((1, 1, 4), 2)])
 def test_heads_lie_on_the_tensor_axis_or_every_device_has_the_cache(mesh, kv_heads):
   mesh = meshes.make_mesh(*mesh, jax.devices()[:4])
   write, length = np.array([5, 127, 128, 300], np.int32), np.array([6, 100, 384, 2], np.int32)
@@ -108,7 +116,7 @@ def test_a_cache_that_is_no_whole_blocks_is_refused():
     kernel.attend_live(*short, window=0, scale=1.0, softcap=0.0, interpret=True)
 
 
-@pytest.mark.parametrize('name', ['full and wrapped rings', 'a window, capped', 'many tokens and a window'])
+@pytest.mark.parametrize('name', [slow('full and wrapped rings'), 'a window, capped', slow('many tokens and a window')])
 def test_what_it_moves_is_what_it_copies(name, monkeypatch):
   shape, write, length, options, _ = case(name)
   copied = []

@@ -269,7 +269,7 @@ def test_a_run_finds_compiled_what_the_check_compiled(changes, hf_folder, tmp_pa
   assert compiled[update] == 1
   assert compiled['reference_logps'] == ('mode' not in changes)
   assert compiled['laid_out'] == 1
-  assert compiled['compiled'] == 2, 'greedy and sampled conversations of 8 rows'
+  assert compiled['conversations'] == 2, 'greedy and sampled conversations of 8 rows'
 
 
 # --- rows of an evaluation

@@ -22,9 +22,9 @@ def inputs(rows, slots, heads, kv_heads, width=128):
 @pytest.mark.parametrize(
   ('mesh', 'kv_heads', 'window', 'softcap', 'width'),
   [
-    ((1, 1, 1), 2, 0, 0.0, 128),
+    pytest.param((1, 1, 1), 2, 0, 0.0, 128, marks=pytest.mark.slow),
     ((1, 1, 1), 2, 100, 5.0, 64),
-    ((2, 1, 4), 2, 0, 0.0, 128),
+    pytest.param((2, 1, 4), 2, 0, 0.0, 128, marks=pytest.mark.slow),
     ((2, 2, 2), 2, 0, 0.0, 64),
   ],
 )
@@ -52,7 +52,7 @@ def test_splash_equals_plain_attention_and_its_gradient(mesh, kv_heads, window, 
     np.testing.assert_allclose(a, b, atol=2e-4)
 
 
-@pytest.mark.parametrize('window', [0, 60])
+@pytest.mark.parametrize('window', [pytest.param(0, marks=pytest.mark.slow), 60])
 def test_splash_takes_packed_streams_as_they_are(window):
   """Hidden states of conversations end to end, and of one after padding, equal those of plain attention on rows."""
   mesh = meshes.make_mesh(1, 1, 1, jax.devices()[:1])

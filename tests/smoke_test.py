@@ -13,7 +13,7 @@ import tiny
 from score_jax.configs import common
 from score_jax.reporting import rows
 from score_jax.reporting.ledger import account
-from score_jax.sampling.rollout import compiled
+from score_jax.sampling import rollout
 from score_jax.storage import hf
 from score_jax.storage.run_folder import RunFolder
 from score_jax.training import loop, run
@@ -59,7 +59,8 @@ def test_a_run_writes_its_folder_and_compiles_each_program_once(hf_folder, train
 
 
 def test_a_lora_run_trains_adapters_beside_one_base_and_exports_both_ways(tmp_path):
-  for program in (compiled, reference_logps, update):
+  program_of_rollouts = rollout.program(tiny.one_device_mesh())
+  for program in (program_of_rollouts, reference_logps, update):
     program.clear_cache()
   # The bundled base earns rewards, without which nothing would move.
   changes = {
@@ -86,7 +87,7 @@ def test_a_lora_run_trains_adapters_beside_one_base_and_exports_both_ways(tmp_pa
   assert all(line['mismatch'] < 1e-5 and not line['rejected'] for line in lines)
   jax.tree.map(np.testing.assert_array_equal, opened.base, before)
   # The base is evaluated by the policy's own program, with adapters that add nothing.
-  assert compiled._cache_size() == 2
+  assert program_of_rollouts._cache_size() == 2
   assert reference_logps._cache_size() == 2  # a reference without adapters, and one with
   assert update._cache_size() == 1
   assert np.load(opened.folder.offline / 'stage1.npy').shape == (4, 1, 18), 'one first attempt for a problem'

@@ -157,10 +157,10 @@ def program(mesh: Mesh) -> Any:
 @functools.cache
 def _program(options: compile_options.Options) -> Any:
   static = ('config', 'spec', 'dtype', 'mesh')
-  return jax.jit(_conversations, static_argnames=static, compiler_options=dict(options) or None)
+  return jax.jit(conversations, static_argnames=static, compiler_options=dict(options) or None)
 
 
-def _conversations(params, prompt, start, row, key, forced, *, config, spec, dtype, mesh) -> Rollout:
+def conversations(params, prompt, start, row, key, forced, *, config, spec, dtype, mesh) -> Rollout:
   def local(params, prompt, start, row, key, forced):
     rows = _Rows(prompt, start, row_keys(key, row), forced)
     return _rollout(params, rows, config, spec, dtype, mesh)
