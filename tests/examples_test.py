@@ -17,6 +17,7 @@ def test_an_example_is_under_forty_lines(path):
   assert len(path.read_text().splitlines()) < 40
 
 
+@pytest.mark.slow
 def test_from_python_trains_and_shows(tmp_path, capsys):
   runpy.run_path(str(EXAMPLES / 'from_python.py'))['main'](str(tmp_path / 'run'))
   shown = capsys.readouterr().out

@@ -210,6 +210,7 @@ def test_prefill_and_cached_decode_with_left_padding(case):
     np.testing.assert_allclose(row_actual, expected_logits(case.model, row[start:])[PROMPT - 1 - start :], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_greedy_two_attempt_rollouts_equal_those_of_transformers(case):
   rows, end, other = 20, 2, 5
   feed = (end, 7, 11, 13)

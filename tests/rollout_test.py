@@ -316,6 +316,7 @@ def test_rows_that_wait_for_a_slot_are_the_same_rows(decode_slots):
   np.testing.assert_array_equal(out.attempt, base().attempt)
 
 
+@pytest.mark.slow
 def test_slots_refilled_in_twos_on_four_devices_give_the_same_rows(monkeypatch):
   monkeypatch.setattr(rollouts, '_REFILLS', 1)
   out = roll(RolloutSpec(**vars(SPEC) | dict(decode_slots=2)), mesh=meshes.make_mesh(2, 2, 2))
@@ -401,8 +402,6 @@ def test_a_cache_that_grows_samples_the_same_conversations():
   assert rollouts.cache_sizes(spec, SLOTS, refills=False) == [SLOTS + 5, SLOTS + 10, SLOTS + 15]
   assert rollouts.cache_sizes(spec, SLOTS, refills=True) == [SLOTS + 15]
   assert_same_rows(roll(spec=spec), range(ROWS), base(), range(ROWS))
-  one = roll(spec=dataclasses.replace(spec, decode_slots=5))
-  assert_same_rows(one, range(ROWS), base(), range(ROWS))
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,8 @@ def test_a_decode_step_reads_the_cache_in_the_kernel_alone(plan, compiled):
   assert 0 < program.step_bytes < 1.25 * costs.sizes(plan).policy
 
 
-@pytest.mark.parametrize('name', ['reference', pytest.param('update', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['reference', 'update'])
 def test_logits_never_exist_for_the_whole_sequence(plan, compiled, name):
   program, text = compiled(name)
   assert not program.refused
@@ -135,7 +136,8 @@ def test_logits_never_exist_for_the_whole_sequence(plan, compiled, name):
   assert max(map(math.prod, of_the_vocabulary)) < everything / 2
 
 
-@pytest.mark.parametrize(('name', 'times'), [('reference', 16), pytest.param('update', 32, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(('name', 'times'), [('reference', 16), ('update', 32)])
 def test_the_head_is_not_sent_for_every_chunk_of_logits(plan, compiled, name, times):
   # 37 chunks, forward and (update) backward: 78 gatherings of the head, and as many sums of its gradient.
   head = V * plan.decoder.width // TENSOR * plan.dtype.itemsize
