@@ -48,6 +48,16 @@ def test_methods_of_the_benchmark_have_one_budget_or_say_why():
           if m.config != 'three_attempts'} == {(2048, (1.0, 1.0), (0.0, 10.0))}  # fmt: skip
 
 
+def test_methods_on_a_real_model_have_the_budget_that_was_run():
+  suite = plan.read('experiments/suites/gsm8k_coder_0p5b.py')
+  result = plan.budgets(suite)
+  # 32 steps of 32 problems x 8 samples; Stage I trains attempt 1 of a quarter, Stage II of half of the problems.
+  assert (result['score'].conversations, result['score'].updates) == (8192, 32)
+  assert result['score'].trained == 11 * 8 * (8 + 32) + 21 * 8 * (16 + 32)
+  for name in ('single_turn', 'multi_turn_sum', 'multi_turn_final', 'no_stage1', 'no_shaping'):
+    assert (result[name].conversations, result[name].updates) == (8192, 32), name
+
+
 def test_another_budget_needs_a_reason(tmp_path):
   text = pathlib.Path(COUNTDOWN).read_text()
   file = tmp_path / 'suite.py'
