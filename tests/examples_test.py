@@ -25,6 +25,7 @@ def test_from_python_trains_and_shows(tmp_path, capsys):
   assert (tmp_path / 'run/hf/config.json').is_file()
 
 
+@pytest.mark.slow
 def test_own_reward_trains(tmp_path, capsys):
   runpy.run_path(str(EXAMPLES / 'own_reward.py'))['main'](str(tmp_path / 'run'))
   assert 'final' in capsys.readouterr().out

@@ -58,6 +58,7 @@ def test_a_run_writes_its_folder_and_compiles_each_program_once(hf_folder, train
   assert programs == dict(rollout=2, reference=1, update=1)
 
 
+@pytest.mark.slow
 def test_a_lora_run_trains_adapters_beside_one_base_and_exports_both_ways(tmp_path):
   program_of_rollouts = rollout.program(tiny.one_device_mesh())
   for program in (program_of_rollouts, reference_logps, update):
