@@ -3,6 +3,8 @@ r"""SCoRe on MBPP, evaluated on HumanEval, with Qwen2.5-Coder-1.5B-Instruct (the
 
   score-jax train --config=mbpp
 
+It fits 16 chips of v5e (--topology=v5e:4x4 of the doctor), and other numbers of devices that divide 16.
+
 Model and data come from the hub; folders and files do as well. From the paper: learning rate, steps, conversations a
 step, alpha, betas, the 3-shot prompt of MBPP for training and zero-shot evaluation on HumanEval, the instruction.
 Programs run in a sandbox (docs/sandbox.md), without which the run does not start.
