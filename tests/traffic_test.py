@@ -50,15 +50,23 @@ PROGRAM = """HloModule a
   ROOT %next = (s32[]{:T(128)}) tuple(%t)
 }
 
+%admits (s: (s32[])) -> (s32[]) {
+  %s = (s32[]{:T(128)}) parameter(0)
+  %table = bf16[4096,512]{1,0:T(8,128)(2,1)} get-tuple-element(%s), index=1
+LINES
+  ROOT %inner = (s32[]{:T(128)}) while(%s), condition=%cond, body=%body
+}
+
 ENTRY %main (s: (s32[])) -> (s32[]) {
   %s = (s32[]{:T(128)}) parameter(0)
-  ROOT %loop = (s32[]{:T(128)}) while(%s), condition=%cond, body=%body
+  ROOT %loop = (s32[]{:T(128)}) while(%s), condition=%cond, body=%admits
 }
 """
 
 
 def test_what_operations_move_is_counted_by_hand():
-  moved, kernels = traffic.decode_step(PROGRAM)
+  larger = '\n'.join(f'  %copy.{i} = bf16[4096,512]{{1,0:T(8,128)(2,1)}} copy(%table)' for i in range(40))
+  moved, kernels = traffic.decode_step(PROGRAM.replace('LINES', larger))
   assert kernels == 1
   assert {one.name: one.bytes for one in moved} == dict(
     product=512 * 1024 * 2,  # 1,000 columns lie in eight tiles of 128

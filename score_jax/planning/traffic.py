@@ -49,9 +49,15 @@ class Moved:
 def decode_step(program: str) -> tuple[list[Moved], int]:
   """Returns what the operations of a rollout's decode loop move, and the number of kernels among them."""
   bodies, _ = computations(program)
-  body = bodies[max(loops(bodies), key=lambda name: len(bodies[name]))]
+
+  def likely(name: str) -> tuple[int, bool, int]:
+    # A loop around it admits rows, by a prefill that has no such kernel and is larger.
+    lines = bodies[name].values()
+    return sum(map(_is_kernel, lines)), not any(line.opcode == 'while' for line in lines), len(lines)
+
+  body = bodies[max(loops(bodies), key=likely)]
   moved = [_moved(line, body, bodies) for line in body.values() if line.opcode not in _MOVES_NOTHING]
-  kernels = sum(_is_kernel(line) for line in body.values())
+  kernels = sum(map(_is_kernel, body.values()))
   return [one for one in moved if one.bytes], kernels
 
 
