@@ -3,10 +3,12 @@
 import gzip
 import json
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
-from experiments import recorded
+from experiments import recorded_page, recordings
 from score_jax.errors import DataError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -50,7 +52,7 @@ def recording(folder, **changes):
 
 
 def test_figures_are_those_by_hand(tmp_path):
-  result = recorded.summary(recorded.read(recording(tmp_path)), 'math')
+  result = recordings.summary(recordings.read(recording(tmp_path)), 'math')
   score = result['methods']['score']
   means = {name: score['sampled'][name]['mean'] for name in ('acc_t1', 'acc_t2', 'delta', 'i_to_c', 'c_to_i')}
   # a: wrong twice, corrected once. b: right twice, broken once.
@@ -62,8 +64,8 @@ def test_figures_are_those_by_hand(tmp_path):
 
 
 def test_summaries_have_the_form_of_a_suites(tmp_path):
-  ours = recorded.summary(recorded.read(recording(tmp_path)), 'math')
-  theirs = json.loads((recorded.RESULTS / 'countdown/summary.json').read_text())
+  ours = recordings.summary(recordings.read(recording(tmp_path)), 'math')
+  theirs = json.loads((recordings.RESULTS / 'countdown/summary.json').read_text())
   assert theirs.keys() <= ours.keys()
   method, other = ours['methods']['score'], theirs['methods']['score']
   assert other.keys() - method.keys() == {'budget', 'chosen_step', 'edits'}
@@ -81,8 +83,8 @@ def test_the_page_says_what_was_not_run_and_shows_conversations(tmp_path):
     for i, (a, b) in enumerate([('wrong', 'correct')] * 12 + [('correct', 'wrong')] * 6)
   ]
   write(tmp_path / 'changed/rows.jsonl.gz', rows)
-  one = recorded.read(recording(tmp_path, changed=['rows.jsonl.gz']))
-  page = recorded.section(one, {'math': recorded.summary(one, 'math')}, [])
+  one = recordings.read(recording(tmp_path, changed=['rows.jsonl.gz']))
+  page = recorded_page.section(one, {'math': recordings.summary(one, 'math')}, [])
   assert '| Full weights | not run |' in page and '| **SCoRe** | 50.0 | 50.0 |' in page
   assert '~~~~~text\nQ ~~~~\n~~~~~' in page, 'a fence is longer than those inside it'
   assert page.count('<details>') == 10 + 5 and '10 of 12 that are kept' in page and '5 of 6' in page
@@ -98,28 +100,38 @@ def test_the_page_says_what_was_not_run_and_shows_conversations(tmp_path):
 )
 def test_a_recording_that_is_not_whole_is_named(tmp_path, changes, told):
   with pytest.raises(DataError, match=told):
-    recorded.read(recording(tmp_path, **changes))
+    recordings.read(recording(tmp_path, **changes))
 
 
 def test_policies_that_were_asked_different_problems_are_refused(tmp_path):
   folder = recording(tmp_path)
   write(folder / 'evaluations/base/math.jsonl.gz', [conversation(id_, 'sampled', 1, 1) for id_ in 'aabbcc'])
   with pytest.raises(DataError, match='math, sampled: score was asked 2 problems, others 3'):
-    recorded.summary(recorded.read(folder), 'math')
+    recordings.summary(recordings.read(folder), 'math')
 
 
 def test_the_published_page_is_that_of_its_summaries_and_those_count_the_rows():
   parts = []
-  for one in recorded.every():
+  for one in recordings.every():
     summaries = {task: json.loads(one.summary_file(task).read_text()) for task in one.tasks}
     for task, told in summaries.items():
-      for key, method in recorded.summary(one, task)['methods'].items():
-        for decoding in recorded.DECODINGS:
+      for key, method in recordings.summary(one, task)['methods'].items():
+        for decoding in recordings.DECODINGS:
           for figure in ('acc_t1', 'acc_t2', 'delta', 'i_to_c', 'c_to_i'):
             mean = method[decoding][figure]['mean']
             assert told['methods'][key][decoding][figure]['mean'] == pytest.approx(mean, abs=1e-6), (task, key, figure)
     names = [*(f'deltas_{task}' for task in one.tasks), 'curves']
     figures = [f'figures/results_real/{one.folder.name}/{name}.png' for name in names]
     assert all((ROOT / 'docs' / figure).exists() for figure in figures)
-    parts.append(recorded.section(one, summaries, figures))
-  assert pathlib.Path('docs/results_real.md').read_text() == recorded.document(parts), 'python -m experiments.recorded'
+    parts.append(recorded_page.section(one, summaries, figures))
+  assert pathlib.Path('docs/results_real.md').read_text() == recorded_page.document(parts), (
+    'python -m experiments.recorded'
+  )
+
+
+def test_the_command_writes_page_and_summaries(tmp_path):
+  folder = recording(tmp_path / 'tiny')
+  command = [sys.executable, '-m', 'experiments.recorded', f'--results={folder}', f'--page={tmp_path}/page.md']
+  subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+  assert '| **SCoRe** | 50.0 | 50.0 |' in (tmp_path / 'page.md').read_text()
+  assert json.loads((folder / 'summary.json').read_text())['reference'] == 'score'
