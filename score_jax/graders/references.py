@@ -89,10 +89,12 @@ def check_readable(names: Sequence[str], golds: Sequence[dict], most: float, fie
   if not unread:
     return
   first = ', '.join(f'{names[i]}: {golds[i]["answer"]!r:.60}' for i in unread[:3])
-  told = f'{len(unread)} of {len(golds)} golds are not read as mathematics ({first})'
-  if len(unread) > most * len(golds):
-    raise DataError(f'{told}; correct them, compare texts (grader text), or raise {field} = {most}')
-  logging.warning('%s; of these the same spelling alone is right', told)
+  _tell_or_refuse(
+    f'{len(unread)} of {len(golds)} golds are not read as mathematics ({first})',
+    len(unread) > most * len(golds),
+    remedy=f'correct them, compare texts (grader text), or raise {field} = {most}',
+    effect='of these the same spelling alone is right',
+  )
 
 
 def check_solvable(
@@ -117,10 +119,18 @@ def check_solvable(
   if not unsolved:
     return
   first = ', '.join(f'{names[i]}: {graded[i].verdict.name.lower()}, {graded[i].answer!r:.100}' for i in unsolved[:3])
-  told = f'{len(unsolved)} of {len(golds)} published solutions do not pass their own tests here ({first})'
-  if len(unsolved) > most * len(golds):
-    raise DataError(f'{told}; correct or leave out these tests, or raise {field} = {most}')
-  logging.warning('%s; no program may pass these', told)
+  _tell_or_refuse(
+    f'{len(unsolved)} of {len(golds)} published solutions do not pass their own tests here ({first})',
+    len(unsolved) > most * len(golds),
+    remedy=f'correct or leave out these tests, or raise {field} = {most}',
+    effect='no program may pass these',
+  )
+
+
+def _tell_or_refuse(told: str, too_many: bool, *, remedy: str, effect: str) -> None:
+  if too_many:
+    raise DataError(f'{told}; {remedy}')
+  logging.warning('%s; %s', told, effect)
 
 
 def _answer(value: dict, where: str) -> dict:

@@ -255,24 +255,13 @@ def _kernel(
   # Padding queries see what the last one sees.
   visible_NT |= (query_NT >= Q) & (age_NT == query_NT)
 
-  def product(a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
-    dimensions = (((axes[0],), (axes[1],)), ((), ()))
-    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
-
-  def scores(q_NC: jax.Array, k_SC: jax.Array, visible_NS: jax.Array) -> jax.Array:
-    score_NS = attention.softcapped(product(q_NC, k_SC.astype(q_NC.dtype), (1, 1)) * scale, softcap)
-    return jnp.where(visible_NS, score_NS, attention.HIDDEN)
-
-  def summed(q_NC, v_SC, score_NS, most_N1):
-    weight_NS = jnp.exp(score_NS - most_N1)
-    total_N1 = jnp.sum(weight_NS, axis=1, keepdims=True)
-    return total_N1, product(weight_NS.astype(q_NC.dtype), v_SC.astype(q_NC.dtype), (1, 0))
+  scores = functools.partial(_scores, scale=scale, softcap=softcap)
 
   def of_new(r: int, k: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     q_NC = q_ref[r, k]
     score_NT = scores(q_NC, new_k_ref[r, k], visible_NT)
     most_N1 = jnp.max(score_NT, axis=1, keepdims=True)
-    return most_N1, *summed(q_NC, new_v_ref[r, k], score_NT, most_N1)
+    return most_N1, *_summed(q_NC, new_v_ref[r, k], score_NT, most_N1)
 
   def body(j: jax.Array, carry: tuple) -> tuple:
     here, there = (before + j) % _BUFFERS, (before + j + 1) % _BUFFERS
@@ -295,7 +284,7 @@ def _kernel(
         score_NS = scores(q_NC, k_buffer[here, r, k], live_NS)
         higher_N1 = jnp.maximum(most_N1, jnp.max(score_NS, axis=1, keepdims=True))
         shrink_N1 = jnp.exp(most_N1 - higher_N1)
-        more_N1, more_NC = summed(q_NC, v_buffer[here, r, k], score_NS, higher_N1)
+        more_N1, more_NC = _summed(q_NC, v_buffer[here, r, k], score_NS, higher_N1)
         after.append((higher_N1, total_N1 * shrink_N1 + more_N1, out_NC * shrink_N1 + more_NC))
     return tuple(after)
 
@@ -307,21 +296,43 @@ def _kernel(
     load(group + 1, jnp.int32(0), count_ref[0], lambda copy: copy.start())
 
   move_tiles(lambda copy: copy.wait(), out=False)
-  slot_WT = jax.lax.broadcasted_iota(jnp.int32, (tile, new), 0)
-  token_WT = jax.lax.broadcasted_iota(jnp.int32, (tile, new), 1)
   for r in range(rows):
     for i in range(tiles):
-      comes_WT = slot_WT + i * tile == write_ref[group * rows + r] % tile + token_WT
-      comes_WT = (comes_WT & (token_WT < Q)).astype(q_ref.dtype)
-      kept_W1 = jnp.sum(comes_WT.astype(jnp.float32), axis=1, keepdims=True) == 0
+      shift = write_ref[group * rows + r] % tile - i * tile
       for k in range(K):
         for _, _, tiled, fresh_ref in pairs:
-          value_WC = product(comes_WT, fresh_ref[r, k].astype(q_ref.dtype), (1, 0))  # exact: one term
-          value_WC = jnp.where(kept_W1, tiled[r, i, k].astype(jnp.float32), value_WC)
-          tiled[r, i, k] = value_WC.astype(tiled.dtype)
+          tiled[r, i, k] = _blended(tiled[r, i, k], fresh_ref[r, k].astype(q_ref.dtype), shift, Q)
   move_tiles(lambda copy: copy.start(), out=True)
   for r in range(rows):
     for k in range(K):
       _, total_N1, out_NC = carry[r * K + k]
       out_ref[r, k] = (out_NC / total_N1).astype(out_ref.dtype)
   move_tiles(lambda copy: copy.wait(), out=True)
+
+
+def _product(a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
+  """Returns the product over an axis of each, f32."""
+  return jax.lax.dot_general(a, b, (((axes[0],), (axes[1],)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _scores(q_NC: jax.Array, k_SC: jax.Array, visible_NS: jax.Array, *, scale: float, softcap: float) -> jax.Array:
+  score_NS = attention.softcapped(_product(q_NC, k_SC.astype(q_NC.dtype), (1, 1)) * scale, softcap)
+  return jnp.where(visible_NS, score_NS, attention.HIDDEN)
+
+
+def _summed(q_NC: jax.Array, v_SC: jax.Array, score_NS: jax.Array, most_N1: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns the sum [N, 1] of exp(score - most), and that of values weighed by them [N, C], in the queries' dtype."""
+  weight_NS = jnp.exp(score_NS - most_N1)
+  total_N1 = jnp.sum(weight_NS, axis=1, keepdims=True)
+  return total_N1, _product(weight_NS.astype(q_NC.dtype), v_SC.astype(q_NC.dtype), (1, 0))
+
+
+def _blended(old_WC: jax.Array, new_TC: jax.Array, shift: jax.Array, tokens: int) -> jax.Array:
+  """Returns a tile of W slots with `tokens` new rows, the first at slot `shift`, where they fall into it."""
+  W, T = old_WC.shape[0], new_TC.shape[0]
+  slot_WT = jax.lax.broadcasted_iota(jnp.int32, (W, T), 0)
+  token_WT = jax.lax.broadcasted_iota(jnp.int32, (W, T), 1)
+  comes_WT = ((slot_WT == shift + token_WT) & (token_WT < tokens)).astype(new_TC.dtype)
+  kept_W1 = jnp.sum(comes_WT.astype(jnp.float32), axis=1, keepdims=True) == 0
+  value_WC = _product(comes_WT, new_TC, (1, 0))  # exact: one term
+  return jnp.where(kept_W1, old_WC.astype(jnp.float32), value_WC).astype(old_WC.dtype)
