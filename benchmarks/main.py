@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures the package, one JSON line a result: `python -m benchmarks.main NAME --shape=...`.
 
+drafts     what guessed tokens save on real conversations (--folder, --preset, --drafts=0,4,8, --rows, --answers)
 import     host memory and seconds of reading an HF folder of that shape (Linux; --folder)
 numerics   errors of this machine's fast paths, and of the plain ones (--shape, --layers)
 rollout    tokens per second of the compiled rollout (--rows, --prompt, --attempts, --instruction)
@@ -21,6 +22,7 @@ from score_jax import cli
 from score_jax.errors import ConfigError
 
 _MODULES = {
+  'drafts': 'drafting',
   'import': 'importing',
   'numerics': 'numerics',
   'rollout': 'rollouts',

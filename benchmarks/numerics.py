@@ -23,6 +23,7 @@ from score_jax.sampling import rollout as rollouts
 from score_jax.sampling.rollout import RolloutSpec
 
 _LENGTHS = np.array([[384, 1, 200, 300]], np.int32)  # of the scored conversations, end to end
+_TOKENS = (1, 5)  # of a decode step
 FIELDS = ('shape', 'layers', 'dtype')
 
 
@@ -37,39 +38,39 @@ def measure(setting: Setting) -> dict[str, Any]:
     device=jax.devices()[0].device_kind,
     attention=attention.kind,
     decode_kernel=kernel,
-    decode_attention=_decode_attention(config, dtype),
+    decode_attention={f'tokens_{tokens}': _decode_attention(config, dtype, tokens) for tokens in _TOKENS},
     decode_step=_decode_step(params, config, dtype) if kernel == 'triton' else {},
     scores=_scores(params, config, dtype, attention),
     sampler_and_trainer=_sampler_and_trainer(params, config, dtype, mesh, attention),
   )
 
 
-def _decode_attention(config: DecoderConfig, dtype: Any) -> dict[str, float]:
+def _decode_attention(config: DecoderConfig, dtype: Any, tokens: int) -> dict[str, float]:
   if not decode_attention_gpu.fits(config, dtype):
     return {}
-  B, S, time = 8, 256, 700
+  B, Q, S = 8, tokens, 256
   keys = jax.random.split(jax.random.key(0), 6)
-  shapes = [(B, config.heads, config.head_width)] + 2 * [(B, config.kv_heads, config.head_width)]
+  shapes = [(B, Q, config.heads, config.head_width)] + 2 * [(B, Q, config.kv_heads, config.head_width)]
   shapes += 2 * [(B, S, config.kv_heads, config.head_width)]
   q, k, v, k_cache, v_cache = (jax.random.normal(key, s, dtype) for key, s in zip(keys, shapes, strict=False))
-  angle = jax.random.uniform(keys[5], (B, 1, config.head_width // 2), jnp.float32, 0, 6)
-  first_B = time - jnp.arange(B, dtype=jnp.int32) * (S - 1) // (B - 1)
-  write_B = jnp.full_like(first_B, time % S)
+  angle = jax.random.uniform(keys[5], (B, Q, config.head_width // 2), jnp.float32, 0, 6)
+  write_B = (S - Q) * jnp.arange(B, dtype=jnp.int32) // (B - 1)
+  slot_BQ, first_B = write_B[:, None] + jnp.arange(Q)[None], write_B // 2
   errors = dict(fast=0.0, plain=0.0)
   for window in (0, 100):
-    visible = attentions.visible(first_B, jnp.array([time]), S, window)
+    visible = attentions.visible(first_B, slot_BQ, S, window)
     view = attentions.View(jnp.cos(angle), jnp.sin(angle), visible)
     settings = dict(scale=config.query_scale, softcap=config.attention_softcap)
 
     def plain(kind: Any, view: attentions.View = view, settings: Any = settings) -> jax.Array:
-      new = [attentions.rotate(x[:, None], view) for x in (q, k)] + [v[:, None]]
-      buffers = [x.at[:, time % S].set(y[:, 0]) for x, y in zip((k_cache, v_cache), new[1:], strict=True)]
+      new, row_B1 = [attentions.rotate(q, view), attentions.rotate(k, view), v], jnp.arange(B)[:, None]
+      buffers = [x.at[row_B1, slot_BQ].set(y) for x, y in zip((k_cache, v_cache), new[1:], strict=True)]
       with jax.default_matmul_precision('highest'):
-        return attentions.attend(*(x.astype(kind) for x in (new[0], *buffers)), view.visible, **settings)[:, 0]
+        return attentions.attend(*(x.astype(kind) for x in (new[0], *buffers)), view.visible, **settings)
 
     interpret = jax.default_backend() != 'gpu'
     fast, *_ = decode_attention_gpu.attend_live(
-      q, k, v, view, k_cache, v_cache, write_B, time + 1 - first_B, window=window, interpret=interpret, **settings
+      q, k, v, view, k_cache, v_cache, write_B, write_B + Q - first_B, window=window, interpret=interpret, **settings
     )
     exact = plain(jnp.float32)
     for name, results in (('fast', fast), ('plain', plain(dtype))):
@@ -87,7 +88,7 @@ def _decode_step(params: Any, config: DecoderConfig, dtype: Any) -> dict[str, fl
     cast = jax.tree.map(lambda leaf: leaf.astype(kind), params)
     laid_out = decoder.for_decoding(cast, config, together=True)
     _, cache = decoder.prefill(laid_out, config, tokens[:, :P], start_B, slots, dtype=kind, kernel=kernel)
-    return decoder.decode_step(laid_out, config, tokens[:, P], jnp.int32(P), cache, dtype=kind)[0]
+    return decoder.decode_step(laid_out, config, tokens[:, P:], jnp.int32(P), cache, dtype=kind)[0]
 
   for B in decode_layers.ROWS:
     tokens = jax.random.randint(jax.random.key(B), (B, P + 1), 0, config.vocab)

@@ -25,7 +25,7 @@ from score_jax.sampling.rollout import RolloutSpec
 
 _NO_STOP = -1  # an id that is never sampled
 FIELDS = (
-  *('shape', 'rows', 'decode_slots', 'prompt', 'attempts', 'instruction', 'mean_length'),
+  *('shape', 'rows', 'decode_slots', 'drafts', 'prompt', 'attempts', 'instruction', 'mean_length'),
   *('dtype', 'mesh', 'repeats'),
 )
 
@@ -50,6 +50,8 @@ def measure(setting: Setting) -> dict[str, Any]:
     stops=(stop,),
     pad=0,
     decode_slots=setting.decode_slots,
+    drafts=setting.drafts[0],
+    longest_draft=setting.longest_draft,
   )
   spec = rollouts.suited(spec, config, dtype, mesh)
   rng = np.random.default_rng(0)

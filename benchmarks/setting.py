@@ -20,11 +20,16 @@ class Setting:
 
   shape: str = _field('qwen2.5-0.5b', 'a name of score_jax.models.shapes.SHAPES')
   dtype: str = _field('bfloat16', 'of the parameters on the devices', choices=['bfloat16', 'float32'])
-  folder: str = _field('', 'import, step: of the random model, written if missing')
+  folder: str = _field('', 'import, step: of the random model, written if missing; drafts: of a model')
+  preset: str = _field('', 'drafts: a preset or a file, for task and budgets')
+  data: str = _field('', "drafts: a file of problems, instead of the preset's held-out ones")
+  temperature: float = _field(1.0, 'drafts: of what is sampled', lower_bound=0)
   rows: int = _field(64, 'conversations in all', lower_bound=1)
   prompt: int = _field(256, 'tokens of a prompt', lower_bound=1)
   attempts: tuple[int, ...] = _field((512,), 'sampled tokens of each attempt, e.g. 512,512')
   instruction: int = _field(64, 'tokens fed between attempts', lower_bound=1)
+  drafts: tuple[float, ...] = _field((0.0,), 'config.sampling.drafts; `drafts` compares several')
+  longest_draft: int = _field(8, 'config.sampling.longest_draft', lower_bound=1)
   decode_slots: int = _field(0, 'conversations at a time on a device; 0: all', lower_bound=0)
   problems: int = _field(128, 'step: problems', lower_bound=1)
   samples: int = _field(4, 'step: samples of a problem', lower_bound=2)
@@ -39,7 +44,7 @@ class Setting:
   vocab: int = _field(0, "update: instead of the shape's own", lower_bound=0)
   mesh: tuple[int, int, int] = _field((-1, 1, 1), 'data,fsdp,tensor')
   verifier: str = _field('math', 'verify: which', choices=['text', 'countdown', 'math', 'math_verify', 'code'])
-  answers: str = _field('', 'verify: a file of {"response", "reference"}, on which math and math_verify are compared')
+  answers: str = _field('', 'verify: a file of {"response", "reference"}; drafts: rows of an evaluation')
   workers: int = _field(0, 'verify: processes; 0: one for each core', lower_bound=0)
   repeats: int = _field(3, 'the median of this many is given', lower_bound=1)
 
@@ -64,17 +69,19 @@ def define_flags() -> None:
 def from_flags() -> Setting:
   """Returns the setting of the command line. Raises ConfigError."""
   values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Setting)}
-  attempts = _numbers(values['attempts'])
+  attempts, drafts = _numbers(values['attempts']), _numbers(values['drafts'], float)
   mesh = _numbers(values['mesh'])
   if min(attempts, default=0) < 1:
     raise ConfigError(f'--attempts={",".join(values["attempts"])} must be counts of tokens, e.g. 512,512')
   if len(mesh) != 3:
     raise ConfigError(f'--mesh={",".join(values["mesh"])} must be three numbers: data,fsdp,tensor')
-  return Setting(**values | dict(attempts=attempts, mesh=mesh))
+  if min(drafts, default=-1) < 0:
+    raise ConfigError(f'--drafts={",".join(values["drafts"])} must be tokens a row, e.g. 0,1,2.5')
+  return Setting(**values | dict(attempts=attempts, drafts=drafts, mesh=mesh))
 
 
-def _numbers(text: list[str]) -> tuple[int, ...]:
+def _numbers(text: list[str], kind: Any = int) -> tuple[Any, ...]:
   try:
-    return tuple(map(int, text))
+    return tuple(map(kind, text))
   except ValueError:
     return ()

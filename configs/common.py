@@ -144,6 +144,11 @@ def sampling() -> ConfigDict:
   sampling.prompt_tokens = 10  # slots for the prompt; a longer one is an error
   sampling.attempt_tokens = (18, 20)  # budget of each attempt, its end-of-turn included; its length is A
   sampling.decode_slots = 0  # conversations decoded at a time on a device; 0: all
+  # Tokens that a decode step guesses of a conversation, on average, from what it holds already: second attempts repeat
+  # much of the first. At most `longest_draft` of one; sure guesses come first. They change how many steps are taken,
+  # not what is sampled (docs/performance.md). `benchmarks.main drafts` proposes a number.
+  sampling.drafts = 0.0
+  sampling.longest_draft = 8
   # Of cached keys and values: 'auto' (the compute dtype), 'float32', 'bfloat16', 'float8_e4m3fn'. A smaller one takes
   # less memory, and on a GPU more time: the decode kernel reads the compute dtype alone.
   sampling.cache_dtype = 'auto'

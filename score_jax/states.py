@@ -17,6 +17,7 @@ class Rollout:
   start: jax.Array  # i32 [B]  first slot of the row
   end: jax.Array  # i32 [B]  one past its last slot
   stop: jax.Array  # i8 [B, A]  core_types.Stop
+  steps: jax.Array  # i32 [B, A]  decode steps that chose tokens of an attempt
 
 
 @struct.dataclass

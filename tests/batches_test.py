@@ -15,6 +15,7 @@ def test_rows_are_left_aligned_and_nothing_else_is_kept():
     start=np.array([2, 0], np.int32),
     end=np.array([5, 4], np.int32),
     stop=None,
+    steps=None,
   )
   batch = batches.of_rollout(rollout, np.ones((2, 2), bool))
   np.testing.assert_array_equal(batch.tokens, [[5, 6, 7, 0, 0, 0], [1, 2, 3, 4, 0, 0]])

@@ -166,6 +166,7 @@ def step(number, problems=3, samples=2):
     start=zeros,
     end=zeros,
     stop=np.ones((B, 2), np.int8),
+    steps=np.ones((B, 2), np.int32),
   )
   texts = [[f'{number} {b} {i}' for i in range(2)] for b in range(B)]
   graded = [[Graded(Verdict(int(rng.integers(0, 3))), 'x') for _ in range(2)] for _ in range(B)]

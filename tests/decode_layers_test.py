@@ -60,8 +60,8 @@ def test_layers_are_those_of_numpy(rows, changes):
   params = params_of(config, jnp.float32)
   x_BD = jax.random.normal(jax.random.key(1), (rows, config.width))
 
-  def attend(n, cache, q_B1HC, k_B1KC, v_B1KC):
-    return mixed(jnp, q_B1HC[:, 0], k_B1KC[:, 0], v_B1KC[:, 0])[:, None], cache + [n]
+  def attend(n, cache, *qkv):
+    return mixed(jnp, *qkv), cache + [n]
 
   actual_BD, seen = decode_layers.run(
     params['layers'],
@@ -140,17 +140,18 @@ def layers_of(config, dtype, together=True):
 
 def test_a_step_through_the_kernels_is_the_step_of_the_plain_path(monkeypatch):
   """Attention's own kernel is replaced by the plain one on the same layout: what is tested is how layers are wired."""
-  config, B = config_of(qkv_bias=True), 64
+  config, B = config_of(qkv_bias=True), 32
   params = params_of(config, BF16)
   start_B = jnp.arange(B, dtype=jnp.int32) % 3
   tokens_BP = jax.random.randint(jax.random.key(5), (B, 6), 0, config.vocab)
 
-  def attend_live(q_BHC, k_BKC, v_BKC, view, k_BSKC, v_BSKC, write_B, length_B, *, window, scale, softcap):
-    q, k = attention.rotate(q_BHC[:, None], view), attention.rotate(k_BKC[:, None], view)
-    row_B, time = jnp.arange(B), write_B[0]
-    k_BSKC, v_BSKC = k_BSKC.at[row_B, write_B].set(k[:, 0]), v_BSKC.at[row_B, write_B].set(v_BKC)
-    visible = attention.visible(time + 1 - length_B, time[None], k_BSKC.shape[1], window)
-    return attention.attend(q, k_BSKC, v_BSKC, visible, scale=scale, softcap=softcap)[:, 0], k_BSKC, v_BSKC
+  def attend_live(q_BQHC, k_BQKC, v_BQKC, view, k_BSKC, v_BSKC, write_B, length_B, *, window, scale, softcap):
+    q, k = attention.rotate(q_BQHC, view), attention.rotate(k_BQKC, view)
+    row_B1, slot_BQ = jnp.arange(len(q))[:, None], write_B[:, None] + jnp.arange(q.shape[1])[None]
+    k_BSKC, v_BSKC = k_BSKC.at[row_B1, slot_BQ].set(k), v_BSKC.at[row_B1, slot_BQ].set(v_BQKC)
+    first_B = write_B + q.shape[1] - length_B
+    visible = attention.visible(first_B, slot_BQ, k_BSKC.shape[1], window)
+    return attention.attend(q, k_BSKC, v_BSKC, visible, scale=scale, softcap=softcap), k_BSKC, v_BSKC
 
   monkeypatch.setattr(decoder.decode_attention_gpu, 'attend_live', attend_live)
   monkeypatch.setattr(decoder.decode_layers, 'run', functools.partial(decode_layers.run, interpret=True))
@@ -159,8 +160,8 @@ def test_a_step_through_the_kernels_is_the_step_of_the_plain_path(monkeypatch):
     _, cache = decoder.prefill(params, config, tokens_BP, start_B, 64, dtype=BF16, kernel=kernel)
     actual = []
     for t in range(2):
-      actual_BV, cache = decoder.decode_step(params, config, tokens_BP[:, t], jnp.int32(6 + t), cache)
-      actual.append(actual_BV)
+      actual_BQV, cache = decoder.decode_step(params, config, tokens_BP[:, t : t + 2], jnp.int32(6 + 2 * t), cache)
+      actual.append(actual_BQV)
     return np.float64(jnp.stack(actual))
 
   plain = logits(kernel='')

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from score_jax.models import attention, decode_attention_gpu, decoder, scoring
+from score_jax.models import decoder, scoring
 from score_jax.models.packing import left_padded
 from score_jax.storage import hf_export
 
@@ -105,7 +105,7 @@ def test_prefill_and_decode_steps_give_the_uncached_logits(variant, together):
   )
   np.testing.assert_allclose(cached, logits[:, PROMPT - 1], atol=1e-5)
   for t in range(PROMPT, L):
-    cached, cache = step(params, config, rows[:, t], jnp.int32(t), cache)
+    cached, cache = step(params, config, rows[:, t : t + 1], jnp.int32(t), cache)
     np.testing.assert_allclose(cached, logits[:, t], atol=1e-5)
 
 
@@ -183,41 +183,3 @@ def test_exact_kl_gives_the_reference_no_gradient(base):
 
   grad = jax.jit(jax.grad(total))(tiny.random_params(config, seed=3))
   assert all(not np.any(leaf) for leaf in jax.tree.leaves(grad))
-
-
-@pytest.mark.parametrize(
-  ('B', 'S', 'H', 'K', 'C', 'time', 'window', 'softcap'),
-  [
-    (3, 256, 6, 2, 32, 150, 0, 0.0),  # several parts a row
-    (3, 192, 6, 2, 32, 1000, 0, 0.0),  # rows around the end of the ring, one of them as long as the ring
-    (2, 192, 4, 4, 32, 230, 50, 2.0),  # a window around the end of the ring, a soft cap
-    (2, 64, 14, 2, 64, 3, 0, 0.0),  # a part of a block
-    (4, 128, 16, 1, 32, 127, 7, 0.0),
-    (260, 64, 4, 2, 32, 69, 0, 0.0),  # one part a row
-  ],
-)
-def test_attention_to_the_live_part_equals_that_to_the_whole_buffer(B, S, H, K, C, time, window, softcap):
-  rng = np.random.default_rng(B)
-  q, k, v = (rng.normal(size=(B, heads, C)).astype(np.float32) for heads in (H, K, K))
-  k_cache, v_cache = (rng.normal(size=(B, S, K, C)).astype(np.float32) for _ in range(2))
-  first = rng.integers(max(0, time - S + 1), time + 1, B).astype(np.int32)
-  first[0] = max(0, time - S + 1)
-  visible = np.asarray(attention.visible(first, jnp.array([time]), S, 0))
-  k_cache[~visible[:, 0]], v_cache[~visible[:, 0]] = np.nan, np.nan  # what is not the row's is never used
-  k_cache[:, time % S], v_cache[:, time % S] = np.nan, np.nan  # nor what the token's own key and value will replace
-  angle = rng.uniform(0, 6, (B, 1, C // 2)).astype(np.float32)
-  view = attention.View(np.cos(angle), np.sin(angle), attention.visible(first, jnp.array([time]), S, window))
-  settings = dict(scale=0.3, softcap=softcap)
-  turn = rng.integers(0, S, B)  # of each row's ring, so that rows have indices of their own
-  turned = [np.stack([np.roll(x, by, axis=0) for x, by in zip(c, turn, strict=True)]) for c in (k_cache, v_cache)]
-  write = ((time + turn) % S).astype(np.int32)
-  actual, *caches = decode_attention_gpu.attend_live(
-    q, k, v, view, *turned, write, time + 1 - first, window=window, interpret=True, **settings
-  )
-  caches = [np.stack([np.roll(x, -by, axis=0) for x, by in zip(c, turn, strict=True)]) for c in map(np.asarray, caches)]
-  k_cache[:, time % S], v_cache[:, time % S] = attention.rotate(k[:, None], view)[:, 0], v
-  q = attention.rotate(q[:, None], view)
-  expected = attention.attend(q, np.nan_to_num(k_cache), np.nan_to_num(v_cache), view.visible, **settings)[:, 0]
-  np.testing.assert_allclose(actual, expected, atol=1e-5)
-  for cache, wanted in zip(caches, (k_cache, v_cache), strict=True):
-    np.testing.assert_allclose(cache, wanted, atol=1e-6)

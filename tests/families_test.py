@@ -203,7 +203,7 @@ def test_prefill_and_cached_decode_with_left_padding(case):
   logits, cache = prefill(params, case.config, rows[:, :PROMPT], START, L)
   actual = [logits]
   for t in range(PROMPT, L):
-    logits, cache = step(params, case.config, rows[:, t], jnp.int32(t), cache)
+    logits, cache = step(params, case.config, rows[:, t : t + 1], jnp.int32(t), cache)
     actual.append(logits)
   actual = np.stack(actual, axis=1)
   for row, start, row_actual in zip(rows, START, actual, strict=True):

@@ -74,7 +74,7 @@ def test_fresh_adapters_change_nothing_in_any_family(name, dtype):
     logps = scoring.token_logps(params, config, tokens, left_padded(start, tokens.shape[1]), dtype=dtype)
     laid_out = decoder.for_decoding(jax.tree.map(lambda x: x.astype(dtype), params), config, together=True)
     first, cache = decoder.prefill(laid_out, config, tokens[:, :9], start, 10, dtype=dtype)
-    return logps, first, decoder.decode_step(laid_out, config, tokens[:, 9], jnp.int32(9), cache)[0]
+    return logps, first, decoder.decode_step(laid_out, config, tokens[:, 9:10], jnp.int32(9), cache)[0]
 
   actual, expected = whole_and_cached(loras.joined(params, adapters, ALL)), whole_and_cached(params)
   if config.qk_norm and dtype == jnp.float32:

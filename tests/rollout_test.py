@@ -382,6 +382,52 @@ def test_forced_first_attempts_are_taken_verbatim_with_the_policys_own_logp():
   assert_plays_as_the_reference(out, SPEC, given)
 
 
+@pytest.mark.parametrize(
+  'changes',
+  [
+    dict(drafts=0.5, longest_draft=4),
+    slow(dict(drafts=1, longest_draft=1, decode_slots=3)),
+    slow(dict(drafts=20, longest_draft=20)),
+    dict(drafts=1.5, longest_draft=5, decode_slots=5),
+  ],
+)
+def test_guessed_tokens_change_no_conversation(changes):
+  """They are a plain sampler's; also where rows wait for a slot, and where guesses are longer than attempts."""
+  out = roll(dataclasses.replace(SPEC, **changes))
+  np.testing.assert_array_equal(out.tokens, base().tokens)
+  np.testing.assert_array_equal(out.attempt, base().attempt)
+  assert_same_rows(out, range(ROWS), base(), range(ROWS))
+
+
+def test_guesses_save_steps_and_steps_of_one_token_are_counted_one_by_one():
+  sampled = np.stack([(base().attempt == attempt).sum(axis=1) for attempt in (1, 2)], axis=1)
+  np.testing.assert_array_equal(base().steps, sampled)
+  steps = roll(dataclasses.replace(SPEC, drafts=3, longest_draft=3)).steps
+  assert np.all((steps >= 1) & (steps <= sampled))
+  assert steps.sum() < sampled.sum()
+
+
+@pytest.mark.parametrize('spec', [THREE, slow(GREEDY)], ids=['A=3', 'greedy'])
+def test_guessing_rows_equal_a_plain_python_sampler(spec):
+  assert_plays_as_the_reference(roll(dataclasses.replace(spec, drafts=3, longest_draft=3)), spec, {})
+
+
+@pytest.mark.slow
+def test_guessing_rows_on_eight_devices_are_the_rows_of_one():
+  out = roll(dataclasses.replace(SPEC, drafts=1, longest_draft=3), mesh=meshes.make_mesh(2, 2, 2))
+  assert_same_rows(out, range(ROWS), base(), range(ROWS))
+
+
+def test_given_first_attempts_are_guessed_right():
+  given = {0: [5, 6, 7, 8, 9, 10], 1: [5, 6, END], 2: [7, OTHER], 3: [END], 4: [8, 8]}
+  forced = np.full((ROWS, SPEC.budgets[0]), -1, np.int32)
+  for row, ids in given.items():
+    forced[row, : len(ids)] = ids
+  out = roll(dataclasses.replace(SPEC, drafts=3, longest_draft=3), forced=forced)
+  assert_plays_as_the_reference(out, SPEC, given)
+  assert out.steps[0, 0] == 3  # the first token, then a step of four, and one
+
+
 def test_another_stop_set_is_another_program():
   base()
   out = roll(RolloutSpec(**vars(SPEC) | dict(stops=(END,))))
@@ -399,17 +445,17 @@ def test_growth_is_what_the_longest_conversation_adds():
 
 def test_a_cache_that_grows_samples_the_same_conversations():
   spec = dataclasses.replace(SPEC, growths=3)
-  assert rollouts.cache_sizes(spec, SLOTS, refills=False) == [SLOTS + 5, SLOTS + 10, SLOTS + 15]
-  assert rollouts.cache_sizes(spec, SLOTS, refills=True) == [SLOTS + 15]
+  assert rollouts.cache_sizes(spec, SLOTS, together=True) == [SLOTS + 5, SLOTS + 10, SLOTS + 15]
+  assert rollouts.cache_sizes(spec, SLOTS, together=False) == [SLOTS + 15]
   assert_same_rows(roll(spec=spec), range(ROWS), base(), range(ROWS))
 
 
 @pytest.mark.parametrize(
   ('mesh', 'changes'),
-  [(None, dict(decode_slots=5)), pytest.param((1, 2, 2), {}, marks=pytest.mark.slow)],
+  [(None, dict(decode_slots=5, drafts=1, longest_draft=2)), pytest.param((1, 2, 2), {}, marks=pytest.mark.slow)],
 )
 def test_the_tpus_kernel_samples_the_same_conversations(mesh, changes):
-  """In interpret mode, also where slots are refilled, where prompts wrap in the ring, and where heads are sharded."""
+  """In interpret mode, also where slots are refilled, where steps guess tokens, and where heads are sharded."""
   spec = dataclasses.replace(SPEC, kernel='mosaic', **changes)
   mesh = mesh and meshes.make_mesh(*mesh, jax.devices()[:4])
   out = roll(spec=spec, mesh=mesh)

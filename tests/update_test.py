@@ -90,6 +90,7 @@ def make_batch():
     start=np.array([span[0] for span in SPANS], np.int32),
     end=np.array([sum(span) for span in SPANS], np.int32),
     stop=None,
+    steps=None,
   )
   return batches.of_rollout(rollout, TRAINED_BA, VERDICT_BA)
 

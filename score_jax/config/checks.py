@@ -27,12 +27,12 @@ _AT_LEAST = {
   batch.problems batch.micro_batches sampling.prompt_tokens offline_pool
   optim.max_rejected_in_a_row checkpoint.every checkpoint.keep checkpoint.best_window
   faults.max_failed_saves hosts.init_seconds hosts.heartbeat_seconds hosts.barrier_seconds
-  supervised.iterations supervised.steps supervised.problems supervised.samples
+  supervised.iterations supervised.steps supervised.problems supervised.samples sampling.longest_draft
   """,
   0: """
   max_steps eval.problems eval.every selection.problems report.rows report.every report.kl_alarm
   model.logits_mb optim.learning_rate optim.clip_norm optim.weight_decay loss.importance_cap lora.rank
-  sampling.decode_slots faults.grace_seconds faults.stuck_factor faults.stuck_seconds
+  sampling.decode_slots sampling.drafts faults.grace_seconds faults.stuck_factor faults.stuck_seconds
   faults.stuck_first_seconds faults.max_rejected faults.kl_limit faults.mismatch_stop
   """,
 }

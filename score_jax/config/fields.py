@@ -79,6 +79,8 @@ class SamplingConfig:
   prompt_tokens: int
   attempt_tokens: tuple[int, ...]
   decode_slots: int
+  drafts: float
+  longest_draft: int
   cache_dtype: str
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention and its key/value cache."""
 
+import functools
+
 from flax import struct
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ _TILE_WIDTH = 128  # of a TPU
 
 @struct.dataclass
 class Cache:
-  """Keys and values, a buffer a layer: a ring where time t is slot t mod S.
+  """Keys and values, a buffer a layer; a token lies where it lies in its row.
 
   Slots come before heads for the GPU kernel, after them elsewhere: XLA:CPU would copy the cache each step. The TPU
   kernel's narrow heads lie side by side (`paired`).
@@ -23,7 +25,7 @@ class Cache:
 
   k: tuple[jax.Array, ...]  # N times [B, S, K, C] or [B, K, S, C]
   v: tuple[jax.Array, ...]
-  first: jax.Array  # i32 [B]  time of each row's first token
+  first: jax.Array  # i32 [B]  slot of each row's first token
   kernel: str = struct.field(pytree_node=False)  # of `decode_attention.BLOCKS`
 
   @property
@@ -60,7 +62,7 @@ def put(cache: Cache, layer: int, k: jax.Array, v: jax.Array) -> Cache:
 
 
 def write(cache: Cache, layer: int, k_BTKC: jax.Array, v_BTKC: jax.Array, slot: jax.Array) -> Cache:
-  """Writes T tokens of every row at slots from `slot` on, which do not wrap."""
+  """Writes T tokens of every row at slots from `slot` on: one for all rows, i32 [], or one a row, i32 [B]."""
 
   def updated(buffer, new_BTKC):
     B, T = new_BTKC.shape[:2]
@@ -68,29 +70,30 @@ def write(cache: Cache, layer: int, k_BTKC: jax.Array, v_BTKC: jax.Array, slot: 
       new = jnp.swapaxes(new_BTKC.reshape(B, T, buffer.shape[1], buffer.shape[3]), 1, 2).astype(buffer.dtype)
     else:
       new = new_BTKC.astype(buffer.dtype)
-    return jax.lax.dynamic_update_slice_in_dim(buffer, new, slot, axis=2 if cache.heads_first else 1)
+    axis = 2 if cache.heads_first else 1
+    if not slot.ndim:
+      return jax.lax.dynamic_update_slice_in_dim(buffer, new, slot, axis)
+    one_row = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=axis - 1)
+    return jax.vmap(one_row)(buffer, new, slot)
 
   return put(cache, layer, updated(cache.k[layer], k_BTKC), updated(cache.v[layer], v_BTKC))
 
 
 def grown(cache: Cache, slots: int) -> Cache:
-  """Returns a cache that has not wrapped yet with empty slots behind its own."""
+  """Returns a cache with empty slots behind its own."""
   axis = 2 if cache.heads_first else 1
   pads = [(0, slots - cache.slots if i == axis else 0) for i in range(4)]
   k, v = (tuple(jnp.pad(x, pads) for x in side) for side in (cache.k, cache.v))
   return cache if slots == cache.slots else cache.replace(k=k, v=v)
 
 
-def insert(cache: Cache, row_R: jax.Array, prompts: Cache, time: jax.Array) -> Cache:
-  """Lays R prompts into rows, at the P times before `time`; drops rows past the last."""
+def insert(cache: Cache, row_R: jax.Array, prompts: Cache) -> Cache:
+  """Lays R prompts into the first slots of rows; drops rows past the last."""
   P = prompts.slots
-  slot_P = (time - P + jnp.arange(P, dtype=jnp.int32)) % cache.slots
 
   def laid(old, new):
-    if cache.heads_first:
-      row_R11, head_1K1 = row_R[:, None, None], jnp.arange(old.shape[1])[None, :, None]
-      return old.at[row_R11, head_1K1, slot_P[None, None]].set(new, mode='drop', unique_indices=True)
-    return old.at[row_R[:, None], slot_P[None]].set(new, mode='drop', unique_indices=True)
+    first_P = (slice(None), slice(P)) if cache.heads_first else (slice(P),)
+    return old.at[row_R, *first_P].set(new, mode='drop', unique_indices=True)
 
   k, v = (tuple(map(laid, old, new)) for old, new in ((cache.k, prompts.k), (cache.v, prompts.v)))
   return cache.replace(k=k, v=v)
@@ -117,25 +120,24 @@ def views(config: DecoderConfig, position_BT: jax.Array) -> tuple[View, ...]:
   return tuple(view(kind.rope) for kind in config.kinds)
 
 
-def cache_views(config: DecoderConfig, first_B: jax.Array, time_T: jax.Array, slots: int) -> tuple[View, ...]:
-  """Returns the same for queries at these times, which see a cache."""
-  pairs = zip(views(config, positions(first_B, time_T)), config.kinds, strict=True)
-  return tuple(view.replace(visible=visible(first_B, time_T, slots, kind.window)) for view, kind in pairs)
+def cache_views(config: DecoderConfig, first_B: jax.Array, slot_BT: jax.Array, slots: int) -> tuple[View, ...]:
+  """Returns the same for queries at these slots (i32 [B, T] or [1, T]), which see a cache."""
+  pairs = zip(views(config, positions(first_B, slot_BT)), config.kinds, strict=True)
+  return tuple(view.replace(visible=visible(first_B, slot_BT, slots, kind.window)) for view, kind in pairs)
 
 
-def visible(first_B: jax.Array, time_T: jax.Array, slots: int, window: int) -> jax.Array:
-  """Returns, bool [B, T, S], which slots hold a row's newest `window` (0: all) tokens."""
-  slot_S = jnp.arange(slots, dtype=jnp.int32)
-  age_TS = (time_T[:, None] - slot_S[None, :]) % slots
-  length_BT = time_T[None] - first_B[:, None] + 1
+def visible(first_B: jax.Array, slot_BT: jax.Array, slots: int, window: int) -> jax.Array:
+  """Returns, bool [B, T, S], which slots hold a row's newest `window` (0: all) tokens up to each query's slot."""
+  age_BTS = slot_BT[..., None] - jnp.arange(slots, dtype=jnp.int32)[None, None]
+  length_BT = slot_BT - first_B[:, None] + 1
   if window:
     length_BT = jnp.minimum(length_BT, window)
-  return age_TS[None] < length_BT[..., None]
+  return (age_BTS >= 0) & (age_BTS < length_BT[..., None])
 
 
-def positions(first_B: jax.Array, time_T: jax.Array) -> jax.Array:
-  """Returns (i32 [B, T]) the position of each time in its row; 0 before it."""
-  return jnp.maximum(time_T[None, :] - first_B[:, None], 0)
+def positions(first_B: jax.Array, slot_BT: jax.Array) -> jax.Array:
+  """Returns (i32 [B, T]) the position of each slot in its row; 0 before it."""
+  return jnp.maximum(slot_BT - first_B[:, None], 0)
 
 
 def rotate(x_BTHC: jax.Array, view: View) -> jax.Array:

@@ -53,10 +53,10 @@ def run(
   activation: Callable,
   interpret: bool = False,
 ) -> tuple[jax.Array, Cache]:
-  """Runs one token of every row; returns hidden states [B, D] after the last norm, and the cache.
+  """Runs B tokens; returns hidden states [B, D] after the last norm, and the cache.
 
   `layers` are of `decoder.for_decoding`, B a power of two from 16 on, normed_BD x_BD after the first norm;
-  `attend(layer, cache, q_B1HC, k_B1KC, v_B1KC) -> (out_B1HC, cache)` rotates; `interpret` is for tests.
+  `attend(layer, cache, q_BHC, k_BKC, v_BKC) -> (out_BHC, cache)` rotates; `interpret` is for tests.
   """
   (B, D), H, K = x_BD.shape, config.heads, config.kv_heads
   add = functools.partial(joined, eps=config.norm_eps, offset=config.norm_offset, interpret=interpret)
@@ -65,9 +65,9 @@ def run(
   for n, (w, next_norm_D) in enumerate(zip(layers, following, strict=True)):
     w_DN, bias = w['q+k+v'].reshape(D, -1), w.get('q+k+v_bias')
     qkv_BN = project(normed_BD, w_DN, bias if bias is None else bias.reshape(-1), interpret=interpret)
-    qkv = jnp.split(qkv_BN.reshape(B, 1, H + 2 * K, -1), (H, H + K), axis=2)
-    out_B1HC, cache = attend(n, cache, *qkv)
-    out_PBD = parts(out_B1HC.reshape(B, -1), w['o'].reshape(-1, D))
+    qkv = jnp.split(qkv_BN.reshape(B, H + 2 * K, -1), (H, H + K), axis=1)
+    out_BHC, cache = attend(n, cache, *qkv)
+    out_PBD = parts(out_BHC.reshape(B, -1), w['o'].reshape(-1, D))
     x_BD, normed_BD = add(out_PBD, x_BD, w['ffn_norm'])
     hidden_BF = gated(normed_BD, w['gate+up'], activation, interpret=interpret)
     x_BD, normed_BD = add(parts(hidden_BF, w['down']), x_BD, next_norm_D)

@@ -275,7 +275,7 @@ def _run(
   attend: Callable,
   dtype: jnp.dtype,
 ) -> tuple[jax.Array, Cache]:
-  """Runs T tokens of every row; returns the last one's logits [B, V], and the cache.
+  """Runs T tokens of every row; returns their hidden states [B, T, D] before the last norm, and the cache.
 
   Layers are unrolled: a scan would copy caches. `attend(n, view, cache, q, k, v) -> (out, cache)`.
   """
@@ -283,8 +283,11 @@ def _run(
   for n, kind in enumerate(config.kind_of_layer):
     here = functools.partial(attend, n, views[kind], cache)
     x_BTD, cache = _layer(params['layers'][n], config, x_BTD, here)
-  last_B1D = _rms_norm(x_BTD[:, -1:], params['final_norm'], config)
-  return logits(last_B1D[:, 0], head(params, last_B1D.dtype), config), cache
+  return x_BTD, cache
+
+
+def _next_logits(params: Params, config: DecoderConfig, x_BTD: jax.Array) -> jax.Array:
+  return logits(_rms_norm(x_BTD, params['final_norm'], config), head(params, x_BTD.dtype), config)
 
 
 def prefill(
@@ -304,66 +307,92 @@ def prefill(
   """
   P = tokens_BP.shape[1]
   cache = attentions.empty_cache(config, slots, cache_dtype or dtype, start_B, kernel)
-  slots_P = jnp.arange(P, dtype=jnp.int32)
+  slot_1P = jnp.arange(P, dtype=jnp.int32)[None]
 
   def attend(n, view, cache, q, k, v):
     q, k = attentions.rotate(q, view), attentions.rotate(k, view)
     # The prompt sees itself alone, not the empty slots after it.
     return _attend(config, view, q, k, v), attentions.write(cache, n, k, v, jnp.int32(0))
 
-  return _run(params, config, tokens_BP, attentions.cache_views(config, start_B, slots_P, P), cache, attend, dtype)
+  views = attentions.cache_views(config, start_B, slot_1P, P)
+  x_BPD, cache = _run(params, config, tokens_BP, views, cache, attend, dtype)
+  return _next_logits(params, config, x_BPD[:, -1:])[:, 0], cache
 
 
 def decode_step(
   params: Params,
   config: DecoderConfig,
-  token_B: jax.Array,
-  time: jax.Array,
+  tokens_BQ: jax.Array,
+  slot: jax.Array,
   cache: Cache,
   *,
+  fed_N: jax.Array | None = None,
   dtype: jnp.dtype | None = None,
   mesh: Mesh | None = None,
 ) -> tuple[jax.Array, Cache]:
-  """Feeds one token a row at `time` (i32 []); returns the next f32 logits [B, V], and the cache.
+  """Feeds up to Q tokens a row; returns the f32 logits after each [N, V], and the cache.
 
-  `params` are of `for_decoding`; it computes in `dtype`, else in the cache's. `mesh` is for kernels of TPUs: rows are a
-  device's own.
+  Args:
+    params: of `for_decoding`.
+    config: of the model.
+    tokens_BQ: i32; they follow what a row's cache holds.
+    slot: of the first of them: one for all rows, i32 [], or one a row, i32 [B].
+    cache: of Q more slots at least.
+    fed_N: which of the B Q tokens are computed, i32; none without those before it in its row. None: all.
+    dtype: what it computes in; None: as the cache.
+    mesh: for kernels of TPUs: rows are a device's own.
   """
-  views = attentions.cache_views(config, cache.first, time[None], cache.slots)
+  B, Q = tokens_BQ.shape
+  write_B = jnp.broadcast_to(slot, (B,))
+  slot_BQ = slot.reshape(-1, 1) + jnp.arange(Q, dtype=jnp.int32)[None]
+  views = attentions.cache_views(config, cache.first, slot_BQ, cache.slots)
+  length_B = write_B + Q - cache.first
 
   def products(n: int) -> dict[str, Any]:
     window = config.kinds[config.kind_of_layer[n]].window
     return dict(window=window, scale=config.query_scale, softcap=config.attention_softcap)
 
-  write_B, length_B = jnp.full_like(cache.first, time % cache.slots), time + 1 - cache.first
-
   def attend_gpu(n, view, cache, q, k, v):
-    inputs = (*(x[:, 0] for x in (q, k, v)), view, cache.k[n], cache.v[n], write_B, length_B)
-    out_BHC, *buffers = decode_attention_gpu.attend_live(*inputs, **products(n))
-    return out_BHC[:, None], attentions.put(cache, n, *buffers)
+    inputs = q, k, v, view, cache.k[n], cache.v[n], write_B, length_B
+    out_BQHC, *buffers = decode_attention_gpu.attend_live(*inputs, **products(n))
+    return out_BQHC, attentions.put(cache, n, *buffers)
 
   def attend_tpu(n, view, cache, q, k, v):
     assert mesh is not None
     inputs = attentions.rotate(q, view), attentions.rotate(k, view), v, cache.k[n], cache.v[n]
     interpret = mesh.devices.flat[0].platform != 'tpu'
     attend = functools.partial(decode_attention_tpu.attend_sharded, mesh=mesh, interpret=interpret)
-    out_B1HC, *buffers = attend(*inputs, write_B, length_B, **products(n))
-    return out_B1HC, attentions.put(cache, n, *buffers)
+    out_BQHC, *buffers = attend(*inputs, write_B, length_B, **products(n))
+    return out_BQHC, attentions.put(cache, n, *buffers)
 
   def attend(n, view, cache, q, k, v):
     q, k = attentions.rotate(q, view), attentions.rotate(k, view)
-    cache = attentions.write(cache, n, k, v, time % cache.slots)
+    cache = attentions.write(cache, n, k, v, slot)
     return _attend(config, view, q, cache.k[n], cache.v[n], heads_first=True), cache
 
-  dtype, layers = jnp.dtype(dtype or cache.k[0].dtype), params['layers']
-  if cache.kernel != 'triton' or not decode_layers.fits(layers, token_B.shape[0], dtype):
-    by_kernel = {'': attend, 'triton': attend_gpu, 'mosaic': attend_tpu}
-    return _run(params, config, token_B[:, None], views, cache, by_kernel[cache.kernel], dtype)
+  by_rows = {'': attend, 'triton': attend_gpu, 'mosaic': attend_tpu}[cache.kernel]
+  dtype, layers, tokens_N = jnp.dtype(dtype or cache.k[0].dtype), params['layers'], tokens_BQ.reshape(-1)
+  if fed_N is not None:
+    tokens_N = tokens_N[fed_N]
+    # What is not computed is seen by nothing that is: any token stands in for it.
+    number_M = jnp.zeros((B * Q,), jnp.int32).at[fed_N].set(jnp.arange(fed_N.size, dtype=jnp.int32))
+
+  def attend_line(n, view, cache, *qkv):
+    """Attends where tokens lie in one line, [N, heads, C] or [N, 1, heads, C]."""
+    qkv_NhC = [x.reshape(-1, *x.shape[-2:]) for x in qkv]
+    qkv_BQhC = [(x if fed_N is None else x[number_M]).reshape(B, Q, *x.shape[1:]) for x in qkv_NhC]
+    out_BQHC, cache = by_rows(n, view, cache, *qkv_BQhC)
+    out_NHC = out_BQHC.reshape(B * Q, *out_BQHC.shape[2:])
+    return (out_NHC if fed_N is None else out_NHC[fed_N]).reshape(qkv[0].shape), cache
+
+  if cache.kernel != 'triton' or not decode_layers.fits(layers, tokens_N.size, dtype):
+    x_N1D, cache = _run(params, config, tokens_N[:, None], views, cache, attend_line, dtype)
+    return _next_logits(params, config, x_N1D)[:, 0], cache
 
   def attend_layer(n, cache, *qkv):
-    return attend_gpu(n, views[config.kind_of_layer[n]], cache, *qkv)
+    return attend_line(n, views[config.kind_of_layer[n]], cache, *qkv)
 
-  x_BD, act = _embed(params, config, token_B, dtype), _ACTIVATIONS[config.activation]
-  inputs = x_BD, _rms_norm(x_BD, layers[0]['attention_norm'], config), cache, attend_layer
-  last_BD, cache = decode_layers.run(layers, params['final_norm'], config, *inputs, activation=act)
-  return logits(last_BD, head(params, dtype), config), cache
+  x_ND, act = _embed(params, config, tokens_N, dtype), _ACTIVATIONS[config.activation]
+  inputs = x_ND, _rms_norm(x_ND, layers[0]['attention_norm'], config), cache, attend_layer
+  last_ND, cache = decode_layers.run(layers, params['final_norm'], config, *inputs, activation=act)
+  return logits(last_ND, head(params, dtype), config), cache

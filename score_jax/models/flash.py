@@ -126,7 +126,7 @@ def attend(
     return cudnn(q_NLHC, k_NLKC, v_NLKC, scale=scale, is_causal=True, **lengths)
   L = q_NLHC.shape[1]
   start_N = jnp.zeros((1,), jnp.int32)
-  visible_1LL = attentions.visible(start_N, jnp.arange(L, dtype=jnp.int32), L, window)
+  visible_1LL = attentions.visible(start_N, jnp.arange(L, dtype=jnp.int32)[None], L, window)
   return attentions.attend(q_NLHC, k_NLKC, v_NLKC, visible_1LL, scale=scale, softcap=softcap)
 
 

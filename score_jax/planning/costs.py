@@ -105,7 +105,7 @@ def sizes(plan: Plan) -> Sizes:
   heads, width = attention.cached_heads(config, plan.rollout.kernel)
   heads = heads if heads % tensor else heads // tensor  # else each device has all of them
   itemsize = rollouts.cache_dtype(plan.rollout, plan.dtype).itemsize
-  cache = plan.decode_slots * plan.length * 2 * config.layers * heads * width * itemsize
+  cache = plan.decode_slots * (plan.length + plan.rollout.guesses) * 2 * config.layers * heads * width * itemsize
   return Sizes(trained, 2 * trained, base, plan.references * reference, policy, cache)
 
 
@@ -144,7 +144,7 @@ def estimated(plan: Plan, name: str) -> tuple[int, int]:
   head_gradient = itemsize + (0 if plan.lora.rank else 4)
   guess = dict(
     layout=size.policy,
-    rollout=size.cache + slots * (plan.prompt * prefill + 3 * config.vocab * 4),
+    rollout=size.cache + slots * plan.prompt * prefill + 3 * plan.rollout.step_tokens(slots) * config.vocab * 4,
     reference=(tokens * (2 * ffn + 3 * inner + 3 * width) + head) * itemsize + logits + scores,
     update=size.parameters // 4 * gradient + head * head_gradient + layers + 2 * logits + scores,
   )

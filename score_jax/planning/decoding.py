@@ -47,7 +47,7 @@ def real_lengths(plan: Plan, mean: float = MEAN_ANSWER) -> tuple[np.ndarray, np.
 
 
 def step(plan: Plan, outside: int, lengths: tuple[np.ndarray, np.ndarray]) -> Step:
-  """Returns what a step moves on average, until the last row is done; slots are not refilled.
+  """Returns what a step moves on average, until the last row is done; slots are not refilled, no guess is right.
 
   Args:
     plan: its rollout attends by the TPU's kernel.
@@ -59,13 +59,14 @@ def step(plan: Plan, outside: int, lengths: tuple[np.ndarray, np.ndarray]) -> St
   itemsize = rollouts.cache_dtype(plan.rollout, plan.dtype).itemsize
   heads, width = attention.cached_heads(config, plan.rollout.kernel)
   heads = heads if heads % plan.mesh.shape['tensor'] else heads // plan.mesh.shape['tensor']
-  sizes = dict(tokens=1, heads=heads, width=width, itemsize=itemsize)
+  tokens = 1 + plan.rollout.guesses
+  sizes = dict(tokens=tokens, heads=heads, width=width, itemsize=itemsize)
   windows = [config.kinds[kind].window for kind in config.kind_of_layer]
   layers = {window: windows.count(window) for window in set(windows)}
   steps, inside, live = int(grown_B.max()), 0, 0
   for t in range(steps):
     runs_B = grown_B > t
-    length_B = np.where(runs_B, prompt_B + t + 1, 1)
+    length_B = np.where(runs_B, prompt_B + t, 0) + tokens
     write_B = np.full(len(length_B), plan.prompt + t)
     for window, count in layers.items():
       inside += count * decode_attention_tpu.moved(length_B, write_B, window=window, **sizes)

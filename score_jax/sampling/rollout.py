@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole self-correction conversations, in one compiled call.
 
-A device has B decode slots ("slots"), which share one clock and move on alone:
+A device has B decode slots ("slots"), each of which moves on alone:
 
     sampling attempt i --stop or budget--> being fed the turn separator --> sampling attempt i + 1 --> ... done
 
-The next attempt reuses the row's cache. A slot whose row is done takes a waiting one, whose prompt comes into the
-cache just behind the clock.
+The next attempt reuses the row's cache. A slot whose row is done takes a waiting one.
 
-The cache is a ring (`models/attention.py`): time t lies in its slot t mod S. What is sampled goes to a token log, a
-line a step, and is cut into rows at the end.
+A decode step feeds a row its newest token and guesses of those that follow (`sampling/drafts.py`). It chooses a token
+after each, and keeps them up to the first that was guessed wrong, with the one chosen in its place: the tokens that
+steps of one token would choose, since a row's uniform at a position is fixed by its key. A step computes a fixed number
+of tokens; the surest guesses of all rows are among them.
 """
 
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from score_jax.models.attention import Cache
 from score_jax.models.families import DecoderConfig
 from score_jax.parallel import compile_options
 from score_jax.parallel import mesh as meshes
-from score_jax.sampling import choose
+from score_jax.sampling import choose, drafts
 from score_jax.states import Rollout
 
 _GROWTHS = 4  # of a TPU's cache, which is read whole where no kernel serves; more take longer to compile
@@ -46,6 +47,8 @@ class RolloutSpec:
   pad: int
   temperature: float = 1.0
   decode_slots: int = 0  # rows decoded at a time on each device; 0: all
+  drafts: float = 0.0  # tokens that a step guesses a row, the mean over a device's rows
+  longest_draft: int = 8  # tokens that it guesses of one row
   cache_dtype: str = 'auto'  # of cached keys and values; 'auto': the compute dtype
   kernel: str = ''  # of `decode_attention.BLOCKS`
   growths: int = 1  # steps in which the cache comes to its size, where every row has a slot
@@ -59,6 +62,15 @@ class RolloutSpec:
     """The most tokens that a conversation adds to its prompt: L - P."""
     return sum(self.budgets) + sum(len(separator) for separator in self.separators)
 
+  @property
+  def guesses(self) -> int:
+    """The most tokens that a step guesses of a row: G."""
+    return self.longest_draft if self.drafts else 0
+
+  def step_tokens(self, rows: int) -> int:
+    """Returns how many tokens a step computes."""
+    return min(rows + round(rows * self.drafts), rows * (1 + self.guesses))
+
 
 @struct.dataclass
 class _Rows:
@@ -69,22 +81,8 @@ class _Rows:
 
 
 @struct.dataclass
-class _DecodeSlots:
-  """The state machines of B decode slots."""
-
-  row: jax.Array  # i32 [B]  of a slot that is done: its last
-  first: jax.Array  # i32 [B]  time of the row's first token
-  token: jax.Array  # i32 [B]  chosen last, not yet in the cache
-  turn: jax.Array  # i32 [B]  attempt under way, 0-based; A when the row is done
-  fed: jax.Array  # i32 [B]  ids given of the separator before this turn
-  left: jax.Array  # i32 [B]  of the attempt's budget
-  stop: jax.Array  # i8 [B, A]
-  end: jax.Array  # i32 [B]  one past the time of the row's last token
-
-
-@struct.dataclass
 class _Tokens:
-  """Tokens of a rollout, in any shape."""
+  """Tokens of rows, in any shape."""
 
   tokens: jax.Array  # i32
   attempt: jax.Array  # i8
@@ -92,23 +90,42 @@ class _Tokens:
 
 
 @struct.dataclass
-class _Finished:
-  """Where each of N rows lies in the token log."""
+class _Progress:
+  """How far B rows are."""
 
-  slot: jax.Array  # i32 [N]
-  first: jax.Array  # i32 [N]
-  end: jax.Array  # i32 [N]
-  stop: jax.Array  # i8 [N, A]
+  token: jax.Array  # i32 [B]  chosen last, not yet in the cache
+  newest: jax.Array  # i32 [B]  its slot of the row
+  turn: jax.Array  # i32 [B]  attempt under way, 0-based; A when the row is done
+  fed: jax.Array  # i32 [B]  ids given of the separator before this turn
+  left: jax.Array  # i32 [B]  of the attempt's budget
+  stop: jax.Array  # i8 [B, A]
+
+
+@struct.dataclass
+class _DecodeSlots:
+  """The rows of B decode slots."""
+
+  row: jax.Array  # i32 [B]  of a slot that is done: its last
+  start: jax.Array  # i32 [B]  the row's first slot
+  progress: _Progress
+  chosen: _Tokens  # [B, L]  the prompt, and what came after it
+  steps: jax.Array  # i32 [B, A]  decode steps that chose tokens of an attempt
+
+
+@struct.dataclass
+class _Guesses:
+  """Tokens that may follow the newest of each row."""
+
+  tokens: jax.Array  # i32 [B, G]
+  fed: jax.Array  # i32 [N]  which of [B, 1 + G] tokens, the newest ones among them, the step computes
 
 
 @struct.dataclass
 class _State:
-  time: jax.Array  # i32 []  of the newest token chosen
+  time: jax.Array  # i32 []  decode steps since the first tokens, plus P
   slots: _DecodeSlots
   cache: Cache
-  first_token: _Tokens  # [N] not in the log, where its slot's old row may end
-  token_log: _Tokens  # [T, B] what slots chose at each time from P + 1 on
-  finished: _Finished
+  finished: Rollout  # of N rows
   waiting: jax.Array  # i32 []  the first row that no slot has taken
 
 
@@ -175,22 +192,28 @@ def _rollout(
   N, P = rows.prompt.shape
   B = min(spec.decode_slots or N, N)
   refill = -(-B // _REFILLS)
+  # Rows that begin and go on together write to one slot of the cache, which is cheaper where no kernel does it.
+  together = N == B and not spec.drafts
   cached = dict(dtype=dtype, cache_dtype=cache_dtype(spec, dtype), kernel=spec.kernel)
   prefill = functools.partial(decoder.prefill, params, config, **cached)
   anywhere = functools.partial(meshes.on_any_device, mesh=mesh)
 
   def step(state: _State) -> _State:
-    # A slot that is done sees nothing but the padding that it is fed.
-    first_B = jnp.where(state.slots.turn < spec.attempts, state.slots.first, state.time)
-    cache = state.cache.replace(first=first_B)
-    logits_BV, cache = decoder.decode_step(params, config, state.slots.token, state.time, cache, dtype=dtype, mesh=mesh)
-    time = state.time + 1
-    slots, line = _advance(state.slots, logits_BV, time, rows, spec, mesh)
-    token_log = jax.tree.map(lambda old_TB, new_B: old_TB.at[time - P - 1].set(new_B), state.token_log, line)
-    return state.replace(time=time, slots=slots, cache=cache, token_log=token_log)
+    slots, progress = state.slots, state.slots.progress
+    slot = state.time if together else progress.newest
+    # A slot that is done sees nothing but what it is fed.
+    cache = state.cache.replace(first=jnp.where(progress.turn < spec.attempts, slots.start, slot))
+    guessed = _guesses(slots, rows, spec) if spec.drafts else None
+    tokens_BQ, fed_N = progress.token[:, None], None
+    if guessed:
+      tokens_BQ, fed_N = jnp.concatenate([tokens_BQ, guessed.tokens], axis=1), guessed.fed
+    decode = functools.partial(decoder.decode_step, params, config, dtype=dtype, mesh=mesh)
+    logits_NV, cache = decode(tokens_BQ, slot, cache, fed_N=fed_N)
+    slots = _advance(slots, guessed, logits_NV, rows, spec, mesh)
+    return state.replace(time=state.time + 1, slots=slots, cache=cache)
 
   def done(state: _State) -> jax.Array:
-    return state.slots.turn == spec.attempts
+    return state.slots.progress.turn == spec.attempts
 
   def has_room(state: _State) -> jax.Array:
     wanted = jnp.minimum(refill, N - state.waiting)
@@ -201,8 +224,8 @@ def _rollout(
     slot_R = jnp.nonzero(done(state), size=refill, fill_value=B)[0].astype(jnp.int32)
     return _admit(prefill, rows, spec, mesh, state, slot_R)
 
-  sizes = cache_sizes(spec, P, refills=N > B)
-  state = _begin(prefill, rows, spec, mesh, B, refill, sizes[0])
+  sizes = cache_sizes(spec, P, together=together)
+  state = _begin(prefill, rows, spec, mesh, B, sizes[0])
   if N > B:
     state = jax.lax.while_loop(lambda state: anywhere(state.waiting < N), generation, state)
   for size in sizes:
@@ -213,34 +236,24 @@ def _rollout(
       return runs if limit is None else runs & (state.time < limit)
 
     state = jax.lax.while_loop(goes_on, step, state)
-  return _cut(state, _with_finished(state, jnp.arange(B, dtype=jnp.int32)), rows, spec)
+  return _with_finished(state, jnp.arange(B, dtype=jnp.int32))
 
 
-def cache_sizes(spec: RolloutSpec, prompt: int, *, refills: bool) -> list[int]:
-  """Returns the slots that the cache has one after another; a ring that is refilled is whole from the start."""
-  block = decode_attention.BLOCKS[spec.kernel]  # of which a ring has whole ones
-  growths = 1 if refills or spec.kernel else spec.growths
-  return [-(-(prompt + -(-spec.growth * (i + 1) // growths)) // block) * block for i in range(growths)]
+def cache_sizes(spec: RolloutSpec, prompt: int, *, together: bool) -> list[int]:
+  """Returns the slots that the cache has one after another; it grows where all rows go on `together`."""
+  block = decode_attention.BLOCKS[spec.kernel]  # of which a cache has whole ones
+  growths = spec.growths if together and not spec.kernel else 1
+  ends = [prompt + -(-spec.growth * (i + 1) // growths) + spec.guesses for i in range(growths)]
+  return [-(-end // block) * block for end in ends]
 
 
-def _begin(prefill: Callable, rows: _Rows, spec: RolloutSpec, mesh: Mesh, B: int, refill: int, ring: int) -> _State:
-  """Puts the first B rows into the slots, their first tokens at time P."""
+def _begin(prefill: Callable, rows: _Rows, spec: RolloutSpec, mesh: Mesh, B: int, size: int) -> _State:
+  """Puts the first B rows into the slots."""
   N, P = rows.prompt.shape
-  # While rows wait, at most refill - 1 slots are idle.
-  lines = max(1, spec.growth - 1) if N == B else -(-N * spec.growth // (B - refill + 1)) + spec.growth
-  logits_BV, cache = prefill(rows.prompt[:B], rows.start[:B], ring)
-  fresh = _fresh(jnp.arange(B, dtype=jnp.int32), rows.start[:B], spec)
-  slots, line = _advance(fresh, logits_BV, jnp.int32(P), rows, spec, mesh)
-  zeros_N = jnp.zeros((N,), jnp.int32)
-  return _State(
-    time=jnp.int32(P),
-    slots=slots,
-    cache=cache,
-    first_token=jax.tree.map(lambda new_B: jnp.zeros((N,), new_B.dtype).at[:B].set(new_B), line),
-    token_log=jax.tree.map(lambda new_B: jnp.zeros((lines, B), new_B.dtype), line),
-    finished=_Finished(zeros_N, zeros_N, zeros_N, jnp.zeros((N, spec.attempts), jnp.int8)),
-    waiting=jnp.int32(B),
-  )
+  logits_BV, cache = prefill(rows.prompt[:B], rows.start[:B], size)
+  slots = _started(logits_BV, jnp.arange(B, dtype=jnp.int32), rows, spec, mesh)
+  empty = jax.tree.map(lambda x: jnp.zeros((N, *x.shape[1:]), x.dtype), _conversations(slots))
+  return _State(time=jnp.int32(P), slots=slots, cache=cache, finished=empty, waiting=jnp.int32(B))
 
 
 def suited(spec: RolloutSpec, config: DecoderConfig, dtype, mesh: Mesh) -> RolloutSpec:
@@ -254,12 +267,16 @@ def cache_dtype(spec: RolloutSpec, dtype) -> jnp.dtype:
   return jnp.dtype(dtype if spec.cache_dtype == 'auto' else spec.cache_dtype)
 
 
-def _fresh(row_B: jax.Array, first_B: jax.Array, spec: RolloutSpec) -> _DecodeSlots:
-  zeros_B = jnp.zeros_like(row_B)
-  left_B = jnp.full_like(row_B, spec.budgets[0])
-  stop_BA = jnp.zeros((row_B.shape[0], spec.attempts), jnp.int8)
-  zeros = dict.fromkeys(('token', 'turn', 'fed', 'end'), zeros_B)
-  return _DecodeSlots(row=row_B, first=first_B, left=left_B, stop=stop_BA, **zeros)
+def _started(logits_RV: jax.Array, row_R: jax.Array, rows: _Rows, spec: RolloutSpec, mesh: Mesh) -> _DecodeSlots:
+  """Returns slots of rows that have their first token, chosen from their prompts' last logits."""
+  P, R = rows.prompt.shape[1], row_R.shape[0]
+  zeros_R, zeros_RA = jnp.zeros_like(row_R), jnp.zeros((R, spec.attempts), jnp.int8)
+  left_R, newest_R = jnp.full_like(row_R, spec.budgets[0]), jnp.full_like(row_R, P - 1)
+  progress = _Progress(token=zeros_R, newest=newest_R, turn=zeros_R, fed=zeros_R, left=left_R, stop=zeros_RA)
+  tokens_RL = jnp.pad(rows.prompt[row_R], ((0, 0), (0, spec.growth)), constant_values=spec.pad)
+  chosen = _Tokens(tokens_RL, jnp.zeros_like(tokens_RL, jnp.int8), jnp.zeros_like(tokens_RL, jnp.float32))
+  slots = _DecodeSlots(row_R, rows.start[row_R], progress, chosen, zeros_RA.astype(jnp.int32))
+  return _advance(slots, None, logits_RV, rows, spec, mesh)
 
 
 def _admit(prefill: Callable, rows: _Rows, spec: RolloutSpec, mesh: Mesh, state: _State, slot_R: jax.Array) -> _State:
@@ -269,31 +286,30 @@ def _admit(prefill: Callable, rows: _Rows, spec: RolloutSpec, mesh: Mesh, state:
   row_R = state.waiting + jnp.arange(slot_R.shape[0], dtype=jnp.int32)
   admitted_R = (row_R < N) & (slot_R < B)
   slot_R = jnp.where(admitted_R, slot_R, B)
-  where_R = jnp.where(admitted_R, row_R, N)
   row_R = jnp.minimum(row_R, N - 1)
   finished = _with_finished(state, slot_R)
-  start_R = rows.start[row_R]
-  logits_RV, prompts = prefill(rows.prompt[row_R], start_R, P)
-  # The prompt lies just behind the clock.
-  fresh = _fresh(row_R, state.time - P + start_R, spec)
-  slots, line = _advance(fresh, logits_RV, state.time, rows, spec, mesh)
+  logits_RV, prompts = prefill(rows.prompt[row_R], rows.start[row_R], P)
   return state.replace(
-    slots=_written(state.slots, slot_R, slots),
-    cache=attention.insert(state.cache, slot_R, prompts, state.time),
-    first_token=_written(state.first_token, where_R, line),
+    slots=_written(state.slots, slot_R, _started(logits_RV, row_R, rows, spec, mesh)),
+    cache=attention.insert(state.cache, slot_R, prompts),
     finished=finished,
     waiting=state.waiting + jnp.sum(admitted_R.astype(jnp.int32)),
   )
 
 
-def _with_finished(state: _State, slot_R: jax.Array) -> _Finished:
+def _conversations(slots: _DecodeSlots) -> Rollout:
+  progress = slots.progress
+  return Rollout(
+    **vars(slots.chosen), start=slots.start, end=progress.newest + 1, stop=progress.stop, steps=slots.steps
+  )
+
+
+def _with_finished(state: _State, slot_R: jax.Array) -> Rollout:
   """`state.finished` with the rows of some slots; a slot B is none."""
-  slots = state.slots
-  B, N = slots.row.shape[0], state.finished.slot.shape[0]
+  B, N = state.slots.row.shape[0], state.finished.start.shape[0]
   there_R = jnp.minimum(slot_R, B - 1)
-  row_R = jnp.where(slot_R < B, slots.row[there_R], N)
-  new = _Finished(there_R, slots.first[there_R], slots.end[there_R], slots.stop[there_R])
-  return _written(state.finished, row_R, new)
+  row_R = jnp.where(slot_R < B, state.slots.row[there_R], N)
+  return _written(state.finished, row_R, jax.tree.map(lambda x: x[there_R], _conversations(state.slots)))
 
 
 def _written(old: Any, index_R: jax.Array, new: Any) -> Any:
@@ -301,63 +317,121 @@ def _written(old: Any, index_R: jax.Array, new: Any) -> Any:
   return jax.tree.map(lambda old, new: old.at[index_R].set(new, mode='drop'), old, new)
 
 
+def _guesses(slots: _DecodeSlots, rows: _Rows, spec: RolloutSpec) -> _Guesses:
+  """Guesses what follows each row's newest token: what is given, or else a draft."""
+  progress, next_G = slots.progress, jnp.arange(spec.guesses, dtype=jnp.int32)[None]
+  draft_BG, likely_BG = drafts.continued(slots.chosen.tokens, slots.start, progress.newest, spec.guesses)
+  separator_AF, separator_length_A = _separator_table(spec)
+  turn_B1 = jnp.minimum(progress.turn, spec.attempts - 1)[:, None]
+  fed_BG = progress.fed[:, None] + next_G
+  separator_BG = separator_AF[turn_B1, jnp.minimum(fed_BG, separator_AF.shape[1] - 1)]
+  separator_BG = jnp.where(fed_BG < separator_length_A[turn_B1], separator_BG, -1)
+  given_BG = jnp.where(separator_BG >= 0, separator_BG, _forced(slots, rows, spec, spec.guesses))
+  tokens_BG = jnp.where(given_BG >= 0, given_BG, draft_BG)
+  # Of given tokens the first ones of all rows come first.
+  worth_BG = jnp.where(given_BG >= 0, 1 + 1 / (1 + next_G.astype(jnp.float32)), likely_BG)
+  worth_BG = jnp.where((progress.turn < spec.attempts)[:, None], worth_BG, -1)
+  return _Guesses(tokens_BG, drafts.surest(worth_BG, spec.step_tokens(slots.row.shape[0])))
+
+
+def _forced(slots: _DecodeSlots, rows: _Rows, spec: RolloutSpec, count: int) -> jax.Array:
+  """Returns the given ids (i32 [B, count]) that come next in first attempts; -1: none."""
+  done_B = spec.budgets[0] - slots.progress.left
+  index_BQ = jnp.clip(done_B[:, None] + jnp.arange(count, dtype=jnp.int32)[None], 0, rows.forced.shape[1] - 1)
+  return jnp.where(slots.progress.turn[:, None] == 0, rows.forced[slots.row[:, None], index_BQ], -1)
+
+
 def _advance(
-  slots: _DecodeSlots, logits_BV: jax.Array, time: jax.Array, rows: _Rows, spec: RolloutSpec, mesh: Mesh
-) -> tuple[_DecodeSlots, _Tokens]:
-  """Chooses every slot's token at `time`."""
+  slots: _DecodeSlots, guessed: _Guesses | None, logits_NV: jax.Array, rows: _Rows, spec: RolloutSpec, mesh: Mesh
+) -> _DecodeSlots:
+  """Chooses the tokens after each row's newest: one more than were guessed right."""
+  B, before = slots.row.shape[0], slots.progress
+  row_N, back_N = jnp.arange(B, dtype=jnp.int32), jnp.zeros((B,), jnp.int32)
+  if guessed:  # whose logits they are: of which row, and how many tokens after its newest
+    row_N, back_N = jnp.divmod(guessed.fed, 1 + spec.guesses)
+  with jax.named_scope('choose'):
+    uniform_N = uniforms(rows.key[slots.row[row_N]], (before.newest + 1 - slots.start)[row_N] + back_N)
+    drawn_N = choose.next_token(logits_NV, uniform_N, temperature=spec.temperature, mesh=mesh)
+    forced_N = _forced(slots, rows, spec, 1 + spec.guesses)[row_N, back_N]
+    drawn_N = jnp.where(forced_N >= 0, forced_N, drawn_N)
+    logp_N = choose.log_probability(logits_NV, drawn_N, mesh=mesh)
+  going_B = before.turn < spec.attempts
+  if guessed:
+    progress, line_BQ = _accepted(before, going_B, guessed, drawn_N, logp_N, spec)
+  else:
+    progress, line = _chosen(before, drawn_N, logp_N, going_B, spec)
+    line_BQ = jax.tree.map(lambda x: x[:, None], line)
+  gained_BQA = line_BQ.attempt[..., None] == jnp.arange(1, spec.attempts + 1, dtype=jnp.int8)[None, None]
+  return slots.replace(
+    progress=progress,
+    chosen=_appended(slots.chosen, line_BQ, before.newest, progress.newest),
+    steps=slots.steps + jnp.any(gained_BQA, axis=1).astype(jnp.int32),
+  )
+
+
+def _accepted(
+  progress: _Progress, going_B: jax.Array, guessed: _Guesses, drawn_N: jax.Array, logp_N: jax.Array, spec: RolloutSpec
+) -> tuple[_Progress, _Tokens]:
+  """Appends tokens to each row that is `going_B` as long as they are those that were guessed, and one more."""
+  B, G = guessed.tokens.shape
+  number_BQ = drafts.numbers(guessed.fed, B, 1 + G)
+  lines = []
+  for q in range(1 + G):
+    number_B = jnp.maximum(number_BQ[:, q], 0)
+    progress, line = _chosen(progress, drawn_N[number_B], logp_N[number_B], going_B, spec)
+    lines.append(line)
+    if q < G:
+      going_B &= (number_BQ[:, q + 1] >= 0) & (progress.token == guessed.tokens[:, q]) & (progress.turn < spec.attempts)
+  return progress, jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *lines)
+
+
+def _appended(old: _Tokens, new: _Tokens, before_B: jax.Array, after_B: jax.Array) -> _Tokens:
+  """Returns rows [B, L] with the first of Q new tokens in the slots after `before_B`, up to `after_B`."""
+  Q, L = new.tokens.shape[1], old.tokens.shape[1]
+  slot_L = jnp.arange(L, dtype=jnp.int32)[None]
+  index_BL = jnp.clip(slot_L - before_B[:, None] - 1, 0, Q - 1)
+  comes_BL = (slot_L > before_B[:, None]) & (slot_L <= after_B[:, None])
+
+  def placed(old_BL: jax.Array, new_BQ: jax.Array) -> jax.Array:
+    new_BL = new_BQ if Q == 1 else jnp.take_along_axis(new_BQ, index_BL, axis=1)
+    return jnp.where(comes_BL, new_BL, old_BL)
+
+  return jax.tree.map(placed, old, new)
+
+
+def _chosen(
+  progress: _Progress, drawn_B: jax.Array, logp_B: jax.Array, going_B: jax.Array, spec: RolloutSpec
+) -> tuple[_Progress, _Tokens]:
+  """Appends a token to each row that is `going_B`: the one drawn, or its separator's next."""
   A = spec.attempts
   separator_AF, separator_length_A = _separator_table(spec)
   budget_A = jnp.array(spec.budgets, jnp.int32)
-  turn = jnp.minimum(slots.turn, A - 1)
+  turn = jnp.minimum(progress.turn, A - 1)
 
-  running = slots.turn < A
-  feeding = running & (slots.fed < separator_length_A[turn])
-  sampling = running & ~feeding
-  with jax.named_scope('choose'):
-    uniform_B = uniforms(rows.key[slots.row], time - slots.first)
-    drawn = choose.next_token(logits_BV, uniform_B, temperature=spec.temperature, mesh=mesh)
-    done_B = jnp.clip(spec.budgets[0] - slots.left, 0, rows.forced.shape[1] - 1)
-    forced = rows.forced[slots.row, done_B]
-    drawn = jnp.where((slots.turn == 0) & (forced >= 0), forced, drawn)
-    logp = choose.log_probability(logits_BV, drawn, mesh=mesh)
-  fed_token = separator_AF[turn, jnp.minimum(slots.fed, separator_AF.shape[1] - 1)]
-  token = jnp.where(sampling, drawn, jnp.where(feeding, fed_token, spec.pad))
+  feeding = going_B & (progress.fed < separator_length_A[turn])
+  sampling = going_B & ~feeding
+  fed_token = separator_AF[turn, jnp.minimum(progress.fed, separator_AF.shape[1] - 1)]
+  token = jnp.where(sampling, drawn_B, jnp.where(feeding, fed_token, spec.pad))
 
-  left = jnp.where(sampling, slots.left - 1, slots.left)
+  left = jnp.where(sampling, progress.left - 1, progress.left)
   at_end_of_turn = token == spec.end_of_turn
   at_stop = jnp.any(token[:, None] == jnp.array(spec.stops, jnp.int32)[None], axis=-1)
   ended = sampling & (at_stop | (left == 0))
   stop = jnp.where(at_end_of_turn, Stop.END_OF_TURN, jnp.where(at_stop, Stop.OTHER, Stop.BUDGET)).astype(jnp.int8)
   this_turn_BA = jnp.arange(A, dtype=jnp.int32)[None] == turn[:, None]
 
-  next_turn = jnp.where(ended, slots.turn + 1, slots.turn)
-  moved = slots.replace(
-    token=token,
+  next_turn = jnp.where(ended, progress.turn + 1, progress.turn)
+  moved = _Progress(
+    token=jnp.where(going_B, token, progress.token),
+    newest=jnp.where(going_B, progress.newest + 1, progress.newest),
     turn=next_turn,
     # The separator begins with end-of-turn, which an attempt may have sampled itself.
-    fed=jnp.where(ended, at_end_of_turn.astype(jnp.int32), jnp.where(feeding, slots.fed + 1, slots.fed)),
+    fed=jnp.where(ended, at_end_of_turn.astype(jnp.int32), jnp.where(feeding, progress.fed + 1, progress.fed)),
     left=jnp.where(ended, budget_A[jnp.minimum(next_turn, A - 1)], left),
-    stop=jnp.where(ended[:, None] & this_turn_BA, stop[:, None], slots.stop),
-    end=jnp.where(running, time + 1, slots.end),
+    stop=jnp.where(ended[:, None] & this_turn_BA, stop[:, None], progress.stop),
   )
   attempt = jnp.where(sampling, turn + 1, 0).astype(jnp.int8)
-  return moved, _Tokens(token, attempt, jnp.where(sampling, logp, 0))
-
-
-def _cut(state: _State, finished: _Finished, rows: _Rows, spec: RolloutSpec) -> Rollout:
-  N, P = rows.prompt.shape
-  zero_N = finished.first - rows.start  # time of a row's slot 0
-  grown_L = jnp.arange(spec.growth, dtype=jnp.int32)
-  inside_NL = grown_L[None] < (finished.end - zero_N - P)[:, None]
-  line_NL = jnp.where(inside_NL, zero_N[:, None] + grown_L[None] - 1, 0)
-
-  def row(before_NP: jax.Array, first_N: jax.Array, log_TB: jax.Array, empty: int) -> jax.Array:
-    token_NL = jnp.where(inside_NL, log_TB[line_NL, finished.slot[:, None]], jnp.asarray(empty, log_TB.dtype))
-    return jnp.concatenate([before_NP.astype(log_TB.dtype), first_N[:, None], token_NL[:, 1:]], axis=1)
-
-  before = _Tokens(rows.prompt, jnp.zeros((N, P)), jnp.zeros((N, P)))
-  chosen = jax.tree.map(row, before, state.first_token, state.token_log, _Tokens(spec.pad, 0, 0))
-  return Rollout(**vars(chosen), start=rows.start, end=finished.end - zero_N, stop=finished.stop)
+  return moved, _Tokens(token, attempt, jnp.where(sampling, logp_B, 0))
 
 
 def _separator_table(spec: RolloutSpec) -> tuple[jax.Array, jax.Array]:

@@ -53,6 +53,8 @@ class Sampler:
   dtype: Any  # compute dtype
   lora: Lora = loras.NONE
   decode_slots: int = 0  # as in `RolloutSpec`
+  drafts: float = 0.0
+  longest_draft: int = 8
   cache_dtype: str = 'auto'
 
   def spec(self, temperature: float = 1.0) -> RolloutSpec:
@@ -65,6 +67,8 @@ class Sampler:
       pad=self.chat.pad,
       temperature=temperature,
       decode_slots=self.decode_slots,
+      drafts=self.drafts,
+      longest_draft=self.longest_draft,
       cache_dtype=self.cache_dtype,
     )
     return suited(spec, self.config, jnp.dtype(self.dtype), self.mesh)

@@ -147,6 +147,8 @@ def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> S
     dtype=compute_dtype(config.model.dtype),
     lora=config.lora,
     decode_slots=sampling.decode_slots,
+    drafts=sampling.drafts,
+    longest_draft=sampling.longest_draft,
     cache_dtype=sampling.cache_dtype,
   )
   chat.check_vocabulary(decoder.vocab)

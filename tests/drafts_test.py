@@ -1,0 +1,72 @@
+"""Guesses of the next tokens, on rows made by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import drafting
+from score_jax.sampling import drafts
+from score_jax.sampling.rollout import RolloutSpec
+
+
+def guess(ids, count=3, start=0):
+  row = np.full(12, 99, np.int32)
+  row[start : start + len(ids)] = ids
+  newest = np.array([start + len(ids) - 1], np.int32)
+  tokens, likely = drafts.continued(jnp.asarray(row[None]), np.array([start], np.int32), newest, count)
+  return tokens[0].tolist(), likely[0].tolist()
+
+
+@pytest.mark.parametrize(
+  ('ids', 'expected'),
+  [
+    ([5, 6, 7, 8, 9, 5, 6], [7, 8, 9]),
+    ([4, 1, 7, 3, 1, 8, 3, 1], [8, 3, 1]),  # of equal places the latest
+    ([2, 3, 1, 7, 4, 1, 8, 3, 1], [7, 4, 1]),  # more tokens agree before 7
+    ([5, 6, 6], [6, 6, 6]),  # what followed, again and again
+    ([1, 2, 3, 1, 2], [3, 1, 2]),
+    ([1, 2, 1], [2, 1, 2]),
+  ],
+)
+def test_it_continues_as_where_most_of_the_last_tokens_stand(ids, expected):
+  assert guess(ids)[0] == expected
+  assert guess(ids, start=3)[0] == expected
+
+
+def test_what_lies_outside_of_the_row_is_not_looked_up():
+  tokens = jnp.array([[5, 7, 5, 6, 5, 8, 8]], jnp.int32)
+  assert drafts.continued(tokens, jnp.array([2]), jnp.array([4]), 2)[0].tolist() == [[6, 5]]
+  nowhere = drafts.continued(tokens, jnp.array([3]), jnp.array([4]), 2)[1]
+  np.testing.assert_array_equal(nowhere, 0)
+
+
+def test_more_agreement_is_likelier_and_further_tokens_are_less_likely():
+  firsts = [guess([*range(20, 20 + n), 50, 60, *range(20, 20 + n)], count=1)[1][0] for n in range(1, 6)]
+  assert firsts == sorted(firsts)
+  assert len(set(firsts)) == 5
+  likely = guess([5, 6, 7, 8, 9, 5, 6])[1]
+  assert likely == sorted(likely, reverse=True)
+  np.testing.assert_allclose(likely, [0.5, 0.35, 0.245], rtol=1e-6)
+
+
+def test_the_surest_guesses_of_all_rows_are_computed_after_each_rows_first_token():
+  worth = jnp.array([[0.9, 0.8, 0.1], [0.5, 0.2, 0.1], [-1.0, -1.0, -1.0]])
+  assert drafts.surest(worth, 6).tolist() == [0, 4, 8, 1, 2, 5]
+  assert drafts.surest(worth, 3).tolist() == [0, 4, 8]
+  assert drafts.numbers(drafts.surest(worth, 6), 3, 4).tolist() == [[0, 3, 4, -1], [1, 5, -1, -1], [2, -1, -1, -1]]
+
+
+def test_a_step_computes_a_token_a_row_and_guesses_in_the_mean():
+  spec = RolloutSpec(budgets=(4,), separators=(), end_of_turn=1, stops=(1,), pad=0, drafts=0.5, longest_draft=3)
+  assert (spec.guesses, spec.step_tokens(8), spec.step_tokens(3)) == (3, 12, 5)
+  none = RolloutSpec(budgets=(4,), separators=(), end_of_turn=1, stops=(1,), pad=0, longest_draft=3)
+  assert (none.guesses, none.step_tokens(8)) == (0, 8)
+
+
+def test_replayed_steps_are_those_counted_by_hand():
+  # Given: 7 8 9; attempt 1: 5 7 8 9 4; given: 3; attempt 2: 5 7 8 2.
+  ids = [7, 8, 9, 5, 7, 8, 9, 4, 3, 5, 7, 8, 2]
+  attempts = [0] * 3 + [1] * 5 + [0] + [2] * 4
+  # A bar after each step, a star after what it guessed right: 5 | 7 | 8* 9* 4 | 3* 5 | 7* 8* 2.
+  assert drafting.tokens_per_step([(ids, attempts)], 2) == [round(5 / 3, 2), 2.0]
+  assert drafting.tokens_per_step([(ids, attempts)] * 2, 0) == [1.0, 1.0]
