@@ -243,6 +243,18 @@ def test_curves_are_means_that_never_mix_stages():
   assert result['kl/2'] == result['reward/1'] == [None] * 5
 
 
+def test_curves_of_on_policy_and_offline_first_attempts_stand_apart():
+  alone = dict(accuracy=[0.4, 0.6], accuracy_se=[0.1, 0.1], delta_se=0.1)
+  apart = dict(on_policy=alone, offline=dict(accuracy=[0.0, 0.5], accuracy_se=[0.2, 0.2], delta_se=0.2))
+  lines = [dict(step=i + 1, stage='a', accuracy=[0.2, 0.5], delta_se=0.3) | (apart if i else {}) for i in range(2)]
+  result = report_data.curves(lines)
+  assert result['delta'] == pytest.approx([0.3, 0.3]) and result['accuracy/1'] == [0.2, 0.2]
+  assert result['on_policy/accuracy/1'] == [0.2, 0.4], 'where none are offline, all are on-policy'
+  assert result['on_policy/delta'] == pytest.approx([0.3, 0.2]) and result['on_policy/delta_se'] == [0.3, 0.1]
+  assert result['offline/accuracy/2'] == [None, 0.5] and result['offline/delta'] == [None, 0.5]
+  assert not [name for name in report_data.curves(lines[:1]) if 'policy' in name or 'offline' in name]
+
+
 def test_conversations_of_every_kind_are_shown_however_rare():
   right, wrong = (Attempt('t', 'a', v, Stop.END_OF_TURN, 1, 0.0) for v in (Verdict.CORRECT, Verdict.WRONG))
   common = [conversation(i, 'q', attempts=(wrong, wrong)) for i in range(5000)]

@@ -28,7 +28,7 @@ _MOST_READ = 200_000  # rows of a file
 _MOST_OF_KIND = 150  # conversations of a source and transition
 _BINS = 20  # of edit ratios above 0
 _TRANSITIONS = ('i_to_i', 'i_to_c', 'c_to_i', 'c_to_c')
-_PER_ATTEMPT = ('accuracy', 'kl', 'reward', 'truncated', 'unparsed', 'flat')
+_PER_ATTEMPT = ('kl', 'reward', 'truncated', 'unparsed', 'flat')
 _PER_STEP = (
   *('i_to_c', 'c_to_i', 'c_to_c', 'i_to_i_same', 'answer_changed', 'text_changed'),
   *('gradient_norm', 'mismatch', 'learning_rate'),
@@ -99,7 +99,8 @@ def curves(records: Sequence[Json], points: int = _POINTS) -> Json:
 
   Returns:
     step, attempts, and lists by figure and attempt: 'accuracy/1', its standard error 'accuracy_se/1',
-    'delta_se'; None is unknown.
+    'delta_se'; None is unknown. Where a part of first attempts is offline, accuracy, delta and their errors are there
+    for 'on_policy/' and 'offline/' ones too.
   """
   if not records:
     return {}
@@ -107,26 +108,35 @@ def curves(records: Sequence[Json], points: int = _POINTS) -> Json:
   groups = [part[i : i + size] for part in _stage_runs(records) for i in range(0, len(part), size)]
   attempts = len(records[0]['accuracy'])
   by_attempt = [(f'/{i + 1}', i) for i in range(attempts)]
+  result = dict(step=[round(float(alarms.column(group, 'step').mean()), 2) for group in groups], attempts=attempts)
+  result |= {name: _means(groups, name) for name in _PER_STEP}
+  result |= {name + end: _means(groups, name, i) for name in _PER_ATTEMPT for end, i in by_attempt}
+  result |= _gains(groups, attempts)
+  if any('offline' in record for record in records):
+    for part, of in dict(on_policy=alarms.with_on_policy, offline=lambda record: record.get('offline', {})).items():
+      those = [[of(record) for record in group] for group in groups]
+      result |= {f'{part}/{name}': column_T for name, column_T in _gains(those, attempts).items()}
+  return result
 
-  def means(name: str, attempt: int | None = None) -> list[float | None]:
-    return [_number(alarms.column(group, name, attempt).mean()) for group in groups]
 
-  def errors(name: str, attempt: int | None = None) -> list[float | None]:
-    columns = (alarms.column(group, name, attempt) for group in groups)
-    return [_number(math.sqrt((column_T**2).sum()) / len(column_T)) for column_T in columns]
-
-  def delta(group: list[Json]) -> np.ndarray:
-    return alarms.column(group, 'accuracy', -1) - alarms.column(group, 'accuracy', 0)
-
+def _gains(groups: Sequence[Sequence[Json]], attempts: int) -> Json:
+  """Returns the columns of accuracy, delta and their standard errors."""
+  deltas = (alarms.column(group, 'accuracy', -1) - alarms.column(group, 'accuracy', 0) for group in groups)
   return dict(
-    step=[round(float(alarms.column(group, 'step').mean()), 2) for group in groups],
-    attempts=attempts,
-    **{name: means(name) for name in _PER_STEP},
-    **{name + end: means(name, i) for name in _PER_ATTEMPT for end, i in by_attempt},
-    delta=[_number(delta(group).mean()) for group in groups],
-    **{'accuracy_se' + end: errors('accuracy_se', i) for end, i in by_attempt},
-    delta_se=errors('delta_se'),
+    delta=[_number(delta_T.mean()) for delta_T in deltas],
+    delta_se=_errors(groups, 'delta_se'),
+    **{f'accuracy/{i + 1}': _means(groups, 'accuracy', i) for i in range(attempts)},
+    **{f'accuracy_se/{i + 1}': _errors(groups, 'accuracy_se', i) for i in range(attempts)},
   )
+
+
+def _means(groups: Sequence[Sequence[Json]], name: str, attempt: int | None = None) -> list[float | None]:
+  return [_number(alarms.column(group, name, attempt).mean()) for group in groups]
+
+
+def _errors(groups: Sequence[Sequence[Json]], name: str, attempt: int | None = None) -> list[float | None]:
+  columns = (alarms.column(group, name, attempt) for group in groups)
+  return [_number(math.sqrt((column_T**2).sum()) / len(column_T)) for column_T in columns]
 
 
 def _stage_runs(records: Sequence[Json]) -> list[list[Json]]:
