@@ -16,7 +16,7 @@ import numpy as np
 
 from score_jax.core_types import Verdict
 from score_jax.errors import ConfigError, DataError
-from score_jax.reporting import alarms, metrics
+from score_jax.reporting import alarms, metrics, syntax
 from score_jax.reporting import rows as report_rows
 from score_jax.reporting.plain_text import sanitize
 from score_jax.reporting.rows import Json, Row
@@ -199,17 +199,24 @@ def _shown(row: Row) -> Json:
   tags = itertools.islice(row.tags.items(), 8)
   attempts = row.to_json()['attempts'][:16]
   for attempt in attempts:
-    text, answer = sanitize(attempt['text'], _TEXT, keep='\n\t'), sanitize(attempt['answer'], 200)
-    attempt |= dict(text=text, answer=answer, logp=_number(attempt['logp']))
+    answer, logp = sanitize(attempt['answer'], 200), _number(attempt['logp'])
+    attempt |= _coloured('text', attempt['text']) | dict(answer=answer, logp=logp)
   return dict(
     id=sanitize(row.id, 200),
     tags={sanitize(name, 40): sanitize(value, 80) for name, value in tags},
-    question=sanitize(row.question, _TEXT, keep='\n\t'),
+    **_coloured('question', row.question),
     edit_ratio=_number(row.edit_ratio),
     sample=row.sample,
     step=row.step,
     attempts=attempts,
   )
+
+
+def _coloured(name: str, text: str) -> Json:
+  """Returns a text by its name, and the colours of programs in it, if there are any."""
+  shown = sanitize(text, _TEXT, keep='\n\t')
+  spans = syntax.spans(shown)
+  return {name: shown} | (dict(syntax=spans) if spans else {})
 
 
 def _row_files(folder: pathlib.Path, evaluations: Json) -> list[str]:
