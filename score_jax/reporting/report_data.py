@@ -68,6 +68,7 @@ def _run(folder: pathlib.Path, name: str, most_bytes: int) -> Json:
     by_file.append((name_of_file, rows))
     for row in rows:
       ratios.setdefault(sanitize(f'{name_of_file}/{row.decoding}'), []).append(row.edit_ratio)
+  by_name = dict(by_file)
   return dict(
     name=sanitize(name),
     facts=_facts(config),
@@ -87,7 +88,9 @@ def _run(folder: pathlib.Path, name: str, most_bytes: int) -> Json:
     ],
     watched=[[alarm.name, alarm.message] for alarm in alarms.ALARMS.values()],
     evaluations=[
-      dict(name=sanitize(name), **one) for name, evaluation in evaluations.items() for one in _ledgers(evaluation)
+      dict(name=sanitize(name), **_with_votes_that_count(one, by_name.get(name, ())))
+      for name, evaluation in evaluations.items()
+      for one in _ledgers(evaluation)
     ],
     edit_ratios={source: histogram(values) for source, values in ratios.items()},
     conversations=conversations(by_file, most_bytes),
@@ -257,6 +260,22 @@ def _facts(config: Json) -> list[list[str]]:
     if value is not None:
       result.append([label, sanitize(str(value), 200)])
   return result
+
+
+def _with_votes_that_count(one: Json, rows: Sequence[Row]) -> Json:
+  """Returns a ledger of `_ledgers` without majorities, if none of its right attempts has an answer that could vote.
+
+  Version 0.1 counted them for programs too, where they are 0.
+  """
+  attempts = (attempt for row in rows if row.decoding == one['decoding'] for attempt in row.attempts)
+  answers = [attempt.answer for attempt in attempts if attempt.verdict == Verdict.CORRECT]
+  if not answers or any(answers):
+    return one
+  ledger = {name: value for name, value in one['ledger'].items() if name != 'curves'}
+  for side in ledger.get('at_k', {}).values():
+    if isinstance(side, dict):
+      side.pop('maj', None)
+  return one | dict(ledger=ledger)
 
 
 def _clean(value: Any) -> Any:
