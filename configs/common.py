@@ -103,6 +103,8 @@ def task() -> ConfigDict:
   task.countdown.prompt = 'reach {target} with {numbers}'  # the first user turn
   task.mbpp = ConfigDict()
   task.mbpp.splits = ('train',)  # trained on: 'train' (374), 'validation' (90), 'test' (500)
+  task.mbpp.examples = 3  # solved problems before every question, as in MBPP's paper; 0: none
+  task.mbpp.tests = 0  # of a problem's three tests, how many its question shows; 0: all. All of them grade
   task.jsonl = ConfigDict()  # a file of your own
   task.jsonl.question = 'question'  # name of the column
   task.jsonl.answer = 'answer'  # name of the column: an answer, or `assert` lines

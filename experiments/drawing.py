@@ -128,7 +128,7 @@ def _three(summary: Data, methods: list[Data], figure: Any) -> None:
   longest = max(m['attempts'] for m in methods)
   label = f'{summary["methods"][reference]["title"]}, trained on two, greedy'
   for extra in summary['extras'].values():
-    if len(more := extra.get(reference, {}).get('accuracy', ())) >= longest:
+    if len(more := extra.get(reference, {}).get('accuracy', ())) > longest:  # else of other problems, or of two
       points = [100 * a for a in more[:longest]]
       axes.plot(range(1, longest + 1), points, 'o--', color=_COLORS[1], label=label)
   axes.set(xlabel='attempt', ylabel='accuracy, %', xticks=range(1, longest + 1))

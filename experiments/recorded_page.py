@@ -15,7 +15,7 @@ import numpy as np
 from experiments import results
 from experiments.recordings import DECODINGS, Json, Recording, conversations
 from score_jax.core_types import Verdict
-from score_jax.errors import ConfigError
+from score_jax.errors import ConfigError, DataError
 from score_jax.reporting import png_figures
 
 SHOWN = {'corrected': 10, 'broken': 5}  # conversations of the page
@@ -110,6 +110,42 @@ def section(recording: Recording, summaries: Mapping[str, Json], figures: Sequen
     )
   )
   return '\n\n'.join(part for part in parts if part)
+
+
+# README's table.
+
+_FRONT = re.compile(r'(<!-- drawn by python -m experiments.recorded -->\n).*?(<!-- end -->)', re.DOTALL)
+
+
+def front(recording: Recording, task: str, one: Json) -> str:
+  """Returns the table of a task at T=1 in short, what it shows and where it is from."""
+  head = ('T=1', 'Acc@t1', 'Acc@t2', 'delta, 95 %', 'i->c', 'c->i')
+  lines = []
+  for key, method in one['methods'].items():
+    figures, bold = method['sampled'], '**' if key == recording.reference else ''
+    delta = '{} ({})'.format(*results.points(figures['delta']))
+    t1, t2, to_right, to_wrong = (
+      results.share(figures[name]['mean']) for name in ('acc_t1', 'acc_t2', 'i_to_c', 'c_to_i')
+    )
+    lines.append((f'{bold}{method["title"]}{bold}', t1, t2, f'{bold}{delta}{bold}', to_right, to_wrong))
+  reference = one['methods'][recording.reference]
+  delta, run = reference['sampled']['delta'], recording.run_json()
+  low, high = delta['interval']
+  shown = 'is above 0' if low > 0 else 'is below 0' if high < 0 else 'is not told from 0'
+  about = results.paragraph(
+    f'{recording.title}, in percent of {one["problems"]["counted"]:,} problems of {recording.tasks[task]}. Weights: '
+    f'{run["model"]}. The row in bold, {len(reference["seeds"])} seeds, has a delta that {shown}. How it was run, '
+    'greedy decoding, other tasks and commands: [docs/results_real.md](docs/results_real.md).'
+  )
+  return f'{about}\n\n{results.markdown(head, lines)}'
+
+
+def with_front(readme: str, table: str) -> str:
+  """Returns README with the table between its marks. Raises DataError: it has none."""
+  result, count = _FRONT.subn(lambda marks: f'{marks[1]}\n{table}\n\n{marks[2]}', readme)
+  if count != 1:
+    raise DataError(f'README.md has the marks of `experiments.recorded` {count} times, not once')
+  return result
 
 
 def _caption(recording: Recording, figure: str) -> str:

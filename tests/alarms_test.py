@@ -35,6 +35,7 @@ def healthy(seed=0, first=0.45, gain=0.12, steps=STEPS):
         kl=[0.1 + 0.5 * done, 1.0 + done],
         truncated=[0.03, 0.02],
         unparsed=[0.04 + noise, 0.02],
+        i_to_i_same=0.4 * (1 - one),
         text_changed=0.35 + 0.5 * done,
         answer_changed=0.25 + 0.2 * done,
         flat=[0.2, 0.2 + 0.2 * done],
@@ -67,6 +68,10 @@ def truncated_first(line, t):
   line['truncated'] = [min(0.9, 0.05 * t), 0.02]
 
 
+def truncated_later(line, t):
+  line['truncated'] = [0.03, min(0.9, 0.05 * t)]
+
+
 def no_variance(line, t):
   line['flat'] = [0.5, min(0.98, 0.4 + 0.05 * t)]
 
@@ -90,6 +95,7 @@ FAULTS = {
   'always_changes': (always_changes, 20),
   'kl_first': (kl_first, 25),
   'truncated_first': (truncated_first, 12),
+  'truncated_later': (truncated_later, 12),
   'no_variance': (no_variance, 32),
   'format': (format_collapse, 12),
   'mismatch': (mismatch, 5),
@@ -125,6 +131,57 @@ def test_an_alarm_sounds_soon_after_its_fault_and_not_before(name):
 )
 def test_no_alarm_sounds_in_a_run_that_is_well(run):
   assert alarms.spells(healthy(**run), KL_ALARM) == []
+
+
+def test_wrong_answers_that_are_repeated_in_other_words_are_copies():
+  lines = healthy()
+  for line in lines[FAULT:]:  # every tenth text is another, as in runs of programs, and hardly an answer is
+    line |= dict(text_changed=0.1, answer_changed=0.02, i_to_i_same=0.97 * (1 - line['accuracy'][0]))
+  [(alarm, first, last)] = alarms.spells(lines, KL_ALARM)
+  assert (alarm.name, first, last) == ('copies', FAULT + 20, STEPS)
+
+
+# Offline first attempts: three quarters of a step's problems, after `FAULT`.
+
+
+def told_apart(line, own, offline):
+  """Makes a record that of a step with both kinds of first attempts, one part in four its own."""
+  parts = (own, offline, 0.25, 0.75)
+  line |= dict(on_policy=own, offline=offline)
+  line['accuracy'] = [own['accuracy'][i] * parts[2] + offline['accuracy'][i] * parts[3] for i in range(2)]
+  for name in ('text_changed', 'answer_changed', 'i_to_i_same'):
+    line[name] = own[name] * parts[2] + offline[name] * parts[3]
+
+
+def part_of(line, **changes):
+  names = ('accuracy', 'accuracy_se', 'i_to_c', 'c_to_i', 'i_to_i_same', 'text_changed', 'answer_changed', 'truncated')
+  return {name: line[name] for name in (*names, 'unparsed')} | changes
+
+
+def test_offline_first_attempts_that_are_wrong_are_no_sandbagging():
+  lines = healthy()
+  for line in lines[FAULT:]:
+    told_apart(line, part_of(line), part_of(line, accuracy=[0.05, 0.3], truncated=[0.5, 0.0]))
+  assert alarms.spells(lines, KL_ALARM) == []
+  for line in lines:  # as they were recorded before the two were told apart
+    line.pop('offline', None)
+  assert {alarm.name for alarm, *_ in alarms.spells(lines, KL_ALARM)} == {'sandbagged'}
+
+
+def test_a_policy_that_corrects_the_bases_answers_and_repeats_its_own_copies():
+  lines = healthy()
+  for line in lines[FAULT:]:
+    told_apart(line, part_of(line, text_changed=0.01, answer_changed=0.0, i_to_i_same=0.5), part_of(line))
+  [(alarm, first, _)] = alarms.spells(lines, KL_ALARM)
+  assert alarm.name == 'copies' and FAULT < first <= FAULT + 20
+
+
+def test_without_on_policy_first_attempts_their_alarms_are_silent_and_copies_are_seen():
+  lines = healthy()
+  for line in lines[FAULT:]:
+    line |= dict(accuracy=[0.05, 0.05], truncated=[0.5, 0.0], unparsed=[0.5, 0.02], text_changed=0.01)
+    line |= dict(offline=part_of(line))
+  assert {alarm.name for alarm, *_ in alarms.spells(lines, KL_ALARM)} == {'copies'}
 
 
 def test_no_alarm_sounds_in_a_quickstart():

@@ -177,7 +177,10 @@ def record(folder, count, number):
   config = tiny.run_config(**{'report.rows': count, 'seed': 5, 'batch.problems': 3, 'batch.samples': 2})
   run = types.SimpleNamespace(config=config, mesh=tiny.one_device_mesh(), folder=RunFolder(folder))
   line, problems, rollout, texts, graded = step(number)
-  score.keep_conversations(run, line, problems, rollout, grading.Grades(texts, graded))
+  trained = np.ones((6, 2), bool)
+  trained[:2, 0] = False  # the first problem's first attempts are offline
+  inputs = score.StepInputs(problems, (), np.zeros((6, 0), np.int32), trained)
+  score.keep_conversations(run, line, inputs, rollout, grading.Grades(texts, graded))
 
 
 def test_training_keeps_the_same_conversations_when_it_is_resumed(tmp_path):
@@ -198,6 +201,7 @@ def test_training_keeps_the_same_conversations_when_it_is_resumed(tmp_path):
   for row in kept:
     number, b, _ = row.attempts[0].text.split()
     assert (row.id, row.sample) == (f'{number}/{int(b) // 2}', int(b) % 2)
+    assert row.tags == ({} if int(b) >= 2 else {'first attempt': 'offline'})
     assert [(a.tokens, a.logp) for a in row.attempts] == [(2, -2.0), (3, -6.0)]
   assert len({row.attempts[0].text.split()[1] for row in kept}) > 2, 'not the same places in every step'
 

@@ -218,6 +218,22 @@ def test_step_record_holds_gradient_norms_by_attempt_when_the_update_gives_them(
   assert step_record(gradient_norm_A=np.array([1.0, 2.0], np.float32))['attempt_gradient_norm'] == [1.0, 2.0]
 
 
+def test_on_policy_and_offline_first_attempts_are_counted_apart():
+  verdicts = np.array([[W, C], [W, W], [C, W], [C, E], [C, C], [W, C], [W, C], [U, W]], np.int8)
+  stops = np.array([[3, 1]] * 4 + [[1, 1]] * 3 + [[1, 3]], np.int8)
+  changed = np.array([[1, 1], [1, 0]] * 4, bool)
+  assert metrics.by_first_attempt(verdicts, stops, changed, 2, 0) == {}, 'all are on-policy'
+  both = metrics.by_first_attempt(verdicts, stops, changed, 2, 2)
+  assert list(both) == ['on_policy', 'offline']
+  own, offline = both.values()
+  counted = ('conversations', 'accuracy', 'i_to_c', 'c_to_i', 'delta', 'truncated', 'unparsed', 'i_to_i_same')
+  assert [offline[name] for name in counted] == [4, [0.5, 0.25], 1 / 3, 1 / 3, 0.0, [1.0, 0.0], [0.0, 0.0], 1 / 3]
+  assert [own[name] for name in counted] == [4, [0.25, 0.75], 0.5, 0.0, 0.5, [0.0, 0.25], [0.25, 0.0], 0.25]
+  assert (own['delta_se'], offline['delta_se']) == (0.0, pytest.approx(0.75))
+  [(name, alone)] = metrics.by_first_attempt(verdicts[:4], stops[:4], changed[:4], 2, 2).items()
+  assert name == 'offline' and alone == offline, 'where all problems are offline'
+
+
 def test_training_return_adds_the_rewards_of_all_attempts():
   assert Progress().after_step(step_record(), in_last_stage=True, window=3).recent_returns == (4.5,)
 

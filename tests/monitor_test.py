@@ -168,6 +168,23 @@ def test_the_line_below_the_bar_is_the_ledger_of_the_last_steps():
   assert monitors.ledger_line(lines, []).endswith('alarms: none')
 
 
+def test_the_terminal_tells_on_policy_and_offline_first_attempts_apart():
+  own = dict(accuracy=[0.5, 0.6], i_to_c=0.2, c_to_i=0.1, delta=0.1, answer_changed=0.3, text_changed=0.5)
+  given = dict(accuracy=[0.1, 0.5], i_to_c=0.4, c_to_i=0.0, delta=0.4)
+  lines = [record(1, on_policy=own, offline=given), record(2)]
+  assert monitors.ledger_line(lines[:1], []) == (
+    'last 1 on-policy first attempts: delta +10.0 = fixed 20.0 - broken 10.0 (offline first attempts: +40.0), '
+    'answers changed 30.0, texts 50.0 % | alarms: none'
+  )
+  assert monitors._figures(lines[0]) == (
+    'on-policy first 50.0 -> 60.0 %, i->c 20.0, c->i 10.0, offline first 10.0 -> 50.0 %, i->c 40.0, c->i 0.0, '
+    'KL 0.100 0.200'
+  )
+  assert monitors._figures(lines[1]).startswith('accuracy 50.0 -> 60.0 %, i->c 15.0, c->i 5.0, KL')
+  values = monitors.scalars(lines[0])
+  assert (values['on_policy/accuracy/2'], values['offline/delta']) == (0.6, 0.4)
+
+
 def test_samples_are_printed_where_an_evaluation_has_them():
   at_k = dict(k=4, problems=9, t1=dict(avg=dict(value=0.5), maj=dict(value=0.25)))
   point = dict(samples=2, tokens=10.0, accuracy=0.5)

@@ -124,9 +124,24 @@ def test_the_published_page_is_that_of_its_summaries_and_those_count_the_rows():
     figures = [f'figures/results_real/{one.folder.name}/{name}.png' for name in names]
     assert all((ROOT / 'docs' / figure).exists() for figure in figures)
     parts.append(recorded_page.section(one, summaries, figures))
+  newest, readme = recordings.every()[0], pathlib.Path('README.md').read_text()
+  first = next(iter(newest.tasks))
+  table = recorded_page.front(newest, first, json.loads(newest.summary_file(first).read_text()))
+  assert readme == recorded_page.with_front(readme, table), 'python -m experiments.recorded'
   assert pathlib.Path('docs/results_real.md').read_text() == recorded_page.document(parts), (
     'python -m experiments.recorded'
   )
+
+
+def test_the_table_of_the_readme_stands_between_its_marks(tmp_path):
+  one = recordings.read(recording(tmp_path))
+  table = recorded_page.front(one, 'math', recordings.summary(one, 'math'))
+  assert '| Base | 50.0 | 50.0 | +0.0 (' not in table and '| **SCoRe** | 50.0 | 50.0 | **+0.0 (' in table
+  assert 'Full weights' not in table and 'has a delta that is not told from 0' in table.replace('\n', ' ')
+  marks = 'a\n<!-- drawn by python -m experiments.recorded -->\nold \\1\n<!-- end -->\nz\n'
+  assert recorded_page.with_front(marks, table) == marks.replace('old \\1\n', f'\n{table}\n\n')
+  with pytest.raises(DataError, match='README.md has the marks of .* 0 times'):
+    recorded_page.with_front('no marks', table)
 
 
 def test_the_command_writes_page_and_summaries(tmp_path):

@@ -7,47 +7,23 @@ import html.parser
 import json
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from report_rig import conversation, drawn, run_folder, without_scripts
 
 from score_jax.core_types import Stop, Verdict
 from score_jax.errors import ConfigError, DataError
-from score_jax.reporting import plain_text, png_figures, report_data, report_page, rows
+from score_jax.reporting import plain_text, png_figures, report_data, report_page
 from score_jax.reporting.ledger import account
 from score_jax.reporting.plain_text import sanitize, sanitize_line, sanitize_lines
-from score_jax.reporting.rows import Attempt, Row
+from score_jax.reporting.rows import Attempt
 
 ROOT = pathlib.Path(__file__).parent.parent
-METRICS = pathlib.Path(__file__).parent / 'testdata/quickstart_metrics.jsonl'
 MARKUP = '</script><script>document.title="owned"</script><img src=x onerror=\'document.title="owned"\'><!--&amp;'
 STEERING = '\x1b]0;owned\x07\x1b[2J\u202egnp.exe\u2066\u200b\r\b\x00\x9b\ud800\ufeff'
-
-
-def conversation(i, text, **changes):
-  right = [Verdict(int(v)) for v in np.random.default_rng(i).integers(0, 2, 2)]
-  attempts = tuple(Attempt(f'{text} {i} {k}', text[:200], right[k], Stop.END_OF_TURN, 9, -3.0) for k in range(2))
-  fields = dict(
-    id=f'p{i}', question=text, tags={'level': text}, attempts=attempts, edit_ratio=0.2, decoding='sampled', sample=0
-  )
-  return Row(**fields | changes)
-
-
-def run_folder(path, chats, steps=60):
-  """A run's folder around some conversations, with the curves of a quickstart, repeated."""
-  path.mkdir(parents=True)
-  (path / 'config.json').write_text(json.dumps(dict(config=dict(model=dict(path=MARKUP)), identity={})))
-  lines = [json.loads(line) for line in METRICS.read_text().splitlines()]
-  with (path / 'metrics.jsonl').open('w') as file:
-    for i in range(steps):
-      file.write(json.dumps(lines[i % 60] | dict(step=i + 1, visit=0, seconds=dict(sample=1.0, update=2.0))) + '\n')
-  rows.write(path / 'rows/final.jsonl.gz', chats)
-  ledger = account(chats)
-  (path / 'eval.json').write_text(json.dumps(dict(final=dict(sampled=ledger, step=60))))
-  return path
 
 
 @pytest.fixture(scope='module')
@@ -55,7 +31,7 @@ def hostile(tmp_path_factory):
   """A run of a model that attacks whoever looks at it."""
   texts = [MARKUP, STEERING, 'x' * 2**20, '\u2028\u2029', '__proto__', '\u0301' * 5000, '']
   chats = [conversation(i, texts[i % len(texts)]) for i in range(40)]
-  return run_folder(tmp_path_factory.mktemp('hostile') / 'run<b>\u202e', chats)
+  return run_folder(tmp_path_factory.mktemp('hostile') / 'run<b>\u202e', chats, model=MARKUP)
 
 
 # Text.
@@ -243,6 +219,18 @@ def test_curves_are_means_that_never_mix_stages():
   assert result['kl/2'] == result['reward/1'] == [None] * 5
 
 
+def test_curves_of_on_policy_and_offline_first_attempts_stand_apart():
+  alone = dict(accuracy=[0.4, 0.6], accuracy_se=[0.1, 0.1], delta_se=0.1)
+  apart = dict(on_policy=alone, offline=dict(accuracy=[0.0, 0.5], accuracy_se=[0.2, 0.2], delta_se=0.2))
+  lines = [dict(step=i + 1, stage='a', accuracy=[0.2, 0.5], delta_se=0.3) | (apart if i else {}) for i in range(2)]
+  result = report_data.curves(lines)
+  assert result['delta'] == pytest.approx([0.3, 0.3]) and result['accuracy/1'] == [0.2, 0.2]
+  assert result['on_policy/accuracy/1'] == [0.2, 0.4], 'where none are offline, all are on-policy'
+  assert result['on_policy/delta'] == pytest.approx([0.3, 0.2]) and result['on_policy/delta_se'] == [0.3, 0.1]
+  assert result['offline/accuracy/2'] == [None, 0.5] and result['offline/delta'] == [None, 0.5]
+  assert not [name for name in report_data.curves(lines[:1]) if 'policy' in name or 'offline' in name]
+
+
 def test_conversations_of_every_kind_are_shown_however_rare():
   right, wrong = (Attempt('t', 'a', v, Stop.END_OF_TURN, 1, 0.0) for v in (Verdict.CORRECT, Verdict.WRONG))
   common = [conversation(i, 'q', attempts=(wrong, wrong)) for i in range(5000)]
@@ -297,22 +285,6 @@ def test_png_of_a_hostile_run(hostile, tmp_path):
 
 
 # In a browser.
-
-
-def drawn(path, width=1280):
-  """The document that a browser makes of a file, and what it complains about."""
-  names = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
-  browser = next(filter(None, map(shutil.which, names)), None)
-  if not browser:
-    pytest.skip(f'needs a browser: none of {", ".join(names)} is installed')
-  flags = ['--headless', '--no-sandbox', '--disable-gpu', '--enable-logging=stderr', '--virtual-time-budget=2000']
-  command = [browser, *flags, f'--window-size={width},900', f'--user-data-dir={path.parent / "profile"}', '--dump-dom']
-  done = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-  return done.stdout, [line for line in done.stderr.splitlines() if 'CONSOLE' in line]
-
-
-def without_scripts(dom):
-  return re.sub('<script.*?</script>', '', dom, flags=re.DOTALL)
 
 
 @pytest.mark.slow

@@ -87,6 +87,8 @@ def test_a_lora_run_trains_adapters_beside_one_base_and_exports_both_ways(tmp_pa
   assert max(map(abs, lines[1]['kl'])) > 1e-6
   assert max(map(abs, lines[2]['kl'])) < 1e-6, 'the reference is the adapters as the stage began'
   assert all(line['mismatch'] < 1e-5 and not line['rejected'] for line in lines)
+  assert [{'on_policy', 'offline'} <= line.keys() for line in lines] == [False, False, True, True], 'of Stage II'
+  assert all(line['offline']['conversations'] == 8 for line in lines[2:])
   jax.tree.map(np.testing.assert_array_equal, opened.base, before)
   # The base is evaluated by the policy's own program, with adapters that add nothing.
   assert program_of_rollouts._cache_size() == 2

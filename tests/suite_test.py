@@ -58,6 +58,38 @@ def test_methods_on_a_real_model_have_the_budget_that_was_run():
     assert (result[name].conversations, result[name].updates) == (8192, 32), name
 
 
+def test_methods_on_mbpp_have_the_budgets_that_were_run():
+  suite = plan.read('experiments/suites/mbpp_coder_0p5b.py')
+  result = plan.budgets(suite)
+  assert (result['pair_sft'].conversations, result['pair_sft'].updates) == (2816, 20)
+  assert (result['star_plus'].conversations, result['star_plus'].updates) == (16_896, 48)
+  for name in ('single_turn', 'multi_turn_sum', 'multi_turn_final', 'stage1_alone'):
+    assert (result[name].conversations, result[name].updates) == (23_040, 90), name
+  for name in ('score', 'no_stage1', 'no_shaping'):  # after Pair-SFT
+    assert (result[name].conversations, result[name].updates) == (2816 + 17_920, 90), name
+  alone = plan.run_config(suite, suite.methods['single_turn'])
+  assert [(stage.offline_first, stage.optim.warmup_steps) for stage in alone.stage_runs] == [(0.0, 5)]
+  assert alone.loss.kl_form == 'k1_togo'
+
+
+def test_designs_on_mbpp_with_all_asserts_are_those_that_were_run():
+  suite = plan.read('experiments/suites/mbpp_coder_0p5b_all_asserts.py')
+  assert {(one.conversations, one.updates) for one in plan.budgets(suite).values()} == {(23_040, 90)}
+  presets = 'experiments/results/mbpp_coder_0p5b/presets/mbpp_coder_0p5b_90.py.txt'
+  for name, words in (('score_f', 'solve it afresh'), ('score_h', 'without looking at the one above'), ('score', '#')):
+    run = plan.run_config(suite, suite.methods[name])
+    assert words in run.task.instruction and run.task.mbpp.tests == 0
+    asked = [extra for extra in suite.extras.values() if name in extra.methods]
+    assert [extra.flags[1:] for extra in asked] == [() if words == '#' else (f'--instruction={run.task.instruction}',)]
+    assert words == '#' or run.task.instruction in ''.join(pathlib.Path(presets).read_text().split("'\n  '"))
+  stages = {name: plan.run_config(suite, suite.methods[name]).stage_runs for name in ('score', 'score_g', 'no_stage1')}
+  assert [(s.steps, s.bonus[1], s.kl_weights[0], s.kl_target) for part in stages.values() for s in part] == [
+    *[(12, 0.0, 0.5, ()), (78, 3.0, 0.01, ())],
+    *[(30, 3.0, 0.5, ()), (60, 3.0, 0.01, ())],
+    (90, 3.0, 0.01, ()),
+  ]
+
+
 def test_another_budget_needs_a_reason(tmp_path):
   text = pathlib.Path(COUNTDOWN).read_text()
   file = tmp_path / 'suite.py'

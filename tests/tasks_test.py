@@ -31,7 +31,9 @@ def write(path, rows):
 
 
 def spec(name, train=(), heldout=(), **changes):
-  fields = dict(reward_weights={}, unreadable_golds=0.1, evaluate='', prompt='', mbpp=MbppSpec(('train',)), jsonl=JSONL)
+  fields = dict(
+    reward_weights={}, unreadable_golds=0.1, evaluate='', prompt='', mbpp=MbppSpec(('train',), 3, 0), jsonl=JSONL
+  )
   return SimpleNamespace(name=name, data=DataSpec(tuple(train), tuple(heldout)), **fields | changes)
 
 
@@ -106,8 +108,28 @@ def test_mbpp_shows_three_solved_problems_and_trains_on_the_published_split(tmp_
   assert asked.startswith(shown) and asked.endswith(
     'Task 11. Your code should pass these tests:\n\nassert f11() == 11\n[BEGIN]\n'
   )
-  more = tasks.open_task(spec('mbpp', [source], mbpp=MbppSpec(('train', 'validation', 'test'))))
+  more = tasks.open_task(spec('mbpp', [source], mbpp=MbppSpec(('train', 'validation', 'test'), 3, 0)))
   assert (more.train.size, more.heldout.size) == (6, 0)
+
+
+def test_mbpp_may_show_no_solved_problems_and_one_test_of_three(tmp_path, caplog):
+  def row(number, text, *tests):
+    return mbpp_row(number, text=text, test_list=[f'assert f() == {n}' for n in tests])
+
+  rows = [row(11, 'Held.', 1, 2), row(12, 'Held.', 1, 3), row(601, 'Held.', 1, 4), row(602, 'New.', 5, 6, 7)]
+  source = write(tmp_path / 'mbpp.jsonl', rows)
+  asked = dict(prompt='{question} Passing {tests}', mbpp=MbppSpec(('train',), 0, 1))
+  task = tasks.open_task(spec('mbpp', [source], **asked))
+  assert [(p.id, p.question) for p in task.listed] == [
+    ('mbpp/602', 'New. Passing assert f() == 5'),
+    ('mbpp/11', 'Held. Passing assert f() == 1'),
+  ]
+  assert task.problem(0, 'train', 0).reference['tests'] == [f'assert f() == {n}' for n in (5, 6, 7)], 'all grade'
+  assert caplog.text.count('1 problems of MBPP ask what others ask') == 2
+  with pytest.raises(ValueError, match='examples = 4 must be 0 to 3'):
+    MbppSpec(('train',), 4, 0).check()
+  with pytest.raises(ValueError, match='tests = -1 must be 0, for all'):
+    MbppSpec(('train',), 0, -1).check()
 
 
 def test_mbpp_is_evaluated_on_humaneval(tmp_path):
@@ -291,7 +313,7 @@ def test_data_out_of_reach_is_named(tmp_path):
     (dict(name='gsm9k'), 'config.task.name = .gsm9k. is unknown; use one of countdown'),
     (dict(name='gsm8k', evaluate='x'), 'config.task.evaluate = .x. is unknown'),
     (dict(name='math'), 'none of the problems of MATH500'),
-    (dict(name='mbpp', mbpp=MbppSpec(('validation',))), 'config.task.mbpp.splits'),
+    (dict(name='mbpp', mbpp=MbppSpec(('validation',), 3, 0)), 'config.task.mbpp.splits'),
   ],
 )
 def test_bad_settings_are_named(tmp_path, bad, message):

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ import tiny
 from score_jax.core_types import Stop, Verdict
 from score_jax.errors import ConfigError
 from score_jax.graders.registry import GRADERS
-from score_jax.reporting import plain_text, test_time
+from score_jax.reporting import plain_text, report_data, rows, test_time
+from score_jax.reporting.ledger import account
 from score_jax.reporting.rows import Attempt, Row
 from score_jax.training import evaluation
 
@@ -83,8 +86,30 @@ def test_programs_have_no_majority(tmp_path):
   file.write_text(''.join(json.dumps(problem) + '\n' for problem in problems))
   changes = {'task.name': 'jsonl', 'task.data.train': (str(file),), 'task.jsonl.verifier': 'code'}
   settings = dict(samples=1, temperature=1.0, scaling=2, first_attempts='')
-  with pytest.raises(ConfigError, match='scaling = 2 compares majorities, which programs do not have; use samples'):
+  with pytest.raises(
+    ConfigError, match='scaling = 2 compares majorities, which programs and reward functions lack; use samples'
+  ):
     evaluation.evaluate_folder(tiny.run_config(**changes), **settings)
+
+
+def test_the_docs_tell_what_votes():
+  page = (pathlib.Path(__file__).parent.parent / 'docs/report.md').read_text()
+  lines = re.findall(r'^\| (`.*`) \| (yes|no) \|', page, re.MULTILINE)
+  told = {name: votes == 'yes' for names, votes in lines for name in re.findall('`(.*?)`', names)}
+  assert told == {name: grader.votes for name, grader in GRADERS.items()} | {'FILE.py:FUNCTION': False}
+
+
+@pytest.mark.parametrize('answer', ['', '7'])
+def test_reports_leave_out_majorities_of_programs_that_were_counted_before(tmp_path, answer):
+  # A right program has no answer beside its text; a wrong one says what failed.
+  kept = [row(id_, i, attempt('assert f() == 1', False), attempt(answer, i < 1)) for id_ in 'pq' for i in range(2)]
+  rows.write(tmp_path / 'rows/final.jsonl.gz', kept)
+  at_k = test_time.at_k(test_time.samples(kept))
+  ledger = account(kept) | dict(at_k=at_k, curves=test_time.scaling(test_time.samples(kept), 2))
+  (tmp_path / 'eval.json').write_text(json.dumps(dict(final=dict(sampled=ledger))))
+  [shown] = report_data.collect([tmp_path])['runs'][0]['evaluations']
+  assert ('maj' in shown['ledger']['at_k']['t2'], 'curves' in shown['ledger']) == (bool(answer), bool(answer))
+  assert shown['ledger']['at_k']['t2']['avg']['value'] == 0.5 and shown['ledger']['at_k']['k'] == 2
 
 
 def test_scaling_of_two_problems_by_hand():

@@ -140,6 +140,8 @@ def identity(run: RunConfig) -> dict[str, Any]:
   # What data are tried by, and refused.
   chosen['task'].pop('unreadable_golds')
   chosen['task']['jsonl'].pop('solution')
+  for field in ('examples', 'tests'):  # of questions, which are known by their hash
+    chosen['task']['mbpp'].pop(field)
   if user_file.is_user_function(run.task.name):
     chosen['task']['name'] = 'own'
   chosen['rewards'] = {weighted.label(name): _reward_identity(name, w) for name, w in run.task.reward_weights.items()}

@@ -38,26 +38,21 @@ def step_record(
 
   `update` is on the host. `seconds`, by phase, is the one entry that differs between equal runs.
   """
-  correct_BA, graded_B = verdict_BA == Verdict.CORRECT, rows.are_graded(verdict_BA)
-  first, last = correct_BA[graded_B, 0], correct_BA[graded_B, -1]
-
-  def shares(hit_BA: np.ndarray) -> list[float]:
-    return hit_BA.mean(axis=0).tolist()
-
+  shares = _shares(verdict_BA, stop_BA)
   record = dict(
     step=step,
     stage=stage.name,
     reward=update['reward_A'].tolist(),
-    accuracy=shares(correct_BA),
-    i_to_c=float((~first & last).sum() / max(1, len(first))),
-    c_to_i=float((first & ~last).sum() / max(1, len(first))),
+    accuracy=shares['accuracy'],
+    i_to_c=shares['i_to_c'],
+    c_to_i=shares['c_to_i'],
     kl=update['kl_A'].tolist(),
-    truncated=shares(stop_BA == Stop.BUDGET),
-    other_stop=shares(stop_BA == Stop.OTHER),
+    truncated=shares['truncated'],
+    other_stop=(stop_BA == Stop.OTHER).mean(axis=0).tolist(),
     verdicts=rows.counts(Verdict, verdict_BA),
-    unparsed=shares(verdict_BA == Verdict.UNPARSED),
-    timeouts=shares(verdict_BA == Verdict.TIMEOUT),
-    errors=shares(verdict_BA == Verdict.ERROR),
+    unparsed=shares['unparsed'],
+    timeouts=(verdict_BA == Verdict.TIMEOUT).mean(axis=0).tolist(),
+    errors=(verdict_BA == Verdict.ERROR).mean(axis=0).tolist(),
     loss=update['loss_A'].tolist(),
     gradient_norm=float(update['gradient_norm']),
     mismatch=float(update['mismatch']),
@@ -69,6 +64,43 @@ def step_record(
   if 'gradient_norm_A' in update:
     record['attempt_gradient_norm'] = update['gradient_norm_A'].tolist()
   return record
+
+
+def _shares(verdict_BA: np.ndarray, stop_BA: np.ndarray) -> dict[str, Any]:
+  """Returns what became of conversations; i_to_c and c_to_i are shares of the graded ones."""
+  correct_BA, graded_B = verdict_BA == Verdict.CORRECT, rows.are_graded(verdict_BA)
+  first, last = correct_BA[graded_B, 0], correct_BA[graded_B, -1]
+  return dict(
+    accuracy=correct_BA.mean(axis=0).tolist(),
+    i_to_c=float((~first & last).sum() / max(1, len(first))),
+    c_to_i=float((first & ~last).sum() / max(1, len(first))),
+    truncated=(stop_BA == Stop.BUDGET).mean(axis=0).tolist(),
+    unparsed=(verdict_BA == Verdict.UNPARSED).mean(axis=0).tolist(),
+  )
+
+
+def by_first_attempt(
+  verdict_BA: np.ndarray, stop_BA: np.ndarray, changed_B2: np.ndarray, samples: int, offline: int
+) -> dict[str, dict[str, Any]]:
+  """Returns a step's figures apart for on-policy and offline first attempts; {} where all are on-policy.
+
+  Offline ones (`training.offline`) say what the base does, so that figures of all conversations hide how far the policy
+  corrects itself. The first `offline` problems of the rows have them; `samples` is as in `changes`.
+
+  Returns:
+    'offline' and, unless all problems are offline, 'on_policy': conversations, accuracy, i_to_c, c_to_i, delta (of
+    graded conversations), truncated, unparsed, and the figures of `changes`.
+  """
+  rows_offline = offline * samples
+  parts = dict(on_policy=slice(rows_offline, None), offline=slice(0, rows_offline)) if offline else {}
+  result = {}
+  for name, part in parts.items():
+    verdict, stop, changed = verdict_BA[part], stop_BA[part], changed_B2[part]
+    if len(verdict):
+      shares = _shares(verdict, stop)
+      delta = shares['i_to_c'] - shares['c_to_i']
+      result[name] = dict(conversations=len(verdict), delta=delta) | shares | changes(verdict, changed, samples)
+  return result
 
 
 def changes(verdict_BA: np.ndarray, changed_B2: np.ndarray, samples: int) -> dict[str, Any]:

@@ -88,16 +88,24 @@ class Monitor:
 
 
 def ledger_line(records: Sequence[dict[str, Any]], sounding: Sequence[str]) -> str:
-  """Returns 'last 10: delta +4.1 = fixed 5.2 - broken 1.1, ... | alarms: none'."""
+  """Returns 'last 10: delta +4.1 = fixed 5.2 - broken 1.1, ... | alarms: none'.
+
+  Where a part of first attempts is offline, figures are of the others, and delta on those is told apart.
+  """
+  own = [record['on_policy'] for record in records if 'on_policy' in record]
+  given = [record['offline'] for record in records if 'offline' in record]
+  shown, of = (own, ' on-policy first attempts') if own and given else (records, '')
 
   def mean(name: str) -> float:
-    known = [record[name] for record in records if name in record]  # older records lack some
+    known = [record[name] for record in shown if name in record]  # older records lack some
     return 100 * sum(known) / max(1, len(known))
 
   fixed, broken = mean('i_to_c'), mean('c_to_i')
   changed = f'answers changed {mean("answer_changed"):.1f}, texts {mean("text_changed"):.1f} %'
   delta = f'delta {fixed - broken:+.1f} = fixed {fixed:.1f} - broken {broken:.1f}'
-  return f'last {len(records)}: {delta}, {changed} | alarms: {", ".join(sounding) or "none"}'
+  if given:
+    delta += f' (offline first attempts: {100 * sum(part["delta"] for part in given) / len(given):+.1f})'
+  return f'last {len(records)}{of}: {delta}, {changed} | alarms: {", ".join(sounding) or "none"}'
 
 
 def alarm_text(alarm: alarms.Alarm, step: int) -> str:
@@ -109,11 +117,18 @@ def _figures(record: dict[str, Any]) -> str:
   """Returns a step in short: its conversations, or its loss if it is supervised."""
   if 'i_to_c' not in record:
     return f'loss {sum(record["loss"]):.3f}, epoch {record["epoch"]:.2f} of {record["pairs"]} pairs'
-  arrow = ' -> '.join(f'{100 * a:.1f}' for a in record['accuracy'])
-  changes = f'i->c {100 * record["i_to_c"]:.1f}, c->i {100 * record["c_to_i"]:.1f}'
-  parts = [f'accuracy {arrow} %', changes, f'KL {record["kl"][0]:.3f} {record["kl"][-1]:.3f}']
+  parts = [f'accuracy {_changes(record)}']
+  if 'offline' in record:
+    named = dict(on_policy='on-policy first', offline='offline first')
+    parts = [f'{name} {_changes(record[key])}' for key, name in named.items() if key in record]
+  parts += [f'KL {record["kl"][0]:.3f} {record["kl"][-1]:.3f}']
   counts = {kind: sum(record['verdicts'][kind]) for kind in ('unparsed', 'timeout', 'error')}
   return ', '.join([*parts, *(f'{kind} {count}' for kind, count in counts.items() if count)])
+
+
+def _changes(shares: dict[str, Any]) -> str:
+  arrow = ' -> '.join(f'{100 * a:.1f}' for a in shares['accuracy'])
+  return f'{arrow} %, i->c {100 * shares["i_to_c"]:.1f}, c->i {100 * shares["c_to_i"]:.1f}'
 
 
 def open_trackers(tensorboard: bool, wandb: str, folder: pathlib.Path, config: dict[str, Any]) -> list[Send]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from score_jax.core_types import Verdict
 from score_jax.errors import ConfigError, DataError
-from score_jax.reporting import alarms, metrics
+from score_jax.reporting import alarms, metrics, syntax
 from score_jax.reporting import rows as report_rows
 from score_jax.reporting.plain_text import sanitize
 from score_jax.reporting.rows import Json, Row
@@ -28,7 +28,7 @@ _MOST_READ = 200_000  # rows of a file
 _MOST_OF_KIND = 150  # conversations of a source and transition
 _BINS = 20  # of edit ratios above 0
 _TRANSITIONS = ('i_to_i', 'i_to_c', 'c_to_i', 'c_to_c')
-_PER_ATTEMPT = ('accuracy', 'kl', 'reward', 'truncated', 'unparsed', 'flat')
+_PER_ATTEMPT = ('kl', 'reward', 'truncated', 'unparsed', 'flat')
 _PER_STEP = (
   *('i_to_c', 'c_to_i', 'c_to_c', 'i_to_i_same', 'answer_changed', 'text_changed'),
   *('gradient_norm', 'mismatch', 'learning_rate'),
@@ -68,6 +68,7 @@ def _run(folder: pathlib.Path, name: str, most_bytes: int) -> Json:
     by_file.append((name_of_file, rows))
     for row in rows:
       ratios.setdefault(sanitize(f'{name_of_file}/{row.decoding}'), []).append(row.edit_ratio)
+  by_name = dict(by_file)
   return dict(
     name=sanitize(name),
     facts=_facts(config),
@@ -87,7 +88,9 @@ def _run(folder: pathlib.Path, name: str, most_bytes: int) -> Json:
     ],
     watched=[[alarm.name, alarm.message] for alarm in alarms.ALARMS.values()],
     evaluations=[
-      dict(name=sanitize(name), **one) for name, evaluation in evaluations.items() for one in _ledgers(evaluation)
+      dict(name=sanitize(name), **_with_votes_that_count(one, by_name.get(name, ())))
+      for name, evaluation in evaluations.items()
+      for one in _ledgers(evaluation)
     ],
     edit_ratios={source: histogram(values) for source, values in ratios.items()},
     conversations=conversations(by_file, most_bytes),
@@ -99,7 +102,8 @@ def curves(records: Sequence[Json], points: int = _POINTS) -> Json:
 
   Returns:
     step, attempts, and lists by figure and attempt: 'accuracy/1', its standard error 'accuracy_se/1',
-    'delta_se'; None is unknown.
+    'delta_se'; None is unknown. Where a part of first attempts is offline, accuracy, delta and their errors are there
+    for 'on_policy/' and 'offline/' ones too.
   """
   if not records:
     return {}
@@ -107,26 +111,35 @@ def curves(records: Sequence[Json], points: int = _POINTS) -> Json:
   groups = [part[i : i + size] for part in _stage_runs(records) for i in range(0, len(part), size)]
   attempts = len(records[0]['accuracy'])
   by_attempt = [(f'/{i + 1}', i) for i in range(attempts)]
+  result = dict(step=[round(float(alarms.column(group, 'step').mean()), 2) for group in groups], attempts=attempts)
+  result |= {name: _means(groups, name) for name in _PER_STEP}
+  result |= {name + end: _means(groups, name, i) for name in _PER_ATTEMPT for end, i in by_attempt}
+  result |= _gains(groups, attempts)
+  if any('offline' in record for record in records):
+    for part, of in dict(on_policy=alarms.with_on_policy, offline=lambda record: record.get('offline', {})).items():
+      those = [[of(record) for record in group] for group in groups]
+      result |= {f'{part}/{name}': column_T for name, column_T in _gains(those, attempts).items()}
+  return result
 
-  def means(name: str, attempt: int | None = None) -> list[float | None]:
-    return [_number(alarms.column(group, name, attempt).mean()) for group in groups]
 
-  def errors(name: str, attempt: int | None = None) -> list[float | None]:
-    columns = (alarms.column(group, name, attempt) for group in groups)
-    return [_number(math.sqrt((column_T**2).sum()) / len(column_T)) for column_T in columns]
-
-  def delta(group: list[Json]) -> np.ndarray:
-    return alarms.column(group, 'accuracy', -1) - alarms.column(group, 'accuracy', 0)
-
+def _gains(groups: Sequence[Sequence[Json]], attempts: int) -> Json:
+  """Returns the columns of accuracy, delta and their standard errors."""
+  deltas = (alarms.column(group, 'accuracy', -1) - alarms.column(group, 'accuracy', 0) for group in groups)
   return dict(
-    step=[round(float(alarms.column(group, 'step').mean()), 2) for group in groups],
-    attempts=attempts,
-    **{name: means(name) for name in _PER_STEP},
-    **{name + end: means(name, i) for name in _PER_ATTEMPT for end, i in by_attempt},
-    delta=[_number(delta(group).mean()) for group in groups],
-    **{'accuracy_se' + end: errors('accuracy_se', i) for end, i in by_attempt},
-    delta_se=errors('delta_se'),
+    delta=[_number(delta_T.mean()) for delta_T in deltas],
+    delta_se=_errors(groups, 'delta_se'),
+    **{f'accuracy/{i + 1}': _means(groups, 'accuracy', i) for i in range(attempts)},
+    **{f'accuracy_se/{i + 1}': _errors(groups, 'accuracy_se', i) for i in range(attempts)},
   )
+
+
+def _means(groups: Sequence[Sequence[Json]], name: str, attempt: int | None = None) -> list[float | None]:
+  return [_number(alarms.column(group, name, attempt).mean()) for group in groups]
+
+
+def _errors(groups: Sequence[Sequence[Json]], name: str, attempt: int | None = None) -> list[float | None]:
+  columns = (alarms.column(group, name, attempt) for group in groups)
+  return [_number(math.sqrt((column_T**2).sum()) / len(column_T)) for column_T in columns]
 
 
 def _stage_runs(records: Sequence[Json]) -> list[list[Json]]:
@@ -189,17 +202,24 @@ def _shown(row: Row) -> Json:
   tags = itertools.islice(row.tags.items(), 8)
   attempts = row.to_json()['attempts'][:16]
   for attempt in attempts:
-    text, answer = sanitize(attempt['text'], _TEXT, keep='\n\t'), sanitize(attempt['answer'], 200)
-    attempt |= dict(text=text, answer=answer, logp=_number(attempt['logp']))
+    answer, logp = sanitize(attempt['answer'], 200), _number(attempt['logp'])
+    attempt |= _coloured('text', attempt['text']) | dict(answer=answer, logp=logp)
   return dict(
     id=sanitize(row.id, 200),
     tags={sanitize(name, 40): sanitize(value, 80) for name, value in tags},
-    question=sanitize(row.question, _TEXT, keep='\n\t'),
+    **_coloured('question', row.question),
     edit_ratio=_number(row.edit_ratio),
     sample=row.sample,
     step=row.step,
     attempts=attempts,
   )
+
+
+def _coloured(name: str, text: str) -> Json:
+  """Returns a text by its name, and the colours of programs in it, if there are any."""
+  shown = sanitize(text, _TEXT, keep='\n\t')
+  spans = syntax.spans(shown)
+  return {name: shown} | (dict(syntax=spans) if spans else {})
 
 
 def _row_files(folder: pathlib.Path, evaluations: Json) -> list[str]:
@@ -240,6 +260,22 @@ def _facts(config: Json) -> list[list[str]]:
     if value is not None:
       result.append([label, sanitize(str(value), 200)])
   return result
+
+
+def _with_votes_that_count(one: Json, rows: Sequence[Row]) -> Json:
+  """Returns a ledger of `_ledgers` without majorities, if none of its right attempts has an answer that could vote.
+
+  Version 0.1 counted them for programs too, where they are 0.
+  """
+  attempts = (attempt for row in rows if row.decoding == one['decoding'] for attempt in row.attempts)
+  answers = [attempt.answer for attempt in attempts if attempt.verdict == Verdict.CORRECT]
+  if not answers or any(answers):
+    return one
+  ledger = {name: value for name, value in one['ledger'].items() if name != 'curves'}
+  for side in ledger.get('at_k', {}).values():
+    if isinstance(side, dict):
+      side.pop('maj', None)
+  return one | dict(ledger=ledger)
 
 
 def _clean(value: Any) -> Any:

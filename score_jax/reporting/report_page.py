@@ -16,7 +16,7 @@ from score_jax import files
 from score_jax.reporting.report_data import collect
 
 _ASSETS = pathlib.Path(__file__).parent.parent / 'assets' / 'report'
-_SCRIPTS = ('base', 'lines', 'figures', 'diff', 'browser', 'sections', 'page')
+_SCRIPTS = ('base', 'lines', 'figures', 'diff', 'conversation', 'browser', 'sections', 'page')
 
 
 def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> int:

@@ -4,6 +4,7 @@
 First attempts see the three solved problems of its paper, as in SCoRe.
 """
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -25,18 +26,24 @@ class MbppSpec:
   """Which problems are trained on; configs/common.py documents the field."""
 
   splits: tuple[str, ...]
+  examples: int
+  tests: int
 
   def check(self) -> None:
     """Raises ValueError: a field, its value and the remedy."""
     if not self.splits or set(self.splits) - set(SPLITS):
       raise ValueError(f'splits = {self.splits}: name one or more of {", ".join(SPLITS)}')
+    if not 0 <= self.examples <= len(_SHOWN):
+      raise ValueError(f'examples = {self.examples} must be 0 to {len(_SHOWN)}')
+    if self.tests < 0:
+      raise ValueError(f'tests = {self.tests} must be 0, for all, or more')
 
 
 def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
   """Trains on `task.mbpp.splits`; holds the test split out, if not trained on."""
   spec: MbppSpec = task.mbpp
   rows = _by_id(data_files.read_all(data.train + data.heldout))
-  shown = ''.join(_solved(rows, number) for number in _SHOWN) if rows else ''
+  shown = ''.join(_solved(rows, number) for number in _SHOWN[: spec.examples]) if rows else ''
   train = [row for number, row in rows.items() if _split(number) in spec.splits]
   heldout = [row for number, row in rows.items() if _split(number) == 'test' and 'test' not in spec.splits]
   if data.train and not train:
@@ -46,13 +53,32 @@ def open_task(task: Any, data: problems.DataSpec) -> problems.Task:
     )
 
   def of(row: data_files.Row) -> Problem:
-    tests = row.texts('test_list')
+    tests = row.texts('test_list')[: spec.tests or None]
     prompt = task.prompt or prompts.MBPP_PROBLEM
     asked = problems.asked(prompt, question=_question(row), tests='\n'.join(tests))
     solution = row.text_or_empty('code')
     return Problem(f'mbpp/{_task_id(row)}', shown + asked, reference(row), solution=solution)
 
+  if spec.tests:
+    heldout = _told_apart(heldout, of, set())
+    train = _told_apart(train, of, {of(row).question for row in heldout})
   return problems.divided(train, heldout, of, 'code')
+
+
+def _told_apart(
+  rows: list[data_files.Row], of: Callable[[data_files.Row], Problem], asked: set[str]
+) -> list[data_files.Row]:
+  """Returns the first row of each question that is not among `asked`; others differ in tests that are not shown."""
+  kept, seen = [], set(asked)
+  for row in rows:
+    question = of(row).question
+    kept += [] if question in seen else [row]
+    seen.add(question)
+  if len(kept) < len(rows):
+    logging.warning(
+      '%d problems of MBPP ask what others ask, with other tests, and are left out', len(rows) - len(kept)
+    )
+  return kept
 
 
 def reference(row: data_files.Row) -> dict:

@@ -137,13 +137,15 @@ def evaluate_folder(
   temperatures before weights take memory; it may refuse.
 
   Raises:
-    UserError: model, data or file cannot be used, or `scaling` is asked of programs.
+    UserError: model, data or file cannot be used, or `scaling` is asked of programs or reward functions.
   """
   config = pins.pinned(config)
   task, seed = tasks.open_task(config.task), config.eval.seed
   votes = not config.task.reward_weights and registry.entry(task.verifier).votes
   if scaling and not votes:
-    raise ConfigError(f'scaling = {scaling} compares majorities, which programs do not have; use samples instead')
+    raise ConfigError(
+      f'scaling = {scaling} compares majorities, which programs and reward functions lack; use samples instead'
+    )
   problems = tasks.heldout_problems(task, config.eval.problems, seed)
   problems = list({problem.id: problem for problem in problems}.values())
   # Before the devices: grader processes begin with nothing of them.

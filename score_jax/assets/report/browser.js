@@ -1,20 +1,6 @@
-// Conversations, filtered by what became of the answer; the attempts side by side, with what differs marked.
+// Conversations, filtered by what became of the answer; `conversation.js` shows one.
 
 const PAGE = 60;
-const VERDICTS = {
-  correct: '\u2713 right',
-  wrong: '\u2717 wrong',
-  unparsed: '\u2717 no answer found',
-  timeout: '\u2717 took too long',
-  error: '? not graded',
-};
-const STOPS = {
-  none: 'never ran',
-  end_of_turn: 'ended its turn',
-  other: 'ended by another stop token',
-  budget: 'cut by its budget',
-};
-
 function browser(runs) {
   const rows = runs.flatMap((run) =>
     run.conversations.rows.map((row) => ({ ...row, source: label(runs, run, row.source) })),
@@ -46,7 +32,8 @@ function browser(runs) {
       0,
     );
     note.replaceChildren(`${count(chosen.length)} of ${count(total)} conversations are in this file.`);
-    drawList(list, detail, chosen, state, draw);
+    const shared = commonStart(rows.filter((row) => row.source === state.source));
+    drawList(list, detail, chosen, state, shared, draw);
   };
   const [field, select] = choice(
     'evaluation',
@@ -104,7 +91,16 @@ function drawChips(chips, counts, state, draw) {
   );
 }
 
-function drawList(list, detail, chosen, state, draw) {
+// How many letters all questions of an evaluation begin with, up to the last white space: they tell nothing apart.
+function commonStart(rows) {
+  const [first, ...others] = rows.map((row) => row.question);
+  if (!others.length) return 0;
+  let n = first.length;
+  for (const other of others) while (!other.startsWith(first.slice(0, n))) n -= 1;
+  return first.slice(0, n).search(/\S*$/);
+}
+
+function drawList(list, detail, chosen, state, shared, draw) {
   const buttons = chosen.slice(0, state.most).map((row) => {
     const button = el(
       'button',
@@ -113,7 +109,7 @@ function drawList(list, detail, chosen, state, draw) {
         'b',
         {},
         el('i', { class: row.kind, 'aria-label': KINDS[row.kind].name }, KINDS[row.kind].sign),
-        ` ${row.question.split('\n').find((line) => line.trim()) || row.id}`,
+        ` ${row.question.slice(shared).split('\n').find((line) => line.trim()) || row.id}`,
       ),
       el('span', {}, [row.step ? `step ${row.step}` : row.id, ...Object.values(row.tags)].join(', ')),
     );
@@ -140,58 +136,4 @@ function drawList(list, detail, chosen, state, draw) {
   }
   if (buttons.length) open(buttons[0], chosen[0]);
   else detail.replaceChildren(el('p', { class: 'quiet' }, 'None of these.'));
-}
-
-function conversation(row) {
-  const marks = differences(row.attempts.map((attempt) => attempt.text));
-  const cards = row.attempts.map((attempt, i) =>
-    el(
-      'article',
-      { class: 'attempt' },
-      el(
-        'h3',
-        { class: attempt.verdict === 'correct' ? 'fixed' : attempt.verdict === 'error' ? 'quiet' : 'broken' },
-        `Attempt ${i + 1}: ${VERDICTS[attempt.verdict]}`,
-      ),
-      el(
-        'div',
-        { class: 'text', tabindex: 0, role: 'region', 'aria-label': `text of attempt ${i + 1}` },
-        marks[i].length ? marks[i] : el('span', { class: 'quiet' }, '(empty)'),
-      ),
-      el(
-        'footer',
-        {},
-        [
-          attempt.answer && `answer ${attempt.answer}`,
-          `${attempt.tokens} tokens`,
-          STOPS[attempt.stop],
-          `log-probability ${number(attempt.logp)}`,
-        ]
-          .filter(Boolean)
-          .join(' \u00b7 '),
-      ),
-    ),
-  );
-  const facts = [
-    `${KINDS[row.kind].sign} ${KINDS[row.kind].about}`,
-    row.id,
-    row.step && `step ${row.step}`,
-    row.sample && `sample ${row.sample + 1}`,
-    ...Object.entries(row.tags).map(([name, value]) => `${name} ${value}`),
-    known(row.edit_ratio) && `edit ratio ${number(row.edit_ratio)}`,
-  ];
-  return [
-    el('p', { class: 'small quiet' }, facts.filter(Boolean).join(' \u00b7 ')),
-    el('div', { class: 'text question', tabindex: 0, role: 'region', 'aria-label': 'question' }, row.question),
-    el('div', { class: 'attempts' }, cards),
-    row.attempts.length > 1 &&
-      el(
-        'p',
-        { class: 'small quiet' },
-        el('del', {}, 'struck through'),
-        ': not in the next attempt. ',
-        el('ins', {}, 'underlined'),
-        ': not in the one before.',
-      ),
-  ].filter(Boolean);
 }

@@ -46,32 +46,92 @@ function walked(trace, changes, n, m) {
   return pairs;
 }
 
-// A text with what goes in the next attempt struck through and what is new since the one before underlined.
-function marked(list, added, removed) {
-  const nodes = [];
-  for (let i = 0; i < list.length;) {
-    const kind = (added[i] ? 1 : 0) + (removed[i] ? 2 : 0);
-    let end = i;
-    while (end < list.length && (added[end] ? 1 : 0) + (removed[end] ? 2 : 0) === kind) end += 1;
-    const text = list.slice(i, end).join('');
-    if (kind === 0) nodes.push(text);
-    else if (kind === 1) nodes.push(el('ins', {}, text));
-    else if (kind === 2) nodes.push(el('del', {}, text));
-    else nodes.push(el('ins', {}, el('del', {}, text)));
-    i = end;
+// The lines of a text, each with its parts by kind of syntax (-1: none); `spans` are of reporting/syntax.py.
+function lined(text, spans = []) {
+  const lines = [[]];
+  const add = (part, kind) =>
+    part.split('\n').forEach((piece, i) => {
+      if (i) lines.push([]);
+      if (piece) lines.at(-1).push({ text: piece, kind });
+    });
+  let at = 0;
+  for (let i = 0; i < spans.length; i += 3) {
+    const [skipped, letters, kind] = spans.slice(i, i + 3);
+    add(text.slice(at, at + skipped), -1);
+    add(text.slice(at + skipped, at + skipped + letters), kind);
+    at += skipped + letters;
   }
-  return nodes;
+  add(text.slice(at), -1);
+  return lines.map((parts) => ({ parts, text: parts.map((part) => part.text).join('') }));
 }
 
-// The texts of all attempts with their differences: a list of nodes for each.
-function differences(texts) {
-  const lists = texts.map(words);
-  const flags = (value) => lists.map((list) => new Array(list.length).fill(value));
-  const [added, removed] = [flags(false), flags(false)];
-  for (let i = 0; i + 1 < lists.length; i += 1) {
-    const kept = compared(lists[i], lists[i + 1]);
-    removed[i] = kept ? kept.a.map((there) => !there) : lists[i].map(() => true);
-    added[i + 1] = kept ? kept.b.map((there) => !there) : lists[i + 1].map(() => true);
+// Two texts' lines as stretches of rows [line of a, line of b], null where there is none; those of a stretch are all the
+// same in both, or all changed.
+function stretches(a, b) {
+  const texts = (lines) => lines.map((line) => line.text);
+  const pairs = (script(texts(a), texts(b)) || []).reverse();
+  const found = [];
+  let [i, j] = [0, 0];
+  for (const [x, y] of [...pairs, [a.length, b.length]]) {
+    if (x > i || y > j) found.push({ same: false, rows: besides(a.slice(i, x), b.slice(j, y)) });
+    if (x < a.length) {
+      if (!found.at(-1)?.same) found.push({ same: true, rows: [] });
+      found.at(-1).rows.push([a[x], b[y]]);
+    }
+    [i, j] = [x + 1, y + 1];
   }
-  return lists.map((list, i) => marked(list, added[i], removed[i]));
+  return found;
+}
+
+const MOST_PAIRS = 4000;
+const LEAST_ALIKE = 0.4;
+
+// Changed lines side by side: those in one row that have most words in common, in order (a dynamic program).
+function besides(a, b) {
+  if (!a.length || !b.length || a.length * b.length > MOST_PAIRS)
+    return [...a.map((line) => [line, null]), ...b.map((line) => [null, line])];
+  const of = (lines) => lines.map((line) => words(line.text).filter((word) => word.trim()));
+  const [left, right] = [of(a), of(b)];
+  const best = a.map(() => []);
+  const at = (i, j) => (i < a.length && j < b.length ? best[i][j].score : 0);
+  for (let i = a.length - 1; i >= 0; i -= 1)
+    for (let j = b.length - 1; j >= 0; j -= 1) {
+      const share = alike(left[i], right[j]);
+      const together = share >= LEAST_ALIKE ? share + at(i + 1, j + 1) : -1;
+      const score = Math.max(together, at(i + 1, j), at(i, j + 1));
+      best[i][j] = { score, move: score === together ? 'both' : score === at(i + 1, j) ? 'left' : 'right' };
+    }
+  const rows = [];
+  for (let [i, j] = [0, 0]; i < a.length || j < b.length;) {
+    const move = i === a.length ? 'right' : j === b.length ? 'left' : best[i][j].move;
+    rows.push([move === 'right' ? null : a[i], move === 'left' ? null : b[j]]);
+    i += move === 'right' ? 0 : 1;
+    j += move === 'left' ? 0 : 1;
+  }
+  return rows;
+}
+
+// The share of words that two lines have in common.
+function alike(a, b) {
+  const left = new Map();
+  for (const word of a) left.set(word, (left.get(word) || 0) + 1);
+  let common = 0;
+  for (const word of b)
+    if (left.get(word)) {
+      left.set(word, left.get(word) - 1);
+      common += 1;
+    }
+  return (2 * common) / (a.length + b.length || 1);
+}
+
+// Which letters of two lines are not in the other one; null where that can't be told.
+function lettersChanged(a, b) {
+  const [left, right] = [words(a.text), words(b.text)];
+  const kept = compared(left, right);
+  return kept && { a: letters(left, kept.a), b: letters(right, kept.b) };
+}
+
+function letters(list, kept) {
+  const gap = (i) => !list[i].trim() && i > 0 && i + 1 < list.length && !kept[i - 1] && !kept[i + 1];
+  return list.flatMap((word, i) => new Array(word.length).fill(!kept[i] || gap(i)));
 }

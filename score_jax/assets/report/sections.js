@@ -3,7 +3,7 @@
 // One or two columns of every run as series; a single run's have colours with a meaning.
 function series(columns, error) {
   return RUNS.filter((run) => run.curves.step).flatMap((run, r) =>
-    columns(run.curves.attempts).map(({ name, of, color, dash, se }) => {
+    columns(run.curves.attempts, run.curves).map(({ name, of, color, dash, se }) => {
       const y = run.curves[of];
       const bound = (sign) =>
         error &&
@@ -35,14 +35,41 @@ const eachAttempt =
       dash: i === attempts - 1 ? 'solid' : i ? 'dotted' : 'dashed',
     }));
 
-// The curves of training: title, caption, columns, and what is out of the ordinary.
+// The columns of one kind of first attempt; none where a run does not tell them apart.
+const ofFirst = (kind, columns) => (attempts, curves) =>
+  curves[`${kind}/delta`]
+    ? columns(attempts).map((one) => ({ ...one, of: `${kind}/${one.of}`, se: `${kind}/${one.se}` }))
+    : [];
+const delta = () => [{ name: 'delta', of: 'delta', se: 'delta_se', color: 's0' }];
+
+// The curves of training: title, caption, columns, and what is out of the ordinary. `apart` ones are for runs with
+// offline first attempts alone.
 const CURVES = [
   ['Accuracy', 'Of all conversations, by attempt.', eachAttempt('accuracy'), { band: true, zero: false }],
+  ['Delta', 'Last attempt minus first.', delta, { band: true }],
   [
-    'Delta',
-    'Last attempt minus first.',
-    () => [{ name: 'delta', of: 'delta', se: 'delta_se', color: 's0' }],
-    { band: true },
+    'Accuracy, on-policy first attempts',
+    'Of conversations whose first attempt is the policy\u2019s own.',
+    ofFirst('on_policy', eachAttempt('accuracy')),
+    { band: true, zero: false, apart: true },
+  ],
+  [
+    'Delta, on-policy first attempts',
+    'What the policy corrects of its own.',
+    ofFirst('on_policy', delta),
+    { band: true, apart: true },
+  ],
+  [
+    'Accuracy, offline first attempts',
+    'Of conversations whose first attempt is the base\u2019s.',
+    ofFirst('offline', eachAttempt('accuracy')),
+    { band: true, zero: false, apart: true },
+  ],
+  [
+    'Delta, offline first attempts',
+    'What the policy corrects of the base\u2019s.',
+    ofFirst('offline', delta),
+    { band: true, apart: true },
   ],
   [
     'Fixed and broken',
@@ -74,7 +101,8 @@ function curveSection() {
     format: (share) => percent(share),
     tick: (t) => percent(t, Math.abs(t) < 0.02 && t !== 0 ? 1 : 0),
   };
-  const charts = CURVES.map(([title, caption, columns, more = {}]) => {
+  const told = RUNS.some((run) => run.curves['offline/delta']);
+  const charts = CURVES.filter(([, , , more = {}]) => told || !more.apart).map(([title, caption, columns, more = {}]) => {
     const shared = { xname: 'step', stages: MANY ? [] : RUNS[0].stages, about: `${title} over training steps` };
     const options = { ...(more.format ? {} : inPercent), ...shared, ...more, series: series(columns, more.band) };
     return figure(title, caption, lineChart(options));

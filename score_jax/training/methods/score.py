@@ -124,19 +124,24 @@ def run_step(training: Training, context: StageContext, inputs: StepInputs) -> t
   with clock('record'):
     record = metrics.step_record(step + 1, stage, verdict, stop, tokens, results, rate, clock.seconds)
     record |= metrics.changes(verdict, changed, config.batch.samples)
+    offline_problems = context.pool.each_step if context.pool else 0
+    record |= metrics.by_first_attempt(verdict, stop, changed, config.batch.samples, offline_problems)
     record |= grading.reward_columns(grades.names, *scores) if grades.names else {}
     record |= dict(visit=stage_run.index, reference=reference_sum)
     if any(stage.kl_target):
       record['beta'] = list(kl_weights)
     hosts.agree(f'step {step + 1}', {name: value for name, value in record.items() if name != 'seconds'})
-    keep_conversations(run, record, inputs.problems, rollout, grades)
+    keep_conversations(run, record, inputs, rollout, grades)
   return state, record
 
 
 def keep_conversations(
-  run: Run, record: dict[str, Any], problems: list[Problem], rollout: Rollout, grades: grading.Grades
+  run: Run, record: dict[str, Any], inputs: StepInputs, rollout: Rollout, grades: grading.Grades
 ) -> None:
-  """Appends config.report.rows conversations, drawn by seed and step, to rows/train.jsonl."""
+  """Appends config.report.rows conversations, drawn by seed and step, to rows/train.jsonl.
+
+  Those with an offline first attempt are tagged.
+  """
   config, folder, step = run.config, run.folder.rows, record['step']
   if not config.report.rows:
     return
@@ -144,7 +149,7 @@ def keep_conversations(
   order = np.random.default_rng((config.seed, step)).permutation(config.rows)
   chosen = np.flatnonzero(np.isin(number_B, order[: config.report.rows]))
   kept = rows.from_rollout(
-    problems,
+    inputs.problems,
     rollout,
     grades.texts,
     grades.graded,
@@ -154,6 +159,10 @@ def keep_conversations(
     step=step,
     stage=record['stage'],
   )
+  kept = [
+    row if trained else dataclasses.replace(row, tags=row.tags | {'first attempt': 'offline'})
+    for row, trained in zip(kept, inputs.trained[chosen, 0], strict=True)
+  ]
   kept = rows.from_all_hosts(f'rows of step {step}', number_B[chosen], kept)
   if hosts.is_main():
     folder.mkdir(parents=True, exist_ok=True)
