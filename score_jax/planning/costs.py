@@ -52,6 +52,20 @@ CHIPS = {
   'tpu7x': Chip('tpu7x', 'TPU7x', 96 * GIB, 94.74 * GIB, 2307e12 / 2, 7380e9 / 2, 600e9),
 }
 
+# Bytes/s of the memory of GPUs by device_kind, as their data sheets say.
+_GPU_BANDWIDTHS = {
+  'NVIDIA A100-SXM4-40GB': 1555e9,
+  'NVIDIA A100-SXM4-80GB': 2039e9,
+  'NVIDIA H100 80GB HBM3': 3350e9,
+  'NVIDIA H100 PCIe': 2000e9,
+  'NVIDIA H200': 4800e9,
+}
+
+
+def bandwidth_of(kind: str) -> float | None:
+  """Returns the published bytes/s of the memory of a device_kind; None: not known here."""
+  return _GPU_BANDWIDTHS.get(kind) or next((chip.bandwidth for chip in CHIPS.values() if chip.kind == kind), None)
+
 
 def chip_of(topology: str) -> Chip:
   """Returns the chip of a topology like 'v5e:4x4', or raises a ConfigError."""
