@@ -21,7 +21,7 @@ class Setting:
   shape: str = _field('qwen2.5-0.5b', 'a name of score_jax.models.shapes.SHAPES')
   dtype: str = _field('bfloat16', 'of the parameters on the devices', choices=['bfloat16', 'float32'])
   folder: str = _field('', 'import, step: of the random model, written if missing')
-  rows: int = _field(64, 'conversations in all', lower_bound=1)
+  rows: int = _field(64, 'conversations in all; compile: of a chip, halved until they fit', lower_bound=1)
   prompt: int = _field(256, 'tokens of a prompt', lower_bound=1)
   attempts: tuple[int, ...] = _field((512,), 'sampled tokens of each attempt, e.g. 512,512')
   instruction: int = _field(64, 'tokens fed between attempts', lower_bound=1)
@@ -29,15 +29,23 @@ class Setting:
   problems: int = _field(128, 'step: problems', lower_bound=1)
   samples: int = _field(4, 'step: samples of a problem', lower_bound=2)
   slots: int = _field(2048, 'update: slots of a row', lower_bound=2)
-  mean_length: int = _field(0, 'of geometric lengths; 0: all are full', lower_bound=0)
+  mean_length: int = _field(
+    0, 'of geometric lengths, 0: all are full; compile: of log-normal answers, 0: 300', lower_bound=0
+  )
   pack: bool = _field(False, 'update, step: rows end to end, without padding')
   micro_batches: int = _field(1, 'parts of the batch', lower_bound=1)
   remat: str = _field('dots', 'config.model.remat', choices=['none', 'elementwise', 'dots', 'full'])
   logits_mb: float = _field(1024.0, 'config.model.logits_mb', lower_bound=1)
   attempt_gradient_norms: bool = _field(False, 'config.loss.attempt_gradient_norms')
-  layers: int = _field(0, "update, numerics: instead of the shape's own", lower_bound=0)
+  layers: int = _field(0, "compile, update, numerics: instead of the shape's own", lower_bound=0)
   vocab: int = _field(0, "update: instead of the shape's own", lower_bound=0)
   mesh: tuple[int, int, int] = _field((-1, 1, 1), 'data,fsdp,tensor')
+  topologies: tuple[str, ...] = _field(('v5e:4x4', 'v6e:4x4', 'v5p:4x4x4'), 'compile: for these')
+  shapes: tuple[str, ...] = _field(
+    ('qwen2.5-0.5b', 'qwen2.5-1.5b', 'gemma-2-2b', 'llama-3-8b'), 'compile: instead of --shape'
+  )
+  tensors: tuple[int, ...] = _field((1, 4), 'compile: chips that share a model')
+  results: str = _field('', 'compile: a file of JSON lines, which a second call goes on with')
   verifier: str = _field('math', 'verify: which', choices=['text', 'countdown', 'math', 'math_verify', 'code'])
   answers: str = _field('', 'verify: a file of {"response", "reference"}, on which math and math_verify are compared')
   workers: int = _field(0, 'verify: processes; 0: one for each core', lower_bound=0)
@@ -56,7 +64,7 @@ def define_flags() -> None:
     if 'choices' in options:
       flags.DEFINE_enum(field.name, field.default, options['choices'], doc)
     elif isinstance(field.default, tuple):
-      flags.DEFINE_list(field.name, [str(number) for number in field.default], doc)
+      flags.DEFINE_list(field.name, [str(part) for part in field.default], doc)
     else:
       _DEFINE[field.type](field.name, field.default, doc, **options)
 
@@ -64,13 +72,15 @@ def define_flags() -> None:
 def from_flags() -> Setting:
   """Returns the setting of the command line. Raises ConfigError."""
   values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Setting)}
-  attempts = _numbers(values['attempts'])
-  mesh = _numbers(values['mesh'])
+  attempts, mesh, tensors = (_numbers(values[name]) for name in ('attempts', 'mesh', 'tensors'))
+  names = {name: tuple(values[name]) for name in ('topologies', 'shapes')}
   if min(attempts, default=0) < 1:
     raise ConfigError(f'--attempts={",".join(values["attempts"])} must be counts of tokens, e.g. 512,512')
+  if min(tensors, default=0) < 1:
+    raise ConfigError(f'--tensors={",".join(values["tensors"])} must be counts of chips, e.g. 1,4')
   if len(mesh) != 3:
     raise ConfigError(f'--mesh={",".join(values["mesh"])} must be three numbers: data,fsdp,tensor')
-  return Setting(**values | dict(attempts=attempts, mesh=mesh))
+  return Setting(**values | dict(attempts=attempts, mesh=mesh, tensors=tensors) | names)
 
 
 def _numbers(text: list[str]) -> tuple[int, ...]:
