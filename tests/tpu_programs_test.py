@@ -120,6 +120,7 @@ def test_a_decode_step_reads_the_cache_in_the_kernel_alone(plan, compiled):
   rows = B // SHARDS
   gathered = re.findall(rf'f32\[{rows},{V}\]', text)
   assert not gathered, 'logits stay where the vocabulary lies'
+  assert not re.findall(rf'f32\[{plan.decoder.width}\]\S* convert\(', text), "norms' scales come in f32"
   # So small a model stays in the core's memory.
   assert 0 < program.step_bytes < 1.25 * costs.sizes(plan).policy
 

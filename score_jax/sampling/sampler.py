@@ -126,5 +126,7 @@ def laid_out(params: Any, *, config: DecoderConfig, dtype: Any, mesh: Mesh, lora
     path: jax.lax.with_sharding_constraint(leaf.astype(dtype), wanted[path])
     for path, leaf in traverse_util.flatten_dict(params).items()
   }
-  together = mesh.shape['tensor'] == 1
-  return decoder.for_decoding(traverse_util.unflatten_dict(leaves), config, together=together)
+  options = dict(together=mesh.shape['tensor'] == 1)
+  if mesh.devices.flat[0].platform == 'tpu':  # GPUs cast within their kernels
+    options['norms_dtype'] = jnp.float32
+  return decoder.for_decoding(traverse_util.unflatten_dict(leaves), config, **options)
