@@ -126,6 +126,23 @@ def test_a_decode_step_reads_the_cache_in_the_kernel_alone(plan, compiled):
 
 
 @pytest.mark.slow
+def test_a_cache_whose_heads_the_tensor_axis_does_not_divide_is_whole_on_every_chip():
+  """Else two heads lie over halves of four chips, and every step gathers them."""
+  decoder = tiny.decoder_config(
+    'llama', vocab=V, width=512, layers=2, heads=4, kv_heads=2, head_width=128, ffn=1024, max_positions=1024
+  )
+  changes = {'mesh.data': 1, 'mesh.tensor': 4, 'batch.problems': 4, 'batch.samples': 4}
+  changes |= {'sampling.prompt_tokens': P, 'sampling.attempt_tokens': (BUDGET, BUDGET)}
+  plan = plan_of(tiny.run_config(**changes), decoder)
+  program, text = programs.compiled(plan, 'rollout')
+  heads, width = attention.cached_heads(decoder, 'mosaic')
+  cache = extents((B, heads, -(-L // 128) * 128, width))
+  moved, _ = traffic.decode_step(text)
+  assert cache not in [extents(shape) for one in moved for shape in one.shapes]
+  assert not [one for one in program.sent if one.scope == collectives.PASS and one.bytes > math.prod(cache)]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['reference', 'update'])
 def test_logits_never_exist_for_the_whole_sequence(plan, compiled, name):
   program, text = compiled(name)

@@ -135,6 +135,19 @@ def attend_sharded(*inputs: jax.Array, mesh: Mesh, **options) -> tuple[jax.Array
   )(*inputs)
 
 
+def laid_out(cache: attention.Cache) -> attention.Cache:
+  """Returns a cache as `attend_sharded` takes it, within a program over rows.
+
+  Else the prompt's attention decides: XLA lays 2 heads over halves of 4 devices, and gathers them in every step.
+  """
+  tensor = jax.sharding.get_abstract_mesh().shape.get('tensor', 1)
+  if tensor == 1:
+    return cache
+  spec = PartitionSpec(None, None if cache.k[0].shape[1] % tensor else 'tensor')
+  k, v = (tuple(jax.lax.with_sharding_constraint(x, spec) for x in side) for side in (cache.k, cache.v))
+  return cache.replace(k=k, v=v)
+
+
 def moved(
   length_B: np.ndarray, write_B: np.ndarray, *, tokens: int, window: int, heads: int, width: int, itemsize: int
 ) -> int:

@@ -322,7 +322,9 @@ def prefill(
     # The prompt sees itself alone, not the empty slots after it.
     return _attend(config, view, q, k, v), attentions.write(cache, n, k, v, jnp.int32(0))
 
-  return _run(params, config, tokens_BP, attentions.cache_views(config, start_B, slots_P, P), cache, attend, dtype)
+  views = attentions.cache_views(config, start_B, slots_P, P)
+  last_BV, cache = _run(params, config, tokens_BP, views, cache, attend, dtype)
+  return last_BV, decode_attention_tpu.laid_out(cache) if kernel == 'mosaic' else cache
 
 
 def decode_step(
