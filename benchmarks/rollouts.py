@@ -26,6 +26,7 @@ from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes
 from score_jax.planning import costs, decoding, programs
 from score_jax.sampling import rollout as rollouts
+from score_jax.sampling import sampler
 from score_jax.sampling.rollout import RolloutSpec
 
 _NO_STOP = -1  # an id that is never sampled
@@ -45,7 +46,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     raise ConfigError('--mean_length goes with one attempt: --attempts=1024')
   config = config_json.from_hf(SHAPES[setting.shape], setting.shape)
   dtype, mesh = jnp.dtype(setting.dtype), meshes.make_mesh(*setting.mesh)
-  layout = functools.partial(decoder.for_decoding, config=config, together=True)
+  layout = functools.partial(decoder.for_decoding, config=config, **sampler.decoding_options(mesh))
   params = jax.jit(layout, out_shardings=meshes.replicated(mesh))(random_params(config, dtype))
   stop = config.vocab - 1 if setting.mean_length else _NO_STOP
   spec = RolloutSpec(
