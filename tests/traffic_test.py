@@ -95,12 +95,12 @@ def test_a_steps_cache_is_counted_by_hand(window, tensor):
   else:  # 300: slots 212 to 511 of three blocks; 10: one block; then 301 of four
     blocks, live = [3 + 1, 4], [301 + 11, 302]
   assert step.moved == 1000 + a_slot * (128 * sum(blocks) / 2 + tiles)
-  assert step.floor == costs.sizes(plan).policy + a_slot * sum(live) / 2
+  assert step.floor == costs.read_in_a_step(plan) + a_slot * sum(live) / 2
 
   # A step alone: the second, where one row is done and sees what it is fed.
   second = decoding.step(plan, 1000, (np.array([300, 10]), np.array([2, 1])), times=[1])
   assert second.moved == 1000 + a_slot * (128 * blocks[1] + tiles)
-  assert second.floor == costs.sizes(plan).policy + a_slot * live[1]
+  assert second.floor == costs.read_in_a_step(plan) + a_slot * live[1]
 
 
 @pytest.mark.parametrize(('kernel', 'slots'), [('triton', [301 + 11, 302 + 1]), ('', [2 * (528 + 1)] * 2)])
@@ -115,7 +115,9 @@ def test_a_steps_cache_is_counted_for_every_kernel(kernel, slots):
   a_slot = 2 * decoder.kv_heads * decoder.head_width * 2 * 3  # keys and values, heads, width, bytes, layers
   assert plan.length == 528 and step.moved == a_slot * sum(slots) / 2
   # Two rows' logits: written once, read twice.
-  assert decoding.assumed_outside(plan) == costs.sizes(plan).policy + 3 * 2 * 100 * 4
+  assert decoding.assumed_outside(plan) == costs.read_in_a_step(plan) + 3 * 2 * 100 * 4
+  # The embedding is looked up, the head is read.
+  assert not decoder.tied and costs.sizes(plan).policy - costs.read_in_a_step(plan) == 100 * decoder.width * 2
 
 
 def test_lengths_are_within_budgets():

@@ -123,6 +123,13 @@ def sizes(plan: Plan) -> Sizes:
   return Sizes(trained, 2 * trained, base, plan.references * reference, policy, cache)
 
 
+def read_in_a_step(plan: Plan) -> int:
+  """Returns the bytes of weights on a device that a decode step reads: an embedding of its own is only looked up."""
+  config, tensor = plan.decoder, plan.mesh.shape['tensor']
+  looked_up = 0 if config.tied else config.vocab * config.width * plan.dtype.itemsize
+  return sizes(plan).policy - (looked_up if config.vocab % tensor else looked_up // tensor)
+
+
 def beside(plan: Plan, name: str) -> int:
   """Returns the bytes that a run holds and does not give to a program."""
   size, lora = sizes(plan), bool(plan.lora.rank)
@@ -177,7 +184,7 @@ def work(plan: Plan) -> dict[str, tuple[float, float]]:
   live = (plan.prompt + plan.rollout.growth / 2) / plan.length
   return dict(
     layout=(0, size.parameters + 2 * size.policy),
-    rollout=(forward, _decode_steps(plan) * (size.policy + live * size.cache)),
+    rollout=(forward, _decode_steps(plan) * (read_in_a_step(plan) + live * size.cache)),
     reference=(forward, size.base),
     update=(forward * passes, 2 * (size.parameters + size.moments)),
   )

@@ -71,7 +71,7 @@ def step(
       seen_B = np.minimum(length_B, window) if window else length_B
       inside += layers * _attention(plan, length_B, seen_B, plan.prompt + t, window)
       live += layers * int((seen_B * runs_B).sum()) * _slot(plan)
-  return Step(outside + inside / len(times), costs.sizes(plan).policy + live / len(times))
+  return Step(outside + inside / len(times), costs.read_in_a_step(plan) + live / len(times))
 
 
 def assumed_outside(plan: Plan) -> int:
@@ -80,7 +80,7 @@ def assumed_outside(plan: Plan) -> int:
   Logits are f32, written once and read twice, for the draw and for its log-probability.
   """
   vocab, tensor = plan.decoder.vocab, plan.mesh.shape['tensor']
-  return costs.sizes(plan).policy + 3 * 4 * plan.decode_slots * (vocab if vocab % tensor else vocab // tensor)
+  return costs.read_in_a_step(plan) + 3 * 4 * plan.decode_slots * (vocab if vocab % tensor else vocab // tensor)
 
 
 def _slot(plan: Plan) -> int:
