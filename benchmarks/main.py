@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures the package, one JSON line a result: `python -m benchmarks.main NAME --shape=...`.
 
+compile    rollouts compiled for TPUs that are not here, one line of a table each: memory, bytes of a decode step beside
+           its floor (--topologies, --shapes, --tensors, --rows, --attempts, --layers, --results)
 drafts     what guessed tokens save on real conversations (--folder, --preset, --drafts=0,4,8, --rows, --answers)
 import     host memory and seconds of reading an HF folder of that shape (Linux; --folder)
 numerics   errors of this machine's fast paths, and of the plain ones (--shape, --layers)
@@ -22,6 +24,7 @@ from score_jax import cli
 from score_jax.errors import ConfigError
 
 _MODULES = {
+  'compile': 'compiling',
   'drafts': 'drafting',
   'import': 'importing',
   'numerics': 'numerics',
@@ -37,12 +40,13 @@ settings.define_flags()
 def main(name: str) -> None:
   setting = settings.from_flags()
   if name not in _MODULES:
-    hint = '; score_jax.doctor --topology compiles for TPUs that are not here' if name == 'compile' else ''
-    raise ConfigError(f'benchmark {name!r} is unknown; use one of {", ".join(_MODULES)}{hint}')
+    raise ConfigError(f'benchmark {name!r} is unknown; use one of {", ".join(_MODULES)}')
   if name in ('import', 'step') and not setting.folder:
     raise ConfigError('give --folder=DIR, with room for the weights')
   if _PROFILE.value and name == 'step':
     raise ConfigError('`step` traces its last step into --folder; leave --profile out')
+  if _PROFILE.value and name == 'compile':
+    raise ConfigError('`compile` runs nothing; leave --profile out')
 
   from score_jax.models.shapes import SHAPES
   from score_jax.reporting import profile
@@ -50,6 +54,9 @@ def main(name: str) -> None:
   if setting.shape not in SHAPES:
     raise ConfigError(f'--shape={setting.shape} is unknown; use one of {", ".join(SHAPES)}')
   module = importlib.import_module(f'benchmarks.{_MODULES[name]}')
+  if name == 'compile':
+    module.measure(setting)
+    return
   if _PROFILE.value:
     folder = pathlib.Path(_PROFILE.value)
     with profile.traced(folder):

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Speed of the compiled rollout on random weights, beside the floor that memory sets.
 
-A row takes its whole budget, or stops where it is told to: a random model does not.
+A row takes its whole budget, or stops where it is told to: a random model does not. Whole budgets are given two
+predictions: the floor, at the copy rate of this run, and all that the planner's model says is moved, at the published
+bandwidth. Milliseconds of a step are those of the whole call, prefill included.
 """
 
 import functools
@@ -15,12 +17,16 @@ import numpy as np
 
 from benchmarks import machine
 from benchmarks.setting import Setting
+from score_jax.config import from_config_dict, load_config
 from score_jax.errors import ConfigError
 from score_jax.models import config_json, decoder, weights
+from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
 from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes
+from score_jax.planning import costs, decoding, programs
 from score_jax.sampling import rollout as rollouts
+from score_jax.sampling import sampler
 from score_jax.sampling.rollout import RolloutSpec
 
 _NO_STOP = -1  # an id that is never sampled
@@ -40,7 +46,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     raise ConfigError('--mean_length goes with one attempt: --attempts=1024')
   config = config_json.from_hf(SHAPES[setting.shape], setting.shape)
   dtype, mesh = jnp.dtype(setting.dtype), meshes.make_mesh(*setting.mesh)
-  layout = functools.partial(decoder.for_decoding, config=config, together=True)
+  layout = functools.partial(decoder.for_decoding, config=config, **sampler.decoding_options(mesh))
   params = jax.jit(layout, out_shardings=meshes.replicated(mesh))(random_params(config, dtype))
   stop = config.vocab - 1 if setting.mean_length else _NO_STOP
   spec = RolloutSpec(
@@ -75,8 +81,9 @@ def measure(setting: Setting) -> dict[str, Any]:
     results = _ragged(setting, spec, stop, seconds_of, nothing_forced)
   else:
     compile_seconds, seconds = seconds_of(nothing_forced)
-    rows = setting.rows // meshes.row_shards(mesh)
-    results = _full(setting, rows, spec, config, dtype, seconds) | dict(compile_seconds=round(compile_seconds, 1))
+    model = config, loras.NONE, from_config_dict(load_config('score')).optim, mesh, dtype
+    plan = programs.Plan(*model, spec, update=None, prompt=setting.prompt, rows=setting.rows)
+    results = _full(plan, seconds) | dict(compile_seconds=round(compile_seconds, 1))
   return dict(
     device=jax.devices()[0].device_kind,
     devices=mesh.size,
@@ -85,16 +92,22 @@ def measure(setting: Setting) -> dict[str, Any]:
   )
 
 
-def _full(
-  setting: Setting, rows: int, spec: RolloutSpec, config: DecoderConfig, dtype: Any, seconds: float
-) -> dict[str, Any]:
-  decode_slots = setting.decode_slots or rows
-  steps = spec.growth * -(-rows // decode_slots)
-  floor = _bytes_per_step(config, decode_slots, setting.prompt + spec.growth / 2, dtype) / machine.copy_rate()
+def _full(plan: programs.Plan, seconds: float) -> dict[str, Any]:
+  """Returns rates of rows that use whole budgets, and what a step should take by the bytes that it moves."""
+  steps = plan.rollout.growth * -(-plan.local_rows // plan.decode_slots)
+  step = decoding.step(plan, decoding.assumed_outside(plan), decoding.whole_budgets(plan))
+  floor = step.floor / machine.copy_rate()
+  bandwidth = costs.bandwidth_of(jax.devices()[0].device_kind)
+  predicted = step.moved / bandwidth if bandwidth else None
   return dict(
+    attention=plan.rollout.kernel or 'plain',
     seconds=round(seconds, 4),
-    tokens_per_second=round(setting.rows * sum(setting.attempts) / seconds),
+    tokens_per_second=round(plan.rows * sum(plan.rollout.budgets) / seconds),
     ms_per_step=round(1000 * seconds / steps, 4),
+    bytes_per_step=round(step.moved),
+    predicted_ms_per_step=predicted and round(1000 * predicted, 4),
+    of_predicted=predicted and round(predicted * steps / seconds, 3),
+    floor_bytes_per_step=round(step.floor),
     floor_ms_per_step=round(1000 * floor, 4),
     of_floor=round(floor * steps / seconds, 3),
   )
@@ -145,9 +158,3 @@ def random_params(config: DecoderConfig, dtype: Any, shardings: Any = None) -> d
     return table.tree(lambda w: (0.02 * jax.random.normal(next(keys), w.shape(table.sizes), jnp.float32)).astype(dtype))
 
   return draw(jax.random.key(0))
-
-
-def _bytes_per_step(config: DecoderConfig, decode_slots: int, live: float, dtype: Any) -> float:
-  """Counts the weights and the `live` tokens of every cache: nothing else has to move."""
-  cached = 2 * config.layers * config.kv_heads * config.head_width  # of a token
-  return (weights.weight_table(config).parameters() + decode_slots * live * cached) * dtype.itemsize

@@ -24,7 +24,7 @@ class Setting:
   preset: str = _field('', 'drafts: a preset or a file, for task and budgets')
   data: str = _field('', "drafts: a file of problems, instead of the preset's held-out ones")
   temperature: float = _field(1.0, 'drafts: of what is sampled', lower_bound=0)
-  rows: int = _field(64, 'conversations in all', lower_bound=1)
+  rows: int = _field(64, 'conversations in all; compile: of a chip, halved until they fit', lower_bound=1)
   prompt: int = _field(256, 'tokens of a prompt', lower_bound=1)
   attempts: tuple[int, ...] = _field((512,), 'sampled tokens of each attempt, e.g. 512,512')
   instruction: int = _field(64, 'tokens fed between attempts', lower_bound=1)
@@ -34,15 +34,23 @@ class Setting:
   problems: int = _field(128, 'step: problems', lower_bound=1)
   samples: int = _field(4, 'step: samples of a problem', lower_bound=2)
   slots: int = _field(2048, 'update: slots of a row', lower_bound=2)
-  mean_length: int = _field(0, 'of geometric lengths; 0: all are full', lower_bound=0)
+  mean_length: int = _field(
+    0, 'of geometric lengths, 0: all are full; compile: of log-normal answers, 0: 300', lower_bound=0
+  )
   pack: bool = _field(False, 'update, step: rows end to end, without padding')
   micro_batches: int = _field(1, 'parts of the batch', lower_bound=1)
   remat: str = _field('dots', 'config.model.remat', choices=['none', 'elementwise', 'dots', 'full'])
   logits_mb: float = _field(1024.0, 'config.model.logits_mb', lower_bound=1)
   attempt_gradient_norms: bool = _field(False, 'config.loss.attempt_gradient_norms')
-  layers: int = _field(0, "update, numerics: instead of the shape's own", lower_bound=0)
+  layers: int = _field(0, "compile, update, numerics: instead of the shape's own", lower_bound=0)
   vocab: int = _field(0, "update: instead of the shape's own", lower_bound=0)
   mesh: tuple[int, int, int] = _field((-1, 1, 1), 'data,fsdp,tensor')
+  topologies: tuple[str, ...] = _field(('v5e:4x4', 'v6e:4x4', 'v5p:4x4x4'), 'compile: for these')
+  shapes: tuple[str, ...] = _field(
+    ('qwen2.5-0.5b', 'qwen2.5-1.5b', 'gemma-2-2b', 'llama-3-8b'), 'compile: instead of --shape'
+  )
+  tensors: tuple[int, ...] = _field((1, 4), 'compile: chips that share a model')
+  results: str = _field('', 'compile: a file of JSON lines, which a second call goes on with')
   verifier: str = _field('math', 'verify: which', choices=['text', 'countdown', 'math', 'math_verify', 'code'])
   answers: str = _field('', 'verify: a file of {"response", "reference"}; drafts: rows of an evaluation')
   workers: int = _field(0, 'verify: processes; 0: one for each core', lower_bound=0)
@@ -61,7 +69,7 @@ def define_flags() -> None:
     if 'choices' in options:
       flags.DEFINE_enum(field.name, field.default, options['choices'], doc)
     elif isinstance(field.default, tuple):
-      flags.DEFINE_list(field.name, [str(number) for number in field.default], doc)
+      flags.DEFINE_list(field.name, [str(part) for part in field.default], doc)
     else:
       _DEFINE[field.type](field.name, field.default, doc, **options)
 
@@ -69,15 +77,18 @@ def define_flags() -> None:
 def from_flags() -> Setting:
   """Returns the setting of the command line. Raises ConfigError."""
   values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Setting)}
-  attempts, drafts = _numbers(values['attempts']), _numbers(values['drafts'], float)
-  mesh = _numbers(values['mesh'])
+  attempts, mesh, tensors = (_numbers(values[name]) for name in ('attempts', 'mesh', 'tensors'))
+  drafts = _numbers(values['drafts'], float)
+  names = {name: tuple(values[name]) for name in ('topologies', 'shapes')}
   if min(attempts, default=0) < 1:
     raise ConfigError(f'--attempts={",".join(values["attempts"])} must be counts of tokens, e.g. 512,512')
+  if min(tensors, default=0) < 1:
+    raise ConfigError(f'--tensors={",".join(values["tensors"])} must be counts of chips, e.g. 1,4')
   if len(mesh) != 3:
     raise ConfigError(f'--mesh={",".join(values["mesh"])} must be three numbers: data,fsdp,tensor')
   if min(drafts, default=-1) < 0:
     raise ConfigError(f'--drafts={",".join(values["drafts"])} must be tokens a row, e.g. 0,1,2.5')
-  return Setting(**values | dict(attempts=attempts, drafts=drafts, mesh=mesh))
+  return Setting(**values | dict(attempts=attempts, drafts=drafts, mesh=mesh, tensors=tensors) | names)
 
 
 def _numbers(text: list[str], kind: Any = int) -> tuple[Any, ...]:

@@ -19,6 +19,7 @@ from benchmarks import machine
 from benchmarks.rollouts import random_params
 from benchmarks.setting import Setting
 from score_jax.config import from_config_dict, load_config
+from score_jax.errors import ConfigError
 from score_jax.models import config_json, flash, weights
 from score_jax.models.families import DecoderConfig
 from score_jax.models.shapes import SHAPES
@@ -37,7 +38,13 @@ FIELDS = (
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-  """Measures updates; seconds are medians over `repeats`."""
+  """Measures updates; seconds are medians over `repeats`.
+
+  Raises:
+    ConfigError: the rows are not whole problems.
+  """
+  if setting.rows % GROUP:
+    raise ConfigError(f'--rows={setting.rows} must be a multiple of {GROUP}, the samples of a problem')
   config = decoder_config(setting.shape, setting.layers, setting.vocab)
   mesh = meshes.make_mesh(*setting.mesh)
   dtype = jnp.dtype(setting.dtype)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""SCoRe on GSM8K with Qwen2.5-0.5B-Instruct: one GPU, or a small pod.
+r"""SCoRe on GSM8K with Qwen2.5-0.5B-Instruct: one GPU, or four chips of v5e.
 
   score-jax train --config=gsm8k
+
+It fits v5e:2x2 (--topology=v5e:2x2 of the doctor); its batch suits any number of devices that divides 16.
 
 Model and data come from the hub; folders and files do as well. The paper has no GSM8K: its settings for MATH, but
 shorter answers, fewer steps and a higher rate for a smaller model.

@@ -1,12 +1,16 @@
 """What the benchmarks count, by hand; what a trace says."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
-from benchmarks import rollouts
+from benchmarks import compiling, rollouts
+from benchmarks.setting import Setting
+from score_jax.errors import ConfigError
 from score_jax.models import weights
 from score_jax.planning import costs
 from score_jax.reporting import profile
@@ -29,6 +33,36 @@ def test_flops_of_an_update_count_products_and_the_causal_half_of_attention(tied
 
 def test_idle_time_is_what_no_interval_covers():
   assert profile.covered([(0, 4), (2, 6), (10, 11), (3, 5)]) == (7, 11)
+
+
+def test_programs_that_are_compiled_once_are_kept_and_failures_compiled_again(monkeypatch, tmp_path, capsys):
+  """One failure is a line, the next rows follow, and the call ends with an error."""
+  broken, asked = ['v6e:4x4'], []
+
+  def outcome(setting, key):
+    asked.append(key['topology'])
+    if key['topology'] in broken:
+      raise ValueError('of the\ncompiler')
+    step = dict(moved=3e9, floor=2e9)
+    return compiling._Outcome(slots=8, seconds=1.0, peak=2**30, kernel='mosaic', steps=dict(middle=step))
+
+  monkeypatch.setattr(compiling, '_outcome', outcome)
+  monkeypatch.setattr(compiling.importlib.metadata, 'version', lambda name: '1')
+  setting = Setting(shapes=('tiny',), tensors=(1,), topologies=('v6e:4x4', 'v5e:4x4'), results=str(tmp_path / 'rows'))
+  with pytest.raises(ConfigError, match='1 of 2 programs'):
+    compiling.measure(setting)
+  written = [json.loads(line) for line in (tmp_path / 'rows').read_text().splitlines()]
+  assert [bool(row['failure']) for row in written] == [True, False]
+  lines = capsys.readouterr().out.splitlines()
+  assert '| 3.00, 1.50 |' in lines[3] and lines[4] == 'tiny, v6e:4x4, tensor 1: ValueError: of the compiler'
+  broken.clear()
+  assert len(compiling.measure(setting)) == 2
+  assert asked == ['v6e:4x4', 'v5e:4x4', 'v6e:4x4'], 'what is in the file is not compiled again'
+
+
+def test_the_bandwidth_of_a_device_is_known_by_its_kind():
+  assert costs.bandwidth_of('NVIDIA H200') == 4.8e12 and costs.bandwidth_of('TPU v5 lite') == 819e9
+  assert costs.bandwidth_of('cpu') is None
 
 
 @pytest.mark.slow

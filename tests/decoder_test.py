@@ -109,6 +109,18 @@ def test_prefill_and_decode_steps_give_the_uncached_logits(variant, together):
     np.testing.assert_allclose(cached, logits[:, t], atol=1e-5)
 
 
+def test_norms_that_are_cast_before_the_steps_change_no_bit(base):
+  config, params, rows, *_ = base
+  cast = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+  prefill = jax.jit(functools.partial(decoder.prefill, dtype=jnp.bfloat16), static_argnums=(1, 4))
+  results = []
+  for norms_dtype in (None, jnp.float32):
+    laid_out = decoder.for_decoding(cast, config, together=True, norms_dtype=norms_dtype)
+    assert laid_out['layers'][1]['ffn_norm'].dtype == laid_out['final_norm'].dtype == (norms_dtype or jnp.bfloat16)
+    results.append(prefill(laid_out, config, rows[:, :PROMPT], START, L))
+  jax.tree.map(np.testing.assert_array_equal, *results)
+
+
 def test_a_later_token_does_not_reach_earlier_logps(variant):
   config, params, rows, logp, _ = variant
   changed = rows.copy()

@@ -120,8 +120,26 @@ def test_a_decode_step_reads_the_cache_in_the_kernel_alone(plan, compiled):
   rows = B // SHARDS
   gathered = re.findall(rf'f32\[{rows},{V}\]', text)
   assert not gathered, 'logits stay where the vocabulary lies'
+  assert not re.findall(rf'f32\[{plan.decoder.width}\]\S* convert\(', text), "norms' scales come in f32"
   # So small a model stays in the core's memory.
   assert 0 < program.step_bytes < 1.25 * costs.sizes(plan).policy
+
+
+@pytest.mark.slow
+def test_a_cache_whose_heads_the_tensor_axis_does_not_divide_is_whole_on_every_chip():
+  """Else two heads lie over halves of four chips, and every step gathers them."""
+  decoder = tiny.decoder_config(
+    'llama', vocab=V, width=512, layers=2, heads=4, kv_heads=2, head_width=128, ffn=1024, max_positions=1024
+  )
+  changes = {'mesh.data': 1, 'mesh.tensor': 4, 'batch.problems': 4, 'batch.samples': 4}
+  changes |= {'sampling.prompt_tokens': P, 'sampling.attempt_tokens': (BUDGET, BUDGET)}
+  plan = plan_of(tiny.run_config(**changes), decoder)
+  program, text = programs.compiled(plan, 'rollout')
+  heads, width = attention.cached_heads(decoder, 'mosaic')
+  cache = extents((B, heads, -(-L // 128) * 128, width))
+  moved, _ = traffic.decode_step(text)
+  assert cache not in [extents(shape) for one in moved for shape in one.shapes]
+  assert not [one for one in program.sent if one.scope == collectives.PASS and one.bytes > math.prod(cache)]
 
 
 @pytest.mark.slow

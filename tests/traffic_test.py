@@ -95,7 +95,29 @@ def test_a_steps_cache_is_counted_by_hand(window, tensor):
   else:  # 300: slots 212 to 511 of three blocks; 10: one block; then 301 of four
     blocks, live = [3 + 1, 4], [301 + 11, 302]
   assert step.moved == 1000 + a_slot * (128 * sum(blocks) / 2 + tiles)
-  assert step.floor == costs.sizes(plan).policy + a_slot * sum(live) / 2
+  assert step.floor == costs.read_in_a_step(plan) + a_slot * sum(live) / 2
+
+  # A step alone: the second, where one row is done and sees what it is fed.
+  second = decoding.step(plan, 1000, (np.array([300, 10]), np.array([2, 1])), times=[1])
+  assert second.moved == 1000 + a_slot * (128 * blocks[1] + tiles)
+  assert second.floor == costs.read_in_a_step(plan) + a_slot * live[1]
+
+
+@pytest.mark.parametrize(('kernel', 'slots'), [('triton', [301 + 11, 302 + 1]), ('', [2 * (528 + 1)] * 2)])
+def test_a_steps_cache_is_counted_for_every_kernel(kernel, slots):
+  decoder = tiny.decoder_config('llama', vocab=100, max_positions=2048, layers=3)
+  config = tiny.run_config(**{'mesh.data': 1, 'batch.problems': 1, 'batch.samples': 2})
+  chip, devices = costs.chip_of('v5e:2x2'), tuple(jax.devices()[:1])
+  rollout = dataclasses.replace(search.assumed_rollout(config, 4), kernel=kernel)
+  asked = search.Request(config, decoder, rollout, jnp.dtype('bfloat16'), devices, chip)
+  plan = dataclasses.replace(asked.plan({}), prompt=512, rollout=rollout)
+  step = decoding.step(plan, 0, (np.array([300, 10]), np.array([2, 1])))
+  a_slot = 2 * decoder.kv_heads * decoder.head_width * 2 * 3  # keys and values, heads, width, bytes, layers
+  assert plan.length == 528 and step.moved == a_slot * sum(slots) / 2
+  # Two rows' logits: written once, read twice.
+  assert decoding.assumed_outside(plan) == costs.read_in_a_step(plan) + 3 * 2 * 100 * 4
+  # The embedding is looked up, the head is read.
+  assert not decoder.tied and costs.sizes(plan).policy - costs.read_in_a_step(plan) == 100 * decoder.width * 2
 
 
 def test_lengths_are_within_budgets():

@@ -20,9 +20,10 @@ from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 
 from score_jax.models import attention
+from score_jax.models import decode_rings_tpu as rings
 from score_jax.models.families import DecoderConfig
 
-BLOCK = 128  # slots at a time; it divides the slots of a cache
+BLOCK = rings.BLOCK  # slots at a time; it divides the slots of a cache
 _WIDTH = 128  # of a tile
 _ROWS = 8  # at a time
 _CORES = 2  # of the chips that have most; on others, halves follow one another
@@ -72,7 +73,7 @@ def attend_live(
   cores = math.gcd(B // rows, _CORES)
   groups = B // rows // cores
   queries, new = _up(Q * M, 16), _up(Q, 16)
-  tiles = 1 + -(-(Q - 1) // tile)
+  sizes = rings.Sizes(rows, groups, Q, M, S, tile, window, scale, softcap)
   q_BKNC = _beside(q_BQHC.reshape(B, Q, K, M, C), side).transpose(0, 2, 1, 3, 4).reshape(B, K, Q * M, width)
   q_BKNC = jnp.pad(q_BKNC, ((0, 0), (0, 0), (0, queries - Q * M), (0, 0)))
 
@@ -88,9 +89,7 @@ def attend_live(
     k_BKSC, v_BKSC = (pltpu.with_memory_space_constraint(x, space) for x in (k_BKSC, v_BKSC))
   shape = jax.ShapeDtypeStruct if interpret else space
   out_BKNC, k_BKSC, v_BKSC = pl.pallas_call(
-    functools.partial(
-      _kernel, counts=(rows, groups, Q, M), slots=S, tile=tile, window=window, scale=scale, softcap=softcap
-    ),
+    functools.partial(_kernel, sizes=sizes),
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=2,
       grid=(cores, groups),
@@ -98,9 +97,9 @@ def attend_live(
       out_specs=[grouped(queries, width), in_hbm, in_hbm],
       scratch_shapes=[
         *[pltpu.VMEM((_BUFFERS, rows, K, BLOCK, width), k_BKSC.dtype)] * 2,
-        *[pltpu.VMEM((rows, tiles, K, tile, width), k_BKSC.dtype)] * 2,
+        *[pltpu.VMEM((rows, sizes.tiles, K, tile, width), k_BKSC.dtype)] * 2,
         pltpu.SemaphoreType.DMA((_BUFFERS, 2, rows)),
-        pltpu.SemaphoreType.DMA((2, rows, tiles)),
+        pltpu.SemaphoreType.DMA((2, rows, sizes.tiles)),
         pltpu.SMEM((1,), jnp.int32),
       ],
     ),
@@ -134,6 +133,19 @@ def attend_sharded(*inputs: jax.Array, mesh: Mesh, **options) -> tuple[jax.Array
     axis_names={'tensor'},
     check_vma=False,
   )(*inputs)
+
+
+def laid_out(cache: attention.Cache) -> attention.Cache:
+  """Returns a cache as `attend_sharded` takes it, within a program over rows.
+
+  Else the prompt's attention decides: XLA lays 2 heads over halves of 4 devices, and gathers them in every step.
+  """
+  tensor = jax.sharding.get_abstract_mesh().shape.get('tensor', 1)
+  if tensor == 1:
+    return cache
+  spec = PartitionSpec(None, None if cache.k[0].shape[1] % tensor else 'tensor')
+  k, v = (tuple(jax.lax.with_sharding_constraint(x, spec) for x in side) for side in (cache.k, cache.v))
+  return cache.replace(k=k, v=v)
 
 
 def moved(
@@ -180,134 +192,94 @@ def _own_half(out_BQKMC: jax.Array, side: int) -> jax.Array:
 
 def _kernel(
   length_ref, write_ref, q_ref, new_k_ref, new_v_ref, _k, _v, out_ref, k_hbm, v_hbm,
-  k_buffer, v_buffer, k_tile, v_tile, loaded, stored, count_ref,
-  *, counts, slots, tile, window, scale, softcap,
+  k_buffer, v_buffer, k_tile, v_tile, loaded, stored, count_ref, *, sizes,
 ):  # fmt: skip
-  rows, groups, Q, M = counts
-  K, queries = q_ref.shape[1:3]
-  new = new_k_ref.shape[2]
+  ring = rings.Rings(length_ref, write_ref, sizes)
+  keys, values = rings.Side(k_hbm, k_buffer, k_tile, new_k_ref), rings.Side(v_hbm, v_buffer, v_tile, new_v_ref)
+  sides = keys, values
   g = pl.program_id(1)
-  group = pl.program_id(0) * groups + g
-  tiles = k_tile.shape[1]
-  pairs = ((k_hbm, k_buffer, k_tile, new_k_ref), (v_hbm, v_buffer, v_tile, new_v_ref))
-
-  def wrapped(x: jax.Array, size: int) -> jax.Array:  # from -size on
-    return jnp.where(x < 0, x + size, x)
-
-  def newest(row: jax.Array) -> jax.Array:
-    """The slot of a row's newest token but the new ones."""
-    return wrapped(write_ref[row] - 1, slots)
-
-  def seen(row: jax.Array) -> jax.Array:
-    """How many cached tokens its first query sees."""
-    cached = length_ref[row] - Q
-    return jnp.minimum(cached, window - 1) if window else cached
-
-  def blocks(row: jax.Array) -> jax.Array:
-    length = seen(row)
-    older = jnp.maximum(0, length - 1 - newest(row) % BLOCK)  # than the newest block's
-    return jnp.where(length > 0, pl.cdiv(older, BLOCK) + 1, 0)
-
-  def most_blocks(group: jax.Array) -> jax.Array:
-    return functools.reduce(jnp.maximum, [blocks(group * rows + r) for r in range(rows)])
-
-  def load(group: jax.Array, j: jax.Array, buffer: jax.Array, act) -> None:
-    """Acts on the copies of the j-th newest block of every row that has one."""
-    for r in range(rows):
-      row = group * rows + r
-
-      @pl.when(j < blocks(row))
-      def _(r=r, row=row):
-        # A full ring's newest block comes first and last.
-        block = wrapped(newest(row) // BLOCK - j, slots // BLOCK)
-        source = pl.ds(pl.multiple_of(block * BLOCK, BLOCK), BLOCK)
-        for n, (hbm, there, _, _) in enumerate(pairs):
-          act(pltpu.make_async_copy(hbm.at[row, :, source, :], there.at[buffer, r], loaded.at[buffer, n, r]))
-
-  def move_tiles(act, out: bool) -> None:
-    """Acts on the copies of the tiles that new tokens come to."""
-    for r in range(rows):
-      row = group * rows + r
-      for i in range(tiles):
-        first = (write_ref[row] // tile + i) % (slots // tile) * tile
-        here = pl.ds(pl.multiple_of(first, tile), tile)
-        for n, (hbm, _, tiled, _) in enumerate(pairs):
-          ends = (hbm.at[row, :, here, :], tiled.at[r, i])
-          act(pltpu.make_async_copy(*(ends[::-1] if out else ends), stored.at[n, r, i]))
+  group = pl.program_id(0) * sizes.groups + g
+  heads = [(r, k) for r in range(sizes.rows) for k in range(q_ref.shape[1])]
 
   @pl.when(g == 0)
   def _():
     count_ref[0] = 0
-    for _, buffer, _, _ in pairs:  # what is masked is multiplied by zero, so it must be finite
-      buffer[...] = jnp.zeros_like(buffer)
-    load(group, jnp.int32(0), jnp.int32(0), lambda copy: copy.start())
+    for side in sides:  # what is masked is multiplied by zero, so it must be finite
+      side.blocks[...] = jnp.zeros_like(side.blocks)
+    rings.copy_blocks(rings.start, ring, sides, loaded, group, jnp.int32(0), jnp.int32(0))
 
-  move_tiles(lambda copy: copy.start(), out=False)
-  before = count_ref[0]
-  steps = most_blocks(group)
-
-  # Of the queries in order [Q, M], and of keys.
-  query_NS = jax.lax.broadcasted_iota(jnp.int32, (queries, BLOCK), 0) // M
+  rings.copy_tiles(rings.start, ring, sides, stored, group, out=False)
+  before = count_ref[0]  # blocks of earlier groups, mod 2
+  steps = ring.most_blocks(group)
+  queries, new = q_ref.shape[2], new_k_ref.shape[2]
+  query_NS = jax.lax.broadcasted_iota(jnp.int32, (queries, BLOCK), 0) // sizes.shared
   slot_NS = jax.lax.broadcasted_iota(jnp.int32, (queries, BLOCK), 1)
-  query_NT = jax.lax.broadcasted_iota(jnp.int32, (queries, new), 0) // M
-  age_NT = query_NT - jax.lax.broadcasted_iota(jnp.int32, (queries, new), 1)
-  visible_NT = (age_NT >= 0) & (age_NT < (window or Q))
-  # Padding queries see what the last one sees.
-  visible_NT |= (query_NT >= Q) & (age_NT == query_NT)
+  visible_NT = _new_that_are_visible(sizes, queries, new)
+  scores = functools.partial(_scores, scale=sizes.scale, softcap=sizes.softcap)
 
-  scores = functools.partial(_scores, scale=scale, softcap=softcap)
-
-  def of_new(r: int, k: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    q_NC = q_ref[r, k]
-    score_NT = scores(q_NC, new_k_ref[r, k], visible_NT)
-    most_N1 = jnp.max(score_NT, axis=1, keepdims=True)
-    return most_N1, *_summed(q_NC, new_v_ref[r, k], score_NT, most_N1)
-
-  def body(j: jax.Array, carry: tuple) -> tuple:
+  def step(j: jax.Array, sums: tuple) -> tuple:
     here, there = (before + j) % _BUFFERS, (before + j + 1) % _BUFFERS
 
     @pl.when(j + 1 < steps)
     def _():
-      load(group, j + 1, there, lambda copy: copy.start())
+      rings.copy_blocks(rings.start, ring, sides, loaded, group, j + 1, there)
 
-    load(group, j, here, lambda copy: copy.wait())
+    rings.copy_blocks(rings.wait, ring, sides, loaded, group, j, here)
     after = []
-    for r in range(rows):
-      row = group * rows + r
-      age_NS = newest(row) % BLOCK + j * BLOCK - slot_NS
-      live_NS = (age_NS >= 0) & (age_NS < length_ref[row] - Q)
-      if window:
-        live_NS &= age_NS + query_NS + 1 < window
-      for k in range(K):
-        most_N1, total_N1, out_NC = carry[r * K + k]
-        q_NC = q_ref[r, k]
-        score_NS = scores(q_NC, k_buffer[here, r, k], live_NS)
-        higher_N1 = jnp.maximum(most_N1, jnp.max(score_NS, axis=1, keepdims=True))
-        shrink_N1 = jnp.exp(most_N1 - higher_N1)
-        more_N1, more_NC = _summed(q_NC, v_buffer[here, r, k], score_NS, higher_N1)
-        after.append((higher_N1, total_N1 * shrink_N1 + more_N1, out_NC * shrink_N1 + more_NC))
+    for (r, k), sum_ in zip(heads, sums, strict=True):
+      if k == 0:
+        row = group * sizes.rows + r
+        age_NS = ring.newest(row) % BLOCK + j * BLOCK - slot_NS
+        live_NS = _live(sizes, age_NS, query_NS, ring.cached(row))
+      q_NC = q_ref[r, k]
+      score_NS = scores(q_NC, keys.blocks[here, r, k], live_NS)
+      after.append(_with_block(sum_, q_NC, values.blocks[here, r, k], score_NS))
     return tuple(after)
 
-  carry = jax.lax.fori_loop(0, steps, body, tuple(of_new(r, k) for r in range(rows) for k in range(K)))
+  def of_new(r: int, k: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    q_NC = q_ref[r, k]
+    score_NT = scores(q_NC, keys.new[r, k], visible_NT)
+    most_N1 = jnp.max(score_NT, axis=1, keepdims=True)
+    return most_N1, *_summed(q_NC, values.new[r, k], score_NT, most_N1)
+
+  sums = jax.lax.fori_loop(0, steps, step, tuple(of_new(r, k) for r, k in heads))
   count_ref[0] = (before + steps) % _BUFFERS
 
-  @pl.when(g + 1 < groups)
+  @pl.when(g + 1 < sizes.groups)
   def _():
-    load(group + 1, jnp.int32(0), count_ref[0], lambda copy: copy.start())
+    rings.copy_blocks(rings.start, ring, sides, loaded, group + 1, jnp.int32(0), count_ref[0])
 
-  move_tiles(lambda copy: copy.wait(), out=False)
-  for r in range(rows):
-    for i in range(tiles):
-      shift = write_ref[group * rows + r] % tile - i * tile
-      for k in range(K):
-        for _, _, tiled, fresh_ref in pairs:
-          tiled[r, i, k] = _blended(tiled[r, i, k], fresh_ref[r, k].astype(q_ref.dtype), shift, Q)
-  move_tiles(lambda copy: copy.start(), out=True)
-  for r in range(rows):
-    for k in range(K):
-      _, total_N1, out_NC = carry[r * K + k]
-      out_ref[r, k] = (out_NC / total_N1).astype(out_ref.dtype)
-  move_tiles(lambda copy: copy.wait(), out=True)
+  rings.copy_tiles(rings.wait, ring, sides, stored, group, out=False)
+  rings.write_tiles(ring, sides, group, q_ref.dtype)
+  rings.copy_tiles(rings.start, ring, sides, stored, group, out=True)
+  for (r, k), (_, total_N1, out_NC) in zip(heads, sums, strict=True):
+    out_ref[r, k] = (out_NC / total_N1).astype(out_ref.dtype)
+  rings.copy_tiles(rings.wait, ring, sides, stored, group, out=True)
+
+
+def _new_that_are_visible(sizes: rings.Sizes, queries: int, new: int) -> jax.Array:
+  """Returns, bool [N, T], which new tokens queries in order [Q, M] see; what pads them sees what the last one does."""
+  query_NT = jax.lax.broadcasted_iota(jnp.int32, (queries, new), 0) // sizes.shared
+  age_NT = query_NT - jax.lax.broadcasted_iota(jnp.int32, (queries, new), 1)
+  visible_NT = (age_NT >= 0) & (age_NT < (sizes.window or sizes.tokens))
+  return visible_NT | (query_NT >= sizes.tokens) & (age_NT == query_NT)
+
+
+def _live(sizes: rings.Sizes, age_NS: jax.Array, query_NS: jax.Array, cached: jax.Array) -> jax.Array:
+  """Returns which slots hold cached tokens that a query sees; their ages count from the newest cached token."""
+  live_NS = (age_NS >= 0) & (age_NS < cached)
+  return live_NS & (age_NS + query_NS + 1 < sizes.window) if sizes.window else live_NS
+
+
+def _with_block(
+  sums: tuple[jax.Array, jax.Array, jax.Array], q_NC: jax.Array, v_SC: jax.Array, score_NS: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns the largest score, the sum of weights and the sum of weighed values after one block more."""
+  most_N1, total_N1, out_NC = sums
+  higher_N1 = jnp.maximum(most_N1, jnp.max(score_NS, axis=1, keepdims=True))
+  shrink_N1 = jnp.exp(most_N1 - higher_N1)
+  more_N1, more_NC = _summed(q_NC, v_SC, score_NS, higher_N1)
+  return higher_N1, total_N1 * shrink_N1 + more_N1, out_NC * shrink_N1 + more_NC
 
 
 def _product(a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
@@ -325,14 +297,3 @@ def _summed(q_NC: jax.Array, v_SC: jax.Array, score_NS: jax.Array, most_N1: jax.
   weight_NS = jnp.exp(score_NS - most_N1)
   total_N1 = jnp.sum(weight_NS, axis=1, keepdims=True)
   return total_N1, _product(weight_NS.astype(q_NC.dtype), v_SC.astype(q_NC.dtype), (1, 0))
-
-
-def _blended(old_WC: jax.Array, new_TC: jax.Array, shift: jax.Array, tokens: int) -> jax.Array:
-  """Returns a tile of W slots with `tokens` new rows, the first at slot `shift`, where they fall into it."""
-  W, T = old_WC.shape[0], new_TC.shape[0]
-  slot_WT = jax.lax.broadcasted_iota(jnp.int32, (W, T), 0)
-  token_WT = jax.lax.broadcasted_iota(jnp.int32, (W, T), 1)
-  comes_WT = ((slot_WT == shift + token_WT) & (token_WT < tokens)).astype(new_TC.dtype)
-  kept_W1 = jnp.sum(comes_WT.astype(jnp.float32), axis=1, keepdims=True) == 0
-  value_WC = _product(comes_WT, new_TC, (1, 0))  # exact: one term
-  return jnp.where(kept_W1, old_WC.astype(jnp.float32), value_WC).astype(old_WC.dtype)

@@ -61,8 +61,7 @@ def kept(config: DecoderConfig, remat: str, length: int, *, tensor: int, itemsiz
 
 def _rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Array:
   """Computes the RMS norm of the scale's axes, the last, in f32, times offset + scale."""
-  # The sampler's copy of the scale has the compute dtype.
-  x32, scale32 = x.astype(jnp.float32), scale.astype(x.dtype).astype(jnp.float32)
+  x32, scale32 = x.astype(jnp.float32), scale.astype(jnp.float32)
   axes = tuple(range(-scale.ndim, 0))
   normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=axes, keepdims=True) + config.norm_eps)
   scale32 = scale32 + config.norm_offset if config.norm_offset else scale32
@@ -201,6 +200,7 @@ def hidden_states(
 
   Layers are scanned; the backward pass computes again what `REMATS[remat]` says.
   """
+  params = _with_norms(params, dtype)  # as the sampler's copy has them
   _, position_XT = packing.row_and_position(rows, tokens_XT.shape[1])
   views = attentions.views(config, position_XT)
   # One program for all layers: each picks its view from a stack.
@@ -248,11 +248,22 @@ def _row_attention(config: DecoderConfig, rows: PackedRows, packed_length: int, 
   return lambda kind, *qkv: jax.lax.switch(kind, branches, *qkv)
 
 
-def for_decoding(params: Params, config: DecoderConfig, *, together: bool) -> Params:
+def _with_norms(params: Params, dtype: jnp.dtype) -> Params:
+  """Returns a tree whose norms' scales have a dtype."""
+
+  def cast(tree: Params) -> Params:
+    return {name: leaf.astype(dtype) if name.endswith('_norm') else leaf for name, leaf in tree.items()}
+
+  return cast(params) | {'layers': cast(params['layers'])}
+
+
+def for_decoding(params: Params, config: DecoderConfig, *, together: bool, norms_dtype: Any = None) -> Params:
   """Returns a policy's tree with a tuple of layers: a stack's slices would be copied.
 
-  `together` makes projections of one input one product; not for sharded heads.
+  `together` makes projections of one input one product; not for sharded heads. `norms_dtype` is that of norms' scales,
+  None: their own; they count in f32, and a TPU would else cast each in every step.
   """
+  params = params if norms_dtype is None else _with_norms(params, norms_dtype)
 
   def layer(n: int) -> Params:
     w = jax.tree.map(lambda leaf: leaf[n], params['layers'])
@@ -316,6 +327,7 @@ def prefill(
 
   views = attentions.cache_views(config, start_B, slot_1P, P)
   x_BPD, cache = _run(params, config, tokens_BP, views, cache, attend, dtype)
+  cache = decode_attention_tpu.laid_out(cache) if kernel == 'mosaic' else cache
   return _next_logits(params, config, x_BPD[:, -1:])[:, 0], cache
 
 

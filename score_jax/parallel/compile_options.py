@@ -14,8 +14,9 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 Options = tuple[tuple[str, Any], ...]  # of `jax.jit`, hashable
 
-# By `device_kind`. A rollout's cache on v5e else goes through the core's memory and back, whole, for one new token.
-OF_ROLLOUTS: dict[str, Options] = {'TPU v5 lite': (('xla_msa_max_outstanding_evictions', 0),)}
+# Else a rollout's cache goes through the core's memory and back, whole, for one new token.
+_NOTHING_WRITTEN_BACK: Options = (('xla_msa_max_outstanding_evictions', 0),)
+OF_ROLLOUTS = {'TPU v5 lite': _NOTHING_WRITTEN_BACK, 'TPU v6 lite': _NOTHING_WRITTEN_BACK}  # by `device_kind`
 
 
 def of_rollouts(mesh: Mesh) -> Options:

@@ -52,6 +52,20 @@ CHIPS = {
   'tpu7x': Chip('tpu7x', 'TPU7x', 96 * GIB, 94.74 * GIB, 2307e12 / 2, 7380e9 / 2, 600e9),
 }
 
+# Bytes/s of the memory of GPUs by device_kind, as their data sheets say.
+_GPU_BANDWIDTHS = {
+  'NVIDIA A100-SXM4-40GB': 1555e9,
+  'NVIDIA A100-SXM4-80GB': 2039e9,
+  'NVIDIA H100 80GB HBM3': 3350e9,
+  'NVIDIA H100 PCIe': 2000e9,
+  'NVIDIA H200': 4800e9,
+}
+
+
+def bandwidth_of(kind: str) -> float | None:
+  """Returns the published bytes/s of the memory of a device_kind; None: not known here."""
+  return _GPU_BANDWIDTHS.get(kind) or next((chip.bandwidth for chip in CHIPS.values() if chip.kind == kind), None)
+
 
 def chip_of(topology: str) -> Chip:
   """Returns the chip of a topology like 'v5e:4x4', or raises a ConfigError."""
@@ -109,6 +123,13 @@ def sizes(plan: Plan) -> Sizes:
   return Sizes(trained, 2 * trained, base, plan.references * reference, policy, cache)
 
 
+def read_in_a_step(plan: Plan) -> int:
+  """Returns the bytes of weights on a device that a decode step reads: an embedding of its own is only looked up."""
+  config, tensor = plan.decoder, plan.mesh.shape['tensor']
+  looked_up = 0 if config.tied else config.vocab * config.width * plan.dtype.itemsize
+  return sizes(plan).policy - (looked_up if config.vocab % tensor else looked_up // tensor)
+
+
 def beside(plan: Plan, name: str) -> int:
   """Returns the bytes that a run holds and does not give to a program."""
   size, lora = sizes(plan), bool(plan.lora.rank)
@@ -163,7 +184,7 @@ def work(plan: Plan) -> dict[str, tuple[float, float]]:
   live = (plan.prompt + plan.rollout.growth / 2) / plan.length
   return dict(
     layout=(0, size.parameters + 2 * size.policy),
-    rollout=(forward, _decode_steps(plan) * (size.policy + live * size.cache)),
+    rollout=(forward, _decode_steps(plan) * (read_in_a_step(plan) + live * size.cache)),
     reference=(forward, size.base),
     update=(forward * passes, 2 * (size.parameters + size.moments)),
   )

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the decode steps of a rollout move in a TPU's memory, beside the least that they could.
+"""What the decode steps of a rollout move in a device's memory, beside the least that they could.
 
-Outside of the kernel it is read from the compiled program (`traffic.py`), inside it is counted for the lengths of rows.
+Outside of attention it is read from a TPU's program (`traffic.py`), else assumed; what attention moves is counted for
+the lengths of rows.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
@@ -46,30 +49,60 @@ def real_lengths(plan: Plan, mean: float = MEAN_ANSWER) -> tuple[np.ndarray, np.
   return prompt_B, answers.sum(axis=0) + fed
 
 
-def step(plan: Plan, outside: int, lengths: tuple[np.ndarray, np.ndarray]) -> Step:
+def step(
+  plan: Plan, outside: float, lengths: tuple[np.ndarray, np.ndarray], times: Sequence[int] | None = None
+) -> Step:
   """Returns what a step moves on average, until the last row is done; slots are not refilled, no guess is right.
 
   Args:
-    plan: its rollout attends by the TPU's kernel.
-    outside: bytes that a step moves beside the kernel.
+    plan: of the rollout.
+    outside: bytes that a step moves beside attention to the cache.
     lengths: of whole_budgets or real_lengths.
+    times: the steps to average over, from 0 on; None: all.
   """
   prompt_B, grown_B = lengths
-  config, policy = plan.decoder, costs.sizes(plan).policy
-  itemsize = rollouts.cache_dtype(plan.rollout, plan.dtype).itemsize
-  heads, width = attention.cached_heads(config, plan.rollout.kernel)
-  heads = heads if heads % plan.mesh.shape['tensor'] else heads // plan.mesh.shape['tensor']
-  tokens = 1 + plan.rollout.guesses
-  sizes = dict(tokens=tokens, heads=heads, width=width, itemsize=itemsize)
-  windows = [config.kinds[kind].window for kind in config.kind_of_layer]
-  layers = {window: windows.count(window) for window in set(windows)}
-  steps, inside, live = int(grown_B.max()), 0, 0
-  for t in range(steps):
+  windows = [plan.decoder.kinds[kind].window for kind in plan.decoder.kind_of_layer]
+  times = range(int(grown_B.max())) if times is None else times
+  inside, live = 0, 0
+  for t in times:
     runs_B = grown_B > t
-    length_B = np.where(runs_B, prompt_B + t, 0) + tokens
-    write_B = np.full(len(length_B), plan.prompt + t)
-    for window, count in layers.items():
-      inside += count * decode_attention_tpu.moved(length_B, write_B, window=window, **sizes)
+    length_B = np.where(runs_B, prompt_B + t, 0) + 1 + plan.rollout.guesses
+    for window, layers in Counter(windows).items():
       seen_B = np.minimum(length_B, window) if window else length_B
-      live += count * int((seen_B * runs_B).sum()) * 2 * heads * width * itemsize
-  return Step(outside + inside / steps, policy + live / steps)
+      inside += layers * _attention(plan, length_B, seen_B, plan.prompt + t, window)
+      live += layers * int((seen_B * runs_B).sum()) * _slot(plan)
+  return Step(outside + inside / len(times), costs.read_in_a_step(plan) + live / len(times))
+
+
+def assumed_outside(plan: Plan) -> int:
+  """Returns what a step moves beside attention where the program can't be read: the weights, and logits.
+
+  Logits are f32, written once and read twice, for the draw and for its log-probability.
+  """
+  vocab, tensor = plan.decoder.vocab, plan.mesh.shape['tensor']
+  return costs.read_in_a_step(plan) + 3 * 4 * plan.rollout.step_tokens(plan.decode_slots) * (vocab if vocab % tensor else vocab // tensor)
+
+
+def _slot(plan: Plan) -> int:
+  """Returns the bytes of a slot of a layer's cache on a device, keys and values."""
+  heads, width, itemsize = _cached(plan)
+  return 2 * heads * width * itemsize
+
+
+def _cached(plan: Plan) -> tuple[int, int, int]:
+  """Returns heads and width of a cache on a device, and the bytes of a number."""
+  heads, width = attention.cached_heads(plan.decoder, plan.rollout.kernel)
+  tensor = plan.mesh.shape['tensor']
+  return heads if heads % tensor else heads // tensor, width, rollouts.cache_dtype(plan.rollout, plan.dtype).itemsize
+
+
+def _attention(plan: Plan, length_B: np.ndarray, seen_B: np.ndarray, write: int, window: int) -> int:
+  """Returns the bytes of a layer's cache that a step reads and writes, by the kernel that attends."""
+  if plan.rollout.kernel == 'mosaic':
+    heads, width, itemsize = _cached(plan)
+    sizes = dict(tokens=1 + plan.rollout.guesses, window=window, heads=heads, width=width, itemsize=itemsize)
+    return decode_attention_tpu.moved(length_B, np.full_like(length_B, write), **sizes)
+  if plan.rollout.kernel == 'triton':  # what it masks it does not read; the newest token is written, not read
+    return int(seen_B.sum()) * _slot(plan)
+  slots = rollouts.cache_sizes(plan.rollout, plan.prompt, together=True)[-1]
+  return len(length_B) * (slots + 1 + plan.rollout.guesses) * _slot(plan)

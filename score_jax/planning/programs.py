@@ -112,6 +112,7 @@ class Program:
   peak: int  # the sum of the three
   sent: tuple[collectives.Collectives, ...]
   step_bytes: int = 0  # of a TPU's rollout: what a decode step moves beside the kernel
+  step_operations: int = 0  # of the same: what a decode step starts
   refused: bool = False  # for its size: only `peak` is known
 
 
@@ -166,10 +167,13 @@ def _compiled(plan: Plan, name: str, read: bool) -> tuple[Program, str, Any]:
   results = memory.output_size_in_bytes - memory.alias_size_in_bytes
   sizes = memory.argument_size_in_bytes, results, memory.temp_size_in_bytes
   # XLA's own `peak_memory_in_bytes` was 0.3 % below the sum (an update on v5e).
-  sent, step_bytes = collectives.read(text) if read else (), 0
+  sent = collectives.read(text) if read else ()
+  program = Program(name, *seconds, *sizes, sum(sizes), sent)
   if read and name == 'rollout' and plan.rollout.kernel == 'mosaic':
     step_bytes = sum(one.bytes for one in traffic.decode_step(text)[0])
-  program = Program(name, *seconds, *sizes, sum(sizes), sent, step_bytes)
+    program = dataclasses.replace(
+      program, step_bytes=step_bytes, step_operations=sum(traffic.operations(text).values())
+    )
   return program, text, specs.placed(built.out_info, built.output_shardings)
 
 

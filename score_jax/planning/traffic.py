@@ -5,6 +5,7 @@ Counted are the operands and results of the top-level operations of the loop's b
 tiles. What stays in the core's own memory (`S(1)`) is not, nor what is updated in place but for the part that changes.
 """
 
+from collections import Counter
 import dataclasses
 import math
 import re
@@ -49,16 +50,27 @@ class Moved:
 def decode_step(program: str) -> tuple[list[Moved], int]:
   """Returns what the operations of a rollout's decode loop move, and the number of kernels among them."""
   bodies, _ = computations(program)
+  body = _decode_body(bodies)
+  moved = [_moved(line, body, bodies) for line in body.values() if line.opcode not in _MOVES_NOTHING]
+  kernels = sum(map(_is_kernel, body.values()))
+  return [one for one in moved if one.bytes], kernels
+
+
+def operations(program: str) -> Counter[str]:
+  """Returns how many operations of each opcode a decode step starts; kernels count as 'custom-call'."""
+  body = _decode_body(computations(program)[0])
+  return Counter(line.opcode for line in body.values() if line.opcode not in _MOVES_NOTHING)
+
+
+def _decode_body(bodies: dict[str, Lines]) -> Lines:
+  """Returns the body of the loop of decode steps."""
 
   def likely(name: str) -> tuple[int, bool, int]:
     # A loop around it admits rows, by a prefill that has no such kernel and is larger.
     lines = bodies[name].values()
     return sum(map(_is_kernel, lines)), not any(line.opcode == 'while' for line in lines), len(lines)
 
-  body = bodies[max(loops(bodies), key=likely)]
-  moved = [_moved(line, body, bodies) for line in body.values() if line.opcode not in _MOVES_NOTHING]
-  kernels = sum(map(_is_kernel, body.values()))
-  return [one for one in moved if one.bytes], kernels
+  return bodies[max(loops(bodies), key=likely)]
 
 
 def arrays(text: str) -> list[Array]:

@@ -130,5 +130,11 @@ def laid_out(params: Any, *, config: DecoderConfig, dtype: Any, mesh: Mesh, lora
     path: jax.lax.with_sharding_constraint(leaf.astype(dtype), wanted[path])
     for path, leaf in traverse_util.flatten_dict(params).items()
   }
-  together = mesh.shape['tensor'] == 1
-  return decoder.for_decoding(traverse_util.unflatten_dict(leaves), config, together=together)
+  return decoder.for_decoding(traverse_util.unflatten_dict(leaves), config, **decoding_options(mesh))
+
+
+def decoding_options(mesh: Mesh) -> dict[str, Any]:
+  """Returns the options of `decoder.for_decoding` on a mesh."""
+  # GPUs cast norms' scales within their kernels.
+  norms_dtype = jnp.float32 if mesh.devices.flat[0].platform == 'tpu' else None
+  return dict(together=mesh.shape['tensor'] == 1, norms_dtype=norms_dtype)
