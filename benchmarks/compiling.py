@@ -70,7 +70,7 @@ def _keys(setting: Setting) -> Iterator[Row]:
   shared |= dict(instruction=setting.instruction, mean_length=setting.mean_length, layers=setting.layers)
   try:
     shared |= {name: importlib.metadata.version(name) for name in ('jax', 'libtpu')}
-  except importlib.metadata.PackageNotFoundError as error:
+  except ModuleNotFoundError as error:
     raise ConfigError("libtpu, the TPU's compiler, is not installed: pip install 'jax[tpu]'") from error
   for shape, topology, tensor in itertools.product(setting.shapes, setting.topologies, setting.tensors):
     yield dict(topology=topology, tensor=tensor, shape=shape) | shared

@@ -80,7 +80,9 @@ def assumed_outside(plan: Plan) -> int:
   Logits are f32, written once and read twice, for the draw and for its log-probability.
   """
   vocab, tensor = plan.decoder.vocab, plan.mesh.shape['tensor']
-  return costs.read_in_a_step(plan) + 3 * 4 * plan.rollout.step_tokens(plan.decode_slots) * (vocab if vocab % tensor else vocab // tensor)
+  return costs.read_in_a_step(plan) + 3 * 4 * plan.rollout.step_tokens(plan.decode_slots) * (
+    vocab if vocab % tensor else vocab // tensor
+  )
 
 
 def _slot(plan: Plan) -> int:
