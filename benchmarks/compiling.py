@@ -23,7 +23,7 @@ from score_jax.models import config_json
 from score_jax.models.families import DecoderConfig
 from score_jax.models.shapes import SHAPES
 from score_jax.planning import costs, decoding, programs, search
-from score_jax.sampling.rollout import RolloutSpec
+from score_jax.sampling.spec import RolloutSpec
 
 FIELDS = ('topologies', 'shapes', 'tensors', 'rows', 'prompt', 'attempts', 'instruction', 'mean_length', 'layers')
 _TITLES = (

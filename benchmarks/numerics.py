@@ -21,7 +21,7 @@ from score_jax.models.families import DecoderConfig
 from score_jax.models.packing import PackedRows, end_to_end, left_padded
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import rollout as rollouts
-from score_jax.sampling.rollout import RolloutSpec
+from score_jax.sampling.spec import RolloutSpec, suited
 
 _LENGTHS = np.array([[384, 1, 200, 300]], np.int32)  # of the scored conversations, end to end
 _TOKENS = (1, 5)  # of a decode step
@@ -147,7 +147,7 @@ def _sampler_and_trainer(
     pad=0,
     decode_slots=64,
   )
-  spec = rollouts.suited(spec, config, dtype, mesh)
+  spec = suited(spec, config, dtype, mesh)
   tokens = jax.random.randint(jax.random.key(2), (rows, prompt), 0, config.vocab)
   start = jnp.arange(rows, dtype=jnp.int32)
   cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)

@@ -27,7 +27,7 @@ from score_jax.parallel import mesh as meshes
 from score_jax.planning import costs, decoding, programs
 from score_jax.sampling import rollout as rollouts
 from score_jax.sampling import sampler
-from score_jax.sampling.rollout import RolloutSpec
+from score_jax.sampling.spec import RolloutSpec, suited
 
 _NO_STOP = -1  # an id that is never sampled
 FIELDS = (
@@ -59,7 +59,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     drafts=setting.drafts[0],
     longest_draft=setting.longest_draft,
   )
-  spec = rollouts.suited(spec, config, dtype, mesh)
+  spec = suited(spec, config, dtype, mesh)
   rng = np.random.default_rng(0)
   prompt_BP = rng.integers(0, config.vocab, (setting.rows, setting.prompt)).astype(np.int32)
   start_B, row_B = np.zeros(setting.rows, np.int32), np.arange(setting.rows, dtype=np.int32)

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import drafting
 from score_jax.sampling import drafts
-from score_jax.sampling.rollout import RolloutSpec
+from score_jax.sampling.spec import RolloutSpec
 
 
 def guess(ids, count=3, start=0):

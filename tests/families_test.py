@@ -14,7 +14,7 @@ import tiny
 from score_jax.models import config_json, decoder, families, lora, scoring
 from score_jax.models.packing import left_padded
 from score_jax.sampling import rollout as rollouts
-from score_jax.sampling.rollout import RolloutSpec
+from score_jax.sampling.spec import RolloutSpec
 from score_jax.storage import hf, hf_export
 
 torch = pytest.importorskip('torch')

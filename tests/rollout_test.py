@@ -14,8 +14,9 @@ from score_jax.models import weights as weight_tables
 from score_jax.models.packing import left_padded
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import rollout as rollouts
-from score_jax.sampling.rollout import RolloutSpec
+from score_jax.sampling import spec as specs
 from score_jax.sampling.sampler import Stream, stream_key
+from score_jax.sampling.spec import RolloutSpec
 
 # Twelve ids, so that a random model often ends an attempt by itself and often runs out of budget.
 V, PAD, END, OTHER = 12, 0, 1, 2
@@ -385,7 +386,7 @@ def test_forced_first_attempts_are_taken_verbatim_with_the_policys_own_logp():
 @pytest.mark.parametrize(
   'changes',
   [
-    dict(drafts=0.5, longest_draft=4),
+    slow(dict(drafts=0.5, longest_draft=4)),
     slow(dict(drafts=1, longest_draft=1, decode_slots=3)),
     slow(dict(drafts=20, longest_draft=20)),
     dict(drafts=1.5, longest_draft=5, decode_slots=5),
@@ -407,7 +408,8 @@ def test_guesses_save_steps_and_steps_of_one_token_are_counted_one_by_one():
   assert steps.sum() < sampled.sum()
 
 
-@pytest.mark.parametrize('spec', [THREE, slow(GREEDY)], ids=['A=3', 'greedy'])
+@pytest.mark.slow
+@pytest.mark.parametrize('spec', [THREE, GREEDY], ids=['A=3', 'greedy'])
 def test_guessing_rows_equal_a_plain_python_sampler(spec):
   assert_plays_as_the_reference(roll(dataclasses.replace(spec, drafts=3, longest_draft=3)), spec, {})
 
@@ -445,14 +447,14 @@ def test_growth_is_what_the_longest_conversation_adds():
 
 def test_a_cache_that_grows_samples_the_same_conversations():
   spec = dataclasses.replace(SPEC, growths=3)
-  assert rollouts.cache_sizes(spec, SLOTS, together=True) == [SLOTS + 5, SLOTS + 10, SLOTS + 15]
-  assert rollouts.cache_sizes(spec, SLOTS, together=False) == [SLOTS + 15]
+  assert specs.cache_sizes(spec, SLOTS, together=True) == [SLOTS + 5, SLOTS + 10, SLOTS + 15]
+  assert specs.cache_sizes(spec, SLOTS, together=False) == [SLOTS + 15]
   assert_same_rows(roll(spec=spec), range(ROWS), base(), range(ROWS))
 
 
 @pytest.mark.parametrize(
   ('mesh', 'changes'),
-  [(None, dict(decode_slots=5, drafts=1, longest_draft=2)), pytest.param((1, 2, 2), {}, marks=pytest.mark.slow)],
+  [(None, dict(drafts=1, longest_draft=2)), slow(None, dict(decode_slots=5)), slow((1, 2, 2), {})],
 )
 def test_the_tpus_kernel_samples_the_same_conversations(mesh, changes):
   """In interpret mode, also where slots are refilled, where steps guess tokens, and where heads are sharded."""

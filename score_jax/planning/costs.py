@@ -21,7 +21,7 @@ from score_jax.models.families import DecoderConfig
 from score_jax.parallel import mesh as meshes
 from score_jax.planning import collectives, programs
 from score_jax.planning.programs import Plan
-from score_jax.sampling import rollout as rollouts
+from score_jax.sampling.spec import cache_dtype
 from score_jax.training import specs
 
 GIB = 1 << 30
@@ -118,7 +118,7 @@ def sizes(plan: Plan) -> Sizes:
   reference = trained if plan.lora.rank else trained // 4 * plan.dtype.itemsize
   heads, width = attention.cached_heads(config, plan.rollout.kernel)
   heads = heads if heads % tensor else heads // tensor  # else each device has all of them
-  itemsize = rollouts.cache_dtype(plan.rollout, plan.dtype).itemsize
+  itemsize = cache_dtype(plan.rollout, plan.dtype).itemsize
   cache = plan.decode_slots * (plan.length + plan.rollout.guesses) * 2 * config.layers * heads * width * itemsize
   return Sizes(trained, 2 * trained, base, plan.references * reference, policy, cache)
 

@@ -14,7 +14,7 @@ import numpy as np
 from score_jax.models import attention, decode_attention_tpu
 from score_jax.planning import costs
 from score_jax.planning.programs import Plan
-from score_jax.sampling import rollout as rollouts
+from score_jax.sampling import spec as specs
 
 MEAN_ANSWER = 300  # tokens, of real answers (reasoning and programs of models without long thoughts)
 _SPREAD = 0.8  # of the logarithm of an answer's length
@@ -95,7 +95,7 @@ def _cached(plan: Plan) -> tuple[int, int, int]:
   """Returns heads and width of a cache on a device, and the bytes of a number."""
   heads, width = attention.cached_heads(plan.decoder, plan.rollout.kernel)
   tensor = plan.mesh.shape['tensor']
-  return heads if heads % tensor else heads // tensor, width, rollouts.cache_dtype(plan.rollout, plan.dtype).itemsize
+  return heads if heads % tensor else heads // tensor, width, specs.cache_dtype(plan.rollout, plan.dtype).itemsize
 
 
 def _attention(plan: Plan, length_B: np.ndarray, seen_B: np.ndarray, write: int, window: int) -> int:
@@ -106,5 +106,5 @@ def _attention(plan: Plan, length_B: np.ndarray, seen_B: np.ndarray, write: int,
     return decode_attention_tpu.moved(length_B, np.full_like(length_B, write), **sizes)
   if plan.rollout.kernel == 'triton':  # what it masks it does not read; the newest token is written, not read
     return int(seen_B.sum()) * _slot(plan)
-  slots = rollouts.cache_sizes(plan.rollout, plan.prompt, together=True)[-1]
+  slots = specs.cache_sizes(plan.rollout, plan.prompt, together=True)[-1]
   return len(length_B) * (slots + 1 + plan.rollout.guesses) * _slot(plan)

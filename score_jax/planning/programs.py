@@ -30,6 +30,7 @@ from score_jax.parallel import mesh as meshes
 from score_jax.planning import collectives, traffic
 from score_jax.sampling import rollout as rollouts
 from score_jax.sampling import sampler
+from score_jax.sampling.spec import RolloutSpec
 from score_jax.states import Batch, StageValues
 from score_jax.training import optim, specs
 from score_jax.training import update as updates
@@ -56,7 +57,7 @@ class Plan:
   optim: OptimConfig
   mesh: Mesh
   dtype: Any  # compute dtype
-  rollout: rollouts.RolloutSpec
+  rollout: RolloutSpec
   update: updates.UpdateSpec
   prompt: int  # P
   rows: int  # B, over all devices

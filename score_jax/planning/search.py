@@ -25,7 +25,7 @@ from score_jax.models.families import DecoderConfig
 from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes
 from score_jax.planning import costs, programs
-from score_jax.sampling.rollout import RolloutSpec, suited
+from score_jax.sampling.spec import RolloutSpec, suited
 from score_jax.storage import hf
 from score_jax.training import batches, specs
 from score_jax.training import run as runs

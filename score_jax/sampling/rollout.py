@@ -14,7 +14,6 @@ of tokens; the surest guesses of all rows are among them.
 """
 
 from collections.abc import Callable
-import dataclasses
 import functools
 from typing import Any
 
@@ -23,53 +22,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from score_jax.core_types import Stop
-from score_jax.models import attention, decode_attention, decoder
+from score_jax.models import attention, decoder
 from score_jax.models.attention import Cache
 from score_jax.models.families import DecoderConfig
 from score_jax.parallel import compile_options
 from score_jax.parallel import mesh as meshes
-from score_jax.sampling import choose, drafts
+from score_jax.sampling import choose, drafts, turns
+from score_jax.sampling import spec as specs
+from score_jax.sampling.spec import RolloutSpec
 from score_jax.states import Rollout
 
-_GROWTHS = 4  # of a TPU's cache, which is read whole where no kernel serves; more take longer to compile
 _REFILLS = 16  # in a generation: prefills against idle slots
-
-
-@dataclasses.dataclass(frozen=True)
-class RolloutSpec:
-  """The compiled-in settings; hashable."""
-
-  budgets: tuple[int, ...]  # [A] tokens of an attempt, its stop included
-  separators: tuple[tuple[int, ...], ...]  # [A - 1] end-of-turn and what follows
-  end_of_turn: int
-  stops: tuple[int, ...]  # ids, `end_of_turn` among them
-  pad: int
-  temperature: float = 1.0
-  decode_slots: int = 0  # rows decoded at a time on each device; 0: all
-  drafts: float = 0.0  # tokens that a step guesses a row, the mean over a device's rows
-  longest_draft: int = 8  # tokens that it guesses of one row
-  cache_dtype: str = 'auto'  # of cached keys and values; 'auto': the compute dtype
-  kernel: str = ''  # of `decode_attention.BLOCKS`
-  growths: int = 1  # steps in which the cache comes to its size, where every row has a slot
-
-  @property
-  def attempts(self) -> int:
-    return len(self.budgets)
-
-  @property
-  def growth(self) -> int:
-    """The most tokens that a conversation adds to its prompt: L - P."""
-    return sum(self.budgets) + sum(len(separator) for separator in self.separators)
-
-  @property
-  def guesses(self) -> int:
-    """The most tokens that a step guesses of a row: G."""
-    return self.longest_draft if self.drafts else 0
-
-  def step_tokens(self, rows: int) -> int:
-    """Returns how many tokens a step computes."""
-    return min(rows + round(rows * self.drafts), rows * (1 + self.guesses))
 
 
 @struct.dataclass
@@ -81,34 +44,13 @@ class _Rows:
 
 
 @struct.dataclass
-class _Tokens:
-  """Tokens of rows, in any shape."""
-
-  tokens: jax.Array  # i32
-  attempt: jax.Array  # i8
-  logp: jax.Array  # f32
-
-
-@struct.dataclass
-class _Progress:
-  """How far B rows are."""
-
-  token: jax.Array  # i32 [B]  chosen last, not yet in the cache
-  newest: jax.Array  # i32 [B]  its slot of the row
-  turn: jax.Array  # i32 [B]  attempt under way, 0-based; A when the row is done
-  fed: jax.Array  # i32 [B]  ids given of the separator before this turn
-  left: jax.Array  # i32 [B]  of the attempt's budget
-  stop: jax.Array  # i8 [B, A]
-
-
-@struct.dataclass
 class _DecodeSlots:
   """The rows of B decode slots."""
 
   row: jax.Array  # i32 [B]  of a slot that is done: its last
   start: jax.Array  # i32 [B]  the row's first slot
-  progress: _Progress
-  chosen: _Tokens  # [B, L]  the prompt, and what came after it
+  progress: turns.Progress
+  chosen: turns.Tokens  # [B, L]  the prompt, and what came after it
   steps: jax.Array  # i32 [B, A]  decode steps that chose tokens of an attempt
 
 
@@ -194,7 +136,7 @@ def _rollout(
   refill = -(-B // _REFILLS)
   # Rows that begin and go on together write to one slot of the cache, which is cheaper where no kernel does it.
   together = N == B and not spec.drafts
-  cached = dict(dtype=dtype, cache_dtype=cache_dtype(spec, dtype), kernel=spec.kernel)
+  cached = dict(dtype=dtype, cache_dtype=specs.cache_dtype(spec, dtype), kernel=spec.kernel)
   prefill = functools.partial(decoder.prefill, params, config, **cached)
   anywhere = functools.partial(meshes.on_any_device, mesh=mesh)
 
@@ -224,7 +166,7 @@ def _rollout(
     slot_R = jnp.nonzero(done(state), size=refill, fill_value=B)[0].astype(jnp.int32)
     return _admit(prefill, rows, spec, mesh, state, slot_R)
 
-  sizes = cache_sizes(spec, P, together=together)
+  sizes = specs.cache_sizes(spec, P, together=together)
   state = _begin(prefill, rows, spec, mesh, B, sizes[0])
   if N > B:
     state = jax.lax.while_loop(lambda state: anywhere(state.waiting < N), generation, state)
@@ -239,14 +181,6 @@ def _rollout(
   return _with_finished(state, jnp.arange(B, dtype=jnp.int32))
 
 
-def cache_sizes(spec: RolloutSpec, prompt: int, *, together: bool) -> list[int]:
-  """Returns the slots that the cache has one after another; it grows where all rows go on `together`."""
-  block = decode_attention.BLOCKS[spec.kernel]  # of which a cache has whole ones
-  growths = spec.growths if together and not spec.kernel else 1
-  ends = [prompt + -(-spec.growth * (i + 1) // growths) + spec.guesses for i in range(growths)]
-  return [-(-end // block) * block for end in ends]
-
-
 def _begin(prefill: Callable, rows: _Rows, spec: RolloutSpec, mesh: Mesh, B: int, size: int) -> _State:
   """Puts the first B rows into the slots."""
   N, P = rows.prompt.shape
@@ -256,25 +190,14 @@ def _begin(prefill: Callable, rows: _Rows, spec: RolloutSpec, mesh: Mesh, B: int
   return _State(time=jnp.int32(P), slots=slots, cache=cache, finished=empty, waiting=jnp.int32(B))
 
 
-def suited(spec: RolloutSpec, config: DecoderConfig, dtype, mesh: Mesh) -> RolloutSpec:
-  """Returns the settings with what a model's rollouts on a mesh are decoded by."""
-  kernel = decode_attention.best(config, dtype, cache_dtype(spec, dtype), mesh)
-  growths = _GROWTHS if mesh.devices.flat[0].platform == 'tpu' and not kernel else 1
-  return dataclasses.replace(spec, kernel=kernel, growths=growths)
-
-
-def cache_dtype(spec: RolloutSpec, dtype) -> jnp.dtype:
-  return jnp.dtype(dtype if spec.cache_dtype == 'auto' else spec.cache_dtype)
-
-
 def _started(logits_RV: jax.Array, row_R: jax.Array, rows: _Rows, spec: RolloutSpec, mesh: Mesh) -> _DecodeSlots:
   """Returns slots of rows that have their first token, chosen from their prompts' last logits."""
   P, R = rows.prompt.shape[1], row_R.shape[0]
   zeros_R, zeros_RA = jnp.zeros_like(row_R), jnp.zeros((R, spec.attempts), jnp.int8)
   left_R, newest_R = jnp.full_like(row_R, spec.budgets[0]), jnp.full_like(row_R, P - 1)
-  progress = _Progress(token=zeros_R, newest=newest_R, turn=zeros_R, fed=zeros_R, left=left_R, stop=zeros_RA)
+  progress = turns.Progress(token=zeros_R, newest=newest_R, turn=zeros_R, fed=zeros_R, left=left_R, stop=zeros_RA)
   tokens_RL = jnp.pad(rows.prompt[row_R], ((0, 0), (0, spec.growth)), constant_values=spec.pad)
-  chosen = _Tokens(tokens_RL, jnp.zeros_like(tokens_RL, jnp.int8), jnp.zeros_like(tokens_RL, jnp.float32))
+  chosen = turns.Tokens(tokens_RL, jnp.zeros_like(tokens_RL, jnp.int8), jnp.zeros_like(tokens_RL, jnp.float32))
   slots = _DecodeSlots(row_R, rows.start[row_R], progress, chosen, zeros_RA.astype(jnp.int32))
   return _advance(slots, None, logits_RV, rows, spec, mesh)
 
@@ -321,7 +244,7 @@ def _guesses(slots: _DecodeSlots, rows: _Rows, spec: RolloutSpec) -> _Guesses:
   """Guesses what follows each row's newest token: what is given, or else a draft."""
   progress, next_G = slots.progress, jnp.arange(spec.guesses, dtype=jnp.int32)[None]
   draft_BG, likely_BG = drafts.continued(slots.chosen.tokens, slots.start, progress.newest, spec.guesses)
-  separator_AF, separator_length_A = _separator_table(spec)
+  separator_AF, separator_length_A = turns.separator_table(spec)
   turn_B1 = jnp.minimum(progress.turn, spec.attempts - 1)[:, None]
   fed_BG = progress.fed[:, None] + next_G
   separator_BG = separator_AF[turn_B1, jnp.minimum(fed_BG, separator_AF.shape[1] - 1)]
@@ -359,7 +282,7 @@ def _advance(
   if guessed:
     progress, line_BQ = _accepted(before, going_B, guessed, drawn_N, logp_N, spec)
   else:
-    progress, line = _chosen(before, drawn_N, logp_N, going_B, spec)
+    progress, line = turns.chosen(before, drawn_N, logp_N, going_B, spec)
     line_BQ = jax.tree.map(lambda x: x[:, None], line)
   gained_BQA = line_BQ.attempt[..., None] == jnp.arange(1, spec.attempts + 1, dtype=jnp.int8)[None, None]
   return slots.replace(
@@ -370,22 +293,27 @@ def _advance(
 
 
 def _accepted(
-  progress: _Progress, going_B: jax.Array, guessed: _Guesses, drawn_N: jax.Array, logp_N: jax.Array, spec: RolloutSpec
-) -> tuple[_Progress, _Tokens]:
+  progress: turns.Progress,
+  going_B: jax.Array,
+  guessed: _Guesses,
+  drawn_N: jax.Array,
+  logp_N: jax.Array,
+  spec: RolloutSpec,
+) -> tuple[turns.Progress, turns.Tokens]:
   """Appends tokens to each row that is `going_B` as long as they are those that were guessed, and one more."""
   B, G = guessed.tokens.shape
   number_BQ = drafts.numbers(guessed.fed, B, 1 + G)
   lines = []
   for q in range(1 + G):
     number_B = jnp.maximum(number_BQ[:, q], 0)
-    progress, line = _chosen(progress, drawn_N[number_B], logp_N[number_B], going_B, spec)
+    progress, line = turns.chosen(progress, drawn_N[number_B], logp_N[number_B], going_B, spec)
     lines.append(line)
     if q < G:
       going_B &= (number_BQ[:, q + 1] >= 0) & (progress.token == guessed.tokens[:, q]) & (progress.turn < spec.attempts)
   return progress, jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *lines)
 
 
-def _appended(old: _Tokens, new: _Tokens, before_B: jax.Array, after_B: jax.Array) -> _Tokens:
+def _appended(old: turns.Tokens, new: turns.Tokens, before_B: jax.Array, after_B: jax.Array) -> turns.Tokens:
   """Returns rows [B, L] with the first of Q new tokens in the slots after `before_B`, up to `after_B`."""
   Q, L = new.tokens.shape[1], old.tokens.shape[1]
   slot_L = jnp.arange(L, dtype=jnp.int32)[None]
@@ -397,49 +325,6 @@ def _appended(old: _Tokens, new: _Tokens, before_B: jax.Array, after_B: jax.Arra
     return jnp.where(comes_BL, new_BL, old_BL)
 
   return jax.tree.map(placed, old, new)
-
-
-def _chosen(
-  progress: _Progress, drawn_B: jax.Array, logp_B: jax.Array, going_B: jax.Array, spec: RolloutSpec
-) -> tuple[_Progress, _Tokens]:
-  """Appends a token to each row that is `going_B`: the one drawn, or its separator's next."""
-  A = spec.attempts
-  separator_AF, separator_length_A = _separator_table(spec)
-  budget_A = jnp.array(spec.budgets, jnp.int32)
-  turn = jnp.minimum(progress.turn, A - 1)
-
-  feeding = going_B & (progress.fed < separator_length_A[turn])
-  sampling = going_B & ~feeding
-  fed_token = separator_AF[turn, jnp.minimum(progress.fed, separator_AF.shape[1] - 1)]
-  token = jnp.where(sampling, drawn_B, jnp.where(feeding, fed_token, spec.pad))
-
-  left = jnp.where(sampling, progress.left - 1, progress.left)
-  at_end_of_turn = token == spec.end_of_turn
-  at_stop = jnp.any(token[:, None] == jnp.array(spec.stops, jnp.int32)[None], axis=-1)
-  ended = sampling & (at_stop | (left == 0))
-  stop = jnp.where(at_end_of_turn, Stop.END_OF_TURN, jnp.where(at_stop, Stop.OTHER, Stop.BUDGET)).astype(jnp.int8)
-  this_turn_BA = jnp.arange(A, dtype=jnp.int32)[None] == turn[:, None]
-
-  next_turn = jnp.where(ended, progress.turn + 1, progress.turn)
-  moved = _Progress(
-    token=jnp.where(going_B, token, progress.token),
-    newest=jnp.where(going_B, progress.newest + 1, progress.newest),
-    turn=next_turn,
-    # The separator begins with end-of-turn, which an attempt may have sampled itself.
-    fed=jnp.where(ended, at_end_of_turn.astype(jnp.int32), jnp.where(feeding, progress.fed + 1, progress.fed)),
-    left=jnp.where(ended, budget_A[jnp.minimum(next_turn, A - 1)], left),
-    stop=jnp.where(ended[:, None] & this_turn_BA, stop[:, None], progress.stop),
-  )
-  attempt = jnp.where(sampling, turn + 1, 0).astype(jnp.int8)
-  return moved, _Tokens(token, attempt, jnp.where(sampling, logp_B, 0))
-
-
-def _separator_table(spec: RolloutSpec) -> tuple[jax.Array, jax.Array]:
-  """separator_AF (padded) and separator_length_A, before each attempt."""
-  separators = ((),) + spec.separators
-  longest = max(1, max(map(len, separators)))
-  table = [list(ids) + [spec.pad] * (longest - len(ids)) for ids in separators]
-  return jnp.array(table, jnp.int32), jnp.array([len(ids) for ids in separators], jnp.int32)
 
 
 def no_forced(rows: int, spec: RolloutSpec) -> jax.Array:

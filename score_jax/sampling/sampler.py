@@ -20,7 +20,8 @@ from score_jax.models import lora as loras
 from score_jax.models.families import DecoderConfig
 from score_jax.models.lora import Lora
 from score_jax.parallel import mesh as meshes
-from score_jax.sampling.rollout import RolloutSpec, no_forced, rollout, suited
+from score_jax.sampling.rollout import no_forced, rollout
+from score_jax.sampling.spec import RolloutSpec, suited
 from score_jax.states import Rollout
 from score_jax.tasks.chat import Chat
 

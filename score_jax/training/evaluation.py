@@ -25,8 +25,8 @@ from score_jax.reporting import test_time
 from score_jax.reporting.ledger import account
 from score_jax.reporting.rows import Row
 from score_jax.sampling import sampler as samplers
-from score_jax.sampling.rollout import RolloutSpec
 from score_jax.sampling.sampler import Sampler
+from score_jax.sampling.spec import RolloutSpec
 from score_jax.states import Rollout
 from score_jax.storage import hf, pins
 from score_jax.training import first_attempts as given_attempts

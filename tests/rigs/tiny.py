@@ -15,7 +15,7 @@ from score_jax.models import weights
 from score_jax.models.families import DecoderConfig, LayerKind
 from score_jax.models.rope import Plain
 from score_jax.parallel import mesh as meshes
-from score_jax.sampling.rollout import RolloutSpec
+from score_jax.sampling.spec import RolloutSpec
 from score_jax.states import StageValues
 from score_jax.storage import hf, hf_export
 from score_jax.tasks.countdown import CountdownSpec

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The settings of a rollout, which are compiled in."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from score_jax.models import decode_attention
+from score_jax.models.families import DecoderConfig
+
+_GROWTHS = 4  # of a TPU's cache, which is read whole where no kernel serves; more take longer to compile
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutSpec:
+  """The settings of a rollout; hashable."""
+
+  budgets: tuple[int, ...]  # [A] tokens of an attempt, its stop included
+  separators: tuple[tuple[int, ...], ...]  # [A - 1] end-of-turn and what follows
+  end_of_turn: int
+  stops: tuple[int, ...]  # ids, `end_of_turn` among them
+  pad: int
+  temperature: float = 1.0
+  decode_slots: int = 0  # rows decoded at a time on each device; 0: all
+  drafts: float = 0.0  # tokens that a step guesses a row, the mean over a device's rows
+  longest_draft: int = 8  # tokens that it guesses of one row
+  cache_dtype: str = 'auto'  # of cached keys and values; 'auto': the compute dtype
+  kernel: str = ''  # of `decode_attention.BLOCKS`
+  growths: int = 1  # steps in which the cache comes to its size, where every row has a slot
+
+  @property
+  def attempts(self) -> int:
+    return len(self.budgets)
+
+  @property
+  def growth(self) -> int:
+    """The most tokens that a conversation adds to its prompt: L - P."""
+    return sum(self.budgets) + sum(len(separator) for separator in self.separators)
+
+  @property
+  def guesses(self) -> int:
+    """The most tokens that a step guesses of a row: G."""
+    return self.longest_draft if self.drafts else 0
+
+  def step_tokens(self, rows: int) -> int:
+    """Returns how many tokens a step computes."""
+    return min(rows + round(rows * self.drafts), rows * (1 + self.guesses))
+
+
+def suited(spec: RolloutSpec, config: DecoderConfig, dtype, mesh: Mesh) -> RolloutSpec:
+  """Returns the settings with what a model's rollouts on a mesh are decoded by."""
+  kernel = decode_attention.best(config, dtype, cache_dtype(spec, dtype), mesh)
+  growths = _GROWTHS if mesh.devices.flat[0].platform == 'tpu' and not kernel else 1
+  return dataclasses.replace(spec, kernel=kernel, growths=growths)
+
+
+def cache_dtype(spec: RolloutSpec, dtype) -> jnp.dtype:
+  return jnp.dtype(dtype if spec.cache_dtype == 'auto' else spec.cache_dtype)
+
+
+def cache_sizes(spec: RolloutSpec, prompt: int, *, together: bool) -> list[int]:
+  """Returns the slots that the cache has one after another; it grows where all rows go on `together`."""
+  block = decode_attention.BLOCKS[spec.kernel]  # of which a cache has whole ones
+  growths = spec.growths if together and not spec.kernel else 1
+  ends = [prompt + -(-spec.growth * (i + 1) // growths) + spec.guesses for i in range(growths)]
+  return [-(-end // block) * block for end in ends]
