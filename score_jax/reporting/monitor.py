@@ -122,6 +122,8 @@ def _figures(record: dict[str, Any]) -> str:
     named = dict(on_policy='on-policy first', offline='offline first')
     parts = [f'{name} {_changes(record[key])}' for key, name in named.items() if key in record]
   parts += [f'KL {record["kl"][0]:.3f} {record["kl"][-1]:.3f}']
+  if 'tokens_per_step' in record:
+    parts += ['tokens a decode step ' + ' '.join(f'{tokens:.1f}' for tokens in record['tokens_per_step'])]
   counts = {kind: sum(record['verdicts'][kind]) for kind in ('unparsed', 'timeout', 'error')}
   return ', '.join([*parts, *(f'{kind} {count}' for kind, count in counts.items() if count)])
 

@@ -1,7 +1,8 @@
 """Whole runs in processes of their own, to be disturbed: their command, and what of them must come out the same.
 
 The bundled base earns rewards, so its parameters move in every step. Both stages, a reference that is saved with the
-run, offline first attempts, fresh moments, an adaptive beta and evaluations on the way: all that a resume could forget.
+run, offline first attempts, guessed tokens, fresh moments, an adaptive beta and evaluations on the way: all that a
+resume could forget.
 """
 
 import hashlib
@@ -22,6 +23,8 @@ SAVED = (3, 6, 8, 9, 12, 15, 18, 20)  # steps
 OVERRIDES = {
   'batch.problems': 4,
   'batch.samples': 4,
+  'sampling.drafts': 1.0,
+  'sampling.longest_draft': 2,
   'stages.stage1.steps': 8,
   'stages.stage1.kl_target': '(0.02,0.0)',
   'stages.stage2.steps': 12,

@@ -111,8 +111,8 @@ def run_step(training: Training, context: StageContext, inputs: StepInputs) -> t
         batch = batch.replace(score=meshes.put_rows(run.mesh, grades.score[order]))
       # Before the update: nothing else may talk while it runs.
       changed = rows.changed(grades.texts, grades.graded)
-      counted = (grades.verdict, rollout.stop, _tokens(rollout), changed, grades.score, grades.parts)
-      verdict, stop, tokens, changed, *scores = meshes.gather_rows(run.mesh, counted)
+      counted = (grades.verdict, rollout.stop, _tokens(rollout), rollout.steps, changed, grades.score, grades.parts)
+      verdict, stop, tokens, steps, changed, *scores = meshes.gather_rows(run.mesh, counted)
   with clock('update'):
     rate = optim.learning_rate(stage, step - stage_run.first_step)
     kl_weights = limits.kl_weights(stage, training.progress)
@@ -128,6 +128,8 @@ def run_step(training: Training, context: StageContext, inputs: StepInputs) -> t
     record |= metrics.by_first_attempt(verdict, stop, changed, config.batch.samples, offline_problems)
     record |= grading.reward_columns(grades.names, *scores) if grades.names else {}
     record |= dict(visit=stage_run.index, reference=reference_sum)
+    if config.sampling.drafts:
+      record['tokens_per_step'] = (tokens.sum(axis=0) / np.maximum(steps.sum(axis=0), 1)).tolist()
     if any(stage.kl_target):
       record['beta'] = list(kl_weights)
     hosts.agree(f'step {step + 1}', {name: value for name, value in record.items() if name != 'seconds'})
