@@ -13,6 +13,7 @@ from experiments.plan import Method, Suite
 from score_jax.configs import gsm8k_qwen25_coder_0p5b as preset
 
 CONFIG = 'gsm8k_qwen25_coder_0p5b'
+_FIRST = {'schedule': ('stage2',), 'stages.stage2.optim.warmup_steps': -1}  # what comes first warms up
 _SUPERVISED = 'it samples once an iteration and has fewer updates: more would be more epochs on few pairs'
 
 
@@ -41,7 +42,7 @@ def methods() -> dict[str, Method]:
     multi_turn_sum=of('Multi-turn RL, both rewards', alone((1.0, 1.0), (0.002, 0.002))),
     multi_turn_final=of('Multi-turn RL, second reward only', alone((0.0, 1.0), (0.002, 0.002))),
     score=of('SCoRe'),
-    no_stage1=of('SCoRe without Stage I', {'schedule': ('stage2',), 'stages.stage2.steps': preset.STEPS}),
+    no_stage1=of('SCoRe without Stage I', _FIRST | {'stages.stage2.steps': preset.STEPS}),
     no_shaping=of('SCoRe without shaping', {'stages.stage2.bonus': (0.0, 0.0)}),
   )
 
@@ -52,7 +53,7 @@ def alone(reward_weights: tuple[float, float], kl_weights: tuple[float, float]) 
     steps=preset.STEPS, reward_weights=reward_weights, kl_weights=kl_weights, bonus=(0.0, 0.0), offline_first=0.0,
     offline_shared=False,
   )  # fmt: skip
-  return {'schedule': ('stage2',)} | {f'stages.stage2.{name}': value for name, value in stage.items()}
+  return _FIRST | {f'stages.stage2.{name}': value for name, value in stage.items()}
 
 
 def supervised(dataset: str, *, iterations: int) -> dict[str, Any]:
