@@ -25,7 +25,7 @@ from score_jax.models.shapes import SHAPES
 from score_jax.planning import costs, decoding, programs, search
 from score_jax.sampling.spec import RolloutSpec
 
-FIELDS = ('topologies', 'shapes', 'tensors', 'rows', 'prompt', 'attempts', 'instruction', 'mean_length', 'layers')
+FIELDS = ('topologies', 'shapes', 'tensors', 'rows', 'prompt', 'attempts', 'instruction', 'mean_length', 'layers', 'drafts')
 _TITLES = (
   *('topology', 'tensor', 'model', 'layers', 'rows', 'compiled', 'temporary', 'peak of', 'attention', 'operations'),
   *('start', 'middle', 'end', 'whole budgets', 'real answers', ''),
@@ -68,6 +68,7 @@ def _keys(setting: Setting) -> Iterator[Row]:
   """Yields what tells a row from all others."""
   shared = dict(rows=setting.rows, prompt=setting.prompt, attempts=list(setting.attempts), dtype=setting.dtype)
   shared |= dict(instruction=setting.instruction, mean_length=setting.mean_length, layers=setting.layers)
+  shared |= dict(drafts=setting.drafts[0])
   try:
     shared |= {name: importlib.metadata.version(name) for name in ('jax', 'libtpu')}
   except ModuleNotFoundError as error:
@@ -168,7 +169,7 @@ def _request(setting: Setting, key: Row, decoder: DecoderConfig, rows: int) -> s
   }
   config = from_config_dict(load_config('score', fields))
   separators = (tuple(range(setting.instruction)),) * (len(setting.attempts) - 1)
-  rollout = RolloutSpec(setting.attempts, separators, end_of_turn=0, stops=(0,), pad=0)
+  rollout = RolloutSpec(setting.attempts, separators, end_of_turn=0, stops=(0,), pad=0, drafts=setting.drafts[0])
   dtype, chip = jnp.dtype(setting.dtype), costs.chip_of(topology)
   return search.Request(config, decoder, rollout, dtype, devices, chip, rows=groups * rows)
 
