@@ -25,7 +25,18 @@ from score_jax.models.shapes import SHAPES
 from score_jax.planning import costs, decoding, programs, search
 from score_jax.sampling.spec import RolloutSpec
 
-FIELDS = ('topologies', 'shapes', 'tensors', 'rows', 'prompt', 'attempts', 'instruction', 'mean_length', 'layers', 'drafts')
+FIELDS = (
+  'topologies',
+  'shapes',
+  'tensors',
+  'rows',
+  'prompt',
+  'attempts',
+  'instruction',
+  'mean_length',
+  'layers',
+  'drafts',
+)
 _TITLES = (
   *('topology', 'tensor', 'model', 'layers', 'rows', 'compiled', 'temporary', 'peak of', 'attention', 'operations'),
   *('start', 'middle', 'end', 'whole budgets', 'real answers', ''),
@@ -67,8 +78,8 @@ def measure(setting: Setting) -> list[Row]:
 def _keys(setting: Setting) -> Iterator[Row]:
   """Yields what tells a row from all others."""
   shared = dict(rows=setting.rows, prompt=setting.prompt, attempts=list(setting.attempts), dtype=setting.dtype)
-  shared |= dict(instruction=setting.instruction, mean_length=setting.mean_length, layers=setting.layers)
-  shared |= dict(drafts=setting.drafts[0])
+  shared |= dict(instruction=setting.instruction, mean_length=setting.mean_length)
+  shared |= dict(layers=setting.layers, drafts=setting.drafts[0])
   try:
     shared |= {name: importlib.metadata.version(name) for name in ('jax', 'libtpu')}
   except ModuleNotFoundError as error:
