@@ -26,16 +26,8 @@ from score_jax.planning import costs, decoding, programs, search
 from score_jax.sampling.spec import RolloutSpec
 
 FIELDS = (
-  'topologies',
-  'shapes',
-  'tensors',
-  'rows',
-  'prompt',
-  'attempts',
-  'instruction',
-  'mean_length',
-  'layers',
-  'drafts',
+  *('topologies', 'shapes', 'tensors', 'rows', 'prompt', 'attempts', 'instruction', 'mean_length'),
+  *('layers', 'drafts'),
 )
 _TITLES = (
   *('topology', 'tensor', 'model', 'layers', 'rows', 'compiled', 'temporary', 'peak of', 'attention', 'operations'),

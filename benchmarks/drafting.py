@@ -32,22 +32,14 @@ from score_jax.storage import hf
 from score_jax.training import run as runs
 
 FIELDS = (
-  'folder',
-  'preset',
-  'data',
-  'answers',
-  'rows',
-  'decode_slots',
-  'temperature',
-  'dtype',
-  'drafts',
-  'repeats',
-  'longest_draft',
+  *('folder', 'preset', 'data', 'answers', 'rows', 'decode_slots', 'temperature', 'dtype'),
+  *('drafts', 'longest_draft', 'repeats'),
 )
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-  """Returns tokens per decode step of each attempt, by the number of guesses; of a model's, seconds too.
+  """Returns tokens per decode step of each attempt: of recorded conversations where all guesses are computed, by
+  decoding; of a model's own by --drafts, with seconds and where its conversations are other than without guesses.
 
   Raises:
     ConfigError: --folder or --preset is not given.

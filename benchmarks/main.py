@@ -3,7 +3,7 @@
 
 compile    rollouts compiled for TPUs that are not here, one line of a table each: memory, bytes of a decode step beside
            its floor (--topologies, --shapes, --tensors, --rows, --attempts, --layers, --results)
-drafts     what guessed tokens save on real conversations (--folder, --preset, --drafts=0,4,8, --rows, --answers)
+drafts     what guessed tokens save on real conversations (--folder, --preset, --drafts=0,1,3, --rows, --answers)
 import     host memory and seconds of reading an HF folder of that shape (Linux; --folder)
 numerics   errors of this machine's fast paths, and of the plain ones (--shape, --layers)
 rollout    tokens per second of the compiled rollout (--rows, --prompt, --attempts, --instruction)

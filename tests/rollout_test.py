@@ -462,3 +462,14 @@ def test_the_tpus_kernel_samples_the_same_conversations(mesh, changes):
   mesh = mesh and meshes.make_mesh(*mesh, jax.devices()[:4])
   out = roll(spec=spec, mesh=mesh)
   assert_same_rows(out, range(ROWS), base(), range(ROWS))
+
+
+def test_a_given_attempt_does_not_reach_into_the_next_one():
+  """Here the prompt holds the given attempt and what follows it, so a step guesses past its end."""
+  ids = [5, 6, 7, 8, 9, 10]
+  prompt = np.array([[*ids, *FEED, 7, 11]] * ROWS, np.int32)
+  spec, start = dataclasses.replace(SPEC, drafts=12, longest_draft=12), np.zeros(ROWS, np.int32)
+  forced = np.array([ids] * ROWS, np.int32)
+  plain, out = (roll(s, prompt=prompt, start=start, forced=forced) for s in (SPEC, spec))
+  np.testing.assert_array_equal(out.tokens, plain.tokens)
+  assert np.all(out.steps[:, 0] == 2)

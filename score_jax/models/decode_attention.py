@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which kernel attends in decode steps, as suits the device.
 
-''      none: the ring is read under a mask, on any device and in any dtype
+''      none: the cache is read under a mask, on any device and in any dtype
 triton  decode_attention_gpu.py: NVIDIA GPUs, 16 bit, whole heads
 mosaic  decode_attention_tpu.py: TPUs, 16 bit, a cache of 16 or 8 bit, heads also on the tensor axis
 """
@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from score_jax.models import decode_attention_gpu, decode_attention_tpu
 from score_jax.models.families import DecoderConfig
 
-BLOCKS = {'': 1, 'triton': decode_attention_gpu.BLOCK, 'mosaic': decode_attention_tpu.BLOCK}  # a ring has whole ones
+BLOCKS = {'': 1, 'triton': decode_attention_gpu.BLOCK, 'mosaic': decode_attention_tpu.BLOCK}  # a cache has whole ones
 
 
 def best(config: DecoderConfig, dtype: Any, cache_dtype: Any, mesh: Mesh) -> str:

@@ -259,9 +259,10 @@ def _guesses(slots: _DecodeSlots, rows: _Rows, spec: RolloutSpec) -> _Guesses:
 
 def _forced(slots: _DecodeSlots, rows: _Rows, spec: RolloutSpec, count: int) -> jax.Array:
   """Returns the given ids (i32 [B, count]) that come next in first attempts; -1: none."""
-  done_B = spec.budgets[0] - slots.progress.left
-  index_BQ = jnp.clip(done_B[:, None] + jnp.arange(count, dtype=jnp.int32)[None], 0, rows.forced.shape[1] - 1)
-  return jnp.where(slots.progress.turn[:, None] == 0, rows.forced[slots.row[:, None], index_BQ], -1)
+  F, done_B = rows.forced.shape[1], spec.budgets[0] - slots.progress.left
+  index_BQ = done_B[:, None] + jnp.arange(count, dtype=jnp.int32)[None]
+  given_BQ = (slots.progress.turn[:, None] == 0) & (index_BQ < F)
+  return jnp.where(given_BQ, rows.forced[slots.row[:, None], jnp.minimum(index_BQ, F - 1)], -1)
 
 
 def _advance(

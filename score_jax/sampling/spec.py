@@ -44,7 +44,7 @@ class RolloutSpec:
     return self.longest_draft if self.drafts else 0
 
   def step_tokens(self, rows: int) -> int:
-    """Returns how many tokens a step computes."""
+    """Returns how many tokens a step computes of rows that are decoded together."""
     return min(rows + round(rows * self.drafts), rows * (1 + self.guesses))
 
 
