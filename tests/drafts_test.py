@@ -50,10 +50,13 @@ def test_more_agreement_is_likelier_and_further_tokens_are_less_likely():
 
 
 def test_the_surest_guesses_of_all_rows_are_computed_after_each_rows_first_token():
-  worth = jnp.array([[0.9, 0.8, 0.1], [0.5, 0.2, 0.1], [-1.0, -1.0, -1.0]])
-  assert drafts.surest(worth, 6).tolist() == [0, 4, 8, 1, 2, 5]
-  assert drafts.surest(worth, 3).tolist() == [0, 4, 8]
-  assert drafts.numbers(drafts.surest(worth, 6), 3, 4).tolist() == [[0, 3, 4, -1], [1, 5, -1, -1], [2, -1, -1, -1]]
+  worth = jnp.array([[0.9, 0.8, 0.1], [0.5, 0.2, 0.1], [2.0, 1.5, 1.3], [0.4, 0.0, 0.0]])
+  going = jnp.array([True, True, False, True])  # a row that is done leaves its share to the others
+  assert drafts.surest(worth, going, 6).tolist() == [0, 4, 12, 1, 2, 5]
+  assert drafts.surest(worth, going, 3).tolist() == [0, 4, 12]
+  assert drafts.surest(worth, ~going, 4).tolist() == [8, 9, 10, 11]
+  numbers = drafts.numbers(drafts.surest(worth, going, 6), 4, 4).tolist()
+  assert numbers == [[0, 3, 4, -1], [1, 5, -1, -1], [-1] * 4, [2, -1, -1, -1]]
 
 
 def test_a_step_computes_a_token_a_row_and_guesses_in_the_mean():

@@ -453,6 +453,31 @@ def test_a_cache_that_grows_samples_the_same_conversations():
 
 
 @pytest.mark.parametrize(
+  ('changes', 'mesh'),
+  [
+    (dict(drafts=1, longest_draft=3, decode_slots=8), None),
+    slow({}, None),
+    slow(dict(decode_slots=8), None),
+    slow(dict(drafts=0.5, longest_draft=3), (2, 2, 2)),
+  ],
+)
+def test_a_rollout_that_ends_on_fewer_slots_samples_the_same_conversations(monkeypatch, changes, mesh):
+  monkeypatch.setattr(specs, '_FEWEST', 1)
+  spec = dataclasses.replace(SPEC, parts=(2, 4), **changes)
+  size = specs.cache_sizes(spec, SLOTS, together=False)[0]
+  assert specs.phases(spec, SLOTS, 8, together=False) == [(size, 8), (size, 4), (size, 2)]
+  out = roll(spec=spec, mesh=mesh and meshes.make_mesh(*mesh))
+  np.testing.assert_array_equal(out.tokens, base().tokens)
+  assert_same_rows(out, range(ROWS), base(), range(ROWS))
+
+
+def test_parts_have_whole_rows_and_enough_of_them():
+  spec = dataclasses.replace(SPEC, parts=(2, 8))
+  rows = {count: [rows for _, rows in specs.phases(spec, SLOTS, count, together=True)] for count in (512, 64, 63, 32)}
+  assert rows == {512: [512, 256, 64], 64: [64, 32], 63: [63], 32: [32]}
+
+
+@pytest.mark.parametrize(
   ('mesh', 'changes'),
   [(None, dict(drafts=1, longest_draft=2)), slow(None, dict(decode_slots=5)), slow((1, 2, 2), {})],
 )

@@ -113,7 +113,7 @@ def _kernel(*refs, heads, tokens, slots, parts, window, scale, softcap):
   C, M = qkv_ref.shape[-1], H // K
   begin, seen, slot = (scalars_ref[i] for i in range(3))  # of cached tokens; of the first new one
   left, right, all_of = pl.ds(0, C // 2), pl.ds(C // 2, C // 2), pl.ds(0, C)
-  query_N, new_T = jnp.arange(_tile(Q * M)), jnp.arange(_tile(Q))
+  query_N, new_T = jnp.arange(_tile(Q * M)), jnp.arange(_tile(Q) if Q > 1 else 1)
   token_N = jnp.minimum(query_N // M, Q - 1)  # of each query
   is_query, is_new = query_N < Q * M, new_T < Q
   row_T = jnp.minimum(new_T, Q - 1)
@@ -121,8 +121,11 @@ def _kernel(*refs, heads, tokens, slots, parts, window, scale, softcap):
   def load(row, columns, real):
     return triton.load(qkv_ref.at[_crossed(row, columns)], mask=real[:, None], other=0.0)
 
+  def angle(ref, token):  # of one token, all the same
+    return ref[0][None] if Q == 1 else triton.load(ref.at[_crossed(token, left)])
+
   def rotated(row, token, real):
-    cos, sin = (triton.load(ref.at[_crossed(token, left)]) for ref in (cos_ref, sin_ref))
+    cos, sin = angle(cos_ref, token), angle(sin_ref, token)
     first, second = (load(row, half, real).astype(jnp.float32) for half in (left, right))
     return tuple(x.astype(k_ref.dtype) for x in (first * cos - second * sin, second * cos + first * sin))
 
@@ -137,8 +140,13 @@ def _kernel(*refs, heads, tokens, slots, parts, window, scale, softcap):
     for ref, columns, new in ((k_out_ref, left, k1), (k_out_ref, right, k2), (v_out_ref, all_of, v)):
       triton.store(ref.at[_crossed(here, columns)], new, mask=is_new[:, None])
 
+  def product(x, y):  # one row y is too small for a product of matrices
+    if y.shape[0] > 1:
+      return triton.dot(x, y.T)
+    return jnp.sum(x.astype(jnp.float32) * y.astype(jnp.float32), axis=-1, keepdims=True)
+
   def scores(k1, k2, visible):
-    score = attention.softcapped((triton.dot(q1, k1.T) + triton.dot(q2, k2.T)) * scale, softcap)
+    score = attention.softcapped((product(q1, k1) + product(q2, k2)) * scale, softcap)
     return jnp.where(visible, score, attention.HIDDEN)
 
   def body(n, carry):
@@ -165,7 +173,8 @@ def _kernel(*refs, heads, tokens, slots, parts, window, scale, softcap):
   score = scores(k1, k2, (age >= 0) & (age < (window or Q)) & (part == 0))
   most = jnp.max(score, axis=-1)
   weight = jnp.where(part == 0, jnp.exp(score - most[:, None]), 0.0)
-  before = triton.dot(weight.astype(v.dtype), v), most, jnp.sum(weight, axis=-1)
+  newest = triton.dot(weight.astype(v.dtype), v) if Q > 1 else weight * v.astype(jnp.float32)
+  before = newest, most, jnp.sum(weight, axis=-1)
   out, most, total = jax.lax.fori_loop(part * per_part, jnp.minimum((part + 1) * per_part, blocks), body, before)
   if parts == 1:
     out = out / total[:, None]

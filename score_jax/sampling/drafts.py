@@ -46,16 +46,14 @@ def continued(tokens_BL: jax.Array, start_B: jax.Array, newest_B: jax.Array, cou
   return guess_BG, first_B[:, None] * further_B[:, None] ** jnp.arange(count, dtype=jnp.float32)[None]
 
 
-def surest(worth_BG: jax.Array, count: int) -> jax.Array:
-  """Returns which of [B, 1 + G] tokens a step computes, i32 [count]: each row's first, and the worthiest others.
+def surest(worth_BG: jax.Array, going_B: jax.Array, count: int) -> jax.Array:
+  """Returns which of [B, 1 + G] tokens a step computes, i32 [count]: the first of each row that goes on, the worthiest.
 
-  `worth_BG` falls along a row, so no token comes without those before it.
+  `worth_BG` is at most 2 and falls along a row, so no token comes without those before it. Rows that are done leave
+  their share to the others.
   """
-  B, G = worth_BG.shape
-  row_B = jnp.arange(B, dtype=jnp.int32)
-  _, chosen_N = jax.lax.top_k(worth_BG.reshape(-1), count - B)
-  row_N, guess_N = jnp.divmod(chosen_N, G)
-  return jnp.concatenate([row_B * (1 + G), row_N * (1 + G) + 1 + guess_N])
+  worth_BQ = jnp.pad(worth_BG, ((0, 0), (1, 0)), constant_values=3)
+  return jax.lax.top_k(jnp.where(going_B[:, None], worth_BQ, -1).reshape(-1), count)[1]
 
 
 def numbers(fed_N: jax.Array, rows: int, tokens: int) -> jax.Array:

@@ -166,19 +166,22 @@ def _rollout(
     slot_R = jnp.nonzero(done(state), size=refill, fill_value=B)[0].astype(jnp.int32)
     return _admit(prefill, rows, spec, mesh, state, slot_R)
 
-  sizes = specs.cache_sizes(spec, P, together=together)
-  state = _begin(prefill, rows, spec, mesh, B, sizes[0])
+  phases = specs.phases(spec, P, B, together=together)
+  state = _begin(prefill, rows, spec, mesh, B, phases[0][0])
   if N > B:
     state = jax.lax.while_loop(lambda state: anywhere(state.waiting < N), generation, state)
-  for size in sizes:
+  for (size, width), (next_size, next_width) in zip(phases, [*phases[1:], (0, 0)], strict=True):
+    state = _narrowed(state, width, spec)
     state = state.replace(cache=attention.grown(state.cache, size))
+    limit = size if size < next_size else None
+    enough = next_width if next_width < width else 0
 
-    def goes_on(state: _State, limit=size if size < sizes[-1] else None) -> jax.Array:
-      runs = anywhere(~jnp.all(done(state)))
+    def goes_on(state: _State, limit=limit, enough=enough) -> jax.Array:
+      runs = anywhere(jnp.sum(~done(state)) > enough)
       return runs if limit is None else runs & (state.time < limit)
 
     state = jax.lax.while_loop(goes_on, step, state)
-  return _with_finished(state, jnp.arange(B, dtype=jnp.int32))
+  return _with_finished(state, jnp.arange(width, dtype=jnp.int32))
 
 
 def _begin(prefill: Callable, rows: _Rows, spec: RolloutSpec, mesh: Mesh, B: int, size: int) -> _State:
@@ -220,6 +223,16 @@ def _admit(prefill: Callable, rows: _Rows, spec: RolloutSpec, mesh: Mesh, state:
   )
 
 
+def _narrowed(state: _State, width: int, spec: RolloutSpec) -> _State:
+  """Goes on with `width` slots, those among them whose rows are not done; `width` is enough for these."""
+  B = state.slots.row.shape[0]
+  if width == B:
+    return state
+  kept_W = jnp.argsort(state.slots.progress.turn == spec.attempts, stable=True)[:width]
+  slots, cache = jax.tree.map(lambda x: x[kept_W], (state.slots, state.cache))
+  return state.replace(slots=slots, cache=cache, finished=_with_finished(state, jnp.arange(B, dtype=jnp.int32)))
+
+
 def _conversations(slots: _DecodeSlots) -> Rollout:
   progress = slots.progress
   return Rollout(
@@ -253,8 +266,8 @@ def _guesses(slots: _DecodeSlots, rows: _Rows, spec: RolloutSpec) -> _Guesses:
   tokens_BG = jnp.where(given_BG >= 0, given_BG, draft_BG)
   # Of given tokens the first ones of all rows come first.
   worth_BG = jnp.where(given_BG >= 0, 1 + 1 / (1 + next_G.astype(jnp.float32)), likely_BG)
-  worth_BG = jnp.where((progress.turn < spec.attempts)[:, None], worth_BG, -1)
-  return _Guesses(tokens_BG, drafts.surest(worth_BG, spec.step_tokens(slots.row.shape[0])))
+  going_B = progress.turn < spec.attempts
+  return _Guesses(tokens_BG, drafts.surest(worth_BG, going_B, spec.step_tokens(slots.row.shape[0])))
 
 
 def _forced(slots: _DecodeSlots, rows: _Rows, spec: RolloutSpec, count: int) -> jax.Array:

@@ -10,6 +10,8 @@ from score_jax.models import decode_attention
 from score_jax.models.families import DecoderConfig
 
 _GROWTHS = 4  # of a TPU's cache, which is read whole where no kernel serves; more take longer to compile
+_PARTS = (2, 8)  # of a GPU's decode slots, where a step of fewer rows takes less time; each is compiled
+_FEWEST = 32  # decode slots that a part has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,7 @@ class RolloutSpec:
   cache_dtype: str = 'auto'  # of cached keys and values; 'auto': the compute dtype
   kernel: str = ''  # of `decode_attention.BLOCKS`
   growths: int = 1  # steps in which the cache comes to its size, where every row has a slot
+  parts: tuple[int, ...] = ()  # n: a rollout ends on one of n parts of its decode slots, once no more rows go on
 
   @property
   def attempts(self) -> int:
@@ -51,8 +54,9 @@ class RolloutSpec:
 def suited(spec: RolloutSpec, config: DecoderConfig, dtype, mesh: Mesh) -> RolloutSpec:
   """Returns the settings with what a model's rollouts on a mesh are decoded by."""
   kernel = decode_attention.best(config, dtype, cache_dtype(spec, dtype), mesh)
-  growths = _GROWTHS if mesh.devices.flat[0].platform == 'tpu' and not kernel else 1
-  return dataclasses.replace(spec, kernel=kernel, growths=growths)
+  platform = mesh.devices.flat[0].platform
+  growths = _GROWTHS if platform == 'tpu' and not kernel else 1
+  return dataclasses.replace(spec, kernel=kernel, growths=growths, parts=_PARTS if platform == 'gpu' else ())
 
 
 def cache_dtype(spec: RolloutSpec, dtype) -> jnp.dtype:
@@ -65,3 +69,10 @@ def cache_sizes(spec: RolloutSpec, prompt: int, *, together: bool) -> list[int]:
   growths = spec.growths if together and not spec.kernel else 1
   ends = [prompt + -(-spec.growth * (i + 1) // growths) + spec.guesses for i in range(growths)]
   return [-(-end // block) * block for end in ends]
+
+
+def phases(spec: RolloutSpec, prompt: int, rows: int, *, together: bool) -> list[tuple[int, int]]:
+  """Returns the slots of the cache and the rows of each part of the decoding of as many rows, none of which waits."""
+  sizes = cache_sizes(spec, prompt, together=together)
+  fewer = [rows // parts for parts in spec.parts if rows % parts == 0 and rows // parts >= _FEWEST]
+  return [(size, rows) for size in sizes] + [(sizes[-1], count) for count in fewer]
