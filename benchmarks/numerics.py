@@ -72,9 +72,10 @@ def _decode_attention(config: DecoderConfig, dtype: Any, tokens: int) -> dict[st
         return attentions.attend(*(x.astype(kind) for x in (new[0], *buffers)), view.visible, **settings)
 
     interpret = jax.default_backend() != 'gpu'
-    fast, *_ = decode_attention_gpu.attend_live(
-      q, k, v, view, k_cache, v_cache, write_B, write_B + Q - first_B, window=window, interpret=interpret, **settings
-    )
+    qkv_1NE, length_B = jnp.concatenate([q, k, v], axis=2).reshape(1, B * Q, -1), write_B + Q - first_B
+    kernel = dict(dtype=q.dtype, window=window, interpret=interpret)
+    inputs = qkv_1NE, None, view, k_cache, v_cache, write_B, length_B
+    fast = decode_attention_gpu.attend_live(*inputs, **kernel, **settings)[0].reshape(q.shape)
     exact = plain(jnp.float32)
     for name, results in (('fast', fast), ('plain', plain(dtype))):
       error = jnp.max(jnp.abs(results.astype(jnp.float32) - exact))

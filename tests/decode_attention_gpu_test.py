@@ -54,6 +54,13 @@ def plain(q, k, v, view, k_cache, v_cache, write, length, *, window, scale, soft
   return out, k_cache, v_cache
 
 
+def attended(q, k, v, *others, number=None, **options):
+  """The kernel's results for tokens that lie in a line row after row; q, k and v [B, Q, heads, C]."""
+  qkv_1NE = jnp.concatenate([q, k, v], axis=2).reshape(1, q.shape[0] * q.shape[1], -1)
+  settings = dict(dtype=qkv_1NE.dtype) | options
+  return decode_attention_gpu.attend_live(qkv_1NE, None, *others, number, **settings)
+
+
 _QUICK = ('a window, a soft cap, a head of its own', 'several tokens, no power of two, and a window')
 
 
@@ -62,10 +69,34 @@ _QUICK = ('a window, a soft cap, a head of its own', 'several tokens, no power o
 )
 def test_it_equals_plain_attention_and_writes_the_same_cache(name):
   arguments, options = case(name)
-  out, *caches = jax.jit(functools.partial(decode_attention_gpu.attend_live, interpret=True, **options))(*arguments)
+  out, *caches = jax.jit(functools.partial(attended, interpret=True, **options))(*arguments)
   expected, *written = plain(*arguments, **options)
-  np.testing.assert_allclose(out, expected, atol=1e-5)
+  np.testing.assert_allclose(out, expected.reshape(out.shape), atol=1e-5)
   for ours, theirs in zip(caches, written, strict=True):
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_rows_bring_some_of_a_line_of_tokens_in_any_order_and_terms_are_added_up():
+  (q, k, v, view, *caches, write, length), options = case('several tokens')
+  (B, Q), rng = q.shape[:2], np.random.default_rng(1)
+  brought = np.array([8, 5, 0])  # by each row
+  number_BQ = np.full((B, Q), -1, np.int32)
+  is_brought = np.arange(Q) < brought[:, None]
+  number_BQ[is_brought] = rng.permutation(brought.sum())
+  whole_BQE = np.concatenate([q, k, v], axis=2).reshape(B, Q, -1)
+  bias_E = rng.normal(size=whole_BQE.shape[-1]).astype(np.float32)
+  first_NE = rng.normal(size=(brought.sum(), len(bias_E))).astype(np.float32)
+  sum_NE = np.empty_like(first_NE)
+  sum_NE[number_BQ[is_brought]] = whole_BQE[is_brought]
+  terms_PNE = np.stack([first_NE, sum_NE - bias_E - first_NE])
+  attend = functools.partial(decode_attention_gpu.attend_live, dtype=jnp.dtype('float32'), interpret=True, **options)
+  out_NHC, *written = jax.jit(attend)(terms_PNE, bias_E, view, *caches, write, length, number_BQ)
+  expected_BQHC, *expected_written = plain(q, k, v, view, *caches, write, length, **options)
+  np.testing.assert_allclose(out_NHC[number_BQ[is_brought]], expected_BQHC[is_brought], atol=1e-5)
+  slot_BQ = (write[:, None] + np.arange(Q)) % caches[0].shape[1]
+  row, slot = np.broadcast_to(np.arange(B)[:, None], slot_BQ.shape)[~is_brought], slot_BQ[~is_brought]
+  for before, ours, theirs in zip(caches, written, expected_written, strict=True):
+    theirs[row, slot] = before[row, slot]  # what is not brought is not written
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
@@ -73,12 +104,13 @@ def test_it_equals_plain_attention_and_writes_the_same_cache(name):
 def test_it_becomes_a_gpus_kernel(tokens):
   """Without a GPU it is lowered to Triton's language, not compiled."""
   B, S, H, K, C = 4, 128, 14, 2, 64
-  half = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.bfloat16)
+  dtype, half = jnp.dtype('bfloat16'), functools.partial(jax.ShapeDtypeStruct, dtype=jnp.bfloat16)
   f32, i32 = (functools.partial(jax.ShapeDtypeStruct, dtype=dtype) for dtype in (jnp.float32, jnp.int32))
-  heads = [half((B, tokens, heads, C)) for heads in (H, K, K)]
+  E, N = (H + 2 * K) * C, 6
   view = attention.View(*[f32((B, tokens, C // 2))] * 2)
-  attend = functools.partial(decode_attention_gpu.attend_live, window=0, scale=0.1, softcap=0.0)
-  traced = jax.jit(attend).trace(*heads, view, *[half((B, S, K, C))] * 2, i32((B,)), i32((B,)))
+  attend = functools.partial(decode_attention_gpu.attend_live, dtype=dtype, window=0, scale=0.1, softcap=0.0)
+  rows = i32((B,)), i32((B,)), i32((B, tokens))
+  traced = jax.jit(attend).trace(f32((2, N, E)), half((E,)), view, *[half((B, S, K, C))] * 2, *rows)
   assert 'attend_live' in traced.lower(lowering_platforms=('cuda',)).as_text()
 
 
@@ -86,4 +118,4 @@ def test_a_cache_of_half_a_block_is_refused():
   arguments, options = case('a part of a block')
   short = [x[:, :40] for x in arguments[4:6]]
   with pytest.raises(ValueError, match='40 slots is not a multiple of 64'):
-    decode_attention_gpu.attend_live(*arguments[:4], *short, *arguments[6:], **options)
+    attended(*arguments[:4], *short, *arguments[6:], **options)

@@ -60,8 +60,9 @@ def test_layers_are_those_of_numpy(rows, changes):
   params = params_of(config, jnp.float32)
   x_BD = jax.random.normal(jax.random.key(1), (rows, config.width))
 
-  def attend(n, cache, *qkv):
-    return mixed(jnp, *qkv), cache + [n]
+  def attend(n, cache, qkv_PBE, bias_E):
+    qkv_BE = jnp.sum(qkv_PBE, axis=0) + (0 if bias_E is None else bias_E[None])
+    return mixed(jnp, *jnp.split(qkv_BE.reshape(rows, -1, config.head_width), (4, 6), axis=1)), cache + [n]
 
   actual_BD, seen = decode_layers.run(
     params['layers'],
@@ -81,13 +82,10 @@ def test_layers_are_those_of_numpy(rows, changes):
 
 def test_products_round_where_the_plain_path_does():
   key = functools.partial(jax.random.fold_in, jax.random.key(0))
-  x_BK, w_KN, bias_N, scale_N = (
-    jax.random.normal(key(i), shape, BF16) for i, shape in enumerate([(16, 128), (128, 128), (128,), (128,)])
+  x_BK, w_KN, scale_N = (
+    jax.random.normal(key(i), shape, BF16) for i, shape in enumerate([(16, 128), (128, 128), (128,)])
   )
   product_BN = np.float64(x_BK) @ np.float64(w_KN)
-  assert_within_a_rounding(
-    decode_layers.project(x_BK, w_KN, bias_N, interpret=True), product_BN + np.float64(bias_N), roundings=2
-  )
   parts_PBN = decode_layers.partial_sums(x_BK, w_KN, interpret=True)
   assert parts_PBN.shape == (2, 16, 128) and parts_PBN.dtype == jnp.float32
   np.testing.assert_allclose(np.sum(parts_PBN, axis=0), product_BN, atol=1e-4)
@@ -145,13 +143,17 @@ def test_a_step_through_the_kernels_is_the_step_of_the_plain_path(monkeypatch):
   start_B = jnp.arange(B, dtype=jnp.int32) % 3
   tokens_BP = jax.random.randint(jax.random.key(5), (B, 6), 0, config.vocab)
 
-  def attend_live(q_BQHC, k_BQKC, v_BQKC, view, k_BSKC, v_BSKC, write_B, length_B, *, window, scale, softcap):
-    q, k = attention.rotate(q_BQHC, view), attention.rotate(k_BQKC, view)
+  def attend_live(qkv, bias, view, k_BSKC, v_BSKC, write_B, length_B, _number, *, dtype, window, **products):
+    qkv_NE = jnp.sum(qkv, axis=0).astype(dtype) + bias[None]
+    qkv_BQhC = qkv_NE.reshape(*view.cos.shape[:2], -1, config.head_width)
+    q, k, v = jnp.split(qkv_BQhC, (config.heads, config.heads + config.kv_heads), axis=2)
+    q, k = attention.rotate(q, view), attention.rotate(k, view)
     row_B1, slot_BQ = jnp.arange(len(q))[:, None], write_B[:, None] + jnp.arange(q.shape[1])[None]
-    k_BSKC, v_BSKC = k_BSKC.at[row_B1, slot_BQ].set(k), v_BSKC.at[row_B1, slot_BQ].set(v_BQKC)
+    k_BSKC, v_BSKC = k_BSKC.at[row_B1, slot_BQ].set(k), v_BSKC.at[row_B1, slot_BQ].set(v)
     first_B = write_B + q.shape[1] - length_B
     visible = attention.visible(first_B, slot_BQ, k_BSKC.shape[1], window)
-    return attention.attend(q, k_BSKC, v_BSKC, visible, scale=scale, softcap=softcap), k_BSKC, v_BSKC
+    out_BQHC = attention.attend(q, k_BSKC, v_BSKC, visible, **products)
+    return out_BQHC.reshape(len(qkv_NE), *out_BQHC.shape[2:]), k_BSKC, v_BSKC
 
   monkeypatch.setattr(decoder.decode_attention_gpu, 'attend_live', attend_live)
   monkeypatch.setattr(decoder.decode_layers, 'run', functools.partial(decode_layers.run, interpret=True))

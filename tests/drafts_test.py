@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks import drafting
+from score_jax.models import attention
 from score_jax.sampling import drafts
 from score_jax.sampling.spec import RolloutSpec
 
@@ -55,7 +56,7 @@ def test_the_surest_guesses_of_all_rows_are_computed_after_each_rows_first_token
   assert drafts.surest(worth, going, 6).tolist() == [0, 4, 12, 1, 2, 5]
   assert drafts.surest(worth, going, 3).tolist() == [0, 4, 12]
   assert drafts.surest(worth, ~going, 4).tolist() == [8, 9, 10, 11]
-  numbers = drafts.numbers(drafts.surest(worth, going, 6), 4, 4).tolist()
+  numbers = attention.numbers(drafts.surest(worth, going, 6), 4, 4).tolist()
   assert numbers == [[0, 3, 4, -1], [1, 5, -1, -1], [-1] * 4, [2, -1, -1, -1]]
 
 

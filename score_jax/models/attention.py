@@ -153,6 +153,12 @@ def softcapped(x: jax.Array, cap: float) -> jax.Array:
   return cap * jnp.tanh(x / cap) if cap else x
 
 
+def numbers(fed_N: jax.Array, rows: int, tokens: int) -> jax.Array:
+  """Returns the number of each of [rows, tokens] among `fed_N`, i32; -1: none."""
+  number_N = jnp.arange(fed_N.shape[0], dtype=jnp.int32)
+  return jnp.full((rows * tokens,), -1, jnp.int32).at[fed_N].set(number_N).reshape(rows, tokens)
+
+
 def attend(
   q_BTHC: jax.Array,
   k_BSKC: jax.Array,

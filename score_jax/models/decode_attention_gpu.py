@@ -3,7 +3,7 @@
 
 Launches are most of the plain path's time at small batches. This kernel reads a row's live slots once, in parts that
 are joined at the end (flash decoding). The first part attends to the new tokens and writes them. Every row has an index
-of its own in its ring, and brings Q tokens.
+of its own in its ring, and brings up to Q of N tokens, which lie in one line.
 """
 
 import functools
@@ -30,70 +30,84 @@ def fits(config: DecoderConfig, dtype: jnp.dtype) -> bool:
 
 
 def attend_live(
-  q_BQHC: jax.Array,
-  k_BQKC: jax.Array,
-  v_BQKC: jax.Array,
+  qkv_PNE: jax.Array,
+  bias_E: jax.Array | None,
   view: View,
   k_BSKC: jax.Array,
   v_BSKC: jax.Array,
   write_B: jax.Array,
   length_B: jax.Array,
+  number_BQ: jax.Array | None = None,
   *,
+  dtype: jnp.dtype,
   window: int,
   scale: float,
   softcap: float,
   interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Attends from Q new tokens a row to the row's tokens in its ring of slots and to each other.
+  """Attends from up to Q new tokens a row to the row's tokens in its ring of slots and to each other.
 
-  C is a power of two, H / K at most 16, S a multiple of BLOCK. It rotates by `view` [B, Q, C/2]. Token i of a row comes
-  to slot (write_B + i) mod S; i32 `length_B` counts the row's tokens with the new ones, at most S. A query sees the
-  newest `window` (0: all) up to itself. `softcap` 0 is off; `interpret` is for tests.
+  C is a power of two, H / K at most 16, S a multiple of BLOCK. Token i of a row comes to slot (write_B + i) mod S; i32
+  `length_B` counts the row's tokens with Q new ones, at most S. A query sees the newest `window` (0: all) up to itself.
+
+  Args:
+    qkv_PNE: queries, keys and values of N tokens side by side, E = (H + 2 K) C, as P terms of a sum.
+    bias_E: what is added to it; both are rounded to `dtype`. None: nothing.
+    view: by which it rotates, [B, Q, C/2].
+    k_BSKC, v_BSKC: the caches.
+    write_B, length_B: i32.
+    number_BQ: i32, which of the N tokens a row has; -1: none, nor any after it. None: Q = N / B each, in order.
+    dtype, window, scale: of the products; of the layer.
+    softcap: 0 is off.
+    interpret: for tests.
 
   Returns:
-    out_BQHC in the dtype of the queries; the caches, updated in row.
+    out_NHC in `dtype`; the caches, updated in row.
 
   Raises:
     ValueError: S is no multiple of BLOCK.
   """
-  B, Q, H, C = q_BQHC.shape
-  S, K = k_BSKC.shape[1:3]
+  (P, N, E), (B, S, K, C), Q = qkv_PNE.shape, k_BSKC.shape, view.cos.shape[1]
   if S % BLOCK:
     raise ValueError(f'a cache of {S} slots is not a multiple of {BLOCK}')
-  M = H // K  # query heads of a cache's head
-  queries = _tile(Q * M)
+  each = E // C  # heads of a token
+  H = each - 2 * K
   parts = max(1, min(math.ceil(_ENOUGH / (B * K)), 16, S // BLOCK))
   cached_B = length_B - Q
   seen_B = jnp.minimum(cached_B, window - 1) if window else cached_B  # by the first query
-  scalars_B3 = jnp.stack([(write_B - seen_B) % S, seen_B, write_B], axis=1)
-  qkv_BNC = jnp.concatenate([q_BQHC, k_BQKC, v_BQKC], axis=2).reshape(B, Q * (H + 2 * K), C)
-  whole = pl.BlockSpec((None, Q * (H + 2 * K), C), lambda b, k, p: (b, 0, 0))
+  scalars = jnp.stack([(write_B - seen_B) % S, seen_B, write_B], axis=1)
+  if number_BQ is not None:
+    scalars = jnp.concatenate([scalars, number_BQ], axis=1)
+  biases = [] if bias_E is None else [bias_E.reshape(each, C)]
   rotation = pl.BlockSpec((None, Q, C // 2), lambda b, k, p: (b, 0, 0))
   buffer = pl.BlockSpec((None, S, None, C), lambda b, k, p: (b, 0, k, 0))
-  attended = pl.BlockSpec((None, None, None, queries, C), lambda b, k, p: (b, k, p, 0, 0))
-  summary = pl.BlockSpec((None, None, None, queries), lambda b, k, p: (b, k, p, 0))
-  result = (B, K, parts, Q * M)
-  counts = dict(heads=(H, K), tokens=Q, slots=S, parts=parts, window=window)
+  own = pl.BlockSpec((None, scalars.shape[1]), lambda b, k, p: (b, 0))
+  line = [pl.BlockSpec((P * N * each, C), lambda b, k, p: (0, 0))]
+  line += [pl.BlockSpec((each, C), lambda b, k, p: (0, 0))] * len(biases)
+  attended = pl.BlockSpec((N * H * parts, C), lambda b, k, p: (0, 0))
+  summary = pl.BlockSpec((N * H * parts,), lambda b, k, p: (0,))
+  sizes = dict(heads=(H, K), tokens=(N, Q), terms=P, slots=S, parts=parts, window=window)
   out, most, total, k_BSKC, v_BSKC = pl.pallas_call(
-    functools.partial(_kernel, **counts, scale=scale, softcap=softcap),
+    functools.partial(_kernel, **sizes, in_order=number_BQ is None, dtype=dtype, scale=scale, softcap=softcap),
     grid=(B, K, parts),
-    in_specs=[whole, rotation, rotation, pl.BlockSpec((None, 3), lambda b, k, p: (b, 0)), buffer, buffer],
+    in_specs=[*line, rotation, rotation, own, buffer, buffer],
     out_specs=[attended, summary, summary, buffer, buffer],
     out_shape=[
-      jax.ShapeDtypeStruct((*result, C), jnp.float32 if parts > 1 else q_BQHC.dtype),
-      *[jax.ShapeDtypeStruct(result, jnp.float32)] * 2,
+      jax.ShapeDtypeStruct((N * H * parts, C), jnp.float32 if parts > 1 else dtype),
+      *[jax.ShapeDtypeStruct((N * H * parts,), jnp.float32)] * 2,
       *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k_BSKC, v_BSKC)),
     ],
-    input_output_aliases={4: 3, 5: 4},
+    input_output_aliases={4 + len(biases): 3, 5 + len(biases): 4},
     compiler_params=triton.CompilerParams(num_warps=4, num_stages=3),
     interpret=interpret,
     name='attend_live',
-  )(qkv_BNC, view.cos, view.sin, scalars_B3, k_BSKC, v_BSKC)
-  if parts > 1:
-    share = jnp.exp(most - jnp.max(most, axis=2, keepdims=True))
-    out = jnp.sum(out * share[..., None], axis=2) / jnp.sum(total * share, axis=2)[..., None]
-  out_BQKMC = out.reshape(B, K, Q, M, C).swapaxes(1, 2)
-  return out_BQKMC.reshape(B, Q, H, C).astype(q_BQHC.dtype), k_BSKC, v_BSKC
+  )(qkv_PNE.reshape(P * N * each, C), *biases, view.cos, view.sin, scalars, k_BSKC, v_BSKC)
+  if parts == 1:
+    return out.reshape(N, H, C), k_BSKC, v_BSKC
+  most, total = (x.reshape(N, H, parts) for x in (most, total))
+  share = jnp.exp(most - jnp.max(most, axis=2, keepdims=True))
+  out = jnp.sum(out.reshape(N, H, parts, C) * share[..., None], axis=2) / jnp.sum(total * share, axis=2)[..., None]
+  return out.astype(dtype), k_BSKC, v_BSKC
 
 
 def _tile(rows: int) -> int:
@@ -106,33 +120,45 @@ def _crossed(row_N: jax.Array, columns: pl.Slice) -> tuple[jax.Array, jax.Array]
   return tuple(jnp.broadcast_arrays(row_N[:, None], columns.start + jnp.arange(columns.size)[None]))
 
 
-def _kernel(*refs, heads, tokens, slots, parts, window, scale, softcap):
-  qkv_ref, cos_ref, sin_ref, scalars_ref, k_ref, v_ref = refs[:6]
-  out_ref, most_ref, total_ref, k_out_ref, v_out_ref = refs[6:]
-  (H, K), Q, k_head, part = heads, tokens, pl.program_id(1), pl.program_id(2)
-  C, M = qkv_ref.shape[-1], H // K
+def _kernel(
+  qkv_ref, *refs, heads, tokens, terms, slots, parts, window, in_order, dtype, scale, softcap
+):  # fmt: skip
+  *bias_refs, cos_ref, sin_ref, scalars_ref, k_ref, v_ref, out_ref, most_ref, total_ref, k_out_ref, v_out_ref = refs
+  (H, K), (N, Q), k_head, part = heads, tokens, pl.program_id(1), pl.program_id(2)
+  C, M, each = qkv_ref.shape[-1], H // K, H + 2 * K
   begin, seen, slot = (scalars_ref[i] for i in range(3))  # of cached tokens; of the first new one
   left, right, all_of = pl.ds(0, C // 2), pl.ds(C // 2, C // 2), pl.ds(0, C)
   query_N, new_T = jnp.arange(_tile(Q * M)), jnp.arange(_tile(Q) if Q > 1 else 1)
-  token_N = jnp.minimum(query_N // M, Q - 1)  # of each query
-  is_query, is_new = query_N < Q * M, new_T < Q
-  row_T = jnp.minimum(new_T, Q - 1)
+  token_N, token_T = jnp.minimum(query_N // M, Q - 1), jnp.minimum(new_T, Q - 1)
 
-  def load(row, columns, real):
-    return triton.load(qkv_ref.at[_crossed(row, columns)], mask=real[:, None], other=0.0)
+  def number(token):  # in the line
+    return pl.program_id(0) * Q + token if in_order else triton.load(scalars_ref.at[3 + token])
+
+  number_N, number_T = number(token_N), number(token_T)
+  is_query, is_new = (query_N < Q * M) & (number_N >= 0), (new_T < Q) & (number_T >= 0)
+  head_N = k_head * M + query_N % M
+
+  def load(number, head, columns, real):
+    x = 0.0
+    for term in range(terms):
+      row = term * N * each + number * each + head
+      x += triton.load(qkv_ref.at[_crossed(row, columns)], mask=real[:, None], other=0.0).astype(jnp.float32)
+    x = x.astype(dtype)
+    for ref in bias_refs:
+      x += triton.load(ref.at[_crossed(head + 0 * number, columns)])
+    return x
 
   def angle(ref, token):  # of one token, all the same
     return ref[0][None] if Q == 1 else triton.load(ref.at[_crossed(token, left)])
 
-  def rotated(row, token, real):
+  def rotated(number, token, head, real):
     cos, sin = angle(cos_ref, token), angle(sin_ref, token)
-    first, second = (load(row, half, real).astype(jnp.float32) for half in (left, right))
+    first, second = (load(number, head, half, real).astype(jnp.float32) for half in (left, right))
     return tuple(x.astype(k_ref.dtype) for x in (first * cos - second * sin, second * cos + first * sin))
 
-  each = H + 2 * K  # heads of a token
-  q1, q2 = rotated(token_N * each + k_head * M + query_N % M, token_N, is_query)
-  k1, k2 = rotated(row_T * each + H + k_head, row_T, is_new)
-  v = load(row_T * each + H + K + k_head, all_of, is_new)
+  q1, q2 = rotated(number_N, token_N, head_N, is_query)
+  k1, k2 = rotated(number_T, token_T, H + k_head, is_new)
+  v = load(number_T, H + K + k_head, all_of, is_new).astype(v_ref.dtype)
 
   @pl.when(part == 0)
   def _():
@@ -178,7 +204,7 @@ def _kernel(*refs, heads, tokens, slots, parts, window, scale, softcap):
   out, most, total = jax.lax.fori_loop(part * per_part, jnp.minimum((part + 1) * per_part, blocks), body, before)
   if parts == 1:
     out = out / total[:, None]
-  rows = pl.ds(0, query_N.size)
-  triton.store(out_ref.at[rows, all_of], out.astype(out_ref.dtype), mask=is_query[:, None])
-  triton.store(most_ref.at[rows], most, mask=is_query)
-  triton.store(total_ref.at[rows], total, mask=is_query)
+  row_N = jnp.where(is_query, (number_N * H + head_N) * parts + part, N * H * parts)
+  triton.store(out_ref.at[_crossed(row_N, all_of)], out.astype(out_ref.dtype), mask=is_query[:, None])
+  triton.store(most_ref.at[row_N], most, mask=is_query)
+  triton.store(total_ref.at[row_N], total, mask=is_query)

@@ -3,7 +3,7 @@
 
 At 64 rows a library's kernels for norms, biases and sums each take a tenth of the products. Here it is
 
-    parts of normed W_qkv | their sum + bias | attention | parts of out W_o | x + their sum, and its norm
+    parts of normed W_qkv | attention of their sum + bias | parts of out W_o | x + their sum, and its norm
     act(normed W_gate) * (normed W_up) | parts of hidden W_down | x + their sum, and the next layer's norm
 
 A product into few columns is cut along its inner axis too. It rounds where the plain path does.
@@ -56,29 +56,21 @@ def run(
   """Runs B tokens; returns hidden states [B, D] after the last norm, and the cache.
 
   `layers` are of `decoder.for_decoding`, B a power of two from 16 on, normed_BD x_BD after the first norm;
-  `attend(layer, cache, q_BHC, k_BKC, v_BKC) -> (out_BHC, cache)` rotates; `interpret` is for tests.
+  `attend(layer, cache, qkv_PBE, bias_E) -> (out_BHC, cache)` adds up and rotates; `interpret` is for tests.
   """
-  (B, D), H, K = x_BD.shape, config.heads, config.kv_heads
+  B, D = x_BD.shape
   add = functools.partial(joined, eps=config.norm_eps, offset=config.norm_offset, interpret=interpret)
   parts = functools.partial(partial_sums, interpret=interpret)
   following = [w['attention_norm'] for w in layers[1:]] + [final_norm_D]
   for n, (w, next_norm_D) in enumerate(zip(layers, following, strict=True)):
-    w_DN, bias = w['q+k+v'].reshape(D, -1), w.get('q+k+v_bias')
-    qkv_BN = project(normed_BD, w_DN, bias if bias is None else bias.reshape(-1), interpret=interpret)
-    qkv = jnp.split(qkv_BN.reshape(B, H + 2 * K, -1), (H, H + K), axis=1)
-    out_BHC, cache = attend(n, cache, *qkv)
+    bias = w.get('q+k+v_bias')
+    qkv_PBE = parts(normed_BD, w['q+k+v'].reshape(D, -1))
+    out_BHC, cache = attend(n, cache, qkv_PBE, bias if bias is None else bias.reshape(-1))
     out_PBD = parts(out_BHC.reshape(B, -1), w['o'].reshape(-1, D))
     x_BD, normed_BD = add(out_PBD, x_BD, w['ffn_norm'])
     hidden_BF = gated(normed_BD, w['gate+up'], activation, interpret=interpret)
     x_BD, normed_BD = add(parts(hidden_BF, w['down']), x_BD, next_norm_D)
   return normed_BD, cache
-
-
-def project(x_BK: jax.Array, w_KN: jax.Array, bias_N: jax.Array | None, *, interpret: bool = False) -> jax.Array:
-  """Returns x W + bias [B, N], rounded after each; XLA sums."""
-  sums_PBN = partial_sums(x_BK, w_KN, interpret=interpret)
-  y_BN = functools.reduce(jnp.add, [sums_PBN[part] for part in range(sums_PBN.shape[0])]).astype(x_BK.dtype)
-  return y_BN if bias_N is None else y_BN + bias_N[None]
 
 
 def partial_sums(x_BK: jax.Array, w_KN: jax.Array, *, interpret: bool = False) -> jax.Array:

@@ -364,11 +364,6 @@ def decode_step(
     window = config.kinds[config.kind_of_layer[n]].window
     return dict(window=window, scale=config.query_scale, softcap=config.attention_softcap)
 
-  def attend_gpu(n, view, cache, q, k, v):
-    inputs = q, k, v, view, cache.k[n], cache.v[n], write_B, length_B
-    out_BQHC, *buffers = decode_attention_gpu.attend_live(*inputs, **products(n))
-    return out_BQHC, attentions.put(cache, n, *buffers)
-
   def attend_tpu(n, view, cache, q, k, v):
     assert mesh is not None
     inputs = attentions.rotate(q, view), attentions.rotate(k, view), v, cache.k[n], cache.v[n]
@@ -382,29 +377,34 @@ def decode_step(
     cache = attentions.write(cache, n, k, v, slot)
     return _attend(config, view, q, cache.k[n], cache.v[n], heads_first=True), cache
 
-  by_rows = {'': attend, 'triton': attend_gpu, 'mosaic': attend_tpu}[cache.kernel]
   dtype, layers, tokens_N = jnp.dtype(dtype or cache.k[0].dtype), params['layers'], tokens_BQ.reshape(-1)
+  number_BQ = None
   if fed_N is not None:
-    tokens_N = tokens_N[fed_N]
-    # What is not computed is seen by nothing that is: any token stands in for it.
-    number_M = jnp.zeros((B * Q,), jnp.int32).at[fed_N].set(jnp.arange(fed_N.size, dtype=jnp.int32))
+    tokens_N, number_BQ = tokens_N[fed_N], attentions.numbers(fed_N, B, Q)
 
-  def attend_line(n, view, cache, *qkv):
-    """Attends where tokens lie in one line, [N, heads, C] or [N, 1, heads, C]."""
-    qkv_NhC = [x.reshape(-1, *x.shape[-2:]) for x in qkv]
-    qkv_BQhC = [(x if fed_N is None else x[number_M]).reshape(B, Q, *x.shape[1:]) for x in qkv_NhC]
-    out_BQHC, cache = by_rows(n, view, cache, *qkv_BQhC)
-    out_NHC = out_BQHC.reshape(B * Q, *out_BQHC.shape[2:])
-    return (out_NHC if fed_N is None else out_NHC[fed_N]).reshape(qkv[0].shape), cache
+  def attend_gpu(n, cache, qkv_PNE, bias_E):
+    inputs = qkv_PNE, bias_E, views[config.kind_of_layer[n]], cache.k[n], cache.v[n], write_B, length_B, number_BQ
+    out_NHC, *buffers = decode_attention_gpu.attend_live(*inputs, dtype=dtype, **products(n))
+    return out_NHC, attentions.put(cache, n, *buffers)
+
+  def attend_line(n, view, cache, q, k, v):
+    """Attends where tokens lie in one line, [N, 1, heads, C]."""
+    if cache.kernel == 'triton':
+      qkv_1NE = jnp.concatenate([q, k, v], axis=2).reshape(1, tokens_N.size, -1)
+      out_NHC, cache = attend_gpu(n, cache, qkv_1NE, None)
+      return out_NHC[:, None], cache
+    # What is not computed is seen by nothing that is: any token stands in for it.
+    rows = slice(None) if number_BQ is None else jnp.maximum(number_BQ.reshape(-1), 0)
+    qkv_BQhC = [x[rows].reshape(B, Q, *x.shape[2:]) for x in (q, k, v)]
+    out_BQHC, cache = (attend_tpu if cache.kernel else attend)(n, view, cache, *qkv_BQhC)
+    out_N1HC = out_BQHC.reshape(B * Q, 1, *out_BQHC.shape[2:])
+    return out_N1HC if fed_N is None else out_N1HC[fed_N], cache
 
   if cache.kernel != 'triton' or not decode_layers.fits(layers, tokens_N.size, dtype):
     x_N1D, cache = _run(params, config, tokens_N[:, None], views, cache, attend_line, dtype)
     return _next_logits(params, config, x_N1D)[:, 0], cache
 
-  def attend_layer(n, cache, *qkv):
-    return attend_line(n, views[config.kind_of_layer[n]], cache, *qkv)
-
   x_ND, act = _embed(params, config, tokens_N, dtype), _ACTIVATIONS[config.activation]
-  inputs = x_ND, _rms_norm(x_ND, layers[0]['attention_norm'], config), cache, attend_layer
+  inputs = x_ND, _rms_norm(x_ND, layers[0]['attention_norm'], config), cache, attend_gpu
   last_ND, cache = decode_layers.run(layers, params['final_norm'], config, *inputs, activation=act)
   return logits(last_ND, head(params, dtype), config), cache

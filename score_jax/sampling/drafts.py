@@ -54,9 +54,3 @@ def surest(worth_BG: jax.Array, going_B: jax.Array, count: int) -> jax.Array:
   """
   worth_BQ = jnp.pad(worth_BG, ((0, 0), (1, 0)), constant_values=3)
   return jax.lax.top_k(jnp.where(going_B[:, None], worth_BQ, -1).reshape(-1), count)[1]
-
-
-def numbers(fed_N: jax.Array, rows: int, tokens: int) -> jax.Array:
-  """Returns the number of each of [rows, tokens] among `fed_N`, i32; -1: none."""
-  number_N = jnp.arange(fed_N.shape[0], dtype=jnp.int32)
-  return jnp.full((rows * tokens,), -1, jnp.int32).at[fed_N].set(number_N).reshape(rows, tokens)

@@ -316,7 +316,7 @@ def _accepted(
 ) -> tuple[turns.Progress, turns.Tokens]:
   """Appends tokens to each row that is `going_B` as long as they are those that were guessed, and one more."""
   B, G = guessed.tokens.shape
-  number_BQ = drafts.numbers(guessed.fed, B, 1 + G)
+  number_BQ = attention.numbers(guessed.fed, B, 1 + G)
   lines = []
   for q in range(1 + G):
     number_B = jnp.maximum(number_BQ[:, q], 0)
