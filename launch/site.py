@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / 'score_jax'
 _FILES = 'files'  # of the site, for files of the repository
 _LINK = re.compile(r'(!?\[(?:[^\]\[]|\[[^\]]*\])*\]\()([^)\s#]+)((?:#[^)\s]*)?\))')
+_TAG = re.compile(r'(<(?:img|source)\b[^>]*?\b(?:src|srcset)=")([^"]+)(")')
 _CODE = re.compile(r'(```.*?```|`[^`\n]*`)', re.DOTALL)
 _PUBLIC = 'score_jax'
 _API = """# From Python
@@ -110,7 +111,8 @@ def with_links(markdown: str, changed: Callable[[str], str]) -> str:
   """Returns Markdown with its links' targets changed, but for those in code."""
   codes: list[str] = []
   kept = _CODE.sub(lambda match: codes.append(match[0]) or f'\0{len(codes) - 1}\0', markdown)
-  kept = _LINK.sub(lambda match: match[1] + changed(match[2]) + match[3], kept)
+  for link in (_LINK, _TAG):
+    kept = link.sub(lambda match: match[1] + changed(match[2]) + match[3], kept)
   return re.sub('\0([0-9]+)\0', lambda match: codes[int(match[1])], kept)
 
 

@@ -74,6 +74,11 @@ def test_links_to_the_repository_are_links_within_the_site(site):
   )
 
 
+def test_pictures_in_tags_are_linked_too(site):
+  text = '<source media="(x)" srcset="docs/a.png"><img alt="src" src="docs/b.png" width="6">'
+  assert site.with_links(text, lambda target: target.removeprefix('docs/')) == text.replace('docs/', '')
+
+
 def test_what_linked_pages_link_to_is_in_the_site(site):
   files = site.linked({'README.md': '[examples](examples)'})
   assert files == sorted(f'examples/{path.name}' for path in (ROOT / 'examples').glob('*.py'))
