@@ -3,6 +3,7 @@
 import importlib
 import json
 import pathlib
+import subprocess
 import tomllib
 
 import pytest
@@ -60,3 +61,40 @@ def test_tests_run_on_every_python_that_is_allowed():
 def test_a_form_asks_in_fields(path):
   form = yaml.safe_load(path.read_text())
   assert form['name'] and all(field['attributes']['label'] for field in form['body'])
+
+
+def publish(repository, folder):
+  for name in ('README.md', 'mkdocs.yml', 'CITATION.cff', 'launch/publish.sh', 'launch/colab.ipynb'):
+    target = folder / name
+    target.parent.mkdir(exist_ok=True)
+    if not target.exists():
+      target.write_text((ROOT / name).read_text())
+  command = ['bash', str(folder / 'launch/publish.sh'), repository]
+  return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_addresses_are_filled_in_once(tmp_path):
+  before = {name: (ROOT / name).read_text() for name in ('README.md', 'mkdocs.yml', 'CITATION.cff')}
+  for repository in ('other/name', 'Some-One/score_jax', 'Some-One/score_jax'):
+    assert publish(repository, tmp_path).returncode == 0
+  after = {name: (tmp_path / name).read_text() for name in before}
+  added = {name: set(after[name].splitlines()) - set(before[name].splitlines()) for name in before}
+  assert added['mkdocs.yml'] == {
+    'repo_url: https://github.com/Some-One/score_jax',
+    'site_url: https://some-one.github.io/score_jax',
+  }
+  assert added['CITATION.cff'] == {'repository-code: https://github.com/Some-One/score_jax'}
+  notebook = json.loads((tmp_path / 'launch/colab.ipynb').read_text())
+  code = ''.join(line for cell in notebook['cells'] for line in cell['source'])
+  assert code.count("REPOSITORY = 'https://github.com/Some-One/score_jax'") == 1
+  (badges,) = added['README.md']
+  assert badges.count('https://github.com/Some-One/score_jax') == 2 and badges.count('[![') == 3
+  assert after['README.md'].splitlines()[1] == badges
+  assert [line for line in after['README.md'].splitlines() if line != badges] == before['README.md'].splitlines()
+
+
+@pytest.mark.parametrize('repository', ['', 'name', 'a/b/c', 'a b/c'])
+def test_what_is_no_repository_is_refused(tmp_path, repository):
+  done = publish(repository, tmp_path)
+  assert done.returncode == 78 and 'name a repository on GitHub as OWNER/NAME' in done.stderr
+  assert (tmp_path / 'README.md').read_text() == (ROOT / 'README.md').read_text()
