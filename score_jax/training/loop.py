@@ -54,11 +54,14 @@ def train(
   with saving.open_checkpoints(run.config, run.folder) as checkpoints:
     training = _resumed(run, checkpoints)
     around = hooking.standard(training, hooks)
-    with contextlib.closing(training.emergency):
-      _make_steps(training, method or METHODS[run.config.mode], around, tracer)
-    for hook in around:
-      hook.at_end(training)
-    _finish(training)
+    with contextlib.ExitStack() as ends:
+      for hook in around:
+        ends.callback(hook.at_exit, training)
+      with contextlib.closing(training.emergency):
+        _make_steps(training, method or METHODS[run.config.mode], around, tracer)
+      for hook in around:
+        hook.at_end(training)
+      _finish(training)
   return training
 
 
