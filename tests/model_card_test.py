@@ -98,9 +98,9 @@ def test_a_step_without_an_evaluation_claims_nothing():
 def test_the_figures_are_those_of_the_exported_step():
   ends = dict(base=1, final=dict(step=3, sampled='a'), last=dict(step=5, sampled='b'))
   records = [dict(step=4, eval=dict(sampled='c')), dict(step=6)]
-  found = [model_card.figures_at(step, ends, records) for step in (3, 5, 4, 6)]
-  assert [name for name, _ in found] == ['final', 'last', 'step4', '']
-  assert [ledgers.get('sampled') for _, ledgers in found] == ['a', 'b', 'c', None]
+  known = [model_card.figures_at(step, ends, records) for step in (3, 5, 4, 6)]
+  assert [name for name, _ in known] == ['final', 'last', 'step4', '']
+  assert [ledgers.get('sampled') for _, ledgers in known] == ['a', 'b', 'c', None]
 
 
 def test_the_example_is_a_sampled_conversation_that_was_fixed_and_no_markup():

@@ -3,10 +3,12 @@
 import json
 import pathlib
 import struct
+import subprocess
 import sys
 import types
 
 import disturbed
+import fake_wandb
 import pytest
 import tiny
 import tracked
@@ -103,12 +105,12 @@ def test_an_evaluation_shows_its_sampled_conversations(folder):
 
 
 def test_a_tracker_that_fails_harms_neither_the_run_nor_the_others(folder):
-  said, kept, failing = [], Kept(), Kept(fails_at=2)
-  fed = feed(folder, failing, kept, say=said.append)
+  told, kept, failing = [], Kept(), Kept(fails_at=2)
+  fed = feed(folder, failing, kept, say=told.append)
   fed.up_to(3)
   fed.close(dict(final=dict(sampled=dict(delta=0.2))))
   assert (kept.steps, failing.steps) == ([0, 1, 2, 3], [0, 1])
-  assert said == ['warning: Kept gets no more steps until the run is started again (OSError: no network)']
+  assert told == ['warning: Kept gets no more steps until the run is started again (OSError: no network)']
   assert (kept.final, failing.final) == ({'final/sampled/delta': 0.2}, None)
 
 
@@ -254,6 +256,30 @@ def test_killed_twice_a_client_has_each_step_once(field, tmp_path):
   assert tracked.steps(folder, field) == dict.fromkeys(range(40), 1) and 0 < len(first) < 40
   assert f'has {39}' in tracked.go_on(folder, 39, (field,))
   assert tracked.steps(folder, field) == dict.fromkeys(range(40), 1)
+
+
+@pytest.mark.slow
+def test_wandb_s_server_has_each_step_once_too_online_and_by_wandb_sync(tmp_path):
+  pytest.importorskip('wandb', reason='needs the extra `wandb`')
+  with fake_wandb.serving() as (served, site):
+    online = dict(WANDB_MODE='online', WANDB_BASE_URL=site, WANDB_API_KEY='a' * 40)
+    folder = tmp_path / 'online/run'
+    tracked.write_run(folder, 30, conversations=False)  # tables are artifacts, which are not imitated
+    tracked.go_on(folder, 10, ('wandb',), kill=3.0, **online)
+    tracked.go_on(folder, 20, ('wandb',), kill=0.0, **online)
+    tracked.go_on(folder, 29, ('wandb',), **online)
+    assert served.steps.pop(tracked.ID) == [*range(30)]
+    begun = served.begun[tracked.ID]
+    assert (begun['entity'], begun['project'], begun['displayName']) == ('team', 'kept', 'run')
+    folder = tmp_path / 'offline/run'
+    tracked.write_run(folder, 30, conversations=False)
+    tracked.go_on(folder, 20, ('wandb',), kill=1.0)
+    tracked.go_on(folder, 29, ('wandb',))
+    command = [sys.executable, '-m', 'wandb', 'sync']
+    for part in sorted((folder / 'wandb').glob('offline-run-*')):
+      env = tracked.environment(folder.parent) | online
+      subprocess.run([*command, str(part)], cwd=tmp_path, env=env, check=True, capture_output=True)
+    assert served.steps == {tracked.ID: [*range(30)]}
 
 
 @pytest.mark.slow

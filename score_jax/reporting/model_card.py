@@ -167,8 +167,6 @@ def _use(subject: Subject) -> str:
   instruction, system = (json.dumps(task[field], ensure_ascii=False) for field in ('instruction', 'system'))
   settings = f', **{task["template_kwargs"]}' if task.get('template_kwargs') else ''
   messages = f'{{"role": "system", "content": {system}}}, ' if task['system'] else ''
-  template = 'with the chat template that was trained with, `chat_template.jinja`'
-  said = 'The second attempt needs the same instruction as in training'
   code = f'''{_loading(subject)}
 
 def answer(messages, tokens):
@@ -182,7 +180,10 @@ messages = [{messages}{{"role": "user", "content": {json.dumps(_first_turn(subje
 first = answer(messages, {budgets[0]})
 messages += [{{"role": "assistant", "content": first}}, {{"role": "user", "content": {instruction}}}]
 print(first, answer(messages, {budgets[-1]}), sep="\\n\\n")'''
-  about = f'{said}, {template}.'
+  about = (
+    'The second attempt needs the same instruction as in training, with the chat template that was trained with, '
+    '`chat_template.jinja`.'
+  )
   return f'## Use\n\n{_wrapped(about)}\n\n{fenced(code, 0, "python")}'
 
 

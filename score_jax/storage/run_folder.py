@@ -10,7 +10,8 @@ checkpoints/     storage/checkpoints.py
 damaged/         checkpoints that are
 stuck-*.txt      what a run that hung was doing
 offline/         sampled once, trained from: the base's first attempts, conversations
-hf/              the final policy as an HF folder
+hf/              the final policy as an HF folder, with its model card
+tensorboard/     of trackers, as wandb/ (reporting/trackers.py)
 
 At an address these are in several places (stores.py).
 """

@@ -39,11 +39,13 @@ def record(step, **more):
   return dict(step=step, stage='stage1', accuracy=[0.25, 0.5], i_to_c=0.3, c_to_i=0.05, many=many) | more
 
 
-def write_run(folder: pathlib.Path, steps: int) -> None:
-  """What a run of so long has left: two conversations a step, an evaluation of the base."""
+def write_run(folder: pathlib.Path, steps: int, conversations: bool = True) -> None:
+  """What a run of these steps has left: an evaluation of the base, and two conversations a step."""
   folder.mkdir(parents=True, exist_ok=True)
   (folder / 'metrics.jsonl').write_text(''.join(json.dumps(record(step)) + '\n' for step in range(1, steps + 1)))
   (folder / 'eval.json').write_text(json.dumps(dict(base=dict(sampled=dict(delta=0.1, intervals=dict(delta=[0, 1]))))))
+  if not conversations:
+    return
   rows.write(folder / 'rows/base.jsonl.gz', [row(decoding='greedy'), row(), row()])
   lines = rows.lines(row(step, text) for step in range(1, steps + 1) for text in ('5 + 2', '`` ``` <b>x</b>'))
   (folder / 'rows/train.jsonl').write_text(lines)
@@ -64,11 +66,11 @@ def feed(folder: pathlib.Path, asked: tuple[str, ...]) -> trackers.Feed:
   return trackers.Feed(opened, folder, every=3, last=100, rows=2)
 
 
-def go_on(folder: pathlib.Path, committed: int, asked: tuple[str, ...], kill: float | None = None) -> str:
-  """What a process prints that sends what is committed and ends, or is killed so many seconds later."""
+def go_on(folder: pathlib.Path, committed: int, asked: tuple[str, ...], kill: float | None = None, **more: str) -> str:
+  """What a process prints that sends what is committed and ends, or is killed some seconds later."""
   command = [sys.executable, __file__, str(folder), str(committed), ','.join(asked)]
   command += [] if kill is None else [str(kill)]
-  env = environment(folder.parent)
+  env = environment(folder.parent) | more
   done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
   assert done.returncode == (0 if kill is None else -signal.SIGKILL), done.stderr
   return done.stdout + done.stderr
@@ -80,12 +82,12 @@ def steps(folder: pathlib.Path, field: str, id: str = ID) -> collections.Counter
     return collections.Counter(written_steps.wandb(folder, id))
   if field == 'tensorboard':
     return collections.Counter(written_steps.tensorboard(folder / 'tensorboard'))
-  found = []
+  logged = []
   for database in (folder.parent / 'trackio').glob('*.db'):
     with contextlib.closing(sqlite3.connect(database)) as connection:
-      found += connection.execute('SELECT run_name, step FROM metrics').fetchall()
-  assert {name for name, _ in found} <= {f'{folder.name}-{id}'}
-  return collections.Counter(step for _, step in found)
+      logged += connection.execute('SELECT run_name, step FROM metrics').fetchall()
+  assert {name for name, _ in logged} <= {f'{folder.name}-{id}'}
+  return collections.Counter(step for _, step in logged)
 
 
 if __name__ == '__main__':
