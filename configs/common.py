@@ -198,8 +198,13 @@ def report() -> ConfigDict:
   report.every = 0  # steps between writings of report.html; 0: at the end only
   report.kl_alarm = 10.0  # nats: KL of attempt 1 to the reference that raises an alarm
   report.stop_on = ()  # names of alarms (reporting/alarms.py) that end the run, e.g. ('sandbagged',)
-  report.tensorboard = False  # scalars to WORKDIR/tensorboard; needs the extra `tensorboard`
-  report.wandb = ''  # project on Weights & Biases; '': none. Needs the extra `wandb`
+  # Trackers, which get the steps that a checkpoint holds. Each needs the extra of its name.
+  report.tensorboard = False  # scalars and conversations to WORKDIR/tensorboard
+  report.wandb = ''  # project on Weights & Biases; '': none
+  report.wandb_entity = ''  # the user or team that has it; '': your default one
+  report.trackio = ''  # project of Trackio; '': none. TRACKIO_SPACE_ID names a Space for it
+  report.group = ''  # by which W&B and Trackio put runs together; '': none
+  report.tags = ()  # of the run on W&B
   return report
 
 

@@ -47,6 +47,11 @@ def model(path: str, field: str = 'config.model.path') -> Repo | None:
   return Repo(*match.groups(''), 'model', f'{field} = {path!r}')
 
 
+def data_id(name: str) -> re.Match[str] | None:
+  """Matches data of the hub; group 1 is OWNER/NAME."""
+  return _DATA.fullmatch(name)
+
+
 def commit(name: str) -> str:
   """Returns the commit that an id means today."""
   if repo := model(name):

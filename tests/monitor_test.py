@@ -1,9 +1,6 @@
-"""The live monitor: alarms that are printed and that end a run, trackers, lines for the terminal."""
+"""The live monitor: alarms that are printed and that end a run, lines for the terminal."""
 
 import json
-import sys
-import time
-import types
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +9,7 @@ import pytest
 import tiny
 
 from score_jax.errors import ConfigError, StoppedError
-from score_jax.reporting import alarms, plain_text
+from score_jax.reporting import alarms, plain_text, trackers
 from score_jax.reporting import monitor as monitors
 from score_jax.storage import stores
 from score_jax.storage.checkpoints import Checkpoints
@@ -43,11 +40,9 @@ def monitor(tmp_path, **changes):
   written = []
   live = monitors.Monitor(
     tiny.run_config(**settings).report,
-    tmp_path,
     tmp_path / 'metrics.jsonl',
     20,
     0,
-    run_config={},
     write_report=lambda: written.append(1),
   )
   return live, written
@@ -114,49 +109,6 @@ def test_checksum_sees_one_bit_of_one_weight_in_any_dtype():
   assert int(checksum(tree)) == before - 1
 
 
-# Trackers.
-
-
-def test_scalars_have_a_name_for_every_number():
-  values = monitors.scalars(
-    record(
-      3,
-      attempt_gradient_norm=[1.0, 2.0],
-      eval=dict(greedy=dict(delta=0.1, fix_rate=None, intervals=dict(delta=[0, 1]))),
-    )
-  )
-  assert values['accuracy/2'] == 0.6 and values['delta'] == pytest.approx(0.1) and values['seconds/sample'] == 1.5
-  assert values['eval/greedy/delta'] == 0.1
-  assert not {name for name in values if 'interval' in name or 'fix_rate' in name or name in ('step', 'stage')}
-
-
-def test_tensorboard_gets_every_step(tmp_path):
-  pytest.importorskip('tensorboardX', reason='needs the extra `tensorboard`')
-  [send] = monitors.open_trackers(True, '', tmp_path, {})
-  for step in (1, 2):
-    send(step, dict(delta=0.5))
-  [file] = (tmp_path / 'tensorboard').iterdir()
-  for _ in range(600):  # a thread writes, when it gets its turn
-    if file.read_bytes().count(b'delta') == 2:
-      return
-    time.sleep(0.1)
-  pytest.fail('not written')
-
-
-def test_weights_and_biases_gets_every_step_and_is_never_required(tmp_path, monkeypatch):
-  logged, begun = [], []
-  run = types.SimpleNamespace(log=lambda values, step: logged.append((step, values)))
-  monkeypatch.setitem(sys.modules, 'wandb', types.SimpleNamespace(init=lambda **kw: begun.append(kw) or run))
-  [send] = monitors.open_trackers(False, 'mine', tmp_path, dict(seed=0))
-  send(4, dict(delta=0.5))
-  assert logged == [(4, dict(delta=0.5))] and begun[0]['project'] == 'mine' and begun[0]['config'] == dict(seed=0)
-  for name, asked in (('wandb', (False, 'mine')), ('tensorboardX', (True, ''))):
-    monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ConfigError, match=r'pip install .score_jax\[(wandb|tensorboard)\]'):
-      monitors.open_trackers(*asked, tmp_path, {})
-  assert monitors.open_trackers(False, '', tmp_path, {}) == []
-
-
 # The terminal.
 
 
@@ -181,7 +133,7 @@ def test_the_terminal_tells_on_policy_and_offline_first_attempts_apart():
     'KL 0.100 0.200'
   )
   assert monitors._figures(lines[1]).startswith('accuracy 50.0 -> 60.0 %, i->c 15.0, c->i 5.0, KL')
-  values = monitors.scalars(lines[0])
+  values = trackers.scalars(lines[0])
   assert (values['on_policy/accuracy/2'], values['offline/delta']) == (0.6, 0.4)
 
 

@@ -35,6 +35,7 @@ LIBRARIES = {
   'is_safe',
   'type_safe',
   'EntryNotFoundError',
+  'LocalTokenNotFoundError',
   'RevisionNotFoundError',
   'RepositoryNotFoundError',
   'data_sources',

@@ -119,6 +119,10 @@ class ReportConfig:
   stop_on: tuple[str, ...]
   tensorboard: bool
   wandb: str
+  wandb_entity: str
+  trackio: str
+  group: str
+  tags: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)

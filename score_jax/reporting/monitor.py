@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The live monitor of a run: progress bar, alarms, experiment trackers, the report on the way."""
+"""The live monitor of a run: progress bar, alarms, the report on the way."""
 
-import atexit
-from collections.abc import Callable, Iterator, Sequence
-import importlib
+from collections.abc import Callable, Sequence
 import os
 import pathlib
 import sys
@@ -19,8 +17,6 @@ from score_jax.reporting import alarms, metrics
 _DUMB_WIDTH = 120  # columns
 _WINDOW = 10  # steps that the line below the bar is a mean of
 
-Send = Callable[[int, dict[str, float]], None]  # (step, scalars), to a tracker
-
 
 class Monitor:
   """Follows a run: a live bar over the steps, and on a terminal ledger and alarms below it."""
@@ -28,21 +24,18 @@ class Monitor:
   def __init__(
     self,
     config: ReportConfig,
-    folder: pathlib.Path,
     metrics_path: pathlib.Path,
     total: int,
     done: int,
     *,
-    run_config: dict[str, Any],
     write_report: Callable[[], Any],
   ):
-    """Raises ConfigError: `config` names an unknown alarm, or a tracker that is not installed."""
+    """Raises ConfigError: `config` names an unknown alarm."""
     for name in config.stop_on:
       if name not in alarms.ALARMS:
         raise ConfigError(f'config.report.stop_on names {name!r}; use {", ".join(alarms.ALARMS)}')
     self._config, self._write_report = config, write_report
     self._records = metrics.read(metrics_path)
-    self._trackers = open_trackers(config.tensorboard, config.wandb, folder, run_config)
     self._sounding = self._alarms()
     # TERM=dumb, as a notebook's is, may have long lines; its cursor can't go up.
     dumb = os.environ.get('TERM') == 'dumb'
@@ -66,8 +59,6 @@ class Monitor:
       line = ledger_line(self._records[-_WINDOW:], sorted(self._sounding))
       self._below.set_description_str(line, refresh=True)
     self._bar.update(1)
-    for send in self._trackers:
-      send(record['step'], scalars(record))
     stopping, every = sorted(self._sounding & set(self._config.stop_on)), self._config.every
     if stopping or (every and record['step'] % every == 0):
       self._write_report()
@@ -131,51 +122,3 @@ def _figures(record: dict[str, Any]) -> str:
 def _changes(shares: dict[str, Any]) -> str:
   arrow = ' -> '.join(f'{100 * a:.1f}' for a in shares['accuracy'])
   return f'{arrow} %, i->c {100 * shares["i_to_c"]:.1f}, c->i {100 * shares["c_to_i"]:.1f}'
-
-
-def open_trackers(tensorboard: bool, wandb: str, folder: pathlib.Path, config: dict[str, Any]) -> list[Send]:
-  """Returns what takes a step's scalars: for TensorBoard, and a W&B project unless ''."""
-  trackers = []
-  if tensorboard:
-    writers = _package('tensorboardX', 'tensorboard', tensorboard)
-    # Another thread writes; flush() does not wait for its queue.
-    writer = writers.SummaryWriter(str(folder / 'tensorboard'), flush_secs=1)
-    atexit.register(writer.close)
-
-    def send(step: int, values: dict[str, float]) -> None:
-      for name, value in values.items():
-        writer.add_scalar(name, value, step)
-
-    trackers.append(send)
-  if wandb:
-    project = dict(project=wandb, name=folder.name, dir=str(folder))
-    run = _package('wandb', 'wandb', wandb).init(**project, config=config, resume='allow')
-    trackers.append(lambda step, values: run.log(values, step=step))
-  return trackers
-
-
-def scalars(record: dict[str, Any]) -> dict[str, float]:
-  """Returns the numbers of a record by name, as 'accuracy/1' or 'eval/greedy/delta'."""
-  shown = ((name, value) for name, value in record.items() if name not in ('step', 'reference'))
-  result = {name: number for field in shown for name, number in _numbers(*field)}
-  accuracy = record['accuracy']
-  if accuracy[0] is not None:  # a supervised step samples nothing
-    result['delta'] = accuracy[-1] - accuracy[0]
-  return result
-
-
-def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
-  if isinstance(value, int | float) and not isinstance(value, bool):
-    yield name, float(value)
-  parts = enumerate(value, 1) if isinstance(value, list) else ()
-  for key, inner in value.items() if isinstance(value, dict) else parts:
-    if key not in ('intervals', 'by', 'between'):
-      yield from _numbers(f'{name}/{key}', inner)
-
-
-def _package(package: str, field: str, value: bool | str) -> Any:
-  try:
-    return importlib.import_module(package)
-  except ImportError as error:
-    remedy = f"pip install 'score_jax[{field}]', or set it to {type(value)()!r}"
-    raise ConfigError(f'config.report.{field} = {value!r} needs {package}: {remedy}') from error

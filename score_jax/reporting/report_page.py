@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import hashlib
 import html
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -19,9 +20,15 @@ _ASSETS = pathlib.Path(__file__).parent.parent / 'assets' / 'report'
 _SCRIPTS = ('base', 'lines', 'figures', 'diff', 'conversation', 'browser', 'sections', 'page')
 
 
-def write(folders: Sequence[pathlib.Path], out: pathlib.Path) -> int:
-  """Writes the report of run folders whole and returns its bytes; raises as `collect` does."""
-  text = page(collect(folders)).encode('ascii')
+def write(folders: Sequence[pathlib.Path], out: pathlib.Path, public: bool = False) -> int:
+  """Writes the report of run folders whole and returns its bytes; raises as `collect` does.
+
+  One that is `public` names the last part of a machine's paths alone.
+  """
+  data = collect(folders)
+  for run in data['runs'] if public else ():
+    run['facts'] = [[label, os.path.basename(fact) if os.path.isabs(fact) else fact] for label, fact in run['facts']]
+  text = page(data).encode('ascii')
   files.write_bytes(out, text)
   return len(text)
 

@@ -233,6 +233,13 @@ class Checkpoints:
       f'{self.root}. {self._failed[-1][1]}. Make room or repair the disk, then run the same command again'
     )
 
+  def committed_step(self) -> int:
+    """Returns the newest step that was saved whole, 0 if there is none, without waiting; host 0 may ask alone."""
+    with self._lock:
+      if self._saving and self._saving.done() and not self._saving.exception():
+        return self._progress.step
+      return self._before.step if self._before else 0
+
   def last_saved(self) -> str:
     step = self._before.step if self._before else 0
     return f'the last checkpoint is that of step {step}' if step else 'there is no checkpoint yet'

@@ -25,6 +25,7 @@ from score_jax.storage.hf import DTYPES, INDEX, PICKLES, leads_outside, open_wei
 from score_jax.storage.tensor_files import Entry
 
 TEMPLATE = 'chat_template.jinja'
+CARD = 'README.md'
 # Not copied from a source: weights, their indices, and the README of the base.
 _NOT_COPIED = ('.safetensors', *PICKLES, '.gguf', '.h5', '.msgpack', '.onnx', '.index.json', '.md')
 
@@ -40,6 +41,7 @@ def write_folder(
   dtype: np.dtype | dict[str, np.dtype],
   replace: bool = False,
   max_shard: str = '5GB',
+  card: str = '',
 ) -> None:
   """Writes an HF folder that transformers opens; all hosts call it, host 0 writes.
 
@@ -50,6 +52,7 @@ def write_folder(
     chat_template: of the policy; '': that of the source or the tokenizer.
     dtype: of all weights in the files, or by HF name.
     max_shard: of a weight file, e.g. '5GB'.
+    card: README.md; '': none.
 
   Raises:
     DataError: `out` exists without `replace`, or a weight does not fit the dtype.
@@ -68,6 +71,8 @@ def write_folder(
         tokenizer.save_pretrained(folder)
       if chat_template:
         _set_template(folder, chat_template)
+      if card:
+        (folder / CARD).write_text(card, 'utf-8')
     entries, array_of = _tensors(params, config, source, dtype)
     write_shards(folder, entries, array_of, max_shard)
   hosts.barrier(f'the export to {out.name}')
@@ -81,8 +86,9 @@ def write_adapter(
   *,
   base: pathlib.Path | hub.Repo,
   chat_template: str = '',
+  card: str = '',
 ) -> None:
-  """Writes a trained tree of adapters as a PEFT folder, in f32, for `base`, with the chat template of the policy.
+  """Writes a trained tree of adapters as a PEFT folder, in f32, for `base`, with the policy's chat template and card.
 
   Raises:
     DataError: `out` exists.
@@ -114,6 +120,8 @@ def write_adapter(
     files.write_json(folder / 'adapter_config.json', settings)
     if chat_template:
       (folder / TEMPLATE).write_text(chat_template, 'utf-8')
+    if card:
+      (folder / CARD).write_text(card, 'utf-8')
     tensor_files.write_file(folder / 'adapter_model.safetensors', entries, array_of)
 
 

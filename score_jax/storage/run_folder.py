@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The run folder: what a run writes, and the refusal to write into another run's.
 
-config.json      the configuration as run, the run's identity, its chat template
+config.json      the configuration as run, the run's identity, its id for trackers, its chat template
 metrics.jsonl    one line a step
 rows/            conversations of evaluations and of some training steps (reporting/rows.py)
 report.html      all of it, to look at
@@ -10,17 +10,20 @@ checkpoints/     storage/checkpoints.py
 damaged/         checkpoints that are
 stuck-*.txt      what a run that hung was doing
 offline/         sampled once, trained from: the base's first attempts, conversations
-hf/              the final policy as an HF folder
+hf/              the final policy as an HF folder, with its model card
+tensorboard/     of trackers, as wandb/ (reporting/trackers.py)
 
 At an address these are in several places (stores.py).
 """
 
 from collections.abc import Iterator
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
 from typing import Any
+import uuid
 
 from absl import logging
 
@@ -67,14 +70,21 @@ class RunFolder:
     identity = secrets.redacted_tree(json.loads(json.dumps(identity)))
     self._check_claim(identity)
     start = self.store.take()
-    self._check_claim(identity)  # it may have been claimed meanwhile
-    config = secrets.redacted_tree(config)
-    written = dict(version=score_jax.__version__, config=config, identity=identity, chat_template=chat_template)
+    before = self._check_claim(identity)  # it may have been claimed meanwhile
+    run_id = before.get('run_id') if before.get('identity') == identity else ''
+    written = dict(
+      version=score_jax.__version__,
+      run_id=run_id or new_id(identity),
+      config=secrets.redacted_tree(config),
+      identity=identity,
+      chat_template=chat_template,
+    )
     files.write_json(self.config, written)
     self.store.write(self.store.root / 'config.json', self.config.read_bytes())
     return start
 
-  def _check_claim(self, ours: dict[str, Any]) -> None:
+  def _check_claim(self, ours: dict[str, Any]) -> dict[str, Any]:
+    """Returns the content of config.json, {} without one; raises as `claim`."""
     root = self.store.root
     for path in (self.path, *self.path.parents):
       if path.exists() and not path.is_dir():
@@ -94,8 +104,10 @@ class RunFolder:
           f'run folder {root} belongs to another run: {"; ".join(differences(theirs, ours)[:5])}. '
           'Choose another --workdir, or repeat the command that began it'
         )
-    elif any(name not in _OWN for name in names) or integrity.sealed_steps(self.store):
+      return written
+    if any(name not in _OWN for name in names) or integrity.sealed_steps(self.store):
       raise ConfigError(f'run folder {root} is not empty and holds no config.json; choose another --workdir')
+    return {}
 
   def has_begun(self) -> bool:
     """Whether there is more to lose than a configuration."""
@@ -179,6 +191,12 @@ class RunFolder:
 
   def write_eval(self, results: dict[str, Any]) -> None:
     files.write_json(self.eval, secrets.redacted_tree(results))
+
+
+def new_id(identity: dict[str, Any]) -> str:
+  """Returns a run's id for trackers: its first half says what runs of one identity share, its second is drawn."""
+  shared = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+  return f'{shared[:8]}-{uuid.uuid4().hex[:8]}'
 
 
 def _cut(path: pathlib.Path, step: int) -> None:

@@ -38,6 +38,7 @@ Parts = dict[str, list[Part]]  # by file of the run
 # The clients take * ? [ and ] for patterns.
 _ADDRESS = re.compile(r'gs://[\w.-]+(/[\w.=+@,-]+)+/?', re.ASCII)
 _OTHERS = ('hf', 'profile', lock.NAME)  # are not published with checkpoints
+_PASSING = re.compile(r'wandb/(.*/)?(tmp|logs)/|wandb/[^/]*\.log')  # nor what W&B writes for itself, and deletes
 _CLIENTS = ('gcsfs', 'aiohttp', 'requests', 'google', 'fsspec', 'urllib3', 'asyncio')
 _REFUSALS = re.compile(
   r'forbidden|permission_?denied|unauthenticated|anonymous caller|invalid credentials|does not have storage\.|'
@@ -255,7 +256,8 @@ class ObjectStore(FolderStore):
     return [path.relative_to(self.local).as_posix() for path in paths]
 
   def publish(self, step: int) -> Parts:
-    published = [name for name in self._local_files() if name.split('/')[0] not in _OTHERS]
+    kept = [name for name in self._local_files() if not _PASSING.match(name)]
+    published = [name for name in kept if name.split('/')[0] not in _OTHERS]
     self._parts = {name: self._published(name, self._parts.get(name, []), step) for name in published}
     return self._parts
 

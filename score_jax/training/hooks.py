@@ -10,11 +10,10 @@ from typing import Any
 
 import jax
 
-from score_jax import config as configs
 from score_jax import errors
 from score_jax.faults import signals, watchdog
 from score_jax.parallel import hosts
-from score_jax.reporting import plain_text, report_page
+from score_jax.reporting import plain_text, report_page, trackers
 from score_jax.reporting.monitor import Monitor
 from score_jax.states import TrainState
 from score_jax.storage.checkpoints import Checkpoints
@@ -60,10 +59,13 @@ class Hook:
   def at_end(self, training: Training) -> None:
     """Comes once, before the final evaluation, unless the run is stopped."""
 
+  def at_exit(self, training: Training) -> None:
+    """Comes once, however the run ends."""
+
 
 def standard(training: Training, own: Sequence[Hook]) -> list[Hook]:
   """Returns a run's hooks; the user's `own` see a step's evaluation."""
-  return [training.emergency, Evaluate(), *own, Report(), Limits(), Checkpoint()]
+  return [training.emergency, Evaluate(), *own, Report(), Track(), Limits(), Checkpoint()]
 
 
 class EmergencyCheckpointer(Hook):
@@ -163,11 +165,9 @@ class Report(Hook):
       config, folder = training.run.config, training.run.folder
       self._monitor = Monitor(
         config.report,
-        folder.path,
         folder.metrics,
         stages.last_step(config),
         training.progress.step,
-        run_config=configs.as_dict(config),
         write_report=lambda: report_page.write([folder.path], folder.report),
       )
       training.say = self._monitor.print
@@ -189,6 +189,38 @@ class Report(Hook):
     if self._monitor:
       self._monitor.close()
       training.say = print
+
+
+class Track(Hook):
+  """Sends trackers the steps that are saved; what waits for a checkpoint is in metrics.jsonl."""
+
+  _feed: trackers.Feed | None = None
+
+  def before_step(self, training: Training) -> None:
+    if self._feed is None and hosts.is_main():
+      config, folder = training.run.config, training.run.folder
+      written = folder.read_config()
+      info = trackers.RunInfo(folder.path, folder.store.root.name, written['run_id'], written['config'])
+      self._feed = trackers.Feed(
+        trackers.open_trackers(config.report, info),
+        folder.path,
+        every=config.checkpoint.every,
+        last=stages.last_step(config),
+        rows=config.report.rows,
+        say=training.say,
+      )
+
+  def after_step(self, training: Training) -> None:
+    if self._feed:
+      self._feed.up_to(training.checkpoints.committed_step())
+
+  def at_end(self, training: Training) -> None:
+    self.before_step(training)  # of a run that had no step left
+
+  def at_exit(self, training: Training) -> None:
+    if self._feed:
+      self._feed.up_to(training.checkpoints.committed_step())
+      self._feed.close(training.evaluations)
 
 
 class Limits(Hook):

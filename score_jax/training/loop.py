@@ -15,7 +15,7 @@ from absl import logging
 from score_jax.faults import watchdog
 from score_jax.models import lora as loras
 from score_jax.parallel import hosts
-from score_jax.reporting import plain_text, profile, report_page
+from score_jax.reporting import model_card, plain_text, profile, report_page, rows
 from score_jax.storage import checkpoints as saving
 from score_jax.storage import hf, hf_export
 from score_jax.storage.progress import Progress
@@ -54,11 +54,14 @@ def train(
   with saving.open_checkpoints(run.config, run.folder) as checkpoints:
     training = _resumed(run, checkpoints)
     around = hooking.standard(training, hooks)
-    with contextlib.closing(training.emergency):
-      _make_steps(training, method or METHODS[run.config.mode], around, tracer)
-    for hook in around:
-      hook.at_end(training)
-    _finish(training)
+    with contextlib.ExitStack() as ends:
+      for hook in around:
+        ends.callback(hook.at_exit, training)
+      with contextlib.closing(training.emergency):
+        _make_steps(training, method or METHODS[run.config.mode], around, tracer)
+      for hook in around:
+        hook.at_end(training)
+      _finish(training)
   return training
 
 
@@ -127,6 +130,7 @@ def _finish(training: Training) -> None:
     best_params = training.checkpoints.params(best, saving.abstract_like(params))
     wanted = dict(final=(best, best_params), last=(last, params))
   training.evaluations = evaluation.evaluate_ends(run, wanted)
+  card = _card(run, training.evaluations) if hosts.is_main() else ''
   with watchdog.phase('export'):
     hf_export.write_folder(
       run.folder.hf,
@@ -136,6 +140,7 @@ def _finish(training: Training) -> None:
       dtype=hf.open_weights(run.model_folder, run.decoder).dtypes(),
       chat_template=run.sampler.chat.template,
       replace=True,
+      card=card,
     )
   if not hosts.is_main():
     return
@@ -146,3 +151,11 @@ def _finish(training: Training) -> None:
     folder.store.copy_results()
   print(f'final is step {best}, in {root / "hf"}; {folder.metrics.name} and {folder.eval.name} beside it')
   print(f'{root / folder.report.name} shows all of it in a browser ({size / 2**20:.1f} MB)')
+
+
+def _card(run: runs.Run, evaluations: dict[str, Any]) -> str:
+  """The model card of the final policy."""
+  folder, final = run.folder, evaluations['final']
+  known = dict(step=final['step'], base=evaluations.get('base', {}), policy=final)
+  example = model_card.example_of(rows.read(folder.rows / 'final.jsonl.gz'))
+  return model_card.text(model_card.Subject(folder.store.root.name, folder.read_config(), **known, example=example))

@@ -295,6 +295,12 @@ def fresh_moments(params: Any, optimizer: optax.GradientTransformation, mesh: Me
   return jax.jit(optimizer.init, out_shardings=meshes.opt_state(mesh, optimizer, table))(params)
 
 
+def step_of(folder: RunFolder, step: str) -> int:
+  """Returns the step that 'best', 'last' or a number means; ConfigError: there are no checkpoints."""
+  with preflight.open_to_read(folder) as checkpoints:
+    return preflight.chosen_step(checkpoints, step)
+
+
 def best_params(folder: RunFolder, mesh: Mesh, table: WeightTable, step: str = 'best') -> Any:
   """Returns f32 parameters of a run's checkpoint: 'best', 'last' or a step number.
 
