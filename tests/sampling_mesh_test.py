@@ -64,7 +64,7 @@ def test_rows_that_a_sampling_mesh_does_not_divide_are_refused():
   config = tiny.run_config(**{'mesh.fsdp': 4, 'mesh.tensor': 2, 'batch.problems': 2})  # 4 rows
   mesh = meshes.make_mesh(1, 4, 2)
   specs.check_spread(config, mesh, mesh)
-  with pytest.raises(ConfigError, match=r'over 8 groups .* the 4 conversations .* raise config\.sampling\.mesh\.tensor'):
+  with pytest.raises(ConfigError, match=r'over 8 groups .* the 4 conversations .* config\.sampling\.mesh\.tensor'):
     specs.check_spread(config, mesh, meshes.sampling_mesh(mesh, 8, 0))
 
 
@@ -105,11 +105,11 @@ def moments(workdir: pathlib.Path, step: int) -> np.ndarray:
   return np.concatenate([rest[path].astype(np.float64).ravel() for path in rest if "'mu'" in path])
 
 
-def assert_same_run(workdir: pathlib.Path, expected: pathlib.Path) -> None:
+def assert_same_run(workdir: pathlib.Path, expected: pathlib.Path, skipped: tuple[str, ...] = ()) -> None:
   """Conversations are equal, gradients and figures within 1e-5."""
   assert conversations(workdir) == conversations(expected)
   for ours, theirs in zip(read(workdir), read(expected), strict=True):
-    for name in ours.keys() - {'seconds'}:
+    for name in ours.keys() - {'seconds', *skipped}:
       if name in FLOATS:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-5, err_msg=name)
       else:
@@ -125,7 +125,8 @@ def assert_same_run(workdir: pathlib.Path, expected: pathlib.Path) -> None:
 def test_a_run_with_a_sampling_mesh_is_the_run_without(rig, plain, tmp_path, count, tensor):
   workdir = tmp_path / f'on{count}'
   rig.run(count, workdir, *KEEP, f'--config.sampling.mesh.tensor={tensor}', devices=8 // count)
-  assert_same_run(workdir, plain)
+  # The reference of Stage II is trained, and processes sum in another order: its bits are others.
+  assert_same_run(workdir, plain, ('reference',) if count > 1 else ())
 
 
 @pytest.mark.slow

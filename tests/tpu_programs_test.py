@@ -47,8 +47,8 @@ def compiler():
     jax.config.update('jax_enable_compilation_cache', True)
 
 
-def plan_of(config, decoder):
-  devices, rollout = programs.topology_devices('v5e:2x2'), search.assumed_rollout(config, FEED)
+def plan_of(config, decoder, topology='v5e:2x2', **settings):
+  devices, rollout = programs.topology_devices(topology, **settings), search.assumed_rollout(config, FEED)
   request = search.Request(config, decoder, rollout, jnp.dtype('bfloat16'), devices, costs.chip_of('v5e:2x2'))
   return request.plan({})
 
@@ -140,6 +140,30 @@ def test_a_cache_whose_heads_the_tensor_axis_does_not_divide_is_whole_on_every_c
   moved, _ = traffic.decode_step(text)
   assert cache not in [extents(shape) for one in moved for shape in one.shapes]
   assert not [one for one in program.sent if one.scope == collectives.PASS and one.bytes > math.prod(cache)]
+
+
+def groups(text):
+  """Returns the groups of devices that collectives of a program are among."""
+  found = set()
+  for size, rest in re.findall(r'replica_groups=\[\d+,(\d+)\]<=(\[[^ ]*)', text):
+    found.add((int(size), rest.rstrip(',')))
+  for listed in re.findall(r'replica_groups=\{(\{[\d,{}]*\})\}', text):
+    found.add((len(listed.split('}')[0].split(',')), listed))
+  return found
+
+
+@pytest.mark.slow
+def test_on_256_chips_a_decode_step_talks_within_groups_of_the_sampling_mesh_alone():
+  decoder = tiny.decoder_config(
+    'llama', vocab=V, width=512, layers=2, heads=8, kv_heads=4, head_width=128, ffn=1024, max_positions=1024
+  )
+  changes = {'mesh.data': 1, 'mesh.fsdp': 256, 'sampling.mesh.tensor': 4, 'batch.problems': 128, 'batch.samples': 4}
+  changes |= {'sampling.prompt_tokens': P, 'sampling.attempt_tokens': (BUDGET, BUDGET)}
+  plan = plan_of(tiny.run_config(**changes), decoder, 'v5e:16x16')
+  program, text = programs.compiled(plan, 'rollout')
+  assert {one.kind for one in program.sent if one.scope == collectives.PASS}, 'parts of sums are added up'
+  print(sorted(groups(text)))
+  assert {size for size, _ in groups(text)} == {4}
 
 
 @pytest.mark.slow
