@@ -324,6 +324,37 @@ def test_slots_refilled_in_twos_on_four_devices_give_the_same_rows(monkeypatch):
   assert_same_rows(out, range(ROWS), base(), range(ROWS))
 
 
+def counted_refills(monkeypatch, mesh, spec):
+  """A rollout, how many prefills of waiting rows each group made, and how many rows all of them admitted."""
+  admit, noted = rollouts._admit, []
+
+  def counting(prefill, rows, spec, mesh, state, slot_R):
+    new = admit(prefill, rows, spec, mesh, state, slot_R)
+    jax.debug.callback(lambda count: noted.append(int(count)), new.waiting - state.waiting)
+    return new
+
+  monkeypatch.setattr(rollouts, '_admit', counting)
+  rollouts.program(mesh).clear_cache()
+  out = roll(spec, mesh=mesh)
+  jax.effects_barrier()
+  rollouts.program(mesh).clear_cache()  # its programs count
+  monkeypatch.setattr(rollouts, '_admit', admit)
+  return out, len(noted) // meshes.row_shards(mesh), sum(noted)
+
+
+def test_groups_prefill_where_half_of_them_have_room(monkeypatch):
+  mesh, spec = meshes.make_mesh(4, 1, 2), RolloutSpec(**vars(SPEC) | dict(decode_slots=1))
+  out, refills, admitted = counted_refills(monkeypatch, mesh, spec)
+  assert_same_rows(out, range(ROWS), base(), range(ROWS))
+  assert admitted == ROWS - 4
+  monkeypatch.setattr(meshes, 'on_half_of_devices', lambda flag, among, mesh: meshes.on_any_device(flag, mesh))
+  out, of_any, admitted = counted_refills(monkeypatch, mesh, spec)
+  assert_same_rows(out, range(ROWS), base(), range(ROWS))
+  assert admitted == ROWS - 4
+  # 3 are needed, where each group admits a row at a time; as many as 12 may be.
+  assert 3 <= refills <= 6 < of_any, (refills, of_any)
+
+
 @pytest.mark.parametrize(('cache_dtype', 'error'), [('bfloat16', 2e-2), slow('float8_e4m3fn', 0.3)])
 def test_a_narrower_cache_costs_what_rounding_keys_and_values_costs(cache_dtype, error):
   out = roll(RolloutSpec(**vars(SPEC) | dict(cache_dtype=cache_dtype, decode_slots=5)))

@@ -127,6 +127,15 @@ def on_any_device(flag: jax.Array, mesh: Mesh) -> jax.Array:
   return jax.lax.pmax(flag.astype(jnp.int32), ('data', 'fsdp')) > 0
 
 
+def on_half_of_devices(flag: jax.Array, among: jax.Array, mesh: Mesh) -> jax.Array:
+  """Tells within `by_rows` whether half of the groups that must keep step, and are `among`, have a flag."""
+  if mesh.shape['tensor'] == 1:
+    return flag
+  both = jnp.stack([flag & among, among]).astype(jnp.int32)
+  flags, groups = jax.lax.psum(both, ('data', 'fsdp'))
+  return 2 * flags >= groups
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
