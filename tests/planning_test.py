@@ -260,15 +260,15 @@ def as_it_is(request):
 @pytest.mark.parametrize('model', ['qwen2.5-1.5b', 'gemma-2-2b'])
 def test_where_few_rows_lie_on_a_chip_a_sampling_mesh_is_proposed(model):
   request = pod_request(model)
-  found = search.faster(request, as_it_is(request))
-  assert found.floor < 0.6 * found.asked
-  assert request.flags(found.changes) == ['--config.sampling.mesh.tensor=4']
-  plan = request.plan(found.changes)
+  best = search.faster(request, as_it_is(request))
+  assert best.floor < 0.6 * best.asked
+  assert request.flags(best.changes) == ['--config.sampling.mesh.tensor=4']
+  plan = request.plan(best.changes)
   assert dict(plan.sampling_mesh.shape) == dict(data=64, fsdp=1, tensor=4) and plan.mesh == request.plan({}).mesh
   assert (plan.local_rows, plan.sampled_rows, plan.decode_slots) == (2, 8, 8)
-  answer = search.Answer(request, as_it_is(request), '', faster=found)
+  answer = search.Answer(request, as_it_is(request), '', faster=best)
   assert report.text(answer).endswith('without what its collectives take: --config.sampling.mesh.tensor=4')
-  assert json.loads(json.dumps(report.as_data(answer)))['faster']['rollout_floor'] == found.floor
+  assert json.loads(json.dumps(report.as_data(answer)))['faster']['rollout_floor'] == best.floor
 
 
 def test_where_many_rows_lie_on_a_chip_none_is_proposed():

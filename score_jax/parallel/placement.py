@@ -44,7 +44,7 @@ def on_tpus(devices: Sequence[Any], data: int, fsdp: int, tensor: int) -> np.nda
       f'mesh: data {data}, fsdp {fsdp}, tensor {tensor}: fsdp or tensor would lie over several of {slices} slices, '
       f'whose network is too slow for it; let mesh.data be a multiple of {slices}'
     )
-  in_order = sorted(devices, key=lambda device: (slice_of(device), device.process_index, *_place(device)))
+  in_order = sorted(devices, key=lambda device: (slice_of(device), device.process_index, *_from_corner(device)))
   grid = np.empty(len(devices), object)
   grid[:] = in_order
   grid = grid.reshape(data, fsdp, tensor)
@@ -66,9 +66,9 @@ def on_tpus(devices: Sequence[Any], data: int, fsdp: int, tensor: int) -> np.nda
   except (AssertionError, ValueError, NotImplementedError) as error:
     logging.info('devices are taken host by host: %s', error)
     return grid
-  for place in itertools.product(*map(range, placed.shape)):
-    inside = tuple(slice(at * size, (at + 1) * size) for at, size in zip(place, block, strict=True))
-    grid[inside] = np.array(placed[place].devices, object).reshape(block)
+  for index, host in np.ndenumerate(placed):
+    inside = tuple(slice(at * size, (at + 1) * size) for at, size in zip(index, block, strict=True))
+    grid[inside] = np.array(host.devices, object).reshape(block)
   return grid
 
 
@@ -106,5 +106,5 @@ def _along(devices: tuple[Any, ...]) -> tuple[Any, ...]:
   return tuple(sorted(devices, key=key))
 
 
-def _place(device: Any) -> tuple[int, ...]:
+def _from_corner(device: Any) -> tuple[int, ...]:
   return (*reversed(device.coords), device.core_on_chip)

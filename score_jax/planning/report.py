@@ -53,12 +53,12 @@ def text(answer: Answer) -> str:
 
 def _faster(answer: Answer) -> str:
   """Tells of a sampling mesh that is worth a try; '' without one."""
-  found = answer.faster
-  if not found:
+  best = answer.faster
+  if not best:
     return ''
-  flags = ' '.join(answer.request.flags(found.changes))
+  flags = ' '.join(answer.request.flags(best.changes))
   return (
-    f"A sampling mesh of its own would lower the rollout's floor from {found.asked:.3g} s to {found.floor:.3g} s, by "
+    f"A sampling mesh of its own would lower the rollout's floor from {best.asked:.3g} s to {best.floor:.3g} s, by "
     f'shapes, without what its collectives take: {flags}'
   )
 

@@ -194,15 +194,15 @@ def faster(request: Request, known: Setting) -> Faster | None:
   def floor(plan: programs.Plan) -> float:
     return request.chip.seconds(*costs.work(plan)['rollout'])
 
-  asked, found = floor(known.plan), []
+  asked, candidates = floor(known.plan), []
   for tensor in _divisors(len(request.devices)):
     if _suits_heads(request.decoder, tensor):
       changes = known.changes | {'sampling.mesh.data': 0, 'sampling.mesh.tensor': tensor}
       with contextlib.suppress(ConfigError):  # groups over several hosts, or rows that do not divide
         peaks = estimated(request, changes, known, ('layout', 'rollout'))
         if max(peaks.values()) <= _MARGIN * request.chip.usable:
-          found.append(Faster(changes, asked, floor(request.plan(changes))))
-  best = min(found, key=operator.attrgetter('floor'), default=None)
+          candidates.append(Faster(changes, asked, floor(request.plan(changes))))
+  best = min(candidates, key=operator.attrgetter('floor'), default=None)
   return best if best and best.floor <= _GAIN * asked else None
 
 
