@@ -6,6 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+import refills
 import tiny
 
 from score_jax.core_types import Stop
@@ -353,6 +354,15 @@ def test_groups_prefill_where_half_of_them_have_room(monkeypatch):
   assert admitted == ROWS - 4
   # 3 are needed, where each group admits a row at a time; as many as 12 may be.
   assert 3 <= refills <= 6 < of_any, (refills, of_any)
+
+
+def test_refills_where_half_have_room_cost_little_more_than_groups_that_go_their_own_way():
+  schedule = refills.Schedule(groups=8, slots=8, rows=32, mean=100.0, longest=300)
+  lengths = schedule.lengths(seed=0)
+  (any_time, of_any), (half_time, of_half) = (refills.together(lengths, schedule, share) for share in (0.0, 0.5))
+  own_time, of_own = refills.apart(lengths, schedule)
+  assert of_own == 1 and of_half < 2.5 < 5 < of_any
+  assert own_time <= half_time < 1.1 * own_time and half_time < 0.95 * any_time
 
 
 @pytest.mark.parametrize(('cache_dtype', 'error'), [('bfloat16', 2e-2), slow('float8_e4m3fn', 0.3)])
