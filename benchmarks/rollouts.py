@@ -81,7 +81,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     results = _ragged(setting, spec, stop, seconds_of, nothing_forced)
   else:
     compile_seconds, seconds = seconds_of(nothing_forced)
-    model = config, loras.NONE, from_config_dict(load_config('score')).optim, mesh, dtype
+    model = config, loras.NONE, from_config_dict(load_config('score')).optim, mesh, mesh, dtype
     plan = programs.Plan(*model, spec, update=None, prompt=setting.prompt, rows=setting.rows)
     results = _full(plan, seconds) | dict(compile_seconds=round(compile_seconds, 1))
   return dict(
@@ -94,7 +94,7 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 def _full(plan: programs.Plan, seconds: float) -> dict[str, Any]:
   """Returns rates of rows that use whole budgets, and what a step should take by the bytes that it moves."""
-  steps = plan.rollout.growth * -(-plan.local_rows // plan.decode_slots)
+  steps = plan.rollout.growth * -(-plan.sampled_rows // plan.decode_slots)
   step = decoding.step(plan, decoding.assumed_outside(plan), decoding.whole_budgets(plan))
   floor = step.floor / machine.copy_rate()
   bandwidth = costs.bandwidth_of(jax.devices()[0].device_kind)

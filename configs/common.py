@@ -154,6 +154,11 @@ def sampling() -> ConfigDict:
   # Of cached keys and values: 'auto' (the compute dtype), 'float32', 'bfloat16', 'float8_e4m3fn'. A smaller one takes
   # less memory, and on a GPU more time: the decode kernel reads the compute dtype alone.
   sampling.cache_dtype = 'auto'
+  # Devices while attempts are sampled, where a decode step reads the weights for few rows a device: more of them then
+  # share heads, feed-forward and vocabulary. The doctor proposes it; docs/howto_pod.md.
+  sampling.mesh = ConfigDict()
+  sampling.mesh.data = 0  # copies of the model; 0: all devices that tensor leaves
+  sampling.mesh.tensor = 0  # devices that share a copy; 0: all that data leaves, and both 0: as config.mesh
   return sampling
 
 

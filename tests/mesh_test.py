@@ -131,7 +131,7 @@ def test_an_axis_of_no_devices_is_refused():
 
 
 def devices_of(*owners: int):
-  return np.array([type('Device', (), dict(process_index=owner)) for owner in owners])
+  return np.array([type('Device', (), dict(process_index=owner, platform='cpu')) for owner in owners])
 
 
 @pytest.mark.parametrize(
@@ -169,3 +169,18 @@ def test_alone_rows_and_whole_arrays_are_all_there_is(mesh):
   assert meshes.gather_rows(mesh, rows) is rows
   np.testing.assert_array_equal(meshes.fetch_rows(meshes.put_rows(mesh, rows)), rows)
   np.testing.assert_array_equal(meshes.fetch_whole(meshes.put_rows(mesh, rows)), rows)
+
+
+@pytest.mark.parametrize(
+  ('asked', 'shape'), [((0, 4), (2, 1, 4)), ((8, 0), (8, 1, 1)), ((4, 2), None), ((0, 0), None), ((0, 2), None)]
+)
+def test_a_sampling_mesh_has_the_runs_devices_in_their_order(mesh, asked, shape):
+  sampling = meshes.sampling_mesh(mesh, *asked)
+  assert list(sampling.devices.flat) == list(mesh.devices.flat)
+  assert (sampling is mesh) if shape is None else (sampling.devices.shape == shape)
+
+
+@pytest.mark.parametrize('asked', [(3, 0), (0, 3), (4, 4), (-1, 2), (0, 16)])
+def test_a_sampling_mesh_of_other_sizes_is_refused(mesh, asked):
+  with pytest.raises(ConfigError, match=r'config\.sampling\.mesh: data -?\d+, tensor \d+ '):
+    meshes.sampling_mesh(mesh, *asked)

@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 
+from chips import chips
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 import tiny
 
 from score_jax.errors import ConfigError
-from score_jax.models import weights
+from score_jax.models import config_json, weights
+from score_jax.models.shapes import SHAPES
 from score_jax.parallel import mesh as meshes
 from score_jax.planning import collectives, costs, machine_checks, programs, report, search
 from score_jax.planning.collectives import Collectives
@@ -236,6 +238,64 @@ def test_a_rollout_reads_the_weights_at_every_step_and_the_live_cache():
   flops, moved = costs.work(plan)['rollout']
   assert moved == pytest.approx(growth * (sizes.policy + live * sizes.cache))
   assert flops >= 2 * weights.weight_table(DECODER).parameters() * rows * (9 + growth)
+
+
+# --- a sampling mesh
+
+
+def pod_request(model='qwen2.5-1.5b', **changes):
+  """512 conversations on 256 chips, two a chip."""
+  pod = {'mesh.data': 1, 'mesh.fsdp': 256, 'batch.problems': 128, 'batch.samples': 4}
+  lengths = {'sampling.prompt_tokens': 512, 'sampling.attempt_tokens': (1024, 1024)}
+  config = tiny.run_config(**pod | lengths | changes)
+  decoder, rollout = config_json.from_hf(SHAPES[model], model), search.assumed_rollout(config, 64)
+  return search.Request(config, decoder, rollout, jnp.dtype('bfloat16'), tuple(chips(16, 16)), costs.CHIPS['v5e'])
+
+
+def as_it_is(request):
+  """The setting asked for, as if it had been compiled."""
+  return search.Setting({}, search.estimated(request, {}), plan=request.plan({}), programs=[])
+
+
+@pytest.mark.parametrize('model', ['qwen2.5-1.5b', 'gemma-2-2b'])
+def test_where_few_rows_lie_on_a_chip_a_sampling_mesh_is_proposed(model):
+  request = pod_request(model)
+  best = search.faster(request, as_it_is(request))
+  assert best.floor < 0.6 * best.asked
+  assert request.flags(best.changes) == ['--config.sampling.mesh.tensor=4']
+  plan = request.plan(best.changes)
+  assert dict(plan.sampling_mesh.shape) == dict(data=64, fsdp=1, tensor=4) and plan.mesh == request.plan({}).mesh
+  assert (plan.local_rows, plan.sampled_rows, plan.decode_slots) == (2, 8, 8)
+  answer = search.Answer(request, as_it_is(request), '', faster=best)
+  assert report.text(answer).endswith('without what its collectives take: --config.sampling.mesh.tensor=4')
+  assert json.loads(json.dumps(report.as_data(answer)))['faster']['rollout_floor'] == best.floor
+
+
+def test_where_many_rows_lie_on_a_chip_none_is_proposed():
+  # 128 rows a chip: computing, not reading the weights, takes the time, and is shared either way.
+  request = pod_request(**{'batch.problems': 8192})
+  assert search.faster(request, as_it_is(request)) is None
+
+
+def test_no_group_over_several_hosts_is_proposed():
+  request = pod_request('gemma-2-2b', **{'sampling.mesh.tensor': 4})
+  assert search.faster(request, as_it_is(request)) is None, '8 would read less, but has two hosts'
+
+
+def test_plans_that_differ_in_the_sampling_mesh_share_the_update():
+  request = pod_request()
+  plain, own = request.plan({}), request.plan({'sampling.mesh.tensor': 4})
+  differ = [name for name in programs.NAMES if plain.deciding(name) != own.deciding(name)]
+  assert differ == ['layout', 'rollout']
+  assert costs.sizes(own).held == costs.sizes(plain).held
+  assert costs.sizes(own).policy < 0.3 * costs.sizes(plain).policy
+  # Two key/value heads on four chips: each has the whole cache of four times the rows.
+  assert costs.sizes(own).cache == 4 * costs.sizes(plain).cache
+  told = 'the whole of 2 key/value heads on each of 4 chips, which do not divide them'
+  settings = [search.Setting({}, {'rollout': 0.0}, plan=each, programs=[]) for each in (plain, own)]
+  tables = [report.text(search.Answer(request, setting, '')) for setting in settings]
+  assert [told in table for table in tables] == [False, True]
+  assert 'mesh data 1 x fsdp 256 x tensor 1, of rollouts data 64 x fsdp 1 x tensor 4; 512 conv' in tables[1]
 
 
 # --- settings and search

@@ -6,6 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+import refills
 import tiny
 
 from score_jax.core_types import Stop
@@ -322,6 +323,46 @@ def test_slots_refilled_in_twos_on_four_devices_give_the_same_rows(monkeypatch):
   monkeypatch.setattr(rollouts, '_REFILLS', 1)
   out = roll(RolloutSpec(**vars(SPEC) | dict(decode_slots=2)), mesh=meshes.make_mesh(2, 2, 2))
   assert_same_rows(out, range(ROWS), base(), range(ROWS))
+
+
+def counted_refills(monkeypatch, mesh, spec):
+  """A rollout, how many prefills of waiting rows each group made, and how many rows all of them admitted."""
+  admit, noted = rollouts._admit, []
+
+  def counting(prefill, rows, spec, mesh, state, slot_R):
+    new = admit(prefill, rows, spec, mesh, state, slot_R)
+    jax.debug.callback(lambda count: noted.append(int(count)), new.waiting - state.waiting)
+    return new
+
+  monkeypatch.setattr(rollouts, '_admit', counting)
+  rollouts.program(mesh).clear_cache()
+  out = roll(spec, mesh=mesh)
+  jax.effects_barrier()
+  rollouts.program(mesh).clear_cache()  # its programs count
+  monkeypatch.setattr(rollouts, '_admit', admit)
+  return out, len(noted) // meshes.row_shards(mesh), sum(noted)
+
+
+def test_groups_prefill_where_half_of_them_have_room(monkeypatch):
+  mesh, spec = meshes.make_mesh(4, 1, 2), RolloutSpec(**vars(SPEC) | dict(decode_slots=1))
+  out, refills, admitted = counted_refills(monkeypatch, mesh, spec)
+  assert_same_rows(out, range(ROWS), base(), range(ROWS))
+  assert admitted == ROWS - 4
+  monkeypatch.setattr(meshes, 'on_half_of_devices', lambda flag, among, mesh: meshes.on_any_device(flag, mesh))
+  out, of_any, admitted = counted_refills(monkeypatch, mesh, spec)
+  assert_same_rows(out, range(ROWS), base(), range(ROWS))
+  assert admitted == ROWS - 4
+  # 3 are needed, where each group admits a row at a time; as many as 12 may be.
+  assert 3 <= refills <= 6 < of_any, (refills, of_any)
+
+
+def test_refills_where_half_have_room_cost_little_more_than_groups_that_go_their_own_way():
+  schedule = refills.Schedule(groups=8, slots=8, rows=32, mean=100.0, longest=300)
+  lengths = schedule.lengths(seed=0)
+  (any_time, of_any), (half_time, of_half) = (refills.together(lengths, schedule, share) for share in (0.0, 0.5))
+  own_time, of_own = refills.apart(lengths, schedule)
+  assert of_own == 1 and of_half < 2.5 < 5 < of_any
+  assert own_time <= half_time < 1.1 * own_time and half_time < 0.95 * any_time
 
 
 @pytest.mark.parametrize(('cache_dtype', 'error'), [('bfloat16', 2e-2), slow('float8_e4m3fn', 0.3)])

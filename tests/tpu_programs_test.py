@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
+from score_jax.errors import ConfigError
 from score_jax.models import attention
 from score_jax.parallel import compile_options
 from score_jax.planning import collectives, costs, programs, search, traffic
@@ -47,8 +48,8 @@ def compiler():
     jax.config.update('jax_enable_compilation_cache', True)
 
 
-def plan_of(config, decoder):
-  devices, rollout = programs.topology_devices('v5e:2x2'), search.assumed_rollout(config, FEED)
+def plan_of(config, decoder, topology='v5e:2x2', **settings):
+  devices, rollout = programs.topology_devices(topology, **settings), search.assumed_rollout(config, FEED)
   request = search.Request(config, decoder, rollout, jnp.dtype('bfloat16'), devices, costs.chip_of('v5e:2x2'))
   return request.plan({})
 
@@ -140,6 +141,50 @@ def test_a_cache_whose_heads_the_tensor_axis_does_not_divide_is_whole_on_every_c
   moved, _ = traffic.decode_step(text)
   assert cache not in [extents(shape) for one in moved for shape in one.shapes]
   assert not [one for one in program.sent if one.scope == collectives.PASS and one.bytes > math.prod(cache)]
+
+
+def among_groups(text):
+  """Yields, for each collective, how many devices a group of it has and the numbers that it yields on each."""
+  for kind, listed in re.findall(r' = (.*?) (?:all|reduce|collective)-[\w\-]+\(.*?replica_groups=(\S+)', text):
+    size = re.match(r'\[\d+,(\d+)\]', listed)
+    count = int(size[1]) if size else len(re.match(r'\{\{([\d,]+)', listed)[1].split(','))
+    yield count, sum(math.prod(shape) for _, shape in arrays(kind)) or 1
+
+
+@pytest.mark.slow
+def test_on_256_chips_a_decode_step_talks_within_groups_of_the_sampling_mesh_alone():
+  decoder = tiny.decoder_config(
+    'llama', vocab=V, width=512, layers=2, heads=8, kv_heads=4, head_width=128, ffn=1024, max_positions=1024
+  )
+  changes = {'mesh.data': 1, 'mesh.fsdp': 256, 'sampling.mesh.tensor': 4, 'batch.problems': 128, 'batch.samples': 4}
+  changes |= {'sampling.prompt_tokens': P, 'sampling.attempt_tokens': (BUDGET, BUDGET)}
+  plan = plan_of(tiny.run_config(**changes), decoder, 'v5e:16x16')
+  program, text = programs.compiled(plan, 'rollout')
+  assert {one.kind for one in program.sent if one.scope == collectives.PASS} <= {'all-reduce', 'all-gather'}
+  sizes = Counter()
+  for devices, numbers in among_groups(text):
+    sizes[devices] = max(sizes[devices], numbers)
+  assert set(sizes) == {4, 64} and sizes[4] > 1
+  assert sizes[64] == 1, 'all groups agree on one flag, whether any goes on'
+
+
+@pytest.mark.slow
+def test_programs_of_two_slices_are_compiled_and_only_copies_lie_on_both():
+  decoder = tiny.decoder_config(
+    'llama', vocab=V, width=512, layers=2, heads=4, kv_heads=2, head_width=128, ffn=1024, max_positions=1024
+  )
+  changes = {'mesh.data': 2, 'mesh.fsdp': 4, 'sampling.mesh.tensor': 2, 'batch.problems': 4, 'batch.samples': 4}
+  changes |= {'sampling.prompt_tokens': P, 'sampling.attempt_tokens': (BUDGET, BUDGET), 'model.remat': 'full'}
+  config = tiny.run_config(**changes)
+  plan = plan_of(config, decoder, num_slices=2)
+  assert [{device.slice_index for device in copy.flat} for copy in plan.mesh.devices] == [{0}, {1}]
+  for name in ('layout', 'rollout', 'update'):
+    program, text = programs.compiled(plan, name)
+    assert not program.refused and text, name
+  request = search.topology_request(config, 'v5e:2x2x2slices', 'qwen2.5-0.5b', 64)
+  assert len(request.devices) == 8
+  with pytest.raises(ConfigError, match='fsdp or tensor would lie over several of 2 slices'):
+    request.plan({'mesh.data': 1, 'mesh.fsdp': 8})
 
 
 @pytest.mark.slow

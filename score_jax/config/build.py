@@ -130,7 +130,7 @@ def identity(run: RunConfig) -> dict[str, Any]:
   chosen = {name: everything[name] for name in kept.split()}
   chosen['optim'].pop('max_rejected_in_a_row')
   # Where and in what order the same sums are made, like the mesh.
-  elsewhere = [('batch', 'pack'), ('sampling', 'decode_slots')]
+  elsewhere = [('batch', 'pack'), ('sampling', 'decode_slots'), ('sampling', 'mesh')]
   elsewhere += [('grading', field) for field in ('workers', 'wall_seconds', 'environment')]
   for section, field in elsewhere:
     chosen[section].pop(field)

@@ -32,7 +32,8 @@ _AT_LEAST = {
   0: """
   max_steps eval.problems eval.every selection.problems report.rows report.every report.kl_alarm
   model.logits_mb optim.learning_rate optim.clip_norm optim.weight_decay loss.importance_cap lora.rank
-  sampling.decode_slots sampling.drafts faults.grace_seconds faults.stuck_factor faults.stuck_seconds
+  sampling.decode_slots sampling.drafts sampling.mesh.data sampling.mesh.tensor
+  faults.grace_seconds faults.stuck_factor faults.stuck_seconds
   faults.stuck_first_seconds faults.max_rejected faults.kl_limit faults.mismatch_stop
   """,
 }

@@ -75,9 +75,16 @@ class BatchConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SamplingMeshConfig:
+  data: int
+  tensor: int
+
+
+@dataclasses.dataclass(frozen=True)
 class SamplingConfig:
   prompt_tokens: int
   attempt_tokens: tuple[int, ...]
+  mesh: SamplingMeshConfig
   decode_slots: int
   drafts: float
   longest_draft: int

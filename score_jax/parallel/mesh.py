@@ -16,7 +16,7 @@ import optax
 
 from score_jax.errors import ConfigError
 from score_jax.models.weights import Weight, WeightTable
-from score_jax.parallel import hosts
+from score_jax.parallel import hosts, placement
 
 AXES = ('data', 'fsdp', 'tensor')
 
@@ -27,7 +27,10 @@ _ROWS = PartitionSpec(('data', 'fsdp'))
 
 
 def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) -> Mesh:
-  """Makes a mesh over devices (default: all), or raises a ConfigError; one of `data` and `fsdp`, -1, takes the rest."""
+  """Makes a mesh over devices (default: all), or raises a ConfigError; one of `data` and `fsdp`, -1, takes the rest.
+
+  TPUs lie on it as their interconnect goes (`placement`), others host by host.
+  """
   if devices is None:
     devices = jax.devices()
     if hosts.count() > 1:
@@ -43,11 +46,46 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) ->
       f'mesh: data {data} x fsdp {fsdp} x tensor {tensor} = {data * fsdp * tensor}, but there are '
       f'{len(devices)} devices; set mesh.data or mesh.fsdp to -1, or change them and mesh.tensor'
     )
-  grid = np.asarray(devices).reshape(-1, tensor)
-  if hosts.count() > 1 and any(len({device.process_index for device in group}) > 1 for group in grid):
+  if devices[0].platform == 'tpu':
+    grid = placement.on_tpus(devices, data, fsdp, tensor)
+  else:
+    grid = np.asarray(devices).reshape(data, fsdp, tensor)
+  _check_groups('mesh.tensor', grid)
+  return _mesh(grid)
+
+
+def sampling_mesh(mesh: Mesh, data: int, tensor: int) -> Mesh:
+  """Returns the mesh of rollouts, over the devices of a run's mesh in their order; ConfigError: it has others.
+
+  A size of 0 is what the other leaves; two are as on the run's mesh. A host has the same rows on both, since they
+  spread rows over the same order of devices, and groups of `tensor` lie within hosts.
+  """
+  told = f'config.sampling.mesh: data {data}, tensor {tensor}'
+  if not data and not tensor:
+    return mesh
+  if min(data, tensor) < 0:
+    raise ConfigError(f'{told} must be 0 or more; 0 is what the other leaves')
+  wanted = data or mesh.size // tensor, tensor or mesh.size // data
+  if math.prod(wanted) != mesh.size:
+    raise ConfigError(f'{told} do not make {mesh.size} devices; set one of them to 0, or change them')
+  if wanted == (row_shards(mesh), mesh.shape['tensor']):
+    return mesh
+  data, tensor = wanted
+  grid = mesh.devices.reshape(data, 1, tensor)
+  _check_groups('config.sampling.mesh.tensor', grid)
+  return _mesh(grid)
+
+
+def _mesh(grid: np.ndarray) -> Mesh:
+  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)  # defaults differ by release
+
+
+def _check_groups(field: str, grid: np.ndarray) -> None:
+  """Raises a ConfigError where the devices of a tensor-parallel group are of several hosts."""
+  tensor = grid.shape[-1]
+  if any(len({device.process_index for device in group}) > 1 for group in grid.reshape(-1, tensor)):
     reason = 'would spread the same rows over several hosts'
-    raise ConfigError(f'mesh.tensor = {tensor} {reason}; it must divide the devices of a host')
-  return Mesh(grid.reshape(data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)  # defaults differ by release
+    raise ConfigError(f'{field} = {tensor} {reason}; it must divide the devices of a host')
 
 
 def row_shards(mesh: Mesh) -> int:
@@ -87,6 +125,15 @@ def on_any_device(flag: jax.Array, mesh: Mesh) -> jax.Array:
   if mesh.shape['tensor'] == 1:
     return flag
   return jax.lax.pmax(flag.astype(jnp.int32), ('data', 'fsdp')) > 0
+
+
+def on_half_of_devices(flag: jax.Array, among: jax.Array, mesh: Mesh) -> jax.Array:
+  """Tells within `by_rows` whether half of the groups that must keep step, and are `among`, have a flag."""
+  if mesh.shape['tensor'] == 1:
+    return flag
+  both = jnp.stack([flag & among, among]).astype(jnp.int32)
+  flags, groups = jax.lax.psum(both, ('data', 'fsdp'))
+  return 2 * flags >= groups
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -52,6 +52,8 @@ CHIPS = {
   'tpu7x': Chip('tpu7x', 'TPU7x', 96 * GIB, 94.74 * GIB, 2307e12 / 2, 7380e9 / 2, 600e9),
 }
 
+_TOPOLOGY = re.compile(r'(\w+):(\d+(?:x\d+){1,2})(?:x(\d+)slices)?')
+
 # Bytes/s of the memory of GPUs by device_kind, as their data sheets say.
 _GPU_BANDWIDTHS = {
   'NVIDIA A100-SXM4-40GB': 1555e9,
@@ -69,11 +71,19 @@ def bandwidth_of(kind: str) -> float | None:
 
 def chip_of(topology: str) -> Chip:
   """Returns the chip of a topology like 'v5e:4x4', or raises a ConfigError."""
-  match = re.fullmatch(r'(\w+):\d+(?:x\d+){1,2}', topology)
+  match = _TOPOLOGY.fullmatch(topology)
   if not match or match[1] not in CHIPS:
     names = ', '.join(CHIPS)
-    raise ConfigError(f'--topology={topology} is no TPU topology; write one of {names} and its chips, like v5e:4x4')
+    raise ConfigError(
+      f'--topology={topology} is no TPU topology; write one of {names} and its chips, like v5e:4x4, or v5e:4x4x2slices'
+    )
   return CHIPS[match[1]]
+
+
+def slices_of(topology: str) -> tuple[str, int]:
+  """Returns the topology of a slice, and how many there are."""
+  match = _TOPOLOGY.fullmatch(topology)
+  return f'{match[1]}:{match[2]}', int(match[3] or 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +111,7 @@ def on_device(tree: Any) -> int:
 @functools.lru_cache
 def _weights(plan: Plan) -> tuple[int, int, int]:
   mesh, policy = plan.mesh, loras.policy_table(plan.decoder, plan.lora)
-  shardings = meshes.params(mesh, policy, meshes.SAMPLING_RULES)
+  shardings = meshes.params(plan.sampling_mesh, policy, meshes.SAMPLING_RULES)
   return (
     on_device(programs.weights_in(mesh, plan.trained, jnp.float32)),
     on_device(programs.weights_in(mesh, plan.table, plan.dtype)),
@@ -111,7 +121,7 @@ def _weights(plan: Plan) -> tuple[int, int, int]:
 
 def sizes(plan: Plan) -> Sizes:
   """Returns what a plan's arrays take, without padding."""
-  config, tensor = plan.decoder, plan.mesh.shape['tensor']
+  config, tensor = plan.decoder, plan.sampling_mesh.shape['tensor']
   trained, base, policy = _weights(plan.deciding('layout'))
   if plan.mode == 'evaluate':  # nothing beside the policy
     trained = base = 0
@@ -125,7 +135,7 @@ def sizes(plan: Plan) -> Sizes:
 
 def read_in_a_step(plan: Plan) -> int:
   """Returns the bytes of weights on a device that a decode step reads: an embedding of its own is only looked up."""
-  config, tensor = plan.decoder, plan.mesh.shape['tensor']
+  config, tensor = plan.decoder, plan.sampling_mesh.shape['tensor']
   looked_up = 0 if config.tied else config.vocab * config.width * plan.dtype.itemsize
   return sizes(plan).policy - (looked_up if config.vocab % tensor else looked_up // tensor)
 
@@ -154,10 +164,12 @@ def estimated(plan: Plan, name: str) -> tuple[int, int]:
   # Of a device: numbers per token, in the head, in a chunk of logits, in plain attention.
   ffn, width = config.ffn * config.experts_per_token // tensor, config.width
   heads, inner = max(1, config.heads // tensor), config.heads * config.head_width // tensor
+  shared = plan.sampling_mesh.shape['tensor']
   head, logits = config.vocab * width // tensor, spec.logits_mb * 1e6 / tensor
   scores = 2 * tokens * plan.length * heads * 4 if spec.attention.kind == 'plain' else 0
 
-  prefill = 2 * (ffn + inner + width) * itemsize + heads * plan.prompt * 4
+  sampled = 2 * (config.ffn * config.experts_per_token + config.heads * config.head_width) // shared + 2 * width
+  prefill = sampled * itemsize + max(1, config.heads // shared) * plan.prompt * 4
   plain = spec.attention.kind == 'plain'
   kept = decoder.kept(config, spec.remat, plan.length, tensor=tensor, itemsize=itemsize, plain=plain)
   layers = tokens * (config.layers * kept + 4 * (ffn + inner + width) * itemsize)
@@ -170,7 +182,8 @@ def estimated(plan: Plan, name: str) -> tuple[int, int]:
     reference=(tokens * (2 * ffn + 3 * inner + 3 * width) + head) * itemsize + logits + scores,
     update=size.parameters // 4 * gradient + head * head_gradient + layers + 2 * logits + scores,
   )
-  batch = 0 if name == 'layout' else plan.local_rows * plan.length * 16
+  rows = plan.sampled_rows if name == 'rollout' else plan.local_rows
+  batch = 0 if name == 'layout' else rows * plan.length * 16
   policy = size.policy if name in ('layout', 'rollout') else 0
   return size.held + policy + batch, int(guess[name])
 
@@ -209,4 +222,4 @@ def update_flops(config: DecoderConfig, length_B: np.ndarray) -> float:
 
 
 def _decode_steps(plan: Plan) -> int:
-  return -(-plan.local_rows // plan.decode_slots) * plan.rollout.growth
+  return -(-plan.sampled_rows // plan.decode_slots) * plan.rollout.growth

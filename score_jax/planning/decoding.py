@@ -79,7 +79,7 @@ def assumed_outside(plan: Plan) -> int:
 
   Logits are f32, written once and read twice, for the draw and for its log-probability.
   """
-  vocab, tensor = plan.decoder.vocab, plan.mesh.shape['tensor']
+  vocab, tensor = plan.decoder.vocab, plan.sampling_mesh.shape['tensor']
   return costs.read_in_a_step(plan) + 3 * 4 * plan.rollout.step_tokens(plan.decode_slots) * (
     vocab if vocab % tensor else vocab // tensor
   )
@@ -94,7 +94,7 @@ def _slot(plan: Plan) -> int:
 def _cached(plan: Plan) -> tuple[int, int, int]:
   """Returns heads and width of a cache on a device, and the bytes of a number."""
   heads, width = attention.cached_heads(plan.decoder, plan.rollout.kernel)
-  tensor = plan.mesh.shape['tensor']
+  tensor = plan.sampling_mesh.shape['tensor']
   return heads if heads % tensor else heads // tensor, width, specs.cache_dtype(plan.rollout, plan.dtype).itemsize
 
 

@@ -105,7 +105,7 @@ def _sampler(config: RunConfig) -> Sampler:
 
 def _devices(config: RunConfig) -> str:
   mesh, device = _mesh(config), jax.devices()[0]
-  specs.check_spread(config, mesh)
+  specs.check_spread(config, mesh, meshes.sampling_mesh(mesh, **vars(config.sampling.mesh)))
   kind = f'{device.device_kind} ({device.platform})'
   return f'{mesh.size} x {kind}, mesh {report.axes(mesh)}, {jax.process_count()} process(es)'
 

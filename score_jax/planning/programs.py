@@ -56,6 +56,7 @@ class Plan:
   lora: loras.Lora
   optim: OptimConfig
   mesh: Mesh
+  sampling_mesh: Mesh  # over the same devices
   dtype: Any  # compute dtype
   rollout: RolloutSpec
   update: updates.UpdateSpec
@@ -84,18 +85,24 @@ class Plan:
 
   @property
   def local_rows(self) -> int:
+    """Rows that a device scores."""
     return self.rows // meshes.row_shards(self.mesh)
 
   @property
+  def sampled_rows(self) -> int:
+    """Rows that a device, or a group of tensor-parallel ones, samples."""
+    return self.rows // meshes.row_shards(self.sampling_mesh)
+
+  @property
   def decode_slots(self) -> int:
-    """Rows that a device decodes at a time."""
-    return min(self.rollout.decode_slots or self.local_rows, self.local_rows)
+    """Rows that it decodes at a time."""
+    return min(self.rollout.decode_slots or self.sampled_rows, self.sampled_rows)
 
   def deciding(self, name: str) -> 'Plan':
     """Returns what decides one program: plans that are equal in it share the program."""
     if name in ('reference', 'update'):
       slots = dataclasses.replace(self.rollout, decode_slots=0)
-      return dataclasses.replace(self, rollout=slots)
+      return dataclasses.replace(self, rollout=slots, sampling_mesh=self.mesh)
     rollout = self.rollout if name == 'rollout' else None
     return dataclasses.replace(self, rollout=rollout, update=None)
 
@@ -117,7 +124,7 @@ class Program:
   refused: bool = False  # for its size: only `peak` is known
 
 
-def topology_devices(topology: str, **settings: str) -> tuple[Any, ...]:
+def topology_devices(topology: str, **settings: str | int) -> tuple[Any, ...]:
   """Returns a topology's devices; ConfigError: no TPU compiler, or no such topology."""
   os.environ.update(_NO_TPU | os.environ)
   try:
@@ -189,8 +196,8 @@ def _read(lowered: Any, mesh: Mesh) -> tuple[Any, str]:
     return built, texts[-1].read_text() if texts else built.as_text()
 
 
-def _rows(plan: Plan, dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct((plan.rows, *shape), dtype, sharding=meshes.rows(plan.mesh))
+def _rows(plan: Plan, dtype: Any, *shape: int, mesh: Mesh | None = None) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct((plan.rows, *shape), dtype, sharding=meshes.rows(mesh or plan.mesh))
 
 
 def _number(*shape: int) -> jax.ShapeDtypeStruct:
@@ -200,7 +207,7 @@ def _number(*shape: int) -> jax.ShapeDtypeStruct:
 
 def _layout(plan: Plan) -> Any:
   if plan.mode == 'evaluate':  # as `storage.hf` reads them
-    shardings = meshes.params(plan.mesh, plan.table, meshes.SAMPLING_RULES)
+    shardings = meshes.params(plan.sampling_mesh, plan.table, meshes.SAMPLING_RULES)
     return _laid_out(plan, specs.placed(plan.table.abstract(plan.dtype), shardings))
   policy = weights_in(plan.mesh, plan.table, plan.dtype if plan.lora.rank else jnp.float32)
   if plan.lora.rank:
@@ -210,15 +217,18 @@ def _layout(plan: Plan) -> Any:
 
 
 def _laid_out(plan: Plan, policy: Any) -> Any:
-  return sampler.laid_out.lower(policy, lora=plan.lora, config=plan.decoder, dtype=plan.dtype, mesh=plan.mesh)
+  options = dict(config=plan.decoder, dtype=plan.dtype, mesh=plan.sampling_mesh)
+  return sampler.laid_out.lower(policy, lora=plan.lora, **options)
 
 
 def _rollout(plan: Plan, read: bool) -> Any:
-  number, key = _rows(plan, jnp.int32), jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
-  prompts, forced = (_rows(plan, jnp.int32, length) for length in (plan.prompt, plan.rollout.budgets[0]))
+  mesh, key = plan.sampling_mesh, jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
+  number, prompts, forced = (
+    _rows(plan, jnp.int32, *shape, mesh=mesh) for shape in ((), (plan.prompt,), plan.rollout.budgets[:1])
+  )
   arguments = sampling_policy(plan, read), prompts, number, number, key, forced
-  options = dict(config=plan.decoder, dtype=plan.dtype, mesh=plan.mesh)
-  return rollouts.program(plan.mesh).lower(*arguments, spec=plan.rollout, **options)
+  options = dict(config=plan.decoder, dtype=plan.dtype, mesh=mesh)
+  return rollouts.program(mesh).lower(*arguments, spec=plan.rollout, **options)
 
 
 def _scored(plan: Plan) -> tuple[Any, Any, Batch]:

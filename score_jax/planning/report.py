@@ -7,6 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from score_jax.models import attention
 from score_jax.planning import collectives, costs, decoding
 from score_jax.planning.programs import Plan, Program
 from score_jax.planning.search import Answer, Request, Setting
@@ -47,7 +48,19 @@ def chip_line(request: Request) -> str:
 def text(answer: Answer) -> str:
   """Returns the answer: the setting asked for, the remedy, the one proposed."""
   tables = [each and _table(answer.request, each) for each in (answer.asked, answer.proposed)]
-  return '\n\n'.join(filter(None, [tables[0], remedy(answer), tables[1]]))
+  return '\n\n'.join(filter(None, [tables[0], remedy(answer), tables[1], _faster(answer)]))
+
+
+def _faster(answer: Answer) -> str:
+  """Tells of a sampling mesh that is worth a try; '' without one."""
+  best = answer.faster
+  if not best:
+    return ''
+  flags = ' '.join(answer.request.flags(best.changes))
+  return (
+    f"A sampling mesh of its own would lower the rollout's floor from {best.asked:.3g} s to {best.floor:.3g} s, by "
+    f'shapes, without what its collectives take: {flags}'
+  )
 
 
 def remedy(answer: Answer) -> str:
@@ -86,6 +99,9 @@ def as_data(answer: Answer) -> dict[str, Any]:
   data = dict(fits=answer.fits, refusal=answer.refusal, asked=asked and _setting(request, asked))
   if answer.proposed:
     data['proposed'] = _setting(request, answer.proposed)
+  if answer.faster:
+    flags = request.flags(answer.faster.changes)
+    data['faster'] = dict(flags=flags, rollout_floor=answer.faster.floor, asked_rollout_floor=answer.faster.asked)
   if close:
     data['nearest'] = dict(flags=request.flags(close.changes), bytes=close.peak)
   return data
@@ -97,6 +113,7 @@ def _setting(request: Request, setting: Setting) -> dict[str, Any]:
     flags=request.flags(setting.changes),
     chip=dataclasses.asdict(request.chip),
     mesh=dict(plan.mesh.shape),
+    sampling_mesh=dict(plan.sampling_mesh.shape),
     rows=plan.rows,
     slots=plan.length,
     attention=plan.update.attention.kind,
@@ -142,13 +159,21 @@ def _table(request: Request, setting: Setting) -> str:
   lines = [
     _shape(setting.plan),
     f'a chip holds all the time (GiB): {sizes}',
-    f'while it samples: policy {_gib(size.policy)}, cache {_gib(size.cache)}',
+    f'while it samples: policy {_gib(size.policy)}, cache {_gib(size.cache)}{_whole_heads(setting.plan)}',
     '',
   ]
   for name, *numbers in table:
     lines.append('  '.join([name.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])]))
   lines += _step_lines(_decode_step(setting))
   return '\n'.join([*lines, _NOTES, *map(_sent, rows)])
+
+
+def _whole_heads(plan: Plan) -> str:
+  """Tells where each device of a tensor-parallel group holds the whole cache."""
+  (heads, _), tensor = attention.cached_heads(plan.decoder, plan.rollout.kernel), plan.sampling_mesh.shape['tensor']
+  if heads % tensor == 0:
+    return ''
+  return f', the whole of {plan.decoder.kv_heads} key/value heads on each of {tensor} chips, which do not divide them'
 
 
 def _step_lines(steps: dict[str, dict[str, float]]) -> list[str]:
@@ -163,12 +188,13 @@ def _step_lines(steps: dict[str, dict[str, float]]) -> list[str]:
 
 
 def _shape(plan: Plan) -> str:
-  update, tensor = plan.update, plan.mesh.shape['tensor']
+  update, tensor = plan.update, plan.sampling_mesh.shape['tensor']
+  sampling = '' if plan.sampling_mesh == plan.mesh else f', of rollouts {axes(plan.sampling_mesh)}'
   tokens = ' + '.join(map(str, (plan.prompt, *plan.rollout.budgets)))
   return (
-    f'mesh {axes(plan.mesh)}; '
+    f'mesh {axes(plan.mesh)}{sampling}; '
     f'{plan.rows} conversations of {tokens} tokens and {sum(map(len, plan.rollout.separators))} between them, '
-    f'{plan.local_rows} per {"chip" if tensor == 1 else f"{tensor} chips"}, {plan.decode_slots} at a time; '
+    f'{plan.sampled_rows} per {"chip" if tensor == 1 else f"{tensor} chips"}, {plan.decode_slots} at a time; '
     f'update in {update.micro_batches} parts{", packed" if update.packed_length else ""}, '
     f'remat {update.remat}, logits {update.logits_mb:g} MB, attention {update.attention.kind}, '
     f'of decode steps {plan.rollout.kernel or "plain"}'

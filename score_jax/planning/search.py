@@ -33,6 +33,7 @@ from score_jax.training import run as runs
 _MARGIN = 0.97  # of the memory that an estimate may fill
 _UNKNOWN = 1.15  # times an estimate where nothing was compiled yet
 _MOST_TENSOR = 16
+_GAIN = 0.8  # of a floor, above which another mesh is not worth proposing
 _LEAST_LOGITS_MB = 32.0
 
 Changes = dict[str, Any]  # 'mesh.fsdp' -> its new value
@@ -65,17 +66,18 @@ class Request:
     config, dtype = changed(self.settled, changes), jnp.dtype(self.dtype)
     batch, prompt = config.batch, config.sampling.prompt_tokens
     mesh = meshes.make_mesh(*dataclasses.astuple(config.mesh), list(self.devices))
+    sampling_mesh = meshes.sampling_mesh(mesh, **vars(config.sampling.mesh))
     if self.mode != 'evaluate':
-      specs.check_spread(config, mesh)
+      specs.check_spread(config, mesh, sampling_mesh)
     update = specs.update_spec(config, self.decoder, dtype, mesh)
     rollout = dataclasses.replace(self.rollout, decode_slots=config.sampling.decode_slots)
-    rollout = suited(rollout, self.decoder, dtype, mesh)
+    rollout = suited(rollout, self.decoder, dtype, sampling_mesh)
     if batch.pack:  # for full streams
       full = np.full(config.rows, prompt + rollout.growth)
       packed = batches.packed_length(full, full[0], batch.samples, update.shards, batch.micro_batches)
       update = dataclasses.replace(update, packed_length=packed)
     references = any(stage.reference == 'stage_start' for stage in config.stage_runs)
-    model = self.decoder, config.lora, config.optim, mesh, dtype
+    model = self.decoder, config.lora, config.optim, mesh, sampling_mesh, dtype
     rows, scored = self.rows or config.rows, bool(config.task.reward_weights)
     return programs.Plan(*model, rollout, update, prompt, rows, int(references), self.mode, scored)
 
@@ -96,11 +98,14 @@ def topology_request(config: RunConfig, topology: str, model: str, instruction: 
       folder = hf.folder_of(model or config.model.path)
     except DataError as error:
       raise DataError(f'{error}; or --model=NAME, one of {", ".join(SHAPES)}') from error
-    sampler = runs.open_sampler(config, folder, meshes.make_mesh(-1, 1, 1, jax.devices('cpu')[:1]))
+    here = changed(config, {'sampling.mesh.data': 0, 'sampling.mesh.tensor': 0})
+    sampler = runs.open_sampler(here, folder, meshes.make_mesh(-1, 1, 1, jax.devices('cpu')[:1]))
     decoder, rollout = sampler.config, sampler.spec()
   dtype = jnp.dtype('bfloat16' if config.model.dtype == 'auto' else config.model.dtype)
   megacore = dict(chip_config_name='megacore') if chip.kind == 'TPU v4' else {}
-  devices = programs.topology_devices(topology, **megacore)
+  one, slices = costs.slices_of(topology)
+  several = dict(num_slices=slices) if slices > 1 else {}
+  devices = programs.topology_devices(one, **megacore, **several)
   return Request(config, decoder, rollout, dtype, devices, chip)
 
 
@@ -137,6 +142,15 @@ class Setting(Estimate):
 
 
 @dataclasses.dataclass(frozen=True)
+class Faster:
+  """A sampling mesh on which a rollout takes less time at least, by shapes; it was not compiled."""
+
+  changes: Changes
+  asked: float  # seconds, the floor of the rollout without them
+  floor: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Answer:
   """Whether a request fits, and what does if it does not."""
 
@@ -145,6 +159,7 @@ class Answer:
   refusal: str
   proposed: Setting | None = None  # it fits
   nearest: Estimate | None = None  # where nothing is estimated to fit
+  faster: Faster | None = None  # than what fits
 
   @property
   def fits(self) -> bool:
@@ -162,8 +177,33 @@ def answer(request: Request, tries: int) -> Answer:
     if close is None or close.peak > usable:
       return Answer(request, asked, refusal, nearest=close)
     known = compiled(request, close.changes)
-  new = known is not asked and known.peak <= usable
-  return Answer(request, asked, refusal, known if new else None)
+  if not known or known.peak > usable:
+    return Answer(request, asked, refusal)
+  return Answer(request, asked, refusal, None if known is asked else known, faster=faster(request, known))
+
+
+def faster(request: Request, known: Setting) -> Faster | None:
+  """Returns the sampling mesh on which the rollout of a setting that fits has the lowest floor; None: as it is.
+
+  Where few rows lie on a device, a decode step takes what reading the weights takes; tensor-parallel devices read a
+  part each, for the rows of all of them. What their sums take is not in a floor, so a small gain is none.
+  """
+  if request.brief or not request.chip.bandwidth:
+    return None
+
+  def floor(plan: programs.Plan) -> float:
+    return request.chip.seconds(*costs.work(plan)['rollout'])
+
+  asked, candidates = floor(known.plan), []
+  for tensor in _divisors(len(request.devices)):
+    if _suits_heads(request.decoder, tensor):
+      changes = known.changes | {'sampling.mesh.data': 0, 'sampling.mesh.tensor': tensor}
+      with contextlib.suppress(ConfigError):  # groups over several hosts, or rows that do not divide
+        peaks = estimated(request, changes, known, ('layout', 'rollout'))
+        if max(peaks.values()) <= _MARGIN * request.chip.usable:
+          candidates.append(Faster(changes, asked, floor(request.plan(changes))))
+  best = min(candidates, key=operator.attrgetter('floor'), default=None)
+  return best if best and best.floor <= _GAIN * asked else None
 
 
 def _refusal(request: Request) -> str:
@@ -227,12 +267,12 @@ def nearest(request: Request, known: Setting | None = None) -> Estimate | None:
   options = sorted(_updates(request), key=operator.itemgetter(0))
   for cost, mesh in _meshes(request):
     if request.mode == 'evaluate':
-      sampled = best(mesh, _slots(request, mesh['mesh.tensor']), ('layout', 'rollout'))
-      settings.append(dataclasses.replace(sampled, cost=cost + sampled.cost))
+      if sampled := best(mesh, _slots(request, mesh), ('layout', 'rollout')):
+        settings.append(dataclasses.replace(sampled, cost=cost + sampled.cost))
       continue
     # The update first: a batch that it cannot cut has no plan at all.
     if updated := best(mesh, options, ('reference', 'update')):
-      sampled = best(updated.changes, _slots(request, mesh['mesh.tensor']), ('layout', 'rollout'))
+      sampled = best(updated.changes, _slots(request, mesh), ('layout', 'rollout'))
       peaks = updated.peaks | sampled.peaks
       settings.append(Estimate(sampled.changes, peaks, cost + updated.cost + sampled.cost))
   return min(settings, key=rank, default=None)
@@ -242,7 +282,7 @@ def _meshes(request: Request) -> Options:
   count, old, decoder = len(request.devices), request.config.mesh, request.decoder
   asked = old.fsdp if old.fsdp > 0 else max(1, count // (old.data * old.tensor))
   for tensor in _divisors(count):
-    if tensor > _MOST_TENSOR or decoder.heads % tensor or decoder.ffn % tensor:
+    if not _suits_heads(decoder, tensor):
       continue
     for fsdp in _divisors(count // tensor):
       if decoder.width % fsdp == 0:
@@ -251,9 +291,15 @@ def _meshes(request: Request) -> Options:
         yield cost, {'mesh.data': data, 'mesh.fsdp': fsdp, 'mesh.tensor': tensor}
 
 
-def _slots(request: Request, tensor: int) -> Options:
+def _suits_heads(decoder: DecoderConfig, tensor: int) -> bool:
+  return tensor <= _MOST_TENSOR and decoder.heads % tensor == 0 and decoder.ffn % tensor == 0
+
+
+def _slots(request: Request, mesh: Changes) -> Options:
   """As many decode slots as asked for, or fewer."""
-  local = max(1, (request.rows or request.config.rows) * tensor // len(request.devices))
+  sampling = request.config.sampling.mesh
+  groups = sampling.data or len(request.devices) // (sampling.tensor or mesh['mesh.tensor'])
+  local = max(1, (request.rows or request.config.rows) // groups)
   most = min(request.config.sampling.decode_slots or local, local)
   yield 0.0, {}
   for halvings in range(1, most.bit_length()):
@@ -279,10 +325,14 @@ def _updates(request: Request) -> Options:
 def changed(config: RunConfig, changes: Changes) -> RunConfig:
   """Returns a configuration with other values of some of its fields."""
   for name, value in changes.items():
-    section, field = name.split('.')
-    part = dataclasses.replace(getattr(config, section), **{field: value})
-    config = dataclasses.replace(config, **{section: part})
+    config = _with(config, name.split('.'), value)
   return config
+
+
+def _with(part: Any, path: list[str], value: Any) -> Any:
+  """A section, or a value of it, with another value at a path."""
+  field, *inner = path
+  return dataclasses.replace(part, **{field: _with(getattr(part, field), inner, value) if inner else value})
 
 
 def _doublings(new: float, old: float) -> float:

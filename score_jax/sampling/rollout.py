@@ -165,12 +165,14 @@ def _rollout(
   def done(state: _State) -> jax.Array:
     return state.slots.progress.turn == spec.attempts
 
-  def has_room(state: _State) -> jax.Array:
+  def is_refilled(state: _State) -> jax.Array:
+    # Groups of tensor-parallel devices prefill at a time, those without room in vain: half of those that wait have it.
     wanted = jnp.minimum(refill, N - state.waiting)
-    return (wanted > 0) & (jnp.sum(done(state).astype(jnp.int32)) >= wanted)
+    has_room = jnp.sum(done(state).astype(jnp.int32)) >= wanted
+    return meshes.on_half_of_devices(has_room & (wanted > 0), wanted > 0, mesh)
 
   def generation(state: _State) -> _State:
-    state = jax.lax.while_loop(lambda state: ~anywhere(has_room(state)), step, state)
+    state = jax.lax.while_loop(lambda state: ~is_refilled(state), step, state)
     slot_R = jnp.nonzero(done(state), size=refill, fill_value=B)[0].astype(jnp.int32)
     return _admit(prefill, rows, spec, mesh, state, slot_R)
 

@@ -47,7 +47,7 @@ def stream_key(seed: int, stream: Stream, step: int) -> jax.Array:
 class Sampler:
   """What sampling needs beside parameters."""
 
-  mesh: Mesh
+  mesh: Mesh  # of rollouts
   config: DecoderConfig
   chat: Chat
   budgets: tuple[int, ...]  # [A] tokens
@@ -75,7 +75,7 @@ class Sampler:
     return suited(spec, self.config, jnp.dtype(self.dtype), self.mesh)
 
   def layout(self, params: Any) -> Any:
-    """Copies a tree into the sampling layout and compute dtype."""
+    """Copies a tree, of any mesh over the same devices in the same order, into the sampling layout and dtype."""
     return laid_out(params, config=self.config, dtype=jnp.dtype(self.dtype), mesh=self.mesh, lora=self.lora)
 
   def encoded(self, problems: Sequence[Problem]) -> tuple[np.ndarray, np.ndarray]:
@@ -124,7 +124,7 @@ class Sampler:
 
 @functools.partial(jax.jit, static_argnames=('config', 'dtype', 'mesh', 'lora'))
 def laid_out(params: Any, *, config: DecoderConfig, dtype: Any, mesh: Mesh, lora: Lora = loras.NONE) -> Any:
-  """The program of `Sampler.layout`."""
+  """The program of `Sampler.layout`; `mesh` is that of rollouts."""
   table = loras.policy_table(config, lora)
   wanted = traverse_util.flatten_dict(meshes.params(mesh, table, meshes.SAMPLING_RULES))
   leaves = {

@@ -96,7 +96,7 @@ def measure(run: Run, params: Any) -> Results:
   problems = run.task.problems(config.seed, 'train', range(_FIRST, _FIRST + settings.problems))
   with watchdog.phase('select'):
     params = sampler.layout(run.policy(params))
-    size = rows_at_a_time(len(problems), config.rows, run.mesh, config.rows)
+    size = rows_at_a_time(len(problems), config.rows, sampler.mesh, config.rows)
     asked = (problems, sampler.spec(), config.seed, size)
     rows = conversations(sampler, run.grader, params, *asked, decoding='selection')
     weights = settings.reward_weights, settings.bonus
@@ -160,9 +160,9 @@ def evaluate_folder(
     if first_attempts:
       path = pathlib.Path(first_attempts)
       first = given_attempts.read(path, problems, sampler.chat, sampler.budgets[0])
-    rows_each = rows_at_a_time(len(problems), config.rows, mesh)
+    rows_each = rows_at_a_time(len(problems), config.rows, sampler.mesh)
     before_loading(config, sampler, rows_each, [0.0, temperature])
-    params = sampler.layout(hf.read_params(folder, sampler.config, mesh, sampler.dtype, meshes.SAMPLING_RULES))
+    params = sampler.layout(hf.read_params(folder, sampler.config, sampler.mesh, sampler.dtype, meshes.SAMPLING_RULES))
 
     def sampled(decoding: str, temperature: float, samples: int = 1) -> list[Row]:
       asked = (sampler, grader, params, problems, sampler.spec(temperature), seed, rows_each)

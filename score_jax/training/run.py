@@ -119,7 +119,7 @@ def has_bfloat16(device: Any) -> bool:
 
 
 def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> Sampler:
-  """Opens a model folder to sample from it."""
+  """Opens a model folder to sample from it, on the sampling mesh over the devices of `mesh`."""
   task, sampling = config.task, config.sampling
   tokenizer = load_tokenizer(model_folder, task.chat_template)
   decoder = hf.read_config(model_folder)
@@ -140,7 +140,7 @@ def open_sampler(config: RunConfig, model_folder: pathlib.Path, mesh: Mesh) -> S
   for field, prompt in (('prompt', task.prompt), ('countdown.prompt', task.countdown.prompt)):
     chat.check_text(f'config.task.{field}', prompt)
   sampler = Sampler(
-    mesh=mesh,
+    mesh=meshes.sampling_mesh(mesh, **vars(sampling.mesh)),
     config=decoder,
     chat=chat,
     budgets=sampling.attempt_tokens,
@@ -193,7 +193,7 @@ def _opened(config: RunConfig, workdir: str, task: tasks.Task, grader: pool.Grad
   if cache := compile_cache(config.compile_cache, jax.default_backend(), os.environ):
     jax.config.update('jax_compilation_cache_dir', cache)
   mesh = meshes.make_mesh(**vars(config.mesh))
-  specs.check_spread(config, mesh)
+  specs.check_spread(config, mesh, meshes.sampling_mesh(mesh, **vars(config.sampling.mesh)))
   folder = RunFolder(workdir)
   hosts.from_main('--workdir', folder.store.probe)
   source = hf.folder_of(config.model.path)

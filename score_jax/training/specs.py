@@ -26,14 +26,19 @@ _LOGIT_ROWS = 256  # a CPU's: enough for products to be fast
 _NORMS_UP_TO = 50_000_000  # parameters
 
 
-def check_spread(config: RunConfig, mesh: Mesh) -> None:
-  """Raises ConfigError unless devices divide a micro-batch, and packing its problems."""
+def check_spread(config: RunConfig, mesh: Mesh, sampling_mesh: Mesh) -> None:
+  """Raises ConfigError unless devices divide a step's rows and a micro-batch, and packing its problems."""
   batch, shards = config.batch, meshes.row_shards(mesh)
   part = batch.problems // batch.micro_batches * batch.samples
   if part % shards:
     raise ConfigError(
       f'a micro-batch of {part} rows (config.batch) cannot be spread over {shards} devices; '
       'change batch.problems, batch.samples, batch.micro_batches or the mesh'
+    )
+  if config.rows % meshes.row_shards(sampling_mesh):
+    raise ConfigError(
+      f'config.sampling.mesh spreads rows over {meshes.row_shards(sampling_mesh)} groups of devices, which do not '
+      f'divide the {config.rows} conversations of a step (config.batch); raise config.sampling.mesh.tensor'
     )
   if batch.pack and batch.problems % (shards * batch.micro_batches):
     raise ConfigError(
