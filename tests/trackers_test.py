@@ -126,7 +126,6 @@ def test_texts_of_a_model_are_no_markup():
   }
   assert '    # head<U+202E>' in lines
   assert trackers.cells(row)['attempt 1'] == '```\n<img src=x>\n\n# head<U+202E>'
-  assert trackers._fenced('a\n```` b') == '`````\na\n```` b\n`````'
 
 
 def test_scalars_have_a_name_for_every_number():

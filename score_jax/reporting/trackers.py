@@ -11,7 +11,6 @@ import dataclasses
 import importlib
 import json
 import pathlib
-import re
 import textwrap
 from typing import Any, Protocol
 
@@ -126,11 +125,8 @@ class Trackio:
     self.last = self._run._next_step - 1  # of the database or the Space; no public name has it
 
   def send(self, entry: Entry) -> None:
-    # A cell is Markdown there.
-    tables = {
-      name: self._package.Table(data=[{key: _fenced(str(value)) for key, value in row.items()} for row in cells])
-      for name, cells in _cells(entry.tables).items()
-    }
+    # Cells are shown as text, whatever the documentation says of Markdown.
+    tables = {name: self._package.Table(data=cells) for name, cells in _cells(entry.tables).items()}
     self._run.log(entry.values | tables, step=entry.step)
 
   def close(self, final: Mapping[str, float]) -> None:
@@ -284,12 +280,6 @@ def _cells(tables: Mapping[str, Sequence[Row]]) -> dict[str, list[dict[str, Any]
 
 def _harmless(text: str) -> str:
   return sanitize(text, keep='\n\t')
-
-
-def _fenced(text: str) -> str:
-  """Returns a text as a block of code in Markdown, behind more backticks than it has in a row."""
-  fence = '`' * max([3, *(len(run) + 1 for run in re.findall('`+', text))])
-  return f'{fence}\n{text}\n{fence}' if '\n' in text or not text.isalnum() else text
 
 
 def _json(path: pathlib.Path) -> Json:
