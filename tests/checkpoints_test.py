@@ -1,8 +1,10 @@
 """A checkpoint counts when it is whole, is compared before it is used, and a save that fails is not believed."""
 
+from concurrent import futures
 import dataclasses
 import errno
 import json
+import threading
 
 import damage
 import jax
@@ -58,6 +60,26 @@ def test_what_was_saved_is_restored_to_the_bit(tmp_path):
   restored, at = opened(tmp_path).resume(abstract_like(state(0)))
   assert at == progress(9)
   jax.tree.map(np.testing.assert_array_equal, restored, state(9))
+
+
+def test_a_step_is_committed_once_it_is_sealed_and_again_when_the_run_goes_on(tmp_path, monkeypatch):
+  checkpoints, sealed, may_seal = opened(tmp_path), integrity.seal, threading.Event()
+  monkeypatch.setattr(integrity, 'seal', lambda *args: may_seal.wait() and sealed(*args))
+  assert checkpoints.committed_step() == 0
+  checkpoints.save(state(3), progress(3), protected=())
+  assert checkpoints.committed_step() == 0, 'the save is under way'
+  may_seal.set()
+  futures.wait([checkpoints._saving])
+  assert checkpoints.committed_step() == 3, 'though nobody waited for it'
+  monkeypatch.setattr(integrity, 'seal', lambda *_: (_ for _ in ()).throw(FULL))
+  checkpoints.save(state(6), progress(6), protected=())
+  futures.wait([checkpoints._saving])
+  assert checkpoints.committed_step() == 3, 'a save that failed'
+  checkpoints.close()
+  again = opened(tmp_path)
+  again.resume(abstract_like(state(0)))
+  assert again.committed_step() == 3
+  again.close()
 
 
 def test_a_manifest_names_every_file_of_its_step(tmp_path):

@@ -185,6 +185,9 @@ class Probe(hooks.Hook):
   def at_end(self, training):
     self.calls.append(('end', training.progress.step))
 
+  def at_exit(self, training):
+    self.calls.append(('exit', training.progress.step, bool(training.evaluations)))
+
 
 @pytest.fixture(scope='module')
 def stopped_and_ended(hf_folder, tmp_path_factory):
@@ -212,8 +215,9 @@ def stopped_and_ended(hf_folder, tmp_path_factory):
 def test_hooks_are_called_around_steps_and_what_they_add_is_written(stopped_and_ended):
   first, second, errors, ended = stopped_and_ended
   assert errors == ['enough']
-  assert first.calls == [('before', 0), ('after', 1, False), ('before', 1), ('after', 2, True)]
-  assert second.calls == [('before', 2), ('after', 3, False), ('end', 3)]
+  steps = [('before', 0), ('after', 1, False), ('before', 1), ('after', 2, True)]
+  assert first.calls == [*steps, ('exit', 2, False)]
+  assert second.calls == [('before', 2), ('after', 3, False), ('end', 3), ('exit', 3, True)]
   records = [json.loads(line) for line in ended.run.folder.metrics.read_text().splitlines()]
   assert [(record['step'], record['probe']) for record in records] == [(1, 0.0), (2, 1.0), (3, 1.0)]
 

@@ -61,7 +61,7 @@ def test_the_front_matter_names_base_data_and_accuracies_by_ids_of_the_hub():
 def test_the_text_says_what_was_done_and_what_came_of_it():
   text = model_card.text(subject())
   assert '[org/base](https://huggingface.co/org/base) at commit `0123456789012345678901234567890123456789`' in text
-  assert '| base | sampled | 0.0 (0.0 to 65.8) |' in text and '| this model | sampled | 50.0 (' in text
+  assert '| base | sampled | 0.0 [0.0,\xa065.8] |' in text and '| this model | sampled | 50.0 [' in text
   assert '| stage1 | 2 | 0, 1 | 0, 0 | 0.1, 0.01 | base | 0 % |' in text
   assert '| checkpoint | step 3 of 4 |' in text and '`f00d`' in text
   assert '````text\nThere might be an error: ```look``` "again"\nand answer.\n````' in text

@@ -14,7 +14,7 @@ import tiny
 import tracked
 
 from score_jax.core_types import Verdict
-from score_jax.errors import ConfigError
+from score_jax.errors import ConfigError, TryAgainError
 from score_jax.reporting import rows, trackers, written_steps
 from score_jax.storage.run_folder import RunFolder
 
@@ -126,7 +126,6 @@ def test_texts_of_a_model_are_no_markup():
   }
   assert '    # head<U+202E>' in lines
   assert trackers.cells(row)['attempt 1'] == '```\n<img src=x>\n\n# head<U+202E>'
-  assert trackers._fenced('a\n```` b') == '`````\na\n```` b\n`````'
 
 
 def test_scalars_have_a_name_for_every_number():
@@ -217,8 +216,11 @@ def test_a_client_that_is_missing_or_refuses_is_one_line(tmp_path, monkeypatch):
   with pytest.raises(ConfigError) as told:
     trackers.open_trackers(report(wandb='mine'), INFO)
   assert str(told.value).startswith(
-    "config.report.wandb = 'mine' is refused: api_key not configured (no-tty); run `wandb login`"
+    "config.report.wandb = 'mine' is refused: api_key not configured (no-tty); correct it, or log in"
   )
+  monkeypatch.setattr(Refusal, '__str__', lambda _: 'Run initialization has timed out after 90.0 sec')
+  with pytest.raises(TryAgainError, match="wandb = 'mine': no answer: Run initialization has timed out .*; try again"):
+    trackers.open_trackers(report(wandb='mine'), INFO)
   assert trackers.open_trackers(report(), INFO) == []
 
 

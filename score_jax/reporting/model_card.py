@@ -229,7 +229,7 @@ def _training(subject: Subject) -> str:
     ('seed', str(config['seed'])),
     ('run', subject.written.get('run_id')),
   ]
-  lines = [_line(['', '']), _line(['---', '---']), *(_line(fact) for fact in facts if fact[1])]
+  lines = [_line(['setting', 'value']), _line(['---', '---']), *(_line(fact) for fact in facts if fact[1])]
   parts = ['## Training', '\n'.join(lines), _stages(config), '**Instruction for the second attempt**']
   parts += [fenced(config['task']['instruction'])]
   if config['task']['system']:
@@ -267,7 +267,7 @@ def _stages(config: Json) -> str:
 def _data(subject: Subject) -> str:
   config = subject.config
   data, task = config['task']['data'], _task(config)
-  lines = [_line(['', '']), _line(['---', '---']), _line(['task', task])]
+  lines = [_line(['problems', 'from']), _line(['---', '---']), _line(['task', task])]
   for split in ('train', 'heldout'):
     names = ', '.join(map(_published, data[split]))
     lines += [_line([split, names])] if names else []
@@ -337,10 +337,10 @@ def _attempts(ledger: Json) -> list[int]:
 
 
 def _share(ledger: Json, name: str, sign: str = '') -> str:
-  """'66.3 (63.9 to 68.6)'."""
+  """'66.3 [63.9, 68.6]', where an interval is not broken into lines."""
   value, bounds = ledger[name], ledger['intervals'].get(name)
-  interval = ' to '.join(f'{100 * bound:{sign}.1f}' for bound in bounds) if bounds else 'unknown'
-  return f'{100 * value:{sign}.1f} ({interval})'
+  interval = ',\N{NO-BREAK SPACE}'.join(f'{100 * bound:{sign}.1f}' for bound in bounds) if bounds else 'unknown'
+  return f'{100 * value:{sign}.1f} [{interval}]'
 
 
 def _line(cells: Iterable[str]) -> str:

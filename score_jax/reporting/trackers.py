@@ -16,7 +16,7 @@ import textwrap
 from typing import Any, Protocol
 
 from score_jax.config import ReportConfig
-from score_jax.errors import ConfigError
+from score_jax.errors import ConfigError, TryAgainError, UserError
 from score_jax.reporting import rows as report_rows
 from score_jax.reporting import written_steps
 from score_jax.reporting.plain_text import sanitize
@@ -25,6 +25,7 @@ from score_jax.reporting.rows import Json, Row
 TRAINING, HELDOUT = 'conversations', 'eval/conversations'  # names of tables
 _NONE = -1  # step before the base, which is step 0
 _MOST_ROWS = 64  # of a table
+_UNREACHED = re.compile(r'timed? ?out|network|connect|unreachable', re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ class WeightsAndBiases:
         settings=dict(console='off'),  # it would take what is printed before secrets are hidden
       )
     except self._package.Error as error:
-      remedy = 'run `wandb login` or set WANDB_API_KEY; WANDB_MODE=offline writes files for `wandb sync`'
+      remedy = 'correct it, or log in (`wandb login`, WANDB_API_KEY); WANDB_MODE=offline needs neither'
       raise _refused('wandb', config, error, remedy) from error
     self.last = max(self._run.starting_step - 1, *written_steps.wandb(info.folder, info.id), _NONE)
 
@@ -126,11 +127,8 @@ class Trackio:
     self.last = self._run._next_step - 1  # of the database or the Space; no public name has it
 
   def send(self, entry: Entry) -> None:
-    # A cell is Markdown there.
-    tables = {
-      name: self._package.Table(data=[{key: _fenced(str(value)) for key, value in row.items()} for row in cells])
-      for name, cells in _cells(entry.tables).items()
-    }
+    # Cells are shown as text, whatever the documentation says of Markdown.
+    tables = {name: self._package.Table(data=cells) for name, cells in _cells(entry.tables).items()}
     self._run.log(entry.values | tables, step=entry.step)
 
   def close(self, final: Mapping[str, float]) -> None:
@@ -286,12 +284,6 @@ def _harmless(text: str) -> str:
   return sanitize(text, keep='\n\t')
 
 
-def _fenced(text: str) -> str:
-  """Returns a text as a block of code in Markdown, behind more backticks than it has in a row."""
-  fence = '`' * max([3, *(len(run) + 1 for run in re.findall('`+', text))])
-  return f'{fence}\n{text}\n{fence}' if '\n' in text or not text.isalnum() else text
-
-
 def _json(path: pathlib.Path) -> Json:
   return json.loads(path.read_text()) if path.exists() else {}
 
@@ -305,6 +297,9 @@ def _package(package: str, field: str, config: ReportConfig) -> Any:
     raise ConfigError(f'config.report.{field} = {value!r} needs {package}: {remedy}') from error
 
 
-def _refused(field: str, config: ReportConfig, error: Exception, remedy: str) -> ConfigError:
+def _refused(field: str, config: ReportConfig, error: Exception, remedy: str) -> UserError:
+  """Returns what to raise; a service that does not answer is asked again by the same command."""
   reason = ' '.join(str(error).split())[:300] or type(error).__name__
+  if _UNREACHED.search(reason):
+    return TryAgainError(f'config.report.{field} = {getattr(config, field)!r}: no answer: {reason}; try again')
   return ConfigError(f'config.report.{field} = {getattr(config, field)!r} is refused: {reason}; {remedy}')
