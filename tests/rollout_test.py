@@ -356,7 +356,7 @@ def test_groups_prefill_where_half_of_them_have_room(monkeypatch):
   assert 3 <= refills <= 6 < of_any, (refills, of_any)
 
 
-def test_refills_where_half_have_room_cost_little_more_than_groups_that_go_their_own_way():
+def test_refills_where_half_have_room_cost_little_more_than_those_of_groups_apart():
   schedule = refills.Schedule(groups=8, slots=8, rows=32, mean=100.0, longest=300)
   lengths = schedule.lengths(seed=0)
   (any_time, of_any), (half_time, of_half) = (refills.together(lengths, schedule, share) for share in (0.0, 0.5))
