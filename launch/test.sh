@@ -20,4 +20,5 @@ fi
 ruff check .
 ruff format --check .
 pyright
+NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet --site-dir "$(mktemp -d)/site"
 exec python -m pytest -n 2 --dist loadfile "${chosen[@]}" "$@"

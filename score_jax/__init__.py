@@ -11,13 +11,14 @@ __version__ = '0.2.0.dev0'
 
 if TYPE_CHECKING:
   from score_jax.algorithm import losses, rewards
-  from score_jax.api import Evaluation, Run, evaluate, train
+  from score_jax.api import Conversation, Evaluation, Run, evaluate, open_conversation, train
   from score_jax.config.load import load_config
   from score_jax.core_types import Graded, Problem, Stage, Verdict
   from score_jax.tasks import Task
   from score_jax.training.hooks import Hook
 
 __all__ = (
+  'Conversation',
   'Evaluation',
   'Graded',
   'Hook',
@@ -29,12 +30,13 @@ __all__ = (
   'evaluate',
   'load_config',
   'losses',
+  'open_conversation',
   'rewards',
   'train',
 )
 
 _MODULES = {
-  'api': ('Evaluation', 'Run', 'evaluate', 'train'),
+  'api': ('Conversation', 'Evaluation', 'Run', 'evaluate', 'open_conversation', 'train'),
   'config.load': ('load_config',),
   'core_types': ('Graded', 'Problem', 'Stage', 'Verdict'),
   'tasks': ('Task',),

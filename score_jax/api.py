@@ -6,7 +6,7 @@ run = score_jax.train('quickstart', workdir='runs/mine', max_steps=10)
 print(run.table())
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 import math
@@ -75,6 +75,14 @@ class Run:
     from score_jax.storage.run_folder import RunFolder
 
     return RunFolder(self.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversation:
+  """A model that answers, is asked again, and answers again."""
+
+  attempts: Callable[[str], list[str]]  # of a question; raises UserError if it is too long
+  instructions: tuple[str, ...]  # what the model is told before each attempt but the first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +192,31 @@ def evaluate(
     before_loading=fit.check_evaluation,
   )
   return Evaluation(settings.model.path, results, rows)
+
+
+def open_conversation(
+  config: Path | ConfigDict,
+  *,
+  model: Path | None = None,
+  attempts: int = 0,
+  instruction: str = '',
+  temperature: float = 0.0,
+  **overrides: Any,
+) -> Conversation:
+  """Loads a model to be asked questions of your own, on this machine's devices.
+
+  Args:
+    config, model, **overrides: as in `train`; template, prompt, budgets and instruction are the configuration's.
+    attempts, instruction: as in `evaluate`.
+    temperature: of all attempts; 0: greedy, as an evaluation's.
+
+  Raises UserError: the input is wrong.
+  """
+  from score_jax.training import answering
+
+  settings = _asked(_settings(config, model, overrides), attempts, instruction, temperature)
+  told = (settings.task.instruction,) * (len(settings.sampling.attempt_tokens) - 1)
+  return Conversation(answering.open_answers(settings, temperature), told)
 
 
 def _settings(config: Path | ConfigDict, model: Path | None, overrides: dict[str, Any]) -> configs.RunConfig:

@@ -28,6 +28,7 @@ COMMANDS = {
   'inspect': 'score_jax.inspect',
   'doctor': 'score_jax.doctor',
   'report': 'score_jax.report',
+  'chat': 'score_jax.chat',
 }
 _DASHES = tuple('\u2010\u2011\u2012\u2013\u2014\u2015\u2212\uff0d')  # as word processors write a hyphen
 # Errors that are fixed outside.

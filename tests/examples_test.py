@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import score_jax
 from score_jax.reporting import metrics
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / 'examples'
@@ -37,6 +38,6 @@ def test_the_two_turn_client_gives_what_the_rollout_gives(capsys):
   pytest.importorskip('torch')
   main = runpy.run_path(str(EXAMPLES / 'two_turn_client.py'))['main']
   answers = main(str(BASE), 'reach 10 with 1 2 7 8')
-  assert len(answers) == 2 and all(answers)
+  assert answers == score_jax.open_conversation('quickstart').attempts('reach 10 with 1 2 7 8')
   assert capsys.readouterr().out.startswith('attempt 1: ')
   assert 'score_jax' in sys.modules

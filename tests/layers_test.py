@@ -15,7 +15,7 @@ LAYERS = {
   'training': 5,
   'cli': 6, 'planning': 6,
   'api': 7,
-  'main': 8, 'evaluate': 8, 'export': 8, 'doctor': 8, 'inspect': 8, 'grade': 8, 'report': 8,
+  'main': 8, 'evaluate': 8, 'export': 8, 'doctor': 8, 'inspect': 8, 'grade': 8, 'report': 8, 'chat': 8,
   'bench': 8, 'suite': 8, 'supervise': 8,
 }  # fmt: skip
 

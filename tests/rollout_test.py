@@ -512,6 +512,24 @@ def test_a_rollout_that_ends_on_fewer_slots_samples_the_same_conversations(monke
   assert_same_rows(out, range(ROWS), base(), range(ROWS))
 
 
+def test_rows_with_one_prompt_share_its_prefill():
+  """Here 16 rows have seven prompts, two of them alike but for where they begin; three are prefilled at a time."""
+  chosen = np.array([3, 0, 0, 5, 3, 3, 1, 9, 0, 12, 12, 5, 7, 3, 1, 9])
+  (prompt, start), wider = prompts(), lambda x: np.pad(x, ((0, 0), (1, 0)), constant_values=END)
+  prompt, start = wider(prompt[chosen]), start[chosen] + 1
+  prompt[4], start[4] = prompt[0], start[0] - 1
+  expected, out = (roll(spec=dataclasses.replace(SPEC, prompts=n), prompt=prompt, start=start) for n in (0, 3))
+  np.testing.assert_array_equal(out.tokens, expected.tokens)
+  assert_same_rows(out, range(ROWS), expected, range(ROWS))
+  assert not np.array_equal(expected.tokens[0], expected.tokens[4])
+
+
+def test_different_rows_are_numbered_by_their_first():
+  number, first = rollouts.different(np.array([[1, 2], [3, 4], [1, 2], [1, 3], [3, 4]], np.int32))
+  assert number.tolist() == [0, 1, 0, 2, 1]
+  assert first.tolist() == [0, 1, 3, 5, 5]
+
+
 def test_parts_have_whole_rows_and_enough_of_them():
   spec = dataclasses.replace(SPEC, parts=(2, 8))
   rows = {count: [rows for _, rows in specs.phases(spec, SLOTS, count, together=True)] for count in (512, 64, 63, 32)}

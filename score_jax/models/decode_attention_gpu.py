@@ -183,7 +183,7 @@ def _kernel(
     k1, k2 = (triton.load(k_ref.at[here, half], mask=live[:, None], other=0.0) for half in (left, right))
     v = triton.load(v_ref.at[here, all_of], mask=live[:, None], other=0.0)
     visible = live[None, :]
-    if window:
+    if window and Q > 1:  # the first query sees all that are `seen`
       visible &= seen - cached[None, :] + token_N[:, None] < window
     score = scores(k1, k2, visible)
     most_new = jnp.maximum(most, jnp.max(score, axis=-1))

@@ -160,6 +160,7 @@ def estimated(plan: Plan, name: str) -> tuple[int, int]:
   config, spec, size = plan.decoder, plan.update, sizes(plan)
   tensor, itemsize = plan.mesh.shape['tensor'], plan.dtype.itemsize
   slots, tokens = plan.decode_slots, plan.local_rows // spec.micro_batches * plan.length
+  prompts = min(slots, plan.rollout.prompts or slots)
   # Of a device: numbers per token, in the head, in a chunk of logits, in plain attention.
   ffn, width = config.ffn * config.experts_per_token // tensor, config.width
   heads, inner = max(1, config.heads // tensor), config.heads * config.head_width // tensor
@@ -177,7 +178,7 @@ def estimated(plan: Plan, name: str) -> tuple[int, int]:
   head_gradient = itemsize + (0 if plan.lora.rank else 4)
   guess = dict(
     layout=size.policy,
-    rollout=size.cache + slots * plan.prompt * prefill + 3 * plan.rollout.step_tokens(slots) * config.vocab * 4,
+    rollout=size.cache + prompts * plan.prompt * prefill + 3 * plan.rollout.step_tokens(slots) * config.vocab * 4,
     reference=(tokens * (2 * ffn + 3 * inner + 3 * width) + head) * itemsize + logits + scores,
     update=size.parameters // 4 * gradient + head * head_gradient + layers + 2 * logits + scores,
   )

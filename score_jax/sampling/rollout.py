@@ -140,6 +140,14 @@ def _rollout(
   prefill = functools.partial(decoder.prefill, params, config, **cached)
   anywhere = functools.partial(meshes.on_any_device, mesh=mesh)
 
+  def prefilled(size: int) -> tuple[jax.Array, Cache]:
+    """Returns the last logits and a cache of `size` slots of the first B rows."""
+    prompt_BP, start_B = rows.prompt[:B], rows.start[:B]
+    if not spec.prompts or spec.prompts >= B:
+      return prefill(prompt_BP, start_B, size)
+    empty = attention.empty_cache(config, size, cached['cache_dtype'], start_B, spec.kernel)
+    return _prefilled_once(prefill, prompt_BP, spec.prompts, empty, anywhere)
+
   def step(state: _State) -> _State:
     slots, progress = state.slots, state.slots.progress
     slot = state.time if together else progress.newest
@@ -169,7 +177,7 @@ def _rollout(
     return _admit(prefill, rows, spec, mesh, state, slot_R)
 
   phases = specs.phases(spec, P, B, together=together)
-  state = _begin(prefill, rows, spec, mesh, B, phases[0][0])
+  state = _begin(prefilled(phases[0][0]), rows, spec, mesh)
   if N > B:
     state = jax.lax.while_loop(lambda state: anywhere(state.waiting < N), generation, state)
   for (size, width), (next_size, next_width) in zip(phases, [*phases[1:], (0, 0)], strict=True):
@@ -186,10 +194,46 @@ def _rollout(
   return _with_finished(state, jnp.arange(width, dtype=jnp.int32))
 
 
-def _begin(prefill: Callable, rows: _Rows, spec: RolloutSpec, mesh: Mesh, B: int, size: int) -> _State:
-  """Puts the first B rows into the slots."""
-  N, P = rows.prompt.shape
-  logits_BV, cache = prefill(rows.prompt[:B], rows.start[:B], size)
+def _prefilled_once(
+  prefill: Callable, prompt_BP: jax.Array, count: int, cache: Cache, anywhere: Callable
+) -> tuple[jax.Array, Cache]:
+  """Prefills different prompts, `count` at a time; returns all rows' last logits, and their cache."""
+  B, P = prompt_BP.shape
+  number_B, row_M = different(jnp.concatenate([cache.first[:, None], prompt_BP], axis=1))
+  row_M = jnp.pad(row_M, (0, count))
+
+  def more(done: tuple) -> tuple:
+    begun, logits_BV, cache = done
+    row_C = jax.lax.dynamic_slice_in_dim(row_M, begun, count)
+    logits_CV, prompts = prefill(prompt_BP[row_C], cache.first[row_C], P)
+    index_B = number_B - begun
+    comes_B = (index_B >= 0) & (index_B < count)
+    index_B = jnp.where(comes_B, index_B, 0)
+    logits_BV = jnp.where(comes_B[:, None], logits_CV[index_B], logits_BV)
+    prompts = jax.tree.map(lambda x: x[index_B], prompts)
+    row_B = jnp.where(comes_B, jnp.arange(B, dtype=jnp.int32), B)
+    return begun + count, logits_BV, attention.insert(cache, row_B, prompts)
+
+  logits = jax.eval_shape(lambda *inputs: prefill(*inputs, P)[0], prompt_BP, cache.first)
+  begin = jnp.int32(0), jnp.zeros(logits.shape, logits.dtype), cache
+  last = jnp.max(number_B)
+  _, logits_BV, cache = jax.lax.while_loop(lambda done: anywhere(done[0] <= last), more, begin)
+  return logits_BV, cache
+
+
+def different(row_BP: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns each row's number among different ones, i32 [B], and the first row of each number, i32 [B], B: none."""
+  B = row_BP.shape[0]
+  row_B = jnp.arange(B, dtype=jnp.int32)
+  first_B = jnp.argmax(jnp.all(row_BP[:, None] == row_BP[None], axis=-1), axis=1).astype(jnp.int32)
+  number_B = jnp.cumsum((first_B == row_B).astype(jnp.int32)) - 1
+  return number_B[first_B], jnp.nonzero(first_B == row_B, size=B, fill_value=B)[0].astype(jnp.int32)
+
+
+def _begin(prefilled: tuple[jax.Array, Cache], rows: _Rows, spec: RolloutSpec, mesh: Mesh) -> _State:
+  """Puts the first rows into the slots."""
+  (logits_BV, cache), (N, P) = prefilled, rows.prompt.shape
+  B = logits_BV.shape[0]
   slots = _started(logits_BV, jnp.arange(B, dtype=jnp.int32), rows, spec, mesh)
   empty = jax.tree.map(lambda x: jnp.zeros((N, *x.shape[1:]), x.dtype), _conversations(slots))
   return _State(time=jnp.int32(P), slots=slots, cache=cache, finished=empty, waiting=jnp.int32(B))

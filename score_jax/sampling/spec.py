@@ -12,6 +12,7 @@ from score_jax.models.families import DecoderConfig
 _GROWTHS = 4  # of a TPU's cache, which is read whole where no kernel serves; more take longer to compile
 _PARTS = (2, 8)  # of a GPU's decode slots, where a step of fewer rows takes less time; each is compiled
 _FEWEST = 32  # decode slots that a part has
+_PROMPTS = 32  # that a GPU prefills at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class RolloutSpec:
   kernel: str = ''  # of `decode_attention.BLOCKS`
   growths: int = 1  # steps in which the cache comes to its size, where every row has a slot
   parts: tuple[int, ...] = ()  # n: a rollout ends on one of n parts of its decode slots, once no more rows go on
+  prompts: int = 0  # that are prefilled at a time, each once for all rows that begin with it; 0: every row's at once
 
   @property
   def attempts(self) -> int:
@@ -55,8 +57,9 @@ def suited(spec: RolloutSpec, config: DecoderConfig, dtype, mesh: Mesh) -> Rollo
   """Returns the settings with what a model's rollouts on a mesh are decoded by."""
   kernel = decode_attention.best(config, dtype, cache_dtype(spec, dtype), mesh)
   platform = mesh.devices.flat[0].platform
-  growths = _GROWTHS if platform == 'tpu' and not kernel else 1
-  return dataclasses.replace(spec, kernel=kernel, growths=growths, parts=_PARTS if platform == 'gpu' else ())
+  if platform == 'gpu':
+    return dataclasses.replace(spec, kernel=kernel, parts=_PARTS, prompts=_PROMPTS)
+  return dataclasses.replace(spec, kernel=kernel, growths=_GROWTHS if platform == 'tpu' and not kernel else 1)
 
 
 def cache_dtype(spec: RolloutSpec, dtype) -> jnp.dtype:

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers to questions of one's own, which nobody grades: all attempts of a conversation."""
+
+from collections.abc import Callable
+
+from score_jax.config import RunConfig
+from score_jax.core_types import Problem
+from score_jax.parallel import mesh as meshes
+from score_jax.sampling import sampler as samplers
+from score_jax.storage import hf, pins
+from score_jax.tasks import problems
+from score_jax.training import run as runs
+
+
+def open_answers(config: RunConfig, temperature: float) -> Callable[[str], list[str]]:
+  """Loads config.model.path; returns what answers a question, with config.task.prompt around it, in all attempts.
+
+  Greedy answers are those of an evaluation. Sampled ones differ from call to call.
+
+  Raises:
+    UserError: the model cannot be used; from a call, the question cannot be (it is too long, or holds special tokens).
+  """
+  config = pins.pinned(config)
+  mesh, folder = meshes.make_mesh(**vars(config.mesh)), hf.folder_of(config.model.path)
+  sampler = runs.open_sampler(config, folder, mesh)
+  params = sampler.layout(hf.read_params(folder, sampler.config, mesh, sampler.dtype, meshes.SAMPLING_RULES))
+  spec, rows, calls = sampler.spec(temperature), meshes.row_shards(mesh), 0
+
+  def answers(question: str) -> list[str]:
+    nonlocal calls
+    asked = problems.asked(config.task.prompt or '{question}', question=question)
+    sampler.chat.check_text('the question', asked)
+    key = samplers.stream_key(config.eval.seed, samplers.Stream.EVALUATION, calls)
+    calls += 1
+    prompts = sampler.encoded([Problem(id='(yours)', question=asked, reference={})] * rows)
+    return sampler.texts(meshes.fetch_rows(sampler.sample(params, prompts, key, spec)))[0]
+
+  return answers

@@ -1,0 +1,88 @@
+"""`score-jax chat` and the conversation behind it: attempts at questions of one's own, and what they change."""
+
+import io
+
+from absl import flags
+from absl.testing import flagsaver
+import pytest
+import tiny
+
+import score_jax
+from score_jax import api, chat
+from score_jax.errors import DataError
+
+SAME, NEW = 'x = 1\nreturn x', 'x = 2\nreturn x'
+
+
+@pytest.fixture(autouse=True)
+def parsed():
+  """Flags at their defaults."""
+  flags.FLAGS.mark_as_parsed()
+  with flagsaver.flagsaver():
+    yield
+
+
+def test_greedy_attempts_are_those_of_an_evaluation(hf_folder):
+  config = tiny.config_dict(**{'model.path': str(hf_folder), 'eval.problems': 2})
+  conversation = score_jax.open_conversation(config)
+  assert conversation.instructions == (config.task.instruction,)
+  greedy = [row for row in score_jax.evaluate(config).rows if row.decoding == 'greedy']
+  assert len(greedy) == 2
+  for row in greedy:
+    assert conversation.attempts(row.question) == [attempt.text for attempt in row.attempts]
+  with pytest.raises(DataError, match=r'problem \(yours\): its prompt has \d+ tokens; raise config.sampling'):
+    conversation.attempts('reach 10 with ' + '1 ' * 99)
+
+
+def test_sampled_attempts_differ_from_call_to_call(hf_folder):
+  config = tiny.config_dict(**{'model.path': str(hf_folder)})
+  conversation = score_jax.open_conversation(config, temperature=1.0)
+  first, second = (conversation.attempts('reach 5 with 1 2') for _ in range(2))
+  assert first != second
+
+
+def test_lines_that_change_are_marked():
+  assert chat.changed_lines(SAME, NEW, coloured=False) == ['- x = 1', '+ x = 2', '  return x']
+  assert chat.changed_lines(SAME, SAME, coloured=True) == ['  x = 1', '  return x']
+  assert chat.changed_lines('a', '\x1b[31mb', coloured=True) == [
+    '\x1b[31m- a\x1b[0m',
+    '\x1b[32m+ <U+001B>[31mb\x1b[0m',
+  ]
+
+
+def attempts(question):
+  if question == 'too long':
+    raise DataError('problem (yours): its prompt has 99 tokens')
+  return [SAME, NEW] if question == 'wrong' else [SAME, SAME]
+
+
+@pytest.fixture
+def opened(monkeypatch):
+  """A conversation that needs no model, and what it was opened with."""
+  calls = []
+
+  def open_conversation(config, **asked):
+    calls.append(asked)
+    return api.Conversation(attempts, ('Try again.',))
+
+  monkeypatch.setattr(api, 'open_conversation', open_conversation)
+  return calls
+
+
+def test_lines_are_questions_and_one_that_is_refused_ends_nothing(opened, monkeypatch, capsys):
+  monkeypatch.setattr('sys.stdin', io.StringIO('wrong\n\ntoo long\n kept \n'))
+  chat.main()
+  out, err = capsys.readouterr()
+  corrected = 'attempt 1\n  x = 1\n  return x\n\n[Try again.]\n\nattempt 2\n- x = 1\n+ x = 2\n  return x\n'
+  kept = 'attempt 1\n  x = 1\n  return x\n\n[Try again.]\n\nattempt 2: the same\n'
+  assert out.split('\n\n\n') == ['\n' + corrected.rstrip('\n'), kept + '\n']
+  assert err == 'error: problem (yours): its prompt has 99 tokens\n'
+
+
+def test_one_question_is_asked_with_the_flags(opened, capsys):
+  with flagsaver.flagsaver(
+    question='wrong', temperature=0.5, attempts=3, instruction='self_refine', model='some/model'
+  ):
+    chat.main()
+  assert '+ x = 2' in capsys.readouterr().out
+  assert opened == [dict(model='some/model', attempts=3, instruction='self_refine', temperature=0.5)]

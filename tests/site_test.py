@@ -1,0 +1,84 @@
+"""The site: pages that are made from the code, and links to files of the repository."""
+
+import importlib.util
+import pathlib
+
+from absl import flags
+import pytest
+
+import score_jax
+from score_jax import cli
+from score_jax.configs import common
+
+ROOT = pathlib.Path(__file__).parent.parent
+pytest.importorskip('mkdocs')
+
+
+@pytest.fixture(scope='module')
+def site():
+  spec = importlib.util.spec_from_file_location('site_pages', ROOT / 'launch/site.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def fields(config, prefix='config'):
+  for name, value in config.items():
+    yield from fields(value, f'{prefix}.{name}') if hasattr(value, 'items') else [f'{prefix}.{name}']
+
+
+def test_every_field_has_its_line(site):
+  told = {}
+  for _, rows in site.config_sections(ROOT / 'score_jax/configs/common.py').values():
+    told |= {name: (default, about) for name, default, about in rows}
+  # Stage II has the fields of Stage I, and tells those that differ.
+  missing = {name.replace('stage2', 'stage1') for name in fields(common.get_config()) if name not in told}
+  assert missing <= told.keys()
+  assert told['config.sampling.decode_slots'] == ('0', 'conversations decoded at a time on a device; 0: all')
+  assert told['config.stages.stage2.bonus'][0] == '(0.0, 10.0)'
+  default, about = told['config.stages.stage1.kl_target']
+  assert default == '()' and about.startswith('KL in nats') and about.endswith('() all of them.')
+
+
+def test_every_command_and_flag_has_its_line(site):
+  page = site.commands_page()
+  sections = page.split('\n## ')
+  assert [section.split('\n')[0] for section in sections[1:]] == list(cli.COMMANDS)
+  __import__('score_jax.chat')
+  own = [flag.name for flag in flags.FLAGS.get_key_flags_for_module('score_jax.chat')]
+  chat = sections[1 + list(cli.COMMANDS).index('chat')]
+  assert own and all(f'| `--{name}` |' in chat for name in own if name not in ('config', 'help'))
+  assert '| `--config` | `None` | a preset' in chat
+  assert '| `--temperature` | `0.0` | of what is sampled; 0: greedy |' in chat
+
+
+def test_every_public_name_is_on_the_page(site):
+  page = site.api_page()
+  assert sorted(line.rsplit('.', 1)[1] for line in page.splitlines() if line.startswith(':::')) == sorted(
+    score_jax.__all__
+  )
+  assert '::: score_jax.api.train\n' in page
+
+
+def test_links_to_the_repository_are_links_within_the_site(site):
+  assert site.relinked('howto_serve.md', '../examples/two_turn_client.py') == 'files/examples/two_turn_client.py.txt'
+  assert site.relinked('index.md', 'docs/math.md') == 'math.md'
+  assert site.relinked('index.md', 'configs/common.py') == 'files/configs/common.py.txt'
+  assert site.relinked('files/experiments/README.md', '../docs/math.md') == '../../math.md'
+  assert site.relinked('math.md', 'tasks.md') == 'tasks.md'
+  for other in ('https://example.org/x.md', 'mailto:a@example.org', 'nowhere.md'):
+    assert site.relinked('math.md', other) == other
+  text = 'See [a `code` label](x.md#part), not `[b](x.md)` or\n```\n[c](x.md)\n```\nbut [d](x.md).'
+  assert site.with_links(text, lambda target: f'<{target}>') == (
+    'See [a `code` label](<x.md>#part), not `[b](x.md)` or\n```\n[c](x.md)\n```\nbut [d](<x.md>).'
+  )
+
+
+def test_pictures_in_tags_are_linked_too(site):
+  text = '<source media="(x)" srcset="docs/a.png"><img alt="src" src="docs/b.png" width="6">'
+  assert site.with_links(text, lambda target: target.removeprefix('docs/')) == text.replace('docs/', '')
+
+
+def test_what_linked_pages_link_to_is_in_the_site(site):
+  files = site.linked({'README.md': '[examples](examples)'})
+  assert files == sorted(f'examples/{path.name}' for path in (ROOT / 'examples').glob('*.py'))
