@@ -21,10 +21,10 @@ def open_answers(config: RunConfig, temperature: float) -> Callable[[str], list[
     UserError: the model cannot be used; from a call, the question cannot be (it is too long, or holds special tokens).
   """
   config = pins.pinned(config)
-  mesh, folder = meshes.make_mesh(**vars(config.mesh)), hf.folder_of(config.model.path)
-  sampler = runs.open_sampler(config, folder, mesh)
-  params = sampler.layout(hf.read_params(folder, sampler.config, mesh, sampler.dtype, meshes.SAMPLING_RULES))
-  spec, rows, calls = sampler.spec(temperature), meshes.row_shards(mesh), 0
+  folder = hf.folder_of(config.model.path)
+  sampler = runs.open_sampler(config, folder, meshes.make_mesh(**vars(config.mesh)))
+  params = sampler.layout(hf.read_params(folder, sampler.config, sampler.mesh, sampler.dtype, meshes.SAMPLING_RULES))
+  spec, rows, calls = sampler.spec(temperature), meshes.row_shards(sampler.mesh), 0
 
   def answers(question: str) -> list[str]:
     nonlocal calls
