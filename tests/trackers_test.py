@@ -280,7 +280,8 @@ def test_wandb_s_server_has_each_step_once_too_online_and_by_wandb_sync(tmp_path
     command = [sys.executable, '-m', 'wandb', 'sync']
     for part in sorted((folder / 'wandb').glob('offline-run-*')):
       env = tracked.environment(folder.parent) | online
-      subprocess.run([*command, str(part)], cwd=tmp_path, env=env, check=True, capture_output=True)
+      run = dict(cwd=tmp_path, env=env, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+      subprocess.run([*command, str(part)], **run)
     assert served.steps == {tracked.ID: [*range(30)]}
 
 
