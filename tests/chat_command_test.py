@@ -1,25 +1,18 @@
 """`score-jax chat` and the conversation behind it: attempts at questions of one's own, and what they change."""
 
 import io
+import pathlib
+import subprocess
+import sys
 
-from absl import flags
-from absl.testing import flagsaver
 import pytest
 import tiny
 
 import score_jax
-from score_jax import api, chat
 from score_jax.errors import DataError
+from score_jax.reporting import dialogue
 
 SAME, NEW = 'x = 1\nreturn x', 'x = 2\nreturn x'
-
-
-@pytest.fixture(autouse=True)
-def parsed():
-  """Flags at their defaults."""
-  flags.FLAGS.mark_as_parsed()
-  with flagsaver.flagsaver():
-    yield
 
 
 def test_greedy_attempts_are_those_of_an_evaluation(hf_folder):
@@ -42,9 +35,9 @@ def test_sampled_attempts_differ_from_call_to_call(hf_folder):
 
 
 def test_lines_that_change_are_marked():
-  assert chat.changed_lines(SAME, NEW, coloured=False) == ['- x = 1', '+ x = 2', '  return x']
-  assert chat.changed_lines(SAME, SAME, coloured=True) == ['  x = 1', '  return x']
-  assert chat.changed_lines('a', '\x1b[31mb', coloured=True) == [
+  assert dialogue.changed_lines(SAME, NEW, coloured=False) == ['- x = 1', '+ x = 2', '  return x']
+  assert dialogue.changed_lines(SAME, SAME, coloured=True) == ['  x = 1', '  return x']
+  assert dialogue.changed_lines('a', '\x1b[31mb', coloured=True) == [
     '\x1b[31m- a\x1b[0m',
     '\x1b[32m+ <U+001B>[31mb\x1b[0m',
   ]
@@ -56,33 +49,19 @@ def attempts(question):
   return [SAME, NEW] if question == 'wrong' else [SAME, SAME]
 
 
-@pytest.fixture
-def opened(monkeypatch):
-  """A conversation that needs no model, and what it was opened with."""
-  calls = []
-
-  def open_conversation(config, **asked):
-    calls.append(asked)
-    return api.Conversation(attempts, ('Try again.',))
-
-  monkeypatch.setattr(api, 'open_conversation', open_conversation)
-  return calls
-
-
-def test_lines_are_questions_and_one_that_is_refused_ends_nothing(opened, monkeypatch, capsys):
-  monkeypatch.setattr('sys.stdin', io.StringIO('wrong\n\ntoo long\n kept \n'))
-  chat.main()
+def test_lines_are_questions_and_one_that_is_refused_ends_nothing(capsys):
+  dialogue.hold(attempts, ('Try again.',), dialogue.questions(io.StringIO('wrong\n\ntoo long\n kept \n')))
   out, err = capsys.readouterr()
   corrected = 'attempt 1\n  x = 1\n  return x\n\n[Try again.]\n\nattempt 2\n- x = 1\n+ x = 2\n  return x\n'
   kept = 'attempt 1\n  x = 1\n  return x\n\n[Try again.]\n\nattempt 2: the same\n'
-  assert out.split('\n\n\n') == ['\n' + corrected.rstrip('\n'), kept + '\n']
+  assert out == f'\n{corrected}\n\n{kept}\n'
   assert err == 'error: problem (yours): its prompt has 99 tokens\n'
 
 
-def test_one_question_is_asked_with_the_flags(opened, capsys):
-  with flagsaver.flagsaver(
-    question='wrong', temperature=0.5, attempts=3, instruction='self_refine', model='some/model'
-  ):
-    chat.main()
-  assert '+ x = 2' in capsys.readouterr().out
-  assert opened == [dict(model='some/model', attempts=3, instruction='self_refine', temperature=0.5)]
+@pytest.mark.slow
+def test_the_command_asks_the_bundled_base():
+  command = [sys.executable, '-m', 'score_jax.chat', '--config=quickstart', '--question=reach 10 with 1 2 7 8']
+  root = pathlib.Path(__file__).parent.parent
+  done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+  assert (done.returncode, done.stderr) == (0, '')
+  assert done.stdout.startswith('\nattempt 1\n  ') and '\n[Check and retry.]\n' in done.stdout
