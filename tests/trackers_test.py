@@ -246,6 +246,7 @@ def test_weights_and_biases_is_told_what_the_configuration_says_and_the_server_w
   assert (logged, ended) == ([(4, True)], [1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('field', PACKAGES)
 def test_killed_twice_a_client_has_each_step_once(field, tmp_path):
   pytest.importorskip(PACKAGES[field], reason=f'needs the extra `{field}`')
