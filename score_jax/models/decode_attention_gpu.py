@@ -6,6 +6,7 @@ are joined at the end (flash decoding). The first part attends to the new tokens
 of its own in its ring, and brings up to Q of N tokens, which lie in one line.
 """
 
+import dataclasses
 import functools
 import math
 
@@ -86,9 +87,9 @@ def attend_live(
   line += [pl.BlockSpec((each, C), lambda b, k, p: (0, 0))] * len(biases)
   attended = pl.BlockSpec((N * H * parts, C), lambda b, k, p: (0, 0))
   summary = pl.BlockSpec((N * H * parts,), lambda b, k, p: (0,))
-  sizes = dict(heads=(H, K), tokens=(N, Q), terms=P, slots=S, parts=parts, window=window)
+  sizes = _Sizes(H, K, N, Q, P, S, parts, window, number_BQ is None, dtype, scale, softcap)
   out, most, total, k_BSKC, v_BSKC = pl.pallas_call(
-    functools.partial(_kernel, **sizes, in_order=number_BQ is None, dtype=dtype, scale=scale, softcap=softcap),
+    functools.partial(_kernel, sizes=sizes),
     grid=(B, K, parts),
     in_specs=[*line, rotation, rotation, own, buffer, buffer],
     out_specs=[attended, summary, summary, buffer, buffer],
@@ -120,91 +121,149 @@ def _crossed(row_N: jax.Array, columns: pl.Slice) -> tuple[jax.Array, jax.Array]
   return tuple(jnp.broadcast_arrays(row_N[:, None], columns.start + jnp.arange(columns.size)[None]))
 
 
-def _kernel(
-  qkv_ref, *refs, heads, tokens, terms, slots, parts, window, in_order, dtype, scale, softcap
-):  # fmt: skip
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+  """What a program of the kernel is compiled for."""
+
+  heads: int  # H
+  kv_heads: int  # K
+  line: int  # N tokens
+  tokens: int  # Q
+  terms: int  # P
+  slots: int  # S
+  parts: int
+  window: int
+  in_order: bool  # a row's tokens are Q in a line, as rows follow one another
+  dtype: jnp.dtype
+  scale: float
+  softcap: float
+
+  @property
+  def shared(self) -> int:
+    """M, query heads of a cache's head."""
+    return self.heads // self.kv_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class _Vectors:
+  """Heads of a row's tokens, as many as the row of a tile."""
+
+  token: jax.Array  # i32, of the row
+  number: jax.Array  # i32, of the token in the line
+  head: jax.Array  # i32, one for all or one each
+  real: jax.Array  # bool
+
+
+def _kernel(qkv_ref, *refs, sizes: _Sizes):
   *bias_refs, cos_ref, sin_ref, scalars_ref, k_ref, v_ref, out_ref, most_ref, total_ref, k_out_ref, v_out_ref = refs
-  (H, K), (N, Q), k_head, part = heads, tokens, pl.program_id(1), pl.program_id(2)
-  C, M, each = qkv_ref.shape[-1], H // K, H + 2 * K
+  (H, K, Q, M), k_head, part = _letters(sizes), pl.program_id(1), pl.program_id(2)
   begin, seen, slot = (scalars_ref[i] for i in range(3))  # of cached tokens; of the first new one
+  C = qkv_ref.shape[-1]
   left, right, all_of = pl.ds(0, C // 2), pl.ds(C // 2, C // 2), pl.ds(0, C)
   query_N, new_T = jnp.arange(_tile(Q * M)), jnp.arange(_tile(Q) if Q > 1 else 1)
-  token_N, token_T = jnp.minimum(query_N // M, Q - 1), jnp.minimum(new_T, Q - 1)
+  queries = _vectors(scalars_ref, sizes, query_N // M, k_head * M + query_N % M, query_N < Q * M)
+  keys = _vectors(scalars_ref, sizes, new_T, H + k_head, new_T < Q)
+  load = functools.partial(_loaded, qkv_ref, bias_refs, sizes)
 
-  def number(token):  # in the line
-    return pl.program_id(0) * Q + token if in_order else triton.load(scalars_ref.at[3 + token])
-
-  number_N, number_T = number(token_N), number(token_T)
-  is_query, is_new = (query_N < Q * M) & (number_N >= 0), (new_T < Q) & (number_T >= 0)
-  head_N = k_head * M + query_N % M
-
-  def load(number, head, columns, real):
-    x = 0.0
-    for term in range(terms):
-      row = term * N * each + number * each + head
-      x += triton.load(qkv_ref.at[_crossed(row, columns)], mask=real[:, None], other=0.0).astype(jnp.float32)
-    x = x.astype(dtype)
-    for ref in bias_refs:
-      x += triton.load(ref.at[_crossed(head + 0 * number, columns)])
-    return x
-
-  def angle(ref, token):  # of one token, all the same
-    return ref[0][None] if Q == 1 else triton.load(ref.at[_crossed(token, left)])
-
-  def rotated(number, token, head, real):
-    cos, sin = angle(cos_ref, token), angle(sin_ref, token)
-    first, second = (load(number, head, half, real).astype(jnp.float32) for half in (left, right))
+  def rotated(of: _Vectors) -> tuple[jax.Array, jax.Array]:
+    cos, sin = (_of_token(ref, of.token, left, Q) for ref in (cos_ref, sin_ref))
+    first, second = (load(of, half).astype(jnp.float32) for half in (left, right))
     return tuple(x.astype(k_ref.dtype) for x in (first * cos - second * sin, second * cos + first * sin))
 
-  q1, q2 = rotated(number_N, token_N, head_N, is_query)
-  k1, k2 = rotated(number_T, token_T, H + k_head, is_new)
-  v = load(number_T, H + K + k_head, all_of, is_new).astype(v_ref.dtype)
+  q, (k1, k2) = rotated(queries), rotated(keys)
+  v = load(dataclasses.replace(keys, head=H + K + k_head), all_of).astype(v_ref.dtype)
 
   @pl.when(part == 0)
   def _():
-    here = (slot + new_T) % slots
+    here = (slot + new_T) % sizes.slots
     for ref, columns, new in ((k_out_ref, left, k1), (k_out_ref, right, k2), (v_out_ref, all_of, v)):
-      triton.store(ref.at[_crossed(here, columns)], new, mask=is_new[:, None])
+      triton.store(ref.at[_crossed(here, columns)], new, mask=keys.real[:, None])
+
+  block0, skipped = begin // BLOCK, begin % BLOCK  # slots of the first block before those seen
+  blocks = pl.cdiv(skipped + seen, BLOCK)
+  per_part = pl.cdiv(blocks, sizes.parts)
+
+  def body(n, sums):
+    cached = n * BLOCK + jnp.arange(BLOCK) - skipped  # counted from the first that is seen
+    here = pl.ds((block0 + n) % (sizes.slots // BLOCK) * BLOCK, BLOCK)
+    live = (cached >= 0) & (cached < seen)
+    half_keys = (triton.load(k_ref.at[here, half], mask=live[:, None], other=0.0) for half in (left, right))
+    values = triton.load(v_ref.at[here, all_of], mask=live[:, None], other=0.0)
+    visible = live[None, :]
+    if sizes.window and Q > 1:  # the first query sees all that are `seen`
+      visible &= seen - cached[None, :] + queries.token[:, None] < sizes.window
+    return _with_block(sums, _scores(q, tuple(half_keys), visible, sizes), values)
+
+  age = queries.token[:, None] - new_T[None, :]
+  score = _scores(q, (k1, k2), (age >= 0) & (age < (sizes.window or Q)) & (part == 0), sizes)
+  before = _of_new(score, v, part == 0)
+  first, last = part * per_part, jnp.minimum((part + 1) * per_part, blocks)
+  out, most, total = jax.lax.fori_loop(first, last, body, before)
+  if sizes.parts == 1:
+    out = out / total[:, None]
+  row_N = (queries.number * H + queries.head) * sizes.parts + part
+  row_N = jnp.where(queries.real, row_N, sizes.line * H * sizes.parts)
+  triton.store(out_ref.at[_crossed(row_N, all_of)], out.astype(out_ref.dtype), mask=queries.real[:, None])
+  triton.store(most_ref.at[row_N], most, mask=queries.real)
+  triton.store(total_ref.at[row_N], total, mask=queries.real)
+
+
+def _letters(sizes: _Sizes) -> tuple[int, int, int, int]:
+  """Returns H, K, Q and M."""
+  return sizes.heads, sizes.kv_heads, sizes.tokens, sizes.shared
+
+
+def _vectors(scalars_ref, sizes: _Sizes, token: jax.Array, head: jax.Array, fits: jax.Array) -> _Vectors:
+  """Returns heads of tokens where they `fit` and the row has the token; tokens past the last stand for it."""
+  token = jnp.minimum(token, sizes.tokens - 1)
+  in_order = sizes.in_order
+  number = pl.program_id(0) * sizes.tokens + token if in_order else triton.load(scalars_ref.at[3 + token])
+  return _Vectors(token, number, head, fits & (number >= 0))
+
+
+def _loaded(qkv_ref, bias_refs: list, sizes: _Sizes, of: _Vectors, columns: pl.Slice) -> jax.Array:
+  """Returns columns of vectors: the sum of terms, and of the bias, each rounded to the dtype."""
+  each, x = sizes.heads + 2 * sizes.kv_heads, 0.0
+  for term in range(sizes.terms):
+    row = (term * sizes.line + of.number) * each + of.head
+    x += triton.load(qkv_ref.at[_crossed(row, columns)], mask=of.real[:, None], other=0.0).astype(jnp.float32)
+  x = x.astype(sizes.dtype)
+  for ref in bias_refs:
+    x += triton.load(ref.at[_crossed(of.head + 0 * of.number, columns)])
+  return x
+
+
+def _of_token(ref, token: jax.Array, columns: pl.Slice, tokens: int) -> jax.Array:
+  """Returns the angles of vectors' tokens; of one token they are the same for all."""
+  return ref[0][None] if tokens == 1 else triton.load(ref.at[_crossed(token, columns)])
+
+
+def _scores(q: tuple, k: tuple, visible: jax.Array, sizes: _Sizes) -> jax.Array:
+  """Returns the scores of queries and keys, each in two halves."""
 
   def product(x, y):  # one row y is too small for a product of matrices
     if y.shape[0] > 1:
       return triton.dot(x, y.T)
     return jnp.sum(x.astype(jnp.float32) * y.astype(jnp.float32), axis=-1, keepdims=True)
 
-  def scores(k1, k2, visible):
-    score = attention.softcapped((product(q1, k1) + product(q2, k2)) * scale, softcap)
-    return jnp.where(visible, score, attention.HIDDEN)
+  score = (product(q[0], k[0]) + product(q[1], k[1])) * sizes.scale
+  return jnp.where(visible, attention.softcapped(score, sizes.softcap), attention.HIDDEN)
 
-  def body(n, carry):
-    out, most, total = carry
-    cached = n * BLOCK + jnp.arange(BLOCK) - skipped  # counted from the first that is seen
-    here = pl.ds((block0 + n) % (slots // BLOCK) * BLOCK, BLOCK)
-    live = (cached >= 0) & (cached < seen)
-    k1, k2 = (triton.load(k_ref.at[here, half], mask=live[:, None], other=0.0) for half in (left, right))
-    v = triton.load(v_ref.at[here, all_of], mask=live[:, None], other=0.0)
-    visible = live[None, :]
-    if window and Q > 1:  # the first query sees all that are `seen`
-      visible &= seen - cached[None, :] + token_N[:, None] < window
-    score = scores(k1, k2, visible)
-    most_new = jnp.maximum(most, jnp.max(score, axis=-1))
-    weight = jnp.exp(score - most_new[:, None])
-    shrink = jnp.exp(most - most_new)
-    out = out * shrink[:, None] + triton.dot(weight.astype(v.dtype), v)
-    return out, most_new, total * shrink + jnp.sum(weight, axis=-1)
 
-  block0, skipped = begin // BLOCK, begin % BLOCK  # slots of the first block before those seen
-  blocks = pl.cdiv(skipped + seen, BLOCK)
-  per_part = pl.cdiv(blocks, parts)
-  age = token_N[:, None] - new_T[None, :]
-  score = scores(k1, k2, (age >= 0) & (age < (window or Q)) & (part == 0))
+def _of_new(score: jax.Array, v: jax.Array, is_first: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns the weighed values, the largest score and the sum of weights of new tokens; of the first part alone."""
   most = jnp.max(score, axis=-1)
-  weight = jnp.where(part == 0, jnp.exp(score - most[:, None]), 0.0)
-  newest = triton.dot(weight.astype(v.dtype), v) if Q > 1 else weight * v.astype(jnp.float32)
-  before = newest, most, jnp.sum(weight, axis=-1)
-  out, most, total = jax.lax.fori_loop(part * per_part, jnp.minimum((part + 1) * per_part, blocks), body, before)
-  if parts == 1:
-    out = out / total[:, None]
-  row_N = jnp.where(is_query, (number_N * H + head_N) * parts + part, N * H * parts)
-  triton.store(out_ref.at[_crossed(row_N, all_of)], out.astype(out_ref.dtype), mask=is_query[:, None])
-  triton.store(most_ref.at[row_N], most, mask=is_query)
-  triton.store(total_ref.at[row_N], total, mask=is_query)
+  weight = jnp.where(is_first, jnp.exp(score - most[:, None]), 0.0)
+  several = v.shape[0] > 1
+  out = triton.dot(weight.astype(v.dtype), v) if several else weight * v.astype(jnp.float32)
+  return out, most, jnp.sum(weight, axis=-1)
+
+
+def _with_block(sums: tuple, score: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns the same after a block of cached tokens."""
+  out, most, total = sums
+  higher = jnp.maximum(most, jnp.max(score, axis=-1))
+  weight = jnp.exp(score - higher[:, None])
+  shrink = jnp.exp(most - higher)
+  out = out * shrink[:, None] + triton.dot(weight.astype(v.dtype), v)
+  return out, higher, total * shrink + jnp.sum(weight, axis=-1)
