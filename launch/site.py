@@ -59,11 +59,11 @@ def linked(pages: dict[str, str]) -> list[str]:
     with_links(text, lambda target, targets=targets: targets.append(target) or target)
     for target in targets:
       wanted = repository_path(path, target)
-      for member in _files_of(wanted) if wanted and not wanted.startswith('docs/') and wanted != 'README.md' else ():
-        if member not in done:
-          done[member] = None
-          if member.endswith('.md'):
-            waiting.append((member, (ROOT / member).read_text()))
+      for file in _files_of(wanted) if wanted and not wanted.startswith('docs/') and wanted != 'README.md' else ():
+        if file not in done:
+          done[file] = None
+          if file.endswith('.md'):
+            waiting.append((file, (ROOT / file).read_text()))
   return sorted(done)
 
 
@@ -72,9 +72,9 @@ def _files_of(path: str) -> Iterator[str]:
   if whole.is_file():
     yield path
   elif whole.is_dir():
-    for member in sorted(whole.rglob('*')):
-      if member.is_file() and '__pycache__' not in member.parts:
-        yield member.relative_to(ROOT).as_posix()
+    for inside in sorted(whole.rglob('*')):
+      if inside.is_file() and '__pycache__' not in inside.parts:
+        yield inside.relative_to(ROOT).as_posix()
 
 
 def repository_path(page: str, target: str) -> str:
@@ -103,7 +103,7 @@ def relinked(here: str, target: str) -> str:
   if not path:
     return target
   if (ROOT / path).is_dir():
-    path = min(_files_of(path), key=lambda member: (not member.endswith('README.md'), member.count('/'), member))
+    path = min(_files_of(path), key=lambda file: (not file.endswith('README.md'), file.count('/'), file))
   return posixpath.relpath(site_uri(path), posixpath.dirname(here) or '.')
 
 
@@ -183,8 +183,8 @@ def commands_page() -> str:
     path = ROOT / (module.replace('.', '/') + '.py')
     tree = ast.parse(path.read_text())
     lines += [f'## {name}', '', f'`{module}`. ' + _paragraph(ast.get_docstring(tree) or ''), '']
-    flags = [flag for helper, member in shared.items() if f'cli.{helper}(' in path.read_text() for flag in member]
-    flags += [flag for member in flags_of(path).values() for flag in member]
+    flags = [flag for helper, defined in shared.items() if f'cli.{helper}(' in path.read_text() for flag in defined]
+    flags += [flag for defined in flags_of(path).values() for flag in defined]
     lines += ['| flag | default | |', '|---|---|---|']
     lines += [f'| `--{flag}` | {_code(default)} | {_cell(about)} |' for flag, default, about in flags]
     lines.append('')

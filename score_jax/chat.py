@@ -13,11 +13,8 @@ from score_jax import cli
 _CONFIG = cli.define_config()
 _MODEL = flags.DEFINE_string('model', '', 'an HF folder or hub id; default: config.model.path')
 _QUESTION = flags.DEFINE_string('question', '', 'one question, instead of the lines of the standard input')
-_ATTEMPTS = flags.DEFINE_integer('attempts', 0, 'more repeat the last instruction and budget; 0: as configured')
+_ATTEMPTS, _INSTRUCTION = cli.define_attempts()
 _TEMPERATURE = flags.DEFINE_float('temperature', 0.0, 'of what is sampled; 0: greedy', lower_bound=0.0)
-_INSTRUCTION = flags.DEFINE_string(
-  'instruction', '', 'self_refine, paper_math, paper_code, or a text; default: config.task.instruction'
-)
 
 
 def main() -> None:

@@ -70,6 +70,13 @@ def define_config() -> flags.FlagHolder:
   return config_flags.DEFINE_config_file('config', None, about)
 
 
+def define_attempts() -> tuple[flags.FlagHolder, flags.FlagHolder]:
+  """Defines --attempts and --instruction, of `api.evaluate`."""
+  about = 'more repeat the last instruction and budget; 0: as configured'
+  told = 'self_refine, paper_math, paper_code, or a text; default: config.task.instruction'
+  return flags.DEFINE_integer('attempts', 0, about), flags.DEFINE_string('instruction', '', told)
+
+
 def define_distributed() -> flags.FlagHolder:
   """Defines --distributed, for `parallel.hosts.start`."""
   return flags.DEFINE_string(

@@ -22,16 +22,13 @@ _DISTRIBUTED = cli.define_distributed()
 _OUTPUT = flags.DEFINE_string('output', '', 'also write the result to this JSON file; must not exist')
 _WORKDIR = flags.DEFINE_string('workdir', '', 'also write eval.json and rows/NAME.jsonl.gz here, for reports')
 _NAME = flags.DEFINE_string('name', 'evaluation', 'what this evaluation is called in --workdir')
-_ATTEMPTS = flags.DEFINE_integer('attempts', 0, 'more repeat the last instruction and budget; 0: as configured')
+_ATTEMPTS, _INSTRUCTION = cli.define_attempts()
 _SAMPLES = flags.DEFINE_integer('samples', 1, 'K: sampled conversations a problem', lower_bound=1)
 _TEMPERATURE = flags.DEFINE_float('temperature', 1.0, 'of sampled conversations', lower_bound=0.0)
 _SCALING = flags.DEFINE_integer(
   'scaling', 0, 'K: majority of 2K samples against K and their corrections, T=0.7. 0: not', lower_bound=0
 )
 _FIRST = flags.DEFINE_string('first_attempts', '', "another model's: a .jsonl[.gz] file of {id, text}")
-_INSTRUCTION = flags.DEFINE_string(
-  'instruction', '', 'self_refine, paper_math, paper_code, or a text; default: config.task.instruction'
-)
 
 
 class _Callable(types.ModuleType):

@@ -89,12 +89,14 @@ def test_a_policy_is_pushed_with_its_card_and_report_and_names_no_path(run_folde
     assert served.messages == ['Step 3 of a score_jax run']
 
 
-def test_the_card_s_code_runs(run_folder):
+def test_the_card_s_code_prints_two_attempts(run_folder, capsys):
   torch = pytest.importorskip('torch')
   text = (run_folder / 'hf/README.md').read_text()
   [code] = re.findall(r'```python\n(.*?)\n```', text, re.DOTALL)
   with torch.no_grad():
     exec(code.replace('this/folder', str(run_folder / 'hf')).replace('"..."', '"reach 7 with 1 2 4"'), {})
+  first, second = capsys.readouterr().out.rstrip('\n').split('\n\n')
+  assert first and second
 
 
 def test_adapters_are_not_pushed_with_a_path_as_their_base(tmp_path, run_folder):
