@@ -22,6 +22,7 @@ from score_jax.models.families import DecoderConfig
 BLOCK = 64  # slots at a time; it divides the slots of a cache
 _SMALLEST = 16  # rows of a matrix product
 _ENOUGH = 256  # programs that keep a large GPU busy
+_NARROW, _WIDE = triton.CompilerParams(num_warps=4, num_stages=3), triton.CompilerParams(num_warps=8, num_stages=2)
 
 
 def fits(config: DecoderConfig, dtype: jnp.dtype) -> bool:
@@ -99,7 +100,7 @@ def attend_live(
       *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k_BSKC, v_BSKC)),
     ],
     input_output_aliases={4 + len(biases): 3, 5 + len(biases): 4},
-    compiler_params=triton.CompilerParams(num_warps=4, num_stages=3),
+    compiler_params=_WIDE if C > 128 else _NARROW,
     interpret=interpret,
     name='attend_live',
   )(qkv_PNE.reshape(P * N * each, C), *biases, view.cos, view.sin, scalars, k_BSKC, v_BSKC)
