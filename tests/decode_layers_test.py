@@ -95,13 +95,6 @@ def test_products_round_where_the_plain_path_does():
   assert_within_a_rounding(normed_BN, np.float64(total_BN) / size_B1 * (1 + np.float64(scale_N)), roundings=1)
 
 
-def test_a_product_of_many_tokens_is_cut_along_them_too():
-  x_BK, w_KN = (jax.random.normal(jax.random.key(i), (128, 128), BF16) for i in range(2))
-  parts_PBN = decode_layers.partial_sums(x_BK, w_KN, interpret=True)
-  assert parts_PBN.shape == (2, 128, 128)
-  np.testing.assert_allclose(np.sum(parts_PBN, axis=0), np.float64(x_BK) @ np.float64(w_KN), atol=1e-4)
-
-
 def assert_within_a_rounding(actual, expected, roundings):
   """Of bf16, of which `roundings` may add up; relative to the largest."""
   assert actual.dtype == BF16

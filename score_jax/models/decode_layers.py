@@ -76,18 +76,17 @@ def run(
 def partial_sums(x_BK: jax.Array, w_KN: jax.Array, *, interpret: bool = False) -> jax.Array:
   """Returns x W as P parts of the inner axis, f32 [P, B, N]."""
   (B, K), N = x_BK.shape, w_KN.shape[1]
-  columns, rows, stages = (64, B // 2, 6) if B > 64 else (32, B, 8)
-  parts = inner_parts(K, N // columns * (B // rows))
+  columns = 32
+  parts = inner_parts(K, N // columns)
   share = K // parts
 
   def kernel(x_ref, w_ref, y_ref):
     part, here = pl.program_id(1), pl.ds(pl.program_id(0) * columns, columns)
-    there = pl.ds(pl.program_id(2) * rows, rows)
-    (y,) = _products(x_ref, w_ref, there, [here], (part * share, share))
-    triton.store(y_ref.at[part, there, here], y)
+    (y,) = _products(x_ref, w_ref, [here], (part * share, share))
+    triton.store(y_ref.at[part, pl.ds(0, B), here], y)
 
-  grid, shape = (N // columns, parts, B // rows), jax.ShapeDtypeStruct((parts, B, N), jnp.float32)
-  return _call(kernel, 'partial_sums', grid, shape, 4, min(stages, share // _BLOCK), interpret)(x_BK, w_KN)
+  grid, shape = (N // columns, parts), jax.ShapeDtypeStruct((parts, B, N), jnp.float32)
+  return _call(kernel, 'partial_sums', grid, shape, 4, min(8, share // _BLOCK), interpret)(x_BK, w_KN)
 
 
 def inner_parts(inner: int, programs: int) -> int:
@@ -104,7 +103,7 @@ def gated(x_BK: jax.Array, w_KG: jax.Array, activation: Callable, *, interpret: 
   def kernel(x_ref, w_ref, y_ref):
     first = pl.program_id(0) * columns
     here, there = pl.ds(first, columns), pl.ds(F + first, columns)
-    gate, up = _products(x_ref, w_ref, pl.ds(0, B), [here, there], (0, K))
+    gate, up = _products(x_ref, w_ref, [here, there], (0, K))
     gate, up = (y.astype(y_ref.dtype) for y in (gate, up))
     triton.store(y_ref.at[pl.ds(0, B), here], activation(gate.astype(jnp.float32)).astype(gate.dtype) * up)
 
@@ -143,14 +142,15 @@ def _call(kernel: Callable, name: str, grid: tuple, shape: Any, warps: int, stag
   return pl.pallas_call(kernel, grid=grid, out_shape=shape, compiler_params=params, interpret=interpret, name=name)
 
 
-def _products(x_ref, w_ref, rows: pl.Slice, columns: list, inner: tuple) -> tuple[jax.Array, ...]:
-  """Returns rows of x times each of `columns`, f32 [rows, n], over `inner` = (begin, length)."""
+def _products(x_ref, w_ref, columns: list, inner: tuple) -> tuple[jax.Array, ...]:
+  """Returns x times each of `columns`, f32 [B, n], over `inner` = (begin, length)."""
   begin, length = inner
+  B = x_ref.shape[0]
 
   def body(i, totals):
     here = pl.ds(begin + i * _BLOCK, _BLOCK)
-    x = triton.load(x_ref.at[rows, here])
+    x = triton.load(x_ref.at[pl.ds(0, B), here])
     return tuple(y + triton.dot(x, triton.load(w_ref.at[here, c])) for y, c in zip(totals, columns, strict=True))
 
-  zeros = tuple(jnp.zeros((rows.size, c.size), jnp.float32) for c in columns)
+  zeros = tuple(jnp.zeros((B, c.size), jnp.float32) for c in columns)
   return jax.lax.fori_loop(0, length // _BLOCK, body, zeros)

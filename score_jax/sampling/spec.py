@@ -11,7 +11,7 @@ from score_jax.models.families import DecoderConfig
 
 _GROWTHS = 4  # of a TPU's cache, which is read whole where no kernel serves; more take longer to compile
 _PARTS = (2, 8)  # of a GPU's decode slots, where a step of fewer rows takes less time; each is compiled
-_FEWEST = 32  # tokens of a GPU's step: fewer take as long
+_FEWEST = 32  # decode slots that a part has
 _PROMPTS = 32  # that a GPU prefills at a time
 
 
@@ -32,7 +32,6 @@ class RolloutSpec:
   kernel: str = ''  # of `decode_attention.BLOCKS`
   growths: int = 1  # steps in which the cache comes to its size, where every row has a slot
   parts: tuple[int, ...] = ()  # n: a rollout ends on one of n parts of its decode slots, once no more rows go on
-  fewest: int = 0  # tokens that a step computes at least, where it can guess so many
   prompts: int = 0  # that are prefilled at a time, each once for all rows that begin with it; 0: every row's at once
 
   @property
@@ -51,7 +50,7 @@ class RolloutSpec:
 
   def step_tokens(self, rows: int) -> int:
     """Returns how many tokens a step computes of rows that are decoded together."""
-    return min(max(rows + round(rows * self.drafts), self.fewest), rows * (1 + self.guesses))
+    return min(rows + round(rows * self.drafts), rows * (1 + self.guesses))
 
 
 def suited(spec: RolloutSpec, config: DecoderConfig, dtype, mesh: Mesh) -> RolloutSpec:
@@ -59,7 +58,7 @@ def suited(spec: RolloutSpec, config: DecoderConfig, dtype, mesh: Mesh) -> Rollo
   kernel = decode_attention.best(config, dtype, cache_dtype(spec, dtype), mesh)
   platform = mesh.devices.flat[0].platform
   if platform == 'gpu':
-    return dataclasses.replace(spec, kernel=kernel, parts=_PARTS, fewest=_FEWEST, prompts=_PROMPTS)
+    return dataclasses.replace(spec, kernel=kernel, parts=_PARTS, prompts=_PROMPTS)
   return dataclasses.replace(spec, kernel=kernel, growths=_GROWTHS if platform == 'tpu' and not kernel else 1)
 
 
@@ -78,6 +77,5 @@ def cache_sizes(spec: RolloutSpec, prompt: int, *, together: bool) -> list[int]:
 def phases(spec: RolloutSpec, prompt: int, rows: int, *, together: bool) -> list[tuple[int, int]]:
   """Returns the slots of the cache and the rows of each part of the decoding of as many rows, none of which waits."""
   sizes = cache_sizes(spec, prompt, together=together)
-  parts = [rows // parts for parts in spec.parts if rows % parts == 0]
-  enough = [count for count in parts if spec.step_tokens(count) >= spec.fewest]
-  return [(size, rows) for size in sizes] + [(sizes[-1], count) for count in enough]
+  fewer = [rows // parts for parts in spec.parts if rows % parts == 0 and rows // parts >= _FEWEST]
+  return [(size, rows) for size in sizes] + [(sizes[-1], count) for count in fewer]
