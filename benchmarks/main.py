@@ -4,6 +4,9 @@
 compile    rollouts compiled for TPUs that are not here, one line of a table each: memory, bytes of a decode step beside
            its floor (--topologies, --shapes, --tensors, --rows, --attempts, --layers, --results)
 drafts     what guessed tokens save on real conversations (--folder, --preset, --drafts=0,1,3, --rows, --answers)
+hashing    seconds in which hosts hash a model's files together, each a process on a core (--folder, --hosts=1,2)
+hosts      seconds and bytes by which hosts agree in a step and a save, simulated: real exchanges, hosts as threads, a
+           model of time (--hosts=16,64,256, --steps)
 import     host memory and seconds of reading an HF folder of that shape (Linux; --folder)
 numerics   errors of this machine's fast paths, and of the plain ones (--shape, --layers)
 rollout    tokens per second of the compiled rollout (--rows, --prompt, --attempts, --instruction)
@@ -26,6 +29,8 @@ from score_jax.errors import ConfigError
 _MODULES = {
   'compile': 'compiling',
   'drafts': 'drafting',
+  'hashing': 'hashing',
+  'hosts': 'many_hosts',
   'import': 'importing',
   'numerics': 'numerics',
   'rollout': 'rollouts',

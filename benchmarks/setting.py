@@ -54,6 +54,8 @@ class Setting:
   verifier: str = _field('math', 'verify: which', choices=['text', 'countdown', 'math', 'math_verify', 'code'])
   answers: str = _field('', 'verify: a file of {"response", "reference"}; drafts: rows of an evaluation')
   workers: int = _field(0, 'verify: processes; 0: one for each core', lower_bound=0)
+  hosts: tuple[int, ...] = _field((16, 64, 256), 'hosts: of a simulated run')
+  steps: int = _field(3, 'hosts: of a simulated run', lower_bound=1)
   repeats: int = _field(3, 'the median of this many is given', lower_bound=1)
 
 
@@ -77,18 +79,21 @@ def define_flags() -> None:
 def from_flags() -> Setting:
   """Returns the setting of the command line. Raises ConfigError."""
   values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Setting)}
-  attempts, mesh, tensors = (_numbers(values[name]) for name in ('attempts', 'mesh', 'tensors'))
+  attempts, mesh, tensors, hosts = (_numbers(values[name]) for name in ('attempts', 'mesh', 'tensors', 'hosts'))
   drafts = _numbers(values['drafts'], float)
   names = {name: tuple(values[name]) for name in ('topologies', 'shapes')}
   if min(attempts, default=0) < 1:
     raise ConfigError(f'--attempts={",".join(values["attempts"])} must be counts of tokens, e.g. 512,512')
   if min(tensors, default=0) < 1:
     raise ConfigError(f'--tensors={",".join(values["tensors"])} must be counts of chips, e.g. 1,4')
+  if min(hosts, default=0) < 1:
+    raise ConfigError(f'--hosts={",".join(values["hosts"])} must be counts of hosts, e.g. 16,64')
   if len(mesh) != 3:
     raise ConfigError(f'--mesh={",".join(values["mesh"])} must be three numbers: data,fsdp,tensor')
   if min(drafts, default=-1) < 0:
     raise ConfigError(f'--drafts={",".join(values["drafts"])} must be tokens a row, e.g. 0,1,2.5')
-  return Setting(**values | dict(attempts=attempts, drafts=drafts, mesh=mesh, tensors=tensors) | names)
+  numbers = dict(attempts=attempts, drafts=drafts, mesh=mesh, tensors=tensors, hosts=hosts)
+  return Setting(**values | numbers | names)
 
 
 def _numbers(text: list[str], kind: Any = int) -> tuple[Any, ...]:

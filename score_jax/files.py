@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that are written whole or not at all, and files that may be broken or made to harm."""
 
+from collections.abc import Mapping
 import errno
 import hashlib
 import io
@@ -121,8 +122,22 @@ def fsync(path: os.PathLike) -> None:
 def hash_files(folder: pathlib.Path, suffixes: tuple[str, ...], deep: bool = False) -> str:
   """Returns the sha256 over names and contents of files with these suffixes; `deep`: in all folders."""
   total = hashlib.sha256()
-  for path in sorted(folder.rglob('*') if deep else folder.iterdir()):
-    if path.is_file() and path.suffix in suffixes:
-      with path.open('rb') as file:
-        total.update(f'{path.name}:{hashlib.file_digest(file, "sha256").hexdigest()};'.encode())
+  for path in with_suffixes(folder, suffixes, deep):
+    with path.open('rb') as file:
+      total.update(_hashed(path.name, hashlib.file_digest(file, 'sha256').hexdigest()))
   return total.hexdigest()
+
+
+def joint_hash(sha256s: Mapping[str, str]) -> str:
+  """Returns `hash_files` of the files of one folder, whose hashes are known by name."""
+  return hashlib.sha256(b''.join(_hashed(name, sha256s[name]) for name in sorted(sha256s))).hexdigest()
+
+
+def _hashed(name: str, sha256: str) -> bytes:
+  return f'{name}:{sha256};'.encode()
+
+
+def with_suffixes(folder: pathlib.Path, suffixes: tuple[str, ...], deep: bool = False) -> list[pathlib.Path]:
+  """Returns the files with these suffixes, in order; `deep`: those of all folders."""
+  paths = sorted(folder.rglob('*') if deep else folder.iterdir())
+  return [path for path in paths if path.is_file() and path.suffix in suffixes]

@@ -1,5 +1,7 @@
 """Several processes train as one, notice when one is gone, and go on where they were; wrong launches are refused."""
 
+from concurrent import futures
+import contextvars
 import json
 import pathlib
 import re
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from benchmarks import coordination, many_hosts
 from score_jax import errors
 from score_jax.parallel import hosts
 from score_jax.reporting import rows
@@ -272,12 +275,17 @@ def test_alone_everything_is_a_plain_call():
   hosts.end(ValueError())
 
 
-def test_a_difference_is_named_by_host_and_field(monkeypatch):
-  monkeypatch.setattr(hosts, 'gather', lambda what, value: [value, value, dict(a=dict(b=2), c=[1])])
-  with pytest.raises(errors.ConfigError, match=r'^host 2 differs in the plan: a\.b is 1 on host 0, 2 on it$'):
-    hosts.agree('the plan', dict(a=dict(b=1), c=[1]))
-  monkeypatch.setattr(hosts, 'gather', lambda what, value: [value, json.loads(json.dumps(value))])
-  hosts.agree('a step whose loss is not finite', dict(loss=[1.0, float('nan')]))
+def test_a_difference_is_named_by_host_and_field():
+  raised = {}
+
+  def agree():
+    with pytest.raises(errors.ConfigError) as error:
+      hosts.agree('the plan', dict(a=dict(b=2 if hosts.index() == 2 else 1), c=[1]))
+    raised[hosts.index()] = str(error.value)
+    hosts.agree('a step whose loss is not finite', dict(loss=[1.0, float('nan')]))
+
+  coordination.run(3, agree)
+  assert set(raised.values()) == {'host 2 differs in the plan: a.b is 1 on host 0, 2 on it'} and len(raised) == 3
 
 
 def test_a_message_of_jax_that_names_a_lost_host_is_not_a_bug():
@@ -286,27 +294,100 @@ def test_a_message_of_jax_that_names_a_lost_host_is_not_a_bug():
   assert hosts._judged(errors.DataError('no such file')) == (65, 'no such file')
 
 
-class Store:
-  """Stands for the coordination service."""
-
-  def __init__(self):
-    self.kept = {}
-
-  def key_value_set_bytes(self, key, value):
-    assert len(value) <= hosts._LONGEST + 8
-    self.kept[key] = value
-
-  def blocking_key_value_get_bytes(self, key, milliseconds):
-    return self.kept[key]
-
-
 @pytest.mark.parametrize('length', [0, 1, 7, 8, 9, 100])
 def test_long_values_go_in_parts(monkeypatch, length):
   monkeypatch.setattr(hosts, '_LONGEST', 8)
-  monkeypatch.setattr(hosts.distributed.global_state, 'client', Store())
   value = bytes(range(length))
-  hosts._put('here', value)
-  assert hosts._get('here', 'a test', 'nobody') == value
+
+  def pass_on():
+    if hosts.is_main():
+      hosts._put('here', value)
+    return hosts._get('here', 'a test', 'host 0')
+
+  received, (client, _) = coordination.run(2, pass_on)
+  assert received == [value] * 2
+  assert client.messages == 2 * max(1, -(-length // 8))
+
+
+def test_exchanges_give_every_host_what_host_0_makes_of_them():
+
+  def exchange():
+    number = hosts.index()
+    return [
+      hosts.gather('numbers', number),
+      hosts.combined('the largest', number, max),
+      hosts.from_main('a word', lambda: 'word'),
+      hosts.to_main('squares', number**2),
+      hosts.gather('numbers', -number),
+    ]
+
+  results, clients = coordination.run(3, exchange)
+  assert [result[:3] for result in results] == [[[0, 1, 2], 2, 'word']] * 3
+  assert [result[3] for result in results] == [[0, 1, 4], [], []]
+  assert [result[4] for result in results] == [[0, -1, -2]] * 3
+  assert not clients[0]._service.below('score_jax/0/'), 'what all have read is deleted'
+
+
+def test_hosts_that_no_longer_do_the_same_are_told():
+
+  def drift():
+    with pytest.raises(errors.HostError, match="is at '(one|the other)', host . at"):
+      hosts.gather('one' if hosts.is_main() else 'the other', 1)
+    hosts._put('score_jax/0/all', json.dumps(['one', 1]).encode())  # host 0 has ended
+
+  coordination.run(2, drift)
+
+
+def test_a_host_that_does_not_come_is_named(monkeypatch):
+  monkeypatch.setattr(hosts, '_SLICE_MS', 10)
+
+  def come():
+    if hosts.is_main():
+      with pytest.raises(
+        errors.HostError, match=r"host 1 did not come to 'x' within config\.hosts\.barrier_seconds = 0"
+      ):
+        hosts.gather('x', 1)
+
+  coordination.run(2, come, patience=0.05)
+
+
+def test_a_task_is_led_by_host_0_in_rounds_and_beside_other_exchanges():
+  made = {}
+
+  def lead(ask):
+    first = ask([['a'], ['b', 'c'], []])
+    return [first, ask([[str(sum(first))]] * 3)]
+
+  def part(share):
+    made.setdefault(hosts.index(), []).append(share)
+    return len(share)
+
+  def work():
+    with futures.ThreadPoolExecutor(1) as thread:
+      led = thread.submit(contextvars.copy_context().run, hosts.led, 'counting', lead, part)
+      beside = hosts.gather('beside it', hosts.index())
+      return (
+        led.result(),
+        beside,
+        hosts.led('nothing to do', lambda ask: 'done', part),
+        hosts.led('counting', lead, part),
+      )
+
+  results, clients = coordination.run(3, work)
+  expected = [[1, 2, 0], [1, 1, 1]]
+  assert results == [(expected, [0, 1, 2], 'done', expected)] * 3
+  assert made[1] == [['b', 'c'], ['3']] * 2
+  assert not clients[0]._service.below('score_jax/counting/0/')
+  assert hosts.led('alone', lambda ask: ask([['a']]), part) == [1]
+
+
+def test_what_64_hosts_spend_on_agreeing_grows_no_faster_than_hosts():
+  """Real exchanges of a step and a save; seconds are the model's. Host 0 talks to 63 others for 7."""
+  few, many = (many_hosts._of(count, 1) for count in (8, 64))
+  for kind in ('step', 'save'):
+    for figure in few[kind]:
+      assert many[kind][figure] <= 9.2 * few[kind][figure] + 0.02, (kind, figure)
+  assert many['step']['seconds'] + many['save']['seconds'] < 1.0
 
 
 def test_a_signal_that_ends_a_host_is_told_as_one(monkeypatch):

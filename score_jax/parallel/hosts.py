@@ -5,9 +5,12 @@ Host 0, `main`, alone has the run folder and the terminal. Values go through JAX
 deadline; with one host, every function is a plain call.
 """
 
+import collections
 from collections.abc import Callable, Iterator
 import contextlib
+import contextvars
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -38,26 +41,41 @@ _LOST = re.compile(
 
 
 @dataclasses.dataclass
-class _Group:
+class Group:
+  """A host among those of its run."""
+
   index: int
   count: int
-  patience: float  # seconds to wait for another host
+  patience: float = 0.0  # seconds to wait for another host
+  client: Any = None  # of the coordination service
   numbers: Any = dataclasses.field(default_factory=itertools.count)  # of exchanges, alike on all hosts
+  done: Any = dataclasses.field(default_factory=lambda: collections.defaultdict(list))  # keys of tasks, by name
 
 
-_group = _Group(0, 1, 0.0)
+_group = Group(0, 1)
+_simulated: contextvars.ContextVar[Group | None] = contextvars.ContextVar('the host that a thread stands for')
+Ask = Callable[[list[Any]], list[Any]]  # gives each host its share, returns their answers
+
+
+def _here() -> Group:
+  return _simulated.get(None) or _group
+
+
+def stand_for(group: Group) -> None:
+  """Makes the calling thread, and copies of its context, a host of a simulated run (`benchmarks/hosts.py`)."""
+  _simulated.set(group)
 
 
 def index() -> int:
-  return _group.index
+  return _here().index
 
 
 def count() -> int:
-  return _group.count
+  return _here().count
 
 
 def is_main() -> bool:
-  return _group.index == 0
+  return index() == 0
 
 
 def start(choice: str, *, init_seconds: int, heartbeat_seconds: int, barrier_seconds: int) -> None:
@@ -102,7 +120,7 @@ def start(choice: str, *, init_seconds: int, heartbeat_seconds: int, barrier_sec
   except (RuntimeError, ValueError) as error:
     raise HostError(f'--distributed={choice}: {_first_line(error)}; start all hosts again') from error
   state = distributed.global_state
-  _group = _Group(state.process_id, state.num_processes, float(barrier_seconds))
+  _group = Group(state.process_id, state.num_processes, float(barrier_seconds), state.client)
   agree('--distributed', dict(hosts=_group.count))
 
 
@@ -154,40 +172,93 @@ def parsed(choice: str) -> tuple[str, int, int, int]:
 
 def gather(what: str, value: Any) -> list[Any]:
   """Returns all hosts' values (JSON); HostError: one was late, failed or called something else."""
-  if _group.count == 1:
-    return [value]
-  key, parts = _exchange(what, value)
+  return combined(what, value, list)
+
+
+def combined(what: str, value: Any, combine: Callable[[list[Any]], Any]) -> Any:
+  """Returns what host 0 makes of all hosts' values (JSON): what each is sent does not grow with hosts."""
+  if count() == 1:
+    return combine([value])
+  key, values = _exchange(what, value)
   if is_main():
-    _put(f'{key}/all', b'[' + b','.join(parts) + b']')
-  return _values(what, json.loads(_get(f'{key}/all', what, 'host 0')))
+    _put(f'{key}/all', json.dumps([what, combine(values)]).encode())
+  return _named(what, 'host 0', _get(f'{key}/all', what, 'host 0'))
 
 
 def to_main(what: str, value: Any) -> list[Any]:
   """Gathers values on host 0; elsewhere returns [] and does not wait."""
-  return [value] if _group.count == 1 else _values(what, [json.loads(part) for part in _exchange(what, value)[1]])
+  return [value] if count() == 1 else _exchange(what, value)[1]
 
 
-def _exchange(what: str, value: Any) -> tuple[str, list[bytes]]:
-  """Publishes a value; returns the key and, on host 0, what all published."""
-  number = next(_group.numbers)
+def _exchange(what: str, value: Any) -> tuple[str, list[Any]]:
+  """Publishes a value; returns the key and, on host 0, the values of all."""
+  number = next(_here().numbers)
   key = f'score_jax/{number}'
-  _put(f'{key}/{_group.index}', json.dumps([what, value]).encode())
-  parts = [_get(f'{key}/{i}', what, f'host {i}') for i in range(_group.count)] if is_main() else []
-  if is_main():  # all have read the one before
-    distributed.global_state.client.key_value_delete(f'score_jax/{number - 1}/')
-  return key, parts
+  if not is_main():
+    _put(f'{key}/{index()}', json.dumps([what, value]).encode())
+    return key, []
+  values = [json.loads(json.dumps(value)), *_read(key, what)]
+  _here().client.key_value_delete(f'score_jax/{number - 1}/')  # all have read the one before
+  return key, values
 
 
-def _values(what: str, named: list[Any]) -> list[Any]:
-  for i, (theirs, _) in enumerate(named):
-    if theirs != what:
-      raise HostError(f'host {i} is at {theirs!r}, host {_group.index} at {what!r}: they no longer do the same')
-  return [value for _, value in named]
+def _read(key: str, what: str) -> list[Any]:
+  """Returns what the other hosts published below a key."""
+  return [_named(what, f'host {i}', _get(f'{key}/{i}', what, f'host {i}')) for i in range(1, count())]
+
+
+def _named(what: str, whom: str, message: bytes) -> Any:
+  theirs, value = json.loads(message)
+  if theirs != what:
+    raise HostError(f'{whom} is at {theirs!r}, host {index()} at {what!r}: they no longer do the same')
+  return value
+
+
+def led(what: str, lead: Callable[[Ask], Any], part: Callable[[Any], Any]) -> Any:
+  """Returns what `lead` returns on host 0 (JSON), on every host; until then all work on what it asks for.
+
+  Not ordered with other exchanges, so a thread may run beside them; `what` belongs to one thread.
+
+  Args:
+    what: names the task.
+    lead: is called on host 0. `ask(shares)` has each host make `part(share)` and returns the answers (JSON), by host.
+    part: does not raise.
+  """
+  if count() == 1:
+    return lead(lambda shares: [part(shares[0])])
+  done = _here().done[what]
+  key = f'score_jax/{what}/{len(done)}'
+  done.append(key)
+  if not is_main():
+    for number in itertools.count():
+      told = json.loads(_get(f'{key}/{number}/for/{index()}', what, 'host 0'))
+      if 'value' in told:
+        return told['value']
+      _put(f'{key}/{number}/{index()}', json.dumps([what, part(told['share'])]).encode())
+  rounds = itertools.count()
+
+  def tell(messages: list[dict[str, Any]]) -> str:
+    at = f'{key}/{next(rounds)}'
+    for host in range(1, count()):
+      _put(f'{at}/for/{host}', json.dumps(messages[host]).encode())
+    return at
+
+  def ask(shares: list[Any]) -> list[Any]:
+    at = tell([dict(share=share) for share in shares])
+    own = part(shares[0])
+    answers = [own, *_read(at, what)]
+    for old in done[-2:-1]:  # all have read what came of it
+      _here().client.key_value_delete(f'{old}/')
+    return answers
+
+  value = lead(ask)
+  tell([dict(value=value)] * count())
+  return value
 
 
 def _put(key: str, value: bytes) -> None:
   """Sets a key, whose first bytes say how many more there are."""
-  client, parts = distributed.global_state.client, range(0, max(1, len(value)), _LONGEST)
+  client, parts = _here().client, range(0, max(1, len(value)), _LONGEST)
   for i, begin in reversed(list(enumerate(parts))):
     head = b'%8d' % len(parts) if i == 0 else b''
     client.key_value_set_bytes(f'{key}.{i}', head + value[begin : begin + _LONGEST])
@@ -199,7 +270,8 @@ def _get(key: str, what: str, whom: str) -> bytes:
 
 
 def _wait(key: str, what: str, whom: str) -> bytes:
-  client, deadline = distributed.global_state.client, time.monotonic() + _group.patience
+  group = _here()
+  client, deadline = group.client, time.monotonic() + group.patience
   while True:
     try:
       return client.blocking_key_value_get_bytes(key, _SLICE_MS)
@@ -209,7 +281,7 @@ def _wait(key: str, what: str, whom: str) -> bytes:
       if told := _failed():
         raise HostError(f'host {told[0]} ended: {told[2]}') from error
       if time.monotonic() > deadline:
-        limit = f'config.hosts.barrier_seconds = {_group.patience:g}'
+        limit = f'config.hosts.barrier_seconds = {group.patience:g}'
         remedy = 'look at its last messages, and start all hosts again'
         raise HostError(f'{whom} did not come to {what!r} within {limit}; {remedy}') from error
 
@@ -221,14 +293,18 @@ def barrier(what: str) -> None:
 
 def from_main(what: str, make: Callable[[], Any]) -> Any:
   """Returns what `make` returns on host 0 (JSON), on every host."""
-  return gather(what, make() if is_main() else None)[0]
+  return combined(what, make() if is_main() else None, lambda values: values[0])
 
 
 def agree(what: str, value: dict[str, Any]) -> None:
   """Checks that all hosts have the same; the ConfigError names a host and fields."""
-  ours, *others = (_flat(value) for value in gather(what, value))
+  value = _flat(value)
+  # As text: two numbers that are not finite agree.
+  sha256 = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+  if combined(what, sha256, lambda hashes: len(set(hashes)) == 1):
+    return
+  ours, *others = gather(what, value)
   for i, theirs in enumerate(others, start=1):
-    # As text: two numbers that are not finite agree.
     fields = [(name, ours.get(name), theirs.get(name)) for name in sorted(ours | theirs)]
     if unlike := [field for field in fields if json.dumps(field[1]) != json.dumps(field[2])]:
       differences = '; '.join(f'{name} is {a!r:.80} on host 0, {b!r:.80} on it' for name, a, b in unlike[:5])
@@ -244,7 +320,7 @@ def _flat(value: Any, where: str = '') -> dict[str, Any]:
 
 def end(error: BaseException) -> None:
   """Ends this process, if it is one of several, without waiting for the others; tells them why."""
-  if _group.count == 1:
+  if count() == 1:
     return
   reason = ''
   if told := _failed():
@@ -253,7 +329,7 @@ def end(error: BaseException) -> None:
   else:
     code, message = _judged(error)
     message = secrets.redacted(message)
-  print(f'error: host {_group.index}{reason}: {message}', file=sys.stderr, flush=True)
+  print(f'error: host {index()}{reason}: {message}', file=sys.stderr, flush=True)
   _publish_end(code, message)
   os._exit(code)
 
@@ -276,11 +352,11 @@ def _judged(error: BaseException) -> tuple[int, str]:
 
 def _publish_end(code: int, message: str) -> None:
   """Tells the others; host 0, which keeps the message, waits a moment."""
-  client, deadline = distributed.global_state.client, time.monotonic() + _FAREWELL
+  client, deadline = _here().client, time.monotonic() + _FAREWELL
   with contextlib.suppress(Exception):
-    client.key_value_set_bytes(f'score_jax/ends/{_group.index}', json.dumps([_group.index, code, message]).encode())
+    client.key_value_set_bytes(f'score_jax/ends/{index()}', json.dumps([index(), code, message]).encode())
     while is_main() and time.monotonic() < deadline:
-      if len(client.key_value_dir_get_bytes('score_jax/ends/')) == _group.count:
+      if len(client.key_value_dir_get_bytes('score_jax/ends/')) == count():
         break
       time.sleep(0.1)
 
@@ -288,7 +364,7 @@ def _publish_end(code: int, message: str) -> None:
 def _failed() -> tuple[int, int, str] | None:
   """Host, exit code and message of the first cause."""
   with contextlib.suppress(Exception):
-    words = distributed.global_state.client.key_value_dir_get_bytes('score_jax/ends/')
+    words = _here().client.key_value_dir_get_bytes('score_jax/ends/')
     told = sorted((json.loads(word) for _, word in words), key=lambda word: (word[1] == HostError.exit_code, word[0]))
     return tuple(told[0]) if told else None
   return None

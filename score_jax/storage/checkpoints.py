@@ -6,9 +6,12 @@ manifest (`integrity.py`), and is compared with it before use.
 """
 
 import collections
+from collections.abc import Callable
 from concurrent import futures
 import contextlib
+import contextvars
 import dataclasses
+import functools
 import threading
 import time
 from typing import Any
@@ -77,15 +80,20 @@ class Checkpoints:
     self._failed: list[tuple[int, str]] = []  # saves in a row
     self._orbax = _open_orbax()
 
-    def listed() -> list[tuple[int, str]]:
+    def listed(hasher: integrity.Hasher) -> list[tuple[int, str]]:
       store.check()
-      steps = integrity.sealed_steps(store) if read_only else integrity.put_aside_damage(store)
+      steps = integrity.sealed_steps(store) if read_only else integrity.put_aside_damage(store, hasher)
       return [(step, str(path.relative_to(store.root))) for step, path in steps.items()]
 
-    paths = hosts.from_main('the checkpoints', listed)
+    paths = self._led('the checkpoints', listed)
     self._steps = {step: store.root / path for step, path in paths}  # that count, oldest first
     if paths and not read_only:
       self._whole.add(paths[-1][0])
+
+  def _led(self, what: str, lead: Callable[[integrity.Hasher], Any]) -> Any:
+    """Returns what `lead` returns on host 0, on all hosts, which hash files for it."""
+    share = functools.partial(integrity.share, self._store)
+    return hosts.led(what, lambda ask: lead(integrity.by_all(ask)), share)
 
   def __enter__(self) -> 'Checkpoints':
     return self
@@ -104,14 +112,14 @@ class Checkpoints:
   def last_step(self) -> int | None:
     """Returns the newest whole step; warns of damaged ones above it."""
     self.wait()
-    step = hosts.from_main('the last checkpoint', self._last_whole)
+    step = self._led('the last checkpoint', self._last_whole)
     if step is not None:
       self._whole.add(step)
     return step
 
-  def _last_whole(self) -> int | None:
+  def _last_whole(self, hasher: integrity.Hasher) -> int | None:
     for step in reversed(self.steps()):
-      if step in self._whole or not (problem := self._problem(step)):
+      if step in self._whole or not (problem := self._problem(step, hasher)):
         return step
       logging.warning('checkpoint of step %d is not whole and is left out: %s', step, problem)
     return None
@@ -119,9 +127,9 @@ class Checkpoints:
   def _path(self, step: int) -> epath.Path:
     return self._steps.get(step, self._store.checkpoints / str(step))
 
-  def _problem(self, step: int) -> str:
+  def _problem(self, step: int, hasher: integrity.Hasher) -> str:
     path = self._path(step)
-    return integrity.problem(self._store, path) if step in self._steps else f'{path} is not there'
+    return integrity.problem(self._store, path, hasher) if step in self._steps else f'{path} is not there'
 
   def digest(self, step: int) -> str:
     """Returns what identifies a step: its manifest's sha256."""
@@ -164,7 +172,7 @@ class Checkpoints:
         if hosts.count() > 1:  # or the others would wait within the save
           raise self._giving_up() from error
         return
-      self._saving = self._sealer.submit(self._seal, folder)
+      self._saving = self._sealer.submit(contextvars.copy_context().run, self._seal, folder)
       self._needed.append({progress.step, progress.best_step, *protected})
 
   def save_now(self, state: TrainState, progress: Progress, protected: tuple[int, ...]) -> None:
@@ -185,9 +193,36 @@ class Checkpoints:
         self.wait()
 
   def _seal(self, folder: epath.Path) -> None:
-    self._orbax.wait_until_finished()
-    if hosts.is_main():
-      integrity.seal(self._store, folder, self._parts)
+    """Waits until all hosts have written; then host 0 writes the manifest, for which all hash files."""
+    failed: list[Exception] = []  # on this host
+    try:
+      self._orbax.wait_until_finished()
+    except Exception as error:  # is told to the others
+      failed.append(error)
+
+    def share(asked: Any) -> Any:
+      return _told(failed) or integrity.share(self._store, asked)
+
+    def lead(ask: hosts.Ask) -> str:
+
+      def ask_writers(shares: list[Any]) -> list[Any]:
+        answers = ask(shares)
+        if reasons := [f'host {i}: {text}' for i, text in enumerate(answers) if isinstance(text, str)]:
+          raise OSError(reasons[0])
+        return answers
+
+      try:
+        if not failed:
+          integrity.seal(self._store, folder, self._parts, integrity.by_all(ask_writers))
+      except Exception as error:
+        failed.append(error)
+      return f'host 0: {_told(failed)}' if failed else ''
+
+    told = hosts.led('the manifest of a step', lead, share)
+    if failed:
+      raise failed[0]
+    if told:
+      raise OSError(told)
 
   def wait(self) -> None:
     """Waits for the save under way.
@@ -334,13 +369,13 @@ class Checkpoints:
     if step in self._whole:
       return
 
-    def problem() -> str:
-      if not (text := self._problem(step)):
+    def problem(hasher: integrity.Hasher) -> str:
+      if not (text := self._problem(step, hasher)):
         return ''
-      whole = ', '.join(str(other) for other in self.steps() if other != step and not self._problem(other))
+      whole = ', '.join(str(other) for other in self.steps() if other != step and not self._problem(other, hasher))
       return f'{text}; whole are: {whole or "none"}'
 
-    if told := hosts.from_main(f'whether the checkpoint of step {step} is whole', problem):
+    if told := self._led(f'whether the checkpoint of step {step} is whole', problem):
       raise errors.DataError(f'checkpoint of step {step} cannot be used: {told}')
     self._whole.add(step)
 
@@ -370,6 +405,10 @@ class Checkpoints:
 
 def _open_orbax() -> ocp.AsyncCheckpointer:
   return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+
+
+def _told(failed: list[Exception]) -> str:
+  return _one_line(failed[0]) or repr(failed[0]) if failed else ''
 
 
 def _one_line(error: BaseException) -> str:

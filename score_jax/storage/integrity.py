@@ -6,8 +6,8 @@ written once all is durable: sha256 and size of each file, and the parts of the 
 line is the sha256 of its second, which is JSON. Nothing of a damaged step is used or deleted.
 """
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import hashlib
 import json
 import sys
@@ -16,22 +16,55 @@ from typing import Any
 from etils import epath
 
 from score_jax import errors
+from score_jax.parallel import hosts
+from score_jax.storage import hashes
 from score_jax.storage.stores import FolderStore, Parts
 
 NAME = 'manifest.json'
-_THREADS = 4  # hashing leaves Python's lock
 _ORBAX_PARTIAL = 'orbax-checkpoint-tmp'
+Hasher = Callable[[FolderStore, epath.Path, Mapping[str, int]], dict[str, str]]  # of files by name, with their bytes
 
 
-def seal(store: FolderStore, folder: epath.Path, parts: Parts | None = None) -> None:
+def by_itself(store: FolderStore, folder: epath.Path, sizes: Mapping[str, int]) -> dict[str, str]:
+  """Hashes files below a folder on this host."""
+  return hashes.sha256s(folder, sizes, store.errors)
+
+
+def by_all(ask: hosts.Ask) -> Hasher:
+  """Returns a hasher for host 0, which deals files out; what another host cannot read it reads itself."""
+
+  def hashed(store: FolderStore, folder: epath.Path, sizes: Mapping[str, int]) -> dict[str, str]:
+    below = '' if folder == store.root else str(folder.relative_to(store.root))
+    shares = hashes.dealt(sizes, hosts.count())
+    known: dict[str, str] = {}
+    for answer in ask([[below, names] for names in shares]):
+      known |= answer
+    return known | by_itself(store, folder, {name: size for name, size in sizes.items() if name not in known})
+
+  return hashed
+
+
+def share(store: FolderStore, asked: tuple[str, list[str]]) -> dict[str, str]:
+  """Makes a host's share of that, but for what it cannot read."""
+
+  @contextlib.contextmanager
+  def attempt() -> Iterator[None]:
+    with contextlib.suppress(OSError), store.errors():
+      yield
+
+  below, names = asked
+  return hashes.sha256s(store.root / below if below else store.root, names, attempt)
+
+
+def seal(store: FolderStore, folder: epath.Path, parts: Parts | None = None, hasher: Hasher = by_itself) -> None:
   """Makes a step durable and writes its manifest, with the `parts` of `store.publish`.
 
   Raises OSError if the disk or the store fails, and TakenOverError.
   """
   store.make_durable(folder)
   sizes = _sizes(store, folder)
-  hashes = _hashes(store, folder, sizes)
-  content = dict(files={name: dict(size=sizes[name], sha256=hashes[name]) for name in sizes})
+  sha256s = hasher(store, folder, sizes)
+  content = dict(files={name: dict(size=sizes[name], sha256=sha256s[name]) for name in sizes})
   if parts:
     content['parts'] = parts
   store.check()
@@ -47,21 +80,21 @@ def parts(store: FolderStore, folder: epath.Path) -> Parts:
   return (_manifest(store, folder) or {}).get('parts', {})
 
 
-def problem(store: FolderStore, folder: epath.Path) -> str:
+def problem(store: FolderStore, folder: epath.Path, hasher: Hasher = by_itself) -> str:
   """Names what is wrong with a step, or ''.
 
   Raises:
     StoreError, StoreRefusalError: which say nothing about the step.
   """
   try:
-    return _problem(store, folder)
+    return _problem(store, folder, hasher)
   except (errors.StoreError, errors.StoreRefusalError):
     raise
   except OSError as error:
     return f'{error.filename or folder} cannot be read: {error.strerror or error}'
 
 
-def _problem(store: FolderStore, folder: epath.Path) -> str:
+def _problem(store: FolderStore, folder: epath.Path, hasher: Hasher) -> str:
   if NAME not in store.names(folder):
     return f'{folder / NAME} is missing: the save was cut off'
   if (manifest := _manifest(store, folder)) is None:
@@ -74,11 +107,13 @@ def _problem(store: FolderStore, folder: epath.Path) -> str:
       return f'{folder / name} was added'
     if sizes[name] != wanted[name]['size']:
       return f'{folder / name} has {sizes[name]} bytes instead of {wanted[name]["size"]}'
-  saved = {name: entry['sha256'] for name, entry in wanted.items()}
-  published = {path: sha256 for pieces in manifest.get('parts', {}).values() for path, _, sha256 in pieces}
-  for above, hashes in ((folder, saved), (store.root, published)):
-    for name, sha256 in _hashes(store, above, hashes).items():
-      if sha256 != hashes[name]:
+  saved = {name: (entry['size'], entry['sha256']) for name, entry in wanted.items()}
+  pieces = [piece for pieces in manifest.get('parts', {}).values() for piece in pieces]
+  published = {path: (size, sha256) for path, size, sha256 in pieces}
+  for above, written in ((folder, saved), (store.root, published)):
+    actual = hasher(store, above, {name: size for name, (size, _) in written.items()}) if written else {}
+    for name, (_, sha256) in written.items():
+      if sha256 != actual[name]:
         return f'{above / name} has other bytes than were written'
   return ''
 
@@ -98,16 +133,6 @@ def _sizes(store: FolderStore, folder: epath.Path) -> dict[str, int]:
   return {name: size for name, size in store.sizes(folder).items() if name not in (NAME, f'{NAME}.partial')}
 
 
-def _hashes(store: FolderStore, folder: epath.Path, names: Iterable[str]) -> dict[str, str]:
-
-  def sha256(name: str) -> str:
-    with store.errors(), (folder / name).open('rb') as file:
-      return hashlib.file_digest(file, 'sha256').hexdigest()
-
-  with ThreadPoolExecutor(_THREADS) as threads:
-    return dict(zip(names, threads.map(sha256, names), strict=True))
-
-
 def sealed_steps(store: FolderStore) -> dict[int, epath.Path]:
   """Returns the folders of steps with a manifest, oldest first; of several starts, the last's."""
   return _listed(store)[0]
@@ -125,7 +150,7 @@ def _listed(store: FolderStore) -> tuple[dict[int, epath.Path], list[epath.Path]
   return dict(sorted(sealed.items())), cut_off
 
 
-def put_aside_damage(store: FolderStore) -> dict[int, epath.Path]:
+def put_aside_damage(store: FolderStore, hasher: Hasher = by_itself) -> dict[int, epath.Path]:
   """Puts aside what is newer than the newest whole step, or deletes it if it was never whole.
 
   Returns the steps that are left, as `sealed_steps`.
@@ -136,11 +161,11 @@ def put_aside_damage(store: FolderStore) -> dict[int, epath.Path]:
   sealed, cut_off = _listed(store)
   bad: dict[int, str] = {}
   for step in reversed(sealed):
-    if not (reason := problem(store, sealed[step])):
+    if not (reason := problem(store, sealed[step], hasher)):
       break
     bad[step] = reason
   newest = max(set(sealed) - set(bad), default=0)
-  begun = {int(folder.name): problem(store, folder) for folder in cut_off if folder.name.isdigit()}
+  begun = {int(folder.name): problem(store, folder, hasher) for folder in cut_off if folder.name.isdigit()}
   begun = {step: reason for step, reason in begun.items() if step > newest}
   reasons = dict(sorted((begun | bad).items(), reverse=True))
   # A run killed in its first save begins again; anything else is a loss.

@@ -26,7 +26,7 @@ from score_jax.parallel import mesh as meshes
 from score_jax.sampling import sampler as samplers
 from score_jax.sampling.sampler import Sampler
 from score_jax.states import TrainState
-from score_jax.storage import hf, pins
+from score_jax.storage import hashes, hf, pins
 from score_jax.storage.run_folder import RunFolder
 from score_jax.tasks import chat as chats
 from score_jax.tasks.tokenizer import load_tokenizer
@@ -34,6 +34,7 @@ from score_jax.training import grading, optim, preflight, specs
 from score_jax.training.update import UpdateSpec
 
 _PRECISION = jax.config.jax_default_matmul_precision  # before a run has set its own
+_WEIGHTS = ('.safetensors',)
 _TOKENIZER_FILES = ('.json', '.jinja', '.model', '.txt')
 
 
@@ -82,7 +83,7 @@ class Run:
 def check_base(folder: RunFolder, source: pathlib.Path) -> None:
   """Raises ConfigError unless the run's adapters belong to the weights in `source`."""
   weights = folder.read_config()['identity']['model']['weights']
-  if weights != files.hash_files(source, ('.safetensors',)):
+  if weights != hashes.of_model(source, _WEIGHTS):
     raise ConfigError(f'{folder.path} was trained on other weights than those now in {source}; restore these')
 
 
@@ -208,7 +209,7 @@ def _opened(config: RunConfig, workdir: str, task: tasks.Task, grader: pool.Grad
   config = specs.settled(config, decoder, dtype, **known)
   before_loading(config, sampler)
   model = dict(
-    weights=files.hash_files(source, ('.safetensors',)),
+    weights=hashes.of_model(source, _WEIGHTS),
     tokenizer=files.hash_files(source, _TOKENIZER_FILES),
     chat_template=hashlib.sha256(chat.template.encode()).hexdigest(),
     compute_dtype=dtype.name,
