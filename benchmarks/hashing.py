@@ -45,8 +45,8 @@ def _of(folder: pathlib.Path, cores: list[int]) -> dict[str, Any]:
   ]
   start = functools.partial(subprocess.Popen, stdout=subprocess.PIPE, text=True)
   processes = [start(command, env={**os.environ, 'JAX_PLATFORMS': 'cpu'}) for command in commands]
-  said = [json.loads(process.communicate()[0]) for process in processes]
-  return dict(seconds=max(one['seconds'] for one in said), megabytes=[one['megabytes'] for one in said])
+  printed = [json.loads(process.communicate()[0]) for process in processes]
+  return dict(seconds=max(one['seconds'] for one in printed), megabytes=[one['megabytes'] for one in printed])
 
 
 def _as_host(choice: str, core: str, folder: str) -> None:

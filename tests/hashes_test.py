@@ -42,7 +42,7 @@ def written(folder: pathlib.Path, sizes: dict[str, int]) -> pathlib.Path:
 def led(store: stores.FolderStore, lead):
   """Returns what `lead(hasher)` returns on host 0, where all hosts hash."""
   share = functools.partial(integrity.share, store)
-  return hosts.led('a test', lambda ask: lead(integrity.by_all(ask)), share)
+  return hosts.led('a test', lambda hand_out: lead(integrity.by_all(hand_out)), share)
 
 
 def test_files_are_dealt_evenly_and_to_those_who_wrote_them():

@@ -354,9 +354,9 @@ def test_a_host_that_does_not_come_is_named(monkeypatch):
 def test_a_task_is_led_by_host_0_in_rounds_and_beside_other_exchanges():
   made = {}
 
-  def lead(ask):
-    first = ask([['a'], ['b', 'c'], []])
-    return [first, ask([[str(sum(first))]] * 3)]
+  def lead(hand_out):
+    first = hand_out([['a'], ['b', 'c'], []])
+    return [first, hand_out([[str(sum(first))]] * 3)]
 
   def part(share):
     made.setdefault(hosts.index(), []).append(share)
@@ -369,7 +369,7 @@ def test_a_task_is_led_by_host_0_in_rounds_and_beside_other_exchanges():
       return (
         led.result(),
         beside,
-        hosts.led('nothing to do', lambda ask: 'done', part),
+        hosts.led('nothing to do', lambda hand_out: 'done', part),
         hosts.led('counting', lead, part),
       )
 
@@ -378,7 +378,7 @@ def test_a_task_is_led_by_host_0_in_rounds_and_beside_other_exchanges():
   assert results == [(expected, [0, 1, 2], 'done', expected)] * 3
   assert made[1] == [['b', 'c'], ['3']] * 2
   assert not clients[0]._service.below('score_jax/counting/0/')
-  assert hosts.led('alone', lambda ask: ask([['a']]), part) == [1]
+  assert hosts.led('alone', lambda hand_out: hand_out([['a']]), part) == [1]
 
 
 def test_what_64_hosts_spend_on_agreeing_grows_no_faster_than_hosts():

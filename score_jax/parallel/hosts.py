@@ -54,7 +54,7 @@ class Group:
 
 _group = Group(0, 1)
 _simulated: contextvars.ContextVar[Group | None] = contextvars.ContextVar('the host that a thread stands for')
-Ask = Callable[[list[Any]], list[Any]]  # gives each host its share, returns their answers
+HandOut = Callable[[list[Any]], list[Any]]  # gives each host its share, returns their answers
 
 
 def _here() -> Group:
@@ -214,14 +214,14 @@ def _named(what: str, whom: str, message: bytes) -> Any:
   return value
 
 
-def led(what: str, lead: Callable[[Ask], Any], part: Callable[[Any], Any]) -> Any:
+def led(what: str, lead: Callable[[HandOut], Any], part: Callable[[Any], Any]) -> Any:
   """Returns what `lead` returns on host 0 (JSON), on every host; until then all work on what it asks for.
 
   Not ordered with other exchanges, so a thread may run beside them; `what` belongs to one thread.
 
   Args:
     what: names the task.
-    lead: is called on host 0. `ask(shares)` has each host make `part(share)` and returns the answers (JSON), by host.
+    lead: is called on host 0. `hand_out(shares)` has each host make `part(share)`; it returns their answers (JSON).
     part: does not raise.
   """
   if count() == 1:
@@ -243,7 +243,7 @@ def led(what: str, lead: Callable[[Ask], Any], part: Callable[[Any], Any]) -> An
       _put(f'{at}/for/{host}', json.dumps(messages[host]).encode())
     return at
 
-  def ask(shares: list[Any]) -> list[Any]:
+  def hand_out(shares: list[Any]) -> list[Any]:
     at = tell([dict(share=share) for share in shares])
     own = part(shares[0])
     answers = [own, *_read(at, what)]
@@ -251,7 +251,7 @@ def led(what: str, lead: Callable[[Ask], Any], part: Callable[[Any], Any]) -> An
       _here().client.key_value_delete(f'{old}/')
     return answers
 
-  value = lead(ask)
+  value = lead(hand_out)
   tell([dict(value=value)] * count())
   return value
 

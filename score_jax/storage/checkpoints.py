@@ -93,7 +93,7 @@ class Checkpoints:
   def _led(self, what: str, lead: Callable[[integrity.Hasher], Any]) -> Any:
     """Returns what `lead` returns on host 0, on all hosts, which hash files for it."""
     share = functools.partial(integrity.share, self._store)
-    return hosts.led(what, lambda ask: lead(integrity.by_all(ask)), share)
+    return hosts.led(what, lambda hand_out: lead(integrity.by_all(hand_out)), share)
 
   def __enter__(self) -> 'Checkpoints':
     return self
@@ -203,17 +203,17 @@ class Checkpoints:
     def share(asked: Any) -> Any:
       return _told(failed) or integrity.share(self._store, asked)
 
-    def lead(ask: hosts.Ask) -> str:
+    def lead(hand_out: hosts.HandOut) -> str:
 
-      def ask_writers(shares: list[Any]) -> list[Any]:
-        answers = ask(shares)
+      def hand_out_to_writers(shares: list[Any]) -> list[Any]:
+        answers = hand_out(shares)
         if reasons := [f'host {i}: {text}' for i, text in enumerate(answers) if isinstance(text, str)]:
           raise OSError(reasons[0])
         return answers
 
       try:
         if not failed:
-          integrity.seal(self._store, folder, self._parts, integrity.by_all(ask_writers))
+          integrity.seal(self._store, folder, self._parts, integrity.by_all(hand_out_to_writers))
       except Exception as error:
         failed.append(error)
       return f'host 0: {_told(failed)}' if failed else ''

@@ -76,8 +76,8 @@ def of_model(folder: pathlib.Path, suffixes: tuple[str, ...]) -> str:
     except OSError as error:
       return f'host {hosts.index()} cannot read {error.filename}: {error.strerror}'
 
-  def lead(ask: hosts.Ask) -> tuple[str, list[str]]:
-    seen = ask([None] * hosts.count())
+  def lead(hand_out: hosts.HandOut) -> tuple[str, list[str]]:
+    seen = hand_out([None] * hosts.count())
     if failed := [text for text in seen if isinstance(text, str)]:
       return failed[0], []
     groups = _alike(seen)
@@ -86,7 +86,7 @@ def of_model(folder: pathlib.Path, suffixes: tuple[str, ...]) -> str:
       sizes = {name: size for name, (size, *_) in seen[members[0]].items()}
       for host, names in zip(members, dealt(sizes, len(members)), strict=True):
         shares[host] = names
-    answers = ask(shares)
+    answers = hand_out(shares)
     if failed := [text for text in answers if isinstance(text, str)]:
       return failed[0], []
     joint = {host: collections.ChainMap(*(answers[i] for i in members)) for members in groups for host in members}

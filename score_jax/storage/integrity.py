@@ -30,14 +30,14 @@ def by_itself(store: FolderStore, folder: epath.Path, sizes: Mapping[str, int]) 
   return hashes.sha256s(folder, sizes, store.errors)
 
 
-def by_all(ask: hosts.Ask) -> Hasher:
+def by_all(hand_out: hosts.HandOut) -> Hasher:
   """Returns a hasher for host 0, which deals files out; what another host cannot read it reads itself."""
 
   def hashed(store: FolderStore, folder: epath.Path, sizes: Mapping[str, int]) -> dict[str, str]:
     below = '' if folder == store.root else str(folder.relative_to(store.root))
     shares = hashes.dealt(sizes, hosts.count())
     known: dict[str, str] = {}
-    for answer in ask([[below, names] for names in shares]):
+    for answer in hand_out([[below, names] for names in shares]):
       known |= answer
     return known | by_itself(store, folder, {name: size for name, size in sizes.items() if name not in known})
 
