@@ -9,6 +9,8 @@ hosts      seconds and bytes by which hosts agree in a step and a save, simulate
            model of time (--hosts=16,64,256, --steps)
 import     host memory and seconds of reading an HF folder of that shape (Linux; --folder)
 numerics   errors of this machine's fast paths, and of the plain ones (--shape, --layers)
+pods       a model of a step on pods: floors of its programs and seconds of hosts (--shapes, --topologies, --problems,
+           --samples, --prompt, --attempts)
 rollout    tokens per second of the compiled rollout (--rows, --prompt, --attempts, --instruction)
 step       seconds by phase of training steps, and the devices' idle share (--problems, --folder, ...)
 update     seconds, memory and share of the matmul rate of the update (--rows, --slots, --remat, ...)
@@ -33,6 +35,7 @@ _MODULES = {
   'hosts': 'many_hosts',
   'import': 'importing',
   'numerics': 'numerics',
+  'pods': 'pod_steps',
   'rollout': 'rollouts',
   'step': 'steps',
   'update': 'updates',
@@ -50,8 +53,8 @@ def main(name: str) -> None:
     raise ConfigError('give --folder=DIR, with room for the weights')
   if _PROFILE.value and name == 'step':
     raise ConfigError('`step` traces its last step into --folder; leave --profile out')
-  if _PROFILE.value and name == 'compile':
-    raise ConfigError('`compile` runs nothing; leave --profile out')
+  if _PROFILE.value and name in ('compile', 'pods'):
+    raise ConfigError(f'`{name}` runs nothing; leave --profile out')
 
   from score_jax.models.shapes import SHAPES
   from score_jax.reporting import profile
@@ -59,7 +62,7 @@ def main(name: str) -> None:
   if setting.shape not in SHAPES:
     raise ConfigError(f'--shape={setting.shape} is unknown; use one of {", ".join(SHAPES)}')
   module = importlib.import_module(f'benchmarks.{_MODULES[name]}')
-  if name == 'compile':
+  if name in ('compile', 'pods'):
     module.measure(setting)
     return
   if _PROFILE.value:

@@ -32,10 +32,10 @@ _STATE = TrainState(step=0, params=0, opt_state=0, rejected=0, rejected_in_a_row
 
 def measure(setting: Setting) -> dict[str, Any]:
   """Returns seconds by the model, messages of host 0, and bytes of all, for a step and for a save, by hosts."""
-  return dict(by_hosts={str(count): _of(count, setting.steps) for count in setting.hosts})
+  return dict(by_hosts={str(count): figures(count, setting.steps) for count in setting.hosts})
 
 
-def _of(count: int, steps: int) -> dict[str, Any]:
+def figures(count: int, steps: int) -> dict[str, Any]:
   plain, saving = _figures(count, steps, save=False), _figures(count, steps, save=True)
   return dict(step=plain, save={name: round(saving[name] - plain[name], 4) for name in plain})
 
@@ -45,12 +45,12 @@ def _figures(count: int, steps: int, save: bool) -> dict[str, float]:
   written = threading.Barrier(count)
   with tempfile.TemporaryDirectory() as folder, mock.patch.object(saves, '_open_orbax', lambda: _Orbax(written)):
     _, clients = coordination.run(count, lambda: _train(pathlib.Path(folder), steps, save))
-  figures = dict(
+  totals = dict(
     seconds=max(client.clock for client in clients),
     messages_of_host_0=clients[0].messages,
     megabytes_of_all=sum(client.bytes for client in clients) / 1e6,
   )
-  return {name: round(figure / steps, 4) for name, figure in figures.items()}
+  return {name: round(figure / steps, 4) for name, figure in totals.items()}
 
 
 def _train(folder: pathlib.Path, steps: int, save: bool) -> None:

@@ -383,7 +383,7 @@ def test_a_task_is_led_by_host_0_in_rounds_and_beside_other_exchanges():
 
 def test_what_64_hosts_spend_on_agreeing_grows_no_faster_than_hosts():
   """Real exchanges of a step and a save; seconds are the model's. Host 0 talks to 63 others for 7."""
-  few, many = (many_hosts._of(count, 1) for count in (8, 64))
+  few, many = (many_hosts.figures(count, 1) for count in (8, 64))
   for kind in ('step', 'save'):
     for figure in few[kind]:
       assert many[kind][figure] <= 9.2 * few[kind][figure] + 0.02, (kind, figure)

@@ -97,6 +97,23 @@ def test_a_job_set_has_the_slice_the_arguments_and_the_exit_codes():
   assert container['args'] == list(ARGUMENTS)
   on_demand = launch('gke.sh', *flags, '--hosts=4', '--chips=4', '--dry-run', '--', *ARGUMENTS).stdout
   assert 'gke-spot' not in on_demand
+  assert job_set['spec']['replicatedJobs'][0]['replicas'] == 1
+
+
+def test_a_job_set_of_several_slices_has_a_job_for_each():
+  flags = ('--name=score', '--image=i', '--accelerator=tpu-v6e-slice', '--topology=4x4', '--hosts=4', '--chips=4')
+  done = launch('gke.sh', *flags, '--slices=3', '--dry-run', '--', *ARGUMENTS)
+  assert done.returncode == 0, done.stderr
+  job_set = yaml.safe_load(done.stdout.strip().rpartition('\n')[0])
+  (jobs,) = job_set['spec']['replicatedJobs']
+  assert jobs['replicas'] == 3 and jobs['template']['spec']['completions'] == 4
+  # A child Job lies in one node pool: a slice is never cut.
+  assert job_set['metadata']['annotations'] == {
+    'alpha.jobset.sigs.k8s.io/exclusive-topology': 'cloud.google.com/gke-nodepool'
+  }
+  for wrong in ('0', 'two', ''):
+    done = launch('gke.sh', *flags, f'--slices={wrong}', '--dry-run', '--', *ARGUMENTS)
+    assert done.returncode == 78 and f'--slices={wrong} must be a count of TPU slices' in done.stderr
 
 
 def test_a_slurm_job_has_a_process_a_gpu_and_is_queued_again_after_75():
