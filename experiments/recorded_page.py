@@ -25,7 +25,9 @@ _MOST_LINES = 60  # of a text on the page
 def draw(recording: Recording, summaries: Mapping[str, Json], folder: pathlib.Path) -> list[str]:
   """Writes the figures of a recording, and returns their names; none without matplotlib."""
   first = next(iter(summaries.values()))
-  painters = {f'deltas_{task}': (lambda figure, one=one: _draw_deltas(one, figure)) for task, one in summaries.items()}
+  painters = {
+    f'deltas_{task}': (lambda figure, one=one: _draw_deltas(recording, one, figure)) for task, one in summaries.items()
+  }
   painters['curves'] = lambda figure: _draw_curves(first, figure)
   try:
     png_figures.write(painters, folder, (8, 3.6))
@@ -35,15 +37,14 @@ def draw(recording: Recording, summaries: Mapping[str, Json], folder: pathlib.Pa
   return list(painters)
 
 
-def _draw_deltas(one: Json, figure: Any) -> None:
+def _draw_deltas(recording: Recording, one: Json, figure: Any) -> None:
   methods = one['methods'].values()
   figure.set_size_inches(8, 1.2 + 0.3 * len(methods))
   deltas = [(method['title'], method['sampled']['delta']) for method in methods]
   intervals = [(title, delta['mean'], delta['interval']) for title, delta in deltas]
-  axes = figure.add_subplot()
-  png_figures.draw_intervals(
-    axes, intervals, f'delta at T=1, points, {one["suite"].rpartition(": ")[2]} (ticks: seeds)'
-  )
+  axes, where = figure.add_subplot(), one['suite'].rpartition(': ')[2]
+  about = f'delta at {recording.decoding("sampled")}, points, {where} (ticks: seeds)'
+  png_figures.draw_intervals(axes, intervals, about)
   for title, delta in deltas:
     by_seed = [100 * value for value in delta['by_seed']]
     axes.plot(by_seed, [title] * len(by_seed), '|', color=png_figures.INK)
@@ -93,7 +94,7 @@ def section(recording: Recording, summaries: Mapping[str, Json], figures: Sequen
   parts += [remarks.read_text().strip()] if remarks.exists() else []
   for task, one in summaries.items():
     for decoding in DECODINGS:
-      parts.append(f'### {recording.tasks[task]}, {"T=1" if decoding == "sampled" else "greedy"}')
+      parts.append(f'### {recording.tasks[task]}, {recording.decoding(decoding)}')
       parts.append(_asked(one, decoding))
       parts.append(_table(recording, one, decoding))
       parts.append(results.differences(one, decoding))
@@ -119,7 +120,7 @@ _FRONT = re.compile(r'(<!-- drawn by python -m experiments.recorded -->\n).*?(<!
 
 def front(recording: Recording, task: str, one: Json) -> str:
   """Returns the table of a task at T=1 in short, what it shows and where it is from."""
-  head = ('T=1', 'Acc@t1', 'Acc@t2', 'delta, 95 %', 'i->c', 'c->i')
+  head = (recording.decoding('sampled'), 'Acc@t1', 'Acc@t2', 'delta, 95 %', 'i->c', 'c->i')
   lines = []
   for key, method in one['methods'].items():
     figures, bold = method['sampled'], '**' if key == recording.reference else ''
@@ -152,7 +153,8 @@ def _caption(recording: Recording, figure: str) -> str:
   name = pathlib.Path(figure).stem
   if name == 'curves':
     return 'Right answers of both attempts to the problems of the training steps, a line a seed'
-  return f'Delta of every method at T=1 with 95 % intervals, {recording.tasks[name.removeprefix("deltas_")]}'
+  task = recording.tasks[name.removeprefix('deltas_')]
+  return f'Delta of every method at {recording.decoding("sampled")} with 95 % intervals, {task}'
 
 
 def _model(run: Json) -> str:
@@ -201,8 +203,9 @@ def _attempts(recording: Recording) -> str:
       if decoding in DECODINGS:
         right = np.array([one for many in problems.values() for one in many]) == Verdict.CORRECT.name.lower()
         longest = max(longest, right.shape[1])
-        shown = 'T=1' if decoding == 'sampled' else decoding
-        lines.append((f'{recording.methods[key].title}, {shown}', *map(results.share, right.mean(axis=0))))
+        lines.append(
+          (f'{recording.methods[key].title}, {recording.decoding(decoding)}', *map(results.share, right.mean(axis=0)))
+        )
   head = ('', *(f't{i + 1}' for i in range(longest)))
   about = f'More attempts than were trained on ({recording.tasks[task]}, one conversation a problem and decoding):'
   return f'### {longest} attempts\n\n{about}\n\n{results.markdown(head, lines)}'
@@ -237,12 +240,12 @@ def _conversations(recording: Recording) -> list[str]:
     if chosen:
       parts.append(f'### Conversations that it {"corrected" if kind == "corrected" else "broke"}')
       parts.append(f'{len(chosen)} of {len(changed[kind])} that are kept, chosen by the sha256 of their ids.')
-      parts += [_conversation(row) for row in chosen]
+      parts += [_conversation(recording, row) for row in chosen]
   return parts
 
 
-def _conversation(row: Json) -> str:
-  decoding = 'T=1' if row['way'] == 'sampled' else row['way']
+def _conversation(recording: Recording, row: Json) -> str:
+  decoding = recording.decoding(row['way'])
   first, second = row['attempts'][:2]
   texts = [('Question', row['question']), (f'Attempt 1: {first["verdict"]}', first['text'])]
   texts.append((f'Attempt 2: {second["verdict"]}', second['text']))

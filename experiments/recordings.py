@@ -5,7 +5,8 @@ A folder of experiments/results that has a methods.json is a recording. It says 
 
   title, about, reference (a method), run (its run.json), tasks {file: title}, gpus_a_run,
   methods {key: {title, policies [a seed each], runs [[folders that follow one another], a seed each], note}},
-  attempts {task, policies {key: policy}}, changed (files of conversations whose verdict changed)
+  attempts {task, policies {key: policy}}, changed (files of conversations whose verdict changed),
+  temperature (of what is sampled; 1)
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -54,6 +55,11 @@ class Recording:
   methods: Mapping[str, Method]
   attempts: Json = dataclasses.field(default_factory=dict)
   changed: tuple[str, ...] = ()
+  temperature: float = 1
+
+  def decoding(self, way: str) -> str:
+    """Returns what the page calls one of DECODINGS."""
+    return f'T={self.temperature:g}' if way == 'sampled' else way
 
   def summary_file(self, task: str) -> pathlib.Path:
     """Returns where a task's summary is; the first task's has the plain name."""

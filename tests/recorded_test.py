@@ -88,6 +88,15 @@ def test_the_page_says_what_was_not_run_and_shows_conversations(tmp_path):
   assert '| Full weights | not run |' in page and '| **SCoRe** | 50.0 | 50.0 |' in page
   assert '~~~~~text\nQ ~~~~\n~~~~~' in page, 'a fence is longer than those inside it'
   assert page.count('<details>') == 10 + 5 and '10 of 12 that are kept' in page and '5 of 6' in page
+  assert '### Sums, T=1\n' in page
+
+
+def test_a_page_names_the_temperature_that_was_sampled_at(tmp_path):
+  one = recordings.read(recording(tmp_path, temperature=0.7))
+  summary = recordings.summary(one, 'math')
+  page = recorded_page.section(one, {'math': summary}, ['deltas_math.png'])
+  assert '### Sums, T=0.7\n' in page and '### Sums, greedy\n' in page and 'at T=0.7 with 95 %' in page
+  assert '| T=0.7 | Acc@t1 |' in recorded_page.front(one, 'math', summary) and 'T=1' not in page
 
 
 @pytest.mark.parametrize(
