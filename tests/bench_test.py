@@ -1,6 +1,7 @@
 """What the benchmarks count, by hand; what a trace says."""
 
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from benchmarks import compiling, rollouts
+from benchmarks import compiling, hashing, rollouts
 from benchmarks.setting import Setting
 from score_jax.errors import ConfigError
 from score_jax.models import weights
@@ -63,6 +64,19 @@ def test_programs_that_are_compiled_once_are_kept_and_failures_compiled_again(mo
 def test_the_bandwidth_of_a_device_is_known_by_its_kind():
   assert costs.bandwidth_of('NVIDIA H200') == 4.8e12 and costs.bandwidth_of('TPU v5 lite') == 819e9
   assert costs.bandwidth_of('cpu') is None
+
+
+@pytest.mark.slow
+def test_hosts_as_processes_hash_a_part_each(tmp_path):
+  for number in range(4):
+    (tmp_path / f'{number}.safetensors').write_bytes(bytes(1_000_000))
+  counts = (1, min(2, len(os.sched_getaffinity(0))))
+  by_hosts = hashing.measure(Setting(folder=str(tmp_path), hosts=counts))['by_hosts']
+  assert by_hosts[str(counts[-1])]['megabytes'] == [4.0 / counts[-1]] * counts[-1]
+  with pytest.raises(ConfigError, match='each host takes one'):
+    hashing.measure(Setting(folder=str(tmp_path), hosts=(10_000,)))
+  with pytest.raises(ConfigError, match='must be a folder of .safetensors'):
+    hashing.measure(Setting(folder=str(tmp_path.parent)))
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ LIBTPU, where launch/test.sh puts it.
 from collections import Counter
 import functools
 import importlib.machinery
+import json
 import math
 import os
 import re
@@ -17,6 +18,8 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
+from benchmarks import pod_steps
+from benchmarks.setting import Setting
 from score_jax.errors import ConfigError
 from score_jax.models import attention
 from score_jax.parallel import compile_options
@@ -185,6 +188,21 @@ def test_programs_of_two_slices_are_compiled_and_only_copies_lie_on_both():
   assert len(request.devices) == 8
   with pytest.raises(ConfigError, match='fsdp or tensor would lie over several of 2 slices'):
     request.plan({'mesh.data': 1, 'mesh.fsdp': 8})
+
+
+def test_a_pods_step_is_modelled_from_its_floors(capsys):
+  sizes = dict(problems=32, samples=4, prompt=256, attempts=(512, 512), steps=1)
+  pod_steps.measure(Setting(topologies=('v5e:4x4',), shapes=('qwen2.5-0.5b',), **sizes))
+  (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+  assert (line['hosts'], line['agreeing'].keys()) == (4, {'step', 'save'})
+  *parts, whole = (line['programs'][name] for name in ('layout', 'rollout', 'reference', 'update', 'all'))
+  assert sum(parts) == pytest.approx(whole, abs=0.01)
+  # 494 million parameters, 128 conversations of 1,344 tokens, a forward pass by 16 chips of 197 TFLOP/s, and attention.
+  products = 2 * 494e6 * 128 * 1344 / 16 / 197e12
+  assert products < parts[2] < 1.2 * products and parts[3] == pytest.approx(3 * parts[2], rel=0.02)
+  # 1,088 steps read the weights, cut over the chips that share a model, at 819 GB/s, and the caches of their rows.
+  weights_alone = 1088 * 2 * 494e6 / line['sampling_tensor'] / 819e9
+  assert weights_alone < parts[1] < 3 * weights_alone
 
 
 @pytest.mark.slow
