@@ -66,7 +66,7 @@ def _train(folder: pathlib.Path, steps: int, save: bool) -> None:
 
 
 def _step(step: int) -> None:
-  max(hosts.gather('the length of streams', 16384))
+  hosts.combined('the length of streams', 16384, max)
   hosts.agree(f'step {step}', dict(record={f'figure {i}': [step / 7, i / 3] for i in range(40)}))
   ours = range(hosts.index(), _KEPT, hosts.count())
   rows.from_all_hosts(f'rows of step {step}', list(ours), [_row(number, step) for number in ours])

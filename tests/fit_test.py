@@ -102,7 +102,7 @@ def test_the_smallest_device_of_any_host_counts(monkeypatch):
       self.memory_stats = lambda: stats[0] if stats else None
 
   assert memory.least([Device(dict(bytes_limit=24)), Device(dict(bytes_limit=12)), Device(), Device({})]) == 12
-  monkeypatch.setattr(hosts, 'gather', lambda what, value: [value, 7.0])
+  monkeypatch.setattr(hosts, 'combined', lambda what, value, of: of([value, 7.0]))
   assert memory.least([Device(dict(bytes_limit=24))]) == 7
   assert memory.least([Device()]) == 7
 

@@ -92,7 +92,7 @@ def test_several_hosts_stop_at_the_step_at_which_they_told_each_other(monkeypatc
   sent = []
   state = types.SimpleNamespace(signal=ours)
   monkeypatch.setattr(signals, '_state', state)
-  monkeypatch.setattr(hooks.hosts, 'gather', lambda what, value: sent.append((what, value)) or told)
+  monkeypatch.setattr(hooks.hosts, 'combined', lambda what, value, of: sent.append((what, value)) or of(told))
   assert hooks.requested(7) is leaves
   assert sent == [('whether to stop after step 7', ours is not None)]
   assert signals.requested() is (leaves or ours is not None)

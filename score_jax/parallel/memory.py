@@ -27,7 +27,7 @@ def of_device(device: Any) -> float:
 
 def least(devices: Iterable[Any]) -> float:
   """Returns what `of_device` tells of the smallest of them, on any host: all hosts get the same."""
-  return min(hosts.gather('the memory of its devices', min(map(of_device, devices))))
+  return hosts.combined('the memory of its devices', min(map(of_device, devices)), min)
 
 
 def available(root: pathlib.Path = _ROOT) -> int:

@@ -234,9 +234,8 @@ class Checkpoints:
       if self._saving is None:
         return
       step, error = self._progress.step, self._saving.exception()
-      reasons = hosts.gather(f'the checkpoint of step {step}', str(error) if error else '')
-      others = (OSError(f'host {i}: {reason}') for i, reason in enumerate(reasons) if reason)
-      error = error or next(others, None)
+      reason = hosts.combined(f'the checkpoint of step {step}', str(error) if error else '', _first_reason)
+      error = error or (OSError(reason) if reason else None)
       self._saving = None
       self._whole.clear()
       if isinstance(error, errors.TakenOverError):
@@ -405,6 +404,11 @@ class Checkpoints:
 
 def _open_orbax() -> ocp.AsyncCheckpointer:
   return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+
+
+def _first_reason(reasons: list[str]) -> str:
+  """Returns why a save failed on the first host where it did; ''."""
+  return next((f'host {i}: {reason}' for i, reason in enumerate(reasons) if reason), '')
 
 
 def _told(failed: list[Exception]) -> str:

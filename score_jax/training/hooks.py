@@ -258,7 +258,7 @@ class Checkpoint(Hook):
 def requested(step: int) -> bool:
   """Whether all processes should end. All call it at every step."""
   # A signal that comes meanwhile is for the next step.
-  asked = any(hosts.gather(f'whether to stop after step {step}', signals.requested()))
+  asked = hosts.combined(f'whether to stop after step {step}', signals.requested(), any)
   if asked and not signals.requested():
     signals.request()
   return asked

@@ -184,7 +184,7 @@ def _batch(run: Run, rollout: Rollout, trained_BA: np.ndarray) -> tuple[Batch, n
   shards = len(meshes.local_shards(run.mesh))
   batch, order, spec = batches.packed(batch, run.update_spec, shards, run.config.batch.pack)
   if spec.packed_length:
-    longest = max(hosts.gather('the length of streams', spec.packed_length))
+    longest = hosts.combined('the length of streams', spec.packed_length, max)
     spec = dataclasses.replace(spec, packed_length=longest)
   return meshes.put_rows(run.mesh, batch), order, spec
 
