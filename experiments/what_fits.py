@@ -35,6 +35,7 @@ _ONLY = flags.DEFINE_list('only', [], 'names of accelerators; default: all')
 
 
 def main() -> None:
+  RESULTS.mkdir(exist_ok=True)
   for name in _ONLY.value or ACCELERATORS:
     cells = {}
     for model in MODELS:
