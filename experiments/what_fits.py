@@ -22,12 +22,13 @@ from score_jax.configs.accelerators import ACCELERATORS
 
 RESULTS = pathlib.Path('experiments/results/what_fits')
 PAGE = pathlib.Path('docs/presets.md')
+_FULL = '--config.model.remat=full'
 # What is trained: a shape of the doctor, and fields beside the preset's.
 MODELS = {
   'qwen2.5-coder-0.5b, adapters': ('qwen2.5-0.5b', []),
-  'qwen2.5-coder-0.5b, all weights': ('qwen2.5-0.5b', ['--config.lora.rank=0']),
-  'qwen2.5-coder-1.5b, adapters': ('qwen2.5-1.5b', []),
-  'gemma-2-2b, adapters': ('gemma-2-2b', []),
+  'qwen2.5-coder-0.5b, all weights': ('qwen2.5-0.5b', ['--config.lora.rank=0', _FULL]),
+  'qwen2.5-coder-1.5b, adapters': ('qwen2.5-1.5b', [_FULL]),
+  'gemma-2-2b, adapters': ('gemma-2-2b', [_FULL, '--config.sampling.decode_slots=32']),
 }
 _BEGIN, _END = '<!-- drawn by python -m experiments.what_fits -->', '<!-- end -->'
 _GIB = 1 << 30
@@ -36,13 +37,13 @@ _ONLY = flags.DEFINE_list('only', [], 'names of accelerators; default: all')
 
 def main() -> None:
   RESULTS.mkdir(exist_ok=True)
+  known = dict(date=str(datetime.date.today()), jax=importlib.metadata.version('jax'), cells={})
   for name in _ONLY.value or ACCELERATORS:
-    cells = {}
+    known['cells'] = {}
     for model in MODELS:
-      cells[model] = cell(name, model)
-      print(name, model, text(cells[model]), flush=True)
-    known = dict(date=str(datetime.date.today()), jax=importlib.metadata.version('jax'), cells=cells)
-    files.write_json(RESULTS / f'{name}.json', known)
+      known['cells'][model] = one = cell(name, model)
+      files.write_json(RESULTS / f'{name}.json', known)
+      print(name, model, text(one), flush=True)
   page = PAGE.read_text()
   files.write_bytes(PAGE, with_table(page, table(recorded())).encode())
 
@@ -98,7 +99,7 @@ def recorded() -> dict[str, Any]:
 def text(one: dict[str, Any]) -> str:
   """Returns a cell of the table, in GiB."""
   if 'peak' not in one:
-    return 'no'
+    return 'no' if one else 'not asked'
   peak = f'{one["peak"] / _GIB:.1f}'
   if not one['fits']:
     return f'no: {peak}'
@@ -118,7 +119,7 @@ def table(results: dict[str, Any]) -> str:
   kinds = ['estimate' if next(iter(one['cells'].values()))['estimated'] else 'compiled' for one in columns]
   lines = [f'| GiB | {" | ".join(chips)} |', f'|---{"|---" * len(chips)}|', f'| | {" | ".join(kinds)} |']
   for model in MODELS:
-    lines.append(f'| {model} | {" | ".join(text(one["cells"][model]) for one in columns)} |')
+    lines.append(f'| {model} | {" | ".join(text(one["cells"].get(model, {})) for one in columns)} |')
   first = next(iter(MODELS))
   floors = [f'{one["cells"][first]["floor"]:.0f} s' for one in columns]
   lines.append(f'| a step of the first row, at least | {" | ".join(floors)} |')
