@@ -22,7 +22,7 @@ class Accelerator:
   fields: dict[str, Any]  # of configs/common.py
 
 
-# Guesses of a rollout (`drafts`) were timed on GPUs in 16 bits alone. Parts of an update are of 8 conversations a device.
+# Guesses of a rollout (`drafts`) were timed on GPUs in 16 bits alone. A part of an update has 8 conversations a device.
 ACCELERATORS = {
   't4': Accelerator(
     'T4',

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Asks the doctor what fits the accelerators of Colab and Kaggle: `python -m experiments.what_fits [--only=v5e_1,t4]`.
 
-Each cell is a run of the doctor: compiled for TPUs (`pip install 'jax[tpu]'`, minutes a cell), estimated for GPUs. Written:
-experiments/results/what_fits/NAME.json of each accelerator that is asked about, and the table in docs/presets.md of all.
+Each cell is a run of the doctor: compiled for TPUs (`pip install 'jax[tpu]'`, minutes a cell), estimated for GPUs.
+Written: experiments/results/what_fits/NAME.json of each accelerator that is asked about, and the table of all in
+docs/presets.md.
 """
 
 import datetime
@@ -70,8 +71,8 @@ def cell(name: str, model: str) -> dict[str, Any]:
 def summary(answer: dict[str, Any]) -> dict[str, Any]:
   """Returns what a cell says of the doctor's answer: of what was asked, what it proposes, or what comes nearest.
 
-  Keys: `fits`, perhaps with `flags`; `peak` and `usable`, bytes; `program`, that has the peak; `floor`, seconds of a step
-  by shapes; `peaks` by program, where they were compiled.
+  Keys: `fits`, perhaps with `flags`; `peak` and `usable`, bytes; `program`, that has the peak; `floor`, seconds of a
+  step by shapes; `peaks` by program, where they were compiled.
   """
   usable, estimated, close = answer['usable'], answer['estimated'], answer.get('nearest')
   told = dict(usable=usable, estimated=estimated)
@@ -86,7 +87,9 @@ def summary(answer: dict[str, Any]) -> dict[str, Any]:
   if not close:
     return told | dict(fits=False, refusal=answer['refusal'])
   fits = estimated and close['bytes'] <= usable
-  shown = dict(flags=close['flags'], peak=round(close['bytes']), program=close['program'], floor=round(close['floor'], 2))
+  shown = dict(
+    flags=close['flags'], peak=round(close['bytes']), program=close['program'], floor=round(close['floor'], 2)
+  )
   return told | dict(fits=fits) | shown
 
 
