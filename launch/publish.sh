@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fills in the addresses once there are some: `bash launch/publish.sh OWNER/NAME` of a repository on GitHub writes badges
-# into README, the site's and the repository's address into mkdocs.yml, the code's into CITATION.cff and the notebook.
+# into README, the site's and the repository's address into mkdocs.yml, the code's into CITATION.cff and the notebooks.
 # It may run again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -29,6 +29,8 @@ put README.md '# score_jax' '^\[!\[tests\]' "$badges"
 put mkdocs.yml 'site_name: score_jax' '^site_url:' "site_url: $site"
 put mkdocs.yml 'site_name: score_jax' '^repo_url:' "repo_url: $code"
 put CITATION.cff 'license: Apache-2.0' '^repository-code:' "repository-code: $code"
-sed "s#REPOSITORY = '[^']*'#REPOSITORY = '$code'#" launch/colab.ipynb > launch/colab.ipynb.new
-mv launch/colab.ipynb.new launch/colab.ipynb
-echo "README.md, mkdocs.yml, CITATION.cff and launch/colab.ipynb name $code and $site"
+for notebook in launch/colab.ipynb launch/kaggle.ipynb; do
+  sed "s#REPOSITORY = '[^']*'#REPOSITORY = '$code'#" "$notebook" > "$notebook.new"
+  mv "$notebook.new" "$notebook"
+done
+echo "README.md, mkdocs.yml, CITATION.cff and launch/*.ipynb name $code and $site"

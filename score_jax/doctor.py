@@ -5,7 +5,8 @@ It checks this machine, and runs two steps. For TPUs that are not here (`pip ins
 
   python -m score_jax.doctor --config=math_gemma2_2b --model=gemma-2-2b --topology=v5e:4x4
 
-compiles the programs: their memory, collectives, least times, and the nearest setting that fits. Exit code 0, or 78.
+compiles the programs: their memory, collectives, least times, and the nearest setting that fits. For GPUs that are not
+here, --topology=t4:1 or l4:1, it estimates the memory alone. Exit code 0, or 78.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from score_jax import cli
 from score_jax.errors import ConfigError
 
 _CONFIG = cli.define_config()
-_TOPOLOGY = flags.DEFINE_string('topology', '', 'TPUs, e.g. v5e:4x4; default: the devices here')
+_TOPOLOGY = flags.DEFINE_string('topology', '', 'TPUs, e.g. v5e:4x4, or GPUs, e.g. t4:1; default: the devices here')
 _MODEL = flags.DEFINE_string(
   'model', '', "an HF folder, a hub id or, with --topology, a shape's name; default: config.model.path"
 )

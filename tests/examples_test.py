@@ -1,5 +1,6 @@
 """Every file of examples/ runs, and is short."""
 
+import json
 import pathlib
 import runpy
 import sys
@@ -32,6 +33,20 @@ def test_own_reward_trains(tmp_path, capsys):
   assert 'final' in capsys.readouterr().out
   record = metrics.read(tmp_path / 'run/metrics.jsonl')[-1]
   assert set(record['rewards']) == {'countdown', 'own_reward.py:brevity'}
+
+
+@pytest.mark.slow
+def test_own_questions_compares_turns(tmp_path, capsys):
+  names = runpy.run_path(str(EXAMPLES / 'own_questions.py'))
+  questions = [{'question': question, 'answer': answer} for question, answer in names['QUESTIONS'].items()]
+  (tmp_path / 'own.jsonl').write_text('\n'.join(map(json.dumps, questions)))
+  results = names['main'](str(tmp_path / 'own.jsonl'), str(BASE))
+  assert set(results) == set(names['TURNS']) and capsys.readouterr().out.count('greedy') == 2
+  for row in results['Check and retry.'].rows:
+    answer = names['QUESTIONS'][row.question]
+    assert [attempt.score for attempt in row.attempts] == [
+      names['reaches'](attempt.text, {'answer': answer}) for attempt in row.attempts
+    ]
 
 
 def test_the_two_turn_client_gives_what_the_rollout_gives(capsys):

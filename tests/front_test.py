@@ -12,6 +12,8 @@ import yaml
 import score_jax
 
 ROOT = pathlib.Path(__file__).parent.parent
+ADDRESSED = ('README.md', 'mkdocs.yml', 'CITATION.cff')
+NOTEBOOKS = ('launch/colab.ipynb', 'launch/kaggle.ipynb')
 WORKFLOWS = sorted((ROOT / '.github/workflows').glob('*.yml'))
 
 
@@ -64,7 +66,7 @@ def test_a_form_asks_in_fields(path):
 
 
 def publish(repository, folder):
-  for name in ('README.md', 'mkdocs.yml', 'CITATION.cff', 'launch/publish.sh', 'launch/colab.ipynb'):
+  for name in (*ADDRESSED, 'launch/publish.sh', *NOTEBOOKS):
     target = folder / name
     target.parent.mkdir(exist_ok=True)
     if not target.exists():
@@ -74,7 +76,7 @@ def publish(repository, folder):
 
 
 def test_addresses_are_filled_in_once(tmp_path):
-  before = {name: (ROOT / name).read_text() for name in ('README.md', 'mkdocs.yml', 'CITATION.cff')}
+  before = {name: (ROOT / name).read_text() for name in ADDRESSED}
   for repository in ('other/name', 'Some-One/score_jax', 'Some-One/score_jax'):
     assert publish(repository, tmp_path).returncode == 0
   after = {name: (tmp_path / name).read_text() for name in before}
@@ -84,9 +86,10 @@ def test_addresses_are_filled_in_once(tmp_path):
     'site_url: https://some-one.github.io/score_jax',
   }
   assert added['CITATION.cff'] == {'repository-code: https://github.com/Some-One/score_jax'}
-  notebook = json.loads((tmp_path / 'launch/colab.ipynb').read_text())
-  code = ''.join(line for cell in notebook['cells'] for line in cell['source'])
-  assert code.count("REPOSITORY = 'https://github.com/Some-One/score_jax'") == 1
+  for name in NOTEBOOKS:
+    notebook = json.loads((tmp_path / name).read_text())
+    code = ''.join(line for cell in notebook['cells'] for line in cell['source'])
+    assert code.count("REPOSITORY = 'https://github.com/Some-One/score_jax'") == 1
   (badges,) = added['README.md']
   assert badges.count('https://github.com/Some-One/score_jax') == 2 and badges.count('[![') == 3
   assert after['README.md'].splitlines()[1] == badges

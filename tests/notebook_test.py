@@ -1,4 +1,4 @@
-"""The Colab notebook, run from top to bottom on the CPU, tiny; and what of it can be said without running it."""
+"""The notebooks, run from top to bottom on the CPU, tiny; and what of them can be said without running them."""
 
 import ast
 import base64
@@ -8,6 +8,7 @@ import pathlib
 import re
 import sys
 import tempfile
+import types
 
 from IPython.core.inputtransformer2 import TransformerManager
 import nbclient
@@ -23,7 +24,9 @@ from score_jax.reporting import rows
 from score_jax.reporting.rows import Attempt, Row
 
 ROOT = pathlib.Path(__file__).parent.parent
-PATH = ROOT / 'launch/colab.ipynb'
+PATHS = [ROOT / 'launch/colab.ipynb', ROOT / 'launch/kaggle.ipynb']
+# Cells in which the notebooks may differ; `copying` and `copy` are Colab's alone.
+OWN_CELLS = {'about', 'parameters', 'keeping', 'where', 'resuming'}
 MARKUP = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>'
 STEERING = '\x1b]0;owned\x07\x1b[2J\u202egnp\u200b\x9b\r\b'
 TINY = [
@@ -46,12 +49,18 @@ OWN = [flag for flag in OWN if flag.split('=')[0] not in replaced] + {own!r}
 """
 
 
-def saved():
-  return nbformat.read(PATH, as_version=4)
+def saved(path):
+  return nbformat.read(path, as_version=4)
 
 
-def code_cells():
-  return {cell.id: cell for cell in saved().cells if cell.cell_type == 'code'}
+@pytest.fixture(scope='module', params=PATHS, ids=lambda path: path.stem)
+def path(request):
+  return request.param
+
+
+@pytest.fixture(scope='module')
+def code_cells(path):
+  return {cell.id: cell for cell in saved(path).cells if cell.cell_type == 'code'}
 
 
 def plain(source):
@@ -69,7 +78,7 @@ def conversations(text):
 
 
 @pytest.fixture(scope='module')
-def executed(tmp_path_factory, hf_folder):
+def executed(path, tmp_path_factory, hf_folder):
   """The notebook after a run: its code cells by id, and the folder of its runs.
 
   Tiny, installed already, with no network; the conversations of its first run are replaced by those of an attacker
@@ -81,7 +90,7 @@ def executed(tmp_path_factory, hf_folder):
   plant = (
     f'import shutil\n_ = shutil.copy({str(home / "hostile.jsonl.gz")!r}, f"{{RUNS}}/quickstart/rows/final.jsonl.gz")'
   )
-  notebook = saved()
+  notebook = saved(path)
   for after, source in (('parameters', overrides), ('train', plant)):
     index = [cell.id for cell in notebook.cells].index(after) + 1
     notebook.cells.insert(index, nbformat.v4.new_code_cell(source))
@@ -126,44 +135,45 @@ class Parsed(html.parser.HTMLParser):
 # As it is saved.
 
 
-def test_nothing_but_the_source_is_saved():
-  nbformat.validate(saved())
-  for cell in code_cells().values():
+def test_nothing_but_the_source_is_saved(path, code_cells):
+  nbformat.validate(saved(path))
+  for cell in code_cells.values():
     assert cell.outputs == [] and cell.execution_count is None and set(cell.metadata) <= {'tags'}
-  ids = [cell.id for cell in saved().cells]
+  ids = [cell.id for cell in saved(path).cells]
   assert all(re.fullmatch('[a-z]+', name) for name in ids) and len(set(ids)) == len(ids), 'ids that stay'
 
 
-def test_every_cell_stands_below_a_heading():
-  cells = saved().cells
+def test_every_cell_stands_below_a_heading(path):
+  cells = saved(path).cells
   for before, cell in zip(cells, cells[1:], strict=False):
     if cell.cell_type == 'code':
       assert before.cell_type == 'markdown' and re.match('#+ ', before.source), cell.id
       assert len(cell.source.splitlines()) <= 40, f'{cell.id} is long'
 
 
-def test_settings_are_in_one_cell_that_holds_nothing_else():
-  tagged = [name for name, cell in code_cells().items() if 'parameters' in cell.metadata.get('tags', [])]
+def test_settings_are_in_one_cell_that_holds_nothing_else(path, code_cells):
+  tagged = [name for name, cell in code_cells.items() if 'parameters' in cell.metadata.get('tags', [])]
   assert tagged == ['parameters']
-  body = plain(code_cells()['parameters'].source).body
+  body = plain(code_cells['parameters'].source).body
   assert all(isinstance(node, ast.Assign) and node.targets[0].id.isupper() for node in body)
   settings = {node.targets[0].id for node in body}
   set_again = {
     name.id
-    for cell_id, cell in code_cells().items()
+    for cell_id, cell in code_cells.items()
     for name in ast.walk(plain(cell.source))
     if isinstance(name, ast.Name)
     and isinstance(name.ctx, ast.Store)
     and name.id in settings
     and cell_id != 'parameters'
   }
-  assert set_again == {'RUNS'}, 'only where runs are kept follows from another setting'
+  kept = {'RUNS'} if path.stem == 'colab' else set()
+  assert set_again == kept, 'only where runs are kept follows from another setting'
 
 
-def test_jax_is_replaced_before_anything_loads_it():
+def test_jax_is_replaced_before_anything_loads_it(code_cells):
   """In the order of the cells: the check, jax, the project. Before that nothing is imported, and jax never here."""
   events = []
-  for cell in code_cells().values():
+  for cell in code_cells.values():
     nodes = [node for node in ast.walk(plain(cell.source)) if hasattr(node, 'lineno')]
     for node in sorted(nodes, key=lambda node: (node.lineno, node.col_offset)):
       if isinstance(node, ast.Compare) and ast.unparse(node) == "'jax' in sys.modules":
@@ -182,13 +192,35 @@ def test_jax_is_replaced_before_anything_loads_it():
   assert events[:3] == ['check', 'jax', 'project'] and set(events[3:]) == {'use'}
 
 
-def test_every_command_that_matters_is_checked():
+def test_every_command_that_matters_is_checked(code_cells):
   """A `!` line that fails does not stop a notebook."""
-  for name, cell in code_cells().items():
+  for name, cell in code_cells.items():
     lines = cell.source.splitlines()
     for line, after in zip(lines, [*lines[1:], ''], strict=True):
       if re.match(r' *!(git|pip|gcloud|python -m score_jax\.(?!report))', line):
         assert after.strip().startswith('assert not _exit_code, '), f'{name}: {line}'
+
+
+def test_the_notebooks_are_one_but_for_what_the_machines_are():
+  colab, kaggle = ({cell.id: cell.source for cell in saved(path).cells} for path in PATHS)
+  assert list(kaggle) == [name for name in colab if name not in ('copying', 'copy')]
+  assert {name for name in kaggle if kaggle[name] != colab[name]} == OWN_CELLS
+  assert not re.search('colab|drive', ' '.join(kaggle.values()), re.IGNORECASE)
+
+
+def test_runs_of_an_earlier_version_are_there_to_go_on_with(tmp_path, monkeypatch):
+  """With Kaggle's cell alone, and its secrets."""
+  (tmp_path / 'input/quickstart').mkdir(parents=True)
+  source = {cell.id: cell.source for cell in saved(PATHS[1]).cells}['where']
+  secrets = types.SimpleNamespace(UserSecretsClient=lambda: types.SimpleNamespace(get_secret=str.upper))
+  monkeypatch.setitem(sys.modules, 'kaggle_secrets', secrets)
+  monkeypatch.setattr(sys, 'path', sys.path[:])
+  for name in ('HF_TOKEN', 'TERM'):
+    monkeypatch.setenv(name, '')
+  settings = dict(EARLIER=str(tmp_path / 'input'), RUNS=str(tmp_path / 'runs'), SECRET='token', FOLDER=str(tmp_path))
+  for _ in range(2):  # again: what was begun here is not replaced
+    exec(source, dict(os=os, sys=sys, QUICK=[], DOCTOR=[], OWN=[]) | settings)
+  assert (tmp_path / 'runs/quickstart').is_dir() and os.environ['HF_TOKEN'] == 'TOKEN'
 
 
 # As it runs.

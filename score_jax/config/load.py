@@ -21,7 +21,7 @@ PRESETS = pathlib.Path(__file__).parent.parent / 'configs'  # the package score_
 
 def presets() -> list[str]:
   """Returns the names of the package's configurations."""
-  names = (path.stem for path in PRESETS.glob('*.py') if path.stem not in ('__init__', 'common'))
+  names = (path.stem for path in PRESETS.glob('*.py') if path.stem not in ('__init__', 'common', 'accelerators'))
   return sorted([*names, *SHORT_NAMES])
 
 

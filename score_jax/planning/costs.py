@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a step's programs need of a chip: memory, and the least time that computing, moving and sending take.
 
-FLOPs are those of products, whatever is computed twice. Rates: docs.cloud.google.com/tpu/docs/v4, /v5e, /tpu7x.
+FLOPs are those of products, whatever is computed twice. Rates: docs.cloud.google.com/tpu/docs/v4, /v5e, /tpu7x, and
+NVIDIA's data sheets of T4 and L4.
 """
 
 import dataclasses
@@ -34,10 +35,12 @@ class Chip:
   name: str  # in a topology
   kind: str  # device_kind
   memory: float  # bytes, published
-  usable: float  # bytes that libtpu 0.0.52 names in a refusal
-  flops: float  # bf16 FLOP/s
+  usable: float  # bytes that libtpu 0.0.52 names in a refusal; of a GPU, JAX's share
+  flops: float  # FLOP/s in `dtype`
   bandwidth: float  # bytes/s of its memory
   interconnect: float  # bytes/s in both directions; 0: not published
+  dtype: str = 'bfloat16'  # what config.model.dtype 'auto' means
+  platform: str = 'tpu'
 
   def seconds(self, flops: float, moved: float) -> float:
     """Returns what the slower of computing and moving bytes takes."""
@@ -52,9 +55,18 @@ CHIPS = {
   'tpu7x': Chip('tpu7x', 'TPU7x', 96 * GIB, 94.74 * GIB, 2307e12 / 2, 7380e9 / 2, 600e9),
 }
 
-_TOPOLOGY = re.compile(r'(\w+):(\d+(?:x\d+){1,2})(?:x(\d+)slices)?')
+_SHARE = 0.75  # of a GPU's memory that JAX takes (XLA_PYTHON_CLIENT_MEM_FRACTION)
+# By their name in a topology. CUDA reports somewhat less memory than is published. A T4 has no bfloat16 (compute
+# capability 7.5), so runs there are in float32.
+GPUS = {
+  't4': Chip('t4', 'Tesla T4', 16e9, _SHARE * 14.5 * GIB, 8.1e12, 320e9, 0, 'float32', 'gpu'),
+  'l4': Chip('l4', 'NVIDIA L4', 24e9, _SHARE * 22.0 * GIB, 121e12, 300e9, 0, platform='gpu'),
+}
 
-# Bytes/s of the memory of GPUs by device_kind, as their data sheets say.
+_TPUS = re.compile(r'(\w+):(\d+(?:x\d+){1,2})(?:x(\d+)slices)?')
+_GPUS = re.compile(r'(\w+):(\d{1,3})')
+
+# Bytes/s of the memory of other GPUs by device_kind, as their data sheets say.
 _GPU_BANDWIDTHS = {
   'NVIDIA A100-SXM4-40GB': 1555e9,
   'NVIDIA A100-SXM4-80GB': 2039e9,
@@ -66,23 +78,31 @@ _GPU_BANDWIDTHS = {
 
 def bandwidth_of(kind: str) -> float | None:
   """Returns the published bytes/s of the memory of a device_kind; None: not known here."""
-  return _GPU_BANDWIDTHS.get(kind) or next((chip.bandwidth for chip in CHIPS.values() if chip.kind == kind), None)
+  known = (chip.bandwidth for chip in (*CHIPS.values(), *GPUS.values()) if chip.kind == kind)
+  return _GPU_BANDWIDTHS.get(kind) or next(known, None)
 
 
 def chip_of(topology: str) -> Chip:
-  """Returns the chip of a topology like 'v5e:4x4', or raises a ConfigError."""
-  match = _TOPOLOGY.fullmatch(topology)
-  if not match or match[1] not in CHIPS:
-    names = ', '.join(CHIPS)
-    raise ConfigError(
-      f'--topology={topology} is no TPU topology; write one of {names} and its chips, like v5e:4x4, or v5e:4x4x2slices'
-    )
-  return CHIPS[match[1]]
+  """Returns the chip of a topology like 'v5e:4x4' or 't4:2', or raises a ConfigError."""
+  for form, chips in ((_TPUS, CHIPS), (_GPUS, GPUS)):
+    match = form.fullmatch(topology)
+    if match and match[1] in chips and (form is _TPUS or int(match[2])):
+      return chips[match[1]]
+  raise ConfigError(
+    f'--topology={topology} is none; write one of {", ".join(CHIPS)} and its chips, like v5e:4x4, or v5e:4x4x2slices; '
+    f'or one of {", ".join(GPUS)} and how many, like t4:1'
+  )
+
+
+def gpus_of(topology: str) -> int:
+  """Returns how many GPUs a topology of them has; 0: it is of TPUs."""
+  match = _GPUS.fullmatch(topology)
+  return int(match[2]) if match else 0
 
 
 def slices_of(topology: str) -> tuple[str, int]:
   """Returns the topology of a slice, and how many there are."""
-  match = _TOPOLOGY.fullmatch(topology)
+  match = _TPUS.fullmatch(topology)
   return f'{match[1]}:{match[2]}', int(match[3] or 1)
 
 

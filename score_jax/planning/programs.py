@@ -45,6 +45,7 @@ _NO_TPU = dict(
   TPU_ACCELERATOR_TYPE='v5litepod-16',
   TPU_WORKER_HOSTNAMES='localhost',
 )
+_ONE_CHIP = re.compile(r'\w+:1x1(?:x1)?')
 _NEEDS = re.compile(r'(?:memory required\D*|Used )\(?([\d.]+)([KMGT])')
 
 
@@ -108,6 +109,16 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True)
+class AbsentGpu:
+  """What a mesh and a plan ask of a GPU that is not here."""
+
+  id: int
+  device_kind: str
+  process_index: int = 0
+  platform: str = 'gpu'
+
+
+@dataclasses.dataclass(frozen=True)
 class Program:
   """A compiled program; bytes are of one device."""
 
@@ -124,9 +135,11 @@ class Program:
   refused: bool = False  # for its size: only `peak` is known
 
 
-def topology_devices(topology: str, **settings: str | int) -> tuple[Any, ...]:
+def topology_devices(topology: str, **settings: Any) -> tuple[Any, ...]:
   """Returns a topology's devices; ConfigError: no TPU compiler, or no such topology."""
   os.environ.update(_NO_TPU | os.environ)
+  if _ONE_CHIP.fullmatch(topology):  # else libtpu looks for a whole host's
+    settings = dict(chips_per_host_bounds=(1, 1, 1)) | settings
   try:
     return tuple(topologies.get_topology_desc(topology, 'tpu', **settings).devices)
   except Exception as error:  # the runtime's, of no public type

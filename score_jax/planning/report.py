@@ -41,7 +41,7 @@ def chip_line(request: Request) -> str:
   link = f'{chip.interconnect / 1e9:,.0f} GB/s' if chip.interconnect else 'not published'
   return (
     f'{len(request.devices)} x {chip.kind}, each {chip.memory / costs.GIB:.4g} GiB ({_gib(chip.usable)} for programs), '
-    f'{chip.flops / 1e12:,.0f} TFLOP/s bf16, memory {chip.bandwidth / 1e9:,.0f} GB/s, interconnect {link}'
+    f'{chip.flops / 1e12:,.3g} TFLOP/s {chip.dtype}, memory {chip.bandwidth / 1e9:,.0f} GB/s, interconnect {link}'
   )
 
 
@@ -66,6 +66,8 @@ def _faster(answer: Answer) -> str:
 def remedy(answer: Answer) -> str:
   """Tells in a line whether a configuration fits, and what to do if not."""
   request, asked = answer.request, answer.asked
+  if answer.estimated:
+    return _guess(answer)
   if answer.fits:
     return 'It fits.'
   reason = answer.refusal
@@ -86,6 +88,20 @@ def remedy(answer: Answer) -> str:
   return f'It does not fit: {reason}. {advice}'
 
 
+def _guess(answer: Answer) -> str:
+  """The same of GPUs that are not here, for which nothing can be compiled."""
+  request, close = answer.request, answer.nearest
+  if close is None:
+    return 'It does not fit: batch and devices suit no mesh; change config.batch or the number of devices'
+  size, usable, flags = _gib(close.peak), _gib(request.chip.usable), ' '.join(request.flags(close.changes))
+  told = f'{close.worst} takes about {size} GiB of {usable}: an estimate, nothing was compiled'
+  if answer.fits:
+    return f'It is estimated to fit; {told}.'
+  if close.peak <= request.chip.usable:
+    return f'It is estimated not to fit. The nearest setting that is, where {told}: {flags}'
+  return f'No setting on these devices is estimated to fit. The nearest, where {told}: {flags or "as it is"}'
+
+
 def foreseen(answer: Answer) -> str:
   """Returns what a setting that fits will take at most."""
   peak, usable = answer.asked.peak, answer.request.chip.usable
@@ -97,13 +113,15 @@ def as_data(answer: Answer) -> dict[str, Any]:
   """Returns the answer as plain data; bytes, FLOPs and seconds are of one chip."""
   request, asked, close = answer.request, answer.asked, answer.nearest
   data = dict(fits=answer.fits, refusal=answer.refusal, asked=asked and _setting(request, asked))
+  data |= dict(estimated=answer.estimated, usable=request.chip.usable)
   if answer.proposed:
     data['proposed'] = _setting(request, answer.proposed)
   if answer.faster:
     flags = request.flags(answer.faster.changes)
     data['faster'] = dict(flags=flags, rollout_floor=answer.faster.floor, asked_rollout_floor=answer.faster.asked)
   if close:
-    data['nearest'] = dict(flags=request.flags(close.changes), bytes=close.peak)
+    floor = sum(request.chip.seconds(*each) for each in costs.work(request.plan(close.changes)).values())
+    data['nearest'] = dict(flags=request.flags(close.changes), bytes=close.peak, program=close.worst, floor=floor)
   return data
 
 

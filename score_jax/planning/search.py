@@ -88,7 +88,7 @@ class Request:
 
 
 def topology_request(config: RunConfig, topology: str, model: str, instruction: int) -> Request:
-  """Returns the request for TPUs that need not be here; UserError: no such topology, model or compiler."""
+  """Returns the request for devices that need not be here; UserError: no such topology, model or compiler."""
   chip = costs.chip_of(topology)
   if model in SHAPES:  # else a folder
     decoder = config_json.from_hf(SHAPES[model], model)
@@ -101,12 +101,17 @@ def topology_request(config: RunConfig, topology: str, model: str, instruction: 
     here = changed(config, {'sampling.mesh.data': 0, 'sampling.mesh.tensor': 0})
     sampler = runs.open_sampler(here, folder, meshes.make_mesh(-1, 1, 1, jax.devices('cpu')[:1]))
     decoder, rollout = sampler.config, sampler.spec()
-  dtype = jnp.dtype('bfloat16' if config.model.dtype == 'auto' else config.model.dtype)
+  dtype = jnp.dtype(chip.dtype if config.model.dtype == 'auto' else config.model.dtype)
+  return Request(config, decoder, rollout, dtype, _absent_devices(topology, chip), chip)
+
+
+def _absent_devices(topology: str, chip: costs.Chip) -> tuple[Any, ...]:
+  if gpus := costs.gpus_of(topology):
+    return tuple(programs.AbsentGpu(number, chip.kind) for number in range(gpus))
   megacore = dict(chip_config_name='megacore') if chip.kind == 'TPU v4' else {}
   one, slices = costs.slices_of(topology)
   several = dict(num_slices=slices) if slices > 1 else {}
-  devices = programs.topology_devices(one, **megacore, **several)
-  return Request(config, decoder, rollout, dtype, devices, chip)
+  return programs.topology_devices(one, **megacore, **several)
 
 
 def assumed_rollout(config: RunConfig, instruction: int) -> RolloutSpec:
@@ -158,16 +163,27 @@ class Answer:
   asked: Setting | None  # None: not compiled, for the reason in `refusal`
   refusal: str
   proposed: Setting | None = None  # it fits
-  nearest: Estimate | None = None  # where nothing is estimated to fit
+  nearest: Estimate | None = None  # where nothing is estimated to fit, or nothing can be compiled
   faster: Faster | None = None  # than what fits
 
   @property
   def fits(self) -> bool:
-    return self.asked is not None and self.asked.peak <= self.request.chip.usable
+    """Whether what was asked for does, as it is."""
+    usable = self.request.chip.usable
+    if self.estimated:
+      return self.nearest is not None and self.nearest.peak <= usable and not self.request.flags(self.nearest.changes)
+    return self.asked is not None and self.asked.peak <= usable
+
+  @property
+  def estimated(self) -> bool:
+    """Whether nothing can be compiled: the devices are GPUs that are not here."""
+    return isinstance(self.request.devices[0], programs.AbsentGpu)
 
 
 def answer(request: Request, tries: int) -> Answer:
-  """Compiles a configuration; if it does not fit, up to `tries` that are estimated to."""
+  """Compiles a configuration; if it does not fit, up to `tries` that are estimated to. Of absent GPUs it estimates."""
+  if isinstance(request.devices[0], programs.AbsentGpu):
+    return Answer(request, None, '', nearest=nearest(request))
   refusal, usable = _refusal(request), request.chip.usable
   asked = known = None if refusal else compiled(request, {})
   for _ in range(tries):

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GSM8K by adapters on this accelerator (accelerators.py): `score-jax train --config=gsm8k_v5e_8`."""
+
+from ml_collections import ConfigDict
+
+from score_jax.configs import accelerators
+
+
+def get_config() -> ConfigDict:
+  return accelerators.gsm8k('v5e_8')
