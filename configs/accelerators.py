@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """GSM8K by adapters on the accelerators of Colab and Kaggle: what each needs said beside `gsm8k_qwen25_coder_0p5b`.
 
-Only memory and speed differ: problems, rewards and steps are those of the recorded runs, which took one H100.
+Only memory and speed differ: problems, rewards and steps are those of the recorded runs, which took one H200.
 docs/presets.md has what fits where.
 """
 
