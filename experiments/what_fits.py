@@ -33,6 +33,7 @@ MODELS = {
 }
 _BEGIN, _END = '<!-- drawn by python -m experiments.what_fits -->', '<!-- end -->'
 _GIB = 1 << 30
+_COMPILE = flags.DEFINE_bool('compile', True, 'else what was not compiled before is estimated')
 _ONLY = flags.DEFINE_list('only', [], 'names of accelerators; default: all')
 
 
@@ -40,8 +41,10 @@ def main() -> None:
   RESULTS.mkdir(exist_ok=True)
   known = dict(date=str(datetime.date.today()), jax=importlib.metadata.version('jax'), cells={})
   for name in _ONLY.value or ACCELERATORS:
-    known['cells'] = {}
+    known['cells'] = {} if _COMPILE.value else recorded().get(name, {}).get('cells', {})
     for model in MODELS:
+      if 'peaks' in known['cells'].get(model, {}):
+        continue
       known['cells'][model] = one = cell(name, model)
       files.write_json(RESULTS / f'{name}.json', known)
       print(name, model, text(one), flush=True)
@@ -53,7 +56,7 @@ def command(name: str, model: str) -> list[str]:
   """Returns what a cell asks of the doctor."""
   shape, fields = MODELS[model]
   chosen = f'--config=gsm8k_{name}', f'--model={shape}', f'--topology={ACCELERATORS[name].topology}'
-  return ['doctor', *chosen, *fields]
+  return ['doctor', *chosen, *fields, *([] if _COMPILE.value else ['--nocompile'])]
 
 
 def cell(name: str, model: str) -> dict[str, Any]:
@@ -103,7 +106,7 @@ def text(one: dict[str, Any]) -> str:
   """Returns a cell of the table, in GiB."""
   if 'peak' not in one:
     return 'no' if one else 'not asked'
-  peak = f'{one["peak"] / _GIB:.1f}'
+  peak = f'{"~" * one["estimated"]}{one["peak"] / _GIB:.1f}'
   if not one['fits']:
     return f'no: {peak}'
   changed = ', '.join(f'`{_short(flag)}`' for flag in one['flags'])
@@ -119,8 +122,7 @@ def table(results: dict[str, Any]) -> str:
   """Returns the table of all accelerators, with the versions and dates of what was asked."""
   columns = list(results.values())
   chips = [f'{ACCELERATORS[name].name}, {_room(one):.1f}' for name, one in results.items()]
-  kinds = ['estimate' if next(iter(one['cells'].values()))['estimated'] else 'compiled' for one in columns]
-  lines = [f'| GiB | {" | ".join(chips)} |', f'|---{"|---" * len(chips)}|', f'| | {" | ".join(kinds)} |']
+  lines = [f'| GiB of | {" | ".join(chips)} |', f'|---{"|---" * len(chips)}|']
   for model in MODELS:
     lines.append(f'| {model} | {" | ".join(text(one["cells"].get(model, {})) for one in columns)} |')
   first = next(iter(MODELS))
