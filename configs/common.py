@@ -72,7 +72,7 @@ def task() -> ConfigDict:
   # files (.jsonl, .jsonl.gz, .parquet), folders ('DIR:test' for files with the word in their path),
   # 'hf:OWNER/NAME[/CONFIG]:SPLIT[@REVISION]' or 'tfds:NAME/SPLIT'
   task.data.train = ()
-  task.data.heldout = ()
+  task.data.heldout = ()  # never trained on
   task.prompt = ''  # the first user turn around {question}; '': the task's own
   # Training problems whose prompt exceeds sampling.prompt_tokens: an 'error', or 'drop'. Held-out ones must fit.
   task.long_prompts = 'error'
@@ -150,7 +150,7 @@ def sampling() -> ConfigDict:
   # much of the first. At most `longest_draft` of one; sure guesses come first. They change how many steps are taken,
   # not what is sampled (docs/performance.md). `benchmarks.main drafts` proposes a number.
   sampling.drafts = 0.0
-  sampling.longest_draft = 8
+  sampling.longest_draft = 8  # tokens guessed of one conversation at a step, at most
   # Of cached keys and values: 'auto' (the compute dtype), 'float32', 'bfloat16', 'float8_e4m3fn'. A smaller one takes
   # less memory, and on a GPU more time: the decode kernel reads the compute dtype alone.
   sampling.cache_dtype = 'auto'
@@ -178,9 +178,9 @@ def optim() -> ConfigDict:
   optim.learning_rate = 4e-4  # peak
   optim.schedule = 'constant'  # 'constant', 'linear' or 'cosine' (to 0), over each stage
   optim.warmup_steps = 5  # linear, at the start of each stage
-  optim.b1 = 0.9
-  optim.b2 = 0.95
-  optim.eps = 1e-8
+  optim.b1 = 0.9  # decay of the mean of gradients
+  optim.b2 = 0.95  # and of their squares
+  optim.eps = 1e-8  # added to the root of the squares' mean
   optim.weight_decay = 0.0  # AdamW, of matrices; 0: Adam
   optim.clip_norm = 1.0  # global gradient norm; 0: no clipping
   optim.max_rejected_in_a_row = 5  # steps in a row with non-finite numbers
@@ -228,7 +228,7 @@ def selection() -> ConfigDict:
   # Training problems answered at every checkpoint of the last stage. 0: the training return decides.
   selection.problems = 0
   selection.reward_weights = (1.0, 1.0)  # as a stage's: Stage II of the paper
-  selection.bonus = (0.0, 10.0)
+  selection.bonus = (0.0, 10.0)  # alpha, as a stage's
   return selection
 
 
@@ -244,7 +244,7 @@ def faults() -> ConfigDict:
   # A phase of a step (sample, grade, update, save, ...) that takes longer than `stuck_factor` times its slowest so far,
   # and than `stuck_seconds`, is stuck: stacks to WORKDIR/stuck-*.txt, exit code 75.
   faults.stuck_factor = 5.0  # 0: wait for ever
-  faults.stuck_seconds = 300.0
+  faults.stuck_seconds = 300.0  # that a phase takes before it can be stuck
   faults.stuck_first_seconds = 3600.0  # instead, the first time: programs are compiled
   faults.max_rejected = 0.01  # share of the newest 200 steps that may be rejected; 0: any
   # Limits that stop a run (exit code 70) when three steps in a row are above them. 0: none.

@@ -20,6 +20,7 @@ from absl import flags
 
 from score_jax import cli, files
 from score_jax.configs.accelerators import ACCELERATORS
+from score_jax.planning.costs import GPUS
 
 RESULTS = pathlib.Path('experiments/results/what_fits')
 PAGE = pathlib.Path('docs/presets.md')
@@ -33,32 +34,36 @@ MODELS = {
 }
 _BEGIN, _END = '<!-- drawn by python -m experiments.what_fits -->', '<!-- end -->'
 _GIB = 1 << 30
+_COMPILE = flags.DEFINE_bool('compile', True, 'else what was not compiled before is estimated')
 _ONLY = flags.DEFINE_list('only', [], 'names of accelerators; default: all')
 
 
 def main() -> None:
   RESULTS.mkdir(exist_ok=True)
-  known = dict(date=str(datetime.date.today()), jax=importlib.metadata.version('jax'), cells={})
+  versions = {name: _version(name) for name in ('jax', 'libtpu')}
+  known = dict(date=str(datetime.date.today()), **versions, cells={})
   for name in _ONLY.value or ACCELERATORS:
-    known['cells'] = {}
+    known['cells'] = {} if _COMPILE.value else recorded().get(name, {}).get('cells', {})
     for model in MODELS:
-      known['cells'][model] = one = cell(name, model)
+      if 'peaks' in known['cells'].get(model, {}):
+        continue
+      known['cells'][model] = one = cell(name, model, compiling=_COMPILE.value)
       files.write_json(RESULTS / f'{name}.json', known)
       print(name, model, text(one), flush=True)
   page = PAGE.read_text()
   files.write_bytes(PAGE, with_table(page, table(recorded())).encode())
 
 
-def command(name: str, model: str) -> list[str]:
+def command(name: str, model: str, compiling: bool) -> list[str]:
   """Returns what a cell asks of the doctor."""
   shape, fields = MODELS[model]
   chosen = f'--config=gsm8k_{name}', f'--model={shape}', f'--topology={ACCELERATORS[name].topology}'
-  return ['doctor', *chosen, *fields]
+  return ['doctor', *chosen, *fields, *([] if compiling or name in GPUS else ['--nocompile'])]
 
 
-def cell(name: str, model: str) -> dict[str, Any]:
+def cell(name: str, model: str, *, compiling: bool = True) -> dict[str, Any]:
   """Runs the doctor for a model on an accelerator."""
-  asked = command(name, model)
+  asked = command(name, model, compiling)
   with tempfile.TemporaryDirectory() as folder:
     result = pathlib.Path(folder) / 'doctor.json'
     run = [sys.executable, '-m', f'score_jax.{asked[0]}', *asked[1:], f'--json={result}']
@@ -103,7 +108,7 @@ def text(one: dict[str, Any]) -> str:
   """Returns a cell of the table, in GiB."""
   if 'peak' not in one:
     return 'no' if one else 'not asked'
-  peak = f'{one["peak"] / _GIB:.1f}'
+  peak = f'{"~" * one["estimated"]}{one["peak"] / _GIB:.1f}'
   if not one['fits']:
     return f'no: {peak}'
   changed = ', '.join(f'`{_short(flag)}`' for flag in one['flags'])
@@ -119,16 +124,22 @@ def table(results: dict[str, Any]) -> str:
   """Returns the table of all accelerators, with the versions and dates of what was asked."""
   columns = list(results.values())
   chips = [f'{ACCELERATORS[name].name}, {_room(one):.1f}' for name, one in results.items()]
-  kinds = ['estimate' if next(iter(one['cells'].values()))['estimated'] else 'compiled' for one in columns]
-  lines = [f'| GiB | {" | ".join(chips)} |', f'|---{"|---" * len(chips)}|', f'| | {" | ".join(kinds)} |']
+  lines = [f'| GiB of | {" | ".join(chips)} |', f'|---{"|---" * len(chips)}|']
   for model in MODELS:
     lines.append(f'| {model} | {" | ".join(text(one["cells"].get(model, {})) for one in columns)} |')
   first = next(iter(MODELS))
-  floors = [f'{one["cells"][first]["floor"]:.0f} s' for one in columns]
-  lines.append(f'| a step of the first row, at least | {" | ".join(floors)} |')
-  dates, versions = ({one[key] for one in columns} for key in ('date', 'jax'))
-  lines += ['', f'(jax {", ".join(sorted(versions))}, {", ".join(sorted(dates))})']
+  least = [f'{one["cells"][first]["floor"]:.0f} s' for one in columns]
+  lines.append(f'| a step of the first row, at least | {" | ".join(least)} |')
+  told = {key: ', '.join(sorted({one[key] for one in columns} - {''})) for key in ('jax', 'libtpu', 'date')}
+  lines += ['', f'(jax {told["jax"]}, libtpu {told["libtpu"]}, {told["date"]})']
   return '\n'.join(lines)
+
+
+def _version(package: str) -> str:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return ''
 
 
 def _room(one: dict[str, Any]) -> float:

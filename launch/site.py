@@ -20,9 +20,11 @@ _LINK = re.compile(r'(!?\[(?:[^\]\[]|\[[^\]]*\])*\]\()([^)\s#]+)((?:#[^)\s]*)?\)
 _TAG = re.compile(r'(<(?:img|source)\b[^>]*?\b(?:src|srcset)=")([^"]+)(")')
 _CODE = re.compile(r'(```.*?```|`[^`\n]*`)', re.DOTALL)
 _PUBLIC = 'score_jax'
+_BESIDE = ('graders.math.grader.grade', 'graders.code.grader.CodeGrader', 'reporting.notebook.show_report')
 _API = """# From Python
 
-`import score_jax` imports little; each name is imported when it is first used.
+`import score_jax` imports little; each name is imported when it is first used. The graders need no jax:
+`from score_jax.graders import math, code`.
 
 """
 
@@ -136,8 +138,8 @@ def config_sections(path: pathlib.Path) -> dict[str, tuple[str, list[tuple[str, 
   sections, waiting = {}, [('config', 'get_config')]
   while waiting:
     section, name = waiting.pop(0)
-    fields, called = [], []
-    for statement in functions[name].body:
+    fields, called = {}, []
+    for statement in _statements(name, functions):
       target = statement.targets[0] if isinstance(statement, ast.Assign) else None
       if not isinstance(target, ast.Attribute):
         continue
@@ -149,10 +151,21 @@ def config_sections(path: pathlib.Path) -> dict[str, tuple[str, list[tuple[str, 
       if not here:
         group = isinstance(statement.value, ast.Call)  # of fields that follow
         default = '' if group else ast.get_source_segment(text, statement.value) or ''
-        fields.append((f'{section}.{field}', ' '.join(default.split()), _comment(source, statement)))
-    sections[section] = _paragraph(ast.get_docstring(functions[name]) or ''), fields
+        full, about = f'{section}.{field}', _comment(source, statement)
+        earlier = fields.pop(full, ('', '', ''))  # of the section that it begins as
+        fields[full] = full, ' '.join(default.split()), about or earlier[2]
+    sections[section] = _paragraph(ast.get_docstring(functions[name]) or ''), list(fields.values())
     waiting += called
   return sections
+
+
+def _statements(name: str, functions: dict[str, ast.FunctionDef]) -> Iterator[ast.stmt]:
+  """Yields what a function of configs/common.py does, after what another does that makes its section first."""
+  for statement in functions[name].body:
+    begun = isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name) and statement.value
+    if isinstance(begun, ast.Call) and _name(begun) in functions:
+      yield from _statements(_name(begun), functions)
+    yield statement
 
 
 def _name(call: ast.Call) -> str:
@@ -227,6 +240,7 @@ def api_page() -> str:
   )
   names = {name: f'{_PUBLIC}.{module}.{name}' for module, names in modules.items() for name in names}
   names |= {module: f'{_PUBLIC}.algorithm.{module}' for module in ('losses', 'rewards')}
+  names |= {name.rpartition('.')[2]: f'{_PUBLIC}.{name}' for name in _BESIDE}
   return _API + '\n'.join(f'::: {names[name]}\n' for name in sorted(names, key=str.lower))
 
 

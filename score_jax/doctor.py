@@ -29,6 +29,7 @@ _WORKDIR = flags.DEFINE_string('workdir', '', 'the run folder; default: runs/<na
 _INSTRUCTION = flags.DEFINE_integer('instruction', 64, 'tokens between attempts, without a tokenizer', lower_bound=1)
 _TRIES = flags.DEFINE_integer('tries', 3, 'settings to compile if it does not fit', lower_bound=0)
 _DRY_RUN = flags.DEFINE_bool('dry_run', True, 'without --topology: run two steps')
+_COMPILE = flags.DEFINE_bool('compile', True, 'with --topology: compile the programs; else estimate, in seconds')
 _JSON = flags.DEFINE_string('json', '', 'also write the results to this file')
 
 
@@ -70,7 +71,7 @@ def _plan(config: Any) -> tuple[bool, Any]:
   topology = _TOPOLOGY.value
   request = search.topology_request(config, topology, _MODEL.value, _INSTRUCTION.value)
   print(f'{topology}: {report.chip_line(request)}', flush=True)
-  answer = search.answer(request, _TRIES.value)
+  answer = search.answer(request, _TRIES.value, compiling=_COMPILE.value)
   print(report.text(answer))
   return answer.fits, dict(topology=topology, devices=len(request.devices)) | report.as_data(answer)
 

@@ -89,7 +89,7 @@ def remedy(answer: Answer) -> str:
 
 
 def _guess(answer: Answer) -> str:
-  """The same of GPUs that are not here, for which nothing can be compiled."""
+  """The same where nothing was compiled."""
   request, close = answer.request, answer.nearest
   if close is None:
     return 'It does not fit: batch and devices suit no mesh; change config.batch or the number of devices'

@@ -163,8 +163,9 @@ class Answer:
   asked: Setting | None  # None: not compiled, for the reason in `refusal`
   refusal: str
   proposed: Setting | None = None  # it fits
-  nearest: Estimate | None = None  # where nothing is estimated to fit, or nothing can be compiled
+  nearest: Estimate | None = None  # where nothing is estimated to fit, or nothing was compiled
   faster: Faster | None = None  # than what fits
+  estimated: bool = False  # nothing was compiled: `nearest` is all that is known
 
   @property
   def fits(self) -> bool:
@@ -174,16 +175,14 @@ class Answer:
       return self.nearest is not None and self.nearest.peak <= usable and not self.request.flags(self.nearest.changes)
     return self.asked is not None and self.asked.peak <= usable
 
-  @property
-  def estimated(self) -> bool:
-    """Whether nothing can be compiled: the devices are GPUs that are not here."""
-    return isinstance(self.request.devices[0], programs.AbsentGpu)
 
+def answer(request: Request, tries: int, *, compiling: bool = True) -> Answer:
+  """Compiles a configuration; if it does not fit, up to `tries` that are estimated to.
 
-def answer(request: Request, tries: int) -> Answer:
-  """Compiles a configuration; if it does not fit, up to `tries` that are estimated to. Of absent GPUs it estimates."""
-  if isinstance(request.devices[0], programs.AbsentGpu):
-    return Answer(request, None, '', nearest=nearest(request))
+  Without `compiling`, and of GPUs that are not here, it is all by estimates.
+  """
+  if not compiling or isinstance(request.devices[0], programs.AbsentGpu):
+    return Answer(request, None, '', nearest=nearest(request), estimated=True)
   refusal, usable = _refusal(request), request.chip.usable
   asked = known = None if refusal else compiled(request, {})
   for _ in range(tries):
