@@ -209,13 +209,13 @@ ORDER = ('presets.md pip install', 'presets.md score-jax train', 'report.md pyth
 @pytest.mark.slow
 def test_commands_on_the_bundled_base_run_one_after_another(tmp_path):
   """Of some blocks all commands that need neither hub nor pod, as they stand but for fewer and smaller steps."""
-  (tmp_path / 'my_rewards.py').write_text(PYTHON['rewards.md # my_rewards.py'].text)
+  (tmp_path / 'my_rewards.py').write_text('def grade(response, row):\n  return float(len(response) < 20)\n')
   (tmp_path / 'answers.jsonl').write_text('{"id": "1", "answer": "7", "response": "It is 7."}\n')
   ran = []
   for key in ORDER:
     for block in (block for block in SHELL if block.key == key):
       for module, arguments in filter(None, map(command, block.lines)):
-        if re.search('gsm8k|Qwen/|--push|--topology|wandb|runs/a ', ' '.join([*arguments, ''])):
+        if re.search('gsm8k|Qwen/|--push|--topology|wandb|=DIR|runs/a ', ' '.join([*arguments, ''])):
           continue
         tiny = TINY if module in ('score_jax.main', 'score_jax.evaluate') else []
         if module == 'score_jax.main' and not any(word.startswith('--workdir') for word in arguments):

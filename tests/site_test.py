@@ -12,6 +12,7 @@ from score_jax.configs import common
 
 ROOT = pathlib.Path(__file__).parent.parent
 pytest.importorskip('mkdocs')
+markdown = pytest.importorskip('markdown')
 
 
 @pytest.fixture(scope='module')
@@ -57,6 +58,15 @@ def test_every_public_name_is_on_the_page(site):
   assert listed - set(score_jax.__all__) == {'grade', 'CodeGrader', 'show_report'}
   assert set(score_jax.__all__) <= listed
   assert '::: score_jax.api.train\n' in page
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'docs').glob('*.md')), ids=lambda path: path.stem)
+def test_a_list_stays_a_list(path):
+  """Markdown of the site wants what is inside an item further in than GitHub's, and a blank line behind it."""
+  html = markdown.markdown(path.read_text(), extensions=['tables', 'sane_lists', 'pymdownx.superfences'])
+  assert not [
+    text for text in re.findall('<p>(.*?)</p>', html, re.DOTALL) if re.search(r'^([2-9]\.|-|\|) ', text, re.M)
+  ]
 
 
 def test_links_to_the_repository_are_links_within_the_site(site):
