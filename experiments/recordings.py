@@ -57,9 +57,9 @@ class Recording:
   changed: tuple[str, ...] = ()
   temperature: float = 1
 
-  def decoding(self, way: str) -> str:
+  def decoding(self, name: str) -> str:
     """Returns what the page calls one of DECODINGS."""
-    return f'T={self.temperature:g}' if way == 'sampled' else way
+    return f'T={self.temperature:g}' if name == 'sampled' else name
 
   def summary_file(self, task: str) -> pathlib.Path:
     """Returns where a task's summary is; the first task's has the plain name."""

@@ -190,7 +190,7 @@ def test_programs_of_two_slices_are_compiled_and_only_copies_lie_on_both():
     request.plan({'mesh.data': 1, 'mesh.fsdp': 8})
 
 
-def test_a_pods_step_is_modelled_from_its_floors(capsys):
+def test_a_pods_step_is_modelled_by_bytes_and_flops(capsys):
   sizes = dict(problems=32, samples=4, prompt=256, attempts=(512, 512), steps=1)
   pod_steps.measure(Setting(topologies=('v5e:4x4',), shapes=('qwen2.5-0.5b',), **sizes))
   (line,) = map(json.loads, capsys.readouterr().out.splitlines())

@@ -89,7 +89,8 @@ def chip_of(topology: str) -> Chip:
     if match and match[1] in chips and (form is _TPUS or int(match[2])):
       return chips[match[1]]
   raise ConfigError(
-    f'--topology={topology} is none; write one of {", ".join(CHIPS)} and its chips, like v5e:4x4, or v5e:4x4x2slices; '
+    f'--topology={topology} is no TPU topology; write one of {", ".join(CHIPS)} and its chips, like v5e:4x4, or '
+    f'v5e:4x4x2slices; '
     f'or one of {", ".join(GPUS)} and how many, like t4:1'
   )
 
