@@ -4,8 +4,9 @@ r"""SCoRe on GSM8K with Qwen2.5-Coder-0.5B-Instruct, by adapters: as run, with a
   score-jax train --config=gsm8k_qwen25_coder_0p5b
   python -m experiments.main --suite=experiments/suites/gsm8k_coder_0p5b.py --base=FOLDER --only=score --out=DIR
 
-It fits one GPU of 80 GB, or half of one. Model and data come from the hub; folders and files do as well. Stages are
-those of design Y there: first attempts of the base, one for all samples of a problem, so that a copy earns no credit.
+It fits one GPU of 80 GB, or half of one; a row takes 350 s there (one H100). Model and data come from the hub; folders
+and files do as well. Stages are those of design Y there: first attempts of the base, one for all samples of a problem,
+so that a copy earns no credit.
 """
 
 from ml_collections import ConfigDict

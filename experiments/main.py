@@ -102,6 +102,9 @@ def _summarize(suite, out: pathlib.Path) -> None:
   jobs = plan.jobs(suite, work, tuple(suite.methods), suite.seeds, _BASE.value)
   done = summary.finished(suite, work, jobs)
   result, answers = summary.summary(suite, work, done, jobs, _machine(work))
+  if not result['methods']:
+    print('suite: nothing to count yet')
+    return
   options = [f'--base={_BASE.value}'] if _BASE.value else []
   options += [f'--gpus={",".join(_GPUS.value)}'] if _GPUS.value else []
   options += [f"--field='{field}'" for field in _FIELDS.value]
@@ -112,7 +115,7 @@ def _summarize(suite, out: pathlib.Path) -> None:
   files.write_bytes(out / 'commands.txt', results.commands(result).encode())
   counting.write(out / 'answers.npz', answers)
   _write_page(result, out)
-  print(results.table(result, 'greedy') if result['methods'] else 'suite: nothing to count yet')
+  print(results.table(result, 'greedy'))
 
 
 def _write_page(summary: dict[str, Any], out: pathlib.Path) -> None:

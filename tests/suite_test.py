@@ -319,6 +319,19 @@ def get_suite() -> Suite:
 """
 
 
+def test_where_every_job_failed_the_error_names_the_logs(tmp_path):
+  (tmp_path / 'tiny.py').write_text(SUITE)
+  (tmp_path / 'config.json').write_text('{"model_type": "of nobody"}')
+  folders = [f'--suite={tmp_path / "tiny.py"}', f'--base={tmp_path}', f'--out={tmp_path / "out"}']
+  done = subprocess.run(
+    [sys.executable, '-m', 'experiments.main', *folders, '--only=score'], capture_output=True, text=True, cwd=ROOT
+  )
+  assert done.returncode == 65 and 'Traceback' not in done.stderr, done.stderr
+  told = f'error: 1 jobs failed: score/seed0 (logs in {tmp_path}/out/work/jobs)'
+  assert done.stderr.splitlines()[-1].startswith(told)
+  assert 'nothing to count yet' in done.stdout and not (tmp_path / 'out/summary.json').exists()
+
+
 def test_further_evaluations_are_means_over_seeds_that_are_done(tmp_path):
   suite = plan.read(COUNTDOWN)
   for seed, shift in ((0, 0.0), (1, 0.2), (2, 0.4)):
