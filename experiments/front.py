@@ -40,6 +40,7 @@ def draw(lines: dict[str, list[float]], colours: tuple[str, str, str], path: pat
     label, below = _LINES[method]
     axes.annotate(label, (at[-1], percent[-1]), (9, below), textcoords='offset points', color=colour, fontsize=11)
   axes.set_xlim(0.7, len(percent) + 1.6)
+  axes.margins(y=0.12)  # the lowest label stands below its line
   axes.set_xticks(range(1, len(percent) + 1))
   axes.set_xlabel('attempt', color=ink)
   axes.set_ylabel('right answers, %', color=ink)
