@@ -106,6 +106,16 @@ def test_each_form_gives_its_score(file, function, scores):
     assert results[0].verdict == Verdict.UNPARSED and results[0].answer == 'no number'
 
 
+def test_workers_import_what_pythonpath_names_from_the_run_s_folder_too(tmp_path, monkeypatch):
+  (tmp_path / 'site').mkdir()
+  (tmp_path / 'site/scores_of_a_library.py').write_text('HALF = 0.5')
+  path = tmp_path / 'mine.py'
+  path.write_text('import scores_of_a_library\ndef grade(response, row): return scores_of_a_library.HALF')
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv('PYTHONPATH', os.pathsep.join(['', 'site']))
+  assert [one.score for one in graded(path, 'grade', 'yes')] == [0.5]
+
+
 def test_a_file_is_named_from_the_run_s_folder_though_workers_are_elsewhere(file, monkeypatch):
   monkeypatch.chdir(file.parent)
   assert [one.score for one in graded(file.name, 'own', 'yes', 'no')] == [1.0, 0.0]

@@ -127,6 +127,12 @@ def command(name: str, spec: GradingSpec) -> list[str]:
   return [sys.executable, '-m', 'score_jax.graders.worker', name, json.dumps(dataclasses.asdict(spec))]
 
 
+def _python_path() -> str:
+  """Returns where workers find packages: where this process does, though their working directory is another."""
+  own = filter(None, os.environ.get('PYTHONPATH', '').split(os.pathsep))
+  return os.pathsep.join([os.fspath(_PACKAGE), *map(os.path.abspath, own)])
+
+
 def _user_error(message: dict) -> UserError:
   error = UserError(message['error'])
   error.exit_code = message['exit_code']
@@ -210,9 +216,9 @@ class _Worker:
     self._process.stdout.close()
 
   def _start(self) -> None:
-    # The worker inherits nothing of this process's environment but what config.grading names: no tokens, proxies or
-    # settings of libraries. One thread each: there is a worker for every core.
-    clean = dict(PYTHONPATH=os.fspath(_PACKAGE), PYTHONHASHSEED='0', PATH=os.defpath, LANG='C.UTF-8')
+    # The worker inherits nothing of this process's environment but what config.grading names, and where packages lie: no
+    # tokens, proxies or settings of libraries. One thread each: there is a worker for every core.
+    clean = dict(PYTHONPATH=_python_path(), PYTHONHASHSEED='0', PATH=os.defpath, LANG='C.UTF-8')
     clean |= dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
     clean |= {name: os.environ[name] for name in self._environment}
     # Standard error is the run's until the worker can grade, so that a broken installation is seen.
