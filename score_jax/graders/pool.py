@@ -216,8 +216,8 @@ class _Worker:
     self._process.stdout.close()
 
   def _start(self) -> None:
-    # The worker inherits nothing of this process's environment but what config.grading names, and where packages lie: no
-    # tokens, proxies or settings of libraries. One thread each: there is a worker for every core.
+    # The worker inherits nothing of this process's environment but what config.grading names, and where packages lie:
+    # no tokens, proxies or settings of libraries. One thread each: there is a worker for every core.
     clean = dict(PYTHONPATH=_python_path(), PYTHONHASHSEED='0', PATH=os.defpath, LANG='C.UTF-8')
     clean |= dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
     clean |= {name: os.environ[name] for name in self._environment}
