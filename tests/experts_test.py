@@ -77,7 +77,9 @@ def test_gradients_are_those_of_all_experts_for_all_tokens():
   actual = gradient(lambda w, x: experts.feed_forward(w, CONFIG, x, jax.nn.silu, None))
   expected = gradient(lambda w, x: dense(w, CONFIG, x))
   assert np.any(expected[0]['router'])
-  jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-5), actual, expected)
+  # In roundings of the largest sum: CPUs with other vectors add up in another order.
+  for one, other in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.max(np.abs(other)))
 
 
 @pytest.mark.parametrize('shape', [(1, 2, 2), pytest.param((2, 2, 2), marks=pytest.mark.slow)])
