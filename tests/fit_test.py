@@ -297,6 +297,7 @@ def test_a_compiled_program_is_used_where_another_would_cost_more():
   assert evaluation.rows_at_a_time(14, 128, gpu) == 14
 
 
+@pytest.mark.slow
 def test_conversations_do_not_depend_on_the_rows_at_a_time(hf_folder):
   config = tiny.run_config(**{'model.path': str(hf_folder), 'eval.problems': 6})
   task = evaluation.tasks.open_task(config.task)

@@ -57,7 +57,7 @@ def test_fresh_adapters_change_nothing_at_all(base):
   assert any(np.any(leaf) for leaf in jax.tree.leaves(fresh()))
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('dtype', [pytest.param('float32', marks=pytest.mark.slow), 'bfloat16'])
 @pytest.mark.parametrize('name', ['qwen2.5-0.5b', 'gemma-2-2b', 'qwen3', 'gemma3_text'])
 def test_fresh_adapters_change_nothing_in_any_family(name, dtype):
   small = dict(num_hidden_layers=2, hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=8)

@@ -538,7 +538,7 @@ def test_parts_have_whole_rows_and_enough_of_them():
 
 @pytest.mark.parametrize(
   ('mesh', 'changes'),
-  [(None, dict(drafts=1, longest_draft=2)), slow(None, dict(decode_slots=5)), slow((1, 2, 2), {})],
+  [slow(None, dict(drafts=1, longest_draft=2)), slow(None, dict(decode_slots=5)), slow((1, 2, 2), {})],
 )
 def test_the_tpus_kernel_samples_the_same_conversations(mesh, changes):
   """In interpret mode, also where slots are refilled, where steps guess tokens, and where heads are sharded."""

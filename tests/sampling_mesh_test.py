@@ -46,9 +46,9 @@ def alone(hf_folder):
 @pytest.mark.parametrize(
   ('axes', 'changes', 'shape'),
   [
-    ((1, 8, 1), {'mesh.tensor': 2}, (4, 1, 2)),
+    pytest.param((1, 8, 1), {'mesh.tensor': 2}, (4, 1, 2), marks=pytest.mark.slow),
     ((2, 2, 2), {'mesh.tensor': 4}, (2, 1, 4)),  # 2 key/value heads: each device has both
-    ((1, 4, 2), {'mesh.data': 8}, (8, 1, 1)),
+    pytest.param((1, 4, 2), {'mesh.data': 8}, (8, 1, 1), marks=pytest.mark.slow),
     ((1, 8, 1), {'mesh.tensor': 2, 'decode_slots': 2}, (4, 1, 2)),
   ],
 )

@@ -198,7 +198,7 @@ def test_what_stands_in_the_padding_changes_nothing():
   assert_close(gradient, other_gradient, 1e-6)
 
 
-@pytest.mark.parametrize(('kl_form', 'parts'), [('k1_togo', 4), ('k1', 2)])
+@pytest.mark.parametrize(('kl_form', 'parts'), [('k1_togo', 4), pytest.param('k1', 2, marks=pytest.mark.slow)])
 def test_micro_batches_add_up_to_the_whole_batch(kl_form, parts):
   whole = dataclasses.replace(SPEC, kl_form=kl_form)
   cut = dataclasses.replace(whole, micro_batches=parts)
@@ -209,7 +209,10 @@ def test_micro_batches_add_up_to_the_whole_batch(kl_form, parts):
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), cut_metrics, metrics)
 
 
-@pytest.mark.parametrize(('kl_form', 'parts', 'shards'), [('k1_togo', 1, 1), ('k1', 2, 2), ('exact', 2, 1)])
+@pytest.mark.parametrize(
+  ('kl_form', 'parts', 'shards'),
+  [pytest.param('k1_togo', 1, 1, marks=pytest.mark.slow), ('k1', 2, 2), ('exact', 2, 1)],
+)
 def test_rows_end_to_end_have_the_gradient_of_rows_with_padding(kl_form, parts, shards):
   padded = dataclasses.replace(SPEC, kl_form=kl_form, importance_cap=0.0)
   packed = dataclasses.replace(padded, micro_batches=parts, shards=shards, packed_length=100 // (parts * shards))
