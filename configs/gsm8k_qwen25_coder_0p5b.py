@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""SCoRe on GSM8K with Qwen2.5-Coder-0.5B-Instruct, by adapters: as run, with a row a method (docs/results_real.md).
+r"""SCoRe on GSM8K with Qwen2.5-Coder-0.5B-Instruct, by adapters: design Y of docs/results_real.md, not README's R.
 
   score-jax train --config=gsm8k_qwen25_coder_0p5b
   python -m experiments.main --suite=experiments/suites/gsm8k_coder_0p5b.py --base=FOLDER --only=score --out=DIR

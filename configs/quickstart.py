@@ -3,7 +3,7 @@
 
   python -m score_jax.main --config=configs/quickstart.py
 
-Stage I and Stage II on Countdown, from the bundled base. README.md says what to expect.
+Stage I and Stage II on Countdown, from the bundled base. docs/presets.md says what to expect.
 """
 
 from ml_collections import ConfigDict

@@ -5,4 +5,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh
 make_venv
+echo "afterwards 'source $VIRTUAL_ENV/bin/activate' brings the command score-jax"
 exec python -m score_jax.main --config=configs/quickstart.py "$@"

@@ -20,6 +20,7 @@ _TEMPERATURE = flags.DEFINE_float('temperature', 0.0, 'of what is sampled; 0: gr
 def main() -> None:
   from score_jax import api
   from score_jax.reporting import dialogue
+  from score_jax.training import answering
 
   conversation = api.open_conversation(
     _CONFIG.value,
@@ -28,6 +29,9 @@ def main() -> None:
     instruction=_INSTRUCTION.value,
     temperature=_TEMPERATURE.value,
   )
+  trained = answering.trained_instruction(_MODEL.value) if _MODEL.value else ''
+  if trained and {trained} != set(conversation.instructions):
+    print(f'note: this model was trained with another instruction: --instruction={trained!r}', file=sys.stderr)
   if _QUESTION.value:
     print('\n'.join(dialogue.lines(conversation.attempts(_QUESTION.value), conversation.instructions, coloured=False)))
   else:

@@ -9,8 +9,10 @@ import pytest
 import tiny
 
 import score_jax
+from score_jax import hub
 from score_jax.errors import DataError
 from score_jax.reporting import dialogue
+from score_jax.training import answering
 
 SAME, NEW = 'x = 1\nreturn x', 'x = 2\nreturn x'
 
@@ -32,6 +34,18 @@ def test_sampled_attempts_differ_from_call_to_call(hf_folder):
   conversation = score_jax.open_conversation(config, temperature=1.0)
   first, second = (conversation.attempts('reach 5 with 1 2') for _ in range(2))
   assert first != second
+
+
+def test_a_question_needs_no_data_of_the_task(hf_folder, monkeypatch):
+  monkeypatch.setattr(hub, 'commit', lambda name: pytest.fail(f'{name} was asked for'))
+  data = {'task.name': 'gsm8k', 'task.data.train': ('hf:OWNER/DATA:train',), 'task.data.heldout': ('nowhere.jsonl',)}
+  config = tiny.config_dict(**{'model.path': str(hf_folder)} | data)
+  assert len(score_jax.open_conversation(config).attempts('reach 5 with 1 2')) == 2
+
+
+def test_the_instruction_that_a_model_was_trained_with_is_known_beside_it(trained_run, hf_folder):
+  assert answering.trained_instruction(f'{trained_run}/hf') == tiny.config_dict().task.instruction
+  assert answering.trained_instruction(str(hf_folder)) == ''
 
 
 def test_lines_that_change_are_marked():

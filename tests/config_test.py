@@ -188,6 +188,8 @@ cli.run(main, arguments=('FOLDER',)) if {is_command} else main(sys.argv[1])
   [
     ([], 78, 'no --config=NAME given'),
     (['--config=quickstart', '--config.batch.sample=2'], 78, 'config.batch.sample is not a field'),
+    (['--config=quickstart', '--config.learning_rate=1'], 78, 'there is config.optim.learning_rate, config.stages.s'),
+    (['--config=quickstart', '--config.task.data.train=a.jsonl'], 78, "'countdown' reads no files: use gsm8k, math"),
     (['--config=quickstart', '--config.batch.samples=two'], 78, '--config.batch.samples=two'),
     (['--config=configs/quickstart.py', '--workdr=x'], 78, "Unknown command line flag 'workdr'"),
     (['--config', 'quickstart', '--config.model.path=nowhere'], 65, "model folder 'nowhere'"),

@@ -88,7 +88,7 @@ def test_an_evaluation_that_could_not_be_graded_is_to_be_tried_again():
   graded = row_of(Verdict.CORRECT, Verdict.WRONG)
   failed = row_of(Verdict.WRONG, Verdict.ERROR)
   assert evaluation.accounted([graded, failed])['errors'] == 1
-  with pytest.raises(TryAgainError, match='grader failed on all 2 conversations'):
+  with pytest.raises(TryAgainError, match=r'grader failed on all 2 conversations of an evaluation \(a\): look'):
     evaluation.accounted([failed, failed])
 
 

@@ -70,6 +70,12 @@ def tied_folder(tmp_path_factory):
   return tiny.write_hf_folder(tmp_path_factory.mktemp('hf') / 'tied', tiny.decoder_config('qwen2'))
 
 
+def test_the_folder_of_a_run_is_no_model_and_names_its_own(trained_run):
+  with pytest.raises(DataError, match=f'is the folder of a run; its model is {trained_run}/hf$'):
+    hf.folder_of(f'{trained_run}/')
+  assert hf.folder_of(f'{trained_run}/hf') == trained_run / 'hf'
+
+
 @pytest.mark.parametrize('shard', ['5GB', '5KB'])
 @pytest.mark.parametrize(
   ('family', 'dtype', 'tied'), [('qwen2', 'float32', True), ('qwen2', 'bfloat16', False), ('llama', 'bfloat16', True)]

@@ -21,7 +21,7 @@ from score_jax import errors
 from score_jax.models import lora as loras
 from score_jax.storage import hf
 from score_jax.storage.checkpoints import Progress
-from score_jax.storage.run_folder import RunFolder
+from score_jax.storage.run_folder import RunFolder, differences
 from score_jax.training import run as runs
 
 
@@ -161,6 +161,9 @@ def test_folder_of_another_configuration_is_refused_and_untouched(hf_folder, tmp
   with pytest.raises(errors.ConfigError, match='seed was 0, is now 7'):
     runs.open_run(other, str(folder.path))
   assert folder.config.read_bytes() == before
+  assert differences(dict(a=1, b=[2]), dict(b=[3], c='x')) == [
+    'a was 1, is now not set', 'b.0 was 2, is now 3', "c was not set, is now 'x'"
+  ]  # fmt: skip
 
 
 def test_a_run_that_an_older_version_began_is_refused_in_one_line(hf_folder, tmp_path):

@@ -62,6 +62,7 @@ def numpy_score(response, row):
   import numpy
   return numpy.float32(0.5)
 def key(response, row): return float(os.environ.get('JUDGE_KEY', 'nan'))
+def column(response, row): return row['gold']
 """
 GIVEN = dict(
   row=dict(answer='yes', level='1'), gold='yes', source='mine', prompt='Say yes.', completion_ids=[7, 8], reference={}
@@ -135,6 +136,11 @@ def test_the_score_from_which_an_attempt_is_correct_is_the_users(file):
   'function, verdict, told',
   [
     ('raises', Verdict.ERROR, 'my_rewards.py:raises raised ZeroDivisionError: division by zero (line 25), twice'),
+    (
+      'column',
+      Verdict.ERROR,
+      "my_rewards.py:column raised KeyError: 'gold' (line 40); the row has answer, level, twice",
+    ),
     ('nan', Verdict.ERROR, 'my_rewards.py:nan returned nan, not a finite number, twice'),
     ('text', Verdict.ERROR, "my_rewards.py:text returned 'good', not a finite number"),
     ('none_of_one', Verdict.ERROR, 'my_rewards.py:none_of_one returned [1, 2], not a list of one finite number'),

@@ -204,8 +204,9 @@ def test_heldout_problems_are_as_many_as_asked_for_or_all(tmp_path):
   with pytest.raises(ConfigError, match=r'config.eval.problems = 4, but there are 3'):
     tasks.heldout_problems(task, 4, 0)
   none = dataclasses.replace(task, heldout=dataclasses.replace(task.heldout, problems=()))
-  with pytest.raises(ConfigError, match='config.task.data.heldout'):
-    tasks.heldout_problems(none, 0, 0)
+  for count in (0, 4):
+    with pytest.raises(ConfigError, match=r'config.task.data.heldout = \(\) .* or raise .*heldout_fraction'):
+      tasks.heldout_problems(none, count, 0)
 
 
 def test_parquet_folders_and_words_in_paths(tmp_path):

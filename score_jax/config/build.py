@@ -112,7 +112,7 @@ def _reward_identity(name: str, weight: float) -> dict[str, Any]:
   """A reward's weight, and for a file of the user's its hash, wherever it lies."""
   if not user_file.is_user_function(name):
     return dict(weight=float(weight))
-  return dict(weight=float(weight), sha256=user_file.find(name, 'config.task.rewards').sha256)
+  return dict(weight=float(weight), sha256=user_file.find(name, 'config.task.reward(s)').sha256)
 
 
 def as_dict(run: RunConfig) -> dict[str, Any]:

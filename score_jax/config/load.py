@@ -2,7 +2,7 @@
 """Finds and reads configuration files: presets of the package by name, files by path."""
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import importlib.util
 import pathlib
 import runpy
@@ -83,16 +83,30 @@ def check_field(config: ConfigDict, field: str) -> str:
     if not isinstance(section, ConfigDict):
       raise ConfigError(f'{where} is a value, not a section of fields')
     if name not in section:
-      raise ConfigError(unknown(f'{where}.{name}', section))
+      raise ConfigError(unknown(f'{where}.{name}', section, config))
     section = section[name]
   return names[-1]
 
 
-def unknown(field: str, known: Iterable[str]) -> str:
-  """Returns the message about a field, 'config....', that does not exist in a section with `known` fields."""
-  where, _, _ = field.rpartition('.')
+def unknown(field: str, known: Iterable[str], config: ConfigDict | None = None) -> str:
+  """Returns the message about a field, 'config....', that does not exist in a section with `known` fields.
+
+  It names fields of `config` with the same last name.
+  """
+  where, _, name = field.rpartition('.')
+  alike = [other for other in dotted(config or ConfigDict()) if other.rpartition('.')[2] == name]
   advice = renamed.advice(field.removeprefix('config.'))
+  advice = advice or (f'there is {", ".join(f"config.{other}" for other in alike)}' if alike else '')
   return f'{field} is not a field; ' + (advice or f'{where} has {", ".join(sorted(known))}')
+
+
+def dotted(config: ConfigDict, within: str = '') -> Iterator[str]:
+  """Yields the dotted names of a configuration's fields."""
+  for name, value in config.items():
+    if isinstance(value, ConfigDict):
+      yield from dotted(value, f'{within}{name}.')
+    else:
+      yield f'{within}{name}'
 
 
 def _run(path: pathlib.Path) -> ConfigDict:

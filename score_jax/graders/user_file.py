@@ -87,7 +87,7 @@ def absolute(name: str) -> str:
   """Returns a name with the whole path of its file, for processes that work elsewhere; a built-in grader keeps its."""
   if not is_user_function(name):
     return name
-  source = find(name, 'config.task.rewards')
+  source = find(name, 'config.task.reward(s)')
   return f'{source.path}:{source.name}'
 
 

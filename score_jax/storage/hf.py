@@ -54,6 +54,8 @@ def folder_of(path: str, field: str = 'config.model.path') -> pathlib.Path:
   try:
     if (folder / 'config.json').is_file():
       _check_links(folder)
+      if (folder / 'hf/config.json').is_file() and not any(folder.glob('tokenizer*')):
+        raise DataError(f'{field} = {path!r} is the folder of a run; its model is {path.rstrip("/")}/hf')
       return folder
   except (OSError, RuntimeError) as error:  # either comes of links in a loop
     raise DataError(f'model folder {path!r:.200} cannot be read: {error!s:.200}') from error

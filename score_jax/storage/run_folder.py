@@ -218,10 +218,14 @@ def differences(theirs: Any, ours: Any) -> list[str]:
   """Compares two JSON trees: 'path was THEIRS, is now OURS'."""
   then, now = dict(_leaves(theirs)), dict(_leaves(ours))
   return [
-    f'{path} was {then.get(path, "unknown")!r}, is now {now.get(path, "unknown")!r}'
+    f'{path} was {_shown(then, path)}, is now {_shown(now, path)}'
     for path in sorted(then | now)
     if path not in then or path not in now or then[path] != now[path]
   ]
+
+
+def _shown(leaves: dict[str, Any], path: str) -> str:
+  return repr(leaves[path]) if path in leaves else 'not set'
 
 
 def _leaves(tree: Any, path: str = '') -> Iterator[tuple[str, Any]]:

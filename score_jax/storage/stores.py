@@ -83,7 +83,10 @@ class FolderStore:
 
   def take(self) -> str:
     """Makes this process the only writer, or raises ConfigError. Returns what `join` is given."""
-    self.local.mkdir(parents=True, exist_ok=True)
+    try:
+      self.local.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+      raise errors.ConfigError(f'--workdir={self.local}: no folder can be made there; name another') from error
     lock.take(self.local)
     return json.dumps(lock.ourselves())
 

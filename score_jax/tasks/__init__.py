@@ -83,6 +83,11 @@ def _open(name: str, field: str, task: Any, data: DataSpec) -> Task:
     return own.open_task(task, name, f'config.task.{field}')
   if name not in TASKS:
     raise ConfigError(f'config.task.{field} = {name!r} is unknown; use one of {", ".join(TASKS)}, or FILE.py:FUNCTION')
+  if name == 'countdown' and (files := data.train or data.heldout):
+    reads = ', '.join(other for other in TASKS if other != name)
+    raise ConfigError(
+      f'config.task.data names {files[0]!r}, and config.task.{field} = {name!r} reads no files: use {reads}'
+    )
   return importlib.import_module(f'{__name__}.{name}').open_task(task, data)
 
 
@@ -94,8 +99,11 @@ def heldout_problems(task: Task, count: int, seed: int) -> list[Problem]:
   size = task.heldout.size
   if count == 0 and size is None:
     raise ConfigError('config.eval.problems = 0 means all, but this task has no end; give a number')
+  if size == 0:
+    raise ConfigError(
+      'config.task.data.heldout = () has no problems, and none of the others was held out; name files, or a '
+      'config.task.evaluate, or raise config.task.jsonl.heldout_fraction'
+    )
   if size is not None and count > size:
     raise ConfigError(f'config.eval.problems = {count}, but there are {size}; lower it, or 0 for all')
-  if size == 0:
-    raise ConfigError('config.task.data.heldout = () has no problems; name files, or a config.task.evaluate')
   return task.problems(seed, 'heldout', range(count or size or 0))

@@ -198,7 +198,7 @@ def _check_known(tokenizer: Any, separators: tuple[Ids, ...]) -> None:
       text = tokenizer.decode(separator)[:200]
       raise TemplateError(
         f'chat template: the tokenizer does not know what stands between attempts, {text!r}: '
-        'words of config.task.instruction or of the template'
+        'choose words that it has for config.task.instruction, or another template'
       )
 
 

@@ -223,10 +223,12 @@ def rows_at_a_time(problems: int, most: int, mesh: Mesh, compiled: int = 0) -> i
 
 def accounted(rows: Sequence[Row]) -> Results:
   """Returns the ledger of rows; TryAgainError if the grader failed in each."""
+  failed = [attempt for row in rows for attempt in row.attempts if attempt.verdict == Verdict.ERROR]
   if all(any(attempt.verdict == Verdict.ERROR for attempt in row.attempts) for row in rows):
+    first = f' ({failed[0].answer})' if failed else ''
     raise TryAgainError(
-      f'the grader failed on all {len(rows)} conversations of an evaluation: look at its messages and at '
-      'config.grading, then run the same command again'
+      f'the grader failed on all {len(rows)} conversations of an evaluation{first}: look at its messages, at '
+      'config.task.reward and at config.grading, then run the same command again'
     )
   return account(rows)
 
