@@ -49,7 +49,7 @@ def evaluation_line(name: str, evaluation: Evaluation) -> str:
 
 
 def table(evaluations: dict[str, Evaluation]) -> str:
-  """Returns the closing table, in percent: a row for each policy and decoding."""
+  """Returns the closing table, in percent: a row for each policy and decoding, and what it leaves out."""
   ledgers = [(name, *one) for name, e in evaluations.items() for one in e.items() if isinstance(one[1], dict)]
   accuracies = _accuracies(ledgers[0][2])
   heads = [key.replace('acc_', 'acc@') for key in accuracies]
@@ -62,7 +62,11 @@ def table(evaluations: dict[str, Evaluation]) -> str:
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   rows.insert(1, ['-' * width for width in widths])
   pads = [str.ljust, str.ljust, *[str.rjust] * (len(widths) - 2)]
-  return '\n'.join('  '.join(pad(*cell) for pad, *cell in zip(pads, row, widths, strict=True)) for row in rows)
+  lines = ['  '.join(pad(*cell) for pad, *cell in zip(pads, row, widths, strict=True)) for row in rows]
+  for name, decoding, ledger in ledgers:
+    if left_out := ledger.get('errors'):
+      lines.append(f'{name}, {decoding}: {left_out} more conversations were not graded, since the grader failed')
+  return '\n'.join(lines)
 
 
 def sample_lines(evaluation: Evaluation) -> list[str]:

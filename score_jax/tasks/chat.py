@@ -95,7 +95,8 @@ class Chat:
       if len(ids) > self.prompt_tokens:
         raise DataError(
           f'problem {problem.id}: its prompt has {len(ids)} tokens; '
-          f'raise config.sampling.prompt_tokens = {self.prompt_tokens}'
+          f'raise config.sampling.prompt_tokens = {self.prompt_tokens}, or leave such training prompts out by '
+          f"config.task.long_prompts = 'drop'; it begins {problem.question[:60]!r}"
         )
       start_B[row] = self.prompt_tokens - len(ids)
       prompt_BP[row, start_B[row] :] = ids
