@@ -259,7 +259,8 @@ def test_table_shows_every_policy_and_decoding_in_percent():
   ]
   assert len({len(line) for line in lines}) == 1
   failed = ledger(np.array([[C, C], [C, Verdict.ERROR]]))
-  assert plain_text.table(dict(mine=dict(greedy=failed))).split('\n')[-1].startswith('mine, greedy: 1 more conversations')
+  last = plain_text.table(dict(mine=dict(greedy=failed))).split('\n')[-1]
+  assert last.startswith('mine, greedy: 1 more conversations')
 
 
 def test_evaluation_line_shows_first_and_last_accuracy():
