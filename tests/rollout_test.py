@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import refills
@@ -16,6 +17,7 @@ from score_jax.models.packing import left_padded
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import rollout as rollouts
 from score_jax.sampling import spec as specs
+from score_jax.sampling import turns
 from score_jax.sampling.sampler import Stream, stream_key
 from score_jax.sampling.spec import RolloutSpec
 
@@ -546,6 +548,23 @@ def test_the_tpus_kernel_samples_the_same_conversations(mesh, changes):
   mesh = mesh and meshes.make_mesh(*mesh, jax.devices()[:4])
   out = roll(spec=spec, mesh=mesh)
   assert_same_rows(out, range(ROWS), base(), range(ROWS))
+
+
+@pytest.mark.parametrize(('rows_wait', 'guessed'), [(True, [0]), (False, [1])])
+def test_once_no_row_waits_guesses_of_earlier_attempts_come_first(rows_wait, guessed):
+  """Row 0 repeats seven tokens in its second attempt; row 1 a token in its first; row 2's newest token is new there."""
+  seven, spec = [5, 6, 7, 8, 9, 10, 11], dataclasses.replace(SPEC, drafts=1 / 3, longest_draft=1)
+  tokens_BL = np.full((3, 16), PAD, np.int32)
+  for row, ids in enumerate(([*seven, 3, *seven], [5, 6, 7, 8, 5], [5, 6, 7, 8, 9])):
+    tokens_BL[row, : len(ids)] = ids
+  newest_B, turn_B, zeros_B = np.array([14, 4, 4], np.int32), np.array([1, 0, 0], np.int32), np.zeros(3, np.int32)
+  ids_fed_B = np.array([len(FEED), 0, 0], np.int32)
+  stop_BA = np.zeros((3, 2), np.int32)
+  progress = turns.Progress(tokens_BL[range(3), newest_B], newest_B, turn_B, ids_fed_B, zeros_B + 3, stop_BA)
+  slots = rollouts._DecodeSlots(np.arange(3), zeros_B, progress, turns.Tokens(tokens_BL, zeros_B, zeros_B), stop_BA)
+  rows = rollouts._Rows(tokens_BL, zeros_B, zeros_B, rollouts.no_forced(3, spec))
+  guesses = rollouts._guesses(*jax.tree.map(jnp.asarray, (slots, rows)), spec, rows_wait=rows_wait)
+  assert guesses.fed.tolist() == [0, 2, 4, *(2 * row + 1 for row in guessed)]
 
 
 def test_a_given_attempt_does_not_reach_into_the_next_one():

@@ -49,8 +49,8 @@ def continued(tokens_BL: jax.Array, start_B: jax.Array, newest_B: jax.Array, cou
 def surest(worth_BG: jax.Array, going_B: jax.Array, count: int) -> jax.Array:
   """Returns which of [B, 1 + G] tokens a step computes, i32 [count]: the first of each row that goes on, the worthiest.
 
-  `worth_BG` is at most 2 and falls along a row, so no token comes without those before it. Rows that are done leave
-  their share to the others.
+  `worth_BG` falls along a row, so no token comes without those before it. Rows that are done leave their share to the
+  others.
   """
-  worth_BQ = jnp.pad(worth_BG, ((0, 0), (1, 0)), constant_values=3)
+  worth_BQ = jnp.pad(worth_BG, ((0, 0), (1, 0)), constant_values=jnp.inf)
   return jax.lax.top_k(jnp.where(going_B[:, None], worth_BQ, -1).reshape(-1), count)[1]

@@ -10,7 +10,8 @@ The next attempt reuses the row's cache. A slot whose row is done takes a waitin
 A decode step feeds a row its newest token and guesses of those that follow (`sampling/drafts.py`). It chooses a token
 after each, and keeps them up to the first that was guessed wrong, with the one chosen in its place: the tokens that
 steps of one token would choose, since a row's uniform at a position is fixed by its key. A step computes a fixed number
-of tokens; the surest guesses of all rows are among them.
+of tokens; the surest guesses of all rows are among them. Once no row waits, rows in earlier attempts come first: the
+last row decides when all are done.
 """
 
 from collections.abc import Callable
@@ -148,12 +149,12 @@ def _rollout(
     empty = attention.empty_cache(config, size, cached['cache_dtype'], start_B, spec.kernel)
     return _prefilled_once(prefill, prompt_BP, spec.prompts, empty, anywhere)
 
-  def step(state: _State) -> _State:
+  def step(state: _State, *, rows_wait: bool) -> _State:
     slots, progress = state.slots, state.slots.progress
     slot = state.time if together else progress.newest
     # A slot that is done sees nothing but what it is fed.
     cache = state.cache.replace(first=jnp.where(progress.turn < spec.attempts, slots.start, slot))
-    guessed = _guesses(slots, rows, spec) if spec.drafts else None
+    guessed = _guesses(slots, rows, spec, rows_wait=rows_wait) if spec.drafts else None
     tokens_BQ, fed_N = progress.token[:, None], None
     if guessed:
       tokens_BQ, fed_N = jnp.concatenate([tokens_BQ, guessed.tokens], axis=1), guessed.fed
@@ -172,7 +173,7 @@ def _rollout(
     return meshes.on_half_of_devices(has_room & (wanted > 0), wanted > 0, mesh)
 
   def generation(state: _State) -> _State:
-    state = jax.lax.while_loop(lambda state: ~is_refilled(state), step, state)
+    state = jax.lax.while_loop(lambda state: ~is_refilled(state), functools.partial(step, rows_wait=True), state)
     slot_R = jnp.nonzero(done(state), size=refill, fill_value=B)[0].astype(jnp.int32)
     return _admit(prefill, rows, spec, mesh, state, slot_R)
 
@@ -190,7 +191,7 @@ def _rollout(
       runs = anywhere(jnp.sum(~done(state)) > enough)
       return runs if limit is None else runs & (state.time < limit)
 
-    state = jax.lax.while_loop(goes_on, step, state)
+    state = jax.lax.while_loop(goes_on, functools.partial(step, rows_wait=False), state)
   return _with_finished(state, jnp.arange(width, dtype=jnp.int32))
 
 
@@ -299,8 +300,11 @@ def _written(old: Any, index_R: jax.Array, new: Any) -> Any:
   return jax.tree.map(lambda old, new: old.at[index_R].set(new, mode='drop'), old, new)
 
 
-def _guesses(slots: _DecodeSlots, rows: _Rows, spec: RolloutSpec) -> _Guesses:
-  """Guesses what follows each row's newest token: what is given, or else a draft."""
+def _guesses(slots: _DecodeSlots, rows: _Rows, spec: RolloutSpec, *, rows_wait: bool) -> _Guesses:
+  """Guesses what follows each row's newest token: what is given, or else a draft.
+
+  While `rows_wait` for slots, the surest guesses of all rows are computed; then those of the earliest attempts first.
+  """
   progress, next_G = slots.progress, jnp.arange(spec.guesses, dtype=jnp.int32)[None]
   draft_BG, likely_BG = drafts.continued(slots.chosen.tokens, slots.start, progress.newest, spec.guesses)
   separator_AF, separator_length_A = turns.separator_table(spec)
@@ -310,8 +314,10 @@ def _guesses(slots: _DecodeSlots, rows: _Rows, spec: RolloutSpec) -> _Guesses:
   separator_BG = jnp.where(fed_BG < separator_length_A[turn_B1], separator_BG, -1)
   given_BG = jnp.where(separator_BG >= 0, separator_BG, _forced(slots, rows, spec, spec.guesses))
   tokens_BG = jnp.where(given_BG >= 0, given_BG, draft_BG)
+  if not rows_wait:
+    likely_BG += jnp.where(likely_BG > 0, spec.attempts - 1 - turn_B1, 0).astype(jnp.float32)
   # Of given tokens the first ones of all rows come first.
-  worth_BG = jnp.where(given_BG >= 0, 1 + 1 / (1 + next_G.astype(jnp.float32)), likely_BG)
+  worth_BG = jnp.where(given_BG >= 0, spec.attempts + 1 / (1 + next_G.astype(jnp.float32)), likely_BG)
   going_B = progress.turn < spec.attempts
   return _Guesses(tokens_BG, drafts.surest(worth_BG, going_B, spec.step_tokens(slots.row.shape[0])))
 
