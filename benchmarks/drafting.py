@@ -2,9 +2,11 @@
 """What guessed tokens (`sampling.drafts`) save on real conversations, and which count of them is fastest.
 
 With --answers, rows of an evaluation are replayed: the model is not needed but for its tokenizer, and a guess counts as
-right where it is what the row holds. Else the model samples, and its conversations are compared with plain decoding's.
+right where it is what the row holds. `steps` are those of --rows that begin together, by the tokens that each computes.
+Else the model samples, and its conversations are compared with plain decoding's.
 """
 
+import collections
 from collections.abc import Iterator
 import dataclasses
 import functools
@@ -13,6 +15,7 @@ import statistics
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import machine
@@ -67,7 +70,15 @@ def _replayed(setting: Setting, sampler: Sampler) -> dict[str, Any]:
     chosen = np.random.default_rng(0).permutation(len(recorded))[: setting.rows]
     conversations = [_tokens(sampler, recorded[number]) for number in chosen]
     by_decoding[decoding] = dict(
-      conversations=len(conversations), tokens_per_step=tokens_per_step(conversations, setting.longest_draft)
+      conversations=len(conversations),
+      tokens_per_step=tokens_per_step(conversations, setting.longest_draft),
+      steps={
+        f'{guesses}, {"earlier attempts" if in_order else "the surest"} first': steps_of_all(
+          conversations, setting.longest_draft, guesses, in_order=in_order
+        )
+        for guesses in setting.drafts
+        for in_order in (False, True)
+      },
     )
   return by_decoding
 
@@ -84,6 +95,56 @@ def _tokens(sampler: Sampler, row: report_rows.Row) -> tuple[list[int], list[int
   return ids, attempts
 
 
+def steps_of_all(
+  conversations: list[tuple[list[int], list[int]]], count: int, guesses: float, *, in_order: bool
+) -> dict[int, int]:
+  """Returns how many steps computed how many tokens, of rows that begin together, as a rollout on a GPU.
+
+  Once half of the rows are done, the others go on in half of the slots.
+
+  Args:
+    conversations, count: as in `tokens_per_step`.
+    guesses: of a step, the mean over slots (config.sampling.drafts).
+    in_order: rows in earlier attempts come first; else the surest guesses do.
+  """
+  count = count if guesses else 0
+  tokens_BL, attempt_BL = _lines(conversations)
+  B, end_B = len(conversations), (attempt_BL >= 0).sum(axis=1)
+  newest_B, row_B = (attempt_BL > 0).argmax(axis=1).astype(np.int32), np.arange(B)
+  so_far_BL = np.maximum.accumulate(attempt_BL, axis=1)
+
+  @functools.partial(jax.jit, static_argnames='fed')
+  def computed(known_BL, newest_B, given_BG, turn_B, going_B, fed):
+    guess_BG, likely_BG = drafting.continued(known_BL, jnp.zeros_like(newest_B), newest_B, count)
+    worth_BG = drafting.worth(likely_BG, given_BG, turn_B)
+    chosen_N = drafting.surest(worth_BG, going_B, fed)
+    return guess_BG, jnp.zeros((B * (1 + count),), bool).at[chosen_N].set(True).reshape(B, 1 + count)
+
+  steps, slots = collections.Counter(), B
+  while np.any(going_B := newest_B < end_B - 1):
+    slots = min(slots, B // 2) if going_B.sum() <= B // 2 else slots
+    fed = round(slots * (1 + guesses))
+    after_BG = np.minimum(newest_B[:, None] + 1 + np.arange(count), tokens_BL.shape[1] - 1)
+    given_BG = attempt_BL[row_B[:, None], after_BG] == 0
+    turn_B = np.int32((so_far_BL[row_B, newest_B] - 1) * in_order)
+    known_BL = np.where(np.arange(tokens_BL.shape[1]) <= newest_B[:, None], tokens_BL, -1)
+    guess_BG, fed_BQ = map(np.asarray, computed(known_BL, newest_B, given_BG, turn_B, going_B, fed))
+    right_BG = fed_BQ[:, 1:] & (given_BG | (guess_BG == tokens_BL[row_B[:, None], after_BG]))
+    gained_B = 1 + np.cumprod(right_BG, axis=1).sum(axis=1)
+    newest_B = np.where(going_B, np.minimum(newest_B + gained_B, end_B - 1), newest_B).astype(np.int32)
+    steps[fed] += 1
+  return dict(steps)
+
+
+def _lines(conversations: list[tuple[list[int], list[int]]]) -> tuple[np.ndarray, np.ndarray]:
+  """Returns ids and attempts of all, i32 [B, L]; beyond a conversation's end they are 0 and -1."""
+  B, L = len(conversations), max(len(ids) for ids, _ in conversations)
+  tokens_BL, attempt_BL = np.zeros((B, L), np.int32), np.full((B, L), -1)
+  for b, (ids, attempts) in enumerate(conversations):
+    tokens_BL[b, : len(ids)], attempt_BL[b, : len(ids)] = ids, attempts
+  return tokens_BL, attempt_BL
+
+
 def tokens_per_step(conversations: list[tuple[list[int], list[int]]], count: int) -> list[float]:
   """Returns, for each attempt, its tokens over the decode steps that chose any of them.
 
@@ -91,10 +152,8 @@ def tokens_per_step(conversations: list[tuple[list[int], list[int]]], count: int
     conversations: ids, and the attempt of each; 0 is what is given: a prompt, a separator.
     count: of guesses.
   """
-  B, L = len(conversations), max(len(ids) for ids, _ in conversations)
-  tokens_BL, attempt_BL = np.zeros((B, L), np.int32), np.full((B, L), -1)
-  for b, (ids, attempts) in enumerate(conversations):
-    tokens_BL[b, : len(ids)], attempt_BL[b, : len(ids)] = ids, attempts
+  tokens_BL, attempt_BL = _lines(conversations)
+  B, L = tokens_BL.shape
   guess = jax.jit(lambda *rows: drafting.continued(*rows, count)[0])
   A, row_B = attempt_BL.max(), np.arange(B)
   start_B, end_B = np.zeros(B, np.int32), (attempt_BL >= 0).sum(axis=1)

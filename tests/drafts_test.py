@@ -74,3 +74,14 @@ def test_replayed_steps_are_those_counted_by_hand():
   # A bar after each step, a star after what it guessed right: 5 | 7 | 8* 9* 4 | 3* 5 | 7* 8* 2.
   assert drafting.tokens_per_step([(ids, attempts)], 2) == [round(5 / 3, 2), 2.0]
   assert drafting.tokens_per_step([(ids, attempts)] * 2, 0) == [1.0, 1.0]
+  assert drafting.steps_of_all([(ids, attempts)], 2, 2.0, in_order=True) == {3: 4}
+  short = [7, 8, 9, 5, 6], [0, 0, 0, 1, 1]
+  assert drafting.steps_of_all([(ids, attempts), short], 2, 0.0, in_order=False) == {2: 1, 1: 8}
+
+
+def test_rows_in_earlier_attempts_come_before_surer_ones():
+  likely, given = jnp.array([[0.9, 0.5], [0.3, 0.1], [0.1, 0.1]]), jnp.array([[False] * 2] * 2 + [[True] * 2])
+  surest = drafts.worth(likely, given, jnp.zeros(3, jnp.int32))
+  np.testing.assert_allclose(surest, [[0.9, 0.5], [0.3, 0.1], [2, 1.5]])
+  in_order = drafts.worth(likely, given, jnp.array([1, 0, 2]))
+  np.testing.assert_allclose(in_order, [[0.18, 0.1], [0.3, 0.1], [2, 1.5]], rtol=1e-6)

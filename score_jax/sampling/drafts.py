@@ -13,6 +13,7 @@ import numpy as np
 # replayed on MBPP at T=1 (docs/performance.md). They decide which guesses are computed, never what is sampled.
 _LIKELY = np.array([(0, 0), (0.25, 0.5), (0.5, 0.7), (0.6, 0.75), (0.65, 0.8), (0.8, 0.9), (0.9, 0.93), (0.95, 0.96)])
 LONGEST = len(_LIKELY) - 1  # tokens that are looked up
+_LATER = 0.2  # a guess's worth in an attempt, of that in the one before (docs/performance.md)
 
 
 def continued(tokens_BL: jax.Array, start_B: jax.Array, newest_B: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
@@ -46,11 +47,25 @@ def continued(tokens_BL: jax.Array, start_B: jax.Array, newest_B: jax.Array, cou
   return guess_BG, first_B[:, None] * further_B[:, None] ** jnp.arange(count, dtype=jnp.float32)[None]
 
 
+def worth(likely_BG: jax.Array, given_BG: jax.Array, turn_B: jax.Array) -> jax.Array:
+  """Returns what it is worth to compute guesses, f32 [B, G]: given ones most, the first of all rows before the second.
+
+  Args:
+    likely_BG: of `continued`.
+    given_BG: bool, what is given and no guess.
+    turn_B: i32, attempts that a row has behind it. Where none waits for a slot, the last row decides when all are done,
+      and rows that are behind come first; 0 for all: the surest do.
+  """
+  further_G = jnp.arange(likely_BG.shape[1], dtype=jnp.float32)
+  late_B1 = _LATER ** turn_B[:, None].astype(jnp.float32)
+  return jnp.where(given_BG, 1 + 1 / (1 + further_G)[None], likely_BG * late_B1)
+
+
 def surest(worth_BG: jax.Array, going_B: jax.Array, count: int) -> jax.Array:
   """Returns which of [B, 1 + G] tokens a step computes, i32 [count]: the first of each row that goes on, the worthiest.
 
-  `worth_BG` falls along a row, so no token comes without those before it. Rows that are done leave their share to the
-  others.
+  `worth_BG` is at most 2 and falls along a row, so no token comes without those before it. Rows that are done leave
+  their share to the others.
   """
-  worth_BQ = jnp.pad(worth_BG, ((0, 0), (1, 0)), constant_values=jnp.inf)
+  worth_BQ = jnp.pad(worth_BG, ((0, 0), (1, 0)), constant_values=3)
   return jax.lax.top_k(jnp.where(going_B[:, None], worth_BQ, -1).reshape(-1), count)[1]

@@ -10,8 +10,8 @@ The next attempt reuses the row's cache. A slot whose row is done takes a waitin
 A decode step feeds a row its newest token and guesses of those that follow (`sampling/drafts.py`). It chooses a token
 after each, and keeps them up to the first that was guessed wrong, with the one chosen in its place: the tokens that
 steps of one token would choose, since a row's uniform at a position is fixed by its key. A step computes a fixed number
-of tokens; the surest guesses of all rows are among them. Once no row waits, rows in earlier attempts come first: the
-last row decides when all are done.
+of tokens, the surest guesses of all rows among them. Once no row waits for a slot, the last one decides when all are
+done, and rows in earlier attempts come first.
 """
 
 from collections.abc import Callable
@@ -303,21 +303,19 @@ def _written(old: Any, index_R: jax.Array, new: Any) -> Any:
 def _guesses(slots: _DecodeSlots, rows: _Rows, spec: RolloutSpec, *, rows_wait: bool) -> _Guesses:
   """Guesses what follows each row's newest token: what is given, or else a draft.
 
-  While `rows_wait` for slots, the surest guesses of all rows are computed; then those of the earliest attempts first.
+  While `rows_wait` for slots, the surest guesses of all rows are computed; then rows in earlier attempts come first.
   """
   progress, next_G = slots.progress, jnp.arange(spec.guesses, dtype=jnp.int32)[None]
   draft_BG, likely_BG = drafts.continued(slots.chosen.tokens, slots.start, progress.newest, spec.guesses)
   separator_AF, separator_length_A = turns.separator_table(spec)
-  turn_B1 = jnp.minimum(progress.turn, spec.attempts - 1)[:, None]
+  turn_B = jnp.minimum(progress.turn, spec.attempts - 1)
+  turn_B1 = turn_B[:, None]
   fed_BG = progress.fed[:, None] + next_G
   separator_BG = separator_AF[turn_B1, jnp.minimum(fed_BG, separator_AF.shape[1] - 1)]
   separator_BG = jnp.where(fed_BG < separator_length_A[turn_B1], separator_BG, -1)
   given_BG = jnp.where(separator_BG >= 0, separator_BG, _forced(slots, rows, spec, spec.guesses))
   tokens_BG = jnp.where(given_BG >= 0, given_BG, draft_BG)
-  if not rows_wait:
-    likely_BG += jnp.where(likely_BG > 0, spec.attempts - 1 - turn_B1, 0).astype(jnp.float32)
-  # Of given tokens the first ones of all rows come first.
-  worth_BG = jnp.where(given_BG >= 0, spec.attempts + 1 / (1 + next_G.astype(jnp.float32)), likely_BG)
+  worth_BG = drafts.worth(likely_BG, given_BG >= 0, jnp.zeros_like(turn_B) if rows_wait else turn_B)
   going_B = progress.turn < spec.attempts
   return _Guesses(tokens_BG, drafts.surest(worth_BG, going_B, spec.step_tokens(slots.row.shape[0])))
 
