@@ -210,6 +210,7 @@ ORDER = ('presets.md pip install', 'presets.md score-jax train', 'report.md pyth
 def test_commands_on_the_bundled_base_run_one_after_another(tmp_path):
   """Of some blocks all commands that need neither hub nor pod, as they stand but for fewer and smaller steps."""
   (tmp_path / 'my_rewards.py').write_text('def grade(response, row):\n  return float(len(response) < 20)\n')
+  (tmp_path / 'examples').symlink_to(ROOT / 'examples')
   (tmp_path / 'answers.jsonl').write_text('{"id": "1", "answer": "7", "response": "It is 7."}\n')
   ran = []
   for key in ORDER:
@@ -220,8 +221,6 @@ def test_commands_on_the_bundled_base_run_one_after_another(tmp_path):
         tiny = TINY if module in ('score_jax.main', 'score_jax.evaluate') else []
         if module == 'score_jax.main' and not any(word.startswith('--workdir') for word in arguments):
           tiny = [*tiny, f'--workdir=runs/{arguments[0].partition("=")[2]}']
-        if any('reward=' in word for word in arguments):
-          arguments = [word.replace('runs/mine', 'runs/rewarded') for word in arguments]
         environment = os.environ | dict(PYTHONPATH=str(ROOT))
         words = [sys.executable, '-m', module, *arguments, *tiny]
         done = subprocess.run(

@@ -88,8 +88,10 @@ def test_it_equals_plain_attention_and_writes_the_same_cache(name):
     for ours, theirs in zip(caches, expected, strict=True):
       np.testing.assert_array_equal(np.asarray(ours, np.float32), np.asarray(theirs, np.float32))
     error, usual = (float(jnp.max(jnp.abs(x.astype(jnp.float32) - exact))) for x in (out, rounded))
+    few_roundings = 8 * float(jnp.finfo(jnp.float32).eps * jnp.max(jnp.abs(exact)))  # CPUs add up in other orders
     # New tokens are not rounded to an 8-bit cache before they are attended to.
-    assert error < (1e-6 if dtype == jnp.float32 else 0.3 if cache_dtype else max(1.5 * usual, 4e-3)), (dtype, error)
+    most = few_roundings if dtype == jnp.float32 else 0.3 if cache_dtype else max(1.5 * usual, 4e-3)
+    assert error < most, (dtype, error, most)
 
 
 @pytest.mark.parametrize(('mesh', 'kv_heads'), [slow((1, 2, 2), 4), ((1, 1, 4), 2)])
