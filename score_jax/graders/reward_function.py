@@ -65,7 +65,7 @@ def load(source: UserFunction, wall_seconds: float) -> Callable[[dict, str], Gra
     except _Late as error:
       raise RewardError(f'{source.label}: {user_file.raised(error, source.path, named=False)}') from error
     except user_file.RAISED as error:
-      has = f'; the row has {", ".join(given["row"])}' if isinstance(error, KeyError) else ''
+      has = f'; the row has {user_file.in_a_line(given["row"], ", ".join)}' if isinstance(error, KeyError) else ''
       raise RewardError(f'{source.label} raised {user_file.raised(error, source.path)}{has}') from error
     finally:
       signal.setitimer(signal.ITIMER_REAL, 0)

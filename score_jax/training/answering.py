@@ -19,9 +19,10 @@ from score_jax.training import run as runs
 def trained_instruction(model: str) -> str:
   """Returns the instruction that a run trained its model RUN/hf with; '': it is no run's."""
   try:
-    return RunFolder(pathlib.Path(model).absolute().parent).read_config()['config']['task']['instruction']
+    trained = RunFolder(pathlib.Path(model).absolute().parent).read_config()['config']
   except ConfigError:
     return ''
+  return trained.get('task', {}).get('instruction', '')  # none: of version 0.1
 
 
 def open_answers(config: RunConfig, temperature: float) -> Callable[[str], list[str]]:
