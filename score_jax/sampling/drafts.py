@@ -53,8 +53,8 @@ def worth(likely_BG: jax.Array, given_BG: jax.Array, turn_B: jax.Array) -> jax.A
   Args:
     likely_BG: of `continued`.
     given_BG: bool, what is given and no guess.
-    turn_B: i32, attempts that a row has behind it. Where none waits for a slot, the last row decides when all are done,
-      and rows that are behind come first; 0 for all: the surest do.
+    turn_B: i32, attempts that a row has finished. Where none waits for a slot, the last row decides when all are done,
+      and those that have finished fewer come first; 0 for all: the surest do.
   """
   further_G = jnp.arange(likely_BG.shape[1], dtype=jnp.float32)
   late_B1 = _LATER ** turn_B[:, None].astype(jnp.float32)
