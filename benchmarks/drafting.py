@@ -3,11 +3,11 @@
 
 With --answers, rows of an evaluation are replayed: the model is not needed but for its tokenizer, and a guess counts as
 right where it is what the row holds. `steps` are those of --rows that begin together, by the tokens that each computes.
-Else the model samples, and its conversations are compared with plain decoding's.
+Else the model samples, and its conversations of the first draw are compared with plain decoding's.
 """
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import functools
 import pathlib
@@ -35,8 +35,8 @@ from score_jax.storage import hf
 from score_jax.training import run as runs
 
 FIELDS = (
-  *('folder', 'preset', 'data', 'answers', 'rows', 'decode_slots', 'temperature', 'dtype'),
-  *('drafts', 'longest_draft', 'repeats'),
+  *('folder', 'preset', 'data', 'answers', 'rows', 'decode_slots', 'keep_slots', 'temperature', 'dtype'),
+  *('drafts', 'longest_draft', 'draws', 'repeats'),
 )
 
 
@@ -185,31 +185,39 @@ def _sampled(setting: Setting, sampler: Sampler, run: configs.RunConfig) -> dict
   problems = [problems[number % len(problems)] for number in range(setting.rows)]
   folder, layout = pathlib.Path(setting.folder), meshes.SAMPLING_RULES
   params = sampler.layout(hf.read_params(folder, sampler.config, sampler.mesh, sampler.dtype, layout))
-  prompts, key = sampler.encoded(problems), stream_key(0, Stream.EVALUATION, 0)
+  prompts, keys = sampler.encoded(problems), [stream_key(0, Stream.EVALUATION, draw) for draw in range(setting.draws)]
 
-  def sample(sampler: Sampler) -> tuple[Rollout, float, float]:
-    """Returns conversations, and the seconds of a first call and of others."""
-    call = functools.partial(sampler.sample, params, prompts, key, sampler.spec(setting.temperature))
-    first, others = machine.timed(call, setting.repeats)
-    return jax.device_get(call()), first, statistics.median(others)
+  def calls(sampler: Sampler) -> list[Callable[[], Rollout]]:
+    spec = sampler.spec(setting.temperature)
+    spec = dataclasses.replace(spec, parts=()) if setting.keep_slots else spec
+    return [functools.partial(sampler.sample, params, prompts, key, spec) for key in keys]
+
+  def timed(sampler: Sampler) -> tuple[float, float]:
+    """Returns the seconds of a first call, and of others: the mean over draws of medians."""
+    seconds = [machine.timed(call, setting.repeats) for call in calls(sampler)]
+    return seconds[0][0], statistics.mean(statistics.median(others) for _, others in seconds)
 
   sampler = dataclasses.replace(sampler, longest_draft=setting.longest_draft)
-  plain, by_count = sample(dataclasses.replace(sampler, drafts=0.0))[0], {}
+  by_count, plain = {}, None
+  if any(setting.drafts):
+    plain = jax.device_get(calls(dataclasses.replace(sampler, drafts=0.0))[0]())
   for count in setting.drafts:
     guessing = dataclasses.replace(sampler, drafts=count)
-    out, first_call, seconds = sample(guessing)
+    first_call, seconds = timed(guessing)
+    outs = [jax.device_get(call()) for call in calls(guessing)]
     chat = dataclasses.replace(sampler.chat, separators=())
-    first_attempts = sample(dataclasses.replace(guessing, budgets=sampler.budgets[:1], chat=chat))[2]
-    tokens_A = _sampled_tokens(out)
+    _, first_attempts = timed(dataclasses.replace(guessing, budgets=sampler.budgets[:1], chat=chat))
+    tokens_A = sum(map(_sampled_tokens, outs)) / setting.draws
+    steps_A = sum(out.steps.sum(axis=0) for out in outs) / setting.draws
     by_count[count] = dict(
       seconds=round(seconds, 4),
       first_attempts_seconds=round(first_attempts, 4),
       others_seconds=round(seconds - first_attempts, 4),
       tokens_per_second=round(tokens_A.sum() / seconds),
       tokens=tokens_A.tolist(),
-      tokens_per_step=np.round(tokens_A / np.maximum(out.steps.sum(axis=0), 1), 2).tolist(),
+      tokens_per_step=np.round(tokens_A / np.maximum(steps_A, 1), 2).tolist(),
       first_call_seconds=round(first_call, 1),
-      differences=list(_differences(setting, sampler, params, key, plain, out)),
+      differences=list(_differences(setting, sampler, params, keys[0], plain, outs[0])) if plain and count else [],
     )
   fastest = max(by_count, key=lambda count: by_count[count]['tokens_per_second'])
   return dict(

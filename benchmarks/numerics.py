@@ -42,6 +42,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     decode_attention={
       f'tokens_{tokens}': _decode_attention(config, dtype, tokens) for tokens in _TOKENS if kernel != 'mosaic'
     },
+    prefill=_prefill(params, config, dtype, attention) if kernel == 'triton' else {},
     decode_step=_decode_step(params, config, dtype, kernel, mesh) if kernel else {},
     scores=_scores(params, config, dtype, attention),
     sampler_and_trainer=_sampler_and_trainer(params, config, dtype, mesh, attention),
@@ -81,6 +82,23 @@ def _decode_attention(config: DecoderConfig, dtype: Any, tokens: int) -> dict[st
       error = jnp.max(jnp.abs(results.astype(jnp.float32) - exact))
       errors[name] = max(errors[name], float(error))
   return {name: round(error, 6) for name, error in errors.items()}
+
+
+def _prefill(params: Any, config: DecoderConfig, dtype: Any, fast: flash.Attention) -> dict[str, float]:
+  """Returns the mean errors of the logits after prompts by the attention `fast` and by the plain one."""
+  B, P, errors = 8, 200, {}
+  tokens, start_B = jax.random.randint(jax.random.key(2), (B, P), 0, config.vocab), 20 * jnp.arange(B, dtype=jnp.int32)
+
+  @functools.partial(jax.jit, static_argnums=(0, 1))
+  def logits(kind: Any, attention: flash.Attention) -> jax.Array:
+    laid_out = decoder.for_decoding(jax.tree.map(lambda leaf: leaf.astype(kind), params), config, together=True)
+    return decoder.prefill(laid_out, config, tokens, start_B, P, dtype=kind, attention=attention)[0]
+
+  with jax.default_matmul_precision('highest'):
+    exact = logits(jnp.dtype('float32'), flash.PLAIN)
+  for name, attention in (('fast', fast), ('plain', flash.PLAIN)):
+    errors[name] = round(float(jnp.mean(jnp.abs(logits(dtype, attention) - exact))), 6)
+  return errors
 
 
 def _decode_step(params: Any, config: DecoderConfig, dtype: Any, fast: str, mesh: Mesh) -> dict[str, float]:

@@ -31,6 +31,10 @@ class Setting:
   drafts: tuple[float, ...] = _field((0.0,), 'config.sampling.drafts; `drafts` compares several')
   longest_draft: int = _field(8, 'config.sampling.longest_draft', lower_bound=1)
   decode_slots: int = _field(0, 'conversations at a time on a device; 0: all', lower_bound=0)
+  keep_slots: bool = _field(False, 'drafts: a rollout ends on all of its decode slots')
+  draws: int = _field(
+    1, 'drafts: of all conversations, each with its own seed; times are means over them', lower_bound=1
+  )
   problems: int = _field(128, 'step: problems', lower_bound=1)
   samples: int = _field(4, 'step: samples of a problem', lower_bound=2)
   slots: int = _field(2048, 'update: slots of a row', lower_bound=2)

@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 
 from score_jax.parallel import mesh as meshes
-from score_jax.sampling import choose
+from score_jax.sampling import choose, choose_gpu
 
 LARGE_V = 151_936
 LARGEST_U = np.nextafter(np.float32(1), np.float32(0))
@@ -186,3 +186,54 @@ def test_devices_that_share_a_vocabulary_draw_as_one_does(temperature):
   assert same.mean() > 0.98  # others lie within rounding of a border
   np.testing.assert_allclose(np.asarray(logp)[same], np.asarray(expected)[same], atol=2e-6)
   assert f'f32[{rows},{V}]' not in compiled.as_text(), 'no device has all logits'
+
+
+def gpu_sampled(logits, uniform, given, temperature, interpret=True):
+  return jax.jit(functools.partial(choose_gpu.sampled, temperature=temperature, interpret=interpret))(
+    np.float32(logits), np.float32(uniform), np.int32(given)
+  )
+
+
+@pytest.mark.parametrize('temperature', [1.0, 0.7])
+def test_a_gpus_kernels_draw_the_same_tokens(temperature):
+  """In interpret mode; also where mass ends early or begins late, and where the last chunk is not full."""
+  uniform = np.tile(np.float32([0, 0.3, 0.8, LARGEST_U]), 4)
+  logits = np.repeat(large_logits(), 4, axis=0)
+  given = np.full(16, -1)
+  token, logp = gpu_sampled(logits, uniform, given, temperature)
+  expected, expected_logp = next_token(logits, uniform, temperature)
+  assert token.tolist() == expected.tolist()
+  assert_inverse_of_cdf(np.asarray(token), uniform, softmax(logits, temperature))
+  np.testing.assert_allclose(logp, expected_logp, atol=2e-6)
+
+
+@pytest.mark.parametrize('V', [6, 512, 1100])
+def test_a_gpus_kernels_take_given_tokens_and_tell_their_log_probability(V):
+  rng = np.random.default_rng(6)
+  logits, uniform = rng.normal(0, 3, (32, V)), rng.random(32)
+  logits[:, 2] = NEVER
+  given = np.where(np.arange(32) % 3 == 0, rng.integers(3, V, 32), -1)
+  token, logp = gpu_sampled(logits, uniform, given, 0.5)
+  drawn = np.asarray(next_token(np.float32(logits), np.float32(uniform), 0.5)[0])
+  np.testing.assert_array_equal(token, np.where(given >= 0, given, drawn))
+  np.testing.assert_allclose(logp, np.log(softmax(np.float32(logits))[np.arange(32), token]), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_given_is_not_drawn_without_a_kernel_either():
+  rng = np.random.default_rng(7)
+  logits, uniform = rng.normal(0, 3, (8, 40)).astype(np.float32), rng.random(8).astype(np.float32)
+  given = np.array([3, -1] * 4, np.int32)
+  token, logp = choose.sampled(logits, uniform, given, temperature=1.0)
+  drawn, _ = next_token(logits, uniform, 1.0)
+  assert token.tolist() == [3, drawn[1], 3, drawn[3], 3, drawn[5], 3, drawn[7]]
+  np.testing.assert_allclose(logp, np.log(softmax(logits))[np.arange(8), token], atol=1e-5)
+
+
+def test_sampling_becomes_two_kernels_of_a_gpu():
+  """Without a GPU they are lowered to Triton's language, not compiled."""
+  f32, i32 = (functools.partial(jax.ShapeDtypeStruct, dtype=dtype) for dtype in (np.float32, np.int32))
+  traced = jax.jit(functools.partial(choose.sampled, temperature=1.0, kernel='triton')).trace(
+    f32((4, LARGE_V)), f32((4,)), i32((4,))
+  )
+  lowered = traced.lower(lowering_platforms=('cuda',)).as_text()
+  assert 'chunks' in lowered and 'drawn' in lowered

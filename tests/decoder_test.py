@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from score_jax.models import decoder, scoring
+from score_jax.models import decoder, flash, scoring
 from score_jax.models.packing import left_padded
 from score_jax.storage import hf_export
 
@@ -107,6 +107,30 @@ def test_prefill_and_decode_steps_give_the_uncached_logits(variant, together):
   for t in range(PROMPT, L):
     cached, cache = step(params, config, rows[:, t : t + 1], jnp.int32(t), cache)
     np.testing.assert_allclose(cached, logits[:, t], atol=1e-5)
+
+
+def test_prefill_by_a_gpus_attention_gives_the_same_logits_and_cache(base, monkeypatch):
+  """By what cudnn is asked for, computed without it."""
+
+  def without_cudnn(*arrays, implementation, **settings):
+    assert implementation == 'cudnn' and arrays[0].shape[1] % 128 == 0
+    return attend(*arrays, **settings)
+
+  attend = jax.nn.dot_product_attention
+  monkeypatch.setattr(jax.nn, 'dot_product_attention', without_cudnn)
+  config, params, rows, *_ = base
+  arguments = decoder.for_decoding(params, config, together=True), config, rows[:, :PROMPT], START, L
+  plain, by_cudnn = (
+    jax.jit(functools.partial(decoder.prefill, dtype=jnp.float32, attention=attention), static_argnums=(1, 4))(
+      *arguments
+    )
+    for attention in (flash.PLAIN, flash.Attention('cudnn'))
+  )
+  np.testing.assert_allclose(by_cudnn[0], plain[0], atol=1e-5)
+  is_real_BS = (np.arange(L) >= START[:, None]) & (np.arange(L) < PROMPT)
+  for ours, theirs in zip(by_cudnn[1].k + by_cudnn[1].v, plain[1].k + plain[1].v, strict=True):
+    ours, theirs = (np.moveaxis(x, 1, 2)[is_real_BS] for x in (ours, theirs))  # heads come first
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_norms_that_are_cast_before_the_steps_change_no_bit(base):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
+from score_jax.models import attention as attentions
 from score_jax.models import decoder, flash, packing
 from score_jax.models.flash import Attention
 from score_jax.parallel import mesh as meshes
@@ -115,3 +116,17 @@ def test_the_kind_follows_from_device_dtype_and_heads(platform, dtype, changes, 
 def test_slots_are_whole_blocks_of_a_kernel_and_exact_without_one():
   assert [flash.slots(longest, Attention('cudnn')) for longest in (1, 128, 129)] == [128, 128, 256]
   assert flash.slots(129, flash.PLAIN) == 129
+
+
+@pytest.mark.parametrize(('window', 'softcap'), [(0, 0.0), (3, 2.0)])
+def test_prompts_that_end_together_attend_as_under_a_mask(window, softcap):
+  rng = np.random.default_rng(0)
+  B, P, start = 3, 9, np.array([0, 4, 8], np.int32)
+  q, k, v = (rng.normal(size=(B, P, heads, 4)).astype(np.float32) for heads in (4, 2, 2))
+  settings = dict(scale=0.5, softcap=softcap)
+  out = flash.attend_prompts(q, k, v, start, flash.PLAIN, window=window, **settings)
+  visible = attentions.visible(start, np.arange(P, dtype=np.int32)[None], P, window)
+  expected = attentions.attend(q, k, v, visible, **settings)
+  is_real = np.arange(P) >= start[:, None]
+  np.testing.assert_allclose(out[is_real], expected[is_real], atol=1e-6)
+  assert np.all(np.isfinite(out))

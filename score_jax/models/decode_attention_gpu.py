@@ -21,7 +21,7 @@ from score_jax.models.families import DecoderConfig
 
 BLOCK = 64  # slots at a time; it divides the slots of a cache
 _SMALLEST = 16  # rows of a matrix product
-_ENOUGH = 256  # programs that keep a large GPU busy
+_ENOUGH, _ENOUGH_LONG = 256, 128  # programs that keep a large GPU busy: of one token each, of several
 _NARROW, _WIDE = triton.CompilerParams(num_warps=4, num_stages=3), triton.CompilerParams(num_warps=8, num_stages=2)
 
 
@@ -74,7 +74,7 @@ def attend_live(
     raise ValueError(f'a cache of {S} slots is not a multiple of {BLOCK}')
   each = E // C  # heads of a token
   H = each - 2 * K
-  parts = max(1, min(math.ceil(_ENOUGH / (B * K)), 16, S // BLOCK))
+  parts = max(1, min(math.ceil((_ENOUGH if Q == 1 else _ENOUGH_LONG) / (B * K)), 16, S // BLOCK))
   cached_B = length_B - Q
   seen_B = jnp.minimum(cached_B, window - 1) if window else cached_B  # by the first query
   scalars = jnp.stack([(write_B - seen_B) % S, seen_B, write_B], axis=1)

@@ -311,10 +311,12 @@ def prefill(
   dtype: jnp.dtype,
   cache_dtype: jnp.dtype | None = None,
   kernel: str = '',
+  attention: Attention = flash.PLAIN,
 ) -> tuple[jax.Array, Cache]:
   """Fills a new cache with left-padded prompts; returns the last f32 logits [B, V], and it.
 
   `params` are of `for_decoding`. The cache is of `cache_dtype` or else `dtype`, for `kernel` (`decode_attention`).
+  `attention` is plain or cudnn.
   """
   P = tokens_BP.shape[1]
   cache = attentions.empty_cache(config, slots, cache_dtype or dtype, start_B, kernel)
@@ -323,7 +325,13 @@ def prefill(
   def attend(n, view, cache, q, k, v):
     q, k = attentions.rotate(q, view), attentions.rotate(k, view)
     # The prompt sees itself alone, not the empty slots after it.
-    return _attend(config, view, q, k, v), attentions.write(cache, n, k, v, jnp.int32(0))
+    if attention.kind == 'plain':
+      out_BPHC = _attend(config, view, q, k, v)
+    else:
+      settings = dict(scale=config.query_scale, softcap=config.attention_softcap)
+      window = config.kinds[config.kind_of_layer[n]].window
+      out_BPHC = flash.attend_prompts(q, k, v, start_B, attention, window=window, **settings)
+    return out_BPHC, attentions.write(cache, n, k, v, jnp.int32(0))
 
   views = attentions.cache_views(config, start_B, slot_1P, P)
   x_BPD, cache = _run(params, config, tokens_BP, views, cache, attend, dtype)

@@ -130,6 +130,22 @@ def attend(
   return attentions.attend(q_NLHC, k_NLKC, v_NLKC, visible_1LL, scale=scale, softcap=softcap)
 
 
+def attend_prompts(
+  q_BPHC: jax.Array, k_BPKC: jax.Array, v_BPKC: jax.Array, start_B: jax.Array, attention: Attention, **settings: Any
+) -> jax.Array:
+  """Returns causal attention out_BPHC within rows that end together, each from slot `start_B` on, i32.
+
+  `settings` are those of `attend`; what stands before a row is finite.
+  """
+  P = q_BPHC.shape[1]
+  slot_L, slot_P = (jnp.arange(count, dtype=jnp.int32)[None] for count in (slots(P, attention), P))
+  left_BL = jnp.minimum(slot_L + start_B[:, None], P - 1)
+  back_BP = jnp.maximum(slot_P - start_B[:, None], 0)
+  aligned = (jnp.take_along_axis(x, left_BL[..., None, None], axis=1) for x in (q_BPHC, k_BPKC, v_BPKC))
+  out_BLHC = attend(*aligned, P - start_B, attention, **settings)
+  return jnp.take_along_axis(out_BLHC, back_BP[..., None, None], axis=1)
+
+
 def attend_streams(
   q_XTHC: jax.Array,
   k_XTKC: jax.Array,

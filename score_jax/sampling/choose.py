@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From logits to the next token by inverse CDF, one uniform a row.
+"""From logits to the next token by inverse CDF, one uniform a row; on GPUs by kernels of its own (`choose_gpu.py`).
 
 Where the vocabulary lies on the mesh's axis 'tensor', a device draws among its own part, and parts are told apart by
 their sums: logits stay where they are.
@@ -11,8 +11,35 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from score_jax.sampling import choose_gpu
+
 _CHUNK = 512  # vocabulary entries that are summed before any is looked at alone
 _AXIS = 'tensor'
+
+
+def sampled(
+  logits_NV: jax.Array,
+  uniform_N: jax.Array,
+  given_N: jax.Array,
+  *,
+  temperature: float,
+  kernel: str = '',
+  mesh: Mesh | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the tokens given or else drawn, i32 [N], and their log-probabilities at T=1, f32 [N].
+
+  Args:
+    logits_NV, uniform_N: f32.
+    given_N: i32; -1: none.
+    temperature: as in `next_token`.
+    kernel: of `decode_attention.BLOCKS`; where it is 'triton', a GPU's kernels draw too.
+    mesh: as in `next_token`.
+  """
+  if kernel == 'triton' and temperature:
+    return choose_gpu.sampled(logits_NV, uniform_N, given_N, temperature=temperature)
+  drawn_N = next_token(logits_NV, uniform_N, temperature=temperature, mesh=mesh)
+  token_N = jnp.where(given_N >= 0, given_N, drawn_N)
+  return token_N, log_probability(logits_NV, token_N, mesh=mesh)
 
 
 def next_token(

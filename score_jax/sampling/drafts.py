@@ -68,4 +68,10 @@ def surest(worth_BG: jax.Array, going_B: jax.Array, count: int) -> jax.Array:
   their share to the others.
   """
   worth_BQ = jnp.pad(worth_BG, ((0, 0), (1, 0)), constant_values=3)
-  return jax.lax.top_k(jnp.where(going_B[:, None], worth_BQ, -1).reshape(-1), count)[1]
+  worth_T = jnp.where(going_B[:, None], worth_BQ, -1).reshape(-1)
+  number_T = jnp.arange(worth_T.size, dtype=jnp.int32)
+  is_worthier_TT = (worth_T[None] > worth_T[:, None]) | (
+    (worth_T[None] == worth_T[:, None]) & (number_T[None] < number_T[:, None])
+  )
+  rank_T = jnp.sum(is_worthier_TT, axis=1, dtype=jnp.int32)  # by counting: a GPU takes half as long as for a sort
+  return jnp.zeros((count,), jnp.int32).at[rank_T].set(number_T, mode='drop', unique_indices=True)

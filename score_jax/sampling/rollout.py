@@ -26,6 +26,7 @@ from jax.sharding import Mesh
 from score_jax.models import attention, decoder
 from score_jax.models.attention import Cache
 from score_jax.models.families import DecoderConfig
+from score_jax.models.flash import Attention
 from score_jax.parallel import compile_options
 from score_jax.parallel import mesh as meshes
 from score_jax.sampling import choose, drafts, turns
@@ -138,6 +139,7 @@ def _rollout(
   # Rows that begin and go on together write to one slot of the cache, which is cheaper where no kernel does it.
   together = N == B and not spec.drafts
   cached = dict(dtype=dtype, cache_dtype=specs.cache_dtype(spec, dtype), kernel=spec.kernel)
+  cached |= dict(attention=Attention(spec.prefill, mesh))
   prefill = functools.partial(decoder.prefill, params, config, **cached)
   anywhere = functools.partial(meshes.on_any_device, mesh=mesh)
 
@@ -338,10 +340,9 @@ def _advance(
     row_N, back_N = jnp.divmod(guessed.fed, 1 + spec.guesses)
   with jax.named_scope('choose'):
     uniform_N = uniforms(rows.key[slots.row[row_N]], (before.newest + 1 - slots.start)[row_N] + back_N)
-    drawn_N = choose.next_token(logits_NV, uniform_N, temperature=spec.temperature, mesh=mesh)
     forced_N = _forced(slots, rows, spec, 1 + spec.guesses)[row_N, back_N]
-    drawn_N = jnp.where(forced_N >= 0, forced_N, drawn_N)
-    logp_N = choose.log_probability(logits_NV, drawn_N, mesh=mesh)
+    settings = dict(temperature=spec.temperature, kernel=spec.kernel, mesh=mesh)
+    drawn_N, logp_N = choose.sampled(logits_NV, uniform_N, forced_N, **settings)
   going_B = before.turn < spec.attempts
   if guessed:
     progress, line_BQ = _accepted(before, going_B, guessed, drawn_N, logp_N, spec)
@@ -374,7 +375,8 @@ def _accepted(
     lines.append(line)
     if q < G:
       going_B &= (number_BQ[:, q + 1] >= 0) & (progress.token == guessed.tokens[:, q]) & (progress.turn < spec.attempts)
-  return progress, jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *lines)
+  # Else XLA makes them again for each slot of a row.
+  return progress, jax.lax.optimization_barrier(jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *lines))
 
 
 def _appended(old: turns.Tokens, new: turns.Tokens, before_B: jax.Array, after_B: jax.Array) -> turns.Tokens:

@@ -6,7 +6,7 @@ import dataclasses
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from score_jax.models import decode_attention
+from score_jax.models import decode_attention, flash
 from score_jax.models.families import DecoderConfig
 
 _GROWTHS = 4  # of a TPU's cache, which is read whole where no kernel serves; more take longer to compile
@@ -30,6 +30,7 @@ class RolloutSpec:
   longest_draft: int = 8  # tokens that it guesses of one row
   cache_dtype: str = 'auto'  # of cached keys and values; 'auto': the compute dtype
   kernel: str = ''  # of `decode_attention.BLOCKS`
+  prefill: str = 'plain'  # of `flash.KINDS`: how prompts attend
   growths: int = 1  # steps in which the cache comes to its size, where every row has a slot
   parts: tuple[int, ...] = ()  # n: a rollout ends on one of n parts of its decode slots, once no more rows go on
   prompts: int = 0  # that are prefilled at a time, each once for all rows that begin with it; 0: every row's at once
@@ -58,7 +59,8 @@ def suited(spec: RolloutSpec, config: DecoderConfig, dtype, mesh: Mesh) -> Rollo
   kernel = decode_attention.best(config, dtype, cache_dtype(spec, dtype), mesh)
   platform = mesh.devices.flat[0].platform
   if platform == 'gpu':
-    return dataclasses.replace(spec, kernel=kernel, parts=_PARTS, prompts=_PROMPTS)
+    prefill = flash.best(config, dtype, mesh).kind if kernel else 'plain'
+    return dataclasses.replace(spec, kernel=kernel, prefill=prefill, parts=_PARTS, prompts=_PROMPTS)
   return dataclasses.replace(spec, kernel=kernel, growths=_GROWTHS if platform == 'tpu' and not kernel else 1)
 
 
