@@ -146,7 +146,7 @@ def _lines(conversations: list[tuple[list[int], list[int]]]) -> tuple[np.ndarray
 
 
 def tokens_per_step(conversations: list[tuple[list[int], list[int]]], count: int) -> list[float]:
-  """Returns, for each attempt, its tokens over the decode steps that chose any of them.
+  """Returns, for each attempt, its tokens over the decode steps that chose any of them, guessed from the row itself.
 
   Args:
     conversations: ids, and the attempt of each; 0 is what is given: a prompt, a separator.
@@ -154,7 +154,7 @@ def tokens_per_step(conversations: list[tuple[list[int], list[int]]], count: int
   """
   tokens_BL, attempt_BL = _lines(conversations)
   B, L = tokens_BL.shape
-  guess = jax.jit(lambda *rows: drafting.continued(*rows, count)[0])
+  guess = jax.jit(lambda *rows: drafting.in_own_row(*rows, count)[0])
   A, row_B = attempt_BL.max(), np.arange(B)
   start_B, end_B = np.zeros(B, np.int32), (attempt_BL >= 0).sum(axis=1)
   newest_B = (attempt_BL > 0).argmax(axis=1).astype(np.int32)

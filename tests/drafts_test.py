@@ -41,6 +41,52 @@ def test_what_lies_outside_of_the_row_is_not_looked_up():
   np.testing.assert_array_equal(nowhere, 0)
 
 
+def test_a_row_continues_as_its_neighbours_do():
+  tokens = np.full((4, 8), 9, np.int32)
+  tokens[0, 1:4] = 1, 2, 3  # 2, 3 stand in two others
+  tokens[1, :7] = 4, 2, 3, 5, 6, 7, 8
+  tokens[2, :4] = 2, 3, 6, 3
+  tokens[3, 2:4] = 3, 8
+  start, newest = np.array([1, 0, 0, 2]), np.array([3, 5, 3, 3])
+  guess, likely = drafts.in_neighbours(jnp.asarray(tokens), start, newest, 4)
+  assert guess[0, :3].tolist() == [5, 6, 7]  # the later of two equal places; 8 comes after row 1's newest
+  np.testing.assert_allclose(likely[0], [0.28, 0.28 * 0.44, 0.28 * 0.44**2, 0], rtol=1e-6)
+  np.testing.assert_array_equal(likely[1], 0)  # 7 is new
+  assert guess[2, 0] == 8  # 3 stands last in row 3, whose slot is the latest but for row 2's newest
+  np.testing.assert_allclose(likely[3], 0)  # 8 stands in row 1 after its newest
+  both, _ = drafts.continued(jnp.asarray(tokens), start, newest, 4)
+  assert both[0, 0] == 5 and both[2, 0] == 6  # the row itself is likelier: 0.25 for 0.2
+
+
+def test_a_neighbours_guess_is_that_of_a_search_over_all_slots(monkeypatch):
+  """Rows fill no whole number of neighbourhoods."""
+  monkeypatch.setattr(drafts, 'NEIGHBOURS', 3)
+  rng = np.random.default_rng(0)
+  B, L, count, longest = 7, 20, 2, len(drafts._LIKELY_THERE) - 1
+  tokens = rng.integers(0, 3, (B, L)).astype(np.int32)
+  start, newest = rng.integers(0, 4, B), rng.integers(4, L, B)
+  guess, likely = drafts.in_neighbours(jnp.asarray(tokens), start, newest, count)
+  for row in range(B):
+    near = range(row // 3 * 3, min(row // 3 * 3 + 3, B))
+    best = (0, 0, 0)
+    for other in near:
+      for slot in range(start[other], newest[other]):
+        agreed = 0
+        while (
+          agreed < longest
+          and min(slot - start[other], newest[row] - start[row]) >= agreed
+          and tokens[other, slot - agreed] == tokens[row, newest[row] - agreed]
+        ):
+          agreed += 1
+        best = max(best, (agreed, slot, other))
+    agreed, slot, other = best
+    for number in range(count):
+      known = agreed > 0 and slot + 1 + number <= newest[other]
+      first, further = drafts._LIKELY_THERE[agreed]
+      np.testing.assert_allclose(likely[row, number], known * first * further**number, rtol=1e-6)
+      assert not known or guess[row, number] == tokens[other, slot + 1 + number]
+
+
 def test_more_agreement_is_likelier_and_further_tokens_are_less_likely():
   firsts = [guess([*range(20, 20 + n), 50, 60, *range(20, 20 + n)], count=1)[1][0] for n in range(1, 6)]
   assert firsts == sorted(firsts)
@@ -84,4 +130,4 @@ def test_rows_in_earlier_attempts_come_before_surer_ones():
   surest = drafts.worth(likely, given, jnp.zeros(3, jnp.int32))
   np.testing.assert_allclose(surest, [[0.9, 0.5], [0.3, 0.1], [2, 1.5]])
   in_order = drafts.worth(likely, given, jnp.array([1, 0, 2]))
-  np.testing.assert_allclose(in_order, [[0.18, 0.1], [0.3, 0.1], [2, 1.5]], rtol=1e-6)
+  np.testing.assert_allclose(in_order, [[0.09, 0.05], [0.3, 0.1], [2, 1.5]], rtol=1e-6)
