@@ -198,13 +198,12 @@ def _sampled(setting: Setting, sampler: Sampler, run: configs.RunConfig) -> dict
     return seconds[0][0], statistics.mean(statistics.median(others) for _, others in seconds)
 
   sampler = dataclasses.replace(sampler, longest_draft=setting.longest_draft)
-  by_count, plain = {}, None
-  if any(setting.drafts):
-    plain = jax.device_get(calls(dataclasses.replace(sampler, drafts=0.0))[0]())
+  by_count, of_first_draw = {}, {}
   for count in setting.drafts:
     guessing = dataclasses.replace(sampler, drafts=count)
     first_call, seconds = timed(guessing)
     outs = [jax.device_get(call()) for call in calls(guessing)]
+    of_first_draw[count] = outs[0]
     chat = dataclasses.replace(sampler.chat, separators=())
     _, first_attempts = timed(dataclasses.replace(guessing, budgets=sampler.budgets[:1], chat=chat))
     tokens_A = sum(map(_sampled_tokens, outs)) / setting.draws
@@ -217,8 +216,11 @@ def _sampled(setting: Setting, sampler: Sampler, run: configs.RunConfig) -> dict
       tokens=tokens_A.tolist(),
       tokens_per_step=np.round(tokens_A / np.maximum(steps_A, 1), 2).tolist(),
       first_call_seconds=round(first_call, 1),
-      differences=list(_differences(setting, sampler, params, keys[0], plain, outs[0])) if plain and count else [],
     )
+  plain = jax.device_get(calls(dataclasses.replace(sampler, drafts=0.0))[0]()) if any(setting.drafts) else None
+  for count, out in of_first_draw.items():
+    different = _differences(setting, sampler, params, keys[0], plain, out) if plain and count else ()
+    by_count[count]['differences'] = list(different)
   fastest = max(by_count, key=lambda count: by_count[count]['tokens_per_second'])
   return dict(
     device=jax.devices()[0].device_kind,

@@ -555,7 +555,7 @@ def test_once_no_row_waits_guesses_of_earlier_attempts_come_first(rows_wait, gue
   """Row 0 repeats seven tokens in its second attempt; row 1 a token in its first; row 2's newest token is new there."""
   seven, spec = [5, 6, 7, 8, 9, 10, 11], dataclasses.replace(SPEC, drafts=1 / 3, longest_draft=1)
   tokens_BL = np.full((3, 16), PAD, np.int32)
-  for row, ids in enumerate(([*seven, 3, *seven], [5, 6, 7, 8, 5], [5, 6, 7, 8, 9])):
+  for row, ids in enumerate(([*seven, 3, *seven], [5, 6, 7, 8, 5], [12, 13, 14, 15, 16])):
     tokens_BL[row, : len(ids)] = ids
   newest_B, turn_B, zeros_B = np.array([14, 4, 4], np.int32), np.array([1, 0, 0], np.int32), np.zeros(3, np.int32)
   ids_fed_B = np.array([len(FEED), 0, 0], np.int32)
