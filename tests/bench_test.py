@@ -1,7 +1,9 @@
 """What the benchmarks count, by hand; what a trace says."""
 
+import dataclasses
 import json
 import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 import tiny
 
-from benchmarks import compiling, hashing, rollouts
+from benchmarks import compiling, drafting, hashing, rollouts
 from benchmarks.setting import Setting
+import score_jax
 from score_jax.errors import ConfigError
 from score_jax.models import weights
 from score_jax.planning import costs
@@ -88,3 +91,16 @@ def test_a_tracer_traces_the_steps_after_those_that_compile(tmp_path, capsys):
     assert bool(list(tmp_path.rglob('*.xplane.pb'))) == (step >= 2)
   assert 'traced 1 steps' in capsys.readouterr().out
   assert profile.summary(tmp_path)['idle'] is None  # a CPU is no device of its own in a trace
+
+
+@pytest.mark.slow
+def test_guessing_is_timed_over_draws_and_compared_with_plain_decoding():
+  """Of the bundled base, f32 on a CPU: the same conversations in fewer steps."""
+  folder = pathlib.Path(score_jax.__file__).parent / 'assets' / 'countdown_base'
+  setting = Setting(folder=str(folder), preset='quickstart', dtype='float32', rows=4, draws=2, repeats=1)
+  plain, guessing = drafting.measure(dataclasses.replace(setting, drafts=(0.0, 1.0), keep_slots=True))[
+    'drafts'
+  ].values()
+  assert plain['tokens'] == guessing['tokens'] and plain['differences'] == guessing['differences'] == []
+  assert plain['tokens_per_step'] == [1, 1] and guessing['tokens_per_step'][1] > 1
+  assert guessing['seconds'] == pytest.approx(guessing['first_attempts_seconds'] + guessing['others_seconds'], abs=2e-4)
