@@ -97,7 +97,7 @@ def test_a_tracer_traces_the_steps_after_those_that_compile(tmp_path, capsys):
 def test_guessing_is_timed_over_draws_and_compared_with_plain_decoding():
   """Of the bundled base, f32 on a CPU: the same conversations in fewer steps."""
   folder = pathlib.Path(score_jax.__file__).parent / 'assets' / 'countdown_base'
-  setting = Setting(folder=str(folder), preset='quickstart', dtype='float32', rows=4, draws=2, repeats=1)
+  setting = Setting(folder=str(folder), preset='quickstart', dtype='float32', rows=16, draws=2, repeats=1)
   plain, guessing = drafting.measure(dataclasses.replace(setting, drafts=(0.0, 1.0), keep_slots=True))[
     'drafts'
   ].values()
