@@ -499,6 +499,17 @@ def test_the_doctor_refuses_a_topology_that_is_none_with_exit_code_78():
   assert done.returncode == 78 and '--topology=v9:2x2 is no TPU topology' in done.stderr
 
 
+def test_a_rollout_without_a_tokenizer_is_a_runs_but_for_its_ids(hf_folder):
+  changes = {'drafts': 1.5, 'longest_draft': 3, 'decode_slots': 8, 'cache_dtype': 'float32'}
+  config = tiny.run_config(
+    **{'model.path': str(hf_folder)} | {f'sampling.{name}': value for name, value in changes.items()}
+  )
+  sampler = runs.open_sampler(config, hf_folder, meshes.make_mesh(1, 1, 1, jax.devices()[:1]))
+  of_a_run, assumed = sampler.spec(), search.assumed_rollout(config, 5)
+  ids = {name: getattr(of_a_run, name) for name in ('separators', 'end_of_turn', 'stops', 'pad')}
+  assert dataclasses.replace(assumed, **ids) == of_a_run
+
+
 def test_the_spec_of_a_configuration_is_that_of_a_run_opened_from_it(hf_folder, tmp_path):
   config = tiny.run_config(**{'model.path': str(hf_folder)})
   opened = runs.open_run(config, str(tmp_path / 'run'))

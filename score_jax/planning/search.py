@@ -117,7 +117,8 @@ def _absent_devices(topology: str, chip: costs.Chip) -> tuple[Any, ...]:
 def assumed_rollout(config: RunConfig, instruction: int) -> RolloutSpec:
   """Returns a rollout's settings without a tokenizer: `instruction` ids stand between attempts."""
   sampling, separators = config.sampling, (tuple(range(instruction)),) * (config.attempts - 1)
-  return RolloutSpec(sampling.attempt_tokens, separators, 0, (0,), 0, cache_dtype=sampling.cache_dtype)
+  fields = {name: getattr(sampling, name) for name in ('decode_slots', 'drafts', 'longest_draft', 'cache_dtype')}
+  return RolloutSpec(sampling.attempt_tokens, separators, 0, (0,), 0, **fields)
 
 
 @dataclasses.dataclass(frozen=True)
