@@ -122,7 +122,7 @@ def steps_of_all(
 
   steps, slots = collections.Counter(), B
   while np.any(going_B := newest_B < end_B - 1):
-    slots = min(slots, B // 2) if going_B.sum() <= B // 2 else slots
+    slots = B // 2 if going_B.sum() <= B // 2 else slots
     fed = round(slots * (1 + guesses))
     after_BG = np.minimum(newest_B[:, None] + 1 + np.arange(count), tokens_BL.shape[1] - 1)
     given_BG = attempt_BL[row_B[:, None], after_BG] == 0

@@ -134,8 +134,9 @@ def test_finding_takes_time_in_proportion():
     '[BEGIN]' * 100_000,
     'a, ' * 300_000,
   ):
-    extract.extract(text, ('double',))
-    extract.extract(text, ('area',), PROMPT)
+    for names, prompt in ((('double',), ''), (('area',), PROMPT)):
+      parts = extract.extract(text, names, prompt)
+      assert sum(map(len, (*parts.programs, *parts.others))) < 3 * len(text)
 
 
 # What a model writes on behind the program, until it is cut.

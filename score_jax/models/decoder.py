@@ -186,6 +186,12 @@ def _attend(config: DecoderConfig, view: View, q: jax.Array, k: jax.Array, v: ja
   return attentions.attend(q, k, v, view.visible, scale=scale, softcap=softcap, **layout)
 
 
+def _attention_of(config: DecoderConfig, layer: int) -> dict[str, Any]:
+  """Returns a layer's window, and the scale and soft cap of scores."""
+  window = config.kinds[config.kind_of_layer[layer]].window
+  return dict(window=window, scale=config.query_scale, softcap=config.attention_softcap)
+
+
 def hidden_states(
   params: Params,
   config: DecoderConfig,
@@ -328,9 +334,7 @@ def prefill(
     if attention.kind == 'plain':
       out_BPHC = _attend(config, view, q, k, v)
     else:
-      settings = dict(scale=config.query_scale, softcap=config.attention_softcap)
-      window = config.kinds[config.kind_of_layer[n]].window
-      out_BPHC = flash.attend_prompts(q, k, v, start_B, attention, window=window, **settings)
+      out_BPHC = flash.attend_prompts(q, k, v, start_B, attention, **_attention_of(config, n))
     return out_BPHC, attentions.write(cache, n, k, v, jnp.int32(0))
 
   views = attentions.cache_views(config, start_B, slot_1P, P)
@@ -368,16 +372,12 @@ def decode_step(
   views = attentions.cache_views(config, cache.first, slot_BQ, cache.slots)
   length_B = write_B + Q - cache.first
 
-  def products(n: int) -> dict[str, Any]:
-    window = config.kinds[config.kind_of_layer[n]].window
-    return dict(window=window, scale=config.query_scale, softcap=config.attention_softcap)
-
   def attend_tpu(n, view, cache, q, k, v):
     assert mesh is not None
     inputs = attentions.rotate(q, view), attentions.rotate(k, view), v, cache.k[n], cache.v[n]
     interpret = mesh.devices.flat[0].platform != 'tpu'
     attend = functools.partial(decode_attention_tpu.attend_sharded, mesh=mesh, interpret=interpret)
-    out_BQHC, *buffers = attend(*inputs, write_B, length_B, **products(n))
+    out_BQHC, *buffers = attend(*inputs, write_B, length_B, **_attention_of(config, n))
     return out_BQHC, attentions.put(cache, n, *buffers)
 
   def attend(n, view, cache, q, k, v):
@@ -392,7 +392,7 @@ def decode_step(
 
   def attend_gpu(n, cache, qkv_PNE, bias_E):
     inputs = qkv_PNE, bias_E, views[config.kind_of_layer[n]], cache.k[n], cache.v[n], write_B, length_B, number_BQ
-    out_NHC, *buffers = decode_attention_gpu.attend_live(*inputs, dtype=dtype, **products(n))
+    out_NHC, *buffers = decode_attention_gpu.attend_live(*inputs, dtype=dtype, **_attention_of(config, n))
     return out_NHC, attentions.put(cache, n, *buffers)
 
   def attend_line(n, view, cache, q, k, v):

@@ -13,7 +13,6 @@ from jax.sharding import Mesh, PartitionSpec
 
 from score_jax.sampling import choose_gpu
 
-_CHUNK = 512  # vocabulary entries that are summed before any is looked at alone
 _AXIS = 'tensor'
 
 
@@ -145,7 +144,7 @@ def _sums_of_parts(most_B: jax.Array, sum_BN: jax.Array) -> tuple[jax.Array, jax
 def _chunks(logits_BV: jax.Array) -> jax.Array:
   """[B, N, T]; -inf fills the last chunk."""
   B, V = logits_BV.shape
-  chunk = min(_CHUNK, V)
+  chunk = min(choose_gpu.CHUNK, V)
   padded_BV = jnp.pad(logits_BV, ((0, 0), (0, -V % chunk)), constant_values=-jnp.inf)
   return padded_BV.reshape(B, -1, chunk)
 

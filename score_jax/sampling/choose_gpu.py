@@ -2,7 +2,8 @@
 """The next token and its log-probability as two GPU kernels (Pallas, Triton), where the vocabulary is whole.
 
 The first reads the logits once and sums up chunks of them, each relative to its own largest. The second draws a chunk
-and then a token in it, a program a row, where a library takes a dozen kernels (`choose.next_token`).
+and then a token in it, a program a row, where a library takes a dozen kernels (`choose.next_token`). N rows have C
+chunks of T entries.
 """
 
 import functools
@@ -12,8 +13,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 import jax.numpy as jnp
 
-_CHUNK = 512  # vocabulary entries that are summed before any is looked at alone
-_CHUNKS = 16  # of a program
+CHUNK = 512  # vocabulary entries that are summed before any is looked at alone
+_TOGETHER = 16  # chunks of a program
 
 
 def sampled(
@@ -37,21 +38,21 @@ def sampled(
 def _chunks(logits_NV: jax.Array, temperature: float, *, interpret: bool) -> tuple[jax.Array, jax.Array]:
   """Returns the largest of each chunk of scaled logits, and the sum of exp(logit - largest), f32 [N, C]."""
   N, V = logits_NV.shape
-  C = pl.cdiv(V, _CHUNK)
+  C = pl.cdiv(V, CHUNK)
 
   def kernel(logits_ref, most_ref, mass_ref):
-    chunk_T = pl.program_id(1) * _CHUNKS + jnp.arange(_CHUNKS)
-    entry = chunk_T[:, None] * _CHUNK + jnp.arange(_CHUNK)[None]
-    x = triton.load(logits_ref.at[entry], mask=entry < V, other=-jnp.inf) / temperature
-    most_T = jnp.max(x, axis=1)
-    mass_T = jnp.sum(jnp.exp(x - jnp.where(most_T == -jnp.inf, 0.0, most_T)[:, None]), axis=1)
-    triton.store(most_ref.at[chunk_T], most_T, mask=chunk_T < C)
-    triton.store(mass_ref.at[chunk_T], mass_T, mask=chunk_T < C)
+    chunk_M = pl.program_id(1) * _TOGETHER + jnp.arange(_TOGETHER)
+    entry_MT = chunk_M[:, None] * CHUNK + jnp.arange(CHUNK)[None]
+    x_MT = triton.load(logits_ref.at[entry_MT], mask=entry_MT < V, other=-jnp.inf) / temperature
+    most_M = jnp.max(x_MT, axis=1)
+    mass_M = jnp.sum(jnp.exp(x_MT - jnp.where(most_M == -jnp.inf, 0.0, most_M)[:, None]), axis=1)
+    triton.store(most_ref.at[chunk_M], most_M, mask=chunk_M < C)
+    triton.store(mass_ref.at[chunk_M], mass_M, mask=chunk_M < C)
 
   sums = _of_row(C)
   return pl.pallas_call(
     kernel,
-    grid=(N, pl.cdiv(C, _CHUNKS)),
+    grid=(N, pl.cdiv(C, _TOGETHER)),
     in_specs=[_of_row(V)],
     out_specs=[sums, sums],
     out_shape=[jax.ShapeDtypeStruct((N, C), jnp.float32)] * 2,
@@ -74,7 +75,7 @@ def _drawn(
   (N, V), C = logits_NV.shape, drawn_from[0].shape[1]
 
   def kernel(logits_ref, uniform_ref, given_ref, most_ref, mass_ref, most_1_ref, mass_1_ref, token_ref, logp_ref):
-    chunk_C, entry_T = jnp.arange(pl.next_power_of_2(C)), jnp.arange(_CHUNK)
+    chunk_C, entry_T = jnp.arange(pl.next_power_of_2(C)), jnp.arange(CHUNK)
 
     def sums(most_ref, mass_ref) -> tuple[jax.Array, jax.Array]:
       """Returns the largest logit, and the chunks' sums of exp(logit - largest)."""
@@ -85,12 +86,11 @@ def _drawn(
 
     most, sum_C = sums(most_ref, mass_ref)
     chunk, left = _inverse_cdf(sum_C, uniform_ref[...] * _last(jnp.cumsum(sum_C)))
-    entry = chunk * _CHUNK + entry_T
-    x = triton.load(logits_ref.at[entry], mask=entry < V, other=-jnp.inf)
-    weight_T = jnp.exp(x / temperature - most)
+    x_T = triton.load(logits_ref.at[chunk * CHUNK + entry_T], mask=chunk * CHUNK + entry_T < V, other=-jnp.inf)
+    weight_T = jnp.exp(x_T / temperature - most)
     share = jnp.clip(left / jnp.sum(weight_T), 0, 1)
     inside, _ = _inverse_cdf(weight_T, share * _last(jnp.cumsum(weight_T)))
-    token = jnp.where(given_ref[...] >= 0, given_ref[...], chunk * _CHUNK + inside)
+    token = jnp.where(given_ref[...] >= 0, given_ref[...], chunk * CHUNK + inside)
     most_1, sum_1_C = sums(most_1_ref, mass_1_ref)
     token_ref[...] = token
     logp_ref[...] = triton.load(logits_ref.at[token]) - most_1 - jnp.log(jnp.sum(sum_1_C))
