@@ -29,6 +29,7 @@ from score_jax.parallel import mesh as meshes
 from score_jax.reporting import rows as report_rows
 from score_jax.sampling import drafts as drafting
 from score_jax.sampling import rollout as rollouts
+from score_jax.sampling import spec as specs
 from score_jax.sampling.sampler import Sampler, Stream, stream_key
 from score_jax.states import Rollout
 from score_jax.storage import hf
@@ -100,7 +101,7 @@ def steps_of_all(
 ) -> dict[int, int]:
   """Returns how many steps computed how many tokens, of rows that begin together, as a rollout on a GPU.
 
-  Once half of the rows are done, the others go on in half of the slots.
+  Slots become fewer as there, but all rows stay neighbours.
 
   Args:
     conversations, count: as in `tokens_per_step`.
@@ -120,9 +121,10 @@ def steps_of_all(
     chosen_N = drafting.surest(worth_BG, going_B, fed)
     return guess_BG, jnp.zeros((B * (1 + count),), bool).at[chosen_N].set(True).reshape(B, 1 + count)
 
-  steps, slots = collections.Counter(), B
+  steps, (slots, left), *later = collections.Counter(), *specs.fewer_slots(B, specs.GPU_PARTS, guesses)
   while np.any(going_B := newest_B < end_B - 1):
-    slots = B // 2 if going_B.sum() <= B // 2 else slots
+    while going_B.sum() <= left:
+      (slots, left), *later = later
     fed = round(slots * (1 + guesses))
     after_BG = np.minimum(newest_B[:, None] + 1 + np.arange(count), tokens_BL.shape[1] - 1)
     given_BG = attempt_BL[row_B[:, None], after_BG] == 0

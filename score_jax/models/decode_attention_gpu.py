@@ -6,6 +6,7 @@ are joined at the end (flash decoding). The first part attends to the new tokens
 of its own in its ring, and brings up to Q of N tokens, which lie in one line.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import functools
 import math
@@ -22,6 +23,7 @@ from score_jax.models.families import DecoderConfig
 BLOCK = 64  # slots at a time; it divides the slots of a cache
 _SMALLEST = 16  # rows of a matrix product
 _ENOUGH, _ENOUGH_LONG = 256, 128  # programs that keep a large GPU busy: of one token each, of several
+_WHOLE = 128  # columns up to which a product of whole vectors of several tokens takes less time than two of halves
 _NARROW, _WIDE = triton.CompilerParams(num_warps=4, num_stages=3), triton.CompilerParams(num_warps=8, num_stages=2)
 
 
@@ -117,9 +119,13 @@ def _tile(rows: int) -> int:
   return max(_SMALLEST, pl.next_power_of_2(rows))
 
 
-def _crossed(row_N: jax.Array, columns: pl.Slice) -> tuple[jax.Array, jax.Array]:
-  """Returns indices [N, C] of any rows and of columns side by side."""
-  return tuple(jnp.broadcast_arrays(row_N[:, None], columns.start + jnp.arange(columns.size)[None]))
+def _crossed(row_N: jax.Array, column_C: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns indices [N, C] of rows and columns."""
+  return tuple(jnp.broadcast_arrays(row_N[:, None], column_C[None]))
+
+
+def _columns(piece: pl.Slice) -> jax.Array:
+  return piece.start + jnp.arange(piece.size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,25 +166,36 @@ def _kernel(qkv_ref, *refs, sizes: _Sizes):
   (H, K, Q, M), k_head, part = _letters(sizes), pl.program_id(1), pl.program_id(2)
   begin, seen, slot = (scalars_ref[i] for i in range(3))  # of cached tokens; of the first new one
   C = qkv_ref.shape[-1]
-  left, right, all_of = pl.ds(0, C // 2), pl.ds(C // 2, C // 2), pl.ds(0, C)
+  whole, column_C = pl.ds(0, C), jnp.arange(C)
+  pieces = (whole,) if Q > 1 and C <= _WHOLE else (pl.ds(0, C // 2), pl.ds(C // 2, C // 2))
   query_N, new_T = jnp.arange(_tile(Q * M)), jnp.arange(_tile(Q) if Q > 1 else 1)
   queries = _vectors(scalars_ref, sizes, query_N // M, k_head * M + query_N % M, query_N < Q * M)
   keys = _vectors(scalars_ref, sizes, new_T, H + k_head, new_T < Q)
   load = functools.partial(_loaded, qkv_ref, bias_refs, sizes)
 
-  def rotated(of: _Vectors) -> tuple[jax.Array, jax.Array]:
-    cos, sin = (_of_token(ref, of.token, left, Q) for ref in (cos_ref, sin_ref))
-    first, second = (load(of, half).astype(jnp.float32) for half in (left, right))
-    return tuple(x.astype(k_ref.dtype) for x in (first * cos - second * sin, second * cos + first * sin))
+  def rotated(of: _Vectors) -> tuple[jax.Array, ...]:
+    def angles(at_C: jax.Array) -> Iterator[jax.Array]:  # of one token the same for all
+      return (ref[0][None] if Q == 1 else triton.load(ref.at[_crossed(of.token, at_C)]) for ref in (cos_ref, sin_ref))
 
-  q, (k1, k2) = rotated(queries), rotated(keys)
-  v = load(dataclasses.replace(keys, head=H + K + k_head), all_of).astype(v_ref.dtype)
+    if len(pieces) == 1:
+      cos, sin = angles(column_C % (C // 2))
+      x, other = (load(of, at_C).astype(jnp.float32) for at_C in (column_C, (column_C + C // 2) % C))
+      turned = (x * cos + jnp.where(column_C[None] < C // 2, -other, other) * sin,)
+    else:
+      cos, sin = angles(_columns(pieces[0]))
+      first, second = (load(of, _columns(half)).astype(jnp.float32) for half in pieces)
+      turned = first * cos - second * sin, second * cos + first * sin
+    return tuple(piece.astype(k_ref.dtype) for piece in turned)
+
+  q, k = rotated(queries), rotated(keys)
+  v = load(dataclasses.replace(keys, head=H + K + k_head), column_C).astype(v_ref.dtype)
 
   @pl.when(part == 0)
   def _():
-    here = (slot + new_T) % sizes.slots
-    for ref, columns, new in ((k_out_ref, left, k1), (k_out_ref, right, k2), (v_out_ref, all_of, v)):
-      triton.store(ref.at[_crossed(here, columns)], new, mask=keys.real[:, None])
+    here_T = (slot + new_T) % sizes.slots
+    stored = [(k_out_ref, piece, new) for piece, new in zip(pieces, k, strict=True)]
+    for ref, piece, new in (*stored, (v_out_ref, whole, v)):
+      triton.store(ref.at[_crossed(here_T, _columns(piece))], new, mask=keys.real[:, None])
 
   block0, skipped = begin // BLOCK, begin % BLOCK  # slots of the first block before those seen
   blocks = pl.cdiv(skipped + seen, BLOCK)
@@ -188,15 +205,15 @@ def _kernel(qkv_ref, *refs, sizes: _Sizes):
     cached = n * BLOCK + jnp.arange(BLOCK) - skipped  # counted from the first that is seen
     here = pl.ds((block0 + n) % (sizes.slots // BLOCK) * BLOCK, BLOCK)
     live = (cached >= 0) & (cached < seen)
-    half_keys = (triton.load(k_ref.at[here, half], mask=live[:, None], other=0.0) for half in (left, right))
-    values = triton.load(v_ref.at[here, all_of], mask=live[:, None], other=0.0)
+    cached_keys = tuple(triton.load(k_ref.at[here, piece], mask=live[:, None], other=0.0) for piece in pieces)
+    values = triton.load(v_ref.at[here, whole], mask=live[:, None], other=0.0)
     visible = live[None, :]
     if sizes.window and Q > 1:  # the first query sees all that are `seen`
       visible &= seen - cached[None, :] + queries.token[:, None] < sizes.window
-    return _with_block(sums, _scores(q, tuple(half_keys), visible, sizes), values)
+    return _with_block(sums, _scores(q, cached_keys, visible, sizes), values)
 
   age = queries.token[:, None] - new_T[None, :]
-  score = _scores(q, (k1, k2), (age >= 0) & (age < (sizes.window or Q)) & (part == 0), sizes)
+  score = _scores(q, k, (age >= 0) & (age < (sizes.window or Q)) & (part == 0), sizes)
   before = _of_new(score, v, part == 0)
   first, last = part * per_part, jnp.minimum((part + 1) * per_part, blocks)
   out, most, total = jax.lax.fori_loop(first, last, body, before)
@@ -204,7 +221,7 @@ def _kernel(qkv_ref, *refs, sizes: _Sizes):
     out = out / total[:, None]
   row_N = (queries.number * H + queries.head) * sizes.parts + part
   row_N = jnp.where(queries.real, row_N, sizes.line * H * sizes.parts)
-  triton.store(out_ref.at[_crossed(row_N, all_of)], out.astype(out_ref.dtype), mask=queries.real[:, None])
+  triton.store(out_ref.at[_crossed(row_N, column_C)], out.astype(out_ref.dtype), mask=queries.real[:, None])
   triton.store(most_ref.at[row_N], most, mask=queries.real)
   triton.store(total_ref.at[row_N], total, mask=queries.real)
 
@@ -222,32 +239,27 @@ def _vectors(scalars_ref, sizes: _Sizes, token: jax.Array, head: jax.Array, fits
   return _Vectors(token, number, head, fits & (number >= 0))
 
 
-def _loaded(qkv_ref, bias_refs: list, sizes: _Sizes, of: _Vectors, columns: pl.Slice) -> jax.Array:
+def _loaded(qkv_ref, bias_refs: list, sizes: _Sizes, of: _Vectors, column_C: jax.Array) -> jax.Array:
   """Returns columns of vectors: the sum of terms, and of the bias, each rounded to the dtype."""
   each, x = sizes.heads + 2 * sizes.kv_heads, 0.0
   for term in range(sizes.terms):
     row = (term * sizes.line + of.number) * each + of.head
-    x += triton.load(qkv_ref.at[_crossed(row, columns)], mask=of.real[:, None], other=0.0).astype(jnp.float32)
+    x += triton.load(qkv_ref.at[_crossed(row, column_C)], mask=of.real[:, None], other=0.0).astype(jnp.float32)
   x = x.astype(sizes.dtype)
   for ref in bias_refs:
-    x += triton.load(ref.at[_crossed(of.head + 0 * of.number, columns)])
+    x += triton.load(ref.at[_crossed(of.head + 0 * of.number, column_C)])
   return x
 
 
-def _of_token(ref, token: jax.Array, columns: pl.Slice, tokens: int) -> jax.Array:
-  """Returns the angles of vectors' tokens; of one token they are the same for all."""
-  return ref[0][None] if tokens == 1 else triton.load(ref.at[_crossed(token, columns)])
-
-
 def _scores(q: tuple, k: tuple, visible: jax.Array, sizes: _Sizes) -> jax.Array:
-  """Returns the scores of queries and keys, each in two halves."""
+  """Returns the scores of queries and keys, each in pieces."""
 
   def product(x, y):  # one row y is too small for a product of matrices
     if y.shape[0] > 1:
       return triton.dot(x, y.T)
     return jnp.sum(x.astype(jnp.float32) * y.astype(jnp.float32), axis=-1, keepdims=True)
 
-  score = (product(q[0], k[0]) + product(q[1], k[1])) * sizes.scale
+  score = functools.reduce(jnp.add, map(product, q, k)) * sizes.scale
   return jnp.where(visible, attention.softcapped(score, sizes.softcap), attention.HIDDEN)
 
 

@@ -54,11 +54,12 @@ def in_own_row(
     last_B1 = jnp.take_along_axis(tokens_BL, jnp.maximum(newest_B - back, 0)[:, None], axis=1)
     agrees_BL &= (_before(tokens_BL, back) == last_B1) & (slot_L - back >= start_B[:, None])
     agreed_BL += agrees_BL.astype(jnp.int32)
-  match_B = jnp.argmax(jnp.where(agreed_BL > 0, agreed_BL * L + slot_L, -1), axis=1).astype(jnp.int32)
+  best_B = jnp.max(jnp.where(agreed_BL > 0, agreed_BL * L + slot_L, 0), axis=1)
+  agreed_B, match_B = jnp.divmod(best_B, L)
   period_B = jnp.maximum(newest_B - match_B, 1)
   after_BG = jnp.arange(count, dtype=jnp.int32)[None] % period_B[:, None]
   guess_BG = jnp.take_along_axis(tokens_BL, match_B[:, None] + 1 + after_BG, axis=1, mode='clip')
-  return guess_BG, _likely(_LIKELY, jnp.max(agreed_BL, axis=1), count)
+  return guess_BG, _likely(_LIKELY, agreed_B, count)
 
 
 def in_neighbours(

@@ -180,21 +180,21 @@ def _rollout(
     return _admit(prefill, rows, spec, mesh, state, slot_R)
 
   phases = specs.phases(spec, P, B, together=together)
-  state = _begin(prefilled(phases[0][0]), rows, spec, mesh)
+  last = phases[-1]
+  state = _begin(prefilled(phases[0].cache), rows, spec, mesh)
   if N > B:
     state = jax.lax.while_loop(lambda state: anywhere(state.waiting < N), generation, state)
-  for (size, width), (next_size, next_width) in zip(phases, [*phases[1:], (0, 0)], strict=True):
-    state = _narrowed(state, width, spec)
-    state = state.replace(cache=attention.grown(state.cache, size))
-    limit = size if size < next_size else None
-    enough = next_width if next_width < width else 0
+  for phase in phases:
+    state = _narrowed(state, phase.slots, spec)
+    state = state.replace(cache=attention.grown(state.cache, phase.cache))
+    limit = phase.cache if phase.cache < last.cache else None
 
-    def goes_on(state: _State, limit=limit, enough=enough) -> jax.Array:
-      runs = anywhere(jnp.sum(~done(state)) > enough)
+    def goes_on(state: _State, phase=phase, limit=limit) -> jax.Array:
+      runs = anywhere(jnp.sum(~done(state)) > phase.left)
       return runs if limit is None else runs & (state.time < limit)
 
     state = jax.lax.while_loop(goes_on, functools.partial(step, rows_wait=False), state)
-  return _with_finished(state, jnp.arange(width, dtype=jnp.int32))
+  return _with_finished(state, jnp.arange(last.slots, dtype=jnp.int32))
 
 
 def _prefilled_once(

@@ -2,6 +2,7 @@
 """The settings of a rollout, which are compiled in."""
 
 import dataclasses
+import itertools
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -10,9 +11,19 @@ from score_jax.models import decode_attention, flash
 from score_jax.models.families import DecoderConfig
 
 _GROWTHS = 4  # of a TPU's cache, which is read whole where no kernel serves; more take longer to compile
-_PARTS = (2, 8)  # of a GPU's decode slots, where a step of fewer rows takes less time; each is compiled
+GPU_PARTS = (2, 8)  # of a GPU's decode slots, where a step of fewer rows takes less time; each is compiled
 _FEWEST = 32  # decode slots that a part has
+_ALIKE = 64  # decode slots of which a step with guesses takes hardly more time than of half as many
 _PROMPTS = 32  # that a GPU prefills at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+  """A part of the decoding of rows none of which waits for a slot."""
+
+  cache: int  # slots of a row
+  slots: int  # B
+  left: int  # rows; once no more go on, the next phase begins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +71,7 @@ def suited(spec: RolloutSpec, config: DecoderConfig, dtype, mesh: Mesh) -> Rollo
   platform = mesh.devices.flat[0].platform
   if platform == 'gpu':
     prefill = flash.best(config, dtype, mesh).kind if kernel else 'plain'
-    return dataclasses.replace(spec, kernel=kernel, prefill=prefill, parts=_PARTS, prompts=_PROMPTS)
+    return dataclasses.replace(spec, kernel=kernel, prefill=prefill, parts=GPU_PARTS, prompts=_PROMPTS)
   return dataclasses.replace(spec, kernel=kernel, growths=_GROWTHS if platform == 'tpu' and not kernel else 1)
 
 
@@ -76,8 +87,19 @@ def cache_sizes(spec: RolloutSpec, prompt: int, *, together: bool) -> list[int]:
   return [-(-end // block) * block for end in ends]
 
 
-def phases(spec: RolloutSpec, prompt: int, rows: int, *, together: bool) -> list[tuple[int, int]]:
-  """Returns the slots of the cache and the rows of each part of the decoding of as many rows, none of which waits."""
+def phases(spec: RolloutSpec, prompt: int, rows: int, *, together: bool) -> list[Phase]:
+  """Returns the phases of as many rows, none of which waits: the cache grows, then decode slots become fewer."""
   sizes = cache_sizes(spec, prompt, together=together)
-  fewer = [rows // parts for parts in spec.parts if rows % parts == 0 and rows // parts >= _FEWEST]
-  return [(size, rows) for size in sizes] + [(sizes[-1], count) for count in fewer]
+  growing = [Phase(size, rows, 0) for size in sizes[:-1]]
+  return growing + [Phase(sizes[-1], slots, left) for slots, left in fewer_slots(rows, spec.parts, spec.drafts)]
+
+
+def fewer_slots(rows: int, parts: tuple[int, ...], drafts: float) -> list[tuple[int, int]]:
+  """Returns how many decode slots rows go on with, and how many of them are left when that ends.
+
+  Slots become fewer once no more rows are left than will have one. With guesses, where that saves little of a step,
+  they do once half as many are: until then those that are left have the guesses of more slots.
+  """
+  slots = [rows, *(rows // n for n in parts if rows % n == 0 and rows // n >= _FEWEST)]
+  pairs = itertools.pairwise([*slots, 0])
+  return [(count, after // 2 if drafts and count <= _ALIKE else after) for count, after in pairs]
