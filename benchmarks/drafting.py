@@ -121,7 +121,7 @@ def steps_of_all(
     chosen_N = drafting.surest(worth_BG, going_B, fed)
     return guess_BG, jnp.zeros((B * (1 + count),), bool).at[chosen_N].set(True).reshape(B, 1 + count)
 
-  steps, (slots, left), *later = collections.Counter(), *specs.fewer_slots(B, specs.GPU_PARTS, guesses)
+  steps, (slots, left), *later = collections.Counter(), *specs.fewer_slots(B, specs.GPU_PARTS)
   while np.any(going_B := newest_B < end_B - 1):
     while going_B.sum() <= left:
       (slots, left), *later = later

@@ -19,6 +19,7 @@ CASES = {
   'several tokens': (3, 8, 192, 6, 2, 32, 0, 0.0),
   'several tokens, no power of two, and a window': (3, 5, 128, 14, 2, 64, 6, 2.0),
   'more tokens than a tile has rows': (2, 17, 128, 2, 2, 32, 0, 0.0),
+  'several tokens of wide heads': (2, 3, 64, 2, 1, 256, 0, 0.0),
 }
 
 
@@ -61,7 +62,11 @@ def attended(q, k, v, *others, number=None, **options):
   return decode_attention_gpu.attend_live(qkv_1NE, None, *others, number, **settings)
 
 
-_QUICK = ('a window, a soft cap, a head of its own', 'several tokens, no power of two, and a window')
+_QUICK = (
+  'a window, a soft cap, a head of its own',
+  'several tokens, no power of two, and a window',
+  'several tokens of wide heads',
+)
 
 
 @pytest.mark.parametrize(

@@ -508,10 +508,8 @@ def test_a_rollout_that_ends_on_fewer_slots_samples_the_same_conversations(monke
   monkeypatch.setattr(specs, '_FEWEST', 1)
   spec = dataclasses.replace(SPEC, parts=(2, 4), **changes)
   size = specs.cache_sizes(spec, SLOTS, together=False)[0]
-  left = (2, 1, 0) if spec.drafts else (4, 2, 0)
-  assert specs.phases(spec, SLOTS, 8, together=False) == [
-    specs.Phase(size, slots, count) for slots, count in zip((8, 4, 2), left, strict=True)
-  ]
+  phases = [specs.Phase(size, slots, left) for slots, left in ((8, 4), (4, 2), (2, 0))]
+  assert specs.phases(spec, SLOTS, 8, together=False) == phases
   out = roll(spec=spec, mesh=mesh and meshes.make_mesh(*mesh))
   np.testing.assert_array_equal(out.tokens, base().tokens)
   assert_same_rows(out, range(ROWS), base(), range(ROWS))
@@ -536,13 +534,8 @@ def test_different_rows_are_numbered_by_their_first():
 
 
 def test_parts_have_whole_rows_and_enough_of_them():
-  fewer = {rows: specs.fewer_slots(rows, (2, 8), 0.0) for rows in (512, 64, 63, 32)}
+  fewer = {rows: specs.fewer_slots(rows, (2, 8)) for rows in (512, 64, 63, 32)}
   assert fewer == {512: [(512, 256), (256, 64), (64, 0)], 64: [(64, 32), (32, 0)], 63: [(63, 0)], 32: [(32, 0)]}
-
-
-def test_guesses_put_off_an_end_on_few_slots():
-  assert specs.fewer_slots(512, (2, 8), 1.0) == [(512, 256), (256, 64), (64, 0)]
-  assert specs.fewer_slots(64, (2, 8), 1.0) == [(64, 16), (32, 0)]
 
 
 @pytest.mark.parametrize(

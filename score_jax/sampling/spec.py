@@ -13,7 +13,6 @@ from score_jax.models.families import DecoderConfig
 _GROWTHS = 4  # of a TPU's cache, which is read whole where no kernel serves; more take longer to compile
 GPU_PARTS = (2, 8)  # of a GPU's decode slots, where a step of fewer rows takes less time; each is compiled
 _FEWEST = 32  # decode slots that a part has
-_ALIKE = 64  # decode slots of which a step with guesses takes hardly more time than of half as many
 _PROMPTS = 32  # that a GPU prefills at a time
 
 
@@ -91,15 +90,10 @@ def phases(spec: RolloutSpec, prompt: int, rows: int, *, together: bool) -> list
   """Returns the phases of as many rows, none of which waits: the cache grows, then decode slots become fewer."""
   sizes = cache_sizes(spec, prompt, together=together)
   growing = [Phase(size, rows, 0) for size in sizes[:-1]]
-  return growing + [Phase(sizes[-1], slots, left) for slots, left in fewer_slots(rows, spec.parts, spec.drafts)]
+  return growing + [Phase(sizes[-1], slots, left) for slots, left in fewer_slots(rows, spec.parts)]
 
 
-def fewer_slots(rows: int, parts: tuple[int, ...], drafts: float) -> list[tuple[int, int]]:
-  """Returns how many decode slots rows go on with, and how many of them are left when that ends.
-
-  Slots become fewer once no more rows are left than will have one. With guesses, where that saves little of a step,
-  they do once half as many are: until then those that are left have the guesses of more slots.
-  """
+def fewer_slots(rows: int, parts: tuple[int, ...]) -> list[tuple[int, int]]:
+  """Returns pairs: decode slots, and how many rows are left when they become fewer, which have one each then."""
   slots = [rows, *(rows // n for n in parts if rows % n == 0 and rows // n >= _FEWEST)]
-  pairs = itertools.pairwise([*slots, 0])
-  return [(count, after // 2 if drafts and count <= _ALIKE else after) for count, after in pairs]
+  return list(itertools.pairwise([*slots, 0]))
