@@ -193,6 +193,13 @@ def test_a_grader_that_cannot_run_here_says_so_at_once(monkeypatch):
   assert caught.value.exit_code == 78
 
 
+def test_a_grader_that_does_not_start_is_told_with_the_remedy(monkeypatch):
+  monkeypatch.setattr(pools, 'command', lambda name, spec: [sys.executable, '-c', 'raise SystemExit(3)'])
+  message = r'did not start \(the other side is gone, exit 3\); see its message above, or raise .*memory_mb = 512'
+  with pytest.raises(ConfigError, match=message):
+    pools.Pool('orders', SPEC)
+
+
 def test_an_unknown_grader_is_named():
   with pytest.raises(ConfigError, match="'maths' is unknown; use one of text"):
     pools.open_grader('maths', SPEC)

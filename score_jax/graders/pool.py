@@ -171,8 +171,7 @@ class _Worker:
 
     Raises:
       UserError: it reports that it cannot.
-      ConfigError: it is a function of the user's, and died or is not ready in time.
-      RuntimeError: it is another, and did so.
+      ConfigError: it died, or is not ready in time.
     """
     if self._ready:
       return
@@ -180,11 +179,12 @@ class _Worker:
       message = messages.receive_json(self._process.stdout.fileno(), _START_SECONDS)
     except (messages.Closed, messages.Late) as error:
       self.kill()
+      reason = f'{error}, exit {self._process.returncode}'
+      memory = f'raise config.grading.memory_mb = {self._memory_mb}'
       if self._own:
-        reason = f'its process did not start ({error}, exit {self._process.returncode})'
-        remedy = f'correct what it does when imported, or raise config.grading.memory_mb = {self._memory_mb}'
-        raise ConfigError(f'{self._own.path}: {reason}; {remedy}') from error
-      raise RuntimeError(f'a grader process did not start ({error!r}, exit {self._process.returncode})') from error
+        remedy = f'correct what it does when imported, or {memory}'
+        raise ConfigError(f'{self._own.path}: its process did not start ({reason}); {remedy}') from error
+      raise ConfigError(f'a grader process did not start ({reason}); see its message above, or {memory}') from error
     if 'error' in message:
       self.kill()
       raise _user_error(message)
@@ -256,7 +256,9 @@ class _Worker:
     except messages.Closed as error:
       ended = self._ended()
       raise _Died(f'died (exit {ended})', own_limit=ended == -signal.SIGXCPU) from error
-    except RuntimeError as error:
+    except ConfigError as error:
+      if self._own:
+        raise
       raise _Died(str(error)) from error
     if 'error' in message:
       raise _user_error(message)
