@@ -179,12 +179,13 @@ class _Worker:
       message = messages.receive_json(self._process.stdout.fileno(), _START_SECONDS)
     except (messages.Closed, messages.Late) as error:
       self.kill()
-      reason = f'{error}, exit {self._process.returncode}'
-      memory = f'raise config.grading.memory_mb = {self._memory_mb}'
+      process, remedy = 'a grader process', 'see its message above'
       if self._own:
-        remedy = f'correct what it does when imported, or {memory}'
-        raise ConfigError(f'{self._own.path}: its process did not start ({reason}); {remedy}') from error
-      raise ConfigError(f'a grader process did not start ({reason}); see its message above, or {memory}') from error
+        process, remedy = f'{self._own.path}: its process', 'correct what it does when imported'
+      reason = f'did not start ({error}, exit {self._process.returncode})'
+      raise ConfigError(
+        f'{process} {reason}; {remedy}, or raise config.grading.memory_mb = {self._memory_mb}'
+      ) from error
     if 'error' in message:
       self.kill()
       raise _user_error(message)

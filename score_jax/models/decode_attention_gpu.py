@@ -125,6 +125,7 @@ def _crossed(row_N: jax.Array, column_C: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def _columns(piece: pl.Slice) -> jax.Array:
+  """Returns the indices of columns side by side."""
   return piece.start + jnp.arange(piece.size)
 
 
